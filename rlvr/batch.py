@@ -1,0 +1,139 @@
+"""The records that hold tensors, and the Learner protocol. The lowest file that imports torch.
+
+Column t of every [batch, seq] tensor describes token t, prompt included: losses never shift and never see packing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlvr.records import WeightsRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denominators:
+    """Global counts of one optimiser step, before any rejection: what token losses are divided by (each >= 1)."""
+
+    num_loss_tokens: int
+    num_sequences: int
+    num_prompts: int
+
+    def __add__(self, other: "Denominators") -> "Denominators":
+        return Denominators(
+            num_loss_tokens=self.num_loss_tokens + other.num_loss_tokens,
+            num_sequences=self.num_sequences + other.num_sequences,
+            num_prompts=self.num_prompts + other.num_prompts,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one optimiser step learns from.
+
+    loss_mask: True on tokens that the policy sampled and that may carry loss.
+    behavior_logprobs: nats, from the engine, 0 where loss_mask is False.
+    proximal_logprobs: the learner's own, before the step; None where behavior_logprobs serve as the base of the ratio,
+        or where there is one minibatch (then the step's own forward pass gives them).
+    num_*: global denominators, counted before any rejection and over all ranks.
+    """
+
+    token_ids: Int[Tensor, "batch seq"]
+    attention_mask: Bool[Tensor, "batch seq"]
+    loss_mask: Bool[Tensor, "batch seq"]
+    behavior_logprobs: Float[Tensor, "batch seq"]
+    advantages: Float[Tensor, "batch seq"]
+    policy_versions: Int[Tensor, "batch seq"]
+    group_index: Int[Tensor, " batch"]
+    num_loss_tokens: int
+    num_sequences: int
+    num_prompts: int
+    proximal_logprobs: Float[Tensor, "batch seq"] | None = None
+    ref_logprobs: Float[Tensor, "batch seq"] | None = None
+    values: Float[Tensor, "batch seq"] | None = None
+    returns: Float[Tensor, "batch seq"] | None = None
+
+    def __post_init__(self) -> None:
+        if bool((self.loss_mask & ~self.attention_mask).any()):
+            raise ValueError("loss_mask is True on padding: a token outside attention_mask cannot carry loss")
+        if bool(self.loss_mask[:, :1].any()):
+            raise ValueError("loss_mask is True on the first token, which no earlier token predicts")
+
+    @property
+    def denominators(self) -> Denominators:
+        """The three counts as one record."""
+        return Denominators(
+            num_loss_tokens=max(1, self.num_loss_tokens),
+            num_sequences=max(1, self.num_sequences),
+            num_prompts=max(1, self.num_prompts),
+        )
+
+    def rows(self, index: Int[Tensor, " rows"]) -> "Batch":
+        """The chosen rows, cut to their longest, with the same global denominators."""
+        width = max(1, int(self.attention_mask[index].sum(1).max()))
+        chosen = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                chosen[f.name] = value[index, :width] if value.dim() == 2 else value[index]
+        return replace(self, **chosen)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOutput:
+    """The loss of some rows as a numerator: divide by `Denominators` once per optimiser step.
+
+    loss_sum: scalar with gradient. metrics: name -> (sum, count), so that micro-batches and ranks add up.
+    """
+
+    loss_sum: Float[Tensor, ""]
+    metrics: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What an optimiser step did; `metrics` are `area/name` -> number. skipped: its gradient was not finite."""
+
+    metrics: Mapping[str, float]
+    skipped: bool = False
+
+
+class Learner(Protocol):
+    """Trains the policy. `step` = `accumulate` + `apply`; several accumulate calls before one apply are one step."""
+
+    def annotate(self, batch: Batch) -> Batch:
+        """The batch with proximal and reference log-probs where the algorithm needs them; else unchanged."""
+        ...
+
+    def accumulate(self, batch: Batch) -> None:
+        """Adds the un-normalised gradient of these rows."""
+        ...
+
+    def apply(self, denominators: Denominators) -> StepReport:
+        """Divides by the denominators, clips, steps the optimiser. Raises LearnerError past the non-finite budget."""
+        ...
+
+    def step(self, batch: Batch) -> StepReport:
+        """All minibatches of one training step."""
+        ...
+
+    def publish(self) -> WeightsRef:
+        """A reference by which engines load the present weights, under the next version when they changed."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that transformers loads as it is, with the optimiser state beside it."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Reads what `save` wrote. Raises CheckpointError."""
+        ...

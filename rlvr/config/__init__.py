@@ -1,0 +1,1 @@
+"""The recipe: pydantic models, loading with line numbers, overrides, provenance. No torch is imported here."""

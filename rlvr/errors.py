@@ -1,0 +1,56 @@
+"""The categories of failure. Each belongs to one boundary, and each pickles, so that it can cross a process border.
+
+A message says what failed, the value, what was expected and what to do, with the ids a person needs to find the place.
+"""
+
+
+class RlvrError(Exception):
+    """Any failure that rlvr foresees; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class ConfigError(RlvrError):
+    """The recipe or the call is wrong (exit code 2); the message lists every problem at once."""
+
+    exit_code = 2
+
+
+class DataError(RlvrError):
+    """A data set, a row or a reference is wrong (exit code 2); found before training starts."""
+
+    exit_code = 2
+
+
+class PluginError(RlvrError):
+    """A plugin is missing, fails to import, or has bad settings (exit code 2)."""
+
+    exit_code = 2
+
+
+class VerifierError(RlvrError):
+    """Verification broke for a reason that does not depend on the completion."""
+
+
+class SandboxError(RlvrError):
+    """The box broke; a program that fails inside it is a result, not this."""
+
+
+class RolloutError(RlvrError):
+    """A rollout engine could not generate or load weights."""
+
+
+class LearnerError(RlvrError):
+    """The learner could not take a step (for example too many non-finite gradients)."""
+
+
+class CheckpointError(RlvrError):
+    """A checkpoint is missing, torn, or belongs to another recipe (exit code 2)."""
+
+    exit_code = 2
+
+
+class Interrupted(RlvrError):  # noqa: N818 - the word users know; it is not a fault
+    """The user asked to stop; the run saved a checkpoint first (exit code 130)."""
+
+    exit_code = 130

@@ -1,0 +1,205 @@
+"""The public face for plugin authors: `@verifier`, `VerifierContext`, `verdict`. No torch is imported here.
+
+The shortest verifier is a function. Its first parameters are taken by name from the list below; every keyword-only
+parameter with a default becomes a setting of the recipe, validated before the run starts.
+
+    text        the completion's text                 reference   the gold answer of this check
+    completion  the whole `Completion` record         prompt      the `Prompt`, narrowed to this check
+
+>>> @verifier(version="1")
+... def ends_with(text: str, reference: str, *, ignore_case: bool = False) -> bool:
+...     '''The completion ends with the reference.'''
+...     if ignore_case:
+...         text, reference = text.lower(), reference.lower()
+...     return text.strip().endswith(reference)
+>>> ends_with.name, ends_with.version
+('ends_with', '1')
+>>> ends_with("so it is 4", "4")
+True
+"""
+
+import functools
+import inspect
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from rlvr.errors import PluginError
+from rlvr.protocols import Execution, Sandbox
+from rlvr.records import Completion, Json, Prompt, Status, Verdict
+
+_NAMES = ("text", "reference", "completion", "prompt")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierContext:
+    """What the recipe gives a verifier beside its settings.
+
+    deadline_s: wall-clock seconds that one item may take. sandbox: set when the recipe names one.
+    cache: lives as long as the verifier; a plugin may keep parsed references in it.
+    """
+
+    deadline_s: float = 5.0
+    sandbox: Sandbox | None = None
+    cache: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class EmptyConfig(BaseModel):
+    """The Config of a verifier without settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def verdict(
+    verifier: type[Any] | Any,
+    status: Status,
+    reason: str,
+    *,
+    score: float | None = None,
+    extracted: str | None = None,
+    seconds: float = 0.0,
+    details: Mapping[str, Json] | None = None,
+) -> Verdict:
+    """A Verdict stamped with `name@version`; the score follows from the status (PASS 1, FAIL and UNPARSED 0).
+
+    Raises: ValueError when the score contradicts the status.
+    """
+    if score is None and status is not Status.ERROR:
+        score = 1.0 if status is Status.PASS else 0.0
+    return Verdict(
+        status=status,
+        score=score,
+        reason=reason,
+        verifier=f"{verifier.name}@{verifier.version}",
+        seconds=seconds,
+        extracted=extracted,
+        details=details or {},
+    )
+
+
+class FunctionVerifier(Generic[P, R]):
+    """What `@verifier` makes of a function: still callable as the function, and a verifier class by `build`."""
+
+    def __init__(
+        self, function: Callable[P, R], *, name: str, version: str, execution: Execution, pass_score: float
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name
+        self.version = version
+        self.execution = execution
+        self.pass_score = pass_score
+        self.argument_names, self.Config = _read_signature(function, name)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def as_class(self) -> type[Any]:
+        """A class that fulfils `rlvr.protocols.Verifier`."""
+        outer = self
+
+        class Built:
+            __doc__ = outer.__doc__
+            name: ClassVar[str] = outer.name
+            version: ClassVar[str] = outer.version
+            execution: ClassVar[Execution] = outer.execution
+            Config: ClassVar[type[BaseModel]] = outer.Config
+
+            def __init__(self, config: BaseModel, context: VerifierContext) -> None:
+                self.settings = {key: getattr(config, key) for key in type(config).model_fields}
+                self.context = context
+
+            def verify(self, prompt: Prompt, completion: Completion) -> Verdict | Awaitable[Verdict]:
+                offered = {
+                    "text": completion.text,
+                    "reference": prompt.reference,
+                    "completion": completion,
+                    "prompt": prompt,
+                }
+                arguments = {key: offered[key] for key in outer.argument_names}
+                start = time.perf_counter()
+                answer: Any = cast(Any, outer.function)(**arguments, **self.settings)
+                if inspect.isawaitable(answer):
+                    return _later(outer, answer, start)
+                return _as_verdict(outer, answer, start)
+
+        Built.__name__ = Built.__qualname__ = outer.name
+        return Built
+
+
+async def _later(outer: "FunctionVerifier[Any, Any]", answer: Awaitable[Any], start: float) -> Verdict:
+    """Waits for an asynchronous verifier function; its caller cancels it at the deadline."""
+    return _as_verdict(outer, await answer, start)
+
+
+def _as_verdict(outer: "FunctionVerifier[Any, Any]", answer: Any, start: float) -> Verdict:
+    """A bool, a score in [0, 1] or a Verdict, as a Verdict. Raises PluginError on anything else."""
+    seconds = time.perf_counter() - start
+    if isinstance(answer, Verdict):
+        return answer
+    if isinstance(answer, bool):
+        status = Status.PASS if answer else Status.FAIL
+        return verdict(outer, status, f"{outer.name} returned {answer}", seconds=seconds)
+    if isinstance(answer, (int, float)) and 0.0 <= answer <= 1.0:
+        status = Status.PASS if answer >= outer.pass_score else Status.FAIL
+        reason = f"{outer.name} returned {answer:g} (PASS from {outer.pass_score:g})"
+        return verdict(outer, status, reason, score=float(answer), seconds=seconds)
+    raise PluginError(
+        f"verifier {outer.name!r} returned {answer!r} of type {type(answer).__name__}; "
+        "return a bool, a score in [0, 1] or a rlvr.records.Verdict"
+    )
+
+
+def _read_signature(function: Callable[..., Any], name: str) -> tuple[tuple[str, ...], type[BaseModel]]:
+    """The names a function takes and a pydantic Config of its keyword-only settings."""
+    arguments: list[str] = []
+    settings: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            if parameter.default is inspect.Parameter.empty:
+                raise PluginError(f"verifier {name!r}: setting {parameter.name!r} needs a default value")
+            annotation: Any = parameter.annotation
+            if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+                annotation = type(parameter.default)
+            settings[parameter.name] = (annotation, parameter.default)
+        elif parameter.name in _NAMES:
+            arguments.append(parameter.name)
+        else:
+            raise PluginError(
+                f"verifier {name!r}: parameter {parameter.name!r} is not one of {', '.join(_NAMES)}; "
+                f"settings come after a `*` and have defaults (def {name}(text, reference, *, {parameter.name}=...))"
+            )
+    config = create_model(f"{name}_config", __config__=ConfigDict(extra="forbid", frozen=True), **settings)
+    return tuple(arguments), config
+
+
+def verifier(
+    *,
+    version: str,
+    name: str | None = None,
+    execution: Execution = Execution.PROCESS,
+    pass_score: float = 1.0,
+) -> Callable[[Callable[P, R]], FunctionVerifier[P, R]]:
+    """Makes a verifier of a function that returns a bool, a score in [0, 1] or a Verdict.
+
+    Args:
+        version: change it with the meaning; it is stored with every verdict and keys the caches.
+        name: default is the function's name.
+        pass_score: a returned score of at least this is a PASS.
+
+    Raises: PluginError, at import, when the signature cannot be served.
+    """
+    if not re.fullmatch(r"[\w.+-]+", version):
+        raise PluginError(f"verifier version={version!r} should be like '1' or '2.0.1'")
+
+    def wrap(function: Callable[P, R]) -> FunctionVerifier[P, R]:
+        label = name or getattr(function, "__name__", "verifier")
+        return FunctionVerifier(function, name=label, version=version, execution=execution, pass_score=pass_score)
+
+    return wrap

@@ -1,0 +1,195 @@
+"""Finds plugins by name: lazily, with duplicates, versions and did-you-mean.
+
+A name is one of
+    text_match                   an entry point of the group
+    my_pkg.my_module:check       an attribute of an importable module
+    checks/mine.py:check         an attribute of a single file (relative to the working directory)
+
+Listing never imports; resolving imports exactly one. Nothing else in rlvr looks up a plugin.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rlvr.errors import PluginError
+from rlvr.plugin import FunctionVerifier, VerifierContext
+from rlvr.protocols import Verifier
+
+VERIFIERS = "rlvr.verifiers"
+SANDBOXES = "rlvr.sandboxes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginEntry:
+    """One line of a listing; nothing was imported to make it."""
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSource:
+    """All that another process needs to build the same plugin; JSON-able.
+
+    source: the text of a single-file plugin (and `digest` its SHA-256), empty for an importable one.
+    """
+
+    group: str
+    name: str
+    target: str
+    source: str = ""
+    digest: str = ""
+
+
+def list_plugins(group: str) -> tuple[PluginEntry, ...]:
+    """Every registered plugin of a group, by name.
+
+    Raises: PluginError when two distributions register one name.
+    """
+    entries: dict[str, PluginEntry] = {}
+    for point in sorted(entry_points(group=group), key=lambda p: p.name):
+        entry = PluginEntry(
+            name=point.name,
+            target=point.value,
+            distribution=point.dist.name if point.dist else "?",
+            version=point.dist.version if point.dist else "?",
+        )
+        other = entries.get(point.name)
+        if other is not None and (other.target, other.distribution) != (entry.target, entry.distribution):
+            raise PluginError(
+                f"two distributions register the {group} plugin {point.name!r}: {other.distribution} "
+                f"{other.version} ({other.target}) and {entry.distribution} {entry.version} ({entry.target}); "
+                "uninstall one, or name the one you mean as package.module:attribute"
+            )
+        entries[point.name] = entry
+    return tuple(entries.values())
+
+
+def find(group: str, name: str) -> PluginSource:
+    """Where a plugin lives, without importing it.
+
+    Raises: PluginError when the name is unknown or the file is missing.
+    """
+    if ":" in name:
+        path, _, attribute = name.rpartition(":")
+        if path.endswith(".py"):
+            return _find_file(group, name, path, attribute)
+        return PluginSource(group=group, name=name, target=name)
+    entries = {entry.name: entry for entry in list_plugins(group)}
+    if name in entries:
+        return PluginSource(group=group, name=name, target=entries[name].target)
+    kind = group.rpartition(".")[2].removesuffix("s").replace("sandboxe", "sandbox")
+    close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise PluginError(
+        f"{kind} {name!r} is not installed. Installed: {', '.join(entries) or 'none'}.{hint} "
+        "A plugin of your own is named package.module:attribute or path/file.py:attribute"
+    )
+
+
+def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource:
+    file = Path(path)
+    if not file.is_file():
+        raise PluginError(f"plugin file {path!r} does not exist (looked in {Path.cwd()}); named by {name!r}")
+    source = file.read_text(encoding="utf-8")
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    return PluginSource(group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest)
+
+
+def load(source: PluginSource) -> Any:
+    """The plugin's class (a decorated function becomes one). Imports exactly this plugin.
+
+    Raises: PluginError that names the distribution, its version and the entry point.
+    """
+    module_name, _, attribute = source.target.rpartition(":")
+    try:
+        if source.source:
+            module = _module_from_source(source, module_name)
+        else:
+            module = importlib.import_module(module_name)
+        loaded: Any = module
+        for part in attribute.split("."):
+            loaded = getattr(loaded, part)
+    except Exception as error:  # noqa: BLE001 - a plugin's import may raise anything; this is the boundary
+        raise PluginError(
+            f"plugin {source.name!r} ({_origin(source)}) failed to load: {type(error).__name__}: {error}; "
+            f"try `python -c 'import {module_name.removesuffix('.py')}'` to see its traceback"
+        ) from error
+    if isinstance(loaded, FunctionVerifier):
+        return loaded.as_class()
+    if not isinstance(loaded, type):
+        raise PluginError(
+            f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a verifier is a class or a "
+            "function decorated with @rlvr.plugin.verifier(version=...)"
+        )
+    return loaded
+
+
+def build_verifier(source: PluginSource, settings: Mapping[str, Any], context: VerifierContext) -> Verifier:
+    """A verifier ready to judge.
+
+    Raises: PluginError when the class lacks a member of the contract or the settings do not fit its Config.
+    """
+    loaded = load(source)
+    config = check_settings(source, loaded, settings)
+    return loaded(config, context)
+
+
+def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any]) -> BaseModel:
+    """The plugin's Config made from settings. Raises PluginError that lists each bad setting."""
+    missing = [m for m in ("name", "version", "execution", "Config", "verify") if not hasattr(loaded, m)]
+    if missing:
+        raise PluginError(
+            f"plugin {source.name!r} ({_origin(source)}) lacks {', '.join(missing)}; see rlvr.protocols.Verifier"
+        )
+    try:
+        return loaded.Config(**settings)
+    except ValidationError as error:
+        known = ", ".join(loaded.Config.model_fields) or "none"
+        problems = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        )
+        raise PluginError(f"settings of verifier {source.name!r}: {problems}. It knows: {known}") from error
+
+
+def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:
+    name = f"rlvr_user_plugin_{source.digest[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        exec(compile(source.source, file_name, "exec"), module.__dict__)  # the user's own file
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _origin(source: PluginSource) -> str:
+    if source.source:
+        return f"file {source.target}, sha256 {source.digest[:12]}"
+    for point in entry_points(group=source.group):
+        if point.name == source.name:
+            return _describe(point)
+    return f"module {source.target}"
+
+
+def _describe(point: EntryPoint) -> str:
+    dist = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown distribution"
+    return f"{dist}, entry point {point.group}: {point.name} = {point.value}"
