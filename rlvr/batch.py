@@ -6,7 +6,7 @@ Column t of every [batch, seq] tensor describes token t, prompt included: losses
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,9 +59,13 @@ class Batch:
 
     def __post_init__(self) -> None:
         if bool((self.loss_mask & ~self.attention_mask).any()):
-            raise ValueError("loss_mask is True on padding: a token outside attention_mask cannot carry loss")
+            raise ValueError(
+                "loss_mask is True on padding: a token outside attention_mask cannot carry loss"
+            )
         if bool(self.loss_mask[:, :1].any()):
-            raise ValueError("loss_mask is True on the first token, which no earlier token predicts")
+            raise ValueError(
+                "loss_mask is True on the first token, which no earlier token predicts"
+            )
 
     @property
     def denominators(self) -> Denominators:
@@ -107,6 +111,7 @@ class StepReport:
     skipped: bool = False
 
 
+@runtime_checkable
 class Learner(Protocol):
     """Trains the policy. `step` = `accumulate` + `apply`; several accumulate calls before one apply are one step."""
 

@@ -87,7 +87,13 @@ class FunctionVerifier(Generic[P, R]):
     """What `@verifier` makes of a function: still callable as the function, and a verifier class by `build`."""
 
     def __init__(
-        self, function: Callable[P, R], *, name: str, version: str, execution: Execution, pass_score: float
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        version: str,
+        execution: Execution,
+        pass_score: float,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -115,7 +121,9 @@ class FunctionVerifier(Generic[P, R]):
                 self.settings = {key: getattr(config, key) for key in type(config).model_fields}
                 self.context = context
 
-            def verify(self, prompt: Prompt, completion: Completion) -> Verdict | Awaitable[Verdict]:
+            def verify(
+                self, prompt: Prompt, completion: Completion
+            ) -> Verdict | Awaitable[Verdict]:
                 offered = {
                     "text": completion.text,
                     "reference": prompt.reference,
@@ -133,7 +141,9 @@ class FunctionVerifier(Generic[P, R]):
         return Built
 
 
-async def _later(outer: "FunctionVerifier[Any, Any]", answer: Awaitable[Any], start: float) -> Verdict:
+async def _later(
+    outer: "FunctionVerifier[Any, Any]", answer: Awaitable[Any], start: float
+) -> Verdict:
     """Waits for an asynchronous verifier function; its caller cancels it at the deadline."""
     return _as_verdict(outer, await answer, start)
 
@@ -156,14 +166,18 @@ def _as_verdict(outer: "FunctionVerifier[Any, Any]", answer: Any, start: float) 
     )
 
 
-def _read_signature(function: Callable[..., Any], name: str) -> tuple[tuple[str, ...], type[BaseModel]]:
+def _read_signature(
+    function: Callable[..., Any], name: str
+) -> tuple[tuple[str, ...], type[BaseModel]]:
     """The names a function takes and a pydantic Config of its keyword-only settings."""
     arguments: list[str] = []
     settings: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             if parameter.default is inspect.Parameter.empty:
-                raise PluginError(f"verifier {name!r}: setting {parameter.name!r} needs a default value")
+                raise PluginError(
+                    f"verifier {name!r}: setting {parameter.name!r} needs a default value"
+                )
             annotation: Any = parameter.annotation
             if annotation is inspect.Parameter.empty or isinstance(annotation, str):
                 annotation = type(parameter.default)
@@ -175,7 +189,9 @@ def _read_signature(function: Callable[..., Any], name: str) -> tuple[tuple[str,
                 f"verifier {name!r}: parameter {parameter.name!r} is not one of {', '.join(_NAMES)}; "
                 f"settings come after a `*` and have defaults (def {name}(text, reference, *, {parameter.name}=...))"
             )
-    config = create_model(f"{name}_config", __config__=ConfigDict(extra="forbid", frozen=True), **settings)
+    config = create_model(
+        f"{name}_config", __config__=ConfigDict(extra="forbid", frozen=True), **settings
+    )
     return tuple(arguments), config
 
 
@@ -200,6 +216,8 @@ def verifier(
 
     def wrap(function: Callable[P, R]) -> FunctionVerifier[P, R]:
         label = name or getattr(function, "__name__", "verifier")
-        return FunctionVerifier(function, name=label, version=version, execution=execution, pass_score=pass_score)
+        return FunctionVerifier(
+            function, name=label, version=version, execution=execution, pass_score=pass_score
+        )
 
     return wrap

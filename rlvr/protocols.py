@@ -108,7 +108,9 @@ class Sandbox(Protocol):
         """Runs `program` to its end. Raises SandboxError when the box broke; a failing program is a result."""
         ...
 
-    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> SandboxSession:
+    async def open_session(
+        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
+    ) -> SandboxSession:
         """Starts a program to talk with; only where `capabilities` include SESSION."""
         ...
 

@@ -68,7 +68,10 @@ def list_plugins(group: str) -> tuple[PluginEntry, ...]:
             version=point.dist.version if point.dist else "?",
         )
         other = entries.get(point.name)
-        if other is not None and (other.target, other.distribution) != (entry.target, entry.distribution):
+        if other is not None and (other.target, other.distribution) != (
+            entry.target,
+            entry.distribution,
+        ):
             raise PluginError(
                 f"two distributions register the {group} plugin {point.name!r}: {other.distribution} "
                 f"{other.version} ({other.target}) and {entry.distribution} {entry.version} ({entry.target}); "
@@ -103,10 +106,14 @@ def find(group: str, name: str) -> PluginSource:
 def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource:
     file = Path(path)
     if not file.is_file():
-        raise PluginError(f"plugin file {path!r} does not exist (looked in {Path.cwd()}); named by {name!r}")
+        raise PluginError(
+            f"plugin file {path!r} does not exist (looked in {Path.cwd()}); named by {name!r}"
+        )
     source = file.read_text(encoding="utf-8")
     digest = hashlib.sha256(source.encode()).hexdigest()
-    return PluginSource(group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest)
+    return PluginSource(
+        group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest
+    )
 
 
 def load(source: PluginSource) -> Any:
@@ -123,7 +130,7 @@ def load(source: PluginSource) -> Any:
         loaded: Any = module
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
-    except Exception as error:  # noqa: BLE001 - a plugin's import may raise anything; this is the boundary
+    except Exception as error:
         raise PluginError(
             f"plugin {source.name!r} ({_origin(source)}) failed to load: {type(error).__name__}: {error}; "
             f"try `python -c 'import {module_name.removesuffix('.py')}'` to see its traceback"
@@ -138,7 +145,9 @@ def load(source: PluginSource) -> Any:
     return loaded
 
 
-def build_verifier(source: PluginSource, settings: Mapping[str, Any], context: VerifierContext) -> Verifier:
+def build_verifier(
+    source: PluginSource, settings: Mapping[str, Any], context: VerifierContext
+) -> Verifier:
     """A verifier ready to judge.
 
     Raises: PluginError when the class lacks a member of the contract or the settings do not fit its Config.
@@ -150,7 +159,9 @@ def build_verifier(source: PluginSource, settings: Mapping[str, Any], context: V
 
 def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any]) -> BaseModel:
     """The plugin's Config made from settings. Raises PluginError that lists each bad setting."""
-    missing = [m for m in ("name", "version", "execution", "Config", "verify") if not hasattr(loaded, m)]
+    missing = [
+        m for m in ("name", "version", "execution", "Config", "verify") if not hasattr(loaded, m)
+    ]
     if missing:
         raise PluginError(
             f"plugin {source.name!r} ({_origin(source)}) lacks {', '.join(missing)}; see rlvr.protocols.Verifier"
@@ -160,9 +171,12 @@ def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any
     except ValidationError as error:
         known = ", ".join(loaded.Config.model_fields) or "none"
         problems = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})"
+            for e in error.errors()
         )
-        raise PluginError(f"settings of verifier {source.name!r}: {problems}. It knows: {known}") from error
+        raise PluginError(
+            f"settings of verifier {source.name!r}: {problems}. It knows: {known}"
+        ) from error
 
 
 def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:

@@ -35,7 +35,9 @@ class TinyModel(Section):
     @model_validator(mode="after")
     def _check(self) -> "TinyModel":
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is not divisible by heads={self.heads}")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by heads={self.heads}"
+            )
         if len(set(self.characters)) != len(self.characters) or not self.characters:
             raise ValueError(f"characters={self.characters!r} must be distinct and not empty")
         return self
@@ -91,7 +93,9 @@ class DataSource(Section):
     name: str = ""
     subset: str = ""
     split: str = "train"
-    columns: dict[str, str] = Field(default_factory=lambda: {"prompt": "prompt", "reference": "reference"})
+    columns: dict[str, str] = Field(
+        default_factory=lambda: {"prompt": "prompt", "reference": "reference"}
+    )
     reference_pattern: str = ""
     template: Template = Template.CHAT
     system_prompt: str = ""
@@ -107,12 +111,18 @@ class DataSource(Section):
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":
         if bool(self.verifier) == bool(self.checks):
-            raise ValueError(f"source {self.source!r} needs `verifier:` (one check) or `checks:` (several), exactly one")
+            raise ValueError(
+                f"source {self.source!r} needs `verifier:` (one check) or `checks:` (several), exactly one"
+            )
         if self.verifier_settings and not self.verifier:
-            raise ValueError(f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings")
+            raise ValueError(
+                f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings"
+            )
         roles = {check.role for check in self.all_checks.values()}
         if Role.REWARD not in roles:
-            raise ValueError(f"source {self.source!r} has no check with role reward: nothing would be rewarded")
+            raise ValueError(
+                f"source {self.source!r} has no check with role reward: nothing would be rewarded"
+            )
         return self
 
     @property
@@ -188,7 +198,9 @@ class Aggregation(StrEnum):
 
     TOKEN_MEAN = "token_mean"  # over all loss tokens of the minibatch
     SEQUENCE_MEAN = "sequence_mean"  # mean over each completion's tokens, then over completions
-    CONSTANT_LENGTH = "constant_length"  # sum over tokens / max_completion_tokens, mean over completions
+    CONSTANT_LENGTH = (
+        "constant_length"  # sum over tokens / max_completion_tokens, mean over completions
+    )
 
 
 class KlEstimator(StrEnum):

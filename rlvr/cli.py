@@ -1,0 +1,245 @@
+"""The command line. Imports stay inside the commands, so that `rlvr --help` and a wrong recipe answer at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from rlvr.errors import ConfigError, RlvrError
+
+app = typer.Typer(
+    name="rlvr",
+    help="Reinforcement learning with verifiable rewards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
+verifiers_app = typer.Typer(
+    help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
+)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(verifiers_app, name="verifiers")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="override any leaf of the recipe"),
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="where the run's files go")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the newest whole checkpoint")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything that needs no weights")
+    ] = False,
+) -> None:
+    """Train a policy by a recipe."""
+    from rlvr.config.load import load_recipe
+    from rlvr.run.console import Console
+
+    loaded = load_recipe(recipe, overrides or [])
+    console = Console()
+    if dry_run:
+        from rlvr.run.dry_run import dry_run_rows
+
+        console.table(f"{loaded.recipe.name}: nothing was started", dry_run_rows(loaded.recipe))
+        return
+    if resume and run_dir is None and not Path("runs/latest").exists():
+        raise ConfigError("--resume needs --run-dir: there is no runs/latest in this folder")
+    from rlvr.run.preflight import opened
+
+    with opened(loaded.recipe) as (
+        judge,
+        data,
+    ):  # a wrong plugin or data set ends here, before torch is imported
+        from rlvr.run.local import train as train_local
+
+        train_local(loaded, judge=judge, data=data, run_dir=run_dir, resume=resume, console=console)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_RUN", help="a model path, a run directory or a checkpoint"
+        ),
+    ],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="the recipe to take data and sampling from")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="a source to evaluate on, in place of data.eval")
+    ] = None,
+    samples_per_prompt: Annotated[
+        int, typer.Option(min=1, help="1 = greedy pass@1; more are sampled")
+    ] = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="write every rollout to this JSON Lines file")
+    ] = None,
+) -> None:
+    """Evaluate a model: pass@1 greedy, or pass@k, avg@k and maj@k, with intervals."""
+    from rlvr.run.console import Console
+    from rlvr.run.evaluate_model import evaluate_model
+
+    rows = evaluate_model(
+        model,
+        recipe=recipe,
+        prompts=prompts,
+        overrides=overrides or [],
+        samples_per_prompt=samples_per_prompt,
+        output=output,
+    )
+    Console().table(f"{model}", rows)
+
+
+@app.command()
+def verify(
+    verifier: Annotated[
+        str, typer.Argument(help="a verifier's name, package.module:attribute or file.py:attribute")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the verifier's settings")
+    ] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help="JSON Lines with id, completion, reference")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
+    deadline_s: Annotated[
+        float, typer.Option(min=0.01, help="seconds that one item may take")
+    ] = 5.0,
+) -> None:
+    """Judge stored completions offline. Exit code 1 when a row could not be judged."""
+    from rlvr.config.overrides import parse_settings
+    from rlvr.run.console import Console
+    from rlvr.run.offline import judge_file
+
+    if input_ is None or output is None:
+        raise ConfigError("rlvr verify needs --input FILE and --output FILE")
+    report = judge_file(
+        verifier,
+        input_,
+        output,
+        settings=parse_settings(settings or []),
+        workers=workers,
+        deadline_s=deadline_s,
+    )
+    Console().table(
+        f"verdicts in {output}", [(str(k), str(v), "") for k, v in report.counts.items()]
+    )
+    if report.had_errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, and how to mend what does not."""
+    from rlvr.run.console import Console
+    from rlvr.run.doctor import examine
+
+    findings = examine()
+    Console().table(
+        "this machine", [(f.name, ("ok " if f.is_ok else "-- ") + f.value, f.fix) for f in findings]
+    )
+    if any(not f.is_ok and f.is_required for f in findings):
+        raise typer.Exit(1)
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    """List the recipes that come with rlvr."""
+    if context.invoked_subcommand is None:
+        from rlvr.config.load import list_recipes
+        from rlvr.run.console import Console
+
+        Console().table("recipes", [(r.name, r.description, "") for r in list_recipes()])
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print a recipe as it is resolved, with where each value comes from."""
+    from rlvr.config.load import load_recipe
+
+    print(load_recipe(name).to_yaml(), end="")
+
+
+@verifiers_app.callback()
+def verifiers(context: typer.Context) -> None:
+    """List the installed verifiers; nothing is imported for it."""
+    if context.invoked_subcommand is None:
+        from rlvr.registry import VERIFIERS, list_plugins
+        from rlvr.run.console import Console
+
+        rows = [
+            (p.name, f"{p.distribution} {p.version}", p.target) for p in list_plugins(VERIFIERS)
+        ]
+        Console().table("verifiers", rows)
+
+
+@verifiers_app.command("show")
+def verifiers_show(name: str) -> None:
+    """Show a verifier: what it does, its version, how it runs, its settings."""
+    import inspect
+
+    from rlvr.registry import VERIFIERS, find, load
+    from rlvr.run.console import Console
+
+    loaded = load(find(VERIFIERS, name))
+    console = Console()
+    console.note(inspect.getdoc(loaded) or "")
+    rows = [("version", loaded.version, ""), ("runs", str(loaded.execution), "")]
+    for key, field in loaded.Config.model_fields.items():
+        rows.append(
+            (
+                f"setting {key}",
+                repr(field.get_default(call_default_factory=True)),
+                field.description or "",
+            )
+        )
+    console.table(f"verifier {loaded.name}", rows)
+
+
+@verifiers_app.command("new")
+def verifiers_new(name: str) -> None:
+    """Write NAME.py, a verifier to start from, into this folder."""
+    from rlvr.run.console import Console
+    from rlvr.run.skeleton import write_skeleton
+
+    path = write_skeleton(name, folder=Path.cwd())
+    Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
+
+
+def main() -> NoReturn:
+    """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted."""
+    from rlvr.run.process import configure_logging, prepare_process
+
+    prepare_process()
+    configure_logging()
+    sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` lives where the user stands
+    try:
+        app(standalone_mode=False)
+    except RlvrError as error:
+        print(f"rlvr: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        print("rlvr: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What follows from a recipe: the counts that a person wants to see before a run starts."""
+
+from rlvr.config.recipe import Recipe
+
+_MOST_SHOWN = 8
+
+
+def due_steps(steps: int, *, every: int) -> tuple[int, ...]:
+    """The steps, counted from 1, at which something happens every `every` steps (0 = never), the last one included.
+
+    >>> due_steps(10, every=4)
+    (4, 8, 10)
+    >>> due_steps(10, every=0)
+    (10,)
+    """
+    regular = tuple(range(every, steps + 1, every)) if every else ()
+    return regular if steps in regular else (*regular, steps)
+
+
+def derived_table(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Rows (quantity, value, how it was computed)."""
+    rollout, learner, run = recipe.rollout, recipe.learner, recipe.run
+    prompts, group = rollout.prompts_per_step, rollout.group_size
+    completions = prompts * group
+    minibatches = learner.minibatches_per_step
+    per_minibatch = prompts // minibatches
+    cold = recipe.cold_start
+    evaluations = (0, *due_steps(run.steps, every=run.eval_every_steps))
+    checkpoints = due_steps(run.steps, every=run.checkpoint_every_steps)
+    return [
+        ("completions per step", f"{completions:,}", f"{prompts:,} prompts x {group:,} each"),
+        (
+            "prompts per minibatch",
+            f"{per_minibatch:,}",
+            f"{prompts:,} prompts / {minibatches:,} minibatches",
+        ),
+        (
+            "completions per minibatch",
+            f"{per_minibatch * group:,}",
+            f"{per_minibatch:,} prompts x {group:,} each",
+        ),
+        ("optimiser steps a training step", f"{minibatches:,}", "one a minibatch"),
+        ("total prompts", f"{run.steps * prompts:,}", f"{run.steps:,} steps x {prompts:,}"),
+        (
+            "total completions",
+            f"{run.steps * completions:,}",
+            f"{run.steps:,} steps x {completions:,}",
+        ),
+        (
+            "max completion tokens per step",
+            f"{completions * rollout.max_completion_tokens:,}",
+            f"{completions:,} completions x {rollout.max_completion_tokens:,} tokens",
+        ),
+        (
+            "cold-start steps",
+            f"{cold.steps:,}",
+            f"{cold.batch_size:,} demonstrations each" if cold.steps else "none",
+        ),
+        (
+            "evaluations at steps",
+            _listed(evaluations) if recipe.data.eval else "none",
+            _interval(run.eval_every_steps, "before training, ")
+            if recipe.data.eval
+            else "data.eval is empty",
+        ),
+        ("checkpoints at steps", _listed(checkpoints), _interval(run.checkpoint_every_steps, "")),
+    ]
+
+
+def _listed(steps: tuple[int, ...]) -> str:
+    if len(steps) <= _MOST_SHOWN:
+        return ", ".join(str(step) for step in steps)
+    first = ", ".join(str(step) for step in steps[:3])
+    return f"{first}, ..., {steps[-1]} ({len(steps)} in all)"
+
+
+def _interval(every: int, before: str) -> str:
+    regular = f"every {every:,} and " if every else ""
+    return f"{before}{regular}at the last step"

@@ -1,0 +1,143 @@
+"""`key=value` from the command line, put into a document before it is validated.
+
+A value in quotes, brackets or braces is read as YAML; any other is one plain scalar (`1e-5`, `true`, `null`, text),
+so `#` and `: ` need no quoting. Where the recipe wants text the value is taken as it stands. Nothing after `=` is "".
+"""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, JsonValue
+
+from rlvr.config.paths import annotation_at, container, is_text
+from rlvr.config.yaml_lines import (
+    Document,
+    KeyPath,
+    Origin,
+    Problem,
+    dotted,
+    plain_scalar,
+    read_inline,
+)
+from rlvr.errors import ConfigError
+
+_EXAMPLE = "write key=value, for example run.steps=10"
+
+
+def apply_overrides(
+    document: Document, overrides: Sequence[str], *, model: type[BaseModel]
+) -> None:
+    """Sets each `a.b.c=value` in the document, in order; what cannot be set becomes a problem of the document.
+
+    Args: model: the recipe's model; it says where text is wanted. A key it does not know is set all the same, and
+    validation reports it.
+    """
+    for override in overrides:
+        problem = _apply(document, override, model)
+        if problem:
+            document.problems.append(Problem(origin=Origin(override=override), text=problem))
+
+
+def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
+    """Sets one value; returns what is wrong, or an empty text."""
+    key, equals, text = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not equals:
+        return f"no equals sign; {_EXAMPLE}"
+    if not all(parts):
+        return (
+            f"no key before the equals sign; {_EXAMPLE}"
+            if not key.strip()
+            else (f"the key {key.strip()!r} has an empty part; {_EXAMPLE}")
+        )
+    parent, path, problem = _descend(document, parts, model, override)
+    if problem:
+        return problem
+    try:
+        inline = _value(text, path, model, override)
+    except ConfigError as error:
+        return str(error).removeprefix(f"command line: {override}: ") + (
+            "; put text that begins with a bracket or a quote in quotes"
+        )
+    value = inline.values["value"]
+    last = path[-1]
+    if isinstance(parent, list):
+        index = int(last)
+        parent[index : index + 1] = [value]
+    else:
+        parent[str(last)] = value
+    document.forget(path)
+    document.origins.update(inline.origins)
+    document.problems.extend(inline.problems)
+    return ""
+
+
+def _value(text: str, path: KeyPath, model: type[BaseModel], override: str) -> Document:
+    if text.lstrip()[:1] in {"'", '"'} or (
+        text.lstrip()[:1] in {"[", "{"} and not is_text(annotation_at(model, path))
+    ):
+        return read_inline(text, path=path, override=override)
+    document = Document(label="command line", origins={path: Origin(override=override)})
+    is_null = text in {"null", "~"}
+    if not text or (is_text(annotation_at(model, path)) and not is_null):
+        document.values["value"] = text
+    else:
+        document.values["value"] = plain_scalar(text.strip())
+    return document
+
+
+def _descend(
+    document: Document, parts: tuple[str, ...], model: type[BaseModel], override: str
+) -> tuple[dict[str, JsonValue] | list[JsonValue], KeyPath, str]:
+    """The container of the last part (made where it is missing), the path with list positions as numbers, and a problem."""
+    current: dict[str, JsonValue] | list[JsonValue] = document.values
+    path: KeyPath = ()
+    for position, part in enumerate(parts):
+        if isinstance(current, list):
+            problem = _check_index(part, path, len(current))
+            if problem:
+                return current, path, problem
+        here: KeyPath = (*path, int(part) if isinstance(current, list) else part)
+        if position == len(parts) - 1:
+            return current, here, ""
+        found: JsonValue = _get(current, here[-1])
+        if found is None:
+            made = _make(annotation_at(model, here), parts[position + 1])
+            if made is None:
+                return current, path, f"{dotted(here)} is not set in the recipe; set it as a whole"
+            found = made
+            if isinstance(current, list):
+                current.append(found) if int(part) == len(current) else current.__setitem__(
+                    int(part), found
+                )
+            else:
+                current[part] = found
+            document.origins[here] = Origin(override=override)
+        if not isinstance(found, dict | list):
+            return current, path, f"{dotted(here)} is a value ({found!r}), not a section"
+        current, path = found, here
+    return current, path, ""
+
+
+def _get(current: dict[str, JsonValue] | list[JsonValue], key: str | int) -> JsonValue:
+    if isinstance(current, list):
+        return current[int(key)] if int(key) < len(current) else None
+    return current.get(str(key))
+
+
+def _make(annotation: object, next_part: str) -> dict[str, JsonValue] | list[JsonValue] | None:
+    """The empty container for a missing value, or None when its first entry cannot be set alone."""
+    kind = container(annotation)
+    if kind is list and next_part == "0":
+        return []
+    if kind in (list, tuple):
+        return None
+    return {}
+
+
+def _check_index(part: str, path: KeyPath, size: int) -> str:
+    entries = "1 entry" if size == 1 else f"{size} entries"
+    if not part.isdigit():
+        return f"{dotted(path)} is a list of {entries}; name one by its position, for example {dotted(path)}.0"
+    if int(part) > size:
+        return f"{dotted(path)} has {entries}; {part} is beyond the next free position, {size}"
+    return ""

@@ -1,0 +1,279 @@
+"""Validation failures in plain words, each with the place where its value was written."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from rlvr.config.hints import peer_hint
+from rlvr.config.paths import annotation_at, key_paths, sections_in
+from rlvr.config.yaml_lines import Document, KeyPath, Origin, Problem, dotted
+
+_MOST_CHARS = 60
+_LEADING_KEY = re.compile(r"[a-z_][\w.]*(?=[=:])")
+_NAMED_KEY = re.compile(r"\b[a-z_][\w.]*(?==)")
+
+_PLAIN_WORDS = {
+    "missing": "this key is required",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping (`key: value` lines)",
+    "model_type": "must be a mapping (`key: value` lines)",
+    "model_attributes_type": "must be a mapping (`key: value` lines)",
+    "enum": "must be one of {expected}",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "too_short": "needs at least {min_length} entry",
+    "too_long": "takes at most {max_length} entries, not {actual_length}",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "finite_number": "must be a finite number",
+}
+
+
+def validation_problems(
+    error: ValidationError, document: Document, *, model: type[BaseModel]
+) -> list[Problem]:
+    """Every failure that pydantic found, as problems; a required key that was only misspelt is reported once."""
+    return _Translator(document, model).problems(error)
+
+
+def boolean_problems(document: Document, *, model: BaseModel) -> list[Problem]:
+    """The places where true or false stands for a number, which pydantic reads as 1 or 0."""
+    found: list[Problem] = []
+
+    def compare(raw: JsonValue, value: Any, path: KeyPath) -> None:
+        if isinstance(value, BaseModel) and isinstance(raw, dict):
+            for key, inner in raw.items():
+                compare(inner, getattr(value, key), (*path, key))
+        elif isinstance(value, dict) and isinstance(raw, dict):
+            entries = cast(Mapping[str, Any], value)
+            for key, inner in raw.items():
+                compare(inner, entries[key], (*path, key))
+        elif isinstance(value, list | tuple) and isinstance(raw, list):
+            for index, inner in enumerate(raw):
+                compare(inner, value[index], (*path, index))
+        elif isinstance(raw, bool) and not isinstance(value, bool):
+            origin = _origin(document, path)
+            text = f"must be a number{_got(raw, origin)}"
+            found.append(Problem(origin=origin, text=_with_path(text, path, origin)))
+
+    compare(document.values, model, ())
+    return found
+
+
+def unique(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems without repeats, by file and line, those of the command line last."""
+
+    def place(problem: Problem) -> tuple[bool, str, int]:
+        origin = problem.origin
+        return bool(origin.override), origin.label, origin.line
+
+    return sorted(dict.fromkeys(problems), key=place)
+
+
+class _Translator:
+    """Turns pydantic's error records into problems of one document."""
+
+    def __init__(self, document: Document, model: type[BaseModel]) -> None:
+        self.document = document
+        self.model = model
+        self.known = key_paths(model)
+
+    def problems(self, error: ValidationError) -> list[Problem]:
+        details = [(self._path(item["loc"]), item) for item in error.errors(include_url=False)]
+        misspelt: set[KeyPath] = set()
+        result: list[Problem] = []
+        for path, item in details:
+            if item["type"] == "extra_forbidden":
+                result += self._unknown(path, cast(JsonValue, item["input"]))
+                close = _close(str(path[-1]), self._siblings(path[:-1]))
+                misspelt.update((*path[:-1], key) for key in close)
+        for path, item in details:
+            if item["type"] == "value_error":
+                result += self._crossed(path, str(item.get("ctx", {}).get("error", item["msg"])))
+            elif item["type"] == "missing":
+                if path not in misspelt:
+                    result.append(self._problem(path, _PLAIN_WORDS["missing"]))
+            elif item["type"] != "extra_forbidden":
+                result.append(self._invalid(path, cast(Mapping[str, Any], item)))
+        return result
+
+    def _path(self, loc: tuple[int | str, ...]) -> KeyPath:
+        """The location without the tags that pydantic adds for the arms of a union."""
+        current: JsonValue = self.document.values
+        path: KeyPath = ()
+        for position, part in enumerate(loc):
+            inner: JsonValue = None
+            if isinstance(current, dict) and part in current:
+                inner = current[str(part)]
+            elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+                inner = current[part]
+            elif position < len(loc) - 1:
+                continue
+            path, current = (*path, part), inner
+        return path
+
+    def _problem(self, path: KeyPath, text: str) -> Problem:
+        origin = _origin(self.document, path)
+        return Problem(origin=origin, text=_with_path(text, path, origin))
+
+    def _invalid(self, path: KeyPath, item: Mapping[str, Any]) -> Problem:
+        kind, given = str(item["type"]), item["input"]
+        words = _PLAIN_WORDS.get(kind)
+        text = words.format_map(item.get("ctx", {})) if words else _lower_first(str(item["msg"]))
+        if kind in {"enum", "literal_error"} and isinstance(given, str):
+            options = re.findall(r"'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
+            text += _did_you_mean([repr(option) for option in _close(given, options)])
+        if kind == "string_type" and isinstance(given, int | float):
+            text += "; put it in quotes"
+        if kind == "model_type" and given is None:
+            text = "the section is empty; remove the line or put keys below it"
+            return self._problem(path, text)
+        return self._problem(path, text + _got(given, _origin(self.document, path)))
+
+    def _unknown(self, path: KeyPath, value: JsonValue) -> list[Problem]:
+        """What an unknown key was meant to be: a peer's name, a key of another section, or a misspelling."""
+        origin = _origin(self.document, path)
+        leaves = list(_leaves(value, path))
+        hints = [(leaf, hint) for leaf in leaves if (hint := peer_hint(dotted(leaf)))]
+        if hints:
+            return [self._peer(leaf, hint[0]) for leaf, hint in hints]
+        # an override such as `rolout.group_size=4`: the rest of the key goes along with the suggestion
+        rest = dotted(leaves[0])[len(dotted(path)) :] if origin.override and leaves else ""
+        suggestion = self._meant(path, rest)
+        return [self._problem(path, f"unknown key{suggestion}")]
+
+    def _peer(self, leaf: KeyPath, name: str) -> Problem:
+        hint = peer_hint(dotted(leaf))
+        assert hint is not None
+        peer = hint[1]
+        remark = f" ({peer.remark})" if peer.remark else ""
+        return self._problem(
+            leaf,
+            f"unknown key; did you mean {peer.key}? That is what {peer.peers} calls {name}{remark}",
+        )
+
+    def _meant(self, path: KeyPath, rest: str) -> str:
+        key, parent = str(path[-1]), path[:-1]
+        elsewhere = self._ending_in(key)
+        if elsewhere:
+            return _did_you_mean(elsewhere)
+        siblings = self._siblings(parent)
+        near = _close(key, siblings)
+        if near:
+            full = dotted((*parent, near[0]))
+            is_deeper = annotation_at(self.model, (*parent, near[0], *rest.split(".")[1:]))
+            return _did_you_mean([full + (rest if is_deeper is not None else "")])
+        last_parts = [known.rpartition(".")[2] for known in self.known]
+        far = _close(key, last_parts, cutoff=0.8)
+        if far:
+            return _did_you_mean(self._ending_in(far[0]))
+        return f"; {dotted(parent) or 'a recipe'} knows {', '.join(siblings)}"
+
+    def _ending_in(self, key: str) -> list[str]:
+        return [known for known in self.known if known.rpartition(".")[2] == key][:3]
+
+    def _siblings(self, parent: KeyPath) -> list[str]:
+        sections = sections_in(annotation_at(self.model, parent)) or (self.model,)
+        return [key for section in sections for key in section.model_fields]
+
+    def _crossed(self, path: KeyPath, message: str) -> list[Problem]:
+        """A model's own check: one problem for each part of its message that begins with a key."""
+        parts: list[str] = []
+        for part in message.split("; "):
+            leading = _LEADING_KEY.match(part)
+            is_new = leading is not None and "." in leading[0] and self._is_key(leading[0])
+            if is_new or not parts:
+                parts.append(part)
+            else:
+                parts[-1] += f"; {part}"
+        return [self._cross(path, part) for part in parts]
+
+    def _cross(self, path: KeyPath, message: str) -> Problem:
+        origins: list[Origin] = []
+        for name in _NAMED_KEY.findall(message):
+            for full in ((*path, *name.split(".")), tuple(name.split("."))):
+                if full in self.document.origins:
+                    origins.append(self.document.origins[full])
+        leading = _LEADING_KEY.match(message)
+        key = leading[0] if leading else ""
+        if not origins and key and self._is_key(key):
+            origins = [_origin(self.document, tuple(key.split(".")))]
+        typed = [origin for origin in origins if origin.override]
+        below = [
+            origin
+            for known, origin in self.document.origins.items()
+            if origin.override and known[: len(path)] == path
+        ]
+        own = self.document.origins.get(path)
+        fallback = below[-1] if path and below else own or _origin(self.document, path)
+        origin = (typed or origins or [fallback])[0]
+        prefix = dotted(path)
+        if (
+            not prefix
+            or message.startswith(f"{prefix}.")
+            or (key and self._is_key(key) and "." in key)
+        ):
+            return Problem(origin=origin, text=message)
+        is_own_key = key and annotation_at(self.model, (*path, key)) is not None
+        return Problem(origin=origin, text=f"{prefix}{'.' if is_own_key else ': '}{message}")
+
+    def _is_key(self, name: str) -> bool:
+        return annotation_at(self.model, tuple(name.split("."))) is not None
+
+
+def _origin(document: Document, path: KeyPath) -> Origin:
+    """Where `path` was written, or the nearest section around it."""
+    for end in range(len(path), -1, -1):
+        if path[:end] in document.origins:
+            return document.origins[path[:end]]
+    return Origin(label=document.label, line=1)
+
+
+def _with_path(text: str, path: KeyPath, origin: Origin) -> str:
+    """The text after the key, unless the place of the problem already names it."""
+    if not path or origin.override.partition("=")[0].strip() == dotted(path):
+        return text
+    return f"{dotted(path)}: {text}"
+
+
+def _got(value: object, origin: Origin) -> str:
+    if origin.override and not isinstance(value, dict | list):
+        return ""
+    if value is None:
+        return " (got nothing)"
+    shown = repr(value)
+    return f" (got {shown if len(shown) <= _MOST_CHARS else shown[:_MOST_CHARS] + '...'})"
+
+
+def _leaves(value: JsonValue, path: KeyPath) -> Iterable[KeyPath]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def _close(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
+    return difflib.get_close_matches(word, list(options), n=1, cutoff=cutoff)
+
+
+def _did_you_mean(options: list[str]) -> str:
+    return f"; did you mean {' or '.join(options)}?" if options else ""
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

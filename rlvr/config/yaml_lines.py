@@ -1,0 +1,264 @@
+"""YAML with the line of every key: a document of plain values, and where each of them stands.
+
+Plain scalars follow YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans, and `on`, `off`, `yes`, `no` and
+dates stay text. Left out on purpose: tags (`!!python/...`) and merge keys (`<<`); a recipe uses `extends`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+import yaml
+from pydantic import JsonValue
+
+from rlvr.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+
+_INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a value was written: a line of a file, or one `key=value` of the command line.
+
+    label: the file as messages show it. line: from 1. override: the `key=value`, empty for a file.
+    """
+
+    label: str = ""
+    line: int = 0
+    override: str = ""
+
+    @property
+    def place(self) -> str:
+        """The start of an error message."""
+        return f"command line: {self.override}" if self.override else f"{self.label}:{self.line}"
+
+    @property
+    def short(self) -> str:
+        """The entry of a provenance table.
+
+        >>> Origin(label="recipes/x.yaml", line=14).short
+        'x.yaml:14'
+        """
+        return "command line" if self.override else f"{PurePath(self.label).name}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, and where."""
+
+    origin: Origin
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.origin.place}: {self.text}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Document:
+    """The values of a recipe before validation, the origin of each path, and the problems so far."""
+
+    label: str
+    values: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    origins: dict[KeyPath, Origin] = field(default_factory=dict[KeyPath, Origin])
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def forget(self, path: KeyPath) -> None:
+        """Drop the origins of `path` and of all below it."""
+        for known in [known for known in self.origins if known[: len(path)] == path]:
+            del self.origins[known]
+
+    def merged_over(self, base: "Document") -> "Document":
+        """The document with this one's values over those of `base`: mappings merge, all else is replaced."""
+        result = Document(
+            label=self.label,
+            values=base.values,
+            origins=dict(base.origins),
+            problems=[*base.problems, *self.problems],
+        )
+        result.values = _merge(result, over=self, below=base.values, above=self.values, path=())
+        return result
+
+
+def dotted(path: KeyPath) -> str:
+    """The path as a person writes it.
+
+    >>> dotted(("data", "train", 0, "source"))
+    'data.train.0.source'
+    """
+    return ".".join(str(part) for part in path)
+
+
+def plain_scalar(text: str) -> JsonValue:
+    """The value of an unquoted scalar.
+
+    >>> [plain_scalar(text) for text in ("1e-5", "010", "off", "True", "~", "1.2.3")]
+    [1e-05, 10, 'off', True, None, '1.2.3']
+    """
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INT.fullmatch(text):
+        return int(text, 0) if text[:2] in {"0x", "0o"} else int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _SPECIAL_FLOAT.fullmatch(text):
+        return float(text.replace(".", ""))
+    return text
+
+
+def read_document(text: str, *, label: str) -> Document:
+    """The document of a recipe file; duplicate keys and the like are left in its `problems`.
+
+    Raises: ConfigError for a syntax error (`label:line N: ...`) and for a file that is not a mapping.
+    """
+    node = _compose(text, label=label)
+    if node is None:
+        raise ConfigError(
+            f"{label}: the file is empty; a recipe is a mapping with name, model and data"
+        )
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(
+            f"{label}:line 1: a recipe is a mapping (`key: value` lines), not a list or text"
+        )
+    document = Document(label=label)
+    value = _Reader(document=document).read(node, (), ())
+    document.values = value if isinstance(value, dict) else {}
+    return document
+
+
+def read_inline(text: str, *, path: KeyPath, override: str) -> Document:
+    """The document whose value at `path` was written on the command line, as a YAML flow or quoted scalar.
+
+    The value stands in `values["value"]`.
+
+    Raises: ConfigError when it is not YAML.
+    """
+    node = _compose(text, label=f"command line: {override}", is_inline=True)
+    document = Document(label="command line")
+    if node is not None:
+        reader = _Reader(document=document, override=override)
+        document.values["value"] = reader.read(node, path, ())
+    return document
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Leaves plain scalars as text; `plain_scalar` gives them a type."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - read by PyYAML, never written
+
+
+def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        hint = _tab_hint(text, line)
+        place = label if is_inline else f"{label}:line {line}"
+        raise ConfigError(f"{place}: not valid YAML: {what}{hint}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        place = label if is_inline else f"{label}:line {line}"
+        raise ConfigError(f"{place}: not valid YAML: the character {error.character!r}") from error
+
+
+def _tab_hint(text: str, line: int) -> str:
+    lines = text.splitlines()
+    if line <= len(lines) and lines[line - 1].lstrip(" ").startswith("\t"):
+        return "; the line is indented by a tab, YAML wants spaces"
+    return ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reader:
+    """Turns YAML nodes into values, and notes origins and problems in the document."""
+
+    document: Document
+    override: str = ""
+
+    def read(self, node: yaml.Node, path: KeyPath, inside: tuple[int, ...]) -> JsonValue:
+        if path not in self.document.origins:
+            self.document.origins[path] = self._origin(node)
+        if id(node) in inside:
+            return self._bad(node, f"{dotted(path)}: an alias stands for a value that contains it")
+        inside = (*inside, id(node))
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            return self._mapping(node, path, inside)
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            return [
+                self.read(item, (*path, index), inside) for index, item in enumerate(_items(node))
+            ]
+        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+            return plain_scalar(node.value) if node.style is None else node.value
+        return self._bad(node, f"{dotted(path)}: the tag {node.tag!r} is not supported in a recipe")
+
+    def _mapping(
+        self, node: yaml.MappingNode, path: KeyPath, inside: tuple[int, ...]
+    ) -> dict[str, JsonValue]:
+        result: dict[str, JsonValue] = {}
+        for key_node, value_node in _pairs(node):
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._bad(key_node, f"{dotted(path) or 'the recipe'}: a key must be plain text")
+                continue
+            key = str(key_node.value)
+            here = (*path, key)
+            if key == "<<":
+                self._bad(key_node, f"{dotted(here)}: merge keys are not supported; use `extends`")
+                continue
+            if key in result:
+                first = self.document.origins[here].line
+                self._bad(key_node, f"{dotted(here)} is given twice (first at line {first})")
+                self.document.forget(here)
+            self.document.origins[here] = self._origin(key_node)
+            result[key] = self.read(value_node, here, inside)
+        return result
+
+    def _origin(self, node: yaml.Node) -> Origin:
+        if self.override:
+            return Origin(override=self.override)
+        return Origin(label=self.document.label, line=node.start_mark.line + 1)
+
+    def _bad(self, node: yaml.Node, text: str) -> None:
+        self.document.problems.append(Problem(origin=self._origin(node), text=text))
+
+
+def _items(node: yaml.SequenceNode) -> Iterator[yaml.Node]:
+    yield from node.value
+
+
+def _pairs(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    yield from node.value
+
+
+def _merge(
+    result: Document,
+    *,
+    over: Document,
+    below: dict[str, JsonValue],
+    above: dict[str, JsonValue],
+    path: KeyPath,
+) -> dict[str, JsonValue]:
+    merged = dict(below)
+    for key, value in above.items():
+        here = (*path, key)
+        lower = below.get(key)
+        if isinstance(value, dict) and isinstance(lower, dict):
+            result.origins[here] = over.origins[here]
+            merged[key] = _merge(result, over=over, below=lower, above=value, path=here)
+            continue
+        result.forget(here)
+        for known, origin in over.origins.items():
+            if known[: len(here)] == here:
+                result.origins[known] = origin
+        merged[key] = value
+    return merged

@@ -1,0 +1,187 @@
+"""Executable contracts: what a plugin author runs in a test of their own.
+
+def test_my_verifier():
+    assert check_verifier(my_verifier, passing=[("4", "it is 4")], failing=[("4", "it is 5")]) == []
+"""
+
+import asyncio
+import contextlib
+import inspect
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rlvr.plugin import FunctionVerifier, VerifierContext
+from rlvr.protocols import Execution, Verifier
+from rlvr.records import Check, Completion, FinishReason, Json, Prompt, Status, Verdict
+
+Case = tuple[Json, str]
+
+HARD_TEXTS: Mapping[str, str] = {
+    "an empty text": "",
+    "white space": " \n\t ",
+    "100 kB of text": "all work and no play. " * 4600,
+    "100 kB of one bracket": "{" * 100_000,
+    "a NUL character": "before\x00after",
+    "a lone surrogate": "before\ud800after",
+    "right-to-left and combining characters": "\u202eabc\u0301\u0301\u0301",
+}
+
+
+def check_verifier(
+    verifier: type[Any] | FunctionVerifier[..., Any],
+    *,
+    passing: Iterable[Case],
+    failing: Iterable[Case],
+    settings: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """The ways in which a verifier breaks its contract, one sentence each; empty when there are none.
+
+    Args:
+        verifier: a class, or a function decorated with `rlvr.plugin.verifier`.
+        passing: (reference, text of a completion) that must PASS; at least one.
+        failing: (reference, text) that must be judged and must not PASS.
+        settings: of the verifier, as in a recipe.
+
+    Runs the verifier here, without a deadline: a text that hangs it hangs the test.
+    """
+    loaded: Any = verifier.as_class() if isinstance(verifier, FunctionVerifier) else verifier
+    problems = _shape_problems(loaded)
+    if problems:
+        return problems
+    try:
+        config = loaded.Config(**(settings or {}))
+    except ValidationError as error:
+        return [f"settings={settings!r} do not fit Config: {error}"]
+    passing, failing = list(passing), list(failing)
+    if not passing:
+        return ["no passing case was given; a verifier must accept its own reference"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        problems += _case_problems(loaded(config, VerifierContext()), passing, failing)
+        problems += _hard_text_problems(loaded(config, VerifierContext()), passing[0][0])
+    if printed.getvalue():
+        problems.append(f"prints to standard output: {printed.getvalue()[:80]!r}; use logging")
+    return problems
+
+
+def _shape_problems(loaded: Any) -> list[str]:
+    """What is missing before anything can run."""
+    problems: list[str] = []
+    for member in ("name", "version"):
+        value = getattr(loaded, member, None)
+        if not isinstance(value, str) or not value or "@" in value:
+            problems.append(f"{member}={value!r} must be a text that is not empty, without '@'")
+    if not isinstance(getattr(loaded, "execution", None), Execution):
+        problems.append(f"execution={getattr(loaded, 'execution', None)!r} is no Execution")
+    config: Any = getattr(loaded, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        problems.append(f"Config={config!r} is no pydantic model")
+    elif config.model_config.get("extra") != "forbid":
+        problems.append('Config must have model_config = ConfigDict(extra="forbid", frozen=True)')
+    if not callable(getattr(loaded, "verify", None)):
+        problems.append("there is no method verify(prompt, completion)")
+    return problems
+
+
+def _case_problems(verifier: Verifier, passing: list[Case], failing: list[Case]) -> list[str]:
+    problems: list[str] = []
+    parse = getattr(verifier, "parse_reference", None)
+    for index, (reference, text) in enumerate((*passing, *failing)):
+        what = f"reference {reference!r}, text {text[:60]!r}"
+        try:
+            if parse is not None:
+                parse(reference)
+            first, second = _ask(verifier, reference, text), _ask(verifier, reference, text)
+            quick = _prejudge(verifier, reference, text)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
+            problems.append(f"{what}: raised {type(error).__name__}: {error}")
+            continue
+        if not isinstance(first, Verdict):
+            problems.append(f"{what}: returned {type(first).__name__} and not a Verdict")
+            continue
+        problems += [f"{what}: {problem}" for problem in _verdict_problems(verifier, first)]
+        if _content(first) != _content(second):
+            problems.append(f"{what}: two runs gave different verdicts: {first} and {second}")
+        if quick is not None and _content(quick) != _content(first):
+            problems.append(f"{what}: prejudge says {quick} and verify says {first}")
+        if index < len(passing) and first.status is not Status.PASS:
+            problems.append(f"{what}: must PASS and is {first.status}: {first.reason}")
+        if index >= len(passing) and first.status in (Status.PASS, Status.ERROR):
+            problems.append(f"{what}: must not PASS and is {first.status}: {first.reason}")
+    return problems
+
+
+def _hard_text_problems(verifier: Verifier, reference: Json) -> list[str]:
+    problems: list[str] = []
+    for what, text in HARD_TEXTS.items():
+        try:
+            answer = _ask(verifier, reference, text)
+            _prejudge(verifier, reference, text)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
+            problems.append(f"{what}: raised {type(error).__name__}: {error}")
+            continue
+        if not isinstance(answer, Verdict):
+            problems.append(f"{what}: returned {type(answer).__name__} and not a Verdict")
+            continue
+        problems += [f"{what}: {problem}" for problem in _verdict_problems(verifier, answer)]
+        if answer.status is Status.PASS and not text.strip():
+            problems.append(f"{what}: must not PASS")
+    return problems
+
+
+def _verdict_problems(verifier: Verifier, verdict: Verdict) -> list[str]:
+    problems: list[str] = []
+    label = f"{verifier.name}@{verifier.version}"
+    if verdict.verifier != label:
+        problems.append(f"the verdict names {verdict.verifier!r} and not {label!r}")
+    if not verdict.reason.strip():
+        problems.append("the verdict has no reason")
+    try:
+        json.dumps([verdict.extracted, verdict.reason, dict(verdict.details)])
+    except (TypeError, ValueError) as error:
+        problems.append(f"the verdict is not JSON: {error}")
+    return problems
+
+
+def _content(verdict: Verdict) -> Verdict:
+    """The verdict without the time it took."""
+    return replace(verdict, seconds=0.0)
+
+
+def _ask(verifier: Verifier, reference: Json, text: str) -> Any:
+    check = Check(name="main", verifier=verifier.name, reference=reference)
+    prompt = Prompt(prompt_id="contract/0", text="?", checks=(check,), source="contract")
+    answer: Any = verifier.verify(prompt, _completion(text))
+    if inspect.isawaitable(answer):
+        return asyncio.run(_result(answer))
+    return answer
+
+
+async def _result(answer: Any) -> Any:
+    """Waits for an asynchronous verifier."""
+    return await answer
+
+
+def _prejudge(verifier: Verifier, reference: Json, text: str) -> Verdict | None:
+    quick = getattr(verifier, "prejudge", None)
+    return None if quick is None else quick(reference, _completion(text))
+
+
+def _completion(text: str) -> Completion:
+    return Completion(
+        completion_id="contract/0/0",
+        prompt_id="contract/0",
+        sample_index=0,
+        prompt_token_ids=(),
+        token_ids=(),
+        logprobs=(),
+        sampled_mask=(),
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_versions=(),
+    )

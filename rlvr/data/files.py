@@ -1,0 +1,229 @@
+"""Raw rows out of files, folders and hub data sets, each with the place that an error message can
+name.
+"""
+
+import difflib
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr.errors import ConfigError, DataError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+SPLIT_WORDS = frozenset({"train", "training", "test", "dev", "val", "valid", "validation", "eval"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRow:
+    """One row as it was stored; `fault` says why it could not be read, and is then the only thing
+    known.
+
+    where: what a person needs to find it, such as `train.jsonl:12`.
+    """
+
+    where: str
+    columns: Mapping[str, Any]
+    fault: str = ""
+
+
+def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRow]:
+    """The rows of a file, a folder of files, a saved data set or a hub data set; at most `limit` (0
+    = all).
+
+    A folder whose files are named after splits (`train.jsonl`, `test-00000.parquet`) yields only
+    those of `split`.
+
+    Raises:
+        DataError: nothing is there, or a file cannot be read as a whole.
+        ConfigError: the `datasets` package is needed and missing.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return _read_saved(path, split=split, limit=limit)
+        files = _files_of(path, split=split)
+    elif path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise DataError(
+                f"source {source!r} has an ending that is not read; expected one of "
+                f"{', '.join(SUFFIXES)}"
+            )
+        files = [path]
+    elif _looks_like_file(source):
+        raise DataError(_missing(source, path))
+    else:
+        return _read_hub(source, subset=subset, split=split, limit=limit)
+    rows: list[RawRow] = []
+    for file in files:
+        for row in _read_file(file):
+            rows.append(row)
+            if limit and len(rows) >= limit:
+                return rows
+    return rows
+
+
+def _looks_like_file(source: str) -> bool:
+    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source) is not None
+    return source.endswith(SUFFIXES) or not is_hub_name
+
+
+def _missing(source: str, path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"source {source!r} does not exist, nor does its folder {str(parent)!r} (looked from {str(Path.cwd())!r})"
+    names = sorted(p.name for p in parent.iterdir() if p.name.endswith(SUFFIXES) or p.is_dir())
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {str(parent / close[0])!r}?" if close else ""
+    held = (
+        ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no data files"
+    )
+    return f"source {source!r} does not exist. Its folder holds: {held}.{hint}"
+
+
+def _files_of(folder: Path, *, split: str) -> list[Path]:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
+    if not files:
+        raise DataError(
+            f"folder {str(folder)!r} holds no data file; expected {', '.join(SUFFIXES)}"
+        )
+    words = {file: set(re.split(r"[^a-z]+", file.name.lower())) for file in files}
+    if not any(words[file] & SPLIT_WORDS for file in files):
+        return files
+    kept = [file for file in files if split.lower() in words[file]]
+    if not kept:
+        raise DataError(
+            f"folder {str(folder)!r} has files named after splits, but none for split={split!r}: "
+            f"{', '.join(file.name for file in files[:12])}; set split, or name one file as the "
+            "source"
+        )
+    return kept
+
+
+def _read_file(path: Path) -> Iterator[RawRow]:
+    try:
+        if path.name.endswith(".parquet"):
+            yield from _read_parquet(path)
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _read_lines(path)
+        else:
+            yield from _read_json(path)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(
+            f"cannot read {str(path)!r}: {error}; is it whole, UTF-8 and what its ending says?"
+        ) from error
+
+
+def _open_text(path: Path) -> Any:
+    return (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8")
+    )
+
+
+def _read_lines(path: Path) -> Iterator[RawRow]:
+    with _open_text(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                yield RawRow(
+                    where=where, columns={}, fault=f"not JSON ({error.msg}, column {error.colno})"
+                )
+                continue
+            yield _row(where, value)
+
+
+def _read_json(path: Path) -> Iterator[RawRow]:
+    with _open_text(path) as file:
+        try:
+            value = json.load(file)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{error.lineno}: not JSON ({error.msg}); if it holds one object a line, "
+                "name it .jsonl"
+            ) from error
+    if isinstance(value, dict):
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        value = lists[0] if len(lists) == 1 else value
+    if not isinstance(value, list):
+        raise DataError(f"{path}: expected a list of objects, found {type(value).__name__}")
+    for number, item in enumerate(value, start=1):
+        yield _row(f"{path} row {number}", item)
+
+
+def _read_parquet(path: Path) -> Iterator[RawRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise DataError(f"cannot read {str(path)!r} as Parquet: {error}") from error
+    number = 0
+    for batch in table.to_batches(max_chunksize=1024):
+        for item in batch.to_pylist():
+            number += 1
+            yield _row(f"{path} row {number}", item)
+
+
+def _row(where: str, value: object) -> RawRow:
+    if not isinstance(value, dict):
+        return RawRow(
+            where=where, columns={}, fault=f"expected an object, found {type(value).__name__}"
+        )
+    return RawRow(where=where, columns=value)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            "data sets by hub name or saved by `datasets` need the package `datasets`, which is "
+            "not installed; "
+            'run `make setup`, or `pip install "rlvr[hub]"`'
+        ) from error
+    return datasets
+
+
+def _read_saved(path: Path, *, split: str, limit: int) -> list[RawRow]:
+    datasets = _datasets()
+    try:
+        data = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the saved data set {str(path)!r}: {error}") from error
+    if isinstance(data, dict):
+        if split not in data:
+            raise DataError(
+                f"saved data set {str(path)!r} has no split {split!r}; it has: "
+                f"{', '.join(map(str, data))}"
+            )
+        data = data[split]
+    return _from_dataset(data, name=str(path), limit=limit)
+
+
+def _read_hub(name: str, *, subset: str, split: str, limit: int) -> list[RawRow]:
+    datasets = _datasets()
+    try:
+        data = datasets.load_dataset(name, subset or None, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"cannot load {name!r} (subset {subset!r}, split {split!r}): {error}; no file or "
+            "folder of that name is "
+            "here either. Check the name, the subset and the split, or the network"
+        ) from error
+    return _from_dataset(data, name=name, limit=limit)
+
+
+def _from_dataset(data: Any, *, name: str, limit: int) -> list[RawRow]:
+    count = min(len(data), limit) if limit else len(data)
+    return [_row(f"{name} row {i + 1}", data[i]) for i in range(count)]

@@ -1,0 +1,197 @@
+"""The recipe's data section, opened: the training stream, the fixed evaluation sets, the
+demonstrations.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from rlvr.config.recipe import DataConfig, DataSource, source_name
+from rlvr.data.order import PromptStream
+from rlvr.data.seeding import stable_hash
+from rlvr.data.sources import FiniteRows, GeneratedRows, open_source
+from rlvr.data.templates import build_prompt
+from rlvr.errors import ConfigError, DataError
+from rlvr.records import Prompt
+
+logger = logging.getLogger(__name__)
+
+TooLong = Callable[[Prompt], bool]
+_MAX_REPEATS = (
+    2000  # draws in a row that bring nothing fresh, before an evaluation set is taken as complete
+)
+
+
+class OpenedSource:
+    """A source of the recipe with its rows, ready to yield prompts."""
+
+    def __init__(self, config: DataSource, *, seed: int) -> None:
+        self.config = config
+        self.name = source_name(config)
+        self.rows: FiniteRows | GeneratedRows = open_source(config, seed=seed)
+        build_prompt(config, self.rows.row(0))  # a wrong format is found now, not at the first step
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many prompts there are; None when endless."""
+        return self.rows.num_rows
+
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of that row or draw."""
+        return build_prompt(self.config, self.rows.row(index))
+
+
+class EvalPrompts(dict[str, list[Prompt]]):
+    """The prompts of each evaluation by name; `num_too_long` counts those that were dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_too_long: dict[str, int] = {}
+
+
+def open_train(
+    config: DataConfig, *, seed: int, is_too_long: TooLong | None = None
+) -> PromptStream:
+    """The stream of training prompts.
+
+    Raises:
+        DataError: a source cannot be used. ConfigError: a source is configured wrongly, or two
+        share a name.
+    """
+    names = [source_name(source) for source in config.train]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"data.train: two sources share the name {twice[0]!r}; set data.train.N.name"
+        )
+    return PromptStream(
+        [OpenedSource(source, seed=seed) for source in config.train],
+        weights=[source.weight for source in config.train],
+        seed=seed,
+        shuffle=config.shuffle,
+        is_too_long=is_too_long,
+    )
+
+
+def open_eval(
+    config: DataConfig, num_prompts: int, *, seed: int, is_too_long: TooLong | None = None
+) -> EvalPrompts:
+    """The fixed prompts of each evaluation: the first rows, or distinct draws of a generator.
+
+    Args:
+        num_prompts: at most so many of each source; a source that has fewer gives all it has.
+
+    Raises:
+        DataError: a source cannot be used or has only prompts that are too long. ConfigError: it is
+        configured wrongly.
+    """
+    found = EvalPrompts()
+    for source_config in config.eval:
+        source = OpenedSource(source_config, seed=seed)
+        prompts, num_long = _first_distinct(source, num_prompts, is_too_long)
+        if not prompts:
+            raise DataError(
+                f"evaluation {source.name!r}: all {num_long} prompts are too long; raise "
+                "data.max_prompt_tokens"
+            )
+        if num_long:
+            logger.warning(
+                "evaluation %r: %d prompts are too long and were dropped", source.name, num_long
+            )
+        found[source.name] = prompts
+        found.num_too_long[source.name] = num_long
+    return found
+
+
+def demonstrations(train: Sequence[DataSource], *, seed: int) -> Iterator[tuple[Prompt, str]]:
+    """Endless pairs of a training prompt and a demonstrated answer, mixed by weight, for the cold
+    start.
+
+    The problems come from the training splits, but not in the order in which RL will see them.
+
+    Raises:
+        ConfigError: a source has no demonstrations; at once, not at the first pair.
+    """
+    seed = stable_hash(seed, "cold_start")
+    for source in train:
+        rows = open_source(source, seed=seed) if source.source.startswith("generator:") else None
+        if rows is None or not isinstance(rows, GeneratedRows) or not rows.draws.can_demonstrate:
+            raise ConfigError(
+                f"cold_start.steps > 0, but source {source.source!r} has no demonstrations; use a "
+                "generator that has "
+                "(generator:sort_digits), or set cold_start.steps=0"
+            )
+    return _demonstrated([_Demonstrated(source, seed=seed) for source in train], train, seed)
+
+
+def summary(
+    stream: PromptStream, evals: EvalPrompts | None = None
+) -> list[tuple[str, str, str, str]]:
+    """Rows of the start-up table: source, part, rows, too long so far."""
+    long = stream.num_too_long
+    table = [
+        (
+            source.name,
+            "train",
+            "endless" if source.num_rows is None else str(source.num_rows),
+            str(long[source.name]),
+        )
+        for source in stream.sources
+    ]
+    for name, prompts in (evals or {}).items():
+        dropped = evals.num_too_long.get(name, 0) if evals is not None else 0
+        table.append((name, "eval", str(len(prompts)), str(dropped)))
+    return table
+
+
+class _Demonstrated(OpenedSource):
+    """An opened generator that keeps the draw number, so that the answer can be found again."""
+
+    def __init__(self, config: DataSource, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.last = -1
+
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of that draw, remembered for `answer`."""
+        self.last = index
+        return super().prompt(index)
+
+    def answer(self) -> str:
+        """The demonstrated answer to the last prompt."""
+        assert isinstance(self.rows, GeneratedRows)  # checked by demonstrations()
+        return self.rows.draws.demonstration(self.last)
+
+
+def _demonstrated(
+    sources: list[_Demonstrated], train: Sequence[DataSource], seed: int
+) -> Iterator[tuple[Prompt, str]]:
+    stream = PromptStream(sources, weights=[source.weight for source in train], seed=seed)
+    by_name = {source.name: source for source in sources}
+    while True:
+        _, prompt = stream.take()
+        yield prompt, by_name[prompt.source].answer()
+
+
+def _first_distinct(
+    source: OpenedSource, num_prompts: int, is_too_long: TooLong | None
+) -> tuple[list[Prompt], int]:
+    prompts: list[Prompt] = []
+    keys: set[str] = set()
+    num_long = num_repeats = index = 0
+    end = source.num_rows
+    while (
+        len(prompts) < num_prompts and (end is None or index < end) and num_repeats < _MAX_REPEATS
+    ):
+        row = source.rows.row(index)
+        index += 1
+        if row.key in keys:
+            num_repeats += 1
+            continue
+        keys.add(row.key)
+        prompt = build_prompt(source.config, row)
+        if is_too_long is not None and is_too_long(prompt):
+            num_long += 1
+            num_repeats += end is None  # an endless source of long prompts must end too
+            continue
+        num_repeats = 0
+        prompts.append(prompt)
+    return prompts, num_long

@@ -1,0 +1,291 @@
+"""A `DataSource` opened as rows: columns mapped, references extracted, every bad row named at
+once.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlvr.config.recipe import DataSource, source_name
+from rlvr.data.files import RawRow, read_rows
+from rlvr.data.generators import ProblemDraws, open_generator
+from rlvr.errors import ConfigError, DataError
+from rlvr.records import Json
+
+GENERATOR_PREFIX = "generator:"
+MAX_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One question with its reference.
+
+    row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
+    key: two rows of one key are the same problem. tags: the other columns that hold one plain
+    value.
+    """
+
+    row_id: str
+    question: str | Sequence[Mapping[str, str]]
+    reference: Json = field(repr=False)
+    key: str
+    tags: Mapping[str, Json]
+
+
+class Rows(Protocol):
+    """Rows by number: finite with a length, or endless with `num_rows` None."""
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many there are; None when endless."""
+        ...
+
+    def row(self, index: int) -> Row:
+        """The row of that number, from 0; always the same one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiniteRows:
+    """Rows held in memory."""
+
+    rows: Sequence[Row]
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many there are."""
+        return len(self.rows)
+
+    def row(self, index: int) -> Row:
+        """The row of that number."""
+        return self.rows[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedRows:
+    """Rows computed on demand; `draws` also demonstrates where its generator can."""
+
+    draws: ProblemDraws
+    split: str
+
+    @property
+    def num_rows(self) -> int | None:
+        """None: a generator has no end."""
+        return None
+
+    def row(self, index: int) -> Row:
+        """The problem of that draw as a row."""
+        problem = self.draws.problem(index)
+        return Row(
+            row_id=f"{self.split}-{index}",
+            question=problem.prompt,
+            reference=problem.reference,
+            key=problem.key,
+            tags=problem.fields,
+        )
+
+
+def open_source(config: DataSource, *, seed: int) -> FiniteRows | GeneratedRows:
+    """The rows of a source.
+
+    Args:
+        seed: decides a generator's draws; rows from files do not depend on it.
+
+    Raises:
+        DataError: missing file or column, unreadable rows, rows without prompt or reference,
+        duplicate ids, no row.
+        ConfigError: unknown generator or setting, a bad pattern, `datasets` needed and missing.
+    """
+    name = source_name(config)
+    if config.source.startswith(GENERATOR_PREFIX):
+        _refuse_file_keys(config)
+        generator = config.source.removeprefix(GENERATOR_PREFIX)
+        draws = open_generator(generator, settings=config.settings, split=config.split, seed=seed)
+        return GeneratedRows(draws=draws, split=config.split)
+    if config.settings:
+        raise ConfigError(
+            f"source {config.source!r}: settings={config.settings!r} are only for generators; "
+            "remove them"
+        )
+    pattern = _compile(config)
+    raw = read_rows(config.source, subset=config.subset, split=config.split, limit=config.limit)
+    if not raw:
+        raise DataError(f"source {config.source!r} ({name}) is empty: it has no row")
+    return FiniteRows(rows=_map_rows(config, raw, pattern))
+
+
+def _refuse_file_keys(config: DataSource) -> None:
+    ignored = [key for key in ("subset", "reference_pattern", "limit") if getattr(config, key)]
+    if ignored:
+        raise ConfigError(
+            f"source {config.source!r}: {', '.join(ignored)} mean nothing for a generator; remove "
+            "them"
+        )
+
+
+def _compile(config: DataSource) -> re.Pattern[str] | None:
+    if not config.reference_pattern:
+        return None
+    try:
+        pattern = re.compile(config.reference_pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"source {config.source!r}: reference_pattern={config.reference_pattern!r} is no "
+            f"regular expression: {error}"
+        ) from error
+    if pattern.groups < 1:
+        raise ConfigError(
+            f"source {config.source!r}: reference_pattern={config.reference_pattern!r} has no "
+            "group; "
+            "put parentheses around the part that is the reference"
+        )
+    return pattern
+
+
+def _map_rows(
+    config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None
+) -> list[Row]:
+    wanted = {"prompt": "prompt", "reference": "reference", **config.columns}
+    _require_columns(config, raw, wanted)
+    rows: list[Row] = []
+    faults: list[str] = []
+    seen: dict[str, str] = {}
+    for index, item in enumerate(raw):
+        try:
+            row = _map_row(item, index, wanted, pattern)
+            if row.row_id in seen:
+                raise ValueError(f"id {row.row_id!r} is already used at {seen[row.row_id]}")
+        except ValueError as error:
+            faults.append(f"  {item.where}: {error}")
+            continue
+        seen[row.row_id] = item.where
+        rows.append(row)
+    if faults:
+        more = f"\n  ... and {len(faults) - MAX_SHOWN} more" if len(faults) > MAX_SHOWN else ""
+        raise DataError(
+            f"source {config.source!r}: {len(faults)} of {len(raw)} rows cannot be used; repair or "
+            "remove them:\n" + "\n".join(faults[:MAX_SHOWN]) + more
+        )
+    return rows
+
+
+def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[str, str]) -> None:
+    """A column that no row has is a mistake in the recipe; one that some rows lack is a fault of
+    those rows.
+    """
+    readable = [item for item in raw if not item.fault]
+    if not readable:
+        return
+    held = list(dict.fromkeys(name for item in readable for name in item.columns))
+    missing = [
+        f"{column!r} (columns.{role})"
+        for role, column in wanted.items()
+        if not any(_has(item.columns, column) for item in readable)
+    ]
+    if missing:
+        raise DataError(
+            f"source {config.source!r} has no column {', '.join(missing)}. Columns there are: "
+            f"{', '.join(held)}. "
+            'Set `columns`, for example {"prompt": "question", "reference": "answer"}'
+        )
+
+
+def _map_row(
+    item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None
+) -> Row:
+    if item.fault:
+        raise ValueError(item.fault)
+    columns = item.columns
+    question = _question(columns, wanted["prompt"])
+    reference = _reference(columns, wanted["reference"], pattern)
+    row_id = str(index)
+    if "id" in wanted:
+        value = _get(columns, wanted["id"])
+        if value is None or value == "":
+            raise ValueError(f"column {wanted['id']!r} (columns.id) is empty")
+        row_id = str(value)
+    hidden = {wanted["prompt"], wanted["reference"]}
+    tags = {
+        name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)
+    }
+    for name in wanted.keys() - {"prompt", "reference", "id"}:
+        value = _get(columns, wanted[name])
+        if _is_scalar(value):
+            tags[name] = value
+    return Row(row_id=row_id, question=question, reference=reference, key=row_id, tags=tags)
+
+
+def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, str]]:
+    value = _get(columns, column)
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, list) and value:
+        if all(
+            isinstance(m, dict)
+            and isinstance(m.get("role"), str)
+            and isinstance(m.get("content"), str)
+            for m in value
+        ):
+            return [{"role": m["role"], "content": m["content"]} for m in value]
+        raise ValueError(f"column {column!r} is a list, but not of messages with role and content")
+    if value is None or value == "" or isinstance(value, str | list):
+        raise ValueError(f"column {column!r} (columns.prompt) is empty")
+    raise ValueError(
+        f"column {column!r} (columns.prompt) holds {type(value).__name__}, expected text or "
+        "messages"
+    )
+
+
+def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str] | None) -> Json:
+    value = _get(columns, column)
+    if value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}):
+        raise ValueError(
+            f"column {column!r} (columns.reference) is empty; a row without reference cannot be "
+            "verified"
+        )
+    if pattern is not None:
+        if not isinstance(value, str):
+            raise ValueError(
+                f"reference_pattern needs text, but column {column!r} holds {type(value).__name__}"
+            )
+        match = pattern.search(value)
+        if match is None or not (match.group(1) or "").strip():
+            raise ValueError(
+                f"reference_pattern={pattern.pattern!r} finds nothing in {_short(value)!r}"
+            )
+        return match.group(1)
+    if not _is_scalar(value):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"column {column!r} (columns.reference) is not a JSON value: {error}"
+            ) from error
+    return value
+
+
+def _has(columns: Mapping[str, Any], column: str) -> bool:
+    if column in columns:
+        return True
+    head, dot, rest = column.partition(".")
+    inner = columns.get(head)
+    return bool(dot) and isinstance(inner, Mapping) and _has(inner, rest)
+
+
+def _get(columns: Mapping[str, Any], column: str) -> Any:
+    """The value of a column; `outer.inner` reaches into an object. None where it is missing."""
+    if column in columns:
+        return columns[column]
+    head, dot, rest = column.partition(".")
+    inner = columns.get(head)
+    return _get(inner, rest) if dot and isinstance(inner, Mapping) else None
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else "..." + text[-57:]

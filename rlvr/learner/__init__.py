@@ -1,0 +1,1 @@
+"""The learner: micro-batches, the optimiser step, publication of weights, checkpoints."""

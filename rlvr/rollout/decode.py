@@ -1,0 +1,183 @@
+"""Grouped sampling with a key-value cache: each distinct prompt is prefilled once, finished rows leave the batch.
+
+Every draw of a row is the inverse of the cumulative distribution at a uniform number that depends only on the row's
+seed and the token's place. So a completion is reproducible whatever batch it sits in, up to rounding: in a batch of
+another shape the logits differ in their last bits, and a draw that falls that close to a border between two tokens
+(about 1 in 10^5 in float32, about 1 in 100 in bfloat16) may pick the neighbour, after which the texts differ.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from rlvr.protocols import GenerationRequest
+from rlvr.records import FinishReason
+
+# A row that has finished is dropped from the batch when at least this share of its rows has: dropping copies the cache.
+DROP_SHARE = 1 / 16
+
+
+@dataclass(slots=True)
+class Row:
+    """One completion while it is generated."""
+
+    request: GenerationRequest
+    uniforms: np.ndarray
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+@torch.inference_mode()
+def decode_rows(
+    model: PreTrainedModel,
+    requests: Sequence[GenerationRequest],
+    *,
+    stop_token_ids: Sequence[int],
+    pad_token_id: int,
+    to_text: Callable[[Sequence[int]], str],
+    finished: Callable[[Row], None],
+) -> None:
+    """Generates all requests in one batch and calls `finished` with each row as it ends.
+
+    Args:
+        requests: may differ in prompt, limit, temperature and stops; equal prompts are prefilled once.
+        to_text: decodes token ids; used only to look for stop strings.
+    """
+    device = next(model.parameters()).device
+    started = time.monotonic()
+    rows = [Row(request=r, uniforms=uniforms(r.seed, r.sampling.max_tokens)) for r in requests]
+    prompts = list(dict.fromkeys(r.prefix_token_ids for r in requests))
+    prompt_of_row = torch.tensor(
+        [prompts.index(r.prefix_token_ids) for r in requests], device=device
+    )
+
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad_token_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    cache = DynamicCache(config=model.config)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+
+    logits = logits[prompt_of_row]
+    longest = max(row.request.sampling.max_tokens for row in rows)
+    # One mask for the whole generation: each step looks at a wider part of it.
+    mask = torch.cat([mask[prompt_of_row], mask.new_ones(len(rows), longest)], 1)
+    position = mask[:, :width].sum(1)
+    if len(prompts) != len(rows):
+        cache.batch_select_indices(prompt_of_row)
+    stops = [frozenset(stop_token_ids) | frozenset(r.sampling.stop_token_ids) for r in requests]
+    live = list(range(len(rows)))
+    for place in range(longest):
+        tokens, logprobs = sample_tokens(
+            logits,
+            uniforms=torch.tensor([rows[i].uniforms[place] for i in live], device=device),
+            temperatures=torch.tensor(
+                [rows[i].request.sampling.temperature for i in live], device=device
+            ),
+        )
+        elapsed = time.monotonic() - started
+        for i, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
+            row = rows[i]
+            if row.finish_reason is None:
+                _append(row, token, logprob, stops=stops[i], to_text=to_text, elapsed_s=elapsed)
+                if row.finish_reason is not None:
+                    finished(row)
+        going = [k for k, i in enumerate(live) if rows[i].finish_reason is None]
+        if not going:
+            return
+        if len(live) - len(going) >= DROP_SHARE * len(live):
+            index = torch.tensor(going, device=device)
+            cache.batch_select_indices(index)
+            tokens, mask, position = tokens[index], mask[index], position[index]
+            live = [live[k] for k in going]
+        logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=mask[:, : width + place + 1],
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        position = position + 1
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1) that depend on the seed alone (Philox, a counter-based generator)."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+
+
+def sample_tokens(
+    logits: Tensor, *, uniforms: Tensor, temperatures: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token a row and its log-prob in nats under softmax(logits / temperature).
+
+    Temperature 0 takes the most likely token and reports its log-prob at temperature 1.
+
+    Args:
+        logits: [rows, vocab]. uniforms, temperatures: [rows].
+    """
+    wide = logits.float()
+    greedy = temperatures == 0
+    if bool(greedy.all()):
+        tokens = wide.argmax(-1)
+        return tokens, wide.gather(-1, tokens[:, None])[:, 0] - torch.logsumexp(wide, -1)
+    if bool((temperatures != 1).any()):
+        wide = wide / torch.where(greedy, 1.0, temperatures)[:, None].to(wide.dtype)
+    logprobs = torch.log_softmax(wide, -1)
+    cumulative = logprobs.exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    target = uniforms[:, None].to(cumulative.dtype) * total
+    # right=True skips tokens of probability 0; strictly below the total, or the last of them could be picked.
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    if bool(greedy.any()):
+        tokens = torch.where(greedy, wide.argmax(-1), tokens)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _append(
+    row: Row,
+    token: int,
+    logprob: float,
+    *,
+    stops: frozenset[int],
+    to_text: Callable[[Sequence[int]], str],
+    elapsed_s: float,
+) -> None:
+    """Adds a token and decides whether the row ends."""
+    row.token_ids.append(token)
+    row.logprobs.append(logprob)
+    sampling = row.request.sampling
+    if token in stops or (
+        sampling.stop_strings and _has_stop_string(row, sampling.stop_strings, to_text)
+    ):
+        row.finish_reason = FinishReason.STOP
+    elif len(row.token_ids) >= sampling.max_tokens:
+        row.finish_reason = FinishReason.LENGTH
+    elif elapsed_s > row.request.deadline_s:
+        row.finish_reason = FinishReason.ABORT
+
+
+def _has_stop_string(
+    row: Row, strings: Sequence[str], to_text: Callable[[Sequence[int]], str]
+) -> bool:
+    """A stop string that ends in the newest token lies in the last len(string) + 1 tokens, each at least one byte."""
+    reach = max(len(string.encode()) for string in strings) + 1
+    tail = to_text(row.token_ids[-reach:])
+    return any(string in tail for string in strings)

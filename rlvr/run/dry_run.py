@@ -1,0 +1,17 @@
+"""`rlvr train --dry-run`: all that can be checked without weights; creates nothing and moves nothing."""
+
+from rlvr.config.derived import derived_table
+from rlvr.config.recipe import Recipe
+from rlvr.data.load import summary
+from rlvr.run.preflight import opened
+
+
+def dry_run_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """The derived table and the data, after every check. Raises what a real start would raise."""
+    rows = list(derived_table(recipe))
+    with opened(recipe) as (_, data):
+        rows.extend(
+            (f"data {part}: {name}", count, "prompts")
+            for name, part, count, _ in summary(data.stream, data.evals)
+        )
+    return rows

@@ -1,0 +1,152 @@
+"""`rlvr eval`: a model, a run or a checkpoint, on a recipe's evaluation sets or on a source of prompts."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlvr.config.load import load_recipe
+from rlvr.config.recipe import Recipe
+from rlvr.errors import ConfigError
+from rlvr.models.policy import load_policy
+from rlvr.models.prompting import encode_prompt, prompt_text
+from rlvr.run.directory import RunDirectory
+from rlvr.run.evaluation import Evaluation, evaluate
+from rlvr.run.local import build_engine
+from rlvr.run.preflight import opened
+from rlvr.run.sampler import SingleTurnSampler
+
+
+def evaluate_model(
+    model: str,
+    *,
+    recipe: str | None,
+    prompts: str | None,
+    overrides: Sequence[str],
+    samples_per_prompt: int,
+    output: Path | None,
+) -> list[tuple[str, str, str]]:
+    """Rows (metric, value, interval) of each evaluation set.
+
+    Args:
+        model: anything `model.path` takes, or a run directory (its newest whole checkpoint), or a checkpoint in one.
+        recipe: default is the recipe of the run.
+        prompts: a source in place of `data.eval`; columns and verifier are those of the first evaluation set.
+
+    Raises: ConfigError, DataError, PluginError.
+    """
+    path, own_recipe = _locate(model)
+    if recipe is None and own_recipe is None:
+        raise ConfigError(
+            f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling"
+        )
+    changes = [*overrides, *([] if path is None else [f"model.path={path}", "model.tiny=null"])]
+    resolved = load_recipe(str(recipe or own_recipe), changes).recipe
+    if prompts is not None:
+        resolved = _on_source(resolved, prompts)
+    if not resolved.data.eval:
+        raise ConfigError(
+            f"recipe {resolved.name!r} has no data.eval; name a source with --prompts"
+        )
+    evaluations = asyncio.run(
+        _evaluate(resolved, samples_per_prompt=samples_per_prompt, output=output)
+    )
+    return [row for evaluation in evaluations for row in _rows(evaluation)]
+
+
+async def _evaluate(
+    recipe: Recipe, *, samples_per_prompt: int, output: Path | None
+) -> list[Evaluation]:
+    with opened(recipe) as (judge, data):
+        policy = load_policy(recipe.model, seed=recipe.seed)
+        data.limit_prompts(
+            lambda prompt: (
+                len(encode_prompt(prompt, policy.tokenizer)) > recipe.data.max_prompt_tokens
+            )
+        )
+        engine = build_engine(recipe, policy=policy)
+        sampler = SingleTurnSampler(
+            engine=engine,
+            judge=judge,
+            tokenizer=policy.tokenizer,
+            reward=recipe.reward,
+            run_seed=recipe.seed,
+        )
+        try:
+            evaluations = [
+                await evaluate(
+                    name,
+                    found,
+                    sampler=sampler,
+                    max_completion_tokens=recipe.rollout.max_completion_tokens,
+                    stop_strings=recipe.rollout.stop_strings,
+                    policy_version=0,
+                    samples_per_prompt=samples_per_prompt,
+                    temperature=0.0 if samples_per_prompt == 1 else recipe.rollout.temperature,
+                )
+                for name, found in data.evals.items()
+            ]
+        finally:
+            await engine.close()
+    if output is not None:
+        with output.open("w", encoding="utf-8") as file:
+            for evaluation in evaluations:
+                for row in _rollout_rows(evaluation, policy.tokenizer):
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return evaluations
+
+
+def _locate(model: str) -> tuple[str | None, Path | None]:
+    """(the model path, the recipe of the run it came from)."""
+    folder = Path(model)
+    if (folder / "recipe.yaml").is_file():
+        newest = RunDirectory.open_existing(folder).newest_checkpoint()
+        if newest is None:
+            raise ConfigError(f"run {model!r} has no whole checkpoint to evaluate")
+        return str(newest[1]), folder / "recipe.yaml"
+    run = folder.parent.parent / "recipe.yaml"
+    if folder.parent.name == "checkpoints" and run.is_file():
+        return model, run
+    return model, None
+
+
+def _on_source(recipe: Recipe, source: str) -> Recipe:
+    template = (recipe.data.eval or recipe.data.train)[0]
+    changed = template.model_copy(update={"source": source, "name": ""})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": [changed]})})
+
+
+def _rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    interval = (
+        f"95 % interval {evaluation.low:.3f} to {evaluation.high:.3f}, n={evaluation.num_prompts}"
+    )
+    rows: list[tuple[str, str, str]] = []
+    for name, value in evaluation.metrics.items():
+        if "_ci_" not in name:
+            rows.append((name, f"{value:.4g}", interval if not rows else ""))
+    return rows
+
+
+def _rollout_rows(evaluation: Evaluation, tokenizer: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "evaluation": evaluation.name,
+            "prompt_id": group.prompt.prompt_id,
+            "prompt": prompt_text(group.prompt, tokenizer),
+            "completion": rollout.completion.text,
+            "finish_reason": rollout.completion.finish_reason.value,
+            "reward": rollout.reward,
+            "verdicts": {
+                name: {
+                    "status": v.status.value,
+                    "score": v.score,
+                    "extracted": v.extracted,
+                    "reason": v.reason,
+                }
+                for name, v in rollout.verdicts.items()
+            },
+        }
+        for group in evaluation.groups
+        for rollout in group.rollouts
+    ]

@@ -1,0 +1,271 @@
+"""What a run writes as it goes: metrics and events as JSON Lines, rollouts as Parquet."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlvr.records import Group, Json, Role, Rollout, Verdict
+
+
+def repair_lines(path: Path, *, last_step: int | None = None) -> int:
+    """How many lines were cut: a torn last line, other lines that are no object, rows beyond `last_step`.
+
+    The file is rewritten beside itself and renamed, so a crash leaves the one or the other whole.
+    """
+    if not path.exists():
+        return 0
+    kept: list[str] = []
+    num_cut = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            num_cut += 1
+            continue
+        is_beyond = (
+            last_step is not None and isinstance(row, dict) and row.get("step", 0) > last_step
+        )
+        if not isinstance(row, dict) or is_beyond:
+            num_cut += 1
+            continue
+        kept.append(line)
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    return num_cut
+
+
+class _LinesFile:
+    """Appends JSON objects, one a line, each flushed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, row: Mapping[str, Json]) -> None:
+        """Writes one line."""
+        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def truncate_after(self, step: int) -> int:
+        """How many lines were cut; see `repair_lines`."""
+        self._file.close()
+        try:
+            return repair_lines(self._path, last_step=step)
+        finally:
+            self._file = self._path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._file.close()
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a step, `{"step", "time_s", "<area>/<name>": number, ...}`.
+
+    A number that is not finite becomes null and is counted in `num_nonfinite`, because JSON has no NaN.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lines = _LinesFile(path)
+        self.num_nonfinite = 0
+
+    def write(self, step: int, *, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Appends the row of a step. time_s: seconds since the run began, over all its resumptions."""
+        row: dict[str, Json] = {"step": step, "time_s": round(time_s, 3)}
+        for name, value in metrics.items():
+            is_finite = math.isfinite(value)
+            self.num_nonfinite += not is_finite
+            row[name] = value if is_finite else None
+        self._lines.append(row)
+
+    def truncate_after(self, step: int) -> int:
+        """How many rows were cut: those beyond `step`, and a torn last line."""
+        return self._lines.truncate_after(step)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._lines.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Json]]:
+    """The rows of a metrics file; a torn last line is left out."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Json]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class EventsFile:
+    """events.jsonl: `{"time", "kind", ...}`; time is UTC. Nothing is ever cut but a torn last line."""
+
+    def __init__(self, path: Path) -> None:
+        repair_lines(path)
+        self._lines = _LinesFile(path)
+
+    def write(self, kind: str, **fields: Json) -> None:
+        """Appends one event. Keys that a field may not have: time, kind."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._lines.append({"time": now, "kind": kind, **_finite(fields)})
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._lines.close()
+
+
+class RolloutWriter:
+    """rollouts/step_000012.parquet (training) and rollouts/step_000012.eval-NAME.parquet (evaluation).
+
+    A file is written under another name and renamed, so every `*.parquet` there is whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self,
+        step: int,
+        *,
+        groups: Sequence[Group],
+        prompt_texts: Mapping[str, str],
+        advantages: Mapping[str, float] | None = None,
+        purpose: str = "train",
+    ) -> Path:
+        """The file written, one row a rollout.
+
+        Args:
+            prompt_texts: the text that the policy was shown, by prompt id.
+            advantages: by completion id; a rollout that is not in it had none.
+            purpose: "train" or "eval:<name>".
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        given = advantages or {}
+        rows = [
+            _rollout_row(
+                step,
+                group,
+                rollout,
+                prompt_texts,
+                given.get(rollout.completion.completion_id),
+                purpose,
+            )
+            for group in groups
+            for rollout in group.rollouts
+        ]
+        path = self._folder / f"{self._stem(step, purpose)}.parquet"
+        fresh = path.with_name(path.name + ".tmp")
+        pq.write_table(pa.Table.from_pylist(rows, schema=_schema(pa)), fresh, compression="zstd")
+        os.replace(fresh, path)
+        return path
+
+    def truncate_after(self, step: int) -> int:
+        """How many files were removed: those of later steps, and unfinished ones."""
+        num_removed = 0
+        for path in self._folder.iterdir():
+            digits = path.name.removeprefix("step_")[:6]
+            is_later = path.name.startswith("step_") and digits.isdigit() and int(digits) > step
+            if is_later or path.name.endswith(".tmp"):
+                path.unlink()
+                num_removed += 1
+        return num_removed
+
+    @staticmethod
+    def _stem(step: int, purpose: str) -> str:
+        suffix = "" if purpose == "train" else "." + purpose.replace(":", "-")
+        return f"step_{step:06d}{suffix}"
+
+
+def _rollout_row(
+    step: int,
+    group: Group,
+    rollout: Rollout,
+    prompt_texts: Mapping[str, str],
+    advantage: float | None,
+    purpose: str,
+) -> dict[str, Any]:
+    completion = rollout.completion
+    prompt = group.prompt
+    main = next((c.name for c in prompt.checks if c.role is Role.REWARD), prompt.checks[0].name)
+    verdict = rollout.verdicts.get(main)
+    return {
+        "step": step,
+        "purpose": purpose,
+        "group_id": group.group_id,
+        "prompt_id": prompt.prompt_id,
+        "source": prompt.source,
+        "prompt_text": prompt_texts.get(prompt.prompt_id, prompt.text),
+        "sample_index": completion.sample_index,
+        "completion_id": completion.completion_id,
+        "completion": completion.text,
+        "token_ids": completion.token_ids,
+        "prompt_token_ids": completion.prompt_token_ids,
+        "logprobs": completion.logprobs,
+        "sampled_mask": completion.sampled_mask,
+        "policy_versions": completion.policy_versions,
+        "finish_reason": completion.finish_reason.value,
+        "reward": rollout.reward,
+        "reward_parts": json.dumps(dict(rollout.reward_parts)),
+        "status": None if verdict is None else verdict.status.value,
+        "reason": None if verdict is None else verdict.reason,
+        "extracted": None if verdict is None else verdict.extracted,
+        "verdicts": json.dumps(
+            [_verdict_json(n, v) for n, v in rollout.verdicts.items()], default=str
+        ),
+        "advantage": advantage,
+    }
+
+
+def _verdict_json(check: str, verdict: Verdict) -> dict[str, Json]:
+    return {
+        "check": check,
+        "status": verdict.status.value,
+        "score": verdict.score,
+        "extracted": verdict.extracted,
+        "reason": verdict.reason,
+        "verifier": verdict.verifier,
+        "seconds": verdict.seconds,
+        "details": _finite(dict(verdict.details)),
+    }
+
+
+def _schema(pa: Any) -> Any:
+    """Fixed, so that a file without verdicts or with empty lists has the same columns as any other."""
+    ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
+    text = pa.string()
+    return pa.schema(
+        [
+            ("step", pa.int32()), ("purpose", text), ("group_id", text), ("prompt_id", text),
+            ("source", text), ("prompt_text", text), ("sample_index", pa.int32()),
+            ("completion_id", text), ("completion", text), ("token_ids", ints),
+            ("prompt_token_ids", ints), ("logprobs", floats), ("sampled_mask", pa.list_(pa.bool_())),
+            ("policy_versions", ints), ("finish_reason", text), ("reward", pa.float64()),
+            ("reward_parts", text), ("status", text), ("reason", text), ("extracted", text),
+            ("verdicts", text), ("advantage", pa.float64()),
+        ]
+    )  # fmt: skip
+
+
+def _finite(value: Json) -> Json:
+    """The value with None in place of numbers that JSON cannot write."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

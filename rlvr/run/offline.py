@@ -1,0 +1,248 @@
+"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the input.
+
+reader -> at most WINDOW_ROWS open rows -> writer        a full window waits for its oldest row
+"""
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from rlvr.errors import DataError
+from rlvr.records import (
+    Check,
+    Completion,
+    FinishReason,
+    Json,
+    Message,
+    Prompt,
+    Status,
+    Verdict,
+)
+from rlvr.verify import Judge
+
+WINDOW_ROWS = 1024
+_CHECK = "main"
+_NO_QUESTION = "(no prompt given)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineReport:
+    """What `judge_file` wrote; `num_malformed` rows could not be read and are among the errors."""
+
+    num_rows: int
+    num_malformed: int
+    num_by_status: Mapping[Status, int]
+
+    @property
+    def had_errors(self) -> bool:
+        """Whether any row got ERROR; the command line then returns 1."""
+        return self.num_by_status[Status.ERROR] > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One line of the input: a pair to judge, or the problem with it."""
+
+    row_id: Json
+    prompt: Prompt | None = None
+    completion: Completion | None = None
+    problem: str = ""
+
+
+def judge_file(
+    verifier: str,
+    input_path: str | Path,
+    output_path: str | Path,
+    settings: Mapping[str, Any],
+    workers: int,
+    deadline_s: float,
+) -> OfflineReport:
+    """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
+
+    Reads {"id", "completion", "reference", "prompt"?}; writes {"id", "status", "score",
+    "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank. The output appears under its name when
+    it is whole.
+
+    Args:
+        verifier: as in a recipe: a registered name, package.module:attribute or
+            path/file.py:attribute.
+        deadline_s: wall-clock seconds that one row may take.
+
+    Raises: PluginError for the verifier or its settings; DataError when a file cannot be opened.
+    """
+    source, target = Path(input_path), Path(output_path)
+    if not source.is_file():
+        raise DataError(f"input file {str(source)!r} does not exist or is not a file")
+    judge = Judge(workers=workers, deadline_s=deadline_s)
+    try:
+        check = Check(name=_CHECK, verifier=verifier, settings=settings)
+        judge.preflight([check])
+        is_plain_file = not target.exists() or target.is_file()
+        part = target.with_name(target.name + ".part") if is_plain_file else target
+        try:
+            with _open(part, "wb", is_gzip=target.suffix == ".gz") as sink:
+                report = asyncio.run(_judge_rows(judge, check, _read(source, check), sink))
+        except OSError as error:
+            raise DataError(f"output file {str(target)!r} cannot be written: {error}") from error
+        if part != target:
+            part.replace(target)
+        return report
+    finally:
+        judge.close()
+
+
+async def _judge_rows(
+    judge: Judge, check: Check, rows: Iterator[_Row], sink: IO[bytes]
+) -> OfflineReport:
+    """Waits, when the window is full, for the oldest open row."""
+    label = judge.label(check)
+    statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
+    num_malformed = 0
+    window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
+
+    @lru_cache(maxsize=4096)
+    def problem_with(reference_json: str) -> str:
+        reference = json.loads(reference_json)
+        return judge.reference_problem(_with_reference(check, reference))
+
+    async def write_oldest() -> None:
+        row_id, pending = window.popleft()
+        verdict = await pending if isinstance(pending, asyncio.Task) else pending
+        statuses[verdict.status] += 1
+        sink.write(_line(row_id, verdict))
+
+    for row in rows:
+        if row.prompt is None or row.completion is None:
+            num_malformed += 1
+            window.append((row.row_id, _error(label, row.problem)))
+        elif problem := problem_with(json.dumps(row.prompt.reference)):
+            window.append((row.row_id, _error(label, f"the reference cannot be used: {problem}")))
+        elif settled := judge.prejudge(row.prompt, row.completion):
+            window.append((row.row_id, settled[_CHECK]))
+        else:
+            task = asyncio.create_task(_judge_one(judge, row.prompt, row.completion))
+            window.append((row.row_id, task))
+        while len(window) >= WINDOW_ROWS or (window and _is_done(window[0][1])):
+            await write_oldest()
+        if len(window) % 64 == 63:
+            await asyncio.sleep(0)  # lets the open rows start while more are read
+    while window:
+        await write_oldest()
+    return OfflineReport(
+        num_rows=statuses.total(), num_malformed=num_malformed, num_by_status=dict(statuses)
+    )
+
+
+async def _judge_one(judge: Judge, prompt: Prompt, completion: Completion) -> Verdict:
+    return (await judge.judge(prompt, completion, settled={}))[_CHECK]
+
+
+def _is_done(pending: asyncio.Task[Verdict] | Verdict) -> bool:
+    return not isinstance(pending, asyncio.Task) or pending.done()
+
+
+def _read(path: Path, check: Check) -> Iterator[_Row]:
+    """The rows of the file; a file that breaks off ends with a malformed row, so that nothing is lost."""
+    number = 0
+    try:
+        with _open(path, "rb", is_gzip=path.suffix == ".gz") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse(line, number, check)
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"line {number + 1}: the file cannot be read further: {error}"
+        yield _Row(row_id=None, problem=problem)
+
+
+def _parse(line: bytes, number: int, check: Check) -> _Row:
+    row_id: Json = None
+    try:
+        row = json.loads(line.decode("utf-8"))
+        if not isinstance(row, dict):
+            raise ValueError(f"a row is an object, not {type(row).__name__}")
+        row_id = row.get("id")
+        missing = [key for key in ("id", "completion", "reference") if key not in row]
+        if missing:
+            raise ValueError(f"the row lacks {', '.join(missing)}")
+        if not isinstance(row["completion"], str):
+            raise ValueError(f"completion is {type(row['completion']).__name__}, not text")
+        prompt_id = str(row_id) or f"line-{number}"
+        text, messages = _question(row.get("prompt"))
+        prompt = Prompt(
+            prompt_id=prompt_id,
+            checks=(_with_reference(check, row["reference"]),),
+            source="offline",
+            text=text,
+            messages=messages,
+        )
+        completion = completion_from_text(row["completion"], prompt_id=prompt_id)
+        return _Row(row_id=row_id, prompt=prompt, completion=completion)
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        return _Row(row_id=row_id, problem=f"line {number}: {error}")
+
+
+def completion_from_text(text: str, *, prompt_id: str) -> Completion:
+    """A finished completion of which only the text is known."""
+    return Completion(
+        completion_id=f"{prompt_id}/0",
+        prompt_id=prompt_id,
+        sample_index=0,
+        prompt_token_ids=(),
+        token_ids=(),
+        logprobs=(),
+        sampled_mask=(),
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_versions=(),
+    )
+
+
+def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
+    """(text, messages) of a row's prompt: text, chat messages, or nothing."""
+    if isinstance(prompt, list) and prompt:
+        try:
+            return "", tuple(
+                Message(role=str(message["role"]), content=str(message["content"]))
+                for message in prompt
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError("prompt is a list, but not of {role, content} messages") from error
+    if prompt and not isinstance(prompt, str):
+        raise ValueError(f"prompt is {type(prompt).__name__}, not text or a list of messages")
+    return prompt or _NO_QUESTION, ()
+
+
+def _with_reference(check: Check, reference: Json) -> Check:
+    return Check(
+        name=check.name, verifier=check.verifier, settings=check.settings, reference=reference
+    )
+
+
+def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:
+    opened: Any = gzip.open(path, mode) if is_gzip else path.open(mode)  # noqa: SIM115 - callers use `with`
+    return opened
+
+
+def _error(label: str, reason: str) -> Verdict:
+    return Verdict(status=Status.ERROR, score=None, reason=reason, verifier=label, seconds=0.0)
+
+
+def _line(row_id: Json, verdict: Verdict) -> bytes:
+    """One line of output, in ASCII, so that a lone surrogate in an answer cannot break the file."""
+    row = {
+        "id": row_id,
+        "status": verdict.status,
+        "score": verdict.score,
+        "extracted": verdict.extracted,
+        "reason": verdict.reason,
+        "seconds": round(verdict.seconds, 6),
+        "verifier": verdict.verifier,
+    }
+    return json.dumps(row).encode("ascii") + b"\n"

@@ -1,0 +1,70 @@
+"""What can be checked before any weights are loaded: plugins, data, references."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rlvr.config.recipe import Recipe
+from rlvr.data.load import EvalPrompts, open_eval, open_train
+from rlvr.data.order import PromptStream
+from rlvr.records import Check, Prompt
+from rlvr.registry import VERIFIERS, find, load
+from rlvr.verify import Judge
+
+NUM_GENERATED_CHECKED = 64  # draws of an endless source whose references are checked
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenedData:
+    """The data of a run. Which prompts are too long is known only once there is a tokenizer (`limit_prompts`)."""
+
+    stream: PromptStream
+    evals: EvalPrompts
+    reopen: Callable[[Callable[[Prompt], bool]], tuple[PromptStream, EvalPrompts]]
+
+    def limit_prompts(self, is_too_long: Callable[[Prompt], bool]) -> None:
+        """Drops prompts that are too long: training ones when drawn, evaluation ones now."""
+        self.stream, self.evals = self.reopen(is_too_long)
+
+
+def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
+    """The recipe's data, with every plugin built and every reference of a finite source parsed.
+
+    Raises: PluginError, DataError, ConfigError: all before torch is imported.
+    """
+    for source in (*recipe.data.train, *recipe.data.eval):
+        for check in source.all_checks.values():
+            load(find(VERIFIERS, check.verifier))
+
+    def open_all(is_too_long: Callable[[Prompt], bool] | None) -> tuple[PromptStream, EvalPrompts]:
+        stream = open_train(recipe.data, seed=recipe.seed, is_too_long=is_too_long)
+        evals = open_eval(
+            recipe.data, recipe.run.eval_prompts, seed=recipe.seed, is_too_long=is_too_long
+        )
+        return stream, evals
+
+    stream, evals = open_all(None)
+    prompts: list[Prompt] = [prompt for found in evals.values() for prompt in found]
+    for source in stream.sources:
+        count = NUM_GENERATED_CHECKED if source.num_rows is None else source.num_rows
+        prompts.extend(source.prompt(i) for i in range(count))
+    distinct: dict[tuple[str, str], Check] = {}
+    for prompt in prompts:
+        for check in prompt.checks:
+            distinct.setdefault((check.verifier, repr(check.settings)), check)
+    judge.preflight(distinct.values())
+    judge.check_references(prompts)
+    return OpenedData(stream=stream, evals=evals, reopen=open_all)
+
+
+@contextmanager
+def opened(recipe: Recipe) -> Iterator[tuple[Judge, OpenedData]]:
+    """Within it, the recipe's verifiers run and its data is open; all of it was checked.
+
+    Raises: PluginError, DataError, ConfigError: before torch is imported.
+    """
+    judge = Judge(recipe.reward.verifier_workers, recipe.reward.verifier_deadline_s)
+    try:
+        yield judge, open_data(recipe, judge=judge)
+    finally:
+        judge.close()

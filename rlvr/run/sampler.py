@@ -1,0 +1,87 @@
+"""From a prompt to a judged group. Templates are applied here, once; single-turn is the first form of a sampler.
+
+make_group: encode -> G requests -> engine -> each completion judged as it finishes -> reward -> Group
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rlvr.config.recipe import RewardConfig
+from rlvr.data.seeding import stable_hash
+from rlvr.models.prompting import encode_prompt
+from rlvr.protocols import GenerationRequest, RolloutEngine, Sampling
+from rlvr.records import Completion, Group, Prompt, Rollout
+from rlvr.reward import make_rollout
+from rlvr.verify import Judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingPlan:
+    """How one group is sampled. `purpose` keeps training and evaluation draws apart."""
+
+    sampling: Sampling
+    group_size: int
+    purpose: str = "train"
+
+
+class SingleTurnSampler:
+    """Samples, judges and rewards the groups of a run."""
+
+    def __init__(
+        self,
+        *,
+        engine: RolloutEngine,
+        judge: Judge,
+        tokenizer: PreTrainedTokenizerBase,
+        reward: RewardConfig,
+        run_seed: int,
+    ) -> None:
+        self._engine = engine
+        self._judge = judge
+        self._tokenizer = tokenizer
+        self._reward = reward
+        self._run_seed = run_seed
+
+    async def make_group(
+        self, group_id: str, prompt: Prompt, *, plan: SamplingPlan, policy_version: int
+    ) -> Group:
+        """A group of `plan.group_size` judged rollouts, in the order of their sample index.
+
+        Waits for the engine and the verifiers; an unjudged rollout has reward None.
+
+        Raises: RolloutError, VerifierError.
+        """
+        prefix = encode_prompt(prompt, self._tokenizer)
+        requests = [
+            GenerationRequest(
+                request_id=f"{group_id}#{i}",
+                prompt_id=prompt.prompt_id,
+                prefix_token_ids=prefix,
+                sample_index=i,
+                seed=stable_hash(self._run_seed, plan.purpose, prompt.prompt_id, i, policy_version),
+                sampling=plan.sampling,
+            )
+            for i in range(plan.group_size)
+        ]
+        async with asyncio.TaskGroup() as judging:
+            tasks = [
+                judging.create_task(self._judged(prompt, completion))
+                async for completion in self._engine.generate(requests)
+            ]
+        rollouts = sorted(
+            (task.result() for task in tasks), key=lambda r: r.completion.sample_index
+        )
+        return Group(group_id=group_id, prompt=prompt, rollouts=tuple(rollouts))
+
+    async def _judged(self, prompt: Prompt, completion: Completion) -> Rollout:
+        verdicts = await self._judge.judge(prompt, completion)
+        return make_rollout(
+            completion,
+            verdicts,
+            weights={check.name: check.weight for check in prompt.checks},
+            roles={check.name: check.role for check in prompt.checks},
+            unparsed_score=self._reward.unparsed_score,
+            truncated=self._reward.truncated,
+        )

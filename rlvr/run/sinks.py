@@ -1,0 +1,151 @@
+"""Where metrics go beside metrics.jsonl: TensorBoard, wandb, trackio. None of them may stop a run."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlvr.config.recipe import TrackerKind
+from rlvr.errors import ConfigError
+from rlvr.protocols import MetricSink
+
+logger = logging.getLogger(__name__)
+
+
+class TensorBoardSink:
+    """Event files in `RUN_DIR/tensorboard`, written by tensorboard itself, without torch."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise _missing("tensorboard", "tensorboard") from error
+        self._event: Any = Event
+        self._summary: Any = Summary
+        self._writer: Any = EventFileWriter(str(folder))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the finite numbers of one row."""
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in metrics.items()
+            if math.isfinite(value)
+        ]
+        summary = self._summary(value=values)
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._writer.close()
+
+
+class ServiceSink:
+    """A tracker with `init`, `log` and `finish`, as wandb and trackio have them."""
+
+    def __init__(
+        self, module: Any, *, recipe: Mapping[str, Any], run_dir: Path, settings: Mapping[str, Any]
+    ) -> None:
+        name = str(recipe.get("name", "rlvr"))
+        module.init(project=f"rlvr-{name}", name=run_dir.name, config=dict(recipe), **settings)
+        self._module = module
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hands one row over."""
+        self._module.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Waits for what is still to be sent."""
+        self._module.finish()
+
+
+class GuardedSink:
+    """A sink whose faults are told once and never stop the run."""
+
+    def __init__(self, name: str, make: Callable[[], MetricSink]) -> None:
+        """Builds the sink. Raises ConfigError when its package is missing; other faults only warn."""
+        self._name = name
+        self._has_warned = False
+        self._inner: MetricSink | None = None
+        try:
+            self._inner = make()
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - boundary: a tracker's service can fail in any way
+            self._warn(error)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one row, or warns once."""
+        if self._inner is None:
+            return
+        try:
+            self._inner.log(step, metrics)
+        except Exception as error:  # noqa: BLE001 - boundary: a tracker's service can fail in any way
+            self._warn(error)
+
+    def close(self) -> None:
+        """Flushes, or warns once."""
+        if self._inner is None:
+            return
+        try:
+            self._inner.close()
+        except Exception as error:  # noqa: BLE001 - boundary: a tracker's service can fail in any way
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "tracker %r failed (%s: %s); the run goes on, and metrics.jsonl has every row",
+                self._name, type(error).__name__, error,
+            )  # fmt: skip
+
+
+def build_sinks(
+    trackers: Sequence[TrackerKind], run_dir: Path, recipe: Mapping[str, Any]
+) -> list[MetricSink]:
+    """One sink a tracker.
+
+    Raises:
+        ConfigError: a tracker's package is not installed; the message names the extra.
+    """
+    return [_build(TrackerKind(kind), run_dir, recipe) for kind in dict.fromkeys(trackers)]
+
+
+def _build(kind: TrackerKind, run_dir: Path, recipe: Mapping[str, Any]) -> MetricSink:
+    if kind is TrackerKind.TENSORBOARD:
+        return GuardedSink(kind.value, lambda: TensorBoardSink(run_dir / "tensorboard"))
+    if kind is TrackerKind.WANDB:
+        module, settings = _wandb(), {"dir": str(run_dir), "resume": "allow"}
+    else:
+        module, settings = _trackio(), {}
+    return GuardedSink(
+        kind.value, lambda: ServiceSink(module, recipe=recipe, run_dir=run_dir, settings=settings)
+    )
+
+
+def _wandb() -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports] - an optional extra
+    except ImportError as error:
+        raise _missing("wandb", "wandb") from error
+    return wandb
+
+
+def _trackio() -> Any:
+    try:
+        import trackio  # pyright: ignore[reportMissingImports] - an optional extra
+    except ImportError as error:
+        raise _missing("trackio", "trackio") from error
+    return trackio
+
+
+def _missing(name: str, extra: str) -> ConfigError:
+    how = "run `make setup`" if extra == "tensorboard" else f'`pip install "rlvr[{extra}]"`'
+    return ConfigError(
+        f"run.trackers names {name!r}, but the package is not installed; {how}, or remove it from run.trackers"
+    )

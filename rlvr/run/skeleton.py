@@ -1,0 +1,34 @@
+"""A verifier to start from, as one file."""
+
+import keyword
+from pathlib import Path
+
+from rlvr.errors import ConfigError
+
+_TEXT = '''"""A verifier. In a recipe: `verifier: {name}.py:{name}`. Try it: `rlvr verify {name}.py:{name} --input ... --output ...`"""
+
+from rlvr.plugin import verifier
+
+
+@verifier(version="1")
+def {name}(text: str, reference: str, *, ignore_case: bool = False) -> bool:
+    """The completion ends with the reference.
+
+    Return a bool, a score in [0, 1], or rlvr.plugin.verdict(...) with a reason a person can read. An exception is an
+    ERROR, which leaves the loss and raises an alarm; a wrong answer is False.
+    """
+    if ignore_case:
+        text, reference = text.lower(), reference.lower()
+    return text.strip().endswith(reference)
+'''
+
+
+def write_skeleton(name: str, *, folder: Path) -> Path:
+    """The file written. Raises ConfigError when the name is no Python name or the file exists."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigError(f"{name!r} is not a Python name; use letters, digits and underscores")
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise ConfigError(f"{path.name} exists already; choose another name")
+    path.write_text(_TEXT.format(name=name), encoding="utf-8")
+    return path

@@ -1,0 +1,1 @@
+"""Stages other than RL, over the same learner."""

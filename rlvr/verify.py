@@ -1,0 +1,280 @@
+"""Verdicts for completions: one `Judge` a run, over a pool of killable worker processes.
+
+judge(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's
+`execution`
+    PROCESS    the pool (`rlvr.verify_pool`): a hard deadline for each item; a hang or a crash is a
+    FAIL ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because a service is
+    out of reach SANDBOXED  in a thread, or awaited; the sandbox owns all waiting and all danger
+"""
+
+import asyncio
+import inspect
+import json
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlvr.errors import DataError, PluginError
+from rlvr.plugin import VerifierContext
+from rlvr.protocols import Execution, Verifier
+from rlvr.records import Check, Completion, Prompt, Status, Verdict
+from rlvr.registry import VERIFIERS, PluginSource, build_verifier, find
+from rlvr.verify_pool import VerifierPool
+from rlvr.verify_wire import as_verdict, error_verdict, label_of
+
+__all__ = ["Judge", "JudgeCounters", "VerifierPool"]
+
+_MAX_LISTED_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeCounters:
+    """What a Judge has done since it was built.
+
+    num_items: verdicts given, of which `num_prejudged` in the parent. num_timeouts, num_crashes:
+    FAIL verdicts of completions that hung or killed their checker. busy_s: seconds that verifiers
+    worked, over all workers.
+    """
+
+    num_items: int = 0
+    num_prejudged: int = 0
+    num_timeouts: int = 0
+    num_crashes: int = 0
+    num_errors: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """One verifier, built once for each (plugin, settings)."""
+
+    source: PluginSource
+    verifier: Verifier
+    label: str
+    pool_key: str
+
+
+class Judge:
+    """Gives verdicts; safe to use from several threads and event loops.
+
+    Args:
+        workers: processes for PROCESS verifiers; they start at `preflight` or at the first item
+            that needs one.
+        deadline_s: wall-clock seconds that one item may take.
+
+    Example:
+        judge = Judge(workers=2, deadline_s=5.0)
+        judge.preflight(prompt.checks)
+        verdicts = await judge.judge(prompt, completion)   # {"math": Verdict(status=Status.PASS, ...)}
+    """
+
+    def __init__(self, workers: int, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self._pool = VerifierPool(workers, deadline_s)
+        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._counters = JudgeCounters()
+        self._lock = threading.RLock()
+
+    @property
+    def counters(self) -> JudgeCounters:
+        """A snapshot of the counts so far."""
+        return self._counters
+
+    def label(self, check: Check) -> str:
+        """`name@version` of the check's verifier. Raises PluginError when it cannot be built."""
+        return self._entry(check).label
+
+    def preflight(self, checks: Iterable[Check]) -> None:
+        """Builds every distinct verifier here and in a worker; waits for the workers.
+
+        Raises: PluginError that names the plugin and what is wrong with it.
+        """
+        entries = {id(entry): entry for entry in map(self._entry, checks)}.values()
+        pooled = [entry for entry in entries if entry.verifier.execution is Execution.PROCESS]
+        builds = [(entry, self._pool.build(entry.pool_key)) for entry in pooled]
+        for entry, build in builds:
+            answer = build.result()
+            if not answer.passed:
+                raise PluginError(f"verifier {entry.source.name!r}: {answer.reason}")
+
+    def check_references(self, prompts: Iterable[Prompt]) -> None:
+        """Asks each verifier that can to parse each reference.
+
+        Raises: DataError that lists the first ten unusable references and counts the others.
+        """
+        problems: list[str] = []
+        num_bad = 0
+        for prompt in prompts:
+            for check in prompt.checks:
+                reason = self.reference_problem(check)
+                if reason:
+                    num_bad += 1
+                    problems.append(
+                        f"{prompt.prompt_id} ({check.name}): {check.reference!r}: {reason}"
+                    )
+                    del problems[_MAX_LISTED_ROWS:]
+        if num_bad:
+            more = "" if num_bad <= len(problems) else f"\n  and {num_bad - len(problems)} more"
+            raise DataError(
+                f"{num_bad} reference(s) cannot be used by their verifier; correct or drop these rows:\n  "
+                + "\n  ".join(problems)
+                + more
+            )
+
+    def reference_problem(self, check: Check) -> str:
+        """Why the check's verifier cannot use its reference; "" when it can."""
+        parse = getattr(self._entry(check).verifier, "parse_reference", None)
+        if parse is None:
+            return ""
+        try:
+            parse(check.reference)
+        except ValueError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the row is named either way
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def prejudge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+        """The verdicts, by check name, that need no worker and no waiting; the others are left out."""
+        settled: dict[str, Verdict] = {}
+        for check in prompt.checks:
+            entry = self._entry(check)
+            quick = getattr(entry.verifier, "prejudge", None)
+            if quick is None:
+                continue
+            start = time.perf_counter()
+            try:
+                answer = quick(check.reference, completion)
+                verdict = None if answer is None else as_verdict(entry.label, answer)
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes an ERROR verdict
+                verdict = error_verdict(entry.label, error)
+            if verdict is not None:
+                verdict = replace(verdict, seconds=time.perf_counter() - start)
+                settled[check.name] = verdict
+                self._count(verdict, is_prejudged=True)
+        return settled
+
+    async def judge(
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        *,
+        settled: dict[str, Verdict] | None = None,
+    ) -> dict[str, Verdict]:
+        """One verdict for each check, by check name; each verifier sees only its own check.
+
+        Args:
+            settled: what `prejudge` returned for the same pair, when the caller has asked it
+                already.
+
+        Raises: PluginError when a verifier cannot be built (never after `preflight`).
+        """
+        verdicts = self.prejudge(prompt, completion) if settled is None else dict(settled)
+        open_checks = [check for check in prompt.checks if check.name not in verdicts]
+        answers = await asyncio.gather(
+            *(self._verify(prompt.for_check(check.name), completion) for check in open_checks)
+        )
+        verdicts |= {check.name: answer for check, answer in zip(open_checks, answers, strict=True)}
+        return {check.name: verdicts[check.name] for check in prompt.checks}
+
+    def judge_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[dict[str, Verdict]]:
+        """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `judge` instead."""
+
+        async def together() -> list[dict[str, Verdict]]:
+            return await asyncio.gather(*(self.judge(*pair) for pair in pairs))
+
+        return asyncio.run(together())
+
+    def close(self) -> None:
+        """Ends the workers; what is still open becomes ERROR."""
+        self._pool.close()
+
+    def _entry(self, check: Check) -> _Entry:
+        try:
+            settings = json.dumps(dict(check.settings), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise PluginError(
+                f"settings of verifier {check.verifier!r} are not JSON values: {error}"
+            ) from error
+        key = (check.verifier, settings)
+        entry = self._entries.get(key)
+        if entry is None:
+            with self._lock:
+                entry = self._entries.get(key) or self._build(check)
+                self._entries[key] = entry
+        return entry
+
+    def _build(self, check: Check) -> _Entry:
+        source = find(VERIFIERS, check.verifier)
+        context = VerifierContext(deadline_s=self.deadline_s)
+        try:
+            verifier = build_verifier(source, check.settings, context)
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}"
+            ) from error
+        pool_key = self._pool.register(source, check.settings)
+        return _Entry(
+            source=source,
+            verifier=verifier,
+            label=label_of(verifier),
+            pool_key=pool_key,
+        )
+
+    async def _verify(self, narrowed: Prompt, completion: Completion) -> Verdict:
+        entry = self._entry(narrowed.checks[0])
+        if entry.verifier.execution is Execution.PROCESS:
+            future = self._pool.submit(entry.pool_key, narrowed, completion)
+            verdict = await asyncio.wrap_future(future)
+        else:
+            verdict = await self._verify_here(entry, narrowed, completion)
+        self._count(verdict, is_prejudged=False)
+        return verdict
+
+    async def _verify_here(
+        self, entry: _Entry, narrowed: Prompt, completion: Completion
+    ) -> Verdict:
+        start = time.perf_counter()
+        is_async = entry.verifier.execution is Execution.ASYNC
+        try:
+            answer: Any
+            if is_async or inspect.iscoroutinefunction(entry.verifier.verify):
+                answer = entry.verifier.verify(narrowed, completion)
+            else:
+                answer = await asyncio.to_thread(entry.verifier.verify, narrowed, completion)
+            if inspect.isawaitable(answer):
+                limit_s = self.deadline_s if is_async else None
+                answer = await asyncio.wait_for(answer, limit_s)
+            return as_verdict(entry.label, answer)
+        except TimeoutError as error:
+            seconds = time.perf_counter() - start
+            if not is_async or seconds < self.deadline_s:
+                return error_verdict(entry.label, error, seconds=seconds)
+            return Verdict(
+                status=Status.ERROR,
+                score=None,
+                reason=f"{entry.label} gave no verdict within {self.deadline_s:g} s: its service is out of reach",
+                verifier=entry.label,
+                seconds=seconds,
+                details={"cause": "timeout"},
+            )
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes an ERROR verdict
+            return error_verdict(entry.label, error, seconds=time.perf_counter() - start)
+
+    def _count(self, verdict: Verdict, *, is_prejudged: bool) -> None:
+        is_error = verdict.status is Status.ERROR
+        cause = "" if is_error else verdict.details.get("cause", "")
+        with self._lock:
+            old = self._counters
+            self._counters = JudgeCounters(
+                num_items=old.num_items + 1,
+                num_prejudged=old.num_prejudged + is_prejudged,
+                num_timeouts=old.num_timeouts + (cause == "timeout"),
+                num_crashes=old.num_crashes + (cause == "crash"),
+                num_errors=old.num_errors + is_error,
+                busy_s=old.busy_s + verdict.seconds,
+            )

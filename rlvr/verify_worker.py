@@ -1,0 +1,165 @@
+"""The child process of the verifier pool: builds verifiers and judges items, one at a time.
+
+Started by `rlvr.verify_pool` as `python -m rlvr.verify_worker PARENT_PID MEMORY_BYTES`. It trusts
+its parent and the plugins, not the completions: it may hang or die at any item, and the parent then
+kills it and starts another.
+
+    parent -> worker    {"op": "build", "key", "plugin", "settings", "deadline_s"}      -> built |
+    build_failed
+                        {"op": "judge", "id", "key", "prompt", "completion"}            -> verdict
+    worker -> parent    {"op": "ready"} once, then one answer to each message, in order
+"""
+
+import asyncio
+import ctypes
+import inspect
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from rlvr.plugin import VerifierContext
+from rlvr.protocols import Verifier
+from rlvr.records import Verdict
+from rlvr.registry import build_verifier
+from rlvr.verify_wire import (
+    HEADER,
+    MEMORY_EXIT_CODE,
+    as_verdict,
+    completion_from_json,
+    error_verdict,
+    frame,
+    label_of,
+    prompt_from_json,
+    source_from_json,
+    take_frame,
+    verdict_to_json,
+)
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _Worker:
+    """The state of the child: its two protocol descriptors and the verifiers it has built."""
+
+    def __init__(self, fd_in: int, fd_out: int) -> None:
+        self.fd_in = fd_in
+        self.fd_out = fd_out
+        self.verifiers: dict[str, Verifier] = {}
+
+    def run(self) -> None:
+        """Answers messages until the parent closes the pipe."""
+        self.send({"op": "ready"})
+        while (message := self.receive()) is not None:
+            try:
+                self.send(self.answer(message))
+            except MemoryError:
+                os._exit(MEMORY_EXIT_CODE)
+
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["op"] == "build":
+            return self.build(message)
+        verifier = self.verifiers[message["key"]]
+        verdict = _judge(verifier, message)
+        reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
+        try:
+            frame(reply)
+        except (TypeError, ValueError, RecursionError) as error:
+            broken = error_verdict(label_of(verifier), error, seconds=verdict.seconds)
+            reply["verdict"] = verdict_to_json(broken)
+        return reply
+
+    def build(self, message: dict[str, Any]) -> dict[str, Any]:
+        key = message["key"]
+        try:
+            context = VerifierContext(deadline_s=message["deadline_s"])
+            source = source_from_json(message["plugin"])
+            verifier = build_verifier(source, message["settings"], context)
+            warm_up = getattr(verifier, "warm_up", None)
+            if warm_up is not None:
+                warm_up()
+        except MemoryError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+            reason = f"{type(error).__name__}: {error}"
+            return {"op": "build_failed", "key": key, "reason": reason[:2000]}
+        self.verifiers[key] = verifier
+        return {"op": "built", "key": key, "label": label_of(verifier)}
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = memoryview(frame(message))
+        while data:
+            data = data[os.write(self.fd_out, data) :]
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message; waits for the parent. None when the parent is gone."""
+        header = self._read(HEADER.size)
+        if header is None:
+            return None
+        body = self._read(HEADER.unpack(header)[0])
+        return None if body is None else take_frame(header + body)
+
+    def _read(self, size: int) -> bytearray | None:
+        data = bytearray()
+        while len(data) < size:
+            part = os.read(self.fd_in, min(size - len(data), 1 << 20))
+            if not part:
+                return None
+            data += part
+        return data
+
+
+def _judge(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+    label = label_of(verifier)
+    start = time.perf_counter()
+    try:
+        prompt = prompt_from_json(message["prompt"])
+        completion = completion_from_json(message["completion"])
+        start = time.perf_counter()
+        answer = verifier.verify(prompt, completion)
+        if inspect.isawaitable(answer):
+            answer = asyncio.run(_await(answer))
+        return as_verdict(label, answer)
+    except MemoryError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+        return error_verdict(label, error, seconds=time.perf_counter() - start)
+
+
+async def _await(answer: Awaitable[Any]) -> Any:
+    """Waits for an asynchronous verifier; the parent's deadline ends it."""
+    return await answer
+
+
+def _confine(parent_pid: int, memory_bytes: int) -> None:
+    """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core file."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # the parent died before the line above took effect
+            os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def main() -> None:
+    """Runs the worker; its standard input and output become the protocol and are hidden from plugins."""
+    _confine(int(sys.argv[1]), int(sys.argv[2]))
+    fd_in, fd_out = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)  # what a plugin prints goes to standard error and cannot break a frame
+    try:
+        _Worker(fd_in, fd_out).run()
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""The optimiser step: its gradient does not depend on layout; non-finite gradients; checkpoints."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlvr.algorithms.build import build_loss
+from rlvr.batch import Batch, Denominators
+from rlvr.config.recipe import (
+    Aggregation,
+    AlgorithmConfig,
+    LearnerConfig,
+    LearnerDtype,
+    ModelConfig,
+    TinyModel,
+)
+from rlvr.errors import CheckpointError, LearnerError
+from rlvr.learner.learner import PolicyLearner
+from rlvr.learner.microbatch import plan_micro_batches, split_minibatches
+from rlvr.models.policy import Policy, build_tiny, load_policy
+from rlvr.records import Transport
+
+TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
+FLOAT32 = LearnerConfig(
+    dtype=LearnerDtype.FLOAT32, lr=1e-2, adam_betas=(0.9, 0.95), max_grad_norm=1e9
+)
+
+
+def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Batch:
+    """Groups of completions of 1 to 7 tokens after prompts of 2 to 5, with plausible log-probs."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    num_rows = num_groups * group_size
+    prompts = [draw(2, 6) for _ in range(num_groups)]
+    lengths = [draw(1, 8) for _ in range(num_rows)]
+    width = max(prompts[i // group_size] + n for i, n in enumerate(lengths))
+    ids = torch.randint(4, 15, (num_rows, width), generator=generator)
+    column = torch.arange(width)[None]
+    start = torch.tensor([prompts[i // group_size] for i in range(num_rows)])[:, None]
+    for i in range(num_rows):
+        ids[i, : start[i, 0]] = ids[i - i % group_size, : start[i, 0]]
+    attention = column < start + torch.tensor(lengths)[:, None]
+    loss_mask = attention & (column >= start)
+    advantages = torch.randn(num_rows, 1, generator=generator).expand(-1, width) * loss_mask
+    behavior = (-2.3 + 0.3 * torch.randn(num_rows, width, generator=generator)) * loss_mask
+    return Batch(
+        token_ids=ids,
+        attention_mask=attention,
+        loss_mask=loss_mask,
+        behavior_logprobs=behavior.double(),
+        advantages=advantages.double(),
+        policy_versions=torch.zeros_like(ids),
+        group_index=torch.arange(num_rows) // group_size,
+        num_loss_tokens=int(loss_mask.sum()),
+        num_sequences=num_rows,
+        num_prompts=num_groups,
+    )
+
+
+def make_learner(
+    tmp_path: Path,
+    *,
+    policy: Policy | None = None,
+    config: LearnerConfig = FLOAT32,
+    **algorithm: object,
+) -> PolicyLearner:
+    policy = policy or build_tiny(TINY, seed=3)
+    reference = copy.deepcopy(build_tiny(TINY, seed=9).model).to(
+        next(policy.model.parameters()).dtype
+    )
+    settings_ = AlgorithmConfig(**algorithm)  # type: ignore[arg-type] # a test builder
+    return PolicyLearner(
+        policy,
+        config=config,
+        loss=build_loss(settings_, max_completion_tokens=8),
+        temperature=0.9,
+        transport=Transport.SHARED,
+        reference=reference if settings_.kl_coef else None,
+        fault_folder=tmp_path / "faults",
+    )
+
+
+def double_learner(tmp_path: Path, **changes: object) -> PolicyLearner:
+    policy = build_tiny(TINY, seed=3)
+    policy.model.double()
+    config = FLOAT32.model_copy(
+        update={k: v for k, v in changes.items() if k in LearnerConfig.model_fields}
+    )
+    algorithm = {k: v for k, v in changes.items() if k not in LearnerConfig.model_fields}
+    return make_learner(tmp_path, policy=policy, config=config, **algorithm)
+
+
+def gradient(
+    learner: PolicyLearner, parts: list[Batch], counts: Denominators
+) -> tuple[torch.Tensor, float]:
+    """The gradient that `apply` would use, and the loss."""
+    for part in parts:
+        learner.accumulate(learner.annotate(part))
+    flat = torch.cat(
+        [p.grad.flatten() for p in learner.policy.model.parameters() if p.grad is not None]
+    )
+    divisor = learner._loss.aggregator.denominator(counts)
+    loss = learner._sums.loss_sum / divisor
+    learner.optimizer.zero_grad(set_to_none=True)
+    return flat / divisor, loss
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def pad(batch: Batch, columns: int) -> Batch:
+    wide = {}
+    for name in (
+        "token_ids",
+        "attention_mask",
+        "loss_mask",
+        "behavior_logprobs",
+        "advantages",
+        "policy_versions",
+    ):
+        tensor = getattr(batch, name)
+        wide[name] = torch.cat([tensor, torch.zeros(len(tensor), columns, dtype=tensor.dtype)], 1)
+    return replace(batch, **wide)
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+@pytest.mark.parametrize("share", [True, False])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_gradient_and_loss_do_not_depend_on_the_layout(
+    tmp_path_factory: pytest.TempPathFactory,
+    aggregation: Aggregation,
+    share: bool,
+    data: st.DataObject,
+):
+    """Micro-batch size, padding, row order and the number of accumulate calls: 1e-6 relative in float64."""
+    batch = make_batch(seed=data.draw(st.integers(0, 3)))
+    base = double_learner(
+        tmp_path_factory.mktemp("a"),
+        aggregation=aggregation,
+        kl_coef=0.1,
+        share_prompt_prefix=False,
+    )
+    expected, expected_loss = gradient(base, [batch], batch.denominators)
+
+    order = torch.tensor(data.draw(st.permutations(range(16))))
+    shuffled = pad(batch.rows(order), data.draw(st.integers(0, 5)))
+    cuts = sorted(data.draw(st.lists(st.integers(1, 15), max_size=3, unique=True)))
+    parts = [shuffled.rows(rows) for rows in torch.tensor_split(torch.arange(16), cuts)]
+    other = double_learner(
+        tmp_path_factory.mktemp("b"),
+        aggregation=aggregation,
+        kl_coef=0.1,
+        share_prompt_prefix=share,
+        micro_batch_tokens=data.draw(st.sampled_from([1, 20, 60, 10_000])),
+    )
+    found, found_loss = gradient(other, parts, batch.denominators)
+    assert relative(found, expected) < 1e-6
+    assert found_loss == pytest.approx(expected_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_minibatches_of_a_step_add_up_to_the_whole_gradient(tmp_path: Path, count: int):
+    """Each minibatch's gradient times its own denominator, summed, is the step's gradient times its denominator."""
+    batch = make_batch()
+    whole, whole_loss = gradient(double_learner(tmp_path), [batch], batch.denominators)
+    total, total_loss, num_tokens = torch.zeros_like(whole), 0.0, 0
+    for part in split_minibatches(batch, count=count):
+        one, loss = gradient(double_learner(tmp_path), [part], part.denominators)
+        total += one * part.num_loss_tokens
+        total_loss += loss * part.num_loss_tokens
+        num_tokens += part.num_loss_tokens
+    assert num_tokens == batch.num_loss_tokens
+    assert relative(total / num_tokens, whole) < 1e-6
+    assert total_loss / num_tokens == pytest.approx(whole_loss, rel=1e-6)
+
+
+def test_several_minibatches_take_several_optimiser_steps_and_clip_later_ones(tmp_path: Path):
+    config = FLOAT32.model_copy(update={"minibatches_per_step": 4, "lr": 0.05})
+    learner = make_learner(tmp_path, config=config)
+    report = learner.step(learner.annotate(make_batch()))
+    assert learner.num_steps == 4
+    assert report.metrics["policy/clip_rate"] > 0
+
+
+def test_micro_batches_stay_within_the_token_budget_and_cover_each_row_once():
+    batch = make_batch(num_groups=6)
+    prompt, total = batch.loss_mask.int().argmax(1), batch.attention_mask.sum(1)
+    plan = plan_micro_batches(batch, max_tokens=60, share_prompt_prefix=True)
+    assert sorted(row for rows in plan for row in rows) == list(range(24))
+    for rows in plan:
+        groups = len({int(batch.group_index[row]) for row in rows})
+        assert (
+            groups * int(prompt[rows].max()) + len(rows) * int((total - prompt)[rows].max()) <= 60
+        )
+
+
+def test_learning_rate_warms_up_and_a_zero_gradient_changes_nothing(tmp_path: Path):
+    config = FLOAT32.model_copy(update={"lr_warmup_steps": 4})
+    learner = make_learner(tmp_path, config=config)
+    before = [p.detach().clone() for p in learner.policy.model.parameters()]
+    batch = make_batch()
+    silent = replace(batch, advantages=torch.zeros_like(batch.advantages))
+    assert learner.step(silent).metrics["learner/lr"] == pytest.approx(0.25e-2)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True)
+    )
+    assert learner.step(batch).metrics["learner/lr"] == pytest.approx(0.5e-2)
+    assert not torch.equal(before[0], next(learner.policy.model.parameters()))
+
+
+def test_gradient_is_clipped_to_the_norm(tmp_path: Path):
+    config = FLOAT32.model_copy(update={"max_grad_norm": 1e-3})
+    learner = make_learner(tmp_path, config=config)
+    learner.optimizer = torch.optim.SGD(learner.policy.model.parameters(), lr=1e-2)
+    before = torch.cat([p.detach().flatten() for p in learner.policy.model.parameters()])
+    report = learner.step(make_batch())
+    after = torch.cat([p.detach().flatten() for p in learner.policy.model.parameters()])
+    assert report.metrics["policy/grad_norm"] > 1e-3
+    assert float((after - before).norm()) == pytest.approx(1e-2 * 1e-3, rel=0.02)
+
+
+def test_nonfinite_gradient_is_skipped_saved_and_bounded(tmp_path: Path):
+    config = FLOAT32.model_copy(update={"max_nonfinite_steps": 1, "micro_batch_tokens": 60})
+    learner = make_learner(tmp_path, config=config)
+    before = [p.detach().clone() for p in learner.policy.model.parameters()]
+    batch = make_batch()
+    poisoned = batch.advantages.clone()
+    row = 9
+    poisoned[row, batch.loss_mask[row]] = float("nan")
+    report = learner.step(replace(batch, advantages=poisoned))
+    assert report.skipped
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True)
+    )
+    kept = load_file(tmp_path / "faults" / "nonfinite_001.safetensors")
+    assert bool(kept["advantages"].isnan().any())
+    assert len(kept["advantages"]) < 16  # the micro-batch at fault, not the whole step
+    with pytest.raises(LearnerError, match=r"max_nonfinite_steps is 1.*lower learner\.lr"):
+        learner.step(replace(batch, advantages=poisoned))
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(tmp_path: Path):
+    batch = make_batch()
+    plain, _ = gradient(double_learner(tmp_path), [batch], batch.denominators)
+    again, _ = gradient(
+        double_learner(tmp_path, gradient_checkpointing=True), [batch], batch.denominators
+    )
+    assert relative(again, plain) < 1e-6
+
+
+def test_checkpoint_loads_in_transformers_and_training_goes_on_the_same(tmp_path: Path):
+    first = make_learner(tmp_path)
+    first.step(make_batch(seed=1))
+    first.publish()
+    first.save(tmp_path / "checkpoint")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    for a, b in zip(loaded.parameters(), first.policy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    assert tokenizer.decode(tokenizer.encode("12:3", add_special_tokens=False)) == "12:3"
+
+    policy = load_policy(ModelConfig(path=str(tmp_path / "checkpoint")), seed=0)
+    assert policy.stop_token_ids == first.policy.stop_token_ids
+    second = make_learner(tmp_path, policy=build_tiny(TINY, seed=8))
+    second.restore(tmp_path / "checkpoint")
+    assert second.policy_version == first.policy_version
+    for learner in (first, second):
+        learner.step(make_batch(seed=2))
+    for a, b in zip(first.policy.model.parameters(), second.policy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_checkpoint_of_another_model_or_a_torn_one_is_refused(tmp_path: Path):
+    make_learner(tmp_path).save(tmp_path / "checkpoint")
+    other = make_learner(
+        tmp_path,
+        policy=build_tiny(TINY.model_copy(update={"layers": 1, "hidden_size": 16}), seed=0),
+    )
+    with pytest.raises(CheckpointError, match="of another model"):
+        other.restore(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "optimizer.pt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        make_learner(tmp_path).restore(tmp_path / "checkpoint")
+
+
+def test_version_rises_only_when_the_weights_changed(tmp_path: Path):
+    learner = make_learner(tmp_path)
+    assert learner.publish().policy_version == 0
+    assert learner.publish().policy_version == 0
+    learner.step(make_batch())
+    assert learner.publish().policy_version == 1
