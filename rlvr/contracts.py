@@ -39,7 +39,8 @@ def check_verifier(
     failing: Iterable[Case],
     settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The ways in which a verifier breaks its contract, one sentence each; empty when there are none.
+    """The ways in which a verifier breaks its contract, one sentence each; empty when there are
+    none.
 
     Args:
         verifier: a class, or a function decorated with `rlvr.plugin.verifier`.

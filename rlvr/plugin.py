@@ -180,7 +180,7 @@ def _read_signature(
                 )
             annotation: Any = parameter.annotation
             if annotation is inspect.Parameter.empty or isinstance(annotation, str):
-                annotation = type(parameter.default)
+                annotation = cast(Any, type(parameter.default))
             settings[parameter.name] = (annotation, parameter.default)
         elif parameter.name in _NAMES:
             arguments.append(parameter.name)

@@ -40,6 +40,8 @@ class Verifier(Protocol):
         `parse_reference(reference)`: raises ValueError on a reference that cannot be used; run on all data at load.
         `prejudge(reference, completion) -> Verdict | None`: pure and quick; runs in the parent, so that easy items
             never cross a process border. None means: ask `verify`.
+        `warm_up()`: called once in a worker process before its first item, on time of its own; import heavy
+            libraries here, so that no item pays for them.
         `verify_group(prompt, completions) -> list[Verdict]`: shares work among the completions of one prompt.
     """
 

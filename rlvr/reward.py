@@ -32,9 +32,10 @@ def score(
 
     Raises: ValueError when a check has no role, no weight or no verdict.
 
-    >>> good = Verdict(status=Status.PASS, score=1.0, reason="equal", verifier="math@1", seconds=0.0)
+    >>> good = Verdict(status=Status.PASS, score=1.0, reason="equal", verifier="m@1", seconds=0.0)
+    >>> checks = {"weights": {"math": 0.5}, "roles": {"math": Role.REWARD}}
     >>> settings = {"unparsed_score": 0.0, "truncated": Truncated.ZERO}
-    >>> score({"math": good}, FinishReason.STOP, weights={"math": 0.5}, roles={"math": Role.REWARD}, **settings)
+    >>> score({"math": good}, FinishReason.STOP, **checks, **settings)
     (0.5, {'math': 0.5})
     """
     _check_names(verdicts, weights, roles)

@@ -67,7 +67,7 @@ class Judge:
     Example:
         judge = Judge(workers=2, deadline_s=5.0)
         judge.preflight(prompt.checks)
-        verdicts = await judge.judge(prompt, completion)   # {"math": Verdict(status=Status.PASS, ...)}
+        verdicts = await judge.judge(prompt, completion)   # {"math": Verdict(...)}
     """
 
     def __init__(self, workers: int, deadline_s: float) -> None:
@@ -118,9 +118,8 @@ class Judge:
         if num_bad:
             more = "" if num_bad <= len(problems) else f"\n  and {num_bad - len(problems)} more"
             raise DataError(
-                f"{num_bad} reference(s) cannot be used by their verifier; correct or drop these rows:\n  "
-                + "\n  ".join(problems)
-                + more
+                f"{num_bad} reference(s) cannot be used by their verifier; correct or drop "
+                "these rows:\n  " + "\n  ".join(problems) + more
             )
 
     def reference_problem(self, check: Check) -> str:
@@ -132,12 +131,14 @@ class Judge:
             parse(check.reference)
         except ValueError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the row is named either way
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
             return f"{type(error).__name__}: {error}"
         return ""
 
     def prejudge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
-        """The verdicts, by check name, that need no worker and no waiting; the others are left out."""
+        """The verdicts, by check name, that need no worker and no waiting; the others are left
+        out.
+        """
         settled: dict[str, Verdict] = {}
         for check in prompt.checks:
             entry = self._entry(check)
@@ -148,7 +149,7 @@ class Judge:
             try:
                 answer = quick(check.reference, completion)
                 verdict = None if answer is None else as_verdict(entry.label, answer)
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes an ERROR verdict
+            except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
                 verdict = error_verdict(entry.label, error)
             if verdict is not None:
                 verdict = replace(verdict, seconds=time.perf_counter() - start)
@@ -180,7 +181,9 @@ class Judge:
         return {check.name: verdicts[check.name] for check in prompt.checks}
 
     def judge_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[dict[str, Verdict]]:
-        """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `judge` instead."""
+        """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `judge`
+        instead.
+        """
 
         async def together() -> list[dict[str, Verdict]]:
             return await asyncio.gather(*(self.judge(*pair) for pair in pairs))
@@ -257,12 +260,12 @@ class Judge:
             return Verdict(
                 status=Status.ERROR,
                 score=None,
-                reason=f"{entry.label} gave no verdict within {self.deadline_s:g} s: its service is out of reach",
+                reason=f"{entry.label} gave no verdict in {self.deadline_s:g} s: out of reach",
                 verifier=entry.label,
                 seconds=seconds,
                 details={"cause": "timeout"},
             )
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes an ERROR verdict
+        except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
             return error_verdict(entry.label, error, seconds=time.perf_counter() - start)
 
     def _count(self, verdict: Verdict, *, is_prejudged: bool) -> None:

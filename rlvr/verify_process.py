@@ -1,4 +1,6 @@
-"""One worker process of the verifier pool and the pipe to it; used by one thread at a time, except `kill`."""
+"""One worker process of the verifier pool and the pipe to it; used by one thread at a time, except
+`kill`.
+"""
 
 import contextlib
 import os
@@ -53,11 +55,14 @@ class WorkerProcess:
         self.receive(timeout_s)
 
     def send(self, data: bytes) -> None:
-        """Queues a frame; `receive` writes it, so a worker that does not read cannot block the caller."""
+        """Queues a frame; `receive` writes it, so a worker that does not read cannot block the
+        caller.
+        """
         self._outgoing += data
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next answer; writes what is queued meanwhile. What has arrived is read before it is called late.
+        """The next answer; writes what is queued meanwhile. What has arrived is read before it is
+        called late.
 
         Raises: WorkerLost.
         """
@@ -78,7 +83,8 @@ class WorkerProcess:
                 raise WorkerLost("timeout", f"no answer within {timeout_s:g} s")
 
     def kill(self) -> str:
-        """Kills the process and all that it started, and reaps it; returns how it ended. Any thread may call.
+        """Kills the process and all that it started, and reaps it; returns how it ended. Any thread
+        may call.
 
         A process that is already ending keeps its own exit code: the signal comes too late to
         change it.
@@ -96,7 +102,9 @@ class WorkerProcess:
                 pipe.close()
 
     def _pump(self, timeout_s: float) -> bool:
-        """Waits for the pipe and moves bytes; False when nothing moved in time. Raises WorkerLost at its end."""
+        """Waits for the pipe and moves bytes; False when nothing moved in time. Raises WorkerLost
+        at its end.
+        """
         poller = select.poll()
         poller.register(self._from_worker.fileno(), select.POLLIN)
         if self._outgoing:

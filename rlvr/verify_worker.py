@@ -135,7 +135,9 @@ async def _await(answer: Awaitable[Any]) -> Any:
 
 
 def _confine(parent_pid: int, memory_bytes: int) -> None:
-    """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core file."""
+    """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core
+    file.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:  # the parent died before the line above took effect
@@ -148,7 +150,9 @@ def _confine(parent_pid: int, memory_bytes: int) -> None:
 
 
 def main() -> None:
-    """Runs the worker; its standard input and output become the protocol and are hidden from plugins."""
+    """Runs the worker; its standard input and output become the protocol and are hidden from
+    plugins.
+    """
     _confine(int(sys.argv[1]), int(sys.argv[2]))
     fd_in, fd_out = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

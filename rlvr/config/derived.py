@@ -6,7 +6,7 @@ _MOST_SHOWN = 8
 
 
 def due_steps(steps: int, *, every: int) -> tuple[int, ...]:
-    """The steps, counted from 1, at which something happens every `every` steps (0 = never), the last one included.
+    """The steps, from 1, at which something happens every `every` steps (0 = never) and at the last.
 
     >>> due_steps(10, every=4)
     (4, 8, 10)

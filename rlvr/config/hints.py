@@ -1,11 +1,14 @@
-"""The names that other trainers use for a thing, and its key in rlvr; used only in error messages."""
+"""The names that other trainers use for a thing, and its key in rlvr; only for error messages."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class PeerName:
-    """A name of another trainer. key: the full path in a recipe. remark: where the meaning differs."""
+    """A name of another trainer.
+
+    key: the full path in a recipe. remark: where the meaning differs.
+    """
 
     peers: str
     key: str
@@ -44,7 +47,7 @@ PEER_NAMES: dict[str, PeerName] = {
     "train_batch_size": PeerName(
         "verl, SkyRL, OpenRLHF",
         _PROMPTS,
-        "verl and SkyRL count prompts too; OpenRLHF counts rollouts",
+        "verl and SkyRL count prompts, OpenRLHF rollouts",
     ),
     "rollout_batch_size": PeerName("OpenRLHF", _PROMPTS),
     "generation_batch_size": PeerName("TRL", _PROMPTS, _COUNTS_ROLLOUTS),
@@ -98,7 +101,7 @@ PEER_NAMES: dict[str, PeerName] = {
     "beta": PeerName("TRL", _KL, _BETA),
     "kl_loss_coef": PeerName("verl, SkyRL", _KL),
     "init_kl_coef": PeerName(
-        "OpenRLHF", _KL, "OpenRLHF may put it in the reward; rlvr in the loss"
+        "OpenRLHF", _KL, "OpenRLHF may put it in the reward, rlvr in the loss"
     ),
     "kl_ctl": PeerName("AReaL", _KL, "AReaL puts it in the reward; rlvr in the loss"),
     "kl_tau": PeerName("prime-rl", _KL),

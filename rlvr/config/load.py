@@ -1,4 +1,4 @@
-"""A recipe from a file or a packaged name, with overrides, line numbers in every error, and provenance.
+"""A recipe from a file or a packaged name: overrides, line numbers in every error, provenance.
 
     file (and the one it extends) -> values and lines -> overrides -> pydantic -> LoadedRecipe
 
@@ -40,7 +40,7 @@ class LoadedRecipe:
     path: Path
 
     def to_yaml(self) -> str:
-        """The resolved recipe, each leaf with its provenance in a comment; it loads to an equal recipe."""
+        """The resolved recipe, each leaf's provenance in a comment; it loads to an equal recipe."""
         return resolved_yaml(self.recipe, self.provenance)
 
 
@@ -79,7 +79,7 @@ def _read_with_base(path: Path) -> Document:
     document.forget((_EXTENDS,))
     if not isinstance(name, str) or not name:
         raise ConfigError(
-            f"{origin.place}: extends: must be one file or packaged recipe (got {name!r})"
+            f"{origin.place}: extends: must be one recipe's file or name (got {name!r})"
         )
     try:
         base_path = find_recipe(name, beside=path.parent)

@@ -1,7 +1,8 @@
 """`key=value` from the command line, put into a document before it is validated.
 
-A value in quotes, brackets or braces is read as YAML; any other is one plain scalar (`1e-5`, `true`, `null`, text),
-so `#` and `: ` need no quoting. Where the recipe wants text the value is taken as it stands. Nothing after `=` is "".
+A value in quotes, brackets or braces is read as YAML; any other is one plain scalar (`1e-5`, `true`,
+`null`, text), so `#` and `: ` need no quoting. Where the recipe wants text the value is taken as it
+stands. Nothing after `=` is the empty text.
 """
 
 from collections.abc import Sequence
@@ -26,15 +27,36 @@ _EXAMPLE = "write key=value, for example run.steps=10"
 def apply_overrides(
     document: Document, overrides: Sequence[str], *, model: type[BaseModel]
 ) -> None:
-    """Sets each `a.b.c=value` in the document, in order; what cannot be set becomes a problem of the document.
+    """Sets each `a.b.c=value` in the document, in order; what cannot be set becomes a problem of it.
 
-    Args: model: the recipe's model; it says where text is wanted. A key it does not know is set all the same, and
-    validation reports it.
+    Args:
+        model: the recipe's model; it says where text is wanted. A key that it does not know is set
+            all the same, and validation reports it.
     """
     for override in overrides:
         problem = _apply(document, override, model)
         if problem:
             document.problems.append(Problem(origin=Origin(override=override), text=problem))
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, JsonValue]:
+    """The settings of a plugin from `key=value` arguments, values read as in a recipe.
+
+    Raises: ConfigError when a pair has no key or no equals sign.
+
+    >>> parse_settings(["mode=choice", "deep=true", "choices=[A, B]"])
+    {'mode': 'choice', 'deep': True, 'choices': ['A', 'B']}
+    """
+    settings: dict[str, JsonValue] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"command line: {pair}: {_EXAMPLE.replace('run.steps=10', 'mode=exact')}")
+        if text.lstrip()[:1] in {"'", '"', "[", "{"}:
+            settings[key.strip()] = read_inline(text, path=(key,), override=pair).values["value"]
+        else:
+            settings[key.strip()] = plain_scalar(text) if text else ""
+    return settings
 
 
 def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
@@ -88,7 +110,10 @@ def _value(text: str, path: KeyPath, model: type[BaseModel], override: str) -> D
 def _descend(
     document: Document, parts: tuple[str, ...], model: type[BaseModel], override: str
 ) -> tuple[dict[str, JsonValue] | list[JsonValue], KeyPath, str]:
-    """The container of the last part (made where it is missing), the path with list positions as numbers, and a problem."""
+    """The container of the last part, the path with list positions as numbers, and a problem.
+
+    Containers that are missing on the way are made.
+    """
     current: dict[str, JsonValue] | list[JsonValue] = document.values
     path: KeyPath = ()
     for position, part in enumerate(parts):
@@ -137,7 +162,10 @@ def _make(annotation: object, next_part: str) -> dict[str, JsonValue] | list[Jso
 def _check_index(part: str, path: KeyPath, size: int) -> str:
     entries = "1 entry" if size == 1 else f"{size} entries"
     if not part.isdigit():
-        return f"{dotted(path)} is a list of {entries}; name one by its position, for example {dotted(path)}.0"
+        return (
+            f"{dotted(path)} is a list of {entries}; name one by its position, "
+            f"for example {dotted(path)}.0"
+        )
     if int(part) > size:
         return f"{dotted(path)} has {entries}; {part} is beyond the next free position, {size}"
     return ""

@@ -1,4 +1,4 @@
-"""The recipes that travel with rlvr: in the wheel `rlvr/_recipes`, in a checkout `recipes/` beside the package."""
+"""The recipes that travel with rlvr: `rlvr/_recipes` in the wheel, `recipes/` in a checkout."""
 
 import difflib
 import importlib.resources
@@ -46,7 +46,10 @@ def list_recipes() -> tuple[RecipeInfo, ...]:
 
 
 def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
-    """The file of a recipe: a path (relative to the folder `beside`, if given), else the name of a packaged one.
+    """The file of a recipe: a path, else the name of a packaged one.
+
+    Args:
+        beside: the folder that a relative path starts from; default the working directory.
 
     Raises: ConfigError when there is none, with what may have been meant.
     """

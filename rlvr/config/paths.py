@@ -1,6 +1,6 @@
-"""The key paths of the recipe models: for did-you-mean, for the type of an override, and for counting keys.
+"""The key paths of the recipe models: for did-you-mean, the type of an override, and counting keys.
 
-In a path, `N` stands for the position in a list of sections, `NAME` for a key of a mapping of sections.
+In a path, `N` stands for a position in a list of sections, `NAME` for a key of a mapping of sections.
 """
 
 import types
@@ -27,7 +27,7 @@ def leaf_paths(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
-    """The type of the value at `path`, or None when the model has no such key; inside a free mapping it is `Any`."""
+    """The type of the value at `path`, or None without such a key; inside a free mapping `Any`."""
     current: Any = model
     for part in path:
         current = _step(current, part)

@@ -46,7 +46,7 @@ _PLAIN_WORDS = {
 def validation_problems(
     error: ValidationError, document: Document, *, model: type[BaseModel]
 ) -> list[Problem]:
-    """Every failure that pydantic found, as problems; a required key that was only misspelt is reported once."""
+    """Every failure that pydantic found, as problems; a misspelt required key is reported once."""
     return _Translator(document, model).problems(error)
 
 
@@ -116,14 +116,9 @@ class _Translator:
         current: JsonValue = self.document.values
         path: KeyPath = ()
         for position, part in enumerate(loc):
-            inner: JsonValue = None
-            if isinstance(current, dict) and part in current:
-                inner = current[str(part)]
-            elif isinstance(current, list) and isinstance(part, int) and part < len(current):
-                inner = current[part]
-            elif position < len(loc) - 1:
-                continue
-            path, current = (*path, part), inner
+            has, inner = _entry(current, part)
+            if has or position == len(loc) - 1:
+                path, current = (*path, part), inner
         return path
 
     def _problem(self, path: KeyPath, text: str) -> Problem:
@@ -145,13 +140,13 @@ class _Translator:
         return self._problem(path, text + _got(given, _origin(self.document, path)))
 
     def _unknown(self, path: KeyPath, value: JsonValue) -> list[Problem]:
-        """What an unknown key was meant to be: a peer's name, a key of another section, or a misspelling."""
+        """What an unknown key may mean: a peer's name, a key of another section, or a slip."""
         origin = _origin(self.document, path)
         leaves = list(_leaves(value, path))
         hints = [(leaf, hint) for leaf in leaves if (hint := peer_hint(dotted(leaf)))]
         if hints:
             return [self._peer(leaf, hint[0]) for leaf, hint in hints]
-        # an override such as `rolout.group_size=4`: the rest of the key goes along with the suggestion
+        # of an override such as `rolout.group_size=4` the rest of the key joins the suggestion
         rest = dotted(leaves[0])[len(dotted(path)) :] if origin.override and leaves else ""
         suggestion = self._meant(path, rest)
         return [self._problem(path, f"unknown key{suggestion}")]
@@ -243,6 +238,15 @@ def _origin(document: Document, path: KeyPath) -> Origin:
     return Origin(label=document.label, line=1)
 
 
+def _entry(current: JsonValue, part: str | int) -> tuple[bool, JsonValue]:
+    """Whether the value has such an entry, and the entry."""
+    if isinstance(current, dict):
+        return str(part) in current, current.get(str(part))
+    if isinstance(current, list) and isinstance(part, int) and part < len(current):
+        return True, current[part]
+    return False, None
+
+
 def _with_path(text: str, path: KeyPath, origin: Origin) -> str:
     """The text after the key, unless the place of the problem already names it."""
     if not path or origin.override.partition("=")[0].strip() == dotted(path):
@@ -250,7 +254,7 @@ def _with_path(text: str, path: KeyPath, origin: Origin) -> str:
     return f"{dotted(path)}: {text}"
 
 
-def _got(value: object, origin: Origin) -> str:
+def _got(value: Any, origin: Origin) -> str:
     if origin.override and not isinstance(value, dict | list):
         return ""
     if value is None:

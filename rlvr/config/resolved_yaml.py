@@ -16,7 +16,7 @@ _YAML_1_1_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false", "null", 
 
 
 def leaf_values(recipe: BaseModel) -> dict[KeyPath, Any]:
-    """Every leaf with its value; a list of plain values, an empty list and an empty mapping are leaves."""
+    """Every leaf with its value; lists of plain values, and empty lists and mappings, are leaves."""
     return dict(_leaves(_plain(recipe), ()))
 
 
@@ -35,7 +35,7 @@ def provenance_of(recipe: BaseModel, document: Document) -> dict[str, str]:
 
 
 def resolved_yaml(recipe: BaseModel, provenance: Mapping[str, str]) -> str:
-    """The recipe as YAML that loads to an equal recipe; each leaf line ends in a comment with its provenance."""
+    """The recipe as YAML that loads to an equal one; each leaf line ends in its provenance."""
     lines = _block(_plain(recipe), (), provenance, indent=0)
     return "\n".join(lines) + "\n"
 
@@ -54,7 +54,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_leaf(value: Any) -> bool:
-    """Whether the value stands on one line: a scalar, nothing, or a list without a mapping or list in it."""
+    """Whether the value stands on one line: a scalar, nothing, or a list of scalars."""
     if isinstance(value, dict):
         return not value
     if isinstance(value, list):
@@ -113,7 +113,7 @@ def _inline(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """The number so that YAML 1.1 readers see one too: they want a point and a sign in `1.0e-06`."""
+    """The number so that YAML 1.1 readers see one too: they want a point, as in `1.0e-06`."""
     if math.isnan(value):
         return ".nan"
     if math.isinf(value):

@@ -1,13 +1,15 @@
 """YAML with the line of every key: a document of plain values, and where each of them stands.
 
-Plain scalars follow YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans, and `on`, `off`, `yes`, `no` and
-dates stay text. Left out on purpose: tags (`!!python/...`) and merge keys (`<<`); a recipe uses `extends`.
+Plain scalars follow YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans, and `on`,
+`off`, `yes`, `no` and dates stay text. Left out on purpose: tags (`!!python/...`) and merge keys
+(`<<`); a recipe uses `extends`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import cast
 
 import yaml
 from pydantic import JsonValue
@@ -65,7 +67,7 @@ class Problem:
 
 @dataclass(slots=True, kw_only=True)
 class Document:
-    """The values of a recipe before validation, the origin of each path, and the problems so far."""
+    """The values of a recipe before validation, the origin of each, and the problems so far."""
 
     label: str
     values: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
@@ -78,7 +80,7 @@ class Document:
             del self.origins[known]
 
     def merged_over(self, base: "Document") -> "Document":
-        """The document with this one's values over those of `base`: mappings merge, all else is replaced."""
+        """This document's values over those of `base`: mappings merge, all else is replaced."""
         result = Document(
             label=self.label,
             values=base.values,
@@ -118,17 +120,13 @@ def plain_scalar(text: str) -> JsonValue:
 def read_document(text: str, *, label: str) -> Document:
     """The document of a recipe file; duplicate keys and the like are left in its `problems`.
 
-    Raises: ConfigError for a syntax error (`label:line N: ...`) and for a file that is not a mapping.
+    Raises: ConfigError for a syntax error (`label:line N: ...`) and a file that is not a mapping.
     """
     node = _compose(text, label=label)
     if node is None:
-        raise ConfigError(
-            f"{label}: the file is empty; a recipe is a mapping with name, model and data"
-        )
+        raise ConfigError(f"{label}: the file is empty; a recipe has name, model and data")
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(
-            f"{label}:line 1: a recipe is a mapping (`key: value` lines), not a list or text"
-        )
+        raise ConfigError(f"{label}:line 1: a recipe is a mapping (`key: value` lines)")
     document = Document(label=label)
     value = _Reader(document=document).read(node, (), ())
     document.values = value if isinstance(value, dict) else {}
@@ -136,9 +134,10 @@ def read_document(text: str, *, label: str) -> Document:
 
 
 def read_inline(text: str, *, path: KeyPath, override: str) -> Document:
-    """The document whose value at `path` was written on the command line, as a YAML flow or quoted scalar.
+    """A document with a value of the command line, a YAML flow or a quoted scalar, in `values["value"]`.
 
-    The value stands in `values["value"]`.
+    Args:
+        path: where in the recipe the value stands; its origins begin there.
 
     Raises: ConfigError when it is not YAML.
     """
@@ -156,9 +155,12 @@ class _PlainLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - read by PyYAML, never written
 
 
+_Compose = Callable[[str, type[yaml.SafeLoader]], yaml.Node | None]
+
+
 def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=_PlainLoader)
+        return cast(_Compose, yaml.compose)(text, _PlainLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1

@@ -28,10 +28,16 @@ def collate(
             advantage = advantages.get(rollout.completion.completion_id)
             if advantage is not None and any(rollout.completion.sampled_mask):
                 rows.append((index, rollout.completion, advantage))
+    return collate_rows(rows, pad_token_id=pad_token_id)
+
+
+def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
+    """A Batch of (group index, completion, advantage of each of its tokens), in this order.
+
+    Raises: ValueError when there is no row.
+    """
     if not rows:
-        raise ValueError(
-            "no rollout of these groups has an advantage: there is nothing to learn from"
-        )
+        raise ValueError("no rollout has an advantage: there is nothing to learn from")
     width = max(len(c.prompt_token_ids) + len(c.token_ids) for _, c, _ in rows)
     shape = (len(rows), width)
     token_ids = torch.full(shape, pad_token_id)

@@ -75,7 +75,8 @@ def _looks_like_file(source: str) -> bool:
 def _missing(source: str, path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
-        return f"source {source!r} does not exist, nor does its folder {str(parent)!r} (looked from {str(Path.cwd())!r})"
+        here = str(Path.cwd())
+        return f"source {source!r} does not exist, nor does its folder {str(parent)!r} (looked from {here!r})"
     names = sorted(p.name for p in parent.iterdir() if p.name.endswith(SUFFIXES) or p.is_dir())
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {str(parent / close[0])!r}?" if close else ""

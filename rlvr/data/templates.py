@@ -10,14 +10,11 @@ from rlvr.records import Check, Json, Message, Prompt
 
 # DeepSeek-R1 (arXiv:2501.12948), table 1; the question stands for {prompt}.
 R1_ZERO = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves "
-    "it. The assistant "
-    "first thinks about the reasoning process in the mind and then provides the user with the "
-    "answer. The reasoning "
-    "process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
-    "respectively, i.e., "
-    "<think> reasoning process here </think> <answer> answer here </answer>.\nUser: "
-    "{prompt}\nAssistant:"
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
+    "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>.\n"
+    "User: {prompt}\nAssistant:"
 )
 R1_ZERO_PREFIX = " <think>"
 

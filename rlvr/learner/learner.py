@@ -132,7 +132,8 @@ class PolicyLearner:
             self._report_nonfinite(norm)
         else:
             clip = min(1.0, self.config.max_grad_norm / (norm + 1e-6))
-            torch._foreach_mul_(gradients, clip / divisor)
+            for gradient in gradients:
+                gradient.mul_(clip / divisor)
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
             self.optimizer.step()

@@ -168,7 +168,7 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Polic
         model=model.train(),
         tokenizer=tokenizer,
         stop_token_ids=tuple(dict.fromkeys(int(i) for i in stops)),
-        pad_token_id=int(pad if pad is not None else stops[0]),
+        pad_token_id=pad if isinstance(pad, int) else stops[0],
     )
 
 

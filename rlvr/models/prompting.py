@@ -32,13 +32,8 @@ def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[i
     """
     ids = tuple(tokenizer.encode(prompt_text(prompt, tokenizer), add_special_tokens=False))
     bos = tokenizer.bos_token_id
-    if (
-        not prompt.messages
-        and bos is not None
-        and bos != tokenizer.eos_token_id
-        and ids[:1] != (bos,)
-    ):
-        ids = (int(bos), *ids)
+    if isinstance(bos, int) and not prompt.messages and bos not in (tokenizer.eos_token_id, *ids[:1]):
+        ids = (bos, *ids)
     if not ids:
         raise DataError(
             f"prompt {prompt.prompt_id!r} has no tokens: its text is empty for this tokenizer"

@@ -39,9 +39,8 @@ class TransformersEngine:
         if self._shared:
             self._model = policy.model
         else:
-            self._model = (
-                copy.deepcopy(policy.model).to(torch.bfloat16).eval().requires_grad_(False)
-            )
+            self._model = copy.deepcopy(policy.model).eval().requires_grad_(False)
+            self._model.bfloat16()
             self._model.gradient_checkpointing_disable()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
@@ -73,7 +72,8 @@ class TransformersEngine:
             source = dict(self._policy.model.named_parameters())
             target = dict(self._model.named_parameters())
             with torch.no_grad():
-                torch._foreach_copy_([target[name] for name in source], list(source.values()))
+                for name, parameter in source.items():
+                    target[name].copy_(parameter)
             checksums = {entry.name: tensor_checksum(target[entry.name]) for entry in ref.manifest}
             wrong = [e.name for e in ref.manifest if checksums[e.name] != e.checksum]
             if wrong:

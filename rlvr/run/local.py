@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ from rlvr.verify import Judge
 class _Resume:
     step: int
     folder: Path
-    state: dict[str, object]
+    state: dict[str, Any]
 
 
 def train(
@@ -84,6 +85,7 @@ def train(
             run_dir=directory.path,
             model=f"{recipe.model.path or 'tiny'} ({policy.num_parameters:,} parameters)",
             rows=derived_table(recipe),
+            num_steps=recipe.run.steps,
         )
         recorder = Recorder(
             directory,
@@ -92,7 +94,7 @@ def train(
             prompt_text=lambda prompt: prompt_text(prompt, policy.tokenizer),
             keep_checkpoints=recipe.run.keep_checkpoints,
             sample_every_steps=recipe.run.sample_every_steps,
-            elapsed_before_s=float(str(resumed.state["elapsed_s"])) if resumed else 0.0,
+            elapsed_before_s=float(resumed.state["elapsed_s"]) if resumed else 0.0,
         )
         stack.callback(recorder.close)
         recorder.event(

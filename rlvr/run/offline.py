@@ -1,4 +1,5 @@
-"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the input.
+"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the
+input.
 
 reader -> at most WINDOW_ROWS open rows -> writer        a full window waits for its oldest row
 """
@@ -38,12 +39,12 @@ class OfflineReport:
 
     num_rows: int
     num_malformed: int
-    num_by_status: Mapping[Status, int]
+    counts: Mapping[Status, int]
 
     @property
     def had_errors(self) -> bool:
         """Whether any row got ERROR; the command line then returns 1."""
-        return self.num_by_status[Status.ERROR] > 0
+        return self.counts[Status.ERROR] > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,8 @@ def judge_file(
     """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
     Reads {"id", "completion", "reference", "prompt"?}; writes {"id", "status", "score",
-    "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank. The output appears under its name when
-    it is whole.
+    "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
+    The output appears under its name when it is whole.
 
     Args:
         verifier: as in a recipe: a registered name, package.module:attribute or
@@ -136,7 +137,7 @@ async def _judge_rows(
     while window:
         await write_oldest()
     return OfflineReport(
-        num_rows=statuses.total(), num_malformed=num_malformed, num_by_status=dict(statuses)
+        num_rows=statuses.total(), num_malformed=num_malformed, counts=dict(statuses)
     )
 
 
@@ -149,7 +150,9 @@ def _is_done(pending: asyncio.Task[Verdict] | Verdict) -> bool:
 
 
 def _read(path: Path, check: Check) -> Iterator[_Row]:
-    """The rows of the file; a file that breaks off ends with a malformed row, so that nothing is lost."""
+    """The rows of the file; a file that breaks off ends with a malformed row, so that nothing is
+    lost.
+    """
     number = 0
     try:
         with _open(path, "rb", is_gzip=path.suffix == ".gz") as lines:
@@ -216,7 +219,7 @@ def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
             raise ValueError("prompt is a list, but not of {role, content} messages") from error
     if prompt and not isinstance(prompt, str):
         raise ValueError(f"prompt is {type(prompt).__name__}, not text or a list of messages")
-    return prompt or _NO_QUESTION, ()
+    return str(prompt or _NO_QUESTION), ()
 
 
 def _with_reference(check: Check, reference: Json) -> Check:
@@ -226,7 +229,7 @@ def _with_reference(check: Check, reference: Json) -> Check:
 
 
 def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:
-    opened: Any = gzip.open(path, mode) if is_gzip else path.open(mode)  # noqa: SIM115 - callers use `with`
+    opened: Any = gzip.open(path, mode) if is_gzip else path.open(mode)  # noqa: SIM115
     return opened
 
 

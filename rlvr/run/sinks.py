@@ -19,13 +19,14 @@ class TensorBoardSink:
 
     def __init__(self, folder: Path) -> None:
         try:
-            from tensorboard.compat.proto.event_pb2 import Event
-            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
             raise _missing("tensorboard", "tensorboard") from error
-        self._event: Any = Event
-        self._summary: Any = Summary
+        events: Any = event_pb2  # generated; its names are invisible to a type checker
+        summaries: Any = summary_pb2
+        self._event: Any = events.Event
+        self._summary: Any = summaries.Summary
         self._writer: Any = EventFileWriter(str(folder))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -21,8 +21,9 @@ _MAX_DEPTH = 40
 _MAX_NUMBERS = 100
 _TOKEN = re.compile(r"\s*(?:([0-9]+)|([-+*/()]))")
 _SPELLINGS = {
-    "\\times": "*", "\\cdot": "*", "\\div": "/", "\\left": "", "\\right": "", "×": "*", "·": "*", "⋅": "*",
-    "∗": "*", "÷": "/", "−": "-", "–": "-", "$": "", "\\,": "", "\\;": "", "\\ ": " ", "\\(": "", "\\)": "",
+    "\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/",
+    "−": "-", "–": "-", "\\left": "", "\\right": "", "$": "", "\\,": "", "\\;": "", "\\ ": " ",
+    "\\(": "", "\\)": "",
 }  # fmt: skip
 
 
@@ -56,7 +57,9 @@ class _Task:
 
 
 class CountdownVerifier:
-    """Judges `<answer>(1 + 2) * 3</answer>`, else the last box, against {"numbers": [1, 2, 3], "target": 9}."""
+    """Judges `<answer>(1 + 2) * 3</answer>`, else the last box, against {"numbers": [1, 2, 3],
+    "target": 9}.
+    """
 
     name: ClassVar[str] = "countdown"
     version: ClassVar[str] = "1"
@@ -121,7 +124,9 @@ class CountdownVerifier:
         return None, "there is no <answer>...</answer> and no \\boxed{...}"
 
     def _evaluate(self, answer: str) -> tuple[Fraction, list[int]]:
-        """The value of the first side and the numbers in it; other sides of "=" must have the same value."""
+        """The value of the first side and the numbers in it; other sides of "=" must have the same
+        value.
+        """
         for spelling, plain in _SPELLINGS.items():
             answer = answer.replace(spelling, plain)
         first, *others = answer.split("=")

@@ -1,4 +1,5 @@
-"""Symbolic equality by math-verify and sympy; only in a worker that can be killed, behind guards on size.
+"""Symbolic equality by math-verify and sympy; only in a worker that can be killed, behind guards on
+size.
 
 math-verify's own timeouts are off: they use signals, which fail outside the main thread and cannot
 stop C code.
@@ -13,7 +14,7 @@ _MAX_DEPTH = 30
 _MAX_EXPONENT = 1000
 _MAX_BITS = 20_000
 _POWER = re.compile(r"(?P<base>\d*)\s*\}?\)?\s*\^\s*")
-_FACTORIAL = re.compile(r"(\d+|[)}!])\s*!")
+_FACTORIAL = re.compile(r"(\d+|[)}!])(?=\s*!)")
 _BINOMIAL = re.compile(r"\\[dt]?binom\s*\{?\s*(\d+)")
 _DIGITS_FOR_CONSTANTS = 40
 
@@ -32,7 +33,7 @@ def size_problem(text: str) -> str:
     >>> size_problem("9^{9^{9^9}}")
     'it has a tower of powers'
     """
-    text = text.replace("**", "^")
+    text = re.sub(r"\s+", " ", text).replace("**", "^")  # runs of spaces make patterns below slow
     if len(text) > _MAX_CHARS:
         return f"it is longer than {_MAX_CHARS} characters"
     depth = deepest = 0
@@ -67,7 +68,9 @@ def size_problem(text: str) -> str:
 
 
 def _argument(text: str, start: int) -> str:
-    """The exponent at `start`: a group in braces or one token (with a chain of powers that follows it)."""
+    """The exponent at `start`: a group in braces or one token (with a chain of powers that follows
+    it).
+    """
     if text[start : start + 1] in ("{", "("):
         depth = 0
         for index in range(start, len(text)):
@@ -81,7 +84,9 @@ def _argument(text: str, start: int) -> str:
 
 
 def can_parse(text: str) -> bool:
-    """Whether math-verify reads the text as an expression. Call it on small, trusted text: it has no deadline."""
+    """Whether math-verify reads the text as an expression. Call it on small, trusted text: it has
+    no deadline.
+    """
     try:
         _parse(text)
     except Unreadable:
@@ -120,7 +125,7 @@ def _parse(text: str) -> list[Any]:
     parsed = math_verify.parse(
         f"\\boxed{{{text}}}",
         extraction_config=[math_verify.LatexExtractionConfig()],
-        parsing_timeout=None,
+        parsing_timeout=None,  # type: ignore[arg-type] - None is documented, the annotation lags
     )
     if not parsed or isinstance(parsed[0], str):
         raise Unreadable(f"{text[:80]!r} cannot be read as mathematics")
@@ -128,7 +133,9 @@ def _parse(text: str) -> list[Any]:
 
 
 def _same_equation(gold: str, answer: str) -> bool:
-    """Whether both equations have the same solutions, as far as their differences are proportional."""
+    """Whether both equations have the same solutions, as far as their differences are
+    proportional.
+    """
     import sympy
 
     differences: list[Any] = []
@@ -164,7 +171,7 @@ def _same_constant(gold: Any, answer: Any) -> bool:
         return True
     if gold.free_symbols or answer.free_symbols:
         return True
-    exact = [
+    exact: list[Any] = [
         value.xreplace({f: sympy.Rational(str(f)) for f in value.atoms(sympy.Float)})
         for value in (gold, answer)
     ]

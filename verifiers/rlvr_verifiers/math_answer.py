@@ -1,4 +1,5 @@
-"""`math`: the final answer of a solution against a gold answer, exactly; numbers without computer algebra.
+"""`math`: the final answer of a solution against a gold answer, exactly; numbers without computer
+algebra.
 
 What numbers, letters, words, tuples, lists and intervals settle is settled in the parent. The rest
 goes to math-verify in a worker that is killed at its deadline. A rounded decimal does not equal an
@@ -26,7 +27,9 @@ class MathConfig(BaseModel):
 
 
 class MathVerifier:
-    """Compares the last `\\boxed{}` (else `#### x`, `Final answer: x`, `the answer is x`) with the gold answer."""
+    """Compares the last `\\boxed{}` (else `#### x`, `Final answer: x`, `the answer is x`) with the
+    gold answer.
+    """
 
     name: ClassVar[str] = "math"
     version: ClassVar[str] = "1"
@@ -57,7 +60,9 @@ class MathVerifier:
         return self._judge(_golds(reference), completion, algebra=None)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when the final answer equals an accepted gold answer; UNPARSED when there is no final answer."""
+        """PASS when the final answer equals an accepted gold answer; UNPARSED when there is no
+        final answer.
+        """
         golds = _golds(prompt.reference)
         judged = self._judge(golds, completion, algebra=math_algebra.same_expression)
         assert judged is not None  # with algebra every comparison is decided

@@ -1,4 +1,5 @@
-"""Whether an answer equals a gold answer, by the kind of the gold; None where only computer algebra can tell.
+"""Whether an answer equals a gold answer, by the kind of the gold; None where only computer algebra
+can tell.
 
 number   exact              letter, word   as text          base-n   digits and base
 tuple    in order           set, list      in any order     interval, union, matrix   part by part
@@ -213,7 +214,8 @@ def _at_top_level(text: str, separators: str) -> list[str]:
 def _interval_parts(
     text: str, *, is_pair_allowed: bool = False
 ) -> list[tuple[str, str, str, str]] | None:
-    """The intervals of a union as (bracket, low, high, bracket); None when the text is no such thing.
+    """The intervals of a union as (bracket, low, high, bracket); None when the text is no such
+    thing.
 
     Two numbers in round brackets stay a pair, unless infinity or a union makes them an interval.
     """
@@ -274,7 +276,9 @@ def _same_base(gold: re.Match[str], answer: str) -> bool:
 def _degrees(
     gold: str, gold_number: Number | None, answer: str, answer_number: Number | None
 ) -> tuple[str, str]:
-    """Degrees as radians where the other side speaks of pi; else a unit behind a number is dropped."""
+    """Degrees as radians where the other side speaks of pi; else a unit behind a number is
+    dropped.
+    """
     if "\\pi" in gold and answer_number is not None and answer_number.unit == "degree":
         return gold, _radians(answer_number.value)
     if "\\pi" in answer and gold_number is not None and gold_number.unit == "degree":

@@ -17,7 +17,8 @@ _LINK = re.compile(
 )
 _MAX_LINK_CHARS = 40
 _MARKER = re.compile(
-    r"####|\bfinal\s+answer\b\**\s*(?:is\b|[:=])?\**\s*:?|\b(?:the|our|my)\s+(?:correct\s+)?answer\s+is\b\**\s*:?",
+    r"####|\bfinal\s+answer\b\**\s*(?:is\b|[:=])?\**\s*:?"
+    r"|\b(?:the|our|my)\s+(?:correct\s+)?answer\s+is\b\**\s*:?",
     re.IGNORECASE,
 )
 _STOP = re.compile(
@@ -47,7 +48,9 @@ class Box:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """The final answer; `alternatives` holds all parts where the text offers several (the answer is the last)."""
+    """The final answer; `alternatives` holds all parts where the text offers several (the answer is
+    the last).
+    """
 
     found: Found
     reason: str
@@ -57,7 +60,9 @@ class Extraction:
 
 
 def after_thinking(text: str) -> str | None:
-    """The text after the last `</think>`; all of it without thinking; None when thinking never closed."""
+    """The text after the last `</think>`; all of it without thinking; None when thinking never
+    closed.
+    """
     opened, closed = text.rfind("<think>"), text.rfind("</think>")
     if opened > closed:
         return None
@@ -167,7 +172,9 @@ def _marked(text: str) -> str | None:
 
 
 def _closing_brace(text: str, start: int) -> int:
-    """The index of the brace that closes the one at `start`; -1 without one. Escaped braces do not count."""
+    """The index of the brace that closes the one at `start`; -1 without one. Escaped braces do not
+    count.
+    """
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         token = match.group(0)

@@ -13,9 +13,11 @@ from functools import lru_cache
 _MAX_CHARS = 300
 _MAX_EXPONENT = 300
 _UNICODE = str.maketrans({
-    "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "°": "^\\circ", "π": "\\pi ", "∞": "\\infty ",
+    "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "°": "^\\circ", "π": "\\pi ",
+    "∞": "\\infty ",
     "∪": "\\cup ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "％": "%", "，": ",", "（": "(", "）": ")",
-    "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "²": "^2", "³": "^3", "\u00a0": " ", "\u202f": " ",
+    "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "²": "^2", "³": "^3",
+    "\u00a0": " ", "\u202f": " ",
     **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
 })  # fmt: skip
 _SPACING = re.compile(
@@ -27,10 +29,12 @@ _TEXT = re.compile(
 _GROUPED = r"\d{1,3}(?:(?:,|\{,\})\d{3})+"
 _DECIMAL = rf"(?:{_GROUPED}|\d+)(?:\.\d+)?|\.\d+"
 _SCIENTIFIC = re.compile(
-    rf"(?P<mantissa>{_DECIMAL})(?:[eE](?P<e>[+-]?\d+)|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?P<p>\d+|\{{\s*[+-]?\d+\s*\}}))?"
+    rf"(?P<mantissa>{_DECIMAL})(?:[eE](?P<e>[+-]?\d+)"
+    r"|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?P<p>\d+|\{\s*[+-]?\d+\s*\}))?"
 )
 _FRACTION = re.compile(
-    rf"\\[dt]?frac\s*(?:\{{\s*(?P<n>-?(?:{_DECIMAL}))\s*\}}|(?P<n1>\d))\s*(?:\{{\s*(?P<d>-?(?:{_DECIMAL}))\s*\}}|(?P<d1>\d))"
+    rf"\\[dt]?frac\s*(?:\{{\s*(?P<n>-?(?:{_DECIMAL}))\s*\}}|(?P<n1>\d))"
+    rf"\s*(?:\{{\s*(?P<d>-?(?:{_DECIMAL}))\s*\}}|(?P<d1>\d))"
 )
 _SLASH = re.compile(rf"(?P<n>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})")
 _PLAIN_MIXED = re.compile(r"(?P<whole>\d+)\s+(?P<n>\d+)\s*/\s*(?P<d>\d+)")
@@ -38,7 +42,8 @@ _DEGREE = re.compile(
     r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|\\text\s*\{\s*degrees?\s*\}|degrees?\b)$"
 )
 _UNIT = re.compile(
-    r"\s*(?P<unit>\\(?:text|mathrm|textrm|mbox|rm)\s*\{[^{}]*\}|(?<![A-Za-z\\])(?<=\s)[A-Za-z][A-Za-z ]*[A-Za-z])"
+    r"\s*(?P<unit>\\(?:text|mathrm|textrm|mbox|rm)\s*\{[^{}]*\}"
+    r"|(?<![A-Za-z\\])(?<=\s)[A-Za-z][A-Za-z ]*[A-Za-z])"
     r"(?:\s*\^\s*\{?(?P<power>[23])\}?)?\s*$"
 )
 
@@ -52,7 +57,9 @@ class Number:
 
 
 def tidy(text: str) -> str:
-    """The answer without what only lays it out: dollars, spacing commands, `\\left`, emphasis, a final dot."""
+    """The answer without what only lays it out: dollars, spacing commands, `\\left`, emphasis, a
+    final dot.
+    """
     text = text.translate(_UNICODE).strip().strip("*").strip()
     text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\!", "")
     text = _SPACING.sub(" ", text)
@@ -72,9 +79,8 @@ def tidy(text: str) -> str:
 def parse_number(tidied: str) -> Number | None:
     """The number that a tidied text is, all of it; None when it is anything else.
 
-    >>> parse_number("3\\\\frac{1}{2}"), parse_number("2,500"), parse_number("40%").value
-    (Number(value=Fraction(7, 2), unit=''), Number(value=Fraction(2500, 1), unit=''), Fraction(2,
-    5))
+    >>> parse_number("3 1/2").value, parse_number("2,500").value, parse_number("40%").value
+    (Fraction(7, 2), Fraction(2500, 1), Fraction(2, 5))
     """
     text = tidied.strip()
     if not text or len(text) > _MAX_CHARS:

@@ -52,7 +52,9 @@ class TextMatchConfig(BaseModel):
 
 
 class TextMatchVerifier:
-    """Compares text with the reference: exactly, by a regular expression, or by a choice's letter."""
+    """Compares text with the reference: exactly, by a regular expression, or by a choice's
+    letter.
+    """
 
     name: ClassVar[str] = "text_match"
     version: ClassVar[str] = "1"
@@ -72,13 +74,17 @@ class TextMatchVerifier:
                 raise ValueError(f"{accepted!r} is not one of the choices {self.config.choices!r}")
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
-        """Settles mode exact, which is one comparison; a pattern may take long and goes to a worker."""
+        """Settles mode exact, which is one comparison; a pattern may take long and goes to a
+        worker.
+        """
         if self.config.mode is not Mode.EXACT:
             return None
         return self._compare(completion.text, reference)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when the extracted text equals an accepted reference; UNPARSED when there is none."""
+        """PASS when the extracted text equals an accepted reference; UNPARSED when there is
+        none.
+        """
         reference = prompt.reference
         if self.config.mode is Mode.EXACT:
             return self._compare(completion.text, reference)
@@ -124,7 +130,8 @@ class _ChoiceReader:
         alone = rf"(?<![A-Za-z0-9'\\])\(?({letter})\)?(?![A-Za-z0-9'])"
         self._letter = re.compile(alone)
         # `answer` itself may be written in any case, the letter only with ignore_case
-        answer_is = rf"(?i:answer|choice|option)\W{{0,4}}(?i:is|:)?[\s:*$(\[]{{0,6}}{letter}(?![A-Za-z0-9'])"
+        words = r"(?i:answer|choice|option)\W{0,4}(?i:is|:)?[\s:*$(\[]{0,6}"
+        answer_is = rf"{words}{letter}(?![A-Za-z0-9'])"
         self._forms = (
             re.compile(r"\\boxed\s*\{(?:[^{}]|\{[^{}]*\})*\}"),
             re.compile(answer_is),

@@ -1,0 +1,58 @@
+# make setup       everything that runs on this machine, into .venv (again only when the lock changes)
+# make quickstart  trains for real, on a CPU, in minutes
+# make test        the tests
+#
+# PYTHON=python3.12   another interpreter (3.11 or newer)
+# PIP_FLAGS=...       more flags for pip, for example an index with CPU builds of torch
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
+
+.PHONY: setup quickstart test lint types golden bench clean
+
+setup: $(VENV)/.full
+
+quickstart: $(VENV)/.base
+	$(BIN)/rlvr train quickstart
+
+test: $(VENV)/.full
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
+
+lint: $(VENV)/.full
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python tests/layout.py
+	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/lint-imports
+
+types: $(VENV)/.full
+	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/pyright
+
+golden: $(VENV)/.full
+	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_recipes.py
+
+bench: $(VENV)/.full
+	$(PIP) -r requirements-bench.lock
+	$(BIN)/python tests/bench/against_trl.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "rlvr needs Python 3.11 or newer; say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "python's venv is missing; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+
+$(VENV)/.base: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing what training on this machine needs into $(VENV) (a minute or two)"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.full: requirements-dev.lock $(VENV)/.base
+	@echo "installing development tools, Ray and CPU vLLM into $(VENV) (a few minutes)"
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,149 @@
+"""What a run writes: whole lines, whole files, and nothing beyond the step that is resumed."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from rlvr.records import (
+    Check,
+    Completion,
+    FinishReason,
+    Group,
+    Prompt,
+    Role,
+    Rollout,
+    Status,
+    Verdict,
+)
+from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter, read_metrics
+
+
+def group() -> Group:
+    checks = (
+        Check(name="watch", verifier="v", reference="4", role=Role.SHADOW),
+        Check(name="main", verifier="v", reference="4"),
+    )
+    prompt = Prompt(prompt_id="sums/0", text="2 + 2 =", checks=checks, source="sums")
+
+    def rollout(index: int, status: Status, score: float | None) -> Rollout:
+        completion = Completion(
+            completion_id=f"c{index}",
+            prompt_id="sums/0",
+            sample_index=index,
+            prompt_token_ids=(1, 2),
+            token_ids=(3, 4),
+            logprobs=(-0.5, -1.5),
+            sampled_mask=(True, True),
+            text="4",
+            finish_reason=FinishReason.STOP,
+            policy_versions=(0, 1),
+        )
+        verdict = Verdict(
+            status=status, score=score, reason="because", verifier="v@1", seconds=0.1, extracted="4",
+            details={"ratio": math.inf},
+        )  # fmt: skip
+        watch = Verdict(
+            status=Status.FAIL, score=0.0, reason="watching", verifier="v@1", seconds=0.0
+        )
+        parts = {} if score is None else {"main": score}
+        return Rollout(
+            completion=completion,
+            verdicts={"watch": watch, "main": verdict},
+            reward=score,
+            reward_parts=parts,
+        )
+
+    rollouts = (rollout(0, Status.PASS, 1.0), rollout(1, Status.ERROR, None))
+    return Group(group_id="g0", prompt=prompt, rollouts=rollouts)
+
+
+def test_a_number_that_is_not_finite_becomes_null_and_is_counted(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "m.jsonl")
+    metrics.write(1, time_s=0.5, metrics={"a/b": math.nan, "a/c": math.inf, "a/d": 2.0})
+    assert read_metrics(tmp_path / "m.jsonl") == [
+        {"step": 1, "time_s": 0.5, "a/b": None, "a/c": None, "a/d": 2.0}
+    ]
+    assert metrics.num_nonfinite == 2
+    metrics.close()
+
+
+def test_resuming_cuts_later_rows_and_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    first = MetricsFile(path)
+    for step in range(5):
+        first.write(step, time_s=step, metrics={"x/y": step})
+    first.close()
+    with path.open("a") as file:
+        file.write('{"step": 5, "ti')
+    second = MetricsFile(path)
+    assert second.truncate_after(2) == 3
+    second.write(3, time_s=9, metrics={})
+    second.close()
+    assert [row["step"] for row in read_metrics(path)] == [0, 1, 2, 3]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_events_carry_their_kind_and_survive_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"time": "t", "kind": "start"}\n{"ti')
+    events = EventsFile(path)
+    events.write("alarm", step=3, value=math.nan, ids=["a"])
+    events.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["start", "alarm"]
+    assert (rows[1]["value"], rows[1]["ids"]) == (None, ["a"])
+
+
+def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
+    writer = RolloutWriter(tmp_path)
+    path = writer.write(
+        12, groups=[group()], prompt_texts={"sums/0": "<user>2 + 2 ="}, advantages={"c0": 0.5}
+    )
+    assert path.name == "step_000012.parquet"
+    one, two = pq.read_table(path).to_pylist()
+    assert (one["step"], one["group_id"], one["source"], one["purpose"]) == (
+        12,
+        "g0",
+        "sums",
+        "train",
+    )
+    assert (one["prompt_text"], one["completion"], one["finish_reason"]) == (
+        "<user>2 + 2 =",
+        "4",
+        "stop",
+    )
+    assert (one["token_ids"], one["prompt_token_ids"]) == ([3, 4], [1, 2])
+    assert (one["logprobs"], one["policy_versions"]) == ([-0.5, -1.5], [0, 1])
+    assert (one["reward"], one["advantage"], json.loads(one["reward_parts"])) == (
+        1.0,
+        0.5,
+        {"main": 1.0},
+    )
+    assert (one["status"], one["reason"], one["extracted"]) == ("pass", "because", "4")
+    verdicts = {v["check"]: v for v in json.loads(one["verdicts"])}
+    assert verdicts["watch"]["status"] == "fail"
+    assert verdicts["main"]["details"] == {"ratio": None}
+    assert (two["reward"], two["advantage"], two["status"]) == (None, None, "error")
+
+
+def test_evaluations_have_their_own_files_with_the_same_columns(tmp_path: Path) -> None:
+    writer = RolloutWriter(tmp_path)
+    train = writer.write(1, groups=[group()], prompt_texts={})
+    evaluation = writer.write(1, groups=[], prompt_texts={}, purpose="eval:sums")
+    assert evaluation.name == "step_000001.eval-sums.parquet"
+    assert pq.read_schema(train) == pq.read_schema(evaluation)
+
+
+def test_resuming_removes_rollouts_of_later_steps(tmp_path: Path) -> None:
+    writer = RolloutWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, groups=[group()], prompt_texts={})
+    writer.write(3, groups=[group()], prompt_texts={}, purpose="eval:x")
+    (tmp_path / "step_000002.parquet.tmp").touch()
+    assert writer.truncate_after(2) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step_000001.parquet",
+        "step_000002.parquet",
+    ]
