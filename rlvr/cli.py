@@ -52,17 +52,19 @@ def train(
 
         console.table(f"{loaded.recipe.name}: nothing was started", dry_run_rows(loaded.recipe))
         return
-    if resume and run_dir is None and not Path("runs/latest").exists():
-        raise ConfigError("--resume needs --run-dir: there is no runs/latest in this folder")
+    from rlvr.run.directory import open_directory
     from rlvr.run.preflight import opened
 
-    with opened(loaded.recipe) as (
-        judge,
-        data,
-    ):  # a wrong plugin or data set ends here, before torch is imported
+    with opened(loaded.recipe) as (judge, data):  # what is wrong ends here, before torch is imported
+        directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        from rlvr.report.page import write_report
         from rlvr.run.local import train as train_local
 
-        train_local(loaded, judge=judge, data=data, run_dir=run_dir, resume=resume, console=console)
+        try:
+            train_local(loaded, judge=judge, data=data, directory=directory, resume=resume, console=console)
+        finally:
+            if directory.metrics.is_file() and directory.metrics.stat().st_size:
+                console.note(f"report {write_report(directory.path)}")
 
 
 @app.command("eval")

@@ -32,7 +32,7 @@ def derived_table(recipe: Recipe) -> list[tuple[str, str, str]]:
         (
             "prompts per minibatch",
             f"{per_minibatch:,}",
-            f"{prompts:,} prompts / {minibatches:,} minibatches",
+            f"{prompts:,} prompts in {minibatches:,} {'minibatch' if minibatches == 1 else 'minibatches'}",
         ),
         (
             "completions per minibatch",

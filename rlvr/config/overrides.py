@@ -51,7 +51,9 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, JsonValue]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"command line: {pair}: {_EXAMPLE.replace('run.steps=10', 'mode=exact')}")
+            raise ConfigError(
+                f"command line: {pair}: {_EXAMPLE.replace('run.steps=10', 'mode=exact')}"
+            )
         if text.lstrip()[:1] in {"'", '"', "[", "{"}:
             settings[key.strip()] = read_inline(text, path=(key,), override=pair).values["value"]
         else:

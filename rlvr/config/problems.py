@@ -259,7 +259,7 @@ def _got(value: Any, origin: Origin) -> str:
         return ""
     if value is None:
         return " (got nothing)"
-    shown = repr(value)
+    shown = repr(cast(object, value))
     return f" (got {shown if len(shown) <= _MOST_CHARS else shown[:_MOST_CHARS] + '...'})"
 
 

@@ -1,6 +1,7 @@
 """A resolved recipe as YAML: every key, each with where its value came from."""
 
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
@@ -12,6 +13,7 @@ from rlvr.config.yaml_lines import Document, KeyPath, dotted, plain_scalar
 
 _DEFAULT = "default"
 _TYPED = "command line"
+_PLAIN = re.compile(r"[A-Za-z]([\w./:-]*\w)?", re.ASCII)
 _YAML_1_1_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false", "null", "none"}
 
 
@@ -65,10 +67,11 @@ def _is_leaf(value: Any) -> bool:
 def _leaves(value: Any, path: KeyPath) -> list[tuple[KeyPath, Any]]:
     if _is_leaf(value):
         return [(path, value)]
-    entries = cast(
-        Mapping[str | int, Any], value if isinstance(value, dict) else dict(enumerate(value))
-    )
-    return [leaf for key, inner in entries.items() for leaf in _leaves(inner, (*path, key))]
+    if isinstance(value, dict):
+        entries = [(key, inner) for key, inner in cast(Mapping[str, Any], value).items()]
+    else:
+        entries = list(enumerate(cast(list[Any], value)))
+    return [leaf for key, inner in entries for leaf in _leaves(inner, (*path, key))]
 
 
 def _block(value: Any, path: KeyPath, provenance: Mapping[str, str], *, indent: int) -> list[str]:
@@ -123,16 +126,9 @@ def _number(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    is_word = text.replace("_", "").replace("-", "").replace("/", "").isalnum() and text.isascii()
-    if (
-        is_word
-        and text[0].isalpha()
-        and isinstance(plain_scalar(text), str)
-        and text.lower() not in _YAML_1_1_WORDS
-    ):
+    is_plain = _PLAIN.fullmatch(text) and isinstance(plain_scalar(text), str)
+    if is_plain and text.lower() not in _YAML_1_1_WORDS:
         return text
     style = "'" if text.isprintable() else '"'
-    dumped = cast(
-        str, yaml.safe_dump(text, default_style=style, allow_unicode=True, width=1_000_000)
-    )
+    dumped = yaml.safe_dump(text, default_style=style, allow_unicode=True, width=1_000_000)
     return dumped.strip("\n")

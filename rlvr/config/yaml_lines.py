@@ -6,10 +6,9 @@ Plain scalars follow YAML 1.2: `1e-5` is a number, only `true` and `false` are b
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import cast
 
 import yaml
 from pydantic import JsonValue
@@ -155,12 +154,10 @@ class _PlainLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - read by PyYAML, never written
 
 
-_Compose = Callable[[str, type[yaml.SafeLoader]], yaml.Node | None]
-
-
 def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | None:
     try:
-        return cast(_Compose, yaml.compose)(text, _PlainLoader)
+        loader = _PlainLoader(text)
+        return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1

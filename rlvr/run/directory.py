@@ -179,3 +179,15 @@ def _point_latest(home: Path, target: Path) -> None:
     except OSError as error:  # a convenience only; some file systems have no links
         logger.warning("could not set %s: %s", link, error)
         fresh.unlink(missing_ok=True)
+
+
+def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunDirectory:
+    """A fresh run directory, or with `resume` the one of an earlier run (default `runs/latest`).
+
+    Raises: ConfigError when it exists already, cannot be written, or is not there to resume.
+    """
+    if not resume:
+        return RunDirectory.create(path, recipe_name)
+    if path is None and not Path("runs/latest").exists():
+        raise ConfigError("--resume needs --run-dir: there is no runs/latest in this folder")
+    return RunDirectory.open_existing(path or Path("runs/latest"))

@@ -57,21 +57,18 @@ def train(
     *,
     judge: Judge,
     data: OpenedData,
-    run_dir: Path | None,
+    directory: RunDirectory,
     resume: bool,
     console: Console,
-) -> RunDirectory:
-    """Runs a recipe to its end and returns its run directory. `judge` and `data` come from `preflight.opened`.
+) -> None:
+    """Runs a recipe to its end in `directory`. `judge` and `data` come from `preflight.opened`.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
     recipe = loaded.recipe
     with ExitStack() as stack:
-        if resume:
-            directory = RunDirectory.open_existing(run_dir or Path("runs/latest"))
-            resumed = _find_checkpoint(directory)
-        else:
-            directory, resumed = RunDirectory.create(run_dir, recipe.name), None
+        resumed = _find_checkpoint(directory) if resume else None
+        if resumed is None:
             directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
         stop = stack.enter_context(
             listen_for_stop(
@@ -109,7 +106,6 @@ def train(
                              console=console, resumed=resumed, directory=directory))  # fmt: skip
         recorder.event("done", step=recipe.run.steps, seconds=round(recorder.elapsed_s, 1))
         console.finish()
-    return directory
 
 
 async def _run(

@@ -54,6 +54,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
     torch.set_num_threads(2)
     from rlvr.config.load import load_recipe
     from rlvr.run.console import Console
+    from rlvr.run.directory import open_directory
     from rlvr.run.local import train
     from rlvr.run.preflight import opened
 
@@ -101,7 +102,8 @@ def run_rlvr(options: argparse.Namespace) -> None:
 
     loaded = load_recipe(str(folder / "bench.yaml"))
     with opened(loaded.recipe) as (judge, data):
-        train(loaded, judge=judge, data=data, run_dir=folder / "run", resume=False, console=Turns())
+        directory = open_directory(folder / "run", recipe_name="bench", resume=False)
+        train(loaded, judge=judge, data=data, directory=directory, resume=False, console=Turns())
 
 
 def run_trl(options: argparse.Namespace) -> None:

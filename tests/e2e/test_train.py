@@ -1,0 +1,168 @@
+"""Whole runs of the tiny policy through the command line, as a user starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+TINY = [
+    "cold_start.steps=6", "cold_start.batch_size=16", "rollout.prompts_per_step=4", "rollout.group_size=4",
+    "run.steps=4", "run.eval_every_steps=2", "run.eval_prompts=12", "run.trackers=[]",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rlvr.cli", *arguments]
+
+
+def rlvr(*arguments: str, cwd: Path, expect: int = 0) -> str:
+    """Output of the command; it must end with the exit code expected."""
+    done = subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    clock = ("time", "rollout/tokens_per_s", "learner/tokens_per_s", "verifier/seconds")
+    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of four steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    rlvr("train", "tiny", *TINY, "--run-dir", "run", cwd=folder)
+    return folder / "run"
+
+
+def test_a_run_leaves_what_the_readme_promises(finished: Path):
+    rows = metrics_of(finished)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in rows if "eval/sort/pass@1" in row] == [0, 2, 4]
+    assert rows[-1]["policy/loss"] is not None
+    kinds = [
+        json.loads(line)["kind"] for line in (finished / "events.jsonl").read_text().splitlines()
+    ]
+    assert kinds[0] == "start"
+    assert kinds[-1] == "done"
+    assert {"cold_start", "checkpoint"} <= set(kinds)
+    table = pq.read_table(finished / "rollouts" / "step_000003.parquet").to_pylist()
+    assert len(table) == 16
+    for row in table:
+        assert row["prompt_text"]
+        assert row["reason"]
+        assert len(row["token_ids"]) == len(row["logprobs"]) == len(row["policy_versions"])
+        assert set(row["policy_versions"]) == {2}
+    assert sum(row["advantage"] for row in table) == pytest.approx(0, abs=1e-6)
+    assert (finished / "report.html").is_file()
+
+
+def test_the_checkpoint_loads_in_transformers(finished: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = finished / "checkpoints" / "step_4"
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).decode([4, 5]) == "01"
+
+
+def test_the_resolved_recipe_gives_the_same_run_to_the_last_digit(finished: Path, tmp_path: Path):
+    rlvr("train", str(finished / "recipe.yaml"), "--run-dir", "again", cwd=tmp_path)
+    assert metrics_of(tmp_path / "again") == metrics_of(finished)
+
+
+def test_another_seed_gives_another_run(finished: Path, tmp_path: Path):
+    rlvr("train", "tiny", *TINY, "seed=5", "--run-dir", "other", cwd=tmp_path)
+    assert metrics_of(tmp_path / "other") != metrics_of(finished)
+
+
+def test_resume_continues_exactly_and_cuts_what_lies_beyond_the_checkpoint(
+    finished: Path, tmp_path: Path
+):
+    run = ("train", "tiny", *TINY, "run.checkpoint_every_steps=2", "--run-dir", "run")
+    rlvr(*run, cwd=tmp_path)
+    whole = metrics_of(tmp_path / "run")
+    assert whole == metrics_of(finished)
+    for file in (tmp_path / "run" / "checkpoints" / "step_4").iterdir():
+        file.unlink()  # as if the machine had died while step 4 was saved
+    rlvr(*run, "--resume", cwd=tmp_path)
+    assert metrics_of(tmp_path / "run") == whole
+
+
+def test_interrupt_finishes_the_step_saves_and_exits_130(tmp_path: Path):
+    steps = [*TINY, "run.steps=100000", "run.eval_every_steps=0", "--run-dir", "run"]
+    process = subprocess.Popen(
+        command("train", "tiny", *steps), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step") and " 2/" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=120) == 130, rest
+    assert "--resume" in rest
+    last = metrics_of(tmp_path / "run")[-1]["step"]
+    assert (tmp_path / "run" / "checkpoints" / f"step_{last}" / "complete.json").is_file()
+    rlvr("train", "tiny", *steps, f"run.steps={last + 1}", "--resume", cwd=tmp_path)
+    assert [row["step"] for row in metrics_of(tmp_path / "run")] == list(range(last + 2))
+
+
+def test_eval_reports_the_figure_of_the_last_row(finished: Path, tmp_path: Path):
+    out = rlvr("eval", str(finished), "--output", "rollouts.jsonl", cwd=tmp_path)
+    expected = metrics_of(finished)[-1]["eval/sort/pass@1"]
+    assert f"{expected:.4g}" in out
+    assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 12
+    sampled = rlvr("eval", str(finished), "--samples-per-prompt", "4", cwd=tmp_path)
+    for name in ("avg@4", "pass@2", "pass@4", "maj@4"):
+        assert f"eval/sort/{name}" in sampled
+
+
+def test_a_broken_verifier_is_an_error_not_a_zero_and_stops_the_run(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "from rlvr.plugin import verifier\n\n@verifier(version='1')\ndef broken(text, reference):\n"
+        "    raise ConnectionError('service is down')\n"
+    )
+    out = rlvr("train", "tiny", *TINY, "run.eval_every_steps=0", "data.eval=[]",
+               "data.train.0.verifier=mine.py:broken", "data.train.0.verifier_settings={}", "--run-dir", "run",
+               cwd=tmp_path, expect=1)  # fmt: skip
+    assert "100% of verdicts were errors" in out
+    assert "service is down" in out
+    events = [
+        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    ]
+    assert any(e["kind"] == "verifier_error" and e["completion_id"] for e in events)
+    assert any(e["kind"] == "group_dropped" for e in events)
+
+
+def test_dry_run_creates_nothing(tmp_path: Path):
+    out = rlvr("train", "tiny", "--dry-run", cwd=tmp_path)
+    assert "256" in out  # completions a step
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_toy_engine_runs_every_part_without_a_model(tmp_path: Path):
+    rlvr("train", "tiny", *TINY, "rollout.engine=toy", "--run-dir", "run", cwd=tmp_path)
+    assert len(metrics_of(tmp_path / "run")) == 5
+
+
+@pytest.mark.parametrize("changes", [
+    ["rollout.engine_dtype=bfloat16", "learner.dtype=bfloat16_autocast"],
+    ["rollout.engine_dtype=bfloat16", "learner.minibatches_per_step=2"],
+    ["learner.minibatches_per_step=4", "algorithm.kl_coef=0.1", "algorithm.aggregation=sequence_mean"],
+    ["learner.gradient_checkpointing=true", "learner.share_prompt_prefix=false"],
+])  # fmt: skip
+def test_variants_of_the_recipe_run_and_report(tmp_path: Path, changes: list[str]):
+    rlvr("train", "tiny", *TINY, *changes, "--run-dir", "run", cwd=tmp_path)
+    last = metrics_of(tmp_path / "run")[-1]
+    assert ("policy/kl_k3" in last) == ("algorithm.kl_coef=0.1" in changes)
+    if "rollout.engine_dtype=bfloat16" in changes:
+        assert 0 < last["mismatch/kl_k3"] < 0.1
