@@ -30,7 +30,7 @@ _PER_MINIBATCH = "it is a size; rlvr wants how many minibatches a step has"
 _BY_TOKENS = "rlvr bounds memory by tokens, and the gradient does not depend on it"
 _NO_REUSE = "rlvr takes each completion once a step; this is the number of optimiser steps"
 _BOTH_CLIPS = "it sets both sides; rlvr has clip_low and clip_high"
-_BETA = "0 in rlvr unless set, and then no reference model is needed"
+_BETA = "its default in rlvr is 0, and then no reference model is loaded"
 _LENGTH_TOTAL = "it counts prompt and completion; rlvr bounds the completion alone"
 
 PEER_NAMES: dict[str, PeerName] = {

@@ -92,6 +92,7 @@ def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
     document.forget(path)
     document.origins.update(inline.origins)
     document.problems.extend(inline.problems)
+    document.broken |= inline.broken
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from rlvr.config.hints import peer_hint
+from rlvr.config.hints import PeerName, peer_hint
 from rlvr.config.paths import annotation_at, key_paths, sections_in
 from rlvr.config.yaml_lines import Document, KeyPath, Origin, Problem, dotted
 
@@ -93,7 +93,8 @@ class _Translator:
         self.known = key_paths(model)
 
     def problems(self, error: ValidationError) -> list[Problem]:
-        details = [(self._path(item["loc"]), item) for item in error.errors(include_url=False)]
+        found = [(self._path(item["loc"]), item) for item in error.errors(include_url=False)]
+        details = [(path, item) for path, item in found if path not in self.document.broken]
         misspelt: set[KeyPath] = set()
         result: list[Problem] = []
         for path, item in details:
@@ -104,6 +105,8 @@ class _Translator:
         for path, item in details:
             if item["type"] == "value_error":
                 result += self._crossed(path, str(item.get("ctx", {}).get("error", item["msg"])))
+            elif item["type"] == "missing" and isinstance(path[-1], int):
+                result.append(self._problem(path[:-1], f"needs {path[-1] + 1} entries"))
             elif item["type"] == "missing":
                 if path not in misspelt:
                     result.append(self._problem(path, _PLAIN_WORDS["missing"]))
@@ -145,21 +148,16 @@ class _Translator:
         leaves = list(_leaves(value, path))
         hints = [(leaf, hint) for leaf in leaves if (hint := peer_hint(dotted(leaf)))]
         if hints:
-            return [self._peer(leaf, hint[0]) for leaf, hint in hints]
+            return [self._peer(leaf, *hint) for leaf, hint in hints]
         # of an override such as `rolout.group_size=4` the rest of the key joins the suggestion
         rest = dotted(leaves[0])[len(dotted(path)) :] if origin.override and leaves else ""
         suggestion = self._meant(path, rest)
         return [self._problem(path, f"unknown key{suggestion}")]
 
-    def _peer(self, leaf: KeyPath, name: str) -> Problem:
-        hint = peer_hint(dotted(leaf))
-        assert hint is not None
-        peer = hint[1]
-        remark = f" ({peer.remark})" if peer.remark else ""
-        return self._problem(
-            leaf,
-            f"unknown key; did you mean {peer.key}? That is what {peer.peers} calls {name}{remark}",
-        )
+    def _peer(self, leaf: KeyPath, name: str, peer: PeerName) -> Problem:
+        remark = f"; {peer.remark}" if peer.remark else ""
+        meant = f"did you mean {peer.key}? {name} is its name in {peer.peers}{remark}"
+        return self._problem(leaf, f"unknown key; {meant}")
 
     def _meant(self, path: KeyPath, rest: str) -> str:
         key, parent = str(path[-1]), path[:-1]

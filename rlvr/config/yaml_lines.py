@@ -61,17 +61,24 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
+        override = self.origin.override
+        if override and re.match(re.escape(override) + r"(?![\w.])", self.text):
+            return f"command line: {self.text}"  # the text begins with the same `key=value`
         return f"{self.origin.place}: {self.text}"
 
 
 @dataclass(slots=True, kw_only=True)
 class Document:
-    """The values of a recipe before validation, the origin of each, and the problems so far."""
+    """The values of a recipe before validation, the origin of each, and the problems so far.
+
+    broken: the paths of unreadable values; a problem already says so, and they stand as null.
+    """
 
     label: str
     values: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     origins: dict[KeyPath, Origin] = field(default_factory=dict[KeyPath, Origin])
     problems: list[Problem] = field(default_factory=list[Problem])
+    broken: set[KeyPath] = field(default_factory=set[KeyPath])
 
     def forget(self, path: KeyPath) -> None:
         """Drop the origins of `path` and of all below it."""
@@ -83,8 +90,9 @@ class Document:
         result = Document(
             label=self.label,
             values=base.values,
-            origins=dict(base.origins),
+            origins={**base.origins, (): self.origins[()]},
             problems=[*base.problems, *self.problems],
+            broken=base.broken | self.broken,
         )
         result.values = _merge(result, over=self, below=base.values, above=self.values, path=())
         return result
@@ -167,8 +175,9 @@ def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | N
         raise ConfigError(f"{place}: not valid YAML: {what}{hint}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
+        character = ascii(text[error.position : error.position + 1])
         place = label if is_inline else f"{label}:line {line}"
-        raise ConfigError(f"{place}: not valid YAML: the character {error.character!r}") from error
+        raise ConfigError(f"{place}: not valid YAML: the character {character}") from error
 
 
 def _tab_hint(text: str, line: int) -> str:
@@ -189,6 +198,7 @@ class _Reader:
         if path not in self.document.origins:
             self.document.origins[path] = self._origin(node)
         if id(node) in inside:
+            self.document.broken.add(path)
             return self._bad(node, f"{dotted(path)}: an alias stands for a value that contains it")
         inside = (*inside, id(node))
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
@@ -199,6 +209,7 @@ class _Reader:
             ]
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return plain_scalar(node.value) if node.style is None else node.value
+        self.document.broken.add(path)
         return self._bad(node, f"{dotted(path)}: the tag {node.tag!r} is not supported in a recipe")
 
     def _mapping(

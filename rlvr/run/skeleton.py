@@ -5,7 +5,10 @@ from pathlib import Path
 
 from rlvr.errors import ConfigError
 
-_TEXT = '''"""A verifier. In a recipe: `verifier: {name}.py:{name}`. Try it: `rlvr verify {name}.py:{name} --input ... --output ...`"""
+_TEXT = '''"""A verifier. In a recipe: `verifier: {name}.py:{name}`.
+
+Try it on stored completions: `rlvr verify {name}.py:{name} --input FILE --output FILE`.
+"""
 
 from rlvr.plugin import verifier
 

@@ -1,0 +1,70 @@
+"""The counts that follow from a recipe."""
+
+import pytest
+
+from rlvr.config.derived import derived_table, due_steps
+from rlvr.config.recipe import Recipe
+
+SOURCE = {"source": "generator:sums", "verifier": "text_match"}
+
+
+def rows(**sections: object) -> dict[str, tuple[str, str]]:
+    recipe = Recipe.model_validate(
+        {"name": "x", "model": {"tiny": {}}, "data": {"train": [SOURCE]}, **sections}
+    )
+    return {quantity: (value, how) for quantity, value, how in derived_table(recipe)}
+
+
+def test_the_counts_of_a_step() -> None:
+    table = rows(
+        rollout={"prompts_per_step": 6, "group_size": 8, "max_completion_tokens": 12},
+        learner={"minibatches_per_step": 3},
+        run={"steps": 32},
+    )
+    assert table["completions per step"] == ("48", "6 prompts x 8 each")
+    assert table["prompts per minibatch"] == ("2", "6 prompts in 3 minibatches")
+    assert table["completions per minibatch"] == ("16", "2 prompts x 8 each")
+    assert table["optimiser steps a training step"] == ("3", "one a minibatch")
+    assert table["total prompts"] == ("192", "32 steps x 6")
+    assert table["total completions"] == ("1,536", "32 steps x 48")
+    assert table["max completion tokens per step"] == ("576", "48 completions x 12 tokens")
+    assert table["cold-start steps"] == ("0", "none")
+
+
+def test_evaluations_stand_before_between_and_after() -> None:
+    data = {"train": [SOURCE], "eval": [SOURCE]}
+    table = rows(data=data, run={"steps": 32, "eval_every_steps": 10})
+    assert table["evaluations at steps"] == (
+        "0, 10, 20, 30, 32",
+        "before training, every 10 and at the last step",
+    )
+
+
+def test_without_eval_sources_nothing_is_evaluated() -> None:
+    assert rows()["evaluations at steps"] == ("none", "data.eval is empty")
+
+
+def test_the_last_step_saves_even_when_the_interval_is_never() -> None:
+    table = rows(run={"steps": 32, "checkpoint_every_steps": 0})
+    assert table["checkpoints at steps"] == ("32", "at the last step")
+
+
+def test_many_steps_are_shortened() -> None:
+    table = rows(run={"steps": 100, "checkpoint_every_steps": 5})
+    assert table["checkpoints at steps"] == (
+        "5, 10, 15, ..., 100 (20 in all)",
+        "every 5 and at the last step",
+    )
+
+
+def test_a_cold_start_is_counted_in_steps() -> None:
+    table = rows(cold_start={"steps": 350, "batch_size": 64})
+    assert table["cold-start steps"] == ("350", "64 demonstrations each")
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "due"),
+    [(10, 4, (4, 8, 10)), (8, 4, (4, 8)), (3, 5, (3,)), (3, 0, (3,)), (1, 1, (1,))],
+)
+def test_due_steps_include_the_last(steps: int, every: int, due: tuple[int, ...]) -> None:
+    assert due_steps(steps, every=every) == due
