@@ -1,4 +1,4 @@
-"""Puts the recipes into the wheel. Not into an editable install: there they would hide the package from its own folder."""
+"""Puts the recipes into the wheel, but not into an editable install, where their folder would hide the package."""
 
 from typing import Any
 

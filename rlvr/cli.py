@@ -55,13 +55,18 @@ def train(
     from rlvr.run.directory import open_directory
     from rlvr.run.preflight import opened
 
-    with opened(loaded.recipe) as (judge, data):  # what is wrong ends here, before torch is imported
+    with opened(loaded.recipe) as (
+        judge,
+        data,
+    ):  # what is wrong ends here, before torch is imported
         directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
         from rlvr.report.page import write_report
         from rlvr.run.local import train as train_local
 
         try:
-            train_local(loaded, judge=judge, data=data, directory=directory, resume=resume, console=console)
+            train_local(
+                loaded, judge=judge, data=data, directory=directory, resume=resume, console=console
+            )
         finally:
             if directory.metrics.is_file() and directory.metrics.stat().st_size:
                 console.note(f"report {write_report(directory.path)}")

@@ -29,7 +29,9 @@ def problems() -> list[str]:
             found.append(f"{folder}/: the top level holds only {', '.join(sorted(FOLDERS))}")
     for name in NOT_PACKAGES:
         if (ROOT / name / "__init__.py").exists():
-            found.append(f"{name}/__init__.py: a popular package owns this import name; no __init__.py here")
+            found.append(
+                f"{name}/__init__.py: a popular package owns this import name; no __init__.py here"
+            )
     for file in files:
         length = len((ROOT / file).read_text(encoding="utf-8", errors="replace").splitlines())
         if file.name in BANNED_NAMES:

@@ -1,7 +1,8 @@
 """The recipe as pydantic models: one key, one meaning, the unit in the name.
 
 Defaults are the vetted setting; a recipe holds only what differs. Three numbers set the batch:
-`rollout.prompts_per_step`, `rollout.group_size`, `learner.minibatches_per_step`; all else is derived (`rlvr.config.derived`).
+`rollout.prompts_per_step`, `rollout.group_size`, `learner.minibatches_per_step`; all else is derived
+(`rlvr.config.derived`).
 """
 
 from enum import StrEnum

@@ -88,7 +88,7 @@ class PolicyLearner:
         return next(self.policy.model.parameters()).device
 
     def annotate(self, batch: Batch) -> Batch:
-        """The batch with reference log-probs where there is a reference, and proximal ones where several minibatches do.
+        """The batch with reference log-probs where there is a reference, proximal ones where minibatches need them.
 
         With one minibatch the proximal policy is the one of the step's own forward pass: nothing is computed twice.
         """

@@ -1,7 +1,7 @@
-"""Tokens a second of the in-process engine, of transformers' `generate` and of its continuous batching, interleaved.
+"""Tokens a second of the in-process engine, transformers' `generate` and its continuous batching, interleaved.
 
-Same bfloat16 SmolLM2-135M-Instruct, prompts, groups, limit, temperature 1 and no truncation of the distribution, two threads.
-The three alternate in one process; a figure is sampled tokens (end token included) over wall time, median of the rounds.
+Same bfloat16 SmolLM2-135M-Instruct, prompts, groups, limit, temperature 1, whole distribution, two threads. The three
+alternate in one process; a figure is sampled tokens (end token included) over wall time, median of the rounds.
 
     python tests/bench/generation.py [--prompts 8] [--group 8] [--tokens 128] [--rounds 5]
 """

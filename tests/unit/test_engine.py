@@ -209,7 +209,8 @@ def test_weights_that_are_not_what_was_sent_are_refused(policy: Policy):
     with torch.no_grad():
         next(policy.model.parameters())[0, 0] += 1
     with pytest.raises(
-        RolloutError, match="differ from what the learner sent, first 'model.embed_tokens.weight'"
+        RolloutError,
+        match=r"differ from what the learner sent, first 'model\.embed_tokens\.weight'",
     ):
         asyncio.run(engine_of(policy, EngineDtype.BFLOAT16).load_weights(ref))
     with pytest.raises(RolloutError, match="shared"):
