@@ -135,7 +135,7 @@ def verify(
 
     if input_ is None or output is None:
         raise ConfigError("rlvr verify needs --input FILE and --output FILE")
-    report = judge_file(
+    outcome = judge_file(
         verifier,
         input_,
         output,
@@ -144,9 +144,9 @@ def verify(
         deadline_s=deadline_s,
     )
     Console().table(
-        f"verdicts in {output}", [(str(k), str(v), "") for k, v in report.counts.items()]
+        f"verdicts in {output}", [(str(k), str(v), "") for k, v in outcome.counts.items()]
     )
-    if report.had_errors:
+    if outcome.had_errors:
         raise typer.Exit(1)
 
 
@@ -162,6 +162,16 @@ def doctor() -> None:
     )
     if any(not f.is_ok and f.is_required for f in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="a run directory, finished or not")],
+) -> None:
+    """Write one HTML page of a run: curves, rollouts, verdicts, alarms."""
+    from rlvr.report.page import write_report
+
+    print(write_report(run_dir))
 
 
 @recipes_app.callback()

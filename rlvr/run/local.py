@@ -68,6 +68,11 @@ def train(
     recipe = loaded.recipe
     with ExitStack() as stack:
         resumed = _find_checkpoint(directory) if resume else None
+        if resumed is not None and resumed.step >= recipe.run.steps:
+            raise ConfigError(
+                f"{directory.path} is at step {resumed.step} and run.steps is {recipe.run.steps}: there is nothing "
+                f"left to train; to go on, raise it, for example run.steps={2 * resumed.step}"
+            )
         if resumed is None:
             directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
         stop = stack.enter_context(

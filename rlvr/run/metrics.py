@@ -29,7 +29,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
             v.details.get("cause") in ("timeout", "crash") for v in verdicts
         )
         / num_verdicts,
-        "verifier/seconds_mean": sum(v.seconds for v in verdicts) / num_verdicts,
+        "time/verify_s": sum(v.seconds for v in verdicts),
         "rollout/length_mean_tokens": sum(lengths) / num_rollouts,
         "rollout/length_max_tokens": float(max(lengths, default=0)),
         "rollout/truncated_rate": sum(
