@@ -1,1 +1,1 @@
-"""Pictures and pages of a run, made from the files that the run leaves."""
+"""Pictures and pages of a run, made from the files that it left."""

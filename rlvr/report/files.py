@@ -1,0 +1,110 @@
+"""What the report reads of a run directory. Torn lines, absent files and unreadable tables are no reason to fail."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlvr.errors import ConfigError
+
+COLUMNS = (
+    "prompt_id", "group_id", "prompt_text", "sample_index", "completion", "finish_reason", "reward",
+    "status", "reason", "extracted", "advantage",
+)  # fmt: skip
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of one run, read.
+
+    metrics: rows in the order of their steps.
+    training: the Parquet files of training rollouts by step.
+    evaluations: for each evaluation, its Parquet files by step.
+    """
+
+    name: str
+    recipe: str
+    metrics: Sequence[Row]
+    events: Sequence[Row]
+    training: dict[int, Path] = field(default_factory=dict)
+    evaluations: dict[str, dict[int, Path]] = field(default_factory=dict)
+
+    def series(self, name: str) -> list[tuple[float, float | None]]:
+        """The (step, value) points of a metric; None where it was not finite. Rows without it are left out."""
+        return [(row["step"], finite(row[name])) for row in self.metrics if name in row]
+
+    def metric_names(self) -> list[str]:
+        """Every metric of any row, in the order of first appearance."""
+        return list(dict.fromkeys(name for row in self.metrics for name in row))
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """The files of the run in `run_dir`.
+
+    Raises:
+        ConfigError: no run is there.
+    """
+    metrics = run_dir / "metrics.jsonl"
+    if not metrics.is_file():
+        state = "it has no metrics.jsonl" if run_dir.is_dir() else "there is no such folder"
+        raise ConfigError(
+            f"{run_dir} is not a run directory: {state}; name a folder that `rlvr train` left"
+        )
+    rows = [row for row in _read_lines(metrics) if finite(row.get("step")) is not None]
+    recipe = run_dir / "recipe.yaml"
+    training: dict[int, Path] = {}
+    evaluations: dict[str, dict[int, Path]] = {}
+    for path in sorted((run_dir / "rollouts").glob("step_*.parquet")):
+        step, _, purpose = path.name.removeprefix("step_").removesuffix(".parquet").partition(".")
+        if not step.isdecimal():
+            continue
+        if not purpose:
+            training[int(step)] = path
+        elif purpose.startswith("eval-"):
+            evaluations.setdefault(purpose.removeprefix("eval-"), {})[int(step)] = path
+    return RunFiles(
+        name=run_dir.resolve().name,
+        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
+        metrics=sorted(rows, key=lambda row: row["step"]),
+        events=_read_lines(run_dir / "events.jsonl"),
+        training=training,
+        evaluations=evaluations,
+    )
+
+
+def read_rollouts(path: Path) -> list[Row] | None:
+    """The rows of a Parquet file with the columns that a reader needs; None when it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:  # read_table would read `key=value` in the path as columns
+            present = [name for name in COLUMNS if name in file.schema_arrow.names]
+            return file.read(columns=present).to_pylist()
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def finite(value: object) -> float | None:
+    """The value as a number; None when it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_lines(path: Path) -> list[Row]:
+    """The JSON objects of a file, one a line. Split at line feeds only: a text may hold other line separators."""
+    if not path.is_file():
+        return []
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
