@@ -68,9 +68,7 @@ def line_chart(
                 f'<circle class="f1" cx="{frame.x(x)}" cy="{frame.y(y)}" r="3">'
                 f"<title>step {number(x)}: {number(y)}</title></circle>"
             )
-    legend = (
-        number(known[0]) if len(known) == 1 else f"{number(known[0])} → {number(known[-1])}"
-    )
+    legend = number(known[0]) if len(known) == 1 else f"{number(known[0])} → {number(known[-1])}"
     return _figure(title, legend=legend, body=_svg(frame, title, parts), note=note)
 
 

@@ -81,7 +81,9 @@ def read_rollouts(path: Path) -> list[Row] | None:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:  # read_table would read `key=value` in the path as columns
+        with pq.ParquetFile(
+            path
+        ) as file:  # read_table would read `key=value` in the path as columns
             present = [name for name in COLUMNS if name in file.schema_arrow.names]
             return file.read(columns=present).to_pylist()
     except (OSError, pa.ArrowException):

@@ -13,7 +13,9 @@ def escaped(value: object) -> str:
     '&lt;b&gt;⟨U+202E⟩'
     """
     text = "".join(
-        f"⟨U+{ord(c):04X}⟩" if c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c
+        f"⟨U+{ord(c):04X}⟩"
+        if c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs"}
+        else c
         for c in str(value)
     )
     return html.escape(text)
@@ -57,29 +59,39 @@ STYLE = """
 * { box-sizing:border-box; }
 body { margin:0 auto; max-width:1080px; padding:2rem 1.2rem 4rem; background:var(--ground); color:var(--ink);
   font:15px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif; }
-h1 { font-size:1.6rem; margin:0; } h2 { font-size:1.15rem; margin:2.6rem 0 .8rem; } h3 { font-size:1rem; margin:1.4rem 0 .4rem; }
-p { margin:.4rem 0; } .soft { color:var(--soft); } .good { color:var(--good); } .bad { color:var(--bad); } .odd { color:var(--odd); }
+h1 { font-size:1.6rem; margin:0; } h2 { font-size:1.15rem; margin:2.6rem 0 .8rem; }
+h3 { font-size:1rem; margin:1.4rem 0 .4rem; }
+p { margin:.4rem 0; } .soft { color:var(--soft); } .good { color:var(--good); } .bad { color:var(--bad); }
+.odd { color:var(--odd); }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(190px,1fr)); gap:.8rem; margin:1.4rem 0; }
 .tile, figure, details, .pair > div { background:var(--card); border:1px solid var(--line); border-radius:8px; }
-.tile { padding:.7rem .9rem; } .tile b { display:block; font-size:1.3rem; font-weight:600; } .tile span { color:var(--soft); font-size:.85rem; }
+.tile { padding:.7rem .9rem; } .tile b { display:block; font-size:1.3rem; font-weight:600; }
+.tile span { color:var(--soft); font-size:.85rem; }
 figure { margin:0; padding:.7rem .8rem .4rem; min-width:0; } figure svg { display:block; width:100%; height:auto; }
-figcaption { display:flex; flex-wrap:wrap; justify-content:space-between; gap:0 .8rem; font-size:.88rem; font-weight:600; }
+figcaption { display:flex; flex-wrap:wrap; justify-content:space-between; gap:0 .8rem;
+  font-size:.88rem; font-weight:600; }
 figcaption .soft { font-weight:400; }
 .charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(300px,1fr)); gap:.8rem; }
 .wide { display:grid; gap:.8rem; }
 svg text { fill:var(--soft); font-size:11px; } svg .grid { stroke:var(--line); stroke-width:1; }
-svg .line { fill:none; stroke-width:1.8; stroke-linejoin:round; } svg .band { opacity:.18; } svg .area { opacity:.75; }
+svg .line { fill:none; stroke-width:1.8; stroke-linejoin:round; } svg .band { opacity:.18; }
+svg .area { opacity:.75; }
 .s1 { stroke:var(--s1); } .s2 { stroke:var(--s2); } .s3 { stroke:var(--s3); }
-.f1 { fill:var(--s1); background:var(--s1); } .f2 { fill:var(--s2); background:var(--s2); } .f3 { fill:var(--s3); background:var(--s3); }
+.f1 { fill:var(--s1); background:var(--s1); } .f2 { fill:var(--s2); background:var(--s2); }
+.f3 { fill:var(--s3); background:var(--s3); }
 .key { display:inline-block; width:.7em; height:.7em; border-radius:2px; margin:0 .3em 0 .7em; }
 table { border-collapse:collapse; width:100%; font-size:.88rem; } .scroll { overflow-x:auto; }
-th, td { text-align:left; padding:.3rem .6rem; border-bottom:1px solid var(--line); vertical-align:top; overflow-wrap:anywhere; }
+th, td { text-align:left; padding:.3rem .6rem; border-bottom:1px solid var(--line); vertical-align:top;
+  overflow-wrap:anywhere; }
 th { color:var(--soft); font-weight:500; } td.tight { white-space:nowrap; }
-details { margin:.5rem 0; padding:.5rem .8rem; } summary { cursor:pointer; overflow-wrap:anywhere; } details > :last-child { margin-bottom:.3rem; }
+details { margin:.5rem 0; padding:.5rem .8rem; } summary { cursor:pointer; overflow-wrap:anywhere; }
+details > :last-child { margin-bottom:.3rem; }
 pre { margin:.3rem 0; padding:.5rem .7rem; background:var(--ground); border:1px solid var(--line); border-radius:6px;
   font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; white-space:pre-wrap; overflow-wrap:anywhere;
   max-height:26rem; overflow-y:auto; }
-.rollout { margin:.7rem 0 0; padding-left:.8rem; border-left:3px solid var(--line); } .rollout.pass { border-color:var(--good); }
+.rollout { margin:.7rem 0 0; padding-left:.8rem; border-left:3px solid var(--line); }
+.rollout.pass { border-color:var(--good); }
 .rollout.error { border-color:var(--odd); } .facts { display:flex; flex-wrap:wrap; gap:0 1.1rem; font-size:.88rem; }
-.pair { display:grid; grid-template-columns:repeat(auto-fit,minmax(280px,1fr)); gap:.8rem; } .pair > div { padding:.5rem .8rem; min-width:0; }
+.pair { display:grid; grid-template-columns:repeat(auto-fit,minmax(280px,1fr)); gap:.8rem; }
+.pair > div { padding:.5rem .8rem; min-width:0; }
 """

@@ -1,240 +1,241 @@
-"""One HTML page of a run: curves, what was rewarded and why, before and after, alarms, the recipe.
+"""The page of a run: one HTML file that needs nothing else, made from what the run left in its directory."""
 
-Reads only the files that a run leaves, so it works on a run that was interrupted or is still going on. Everything
-that a policy or a data set wrote is escaped.
-"""
-
-import html
-import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from rlvr.errors import ConfigError
-from rlvr.report.charts import Series, line_chart
+from rlvr.report.charts import line_chart, stacked_chart
+from rlvr.report.files import Row, RunFiles, finite, read_run
+from rlvr.report.markup import STYLE, duration, escaped, number
+from rlvr.report.rollouts import evaluation_section, training_section
 
-MAX_GROUPS = 2
-MAX_EVALUATED = 20
-MAX_ALARMS = 50
-ALARMS = ("verifier_error", "stopped", "group_dropped", "step_without_groups")
-CHARTS = (
-    ("Reward, mean over the step", ("reward/mean",)),
-    ("Length of completions, tokens", ("rollout/length_mean_tokens",)),
-    (
-        "Share that hit the limit; share without a readable answer",
-        ("rollout/truncated_rate", "verifier/unparsed_rate"),
-    ),
-    ("Share of groups without signal", ("reward/zero_variance_rate",)),
-    ("Entropy of the policy, nats", ("policy/entropy",)),
-    ("Gradient norm before clipping", ("policy/grad_norm",)),
-    ("Engine against learner, k3, nats a token", ("mismatch/kl_k3",)),
-    ("Seconds a step", ("time/step_s", "time/generate_s", "time/train_s", "time/sync_s")),
+ALARMS = ("stopped", "verifier_error", "group_dropped", "step_without_groups")
+NUM_ALARMS = 50
+_CURVES = (
+    ("reward/mean", "before any filter"),
+    ("rollout/length_mean_tokens", "tokens a completion"),
+    ("rollout/truncated_rate", "healthy below 0.2"),
+    ("policy/entropy", "nats; healthy when it falls slowly"),
+    ("policy/grad_norm", "before clipping"),
+    ("mismatch/kl_k3", "engine against learner, nats a token; healthy below 0.01"),
+    ("reward/zero_variance_rate", "groups without signal; healthy below 0.7"),
 )
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c2330;--soft:#667;--line:#d8dce4;--paper:#fff;--c0:#1f6feb;--c1:#d9822b;
---c2:#2a9d5c;--c3:#8a63d2}@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa3b2;--line:#333b48;--paper:#14181f}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1000px;margin:2rem auto;
-padding:0 1rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}.soft,.note,
-.empty{color:var(--soft)}.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(400px,1fr));gap:1rem}figure{margin:0}
-figcaption{font-weight:600;font-size:.9rem}svg{width:100%;height:auto}text{font-size:11px;fill:var(--soft)}
-.grid{stroke:var(--line)}.line{fill:none;stroke-width:2}.band{opacity:.15}.c0{--c:var(--c0)}.c1{--c:var(--c1)}
-.c2{--c:var(--c2)}.c3{--c:var(--c3)}.line{stroke:var(--c)}.band,.dot{fill:var(--c)}.legend span{color:var(--c);
-margin-left:.7em;font-weight:400}table{border-collapse:collapse;width:100%;font-size:.86rem}td,th{text-align:left;
-vertical-align:top;padding:.3rem .5rem;border-top:1px solid var(--line)}pre,.text{font:12.5px/1.45 ui-monospace,
-monospace;white-space:pre-wrap;overflow-wrap:anywhere}
-.pass{color:var(--c2)}.fail{color:#d1495b}details{margin:.4rem 0}
-"""
+_TIMES = ("generate", "train", "sync")
 
 
 def write_report(run_dir: Path) -> Path:
-    """The page written, `report.html` in the run directory; it loads nothing from elsewhere.
+    """The path of RUN_DIR/report.html, written from the run's files; the run may still go on.
 
-    Raises: ConfigError when the folder is no run directory.
+    The page loads nothing and runs no script: what a policy wrote is shown as text, never interpreted.
+
+    Raises:
+        ConfigError: `run_dir` is not a run directory, or the page cannot be written there.
     """
-    metrics_file = run_dir / "metrics.jsonl"
-    if not metrics_file.is_file():
-        raise ConfigError(f"{run_dir} is not a run directory: it has no metrics.jsonl")
-    rows, events = _lines(metrics_file), _lines(run_dir / "events.jsonl")
-    recipe_file = run_dir / "recipe.yaml"
-    recipe = recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else ""
-    parts = [
-        _header(run_dir, rows, events),
-        "<h2>Held-out</h2><div class=charts>" + "".join(_evaluations(rows)) + "</div>",
-        "<h2>Training</h2><div class=charts>" + "".join(_curves(rows)) + "</div>",
-        "<h2>Before and after, on the same held-out prompts</h2>" + _before_and_after(run_dir),
-        "<h2>What was rewarded, and why</h2>" + _rollouts(run_dir),
-        "<h2>Alarms</h2>" + _alarms(events),
-        f"<h2>Recipe</h2><details><summary>resolved, with where each value came from</summary>"
-        f"<pre>{html.escape(recipe)}</pre></details>",
-    ]
-    page = (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(run_dir.resolve().name)}</title><style>{_STYLE}</style>{''.join(parts)}</html>"
-    )
+    text = _page(read_run(run_dir))
     path = run_dir / "report.html"
-    temporary = path.with_suffix(".html.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.rename(path)
+    fresh = path.with_name(path.name + ".tmp")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file; a torn last line is left out."""
-    found: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return found
-
-
-def _header(run_dir: Path, rows: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> str:
-    start = next((event for event in events if event["kind"] == "start"), {})
-    end = next((e for e in reversed(events) if e["kind"] in ("done", "stopped")), None)
-    steps = rows[-1]["step"] if rows else 0
-    ended = "still going on, or it was killed" if end is None else end["kind"]
-    if end is not None and end["kind"] == "stopped":
-        ended = f"stopped: {end.get('message', '')}"
-    facts = [
-        str(run_dir.resolve().name),
-        f"started {start.get('time', 'unknown')}",
-        f"seed {start.get('seed', '?')}",
-        f"{steps} steps in {rows[-1]['time_s'] / 60:.1f} minutes" if rows else "no step yet",
-        ended,
+def _page(run: RunFiles) -> str:
+    title = f"{_recipe_name(run)} · {run.name}"
+    recipe = (
+        f"<pre>{escaped(run.recipe)}</pre>"
+        if run.recipe
+        else '<p class="soft">There is no recipe.yaml.</p>'
+    )
+    evaluated = "".join(evaluation_section(name, files) for name, files in run.evaluations.items())
+    sections = [
+        ("Evaluation", _evaluation_charts(run)),
+        ("Training", _training_charts(run)),
+        ("Alarms", _alarms(run.events)),
+        ("Rollouts", training_section(run.training)),
+        (
+            "Evaluation, before and after",
+            evaluated or '<p class="soft">There are no evaluation rollouts.</p>',
+        ),
+        ("Recipe", recipe),
     ]
-    name = html.escape(str(start.get("recipe", "run")))
-    return f"<h1>{name}</h1><p class=soft>{html.escape(' · '.join(facts))}</p>"
-
-
-def _evaluations(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """One chart a held-out set: the headline with its interval; beside it what format alone explains."""
-    names = sorted(
-        {key for row in rows for key in row if key.startswith("eval/") and f"{key}_ci_low" in row}
+    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escaped(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body>{_header(run)}{body}</body></html>\n"
     )
-    found: list[str] = []
-    for name in names:
-        here = [row for row in rows if name in row]
-        steps = [row["step"] for row in here]
-        first, last = here[0][name], here[-1][name]
-        headline = Series(
-            label=name,
-            steps=steps,
-            values=[row[name] for row in here],
-            low=[row[f"{name}_ci_low"] for row in here],
-            high=[row[f"{name}_ci_high"] for row in here],
+
+
+def _header(run: RunFiles) -> str:
+    start = next((e for e in run.events if e.get("kind") == "start"), {})
+    facts = [f"{key} {escaped(start[key])}" for key in ("version", "torch", "seed") if key in start]
+    begun = f"started {escaped(start['time'])}" if "time" in start else "start unknown"
+    css, ending = _ending(run.events)
+    resumed = sum(e.get("kind") == "resumed" for e in run.events)
+    if resumed:
+        facts.append(f"resumed {resumed} time{'s' if resumed > 1 else ''}")
+    tiles = [
+        (_steps_done(run), "steps done"),
+        (
+            duration(finite(run.metrics[-1].get("time_s")) or 0.0) if run.metrics else "–",
+            "run time",
+        ),
+    ]
+    reward = [y for _, y in run.series("reward/mean") if y is not None]
+    if reward:
+        tiles.append(
+            (f"{number(reward[0])} → {number(reward[-1])}", "mean reward, first → last step")
         )
-        note = f"{first:.3f} before, {last:.3f} after; band: 95 % interval" if len(here) > 1 else ""
-        found.append(line_chart(name, [headline], note=note))
-        base = name.rpartition("/")[0]
-        split = [
-            Series(label=label, steps=steps, values=[row.get(f"{base}/{key}") for row in here])
-            for key, label in (
-                ("format_rate", "readable and ended"),
-                ("score_given_format", "right among those"),
+    for name in _evaluation_metrics(run):
+        known = [y for _, y in run.series(name) if y is not None]
+        if known:
+            change = (
+                number(known[0]) if len(known) == 1 else f"{number(known[0])} → {number(known[-1])}"
             )
-        ]
-        found.append(line_chart(f"{base}: format and answers told apart", split))
-    return found or ["<p class=empty>no evaluation in this run</p>"]
-
-
-def _curves(rows: Sequence[dict[str, Any]]) -> list[str]:
-    found: list[str] = []
-    for title, names in CHARTS:
-        here = [row for row in rows if any(name in row for name in names)]
-        steps = [row["step"] for row in here]
-        lines = [
-            Series(
-                label=name.rpartition("/")[2], steps=steps, values=[row.get(name) for row in here]
-            )
-            for name in names
-        ]
-        found.append(line_chart(title, lines))
-    return found
-
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pylist()
-
-
-def _rollouts(run_dir: Path) -> str:
-    """Groups of the first, the middle and the last step."""
-    files = sorted(
-        p for p in (run_dir / "rollouts").glob("step_*.parquet") if ".eval-" not in p.name
+            tiles.append((change, name))
+    cards = "".join(
+        f'<div class="tile"><b>{value}</b><span>{escaped(label)}</span></div>'
+        for value, label in tiles
     )
-    if not files:
-        return "<p class=empty>no rollouts were kept</p>"
-    found: list[str] = []
-    for path in dict.fromkeys((files[0], files[len(files) // 2], files[-1])):
-        table = _table(path)
-        for group_id in list(dict.fromkeys(row["group_id"] for row in table))[:MAX_GROUPS]:
-            group = [row for row in table if row["group_id"] == group_id]
-            lines = "".join(
-                f"<tr><td class=text>{_text(row['completion'])}<td>{_number(row['reward'])}"
-                f"<td>{_number(row['advantage'])}<td class={_class(row)}>{_text(row['status'])}"
-                f"<td>{_text(row['reason'])}<td>{_text(row['finish_reason'])}"
-                for row in group
-            )
-            found.append(
-                f"<details open><summary>step {group[0]['step']}: "
-                f"<span class=text>{_text(_tail(group[0]['prompt_text']))}</span></summary><table>"
-                f"<tr><th>completion<th>reward<th>advantage<th>verdict<th>reason<th>ended by{lines}</table></details>"
-            )
-    return "".join(found)
+    return (
+        f'<header><h1>{escaped(_recipe_name(run))}</h1><p class="soft">{escaped(run.name)} · {begun}</p>'
+        f'<p class="{css}">{escaped(ending)}</p><p class="soft">{" · ".join(facts)}</p>'
+        f'<div class="tiles">{cards}</div></header>'
+    )
 
 
-def _before_and_after(run_dir: Path) -> str:
-    by_name: dict[str, list[Path]] = {}
-    for path in sorted((run_dir / "rollouts").glob("step_*.eval-*.parquet")):
-        by_name.setdefault(path.name.partition(".eval-")[2], []).append(path)
-    found: list[str] = []
-    for name, files in by_name.items():
-        if len(files) < 2:
-            continue
-        before = {row["prompt_id"]: row for row in _table(files[0])}
-        lines = ""
-        for row in [r for r in _table(files[-1]) if r["prompt_id"] in before][:MAX_EVALUATED]:
-            old = before[row["prompt_id"]]
-            lines += (
-                f"<tr><td class=text>{_text(_tail(row['prompt_text']))}<td class=text>{_text(old['completion'])}"
-                f"<td class={_class(old)}>{_text(old['status'])}<td class=text>{_text(row['completion'])}"
-                f"<td class={_class(row)}>{_text(row['status'])}"
-            )
-        found.append(
-            f"<details><summary>{_text(name.removesuffix('.parquet'))}</summary><table>"
-            f"<tr><th>prompt<th>before<th><th>after<th>{lines}</table></details>"
+def _ending(events: Sequence[Row]) -> tuple[str, str]:
+    """The style and the sentence of how the run ended, by its last start, resumption or end."""
+    last = next(
+        (e for e in reversed(events) if e.get("kind") in {"start", "resumed", "done", "stopped"}),
+        None,
+    )
+    if last is None:
+        return "odd", "How it ended is unknown: events.jsonl says nothing of it."
+    if last["kind"] == "done":
+        took = finite(last.get("seconds"))
+        return "good", f"Finished{'' if took is None else f' after {duration(took)}'}."
+    if last["kind"] == "stopped":
+        error = str(last.get("error"))
+        word = (
+            "Interrupted"
+            if error in {"Interrupted", "KeyboardInterrupt", "CancelledError"}
+            else "Stopped"
         )
-    return "".join(found) or "<p class=empty>needs two evaluations</p>"
+        return (
+            "bad",
+            f"{word} at {last.get('time', 'an unknown time')}: {error}: {last.get('message', '')}",
+        )
+    return "odd", "No end is recorded: it is still running, or it was killed."
 
 
-def _alarms(events: Sequence[dict[str, Any]]) -> str:
-    raised = [event for event in events if event["kind"] in ALARMS]
-    if not raised:
-        return "<p class=soft>none</p>"
-    lines = "".join(
-        f"<tr><td>{_text(event['time'])}<td>{_text(event['kind'])}<td>"
-        + _text(", ".join(f"{k}={v}" for k, v in event.items() if k not in ("time", "kind")))
-        for event in raised[:MAX_ALARMS]
+def _recipe_name(run: RunFiles) -> str:
+    named = next(
+        (e["recipe"] for e in run.events if e.get("kind") == "start" and "recipe" in e), None
     )
-    more = f"<p class=soft>{len(raised)} in all</p>" if len(raised) > MAX_ALARMS else ""
-    return f"<table>{lines}</table>{more}"
+    return str(named or _recipe_value(run, "name") or "run")
 
 
-def _text(value: object) -> str:
-    return html.escape("" if value is None else str(value))
+def _steps_done(run: RunFiles) -> str:
+    done = max((row["step"] for row in run.metrics), default=0)
+    section = _recipe_value(run, "run")
+    planned = finite(section.get("steps")) if isinstance(section, dict) else None
+    return number(done) if planned is None else f"{number(done)} of {number(planned)}"
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g}"
+def _recipe_value(run: RunFiles, key: str) -> object:
+    try:
+        recipe = yaml.safe_load(run.recipe)
+    except yaml.YAMLError:
+        return None
+    return recipe.get(key) if isinstance(recipe, dict) else None
 
 
-def _class(row: dict[str, Any]) -> str:
-    return "pass" if row["status"] == "pass" else "fail"
+def _evaluation_metrics(run: RunFiles) -> list[str]:
+    """The headline figure of each evaluation: pass@1, or avg@k when several completions were sampled."""
+    return [
+        name
+        for name in run.metric_names()
+        if name.startswith("eval/")
+        and (name.endswith("/pass@1") or name.rpartition("/")[2].removeprefix("avg@").isdecimal())
+    ]
 
 
-def _tail(text: str, length: int = 160) -> str:
-    text = text.strip()
-    return text if len(text) <= length else "…" + text[-length:]
+def _evaluation_charts(run: RunFiles) -> str:
+    charts: list[str] = []
+    for name in _evaluation_metrics(run):
+        low, high = dict(run.series(f"{name}_ci_low")), dict(run.series(f"{name}_ci_high"))
+        points = run.series(name)
+        band = [(x, low.get(x), high.get(x)) for x, y in points if y is not None] if low else []
+        note = "Band: the 95 % interval." if band else ""
+        charts.append(
+            line_chart(
+                name, points=points, band=band, note=note, width=1040, height=260, has_dots=True
+            )
+        )
+    if not charts:
+        return '<p class="soft">The run recorded no evaluation.</p>'
+    return f'<div class="wide">{"".join(charts)}</div>'
+
+
+def _training_charts(run: RunFiles) -> str:
+    present = set(run.metric_names())
+    charts = [
+        line_chart(name, points=run.series(name), note=note)
+        for name, note in _CURVES
+        if name in present
+    ]
+    layers = [
+        (part, run.series(f"time/{part}_s")) for part in _TIMES if f"time/{part}_s" in present
+    ]
+    if layers:
+        charts.append(stacked_chart("time/step_s", layers=layers))
+    elif "time/step_s" in present:
+        charts.append(line_chart("time/step_s", points=run.series("time/step_s")))
+    if not charts:
+        return '<p class="soft">No training step was recorded.</p>'
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _alarms(events: Sequence[Row]) -> str:
+    """Counts by kind, then the first events, stops before all others."""
+    found = [e for e in events if e.get("kind") in ALARMS]
+    if not found:
+        return '<p class="soft">None.</p>'
+    counts = Counter(str(e["kind"]) for e in found)
+    summary = ", ".join(f"{counts[kind]:,} {kind}" for kind in ALARMS if counts[kind])
+    shown = sorted(found, key=lambda e: e["kind"] != "stopped")[:NUM_ALARMS]
+    rows = "".join(
+        f'<tr><td class="tight">{escaped(e.get("time", ""))}</td><td class="tight">{escaped(e["kind"])}</td>'
+        f"<td>{number(e['step']) if 'step' in e else ''}</td><td>{escaped(_where(e))}</td>"
+        f"<td>{escaped(_why(e))}</td></tr>"
+        for e in shown
+    )
+    more = f" The first {len(shown)} are shown." if len(found) > len(shown) else ""
+    return (
+        f"<p>{escaped(summary)}.{more}</p>"
+        '<div class="scroll"><table><tr><th>time</th><th>kind</th><th>step</th><th>where</th><th>why</th></tr>'
+        f"{rows}</table></div>"
+    )
+
+
+def _where(event: Row) -> str:
+    return " ".join(
+        str(event[key])
+        for key in ("prompt_id", "completion_id", "group_id", "check")
+        if key in event
+    )
+
+
+def _why(event: Row) -> str:
+    parts = [str(event[key]) for key in ("error", "message", "reason") if event.get(key)]
+    return ": ".join(parts)[:1000]
