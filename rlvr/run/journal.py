@@ -20,7 +20,10 @@ def repair_lines(path: Path, *, last_step: int | None = None) -> int:
         return 0
     kept: list[str] = []
     num_cut = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines(): it also splits at separators that JSON leaves bare inside a string.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line:
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -93,19 +96,6 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         self._lines.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Json]]:
-    """The rows of a metrics file; a torn last line is left out."""
-    if not path.exists():
-        return []
-    rows: list[dict[str, Json]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 class EventsFile:

@@ -17,7 +17,7 @@ from rlvr.records import (
     Status,
     Verdict,
 )
-from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter, read_metrics
+from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter
 
 
 def group() -> Group:
@@ -67,6 +67,19 @@ def test_a_number_that_is_not_finite_becomes_null_and_is_counted(tmp_path: Path)
     ]
     assert metrics.num_nonfinite == 2
     metrics.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_reason_with_a_unicode_line_separator_survives_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    first = EventsFile(path)
+    first.write("verifier_error", reason="one\u2028two\u0085three")
+    first.close()
+    EventsFile(path).close()
+    assert json.loads(path.read_text())["reason"] == "one\u2028two\u0085three"
 
 
 def test_resuming_cuts_later_rows_and_a_torn_line(tmp_path: Path) -> None:
