@@ -101,7 +101,9 @@ class PolicyLoss:
         ratio = torch.exp((logprobs - base).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
         low = (ratio < 1 - self.clip_low) & (batch.advantages < 0) & mask
         high = (ratio > 1 + self.clip_high) & (batch.advantages > 0) & mask
-        log_weight = (base - behavior)[mask].double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        # The learner's own log-probs of the same weights: the proximal ones, or those of this very forward pass.
+        own = logprobs if batch.proximal_logprobs is None else base
+        log_weight = (own - behavior)[mask].double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         weight = torch.exp(log_weight)
         clamped = ((logprobs - base).abs() > MAX_LOG_RATIO) & mask
         return {

@@ -8,7 +8,7 @@ order, or on how many calls of `accumulate` brought the rows.
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +103,11 @@ class PolicyLearner:
         reports: list[StepReport] = []
         for minibatch in split_minibatches(batch, count=self.config.minibatches_per_step):
             self.accumulate(minibatch)
-            reports.append(self.apply(minibatch.denominators))
+            report = self.apply(minibatch.denominators)
+            if reports and batch.proximal_logprobs is None:
+                # The weights have moved: what differs from the engine now is the step, not the mismatch.
+                report = replace(report, metrics=_without_mismatch(report.metrics))
+            reports.append(report)
         return _merge(reports)
 
     def accumulate(self, batch: Batch) -> None:
@@ -300,6 +304,10 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
         "group_index",
     )
     return {name: getattr(batch, name).cpu().contiguous() for name in names}
+
+
+def _without_mismatch(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("mismatch/")}
 
 
 def _merge(reports: Iterable[StepReport]) -> StepReport:

@@ -194,6 +194,18 @@ def test_several_minibatches_take_several_optimiser_steps_and_clip_later_ones(tm
     assert report.metrics["policy/clip_rate"] > 0
 
 
+def test_mismatch_is_measured_before_the_weights_move(tmp_path: Path):
+    batch = make_batch()
+    one = make_learner(tmp_path).step(batch).metrics
+    first = split_minibatches(batch, count=4)[0]
+    config = FLOAT32.model_copy(update={"minibatches_per_step": 4, "lr": 0.5})
+    several = make_learner(tmp_path, config=config).step(batch).metrics
+    assert one["mismatch/max_abs_logprob_diff"] > 0
+    assert several["mismatch/max_abs_logprob_diff"] == pytest.approx(
+        make_learner(tmp_path).step(first).metrics["mismatch/max_abs_logprob_diff"], rel=1e-5
+    )
+
+
 def test_micro_batches_stay_within_the_token_budget_and_cover_each_row_once():
     batch = make_batch(num_groups=6)
     prompt, total = batch.loss_mask.int().argmax(1), batch.attention_mask.sum(1)

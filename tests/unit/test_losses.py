@@ -81,6 +81,13 @@ def test_mismatch_metrics_compare_engine_and_proximal():
     assert out.metrics["mismatch/kl_k3"] == pytest.approx((expected, 5.0), abs=1e-6)
 
 
+def test_without_proximal_logprobs_mismatch_compares_engine_and_this_forward_pass():
+    exact = loss_of()(make_batch().behavior_logprobs, batch=make_batch()).metrics
+    assert exact["mismatch/max_abs_logprob_diff"][0] == 0.0
+    off = loss_of()(LOGPROBS, batch=make_batch()).metrics
+    assert off["mismatch/max_abs_logprob_diff"][0] == pytest.approx(math.log(2.5), abs=1e-6)
+
+
 @pytest.mark.parametrize("estimator", list(KlEstimator))
 def test_kl_term_is_added_with_its_coefficient(estimator: KlEstimator):
     ref = torch.log(torch.tensor([[1.0, 0.25, 0.9, 0.2], [1.0, 0.5, 0.2, 1.0]]))
