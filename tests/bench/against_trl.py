@@ -205,6 +205,8 @@ class Program:
         for key in ("pairs", "prompts", "group", "tokens"):
             command += [f"--{key}", str(getattr(options, key))]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+        if options.same_allocator:
+            environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
         self.name = name
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -235,6 +237,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument(
+        "--same-allocator",
+        action="store_true",
+        help="give TRL the allocator settings that rlvr makes",
+    )
     parser.add_argument("--worker", choices=["rlvr", "trl"])
     parser.add_argument("--folder", default="")
     options = parser.parse_args()
