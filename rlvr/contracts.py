@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rlvr.plugin import FunctionVerifier, VerifierContext
+from rlvr.plugin import FunctionVerifier, VerifierContext, completion_from_text
 from rlvr.protocols import Execution, Verifier
-from rlvr.records import Check, Completion, FinishReason, Json, Prompt, Status, Verdict
+from rlvr.records import Check, Json, Prompt, Status, Verdict
 
 Case = tuple[Json, str]
 
@@ -157,7 +157,7 @@ def _content(verdict: Verdict) -> Verdict:
 def _ask(verifier: Verifier, reference: Json, text: str) -> Any:
     check = Check(name="main", verifier=verifier.name, reference=reference)
     prompt = Prompt(prompt_id="contract/0", text="?", checks=(check,), source="contract")
-    answer: Any = verifier.verify(prompt, _completion(text))
+    answer: Any = verifier.verify(prompt, completion_from_text(text, prompt_id="contract/0"))
     if inspect.isawaitable(answer):
         return asyncio.run(_result(answer))
     return answer
@@ -170,19 +170,8 @@ async def _result(answer: Any) -> Any:
 
 def _prejudge(verifier: Verifier, reference: Json, text: str) -> Verdict | None:
     quick = getattr(verifier, "prejudge", None)
-    return None if quick is None else quick(reference, _completion(text))
-
-
-def _completion(text: str) -> Completion:
-    return Completion(
-        completion_id="contract/0/0",
-        prompt_id="contract/0",
-        sample_index=0,
-        prompt_token_ids=(),
-        token_ids=(),
-        logprobs=(),
-        sampled_mask=(),
-        text=text,
-        finish_reason=FinishReason.STOP,
-        policy_versions=(),
+    return (
+        None
+        if quick is None
+        else quick(reference, completion_from_text(text, prompt_id="contract/0"))
     )

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from rlvr.errors import PluginError
 from rlvr.protocols import Execution, Sandbox
-from rlvr.records import Completion, Json, Prompt, Status, Verdict
+from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 
 _NAMES = ("text", "reference", "completion", "prompt")
 P = ParamSpec("P")
@@ -80,6 +80,22 @@ def verdict(
         seconds=seconds,
         extracted=extracted,
         details=details or {},
+    )
+
+
+def completion_from_text(text: str, *, prompt_id: str) -> Completion:
+    """A finished completion of which only the text is known."""
+    return Completion(
+        completion_id=f"{prompt_id}/0",
+        prompt_id=prompt_id,
+        sample_index=0,
+        prompt_token_ids=(),
+        token_ids=(),
+        logprobs=(),
+        sampled_mask=(),
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_versions=(),
     )
 
 

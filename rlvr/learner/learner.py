@@ -26,7 +26,7 @@ from rlvr.learner import checkpoint
 from rlvr.learner.metrics import MetricSums
 from rlvr.learner.microbatch import plan_micro_batches, split_minibatches
 from rlvr.models.checksum import tensor_checksum
-from rlvr.models.logprobs import token_logprobs
+from rlvr.models.logprobs import TokenLogprobs, token_logprobs
 from rlvr.models.policy import Policy
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
@@ -213,16 +213,7 @@ class PolicyLearner:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _backward(self, micro: Batch, *, sums: MetricSums) -> None:
-        with self._arithmetic():
-            out = token_logprobs(
-                self.policy.model,
-                token_ids=micro.token_ids,
-                attention_mask=micro.attention_mask,
-                loss_mask=micro.loss_mask,
-                group_index=micro.group_index,
-                temperature=self._temperature,
-                share_prompt_prefix=self.config.share_prompt_prefix,
-            )
+        out = self._forward(self.policy.model, micro)
         if self._transport is Transport.IN_PLACE_COPY and micro.proximal_logprobs is None:
             micro = replace(micro, proximal_logprobs=out.logprobs.detach())
         loss = self._loss(out.logprobs, batch=micro)
@@ -232,6 +223,18 @@ class PolicyLearner:
         sums.add({"policy/entropy": (out.entropy_sum, count), "learner/loss_tokens": (count, 1.0)})
         sums.loss_sum += float(loss.loss_sum.detach())
 
+    def _forward(self, model: PreTrainedModel, micro: Batch) -> TokenLogprobs:
+        with self._arithmetic():
+            return token_logprobs(
+                model,
+                token_ids=micro.token_ids,
+                attention_mask=micro.attention_mask,
+                loss_mask=micro.loss_mask,
+                group_index=micro.group_index,
+                temperature=self._temperature,
+                share_prompt_prefix=self.config.share_prompt_prefix,
+            )
+
     def _logprobs(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Log-probs of all rows without gradient, [batch, seq] on the batch's device."""
         full = torch.zeros(batch.token_ids.shape)
@@ -239,16 +242,8 @@ class PolicyLearner:
         model.eval()
         for rows in self._plan(batch):
             micro = batch.rows(torch.tensor(rows)).to(self.device)
-            with torch.no_grad(), self._arithmetic():
-                out = token_logprobs(
-                    model,
-                    token_ids=micro.token_ids,
-                    attention_mask=micro.attention_mask,
-                    loss_mask=micro.loss_mask,
-                    group_index=micro.group_index,
-                    temperature=self._temperature,
-                    share_prompt_prefix=self.config.share_prompt_prefix,
-                )
+            with torch.no_grad():
+                out = self._forward(model, micro)
             full[torch.tensor(rows), : micro.token_ids.shape[1]] = out.logprobs.float().cpu()
         model.train(was_training)
         return full

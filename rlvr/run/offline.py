@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlvr.errors import DataError
+from rlvr.plugin import completion_from_text
 from rlvr.records import (
     Check,
     Completion,
-    FinishReason,
     Json,
     Message,
     Prompt,
@@ -189,22 +189,6 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
         return _Row(row_id=row_id, prompt=prompt, completion=completion)
     except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
         return _Row(row_id=row_id, problem=f"line {number}: {error}")
-
-
-def completion_from_text(text: str, *, prompt_id: str) -> Completion:
-    """A finished completion of which only the text is known."""
-    return Completion(
-        completion_id=f"{prompt_id}/0",
-        prompt_id=prompt_id,
-        sample_index=0,
-        prompt_token_ids=(),
-        token_ids=(),
-        logprobs=(),
-        sampled_mask=(),
-        text=text,
-        finish_reason=FinishReason.STOP,
-        policy_versions=(),
-    )
 
 
 def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from rlvr.contracts import check_verifier
-from rlvr.plugin import VerifierContext, verifier
+from rlvr.plugin import VerifierContext, completion_from_text, verifier
 from rlvr.records import Check, Prompt
 from rlvr.registry import VERIFIERS, build_verifier, find, list_plugins, load
-from rlvr.run.offline import completion_from_text
 
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "tests" / "golden" / "verdicts"
