@@ -13,7 +13,7 @@ from rlvr.models.policy import load_policy
 from rlvr.models.prompting import encode_prompt, prompt_text
 from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluation import Evaluation, evaluate
-from rlvr.run.local import build_engine
+from rlvr.run.local import build_engine, place_policy
 from rlvr.run.preflight import opened
 from rlvr.run.sampler import SingleTurnSampler
 
@@ -59,7 +59,7 @@ async def _evaluate(
     recipe: Recipe, *, samples_per_prompt: int, output: Path | None
 ) -> list[Evaluation]:
     with opened(recipe) as (judge, data):
-        policy = load_policy(recipe.model, seed=recipe.seed)
+        policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
         data.limit_prompts(
             lambda prompt: (
                 len(encode_prompt(prompt, policy.tokenizer)) > recipe.data.max_prompt_tokens

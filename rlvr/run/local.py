@@ -80,7 +80,7 @@ def train(
                 lambda: console.note("stopping after this step; once more to stop at once")
             )
         )
-        policy = _place(load_policy(recipe.model, seed=recipe.seed), recipe)
+        policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
         data.limit_prompts(partial(_is_too_long, policy=policy, recipe=recipe))
         console.start(
             recipe_name=recipe.name,
@@ -255,7 +255,7 @@ def _cold_start(
     )
 
 
-def _place(policy: Policy, recipe: Recipe) -> Policy:
+def place_policy(policy: Policy, recipe: Recipe) -> Policy:
     """The policy on its device, with the threads the recipe asks for."""
     if recipe.learner.num_threads:
         torch.set_num_threads(recipe.learner.num_threads)
