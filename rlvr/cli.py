@@ -238,6 +238,10 @@ def verifiers_new(name: str) -> None:
     Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
 
 
+# The parser's own base class of usage errors; typer names only this child of it.
+USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
+
+
 def main() -> NoReturn:
     """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted."""
     from rlvr.run.process import configure_logging, prepare_process
@@ -250,6 +254,9 @@ def main() -> NoReturn:
     except RlvrError as error:
         print(f"rlvr: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+    except USAGE_ERROR as error:
+        error.show()  # type: ignore[attr-defined] # every usage error of the parser has it
+        raise SystemExit(2) from None
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):

@@ -1,0 +1,82 @@
+"""The command line answers wrong calls with a clear line and the right exit code, before anything is made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OK = (
+    "name: ok\nmodel: {tiny: {}}\nrun: {steps: 1, trackers: []}\n"
+    "data: {train: [{source: rows.jsonl, template: plain, verifier: math}]}\n"
+)
+ROW = '{"prompt": "1+1?", "reference": "2"}\n'
+
+
+def rlvr(folder: Path, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "rlvr.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "expected"),
+    [
+        (["run.stepz=1"], ROW, "run.stepz=1: unknown key; did you mean run.steps?"),
+        (["rollout.group_size=four"], ROW, "rollout.group_size=four: must be a whole number"),
+        (["num_generations=8"], ROW, "did you mean rollout.group_size? num_generations is its name in TRL"),
+        (["rollout.group_size=1"], ROW, "needs at least 2; 8 is usual"),
+        (["data.train.0.source=gone.jsonl"], ROW, "'gone.jsonl' does not exist"),
+        ([], ROW + '{"prompt": "?"}\n', "rows.jsonl:2: "),
+        ([], '{"prompt": "?", "reference": "\\\\frac{1}{"}\n', "cannot be read as mathematics"),
+        (["model.path=./gone", "model.tiny=null"], ROW, "model.path='./gone': this folder does not exist"),
+        (["data.train.0.verifier=mth"], ROW, "Did you mean 'math'?"),
+        (["data.train.0.verifier=bad.py:check"], ROW, "No module named 'nonexistent_package'"),
+        (["data.train.0.verifier=syntax.py:check"], ROW, "SyntaxError"),
+        (["--run-dir", "full"], ROW, "exists and is not empty; add --resume"),
+        (["--run-dir", "/proc/nope"], ROW, "cannot be written"),
+        (["--resume", "--run-dir", "gone"], ROW, "gone"),
+        (["--bogus"], ROW, "No such option: --bogus"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_answered_in_one_message_and_makes_nothing(
+    tmp_path: Path, arguments: list[str], rows: str, expected: str
+):
+    (tmp_path / "ok.yaml").write_text(OK)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    (tmp_path / "bad.py").write_text("import nonexistent_package\n")
+    (tmp_path / "syntax.py").write_text("def check(:\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "metrics.jsonl").write_text("{}\n")
+    before = sorted(tmp_path.rglob("*"))
+    code, output = rlvr(tmp_path, "train", "ok.yaml", *arguments)
+    assert code == 2, output
+    assert expected in output
+    assert "Traceback" not in output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [
+    ["eval", "gone/model", "--recipe", "tiny"], ["verify", "math", "--input", "gone", "--output", "o"],
+    ["verify", "math"], ["report", "gone"], ["recipes", "show", "gone"], ["verifiers", "show", "gone"], ["gone"],
+])  # fmt: skip
+def test_other_commands_refuse_with_exit_code_2(tmp_path: Path, arguments: list[str]):
+    code, output = rlvr(tmp_path, *arguments)
+    assert code == 2, output
+    assert "Traceback" not in output
+
+
+def test_listings_and_the_skeleton_work(tmp_path: Path):
+    for arguments in (
+        ["recipes"],
+        ["recipes", "show", "tiny"],
+        ["verifiers"],
+        ["verifiers", "show", "math"],
+    ):
+        code, output = rlvr(tmp_path, *arguments)
+        assert code == 0, output
+        assert "tiny" in output or "math" in output
+    assert rlvr(tmp_path, "verifiers", "new", "mine")[0] == 0
+    assert rlvr(tmp_path, "verifiers", "show", "mine.py:mine")[0] == 0
+    assert rlvr(tmp_path, "verifiers", "new", "mine")[0] == 2
+    assert rlvr(tmp_path, "doctor")[0] == 0
