@@ -118,6 +118,7 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Polic
         raise ConfigError(
             "the model names no end token (eos_token_id); a completion could never stop"
         )
+    _without_dropout(model)
     pad = tokenizer.pad_token_id
     return Policy(
         model=model.train(),
@@ -125,6 +126,16 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Polic
         stop_token_ids=tuple(dict.fromkeys(int(i) for i in stops)),
         pad_token_id=pad if isinstance(pad, int) else stops[0],
     )
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    """Dropout off: with it the learner's log-probs are not the engine's, and the gradient depends on the layout."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:

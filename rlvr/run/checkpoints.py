@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rlvr.batch import Learner
 from rlvr.errors import CheckpointError
 from rlvr.run.directory import COMPLETE_MARKER
@@ -36,11 +38,17 @@ def write_checkpoint(folder: Path, *, learner: Learner, run_state: Mapping[str, 
         (temporary / COMPLETE_MARKER).write_text("{}\n")
         for file in temporary.iterdir():
             _flush(file)
+        older = folder.with_name(folder.name + ".old.tmp")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(older)
         temporary.rename(folder)
+        shutil.rmtree(older, ignore_errors=True)
         _flush(folder.parent)
-    except OSError as error:
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors have their own
         free = (
             shutil.disk_usage(folder.parent if folder.parent.exists() else Path.cwd()).free / 2**30
         )

@@ -1,5 +1,6 @@
 """What a person sees of a run: plain lines that also read well in a log file, coloured on a terminal."""
 
+import math
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,8 @@ class Console:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line: reward with its recent course, length, speed, time, time left."""
         reward = metrics.get("reward/mean")
+        if reward is not None and not math.isfinite(reward):
+            reward = None  # nothing could be judged
         trend = ""
         if reward is not None:
             trend = " " + _arrow(reward, self._rewards, is_ascii=self._is_ascii)
@@ -110,7 +113,6 @@ class Console:
         if reward is not None:
             cells += [("  reward ", "dim"), (f"{reward:.3f}", "bold"), (trend, "green")]
         shown = (
-            ("pass", "reward/pass_rate", "{:.0%}"),
             ("no signal", "reward/zero_variance_rate", "{:.0%}"),
             ("length", "rollout/length_mean_tokens", "{:.0f}"),
             ("cut", "rollout/truncated_rate", "{:.0%}"),
@@ -161,6 +163,11 @@ class Console:
     def evaluation(self, step: int, evaluation: EvaluationLike) -> None:
         """One line: the headline with its 95 % interval and the change since the first evaluation."""
         name = evaluation.name
+        if not math.isfinite(evaluation.headline):
+            self._line(
+                ("eval ", "magenta"), (f"{_clean(name)}: nothing could be judged", "bold red")
+            )
+            return
         label = _headline_label(evaluation)
         curve = self._curves.setdefault(name, [])
         self._labels[name] = label

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from rlvr.config.load import load_recipe
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
 from rlvr.models.policy import load_policy
-from rlvr.models.prompting import encode_prompt, prompt_text
+from rlvr.models.prompting import prompt_text
 from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluation import Evaluation, evaluate
-from rlvr.run.local import build_engine, place_policy
+from rlvr.run.local import build_engine, is_too_long, place_policy
 from rlvr.run.preflight import opened
 from rlvr.run.sampler import SingleTurnSampler
 
@@ -60,11 +61,7 @@ async def _evaluate(
 ) -> list[Evaluation]:
     with opened(recipe) as (judge, data):
         policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
-        data.limit_prompts(
-            lambda prompt: (
-                len(encode_prompt(prompt, policy.tokenizer)) > recipe.data.max_prompt_tokens
-            )
-        )
+        data.limit_prompts(partial(is_too_long, policy=policy, recipe=recipe))
         engine = build_engine(recipe, policy=policy)
         sampler = SingleTurnSampler(
             engine=engine,

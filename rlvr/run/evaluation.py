@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rlvr.protocols import Sampling
 from rlvr.records import FinishReason, Group, Prompt, Rollout, Status
+from rlvr.run.failures import first_failure
 from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
 
 
@@ -43,15 +44,18 @@ async def evaluate(
         temperature=temperature, max_tokens=max_completion_tokens, stop_strings=tuple(stop_strings)
     )
     plan = SamplingPlan(sampling=sampling, group_size=samples_per_prompt, purpose=f"eval:{name}")
-    async with asyncio.TaskGroup() as tasks:
-        pending = [
-            tasks.create_task(
-                sampler.make_group(
-                    f"eval/{name}/{i:06d}", prompt, plan=plan, policy_version=policy_version
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            pending = [
+                tasks.create_task(
+                    sampler.make_group(
+                        f"eval/{name}/{i:06d}", prompt, plan=plan, policy_version=policy_version
+                    )
                 )
-            )
-            for i, prompt in enumerate(prompts)
-        ]
+                for i, prompt in enumerate(prompts)
+            ]
+    except BaseExceptionGroup as failures:
+        raise first_failure(failures) from failures
     groups = [task.result() for task in pending]
     return summarize(name, groups, is_greedy=temperature == 0.0)
 
@@ -62,7 +66,8 @@ def summarize(name: str, groups: Sequence[Group], *, is_greedy: bool) -> Evaluat
     judged = [[r for r in group.rollouts if r.reward is not None] for group in groups]
     scored = [rollouts for rollouts in judged if rollouts]
     per_prompt = [sum(is_passed(r) for r in rollouts) / len(rollouts) for rollouts in scored]
-    mean = sum(per_prompt) / max(1, len(per_prompt))
+    # Where nothing could be judged there is no figure: an error is not a zero.
+    mean = sum(per_prompt) / len(per_prompt) if per_prompt else math.nan
     low, high = wilson_interval(mean, len(per_prompt))
     everything = [r for rollouts in scored for r in rollouts]
     formatted = [r for r in everything if is_formatted(r)]

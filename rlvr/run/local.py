@@ -7,22 +7,22 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from rlvr import __version__
 from rlvr.algorithms.build import build_advantage, build_loss
 from rlvr.config.derived import derived_table
 from rlvr.config.load import LoadedRecipe
-from rlvr.config.recipe import EngineDtype, EngineKind, LearnerDtype, Recipe
+from rlvr.config.recipe import EngineDtype, EngineKind, LearnerDtype, ModelConfig, Recipe
 from rlvr.data.collate import collate
 from rlvr.data.load import demonstrations
-from rlvr.errors import CheckpointError, ConfigError
+from rlvr.errors import ConfigError, Interrupted
 from rlvr.learner.learner import PolicyLearner
+from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy, load_policy
 from rlvr.models.prompting import encode_prompt, prompt_text
 from rlvr.protocols import RolloutEngine, Sampling
@@ -30,7 +30,6 @@ from rlvr.records import Prompt, Transport
 from rlvr.rollout.toy_engine import ToyEngine
 from rlvr.rollout.transformers_engine import TransformersEngine
 from rlvr.run.buffer import GroupBuffer
-from rlvr.run.checkpoints import read_run_state
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluation import Evaluation, evaluate
@@ -38,18 +37,12 @@ from rlvr.run.loop import run_loop
 from rlvr.run.parts import RunParts
 from rlvr.run.preflight import OpenedData
 from rlvr.run.recorder import Recorder
+from rlvr.run.resume import Resume, find_resume
 from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
 from rlvr.run.sinks import build_sinks
 from rlvr.run.stop import StopRequest, listen_for_stop
 from rlvr.stages.supervised import imitate
 from rlvr.verify import Judge
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Resume:
-    step: int
-    folder: Path
-    state: dict[str, Any]
 
 
 def train(
@@ -67,21 +60,15 @@ def train(
     """
     recipe = loaded.recipe
     with ExitStack() as stack:
-        resumed = _find_checkpoint(directory) if resume else None
-        if resumed is not None and resumed.step >= recipe.run.steps:
-            raise ConfigError(
-                f"{directory.path} is at step {resumed.step} and run.steps is {recipe.run.steps}: there is nothing "
-                f"left to train; to go on, raise it, for example run.steps={2 * resumed.step}"
-            )
-        if resumed is None:
-            directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
+        resumed = find_resume(directory, recipe) if resume else None
+        directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
         stop = stack.enter_context(
             listen_for_stop(
-                lambda: console.note("stopping after this step; once more to stop at once")
+                lambda: console.note("stopping after this step; once more to stop without saving")
             )
         )
         policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
-        data.limit_prompts(partial(_is_too_long, policy=policy, recipe=recipe))
+        data.limit_prompts(partial(is_too_long, policy=policy, recipe=recipe))
         console.start(
             recipe_name=recipe.name,
             run_dir=directory.path,
@@ -122,17 +109,25 @@ async def _run(
     recorder: Recorder,
     stop: StopRequest,
     console: Console,
-    resumed: _Resume | None,
+    resumed: Resume | None,
     directory: RunDirectory,
 ) -> None:
     faults = directory.path / "faults"
     if resumed is None and recipe.cold_start.steps:
-        _cold_start(recipe, policy=policy, console=console, recorder=recorder, faults=faults)
-    learner = build_learner(recipe, policy=policy, faults=faults)
+        _cold_start(
+            recipe, policy=policy, console=console, recorder=recorder, faults=faults, stop=stop
+        )
+    reference = None
+    if recipe.algorithm.kl_coef > 0:
+        reference = _reference(
+            recipe, policy, directory.path / "reference", is_resumed=resumed is not None
+        )
+    learner = build_learner(recipe, policy=policy, faults=faults, reference=reference)
     if resumed is not None:
         learner.restore(resumed.folder)
         data.stream.restore(resumed.state["stream"])
         recorder.rewind(resumed.step, next_issue=data.stream.num_issued)
+        recorder.event("resumed_with", changes=resumed.changed)
     engine = build_engine(recipe, policy=policy)
     sampler = SingleTurnSampler(
         engine=engine,
@@ -184,11 +179,10 @@ def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
     )
 
 
-def build_learner(recipe: Recipe, *, policy: Policy, faults: Path) -> PolicyLearner:
-    """The learner of a recipe; the reference is a frozen copy of the policy as it is now, when the KL has a weight."""
-    reference = None
-    if recipe.algorithm.kl_coef > 0:
-        reference = copy.deepcopy(policy.model).eval().requires_grad_(False)
+def build_learner(
+    recipe: Recipe, *, policy: Policy, faults: Path, reference: PreTrainedModel | None
+) -> PolicyLearner:
+    """The learner of a recipe; `reference` is the frozen policy of its KL term."""
     is_copy = (
         recipe.rollout.engine is EngineKind.TRANSFORMERS
         and recipe.rollout.engine_dtype is EngineDtype.BFLOAT16
@@ -238,9 +232,34 @@ def _evaluator(
     return run
 
 
+def _reference(
+    recipe: Recipe, policy: Policy, folder: Path, *, is_resumed: bool
+) -> PreTrainedModel:
+    """A frozen copy of the policy before its first RL step; after a cold start it is kept for a resume."""
+    if recipe.cold_start.steps and is_resumed:
+        kept = load_policy(ModelConfig(path=str(folder)), seed=recipe.seed)
+        return place_policy(kept, recipe).model.eval().requires_grad_(False)
+    if recipe.cold_start.steps:
+        export_policy(policy, folder)
+    return copy.deepcopy(policy.model).eval().requires_grad_(False)
+
+
 def _cold_start(
-    recipe: Recipe, *, policy: Policy, console: Console, recorder: Recorder, faults: Path
+    recipe: Recipe,
+    *,
+    policy: Policy,
+    console: Console,
+    recorder: Recorder,
+    faults: Path,
+    stop: StopRequest,
 ) -> None:
+    def progress(step: int, loss: float) -> None:
+        console.cold_start(step, recipe.cold_start.steps, loss)
+        if stop.requested:
+            raise Interrupted(
+                f"stopped in the cold start at step {step}; it is too short to resume: start anew"
+            )
+
     pairs: Iterator[tuple[Prompt, str]] = demonstrations(recipe.data.train, seed=recipe.seed)
     report = imitate(
         policy,
@@ -248,7 +267,7 @@ def _cold_start(
         learner_config=recipe.learner,
         demonstrations=pairs,
         fault_folder=faults,
-        progress=lambda step, loss: console.cold_start(step, recipe.cold_start.steps, loss),
+        progress=progress,
     )
     recorder.event(
         "cold_start", steps=report.steps, first_loss=report.first_loss, last_loss=report.last_loss
@@ -271,21 +290,11 @@ def place_policy(policy: Policy, recipe: Recipe) -> Policy:
     return policy
 
 
-def _is_too_long(prompt: Prompt, *, policy: Policy, recipe: Recipe) -> bool:
+def is_too_long(prompt: Prompt, *, policy: Policy, recipe: Recipe) -> bool:
+    """Whether prompt and completion would not fit the recipe's limit or the model's positions."""
     length = len(encode_prompt(prompt, policy.tokenizer))
     room = policy.max_positions - recipe.rollout.max_completion_tokens
     return length > min(recipe.data.max_prompt_tokens, room)
-
-
-def _find_checkpoint(directory: RunDirectory) -> _Resume:
-    found = directory.newest_checkpoint()
-    if found is None:
-        raise CheckpointError(
-            f"{directory.path} holds no whole checkpoint to resume from; start anew with another --run-dir, and set "
-            "run.checkpoint_every_steps so that an interrupted run can go on"
-        )
-    step, folder = found
-    return _Resume(step=step, folder=folder, state=read_run_state(folder))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rlvr.batch import Batch, Learner
 from rlvr.errors import Interrupted, RolloutError, VerifierError
 from rlvr.records import Group, Prompt
 from rlvr.run.evaluation import Evaluation
+from rlvr.run.failures import first_failure
 from rlvr.run.metrics import advantages_by_completion, rollout_metrics, staleness
 from rlvr.run.parts import RunParts
 
@@ -67,19 +68,17 @@ async def run_loop(parts: RunParts) -> None:
             is_stopping = parts.stop.requested and step < parts.num_steps
             is_last = is_stopping or step == parts.num_steps
             evaluations: list[Evaluation] = []
-            if parts.is_eval_due(step) and not is_stopping:
+            if parts.is_eval_due(step):
                 evaluations = await parts.evaluate(step, version)
             parts.recorder.step(step, taken, advantages, metrics, evaluations)
 
-            error_steps = (
-                error_steps + 1 if metrics["verifier/error_rate"] > parts.max_error_rate else 0
-            )
-            if error_steps >= ERROR_RATE_PATIENCE_STEPS:
-                raise VerifierError(
-                    _error_rate_message(metrics["verifier/error_rate"], parts, taken.groups)
-                )
-            if is_last or parts.is_checkpoint_due(step):
+            unjudged = metrics["reward/unjudged_rate"]
+            error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
+            is_broken = error_steps >= ERROR_RATE_PATIENCE_STEPS
+            if is_last or is_broken or parts.is_checkpoint_due(step):
                 await _in_learner_thread(parts, lambda s=step: _save(parts, s))
+            if is_broken:
+                raise VerifierError(_error_rate_message(unjudged, parts, taken.groups))
             if is_stopping:
                 raise Interrupted(
                     f"stopped after step {step} of {parts.num_steps}; go on with --resume"
@@ -113,16 +112,16 @@ async def _produce(parts: RunParts) -> None:
 async def _make(parts: RunParts, index: int, prompt: Prompt) -> None:
     """One group, from prompt to buffer; a failure reaches the learner side through the buffer."""
     group_id = f"{index:08d}"
-    version = (await parts.engine.health()).policy_version
-    parts.recorder.issued(index, group_id, prompt, version)
     try:
+        version = (await parts.engine.health()).policy_version
+        parts.recorder.issued(index, group_id, prompt, version)
         group = await parts.sampler.make_group(
             group_id, prompt, plan=parts.plan, policy_version=version
         )
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - handed to the learner side, which raises it
-        parts.buffer.fail(_only(error))
+        parts.buffer.fail(first_failure(error))
     else:
         parts.buffer.put(group)
 
@@ -162,13 +161,6 @@ async def _in_learner_thread(parts: RunParts, function: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(parts.learner_thread, function)
 
 
-def _only(error: BaseException) -> BaseException:
-    """The first real failure inside an exception group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -> str:
     broken = [
         (rollout.completion.completion_id, verdict.reason)
@@ -178,7 +170,7 @@ def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -
         if verdict.score is None
     ]
     return (
-        f"{rate:.0%} of verdicts were errors for {ERROR_RATE_PATIENCE_STEPS} steps (reward.max_error_rate is "
+        f"{rate:.0%} of rollouts could not be judged for {ERROR_RATE_PATIENCE_STEPS} steps (reward.max_error_rate is "
         f"{parts.max_error_rate:.0%}): the verifier is broken, and training on what is left would be biased. "
         f"First: {broken[0][0]}: {broken[0][1]}"
     )

@@ -1,5 +1,6 @@
 """The metrics of one step's groups; the glossary in rlvr/README.md defines each."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -17,8 +18,9 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     num_rollouts = max(1, len(rollouts))
     num_verdicts = max(1, len(verdicts))
     return {
-        "reward/mean": statistics.fmean(rewards) if rewards else 0.0,
-        "reward/std": statistics.pstdev(rewards) if rewards else 0.0,
+        "reward/mean": statistics.fmean(rewards) if rewards else math.nan,
+        "reward/std": statistics.pstdev(rewards) if rewards else math.nan,
+        "reward/unjudged_rate": 1 - len(rewards) / num_rollouts,
         "reward/zero_variance_rate": sum(max(x) == min(x) for x in comparable)
         / max(1, len(comparable)),
         "reward/all_correct_rate": sum(min(x) == max(x) > 0 for x in comparable)

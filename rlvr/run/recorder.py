@@ -144,6 +144,7 @@ class Recorder:
             prompt_texts=self._texts(evaluation.groups),
             purpose=f"eval:{evaluation.name}",
         )
+        self._alarms(step, evaluation.groups)
         self._console.evaluation(step, evaluation)
 
     def _alarms(self, step: int, groups: Sequence[Group]) -> None:

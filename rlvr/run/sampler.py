@@ -14,6 +14,7 @@ from rlvr.models.prompting import encode_prompt
 from rlvr.protocols import GenerationRequest, RolloutEngine, Sampling
 from rlvr.records import Completion, Group, Prompt, Rollout
 from rlvr.reward import make_rollout
+from rlvr.run.failures import first_failure
 from rlvr.verify import Judge
 
 
@@ -65,11 +66,14 @@ class SingleTurnSampler:
             )
             for i in range(plan.group_size)
         ]
-        async with asyncio.TaskGroup() as judging:
-            tasks = [
-                judging.create_task(self._judged(prompt, completion))
-                async for completion in self._engine.generate(requests)
-            ]
+        try:
+            async with asyncio.TaskGroup() as judging:
+                tasks = [
+                    judging.create_task(self._judged(prompt, completion))
+                    async for completion in self._engine.generate(requests)
+                ]
+        except BaseExceptionGroup as failures:
+            raise first_failure(failures) from failures
         rollouts = sorted(
             (task.result() for task in tasks), key=lambda r: r.completion.sample_index
         )
