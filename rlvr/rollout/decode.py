@@ -3,7 +3,7 @@
 Every draw of a row is the inverse of the cumulative distribution at a uniform number that depends only on the row's
 seed and the token's place. So a completion is reproducible whatever batch it sits in, up to rounding: in a batch of
 another shape the logits differ in their last bits, and a draw that falls that close to a border between two tokens
-(about 1 in 10^5 in float32, about 1 in 100 in bfloat16) may pick the neighbour, after which the texts differ.
+may pick the neighbour, after which the texts differ (more often in bfloat16 than in float32).
 """
 
 import time
