@@ -39,6 +39,7 @@ class Batch:
     behavior_logprobs: nats, from the engine, 0 where loss_mask is False.
     proximal_logprobs: the learner's own, before the step; None where behavior_logprobs serve as the base of the ratio,
         or where there is one minibatch (then the step's own forward pass gives them).
+    group_num_tokens: loss tokens of all rows of this row's group, whichever micro-batch or rank they are on.
     num_*: global denominators, counted before any rejection and over all ranks.
     """
 
@@ -49,6 +50,7 @@ class Batch:
     advantages: Float[Tensor, "batch seq"]
     policy_versions: Int[Tensor, "batch seq"]
     group_index: Int[Tensor, " batch"]
+    group_num_tokens: Int[Tensor, " batch"]
     num_loss_tokens: int
     num_sequences: int
     num_prompts: int

@@ -174,6 +174,28 @@ def report(
     print(write_report(run_dir))
 
 
+@app.command()
+def parity(
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
+    """Compare our losses and advantages with those of other trainers. Exit code 1 when a claimed parity fails."""
+    from rlvr.parity.table import parity_rows, parity_table, summary
+
+    rows = parity_rows()
+    if as_json:
+        import json
+
+        print(json.dumps([row.as_json() for row in rows], indent=1))
+    else:
+        from rich.console import Console as RichConsole
+
+        console = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 100)
+        console.print(parity_table(rows))
+        console.print(summary(rows))
+    if not all(row.holds for row in rows):
+        raise typer.Exit(1)
+
+
 @recipes_app.callback()
 def recipes(context: typer.Context) -> None:
     """List the recipes that come with rlvr."""
@@ -250,7 +272,7 @@ def main() -> NoReturn:
     configure_logging()
     sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` lives where the user stands
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what a command's typer.Exit carried, else None
     except RlvrError as error:
         print(f"rlvr: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
@@ -262,7 +284,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         print("rlvr: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    raise SystemExit(0)
+    raise SystemExit(code or 0)
 
 
 if __name__ == "__main__":

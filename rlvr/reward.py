@@ -22,8 +22,9 @@ def score(
     """The reward, and the part of it that each REWARD check gave; the parts sum to the reward.
 
     In this order: a REWARD or GATE check with ERROR leaves the completion unjudged (None, no
-    parts); a completion cut off (LENGTH or ABORT) earns 0 under `Truncated.ZERO`; a GATE that does
-    not PASS makes it 0; SHADOW never counts.
+    parts); a completion cut off (LENGTH or ABORT) earns 0 under `Truncated.ZERO` (under MASK it is
+    judged like any other, see `leaves_loss`); a GATE that does not PASS makes it 0; SHADOW never
+    counts.
 
     Args:
         verdicts: by check name; a verdict for every REWARD and GATE check of `roles`.
@@ -74,6 +75,11 @@ def make_rollout(
         truncated=truncated,
     )
     return Rollout(completion=completion, verdicts=verdicts, reward=reward, reward_parts=parts)
+
+
+def leaves_loss(completion: Completion, *, truncated: Truncated) -> bool:
+    """Whether a judged completion counts in the baseline alone: it was cut off, and `Truncated.MASK` says so."""
+    return truncated is Truncated.MASK and completion.finish_reason is not FinishReason.STOP
 
 
 def _check_names(

@@ -2,19 +2,66 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Protocol, assert_never, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from rlvr.algorithms.advantages import GRPO_MIN_JUDGED, grpo_advantages
-from rlvr.algorithms.aggregation import Aggregator, ConstantLength, SequenceMean, TokenMean
+from rlvr.algorithms.advantages import (
+    GroupRewards,
+    dr_grpo_advantages,
+    grpo_advantages,
+    maxrl_advantages,
+    pass_at_k_advantages,
+    rloo_advantages,
+)
+from rlvr.algorithms.aggregation import (
+    Aggregator,
+    ConstantLength,
+    PromptMean,
+    SequenceMean,
+    TokenMean,
+)
+from rlvr.algorithms.batch_advantages import batch_norm_advantages, gdpo_advantages
+from rlvr.algorithms.corrections import Bound, Correction, Level
 from rlvr.algorithms.kl import KlFunction, k1, k2, k3
 from rlvr.algorithms.losses import PolicyLoss
+from rlvr.algorithms.token_losses import (
+    TokenLossFunction,
+    cispo,
+    clipped,
+    dppo,
+    gspo,
+    policy_gradient,
+    sapo,
+)
 from rlvr.batch import Batch, LossOutput
-from rlvr.config.recipe import AdvantageKind, Aggregation, AlgorithmConfig, KlEstimator
+from rlvr.config.algorithm import (
+    AdvantageConfig,
+    Aggregation,
+    AlgorithmConfig,
+    Baseline,
+    BatchNormAdvantage,
+    CispoLoss,
+    ClippedLoss,
+    CorrectionConfig,
+    DppoLoss,
+    DrGrpoAdvantage,
+    GdpoAdvantage,
+    GrpoAdvantage,
+    GspoLoss,
+    KlEstimator,
+    KlPlacement,
+    LossConfig,
+    MaxRlAdvantage,
+    PassAtKAdvantage,
+    PolicyGradientLoss,
+    RlooAdvantage,
+    SapoLoss,
+    Weighting,
+)
 
-AdvantageFunction = Callable[[Sequence[float | None]], list[float | None]]
+AdvantageFunction = Callable[[Sequence[GroupRewards]], list[list[float | None]]]
 
 
 @runtime_checkable
@@ -23,15 +70,91 @@ class LossFunction(Protocol):
 
     aggregator: Aggregator
 
-    def __call__(self, logprobs: Float[Tensor, "batch seq"], *, batch: Batch) -> LossOutput: ...
+    @property
+    def uses_proximal(self) -> bool:
+        """Whether the ratio starts from the learner's log-probs before the step."""
+        ...
+
+    @property
+    def needs_entropy_gradient(self) -> bool:
+        """Whether `entropy` must carry a gradient."""
+        ...
+
+    def __call__(
+        self,
+        logprobs: Float[Tensor, "batch seq"],
+        *,
+        entropy: Float[Tensor, "batch seq"],
+        batch: Batch,
+    ) -> LossOutput: ...
 
 
-def build_advantage(config: AlgorithmConfig) -> tuple[AdvantageFunction, int]:
-    """The advantage function and how many judged rollouts a group needs for it."""
-    by_kind: dict[AdvantageKind, tuple[AdvantageFunction, int]] = {
-        AdvantageKind.GRPO: (partial(grpo_advantages, eps=config.advantage_eps), GRPO_MIN_JUDGED),
-    }
-    return by_kind[config.advantage]
+def build_advantage(config: AdvantageConfig) -> AdvantageFunction:
+    """From the groups of a step to one list of advantages a group, None where a rollout leaves the loss."""
+    match config:
+        case GrpoAdvantage():
+            return _per_group(partial(grpo_advantages, eps=config.eps))
+        case DrGrpoAdvantage():
+            return _per_group(dr_grpo_advantages)
+        case RlooAdvantage():
+            return _per_group(rloo_advantages)
+        case MaxRlAdvantage():
+            return _per_group(partial(maxrl_advantages, eps=config.eps))
+        case PassAtKAdvantage():
+            return _per_group(partial(pass_at_k_advantages, k=config.k, threshold=config.threshold))
+        case BatchNormAdvantage():
+            return partial(
+                batch_norm_advantages,
+                has_group_baseline=config.baseline is Baseline.GROUP,
+                is_token_weighted=config.weighting is Weighting.TOKEN,
+                eps=config.eps,
+            )
+        case GdpoAdvantage():
+            return partial(gdpo_advantages, eps=config.eps)
+        case _:
+            assert_never(config)
+
+
+def build_token_loss(config: LossConfig) -> TokenLossFunction:
+    """The loss of one token, with its settings bound."""
+    match config:
+        case ClippedLoss():
+            return partial(
+                clipped,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+                dual_clip=config.dual_clip,
+            )
+        case GspoLoss():
+            return partial(gspo, clip_low=config.clip_low, clip_high=config.clip_high)
+        case CispoLoss():
+            return partial(cispo, ratio_min=config.ratio_min, ratio_max=config.ratio_max)
+        case SapoLoss():
+            return partial(sapo, tau_positive=config.tau_positive, tau_negative=config.tau_negative)
+        case DppoLoss():
+            return partial(
+                dppo,
+                max_decrease=config.max_decrease,
+                max_increase=config.max_increase,
+                log_ratio_coef=config.log_ratio_coef,
+            )
+        case PolicyGradientLoss():
+            return policy_gradient
+        case _:
+            assert_never(config)
+
+
+def build_correction(config: CorrectionConfig) -> Correction:
+    """The correction that a run starts with."""
+    return Correction(
+        level=Level(config.weight.value),
+        bound=Bound(config.bound.value),
+        weight_min=config.weight_min,
+        weight_max=config.weight_max,
+        geometric_min=config.geometric_min,
+        geometric_max=config.geometric_max,
+        off_policy_threshold=config.off_policy_threshold,
+    )
 
 
 def build_aggregator(kind: Aggregation, *, max_completion_tokens: int) -> Aggregator:
@@ -40,23 +163,44 @@ def build_aggregator(kind: Aggregation, *, max_completion_tokens: int) -> Aggreg
         Aggregation.TOKEN_MEAN: TokenMean,
         Aggregation.SEQUENCE_MEAN: SequenceMean,
         Aggregation.CONSTANT_LENGTH: lambda: ConstantLength(max_completion_tokens),
+        Aggregation.PROMPT_MEAN: PromptMean,
     }
     return by_kind[kind]()
 
 
-def build_loss(config: AlgorithmConfig, *, max_completion_tokens: int) -> PolicyLoss:
-    """The policy loss of a recipe."""
+def build_kl(estimator: KlEstimator) -> KlFunction:
+    """The estimator of the KL to the reference."""
     by_estimator: dict[KlEstimator, KlFunction] = {
         KlEstimator.K1: k1,
         KlEstimator.K2: k2,
         KlEstimator.K3: k3,
     }
+    return by_estimator[estimator]
+
+
+def build_loss(
+    config: AlgorithmConfig, *, max_completion_tokens: int, uses_proximal: bool
+) -> PolicyLoss:
+    """The policy loss of a recipe.
+
+    Args:
+        uses_proximal: what `correction.ratio_base` comes to in this run.
+    """
+    is_kl_in_loss = config.kl_placement is KlPlacement.LOSS
     return PolicyLoss(
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
+        token_loss=build_token_loss(config.loss),
         aggregator=build_aggregator(
             config.aggregation, max_completion_tokens=max_completion_tokens
         ),
-        kl_coef=config.kl_coef,
-        kl=by_estimator[config.kl_estimator],
+        correction=build_correction(config.correction),
+        uses_proximal=uses_proximal,
+        kl_coef=config.kl_coef if is_kl_in_loss else 0.0,
+        kl=build_kl(config.kl_estimator),
+        entropy_coef=config.entropy_coef,
     )
+
+
+def _per_group(
+    function: Callable[[Sequence[float | None]], list[float | None]],
+) -> AdvantageFunction:
+    return lambda groups: [function(group.rewards_G) for group in groups]

@@ -1,5 +1,8 @@
 """What follows from a recipe: the counts that a person wants to see before a run starts."""
 
+import math
+
+from rlvr.config.preset_table import PRESETS
 from rlvr.config.recipe import Recipe
 
 _MOST_SHOWN = 8
@@ -28,6 +31,7 @@ def derived_table(recipe: Recipe) -> list[tuple[str, str, str]]:
     evaluations = (0, *due_steps(run.steps, every=run.eval_every_steps))
     checkpoints = due_steps(run.steps, every=run.checkpoint_every_steps)
     return [
+        *_parts(recipe),
         ("completions per step", f"{completions:,}", f"{prompts:,} prompts x {group:,} each"),
         (
             "prompts per minibatch",
@@ -65,6 +69,48 @@ def derived_table(recipe: Recipe) -> list[tuple[str, str, str]]:
         ),
         ("checkpoints at steps", _listed(checkpoints), _interval(run.checkpoint_every_steps, "")),
     ]
+
+
+def _parts(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Rows about what is not on by default: preset, adapters, learners, staleness, replacements."""
+    rollout, algorithm, lora = recipe.rollout, recipe.algorithm, recipe.model.lora
+    prompts = rollout.prompts_per_step
+    rows: list[tuple[str, str, str]] = []
+    if algorithm.preset in PRESETS:
+        rows.append(("preset", algorithm.preset, PRESETS[algorithm.preset].paper))
+    if lora.rank:
+        targets = ", ".join(lora.target_modules)
+        rows.append(("adapters", f"rank {lora.rank:,}", f"alpha {lora.alpha:g}, on {targets}"))
+    learners = recipe.cluster.learners
+    if learners > 1:
+        share = prompts // recipe.learner.minibatches_per_step * rollout.group_size / learners
+        rows.append(
+            ("learners", f"{learners:,}", f"about {share:,.0f} completions of a minibatch each")
+        )
+    if rollout.max_staleness:
+        versions = rollout.max_staleness + 1
+        rows.append(
+            (
+                "completions in flight",
+                f"{versions * prompts * rollout.group_size:,}",
+                f"at most {versions:,} steps' worth, up to {_versions(rollout.max_staleness)} old",
+            )
+        )
+    dynamic = algorithm.dynamic_sampling
+    if dynamic.enabled:
+        refills = math.floor(dynamic.max_refill_factor * prompts)
+        rows.append(
+            (
+                "groups per step at most",
+                f"{prompts + refills:,}",
+                f"{prompts:,} prompts and {refills:,} replacements of groups without a signal",
+            )
+        )
+    return rows
+
+
+def _versions(number: int) -> str:
+    return "1 version" if number == 1 else f"{number:,} versions"
 
 
 def _listed(steps: tuple[int, ...]) -> str:

@@ -1,13 +1,14 @@
 """A recipe from a file or a packaged name: overrides, line numbers in every error, provenance.
 
-    file (and the one it extends) -> values and lines -> overrides -> pydantic -> LoadedRecipe
+    preset < file that is extended < file -> values and lines -> overrides -> pydantic -> LoadedRecipe
 
 All problems are reported at once, one a line:
 
-    recipes/x.yaml:14: algorithm.clip_high: must be a number (got 'wide')
+    recipes/x.yaml:14: algorithm.loss.clip_high: must be a number (got 'wide')
     command line: rollout.grp_size=4: unknown key; did you mean rollout.group_size?
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,27 @@ from pydantic import ValidationError
 
 from rlvr.config.overrides import apply_overrides
 from rlvr.config.packaged import RecipeInfo, find_recipe, list_recipes
-from rlvr.config.problems import boolean_problems, unique, validation_problems
+from rlvr.config.presets import NONE, PRESET, PRESETS, changes_nothing, stack, unknown_preset
+from rlvr.config.problems import boolean_problems, problem_at, unique, validation_problems
 from rlvr.config.recipe import Recipe
 from rlvr.config.resolved_yaml import provenance_of, resolved_yaml
-from rlvr.config.yaml_lines import Document, read_document
+from rlvr.config.yaml_lines import Document, Origin, read_document, value_at
 from rlvr.errors import ConfigError
 
 __all__ = ["LoadedRecipe", "RecipeInfo", "find_recipe", "list_recipes", "load_recipe"]
 
 _EXTENDS = "extends"
+_NO_EFFECT = (
+    "changes nothing, because the recipe sets every key of the preset itself (a resolved recipe does); remove those "
+    "keys, or give the recipe that it was resolved from"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRecipe:
     """A recipe, and where each of its values came from.
 
-    provenance: for each leaf, by dotted path, `default`, `file.yaml:14` or `command line`.
+    provenance: for each leaf, by dotted path, `default`, `preset dapo`, `file.yaml:14` or `command line`.
     path: the recipe's file.
     """
 
@@ -54,8 +60,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
     Raises: ConfigError with every problem, one a line, each with its file and line.
     """
     path = find_recipe(name_or_path)
-    document = _read_with_base(path)
-    apply_overrides(document, overrides, model=Recipe)
+    document = _resolved(_layers(path), overrides)
     problems = list(document.problems)
     recipe: Recipe | None = None
     try:
@@ -69,11 +74,29 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
     return LoadedRecipe(recipe=recipe, provenance=provenance_of(recipe, document), path=path)
 
 
-def _read_with_base(path: Path) -> Document:
-    """The document of a file, over the one that its `extends` names."""
+def _resolved(layers: Sequence[Document], overrides: Sequence[str]) -> Document:
+    """The layers and the command line over the preset that they name."""
+    probe = stack(copy.deepcopy(layers), preset=NONE, origin=Origin(), model=Recipe)
+    apply_overrides(probe, overrides, model=Recipe)
+    preset = value_at(probe.values, PRESET)
+    origin = probe.origins.get(PRESET, Origin())
+    known = preset if isinstance(preset, str) and preset in PRESETS else NONE
+    document = stack(layers, preset=known, origin=origin, model=Recipe)
+    apply_overrides(document, overrides, model=Recipe)
+    section = document.values.get("algorithm")
+    if isinstance(preset, str) and isinstance(section, dict) and preset != known:
+        document.problems.append(problem_at(document, PRESET, unknown_preset(preset)))
+        section["preset"] = NONE
+    elif known != NONE and changes_nothing(document, known):
+        document.problems.append(problem_at(document, PRESET, _NO_EFFECT))
+    return document
+
+
+def _layers(path: Path) -> list[Document]:
+    """The document of a file, and before it that of the one that its `extends` names."""
     document = _read(path)
     if _EXTENDS not in document.values:
-        return document
+        return [document]
     origin = document.origins[_EXTENDS,]
     name = document.values.pop(_EXTENDS)
     document.forget((_EXTENDS,))
@@ -93,7 +116,7 @@ def _read_with_base(path: Path) -> Document:
             f"{origin.place}: extends: a recipe may extend one other, and {base.label} extends "
             f"{base.values[_EXTENDS]!r} itself (line {base.origins[_EXTENDS,].line})"
         )
-    return document.merged_over(base)
+    return [base, document]
 
 
 def _read(path: Path) -> Document:

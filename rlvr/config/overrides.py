@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, JsonValue
 
-from rlvr.config.paths import annotation_at, container, is_text
+from rlvr.config.kinds import KIND, clear_replaced_kinds, unfold, written_kinds
+from rlvr.config.paths import annotation_at, container, is_text, kinds
 from rlvr.config.yaml_lines import (
     Document,
     KeyPath,
@@ -21,6 +22,7 @@ from rlvr.config.yaml_lines import (
 )
 from rlvr.errors import ConfigError
 
+_NULLS = {"null", "~"}
 _EXAMPLE = "write key=value, for example run.steps=10"
 
 
@@ -33,10 +35,13 @@ def apply_overrides(
         model: the recipe's model; it says where text is wanted. A key that it does not know is set
             all the same, and validation reports it.
     """
+    before = written_kinds(document, model=model)
     for override in overrides:
         problem = _apply(document, override, model)
         if problem:
             document.problems.append(Problem(origin=Origin(override=override), text=problem))
+    unfold(document, model=model)
+    clear_replaced_kinds(document, before, model=model)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, JsonValue]:
@@ -73,6 +78,9 @@ def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
             if not key.strip()
             else (f"the key {key.strip()!r} has an empty part; {_EXAMPLE}")
         )
+    is_plain = bool(text) and text not in _NULLS and text.lstrip()[:1] not in {"[", "{"}
+    if is_plain and kinds(annotation_at(model, parts)):
+        parts = (*parts, KIND)  # `advantage=rloo` is short for `advantage.kind=rloo`
     parent, path, problem = _descend(document, parts, model, override)
     if problem:
         return problem
@@ -102,8 +110,7 @@ def _value(text: str, path: KeyPath, model: type[BaseModel], override: str) -> D
     ):
         return read_inline(text, path=path, override=override)
     document = Document(label="command line", origins={path: Origin(override=override)})
-    is_null = text in {"null", "~"}
-    if not text or (is_text(annotation_at(model, path)) and not is_null):
+    if not text or (is_text(annotation_at(model, path)) and text not in _NULLS):
         document.values["value"] = text
     else:
         document.values["value"] = plain_scalar(text.strip())

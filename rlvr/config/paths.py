@@ -47,6 +47,19 @@ def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
     return ()
 
 
+def kinds(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The sections of a union told apart by `kind`, by that kind, the default first; empty for any other type.
+
+    >>> from rlvr.config.algorithm import AlgorithmConfig
+    >>> list(kinds(annotation_at(AlgorithmConfig, ("loss",))))[:2]
+    ['clipped', 'gspo']
+    """
+    sections = sections_in(annotation)
+    if len(sections) < 2 or not all("kind" in section.model_fields for section in sections):
+        return {}
+    return {str(section.model_fields["kind"].default): section for section in sections}
+
+
 def container(annotation: Any) -> type | None:
     """`list`, `tuple` or `dict` when the value is one, else None."""
     if get_origin(annotation) is Annotated:

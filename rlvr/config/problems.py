@@ -1,14 +1,14 @@
 """Validation failures in plain words, each with the place where its value was written."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from rlvr.config.hints import PeerName, peer_hint
-from rlvr.config.paths import annotation_at, key_paths, sections_in
+from rlvr.config.kinds import KIND
+from rlvr.config.paths import annotation_at, kinds
+from rlvr.config.suggestions import Suggestions, close, did_you_mean, listed
 from rlvr.config.yaml_lines import Document, KeyPath, Origin, Problem, dotted
 
 _MOST_CHARS = 60
@@ -29,7 +29,7 @@ _PLAIN_WORDS = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping (`key: value` lines)",
     "model_type": "must be a mapping (`key: value` lines)",
-    "model_attributes_type": "must be a mapping (`key: value` lines)",
+    "model_attributes_type": "must be a kind or a mapping (`key: value` lines)",
     "enum": "must be one of {expected}",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
@@ -74,6 +74,12 @@ def boolean_problems(document: Document, *, model: BaseModel) -> list[Problem]:
     return found
 
 
+def problem_at(document: Document, path: KeyPath, text: str) -> Problem:
+    """A problem of the key at `path`, where it was written."""
+    origin = _origin(document, path)
+    return Problem(origin=origin, text=_with_path(text, path, origin))
+
+
 def unique(problems: Iterable[Problem]) -> list[Problem]:
     """The problems without repeats, by file and line, those of the command line last."""
 
@@ -90,7 +96,7 @@ class _Translator:
     def __init__(self, document: Document, model: type[BaseModel]) -> None:
         self.document = document
         self.model = model
-        self.known = key_paths(model)
+        self.suggestions = Suggestions(model, document.values)
 
     def problems(self, error: ValidationError) -> list[Problem]:
         found = [(self._path(item["loc"]), item) for item in error.errors(include_url=False)]
@@ -100,8 +106,8 @@ class _Translator:
         for path, item in details:
             if item["type"] == "extra_forbidden":
                 result += self._unknown(path, cast(JsonValue, item["input"]))
-                close = _close(str(path[-1]), self._siblings(path[:-1]))
-                misspelt.update((*path[:-1], key) for key in close)
+                near = close(str(path[-1]), self.suggestions.siblings(path[:-1]))
+                misspelt.update((*path[:-1], key) for key in near)
         for path, item in details:
             if item["type"] == "value_error":
                 result += self._crossed(path, str(item.get("ctx", {}).get("error", item["msg"])))
@@ -118,15 +124,18 @@ class _Translator:
         """The location without the tags that pydantic adds for the arms of a union."""
         current: JsonValue = self.document.values
         path: KeyPath = ()
+        was_tag = False
         for position, part in enumerate(loc):
+            was_tag = not was_tag and part in kinds(annotation_at(self.model, path))
+            if was_tag:
+                continue
             has, inner = _entry(current, part)
             if has or position == len(loc) - 1:
                 path, current = (*path, part), inner
         return path
 
     def _problem(self, path: KeyPath, text: str) -> Problem:
-        origin = _origin(self.document, path)
-        return Problem(origin=origin, text=_with_path(text, path, origin))
+        return problem_at(self.document, path, text)
 
     def _invalid(self, path: KeyPath, item: Mapping[str, Any]) -> Problem:
         kind, given = str(item["type"]), item["input"]
@@ -134,54 +143,27 @@ class _Translator:
         text = words.format_map(item.get("ctx", {})) if words else _lower_first(str(item["msg"]))
         if kind in {"enum", "literal_error"} and isinstance(given, str):
             options = re.findall(r"'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
-            text += _did_you_mean([repr(option) for option in _close(given, options)])
+            text += did_you_mean([repr(option) for option in close(given, options)])
         if kind == "string_type" and isinstance(given, int | float):
             text += "; put it in quotes"
-        if kind == "model_type" and given is None:
+        if kind == "union_tag_invalid":
+            return self._wrong_kind((*path, KIND), given)
+        if kind in {"model_type", "model_attributes_type"} and given is None:
             text = "the section is empty; remove the line or put keys below it"
             return self._problem(path, text)
         return self._problem(path, text + _got(given, _origin(self.document, path)))
 
+    def _wrong_kind(self, path: KeyPath, given: Any) -> Problem:
+        value: object = cast(Mapping[str, object], given)[KIND]
+        options = [repr(kind) for kind in kinds(annotation_at(self.model, path[:-1]))]
+        text = f"must be one of {listed(options, 'or')}"
+        text += did_you_mean(close(repr(value), options))
+        return self._problem(path, text + _got(value, _origin(self.document, path)))
+
     def _unknown(self, path: KeyPath, value: JsonValue) -> list[Problem]:
-        """What an unknown key may mean: a peer's name, a key of another section, or a slip."""
-        origin = _origin(self.document, path)
-        leaves = list(_leaves(value, path))
-        hints = [(leaf, hint) for leaf in leaves if (hint := peer_hint(dotted(leaf)))]
-        if hints:
-            return [self._peer(leaf, *hint) for leaf, hint in hints]
-        # of an override such as `rolout.group_size=4` the rest of the key joins the suggestion
-        rest = dotted(leaves[0])[len(dotted(path)) :] if origin.override and leaves else ""
-        suggestion = self._meant(path, rest)
-        return [self._problem(path, f"unknown key{suggestion}")]
-
-    def _peer(self, leaf: KeyPath, name: str, peer: PeerName) -> Problem:
-        remark = f"; {peer.remark}" if peer.remark else ""
-        meant = f"did you mean {peer.key}? {name} is its name in {peer.peers}{remark}"
-        return self._problem(leaf, f"unknown key; {meant}")
-
-    def _meant(self, path: KeyPath, rest: str) -> str:
-        key, parent = str(path[-1]), path[:-1]
-        elsewhere = self._ending_in(key)
-        if elsewhere:
-            return _did_you_mean(elsewhere)
-        siblings = self._siblings(parent)
-        near = _close(key, siblings)
-        if near:
-            full = dotted((*parent, near[0]))
-            is_deeper = annotation_at(self.model, (*parent, near[0], *rest.split(".")[1:]))
-            return _did_you_mean([full + (rest if is_deeper is not None else "")])
-        last_parts = [known.rpartition(".")[2] for known in self.known]
-        far = _close(key, last_parts, cutoff=0.8)
-        if far:
-            return _did_you_mean(self._ending_in(far[0]))
-        return f"; {dotted(parent) or 'a recipe'} knows {', '.join(siblings)}"
-
-    def _ending_in(self, key: str) -> list[str]:
-        return [known for known in self.known if known.rpartition(".")[2] == key][:3]
-
-    def _siblings(self, parent: KeyPath) -> list[str]:
-        sections = sections_in(annotation_at(self.model, parent)) or (self.model,)
-        return [key for section in sections for key in section.model_fields]
+        is_typed = bool(_origin(self.document, path).override)
+        answers = self.suggestions.unknown(path, value, is_typed=is_typed)
+        return [self._problem(leaf, text) for leaf, text in answers]
 
     def _crossed(self, path: KeyPath, message: str) -> list[Problem]:
         """A model's own check: one problem for each part of its message that begins with a key."""
@@ -205,11 +187,12 @@ class _Translator:
         key = leading[0] if leading else ""
         if not origins and key and self._is_key(key):
             origins = [_origin(self.document, tuple(key.split(".")))]
-        typed = [origin for origin in origins if origin.override]
+        origins.sort(key=lambda origin: bool(origin.preset))  # a preset is not what the user wrote
+        typed = [origin for origin in origins if origin.is_typed]
         below = [
             origin
             for known, origin in self.document.origins.items()
-            if origin.override and known[: len(path)] == path
+            if origin.is_typed and known[: len(path)] == path
         ]
         own = self.document.origins.get(path)
         fallback = below[-1] if path and below else own or _origin(self.document, path)
@@ -259,22 +242,6 @@ def _got(value: Any, origin: Origin) -> str:
         return " (got nothing)"
     shown = repr(cast(object, value))
     return f" (got {shown if len(shown) <= _MOST_CHARS else shown[:_MOST_CHARS] + '...'})"
-
-
-def _leaves(value: JsonValue, path: KeyPath) -> Iterable[KeyPath]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    else:
-        yield path
-
-
-def _close(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
-    return difflib.get_close_matches(word, list(options), n=1, cutoff=cutoff)
-
-
-def _did_you_mean(options: list[str]) -> str:
-    return f"; did you mean {' or '.join(options)}?" if options else ""
 
 
 def _lower_first(text: str) -> str:

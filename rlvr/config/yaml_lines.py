@@ -32,16 +32,23 @@ class Origin:
     """Where a value was written: a line of a file, or one `key=value` of the command line.
 
     label: the file as messages show it. line: from 1. override: the `key=value`, empty for a file.
+    preset: the preset that stands there and brought the value, empty for a value that was written itself.
     """
 
     label: str = ""
     line: int = 0
     override: str = ""
+    preset: str = ""
 
     @property
     def place(self) -> str:
         """The start of an error message."""
         return f"command line: {self.override}" if self.override else f"{self.label}:{self.line}"
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether the value itself stands on the command line, and not only the preset that brought it."""
+        return bool(self.override) and not self.preset
 
     @property
     def short(self) -> str:
@@ -50,6 +57,8 @@ class Origin:
         >>> Origin(label="recipes/x.yaml", line=14).short
         'x.yaml:14'
         """
+        if self.preset:
+            return f"preset {self.preset}"
         return "command line" if self.override else f"{PurePath(self.label).name}:{self.line}"
 
 
@@ -80,6 +89,23 @@ class Document:
     problems: list[Problem] = field(default_factory=list[Problem])
     broken: set[KeyPath] = field(default_factory=set[KeyPath])
 
+    @classmethod
+    def of(cls, values: dict[str, JsonValue], origin: Origin) -> "Document":
+        """A document of a copy of these values, which all stand at one place."""
+        document = cls(label=origin.label)
+
+        def visit(value: JsonValue, path: KeyPath) -> JsonValue:
+            document.origins[path] = origin
+            if isinstance(value, dict):
+                return {key: visit(inner, (*path, key)) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [visit(inner, (*path, index)) for index, inner in enumerate(value)]
+            return value
+
+        document.values = {key: visit(inner, (key,)) for key, inner in values.items()}
+        document.origins[()] = origin
+        return document
+
     def forget(self, path: KeyPath) -> None:
         """Drop the origins of `path` and of all below it."""
         for known in [known for known in self.origins if known[: len(path)] == path]:
@@ -105,6 +131,23 @@ def dotted(path: KeyPath) -> str:
     'data.train.0.source'
     """
     return ".".join(str(part) for part in path)
+
+
+def value_at(values: JsonValue, path: KeyPath) -> JsonValue:
+    """The value at a path below `values`, None where there is none.
+
+    >>> value_at({"train": [{"limit": 3}]}, ("train", 0, "limit"))
+    3
+    """
+    current = values
+    for part in path:
+        if isinstance(current, dict):
+            current = current.get(str(part))
+        elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+            current = current[part]
+        else:
+            return None
+    return current
 
 
 def plain_scalar(text: str) -> JsonValue:

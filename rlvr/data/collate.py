@@ -1,38 +1,22 @@
-"""From groups and their advantages to a Batch: pad on the right, align every column with its token."""
+"""From rollouts to a Batch: pad on the right, align every column with its token, count the denominators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from rlvr.batch import Batch
-from rlvr.records import Completion, Group
+from rlvr.records import Completion
 
 Row = tuple[int, Completion, float]
 
 
-def collate(
-    groups: Sequence[Group], *, advantages: Mapping[str, float], pad_token_id: int
-) -> Batch:
-    """One row for each rollout that has an advantage, in group order; the others leave the loss here.
-
-    Args:
-        advantages: by completion_id; the same on every token of the completion.
-
-    Returns: a Batch whose denominators count exactly its rows.
-
-    Raises: ValueError when no rollout has an advantage.
-    """
-    rows: list[Row] = []
-    for index, group in enumerate(groups):
-        for rollout in group.rollouts:
-            advantage = advantages.get(rollout.completion.completion_id)
-            if advantage is not None and any(rollout.completion.sampled_mask):
-                rows.append((index, rollout.completion, advantage))
-    return collate_rows(rows, pad_token_id=pad_token_id)
-
-
 def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
     """A Batch of (group index, completion, advantage of each of its tokens), in this order.
+
+    A log-prob that is not finite becomes nan: the engine did not give one, and the loss counts it as missing.
 
     Raises: ValueError when there is no row.
     """
@@ -51,8 +35,11 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
         end = start + len(completion.token_ids)
         token_ids[row, :end] = torch.tensor(completion.prompt_token_ids + completion.token_ids)
         attention_mask[row, :end] = True
-        loss_mask[row, start:end] = torch.tensor(completion.sampled_mask)
-        behavior[row, start:end] = torch.tensor(completion.logprobs)
+        sampled = torch.tensor(completion.sampled_mask, dtype=torch.bool)
+        logprobs = torch.tensor(completion.logprobs)
+        loss_mask[row, start:end] = sampled
+        behavior[row, start:end] = torch.where(logprobs.isfinite(), logprobs, torch.nan)
+        behavior[row, start:end][~sampled] = 0.0
         advantage_columns[row, start:end] = advantage
         versions[row, start:end] = torch.tensor(completion.policy_versions)
     group_index = torch.tensor([index for index, _, _ in rows])
@@ -64,7 +51,36 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
         advantages=advantage_columns,
         policy_versions=versions,
         group_index=group_index,
+        group_num_tokens=group_token_counts(loss_mask, group_index),
         num_loss_tokens=int(loss_mask.sum()),
         num_sequences=len(rows),
         num_prompts=len(torch.unique(group_index)),
     )
+
+
+def select_rows(batch: Batch, keep: Sequence[int], *, advantages: Sequence[float]) -> Batch:
+    """The rows at `keep` with one advantage each, counted anew: the denominators know of no other row.
+
+    Raises: ValueError when there is no row.
+    """
+    if not keep:
+        raise ValueError("no row is left: there is nothing to learn from")
+    rows = batch.rows(torch.tensor(keep))
+    return replace(
+        rows,
+        advantages=torch.where(rows.loss_mask, torch.tensor(advantages)[:, None], 0.0),
+        group_num_tokens=group_token_counts(rows.loss_mask, rows.group_index),
+        num_loss_tokens=int(rows.loss_mask.sum()),
+        num_sequences=len(keep),
+        num_prompts=len(torch.unique(rows.group_index)),
+    )
+
+
+def group_token_counts(
+    loss_mask: Bool[Tensor, "batch seq"], group_index: Int[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """For each row, the loss tokens of all rows of its group."""
+    _, inverse = torch.unique(group_index, return_inverse=True)
+    counts = torch.zeros(len(group_index), dtype=torch.long)
+    counts.scatter_add_(0, inverse, loss_mask.sum(1))
+    return counts[inverse]

@@ -167,8 +167,9 @@ def _demonstrated(
     stream = PromptStream(sources, weights=[source.weight for source in train], seed=seed)
     by_name = {source.name: source for source in sources}
     while True:
-        _, prompt = stream.take()
-        yield prompt, by_name[prompt.source].answer()
+        issue = stream.take()
+        stream.settle(issue.index)
+        yield issue.prompt, by_name[issue.prompt.source].answer()
 
 
 def _first_distinct(

@@ -1,20 +1,52 @@
 """The order of prompts: sources mixed by weight, each traversed in shuffled epochs, resumable at
 any prompt.
 
-The state is a handful of counters. Draw n depends on (seed, counters) alone, never on the time or
-on who asks.
+The state is a handful of counters, and the prompts that were handed out and are not yet settled:
+after a restart they are handed out again first, under their old index, so that none is lost and
+none comes twice. Draw n depends on (seed, counters) alone, never on the time or on who asks.
 """
 
+import logging
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from rlvr.data.seeding import stable_hash
 from rlvr.errors import CheckpointError, DataError
 from rlvr.records import Prompt
 
+logger = logging.getLogger(__name__)
+
 MAX_LONG_DRAWS = 1000  # of an endless source, one after another, before it counts as all too long
+MAX_PASSED = 1000  # draws passed over one after another, before the next one is taken as it is
+
+
+class Choice(StrEnum):
+    """What becomes of a drawn prompt of a finite source."""
+
+    TAKE = "take"
+    PASS = "pass"  # not this time
+    RETIRE = "retire"  # never again
+
+
+Choose = Callable[[Prompt, int], Choice]
+"""Of a prompt and the number of the draw in its source."""
+
+
+class PoolExhausted(Exception):  # noqa: N818 - not a fault: every prompt was retired
+    """No source has a prompt left that may be handed out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """A prompt handed out: its issue index, and how often its source had been gone through."""
+
+    index: int
+    prompt: Prompt
+    epoch: int
 
 
 class PromptSource(Protocol):
@@ -37,13 +69,15 @@ class PromptSource(Protocol):
 
 @dataclass(slots=True)
 class _Cursor:
-    """Where one source stands: prompts issued, draws made (issued and skipped), and whether all
-    are too long.
+    """Where one source stands: prompts issued; draws made, and those of them that were too long,
+    passed over or retired; and whether it has no prompt left.
     """
 
     issued: int = 0
     drawn: int = 0
     num_too_long: int = 0
+    num_passed: int = 0
+    num_retired: int = 0
     is_dry: bool = False
 
 
@@ -78,13 +112,20 @@ class PromptStream:
         self._seed = seed
         self._shuffle = shuffle
         self._is_too_long = is_too_long
+        self._choose: Choose | None = None
         self._cursors = [_Cursor() for _ in sources]
         self._orders: list[tuple[int, list[int]]] = [(-1, []) for _ in sources]
         self._long_rows: list[dict[int, bool]] = [{} for _ in sources]
+        self._open: dict[int, tuple[int, int]] = {}  # issue index -> (source, draw)
+        self._again: deque[int] = deque()  # those of them that are handed out before anything new
+
+    def choose_by(self, choose: Choose) -> None:
+        """Lets `choose` decide on each drawn prompt of a finite source; endless ones repeat none."""
+        self._choose = choose
 
     @property
     def num_issued(self) -> int:
-        """How many prompts `take` has returned; the next issue index."""
+        """How many prompts were drawn to be handed out; the index of the next new one."""
         return sum(cursor.issued for cursor in self._cursors)
 
     @property
@@ -93,21 +134,50 @@ class PromptStream:
         pairs = zip(self.sources, self._cursors, strict=True)
         return {source.name: cursor.num_too_long for source, cursor in pairs}
 
-    def take(self) -> tuple[int, Prompt]:
-        """The next prompt with its global issue index, from 0.
+    @property
+    def num_passed(self) -> int:
+        """Draws that were passed over, or whose prompt was retired."""
+        return sum(cursor.num_passed + cursor.num_retired for cursor in self._cursors)
+
+    def take(self) -> Issue:
+        """The next prompt with its issue index, from 0; after `restore` first those still open.
 
         Raises:
             DataError: every prompt of every source is too long.
+            PoolExhausted: none is left because prompts were retired.
         """
+        if self._again:
+            index = self._again.popleft()
+            which, draw = self._open[index]
+            prompt = self.sources[which].prompt(self._row_of(which, draw))
+            return Issue(index, prompt, self._epoch(which, draw))
         index = self.num_issued
         while True:
             which = self._next_source()
-            prompt = self._draw(which)
-            if prompt is None:
+            found = self._draw(which)
+            if found is None:
                 self._cursors[which].is_dry = True
+                self._report_dry(which)
                 continue
+            draw, prompt = found
             self._cursors[which].issued += 1
-            return index, prompt
+            self._open[index] = (which, draw)
+            return Issue(index, prompt, self._epoch(which, draw))
+
+    def is_exhausted(self) -> bool:
+        """Whether `take` would raise PoolExhausted. The prompt found here is the next one taken."""
+        if self._choose is None or self._again:
+            return False
+        try:
+            issue = self.take()
+        except PoolExhausted:
+            return True
+        self._again.appendleft(issue.index)
+        return False
+
+    def settle(self, index: int) -> None:
+        """The prompt of this issue was trained or dropped: it need not be handed out again."""
+        del self._open[index]
 
     def state(self) -> dict[str, Any]:
         """The position as a JSON object."""
@@ -122,11 +192,17 @@ class PromptStream:
                     "issued": cursor.issued,
                     "drawn": cursor.drawn,
                     "num_too_long": cursor.num_too_long,
+                    "num_passed": cursor.num_passed,
+                    "num_retired": cursor.num_retired,
                     "is_dry": cursor.is_dry,
                 }
                 for source, weight, cursor in zip(
                     self.sources, self._weights, self._cursors, strict=True
                 )
+            ],
+            "open": [
+                {"index": index, "source": self.sources[which].name, "draw": draw}
+                for index, (which, draw) in sorted(self._open.items())
             ],
         }
 
@@ -143,20 +219,24 @@ class PromptStream:
                     f"{here!r}; resume with the "
                     "recipe and the data of the run, or start a fresh run directory"
                 )
+        counters = ("issued", "drawn", "num_too_long", "num_passed", "num_retired")
         self._cursors = [
-            _Cursor(
-                issued=int(item["issued"]),
-                drawn=int(item["drawn"]),
-                num_too_long=int(item["num_too_long"]),
-                is_dry=bool(item["is_dry"]),
-            )
+            _Cursor(**{key: int(item[key]) for key in counters}, is_dry=bool(item["is_dry"]))
             for item in state["sources"]
         ]
+        number = {source.name: i for i, source in enumerate(self.sources)}
+        self._open = {
+            int(item["index"]): (number[item["source"]], int(item["draw"]))
+            for item in state["open"]
+        }
+        self._again = deque(sorted(self._open))
 
     def _next_source(self) -> int:
         """The source that lags furthest behind its share; the first of equals."""
         alive = [i for i, cursor in enumerate(self._cursors) if not cursor.is_dry]
         if not alive:
+            if any(cursor.num_retired for cursor in self._cursors):
+                raise PoolExhausted
             skipped = ", ".join(f"{name}: {count}" for name, count in self.num_too_long.items())
             raise DataError(
                 f"every prompt of every source is too long (skipped: {skipped}); raise "
@@ -169,27 +249,61 @@ class PromptStream:
             alive, key=lambda i: (self._weights[i] / total * issued - self._cursors[i].issued, -i)
         )
 
-    def _draw(self, which: int) -> Prompt | None:
-        """The next prompt of a source that is short enough; None when a whole epoch had none."""
+    def _draw(self, which: int) -> tuple[int, Prompt] | None:
+        """The next draw that may be handed out, and its prompt; None when a whole epoch had none."""
         source, cursor = self.sources[which], self._cursors[which]
         num_rows = source.num_rows
         # Two epochs of draws always contain one whole epoch, wherever they begin.
-        for _ in range(MAX_LONG_DRAWS if num_rows is None else 2 * num_rows):
-            row = self._row_of(which, cursor.drawn)
+        patience = MAX_LONG_DRAWS if num_rows is None else 2 * num_rows
+        num_gone = num_passed = (
+            0  # in a row; what is passed over now may be taken in the next epoch
+        )
+        while num_gone < patience:
+            draw = cursor.drawn
             cursor.drawn += 1
-            if num_rows is not None and self._long_rows[which].get(row):
+            prompt = self._short_prompt(which, draw)
+            if prompt is None:
                 cursor.num_too_long += 1
+                num_gone += 1
                 continue
-            prompt = source.prompt(row)
-            if self._is_too_long is None or self._long_rows[which].get(row) is False:
-                return prompt
-            is_long = self._is_too_long(prompt)
-            if num_rows is not None:
-                self._long_rows[which][row] = is_long
-            if not is_long:
-                return prompt
-            cursor.num_too_long += 1
+            choice = Choice.TAKE
+            if self._choose is not None and num_rows is not None:
+                choice = self._choose(prompt, draw)
+            if choice is Choice.RETIRE:
+                cursor.num_retired += 1
+                num_gone += 1
+            elif choice is Choice.PASS and num_passed < MAX_PASSED:
+                cursor.num_passed += 1
+                num_passed += 1
+                num_gone = 0
+            else:
+                return draw, prompt
         return None
+
+    def _short_prompt(self, which: int, draw: int) -> Prompt | None:
+        """The prompt of a draw, None when it is too long."""
+        source, known = self.sources[which], self._long_rows[which]
+        row = self._row_of(which, draw)
+        if known.get(row):
+            return None
+        prompt = source.prompt(row)
+        if self._is_too_long is None or known.get(row) is False:
+            return prompt
+        is_long = self._is_too_long(prompt)
+        if source.num_rows is not None:
+            known[row] = is_long
+        return None if is_long else prompt
+
+    def _report_dry(self, which: int) -> None:
+        cursor = self._cursors[which]
+        why = "was retired or is too long" if cursor.num_retired else "is too long"
+        logger.warning(
+            "source %r: every prompt of it %s; it leaves the mix", self.sources[which].name, why
+        )
+
+    def _epoch(self, which: int, draw: int) -> int:
+        num_rows = self.sources[which].num_rows
+        return 0 if num_rows is None else draw // num_rows
 
     def _row_of(self, which: int, draw: int) -> int:
         num_rows = self.sources[which].num_rows

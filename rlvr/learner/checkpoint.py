@@ -1,51 +1,145 @@
 """The learner's part of a checkpoint: a folder that transformers loads, the optimiser and counters beside it.
 
+    config.json, model.safetensors, tokenizer, adapter/    `rlvr.models.export`
+    optimizer.pt     {"format": 2, "state": {parameter name: {"step", "exp_avg", "exp_avg_sq"}}}, whole tensors
+    learner.json     policy_version, num_steps, num_nonfinite
+
+State stands under the names of parameters and in whole tensors, so what one number of ranks saved another restores.
+The functions about an optimiser take sharded parameters too; every rank must call them then.
+
 The caller writes into a folder with another name and renames it when it is whole (`rlvr.run.checkpoints`).
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 
 from rlvr.errors import CheckpointError
-from rlvr.models.export import export_policy
-from rlvr.models.policy import Policy
+from rlvr.models import lora
+from rlvr.models.export import ADAPTER_FOLDER
 
 OPTIMIZER = "optimizer.pt"
 LEARNER = "learner.json"
+_FORMAT = 2
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    UnpicklingError,
+    SafetensorError,
+)
 
 
-def save(
-    folder: Path, *, policy: Policy, optimizer: torch.optim.Optimizer, counters: Mapping[str, int]
-) -> None:
-    """Writes model, tokenizer, optimiser state and counters into `folder`."""
-    export_policy(policy, folder)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-    (folder / LEARNER).write_text(json.dumps(dict(counters), indent=2) + "\n")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What a learner counts, by the names of learner.json."""
+
+    policy_version: int
+    num_steps: int
+    num_nonfinite: int
 
 
-def restore(folder: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Loads what `save` wrote into the objects given; returns the counters.
+def save_counters(folder: Path, counters: Counters) -> None:
+    """Writes the counters."""
+    (folder / LEARNER).write_text(json.dumps(asdict(counters), indent=2) + "\n")
 
-    Raises: CheckpointError when a file is missing or the weights are of another model.
-    """
+
+def read_counters(folder: Path) -> Counters:
+    """The counters that `save_counters` wrote. Raises CheckpointError."""
     try:
-        counters = json.loads((folder / LEARNER).read_text())
-        state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        weights = {}
-        for file in sorted(folder.glob("model*.safetensors")):
-            weights |= load_file(file)
-    except (OSError, ValueError, RuntimeError, EOFError, LookupError, UnpicklingError) as error:
+        return Counters(**json.loads((folder / LEARNER).read_text()))
+    except (*_UNREADABLE, TypeError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def save_optimizer(
+    folder: Path,
+    *,
+    optimizer: torch.optim.Optimizer,
+    model: PreTrainedModel,
+    is_writer: bool = True,
+) -> None:
+    """Writes the optimiser's state. Every rank calls it, and the one with `is_writer` writes."""
+    whole: dict[str, dict[str, Any]] = {}
+    names = trained_names(model)
+    for number, values in optimizer.state_dict()["state"].items():
+        gathered = {key: _whole(value) for key, value in values.items()}
+        if is_writer:
+            whole[names[number]] = {
+                key: value.cpu() if isinstance(value, Tensor) else value
+                for key, value in gathered.items()
+            }
+    if is_writer:
+        torch.save({"format": _FORMAT, "state": whole}, folder / OPTIMIZER)
+
+
+def restore_optimizer(
+    folder: Path, *, optimizer: torch.optim.Optimizer, model: PreTrainedModel
+) -> None:
+    """Loads what `save_optimizer` wrote; a sharded parameter takes its part.
+
+    Files of the first format, which counted parameters, are read too. Hyperparameters stay those of `optimizer`.
+
+    Raises: CheckpointError when the file is torn or of other parameters.
+    """
+    file = folder / OPTIMIZER
+    is_sharded = any(isinstance(p, DTensor) for p in model.parameters())
+    try:
+        # Mapped, a rank reads no more of the file than its own part.
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=is_sharded)
+        names = trained_names(model)
+        # The first format has no "format", and numbers in place of names.
+        state: dict[str, dict[str, Any]] = {
+            name if "format" in saved else names[name]: values
+            for name, values in saved["state"].items()
+        }
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from error
+    parameters = dict(model.named_parameters())
+    wrong = [
+        name
+        for name, values in state.items()
+        if name not in parameters or not _fits(values, parameters[name])
+    ]
+    if wrong:
         raise CheckpointError(
-            f"checkpoint {folder} cannot be read: {error}; choose an older one"
-        ) from error
-    own = dict(policy.model.named_parameters())
-    wrong = [n for n, p in own.items() if n in weights and weights[n].shape != p.shape]
-    missing = [n for n in own if n not in weights]
+            f"checkpoint {folder}: {OPTIMIZER} is of other parameters than the model has ({len(wrong)} differ, first "
+            f"{wrong[0]!r}); the recipe's model and learner.optimizer must be those of the run"
+        )
+    numbered = {
+        number: {key: _part(value, parameters[name]) for key, value in state[name].items()}
+        for number, name in enumerate(names)
+        if name in state
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+
+
+def restore_weights(folder: Path, model: PreTrainedModel) -> None:
+    """Loads the policy's trained weights into a model of whole tensors.
+
+    Raises: CheckpointError when a file is missing or torn, or the weights are of another model.
+    """
+    if lora.has_adapters(model):
+        weights = lora.read_adapter(model, folder / ADAPTER_FOLDER)
+        own = {name: p for name, p in model.named_parameters() if name in weights}
+    else:
+        weights = _read_weights(folder)
+        own = dict(model.named_parameters())
+    missing = [name for name in own if name not in weights]
+    wrong = [name for name, p in own.items() if name in weights and weights[name].shape != p.shape]
     if wrong or missing:
         raise CheckpointError(
             f"checkpoint {folder} is of another model: {len(missing)} tensors are missing and {len(wrong)} differ in "
@@ -54,5 +148,52 @@ def restore(folder: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-    optimizer.load_state_dict(state)
-    return counters
+
+
+def trained_names(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters that the optimiser has, in its order (that of `model.parameters()`)."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def part_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """The part of a whole tensor that a sharded parameter holds, on its device; all of it where it is not sharded."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    local = whole.to(parameter.device)
+    # Every rank has the whole tensor, so nothing is sent; cloned, so that the whole one can be freed.
+    return distribute_tensor(
+        local, parameter.device_mesh, parameter.placements, src_data_rank=None
+    ).clone()
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    try:
+        for file in sorted(folder.glob("model*.safetensors")):
+            weights |= load_file(file)
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from error
+    return weights
+
+
+def _whole(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _part(value: Any, parameter: Tensor) -> Any:
+    """State in the shape of its parameter is cut as the parameter is; the rest, such as the step, is whole."""
+    is_alike = isinstance(value, Tensor) and value.shape == parameter.shape
+    return part_like(value, parameter) if is_alike else value
+
+
+def _fits(values: Mapping[str, Any], parameter: Tensor) -> bool:
+    """Whether the averages have the parameter's shape; those in 8 bits have as many numbers."""
+    return all(
+        value.numel() == parameter.numel()
+        for key, value in values.items()
+        if key in ("exp_avg", "exp_avg_sq", "state1", "state2")
+    )
+
+
+def _unreadable(folder: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(f"checkpoint {folder} cannot be read: {error}; choose an older one")

@@ -1,47 +1,93 @@
 """Which rows are run together. It decides memory and speed, never the gradient."""
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from rlvr.batch import Batch
+from rlvr.config.learner import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Tokens of a row that are run before its first loss token, and after."""
+
+    prompt: int
+    rest: int
+
+    @property
+    def length(self) -> int:
+        return self.prompt + self.rest
 
 
 def plan_micro_batches(
-    batch: Batch, *, max_tokens: int, share_prompt_prefix: bool
+    batch: Batch, *, max_tokens: int, layout: Layout, share_prompt_prefix: bool
 ) -> list[list[int]]:
-    """Row indices of each micro-batch, so that its padded tokens stay within `max_tokens` (one row at the least).
+    """Row indices of each micro-batch, whose tokens stay within `max_tokens` (one row at the least).
 
-    Rows of one group stay together where they fit, and with `share_prompt_prefix` their prompt counts once. Groups of
-    similar completion length come together, so that little is padded.
+    Packed, the tokens are those that are run: a prompt that rows of a micro-batch share counts once, and so groups stay
+    together where they fit; micro-batches are as few and as full as first-fit makes them, the largest pieces first.
+    Padded, padding counts, and rows of similar length come together. Rows without a loss token are not run and cost
+    nothing.
     """
-    prompt = batch.loss_mask.int().argmax(1).tolist()
-    total = batch.attention_mask.sum(1).tolist()
-    by_group: dict[int, list[int]] = {}
+    first = batch.loss_mask.int().argmax(1).tolist()
+    stops = (batch.loss_mask.shape[1] - 1 - batch.loss_mask.int().flip(1).argmax(1)).tolist()
+    has_loss = batch.loss_mask.any(1).tolist()
+    rows = [
+        _Row(first[i], stops[i] - first[i]) if has_loss[i] else _Row(0, 0)
+        for i in range(len(first))
+    ]
+    if layout is Layout.PADDED:
+        return _fill_in_order(rows, max_tokens)
+    groups: dict[int, list[int]] = {}
     for row, group in enumerate(batch.group_index.tolist()):
-        by_group.setdefault(group, []).append(row)
+        groups.setdefault(group, []).append(row)
 
-    def cost(groups: list[list[int]]) -> int:
-        rows = [row for group in groups for row in group]
-        prompt_width = max(prompt[row] for row in rows)
-        completion_width = max(total[row] - prompt[row] for row in rows)
-        num_prompts = len(groups) if share_prompt_prefix else len(rows)
-        return num_prompts * prompt_width + len(rows) * completion_width
+    def cost(members: Sequence[int]) -> int:
+        rest = sum(rows[i].rest for i in members)
+        prompts = [rows[i].prompt for i in members]
+        return rest + (max(prompts) if share_prompt_prefix else sum(prompts))
 
-    pieces: list[list[int]] = []
-    for rows in by_group.values():
-        size = len(rows)
-        while size > 1 and cost([rows[:size]]) > max_tokens:
-            size -= 1
-        pieces.extend(rows[i : i + size] for i in range(0, len(rows), size))
-    pieces.sort(key=lambda rows: (max(total[row] - prompt[row] for row in rows), rows[0]))
-    plan: list[list[list[int]]] = []
+    pieces = [piece for members in groups.values() for piece in _cut(members, cost, max_tokens)]
+    pieces.sort(key=lambda piece: (-cost(piece), piece[0]))
+    plan: list[list[int]] = []
+    loads: list[int] = []
     for piece in pieces:
-        if plan and cost([*plan[-1], piece]) <= max_tokens:
-            plan[-1].append(piece)
-        else:
-            plan.append([piece])
-    return [[row for piece in pieces for row in piece] for pieces in plan]
+        size = cost(piece)
+        place = next((k for k, load in enumerate(loads) if load + size <= max_tokens), len(plan))
+        if place == len(plan):
+            plan.append([])
+            loads.append(0)
+        plan[place] += piece
+        loads[place] += size
+    return [sorted(members) for members in plan]
+
+
+def _cut(
+    members: list[int], cost: Callable[[Sequence[int]], int], max_tokens: int
+) -> list[list[int]]:
+    """A group in as few pieces as fit, of about equal cost."""
+    count = 1
+    while True:
+        size = -(-len(members) // count)
+        pieces = [members[i : i + size] for i in range(0, len(members), size)]
+        if size == 1 or all(cost(piece) <= max_tokens for piece in pieces):
+            return pieces
+        count += 1
+
+
+def _fill_in_order(rows: Sequence[_Row], max_tokens: int) -> list[list[int]]:
+    """Rows from short to long, cut where rows * longest would pass `max_tokens`."""
+    plan: list[list[int]] = []
+    num_run = 0  # rows of the last micro-batch that are run
+    for i in sorted(range(len(rows)), key=lambda i: (rows[i].length, i)):
+        if not plan or (num_run + 1) * rows[i].length > max_tokens:
+            plan.append([])
+            num_run = 0
+        plan[-1].append(i)
+        num_run += rows[i].length > 0
+    return [sorted(members) for members in plan]
 
 
 def split_minibatches(batch: Batch, *, count: int) -> list[Batch]:

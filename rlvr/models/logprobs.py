@@ -1,28 +1,64 @@
-"""Log-probs of given tokens, with gradient, computing logits only where a loss token needs them.
+"""Log-probs of given tokens, with gradient, by one call of the model.
 
 Two layouts give the same numbers:
-    plain    every row is run whole, right-padded.
-    shared   the common prompt of a group is run once, and its key-value cache (with gradient) is expanded to the
-             group's completions. Short completions after a long prompt gain most.
+    packed   one stream of tokens [1, tokens] without padding; the common prompt of a group is run once.
+    padded   every row is run whole, right-padded; for architectures that do not allow the other.
+In both the head sees only the hidden states that predict a loss token (`rlvr.models.lm_head`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
+
+from rlvr.config.learner import Layout
+from rlvr.models.attention import (
+    NO_MASK,
+    UnsupportedAttentionError,
+    can_pack,
+    num_attention_layers,
+    refuse_packing,
+    use_packed_attention,
+)
+from rlvr.models.head_logprobs import HeadRequest, logprobs_of_logits, selected_logprobs
+from rlvr.models.lm_head import head_computes, head_is_last
+from rlvr.models.packed_layout import PackedLayout
+from rlvr.models.packing import Stream, Targets, pack, pad
+
+__all__ = ["TokenLogprobs", "selected_logprobs", "token_logprobs", "usable_layout"]
+
+logger = logging.getLogger(__name__)
+_told: set[str] = set()
+_changes_logits: "WeakSet[PreTrainedModel]" = WeakSet()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """logprobs: nats, 0 where loss_mask is False. entropy_sum: nats, summed over loss tokens, without gradient."""
+    """Both in nats, 0 where loss_mask is False; entropy carries a gradient only where it was asked for."""
 
     logprobs: Float[Tensor, "batch seq"]
-    entropy_sum: float
+    entropy: Float[Tensor, "batch seq"]
+
+
+def usable_layout(model: PreTrainedModel, wanted: Layout) -> Layout:
+    """The layout that `token_logprobs` will use: packed falls back to padded where the architecture needs it.
+
+    The reason is logged once.
+    """
+    if wanted is Layout.PADDED:
+        return wanted
+    reason = can_pack(model)
+    if not reason:
+        return wanted
+    message = f"{type(model).__name__} runs in the padded layout: {reason}"
+    if message not in _told:
+        _told.add(message)
+        logger.warning(message)
+    return Layout.PADDED
 
 
 def token_logprobs(
@@ -33,136 +69,99 @@ def token_logprobs(
     loss_mask: Bool[Tensor, "batch seq"],
     group_index: Int[Tensor, " batch"],
     temperature: float,
+    layout: Layout,
     share_prompt_prefix: bool,
+    logits_memory_mb: int,
+    needs_entropy_gradient: bool,
 ) -> TokenLogprobs:
     """The policy's log-probs of the loss tokens, under softmax(logits / temperature), in float32 or wider.
 
+    Rows without a loss token are not run. When no row has one, a single token is: every parameter then gets a gradient
+    of zeros, as a rank of a sharded model needs that has nothing to do.
+
     Args:
-        token_ids: prompt and completion, right-padded; every row has at least one loss token, none in column 0.
-        group_index: rows of one number begin with the same prompt (up to their first loss token).
+        token_ids: prompt and completion, right-padded; no loss token stands in column 0.
+        group_index: rows of one number agree in every token before their first loss token.
+        share_prompt_prefix: run what a group agrees in once (packed layout only).
+        logits_memory_mb: the largest block of logits held at once, in MiB; beyond it the head works in chunks.
     """
-    if (
-        share_prompt_prefix
-        and can_share_prefix(model)
-        and len(torch.unique(group_index)) < len(group_index)
-    ):
-        logits = _shared_logits(model, token_ids, attention_mask, loss_mask, group_index)
-    else:
-        keep = torch.zeros_like(loss_mask)
-        keep[:, :-1] = loss_mask[:, 1:]
-        with _only_positions(model, keep):
-            output = model(
-                input_ids=token_ids, attention_mask=attention_mask.long(), use_cache=False
-            )
-        logits = output.logits
-    chosen, entropy = selected_logprobs(logits, token_ids[loss_mask], temperature=temperature)
-    full = torch.zeros(token_ids.shape, dtype=chosen.dtype, device=chosen.device)
-    return TokenLogprobs(
-        logprobs=full.masked_scatter(loss_mask, chosen), entropy_sum=float(entropy.sum())
-    )
-
-
-def selected_logprobs(
-    logits: Float[Tensor, "tokens vocab"], token_ids: Int[Tensor, " tokens"], *, temperature: float
-) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """(log softmax(logits / temperature)[token], entropy of that distribution), nats; only the first has a gradient."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    scaled = wide if temperature == 1.0 else wide / temperature
-    normaliser = torch.logsumexp(scaled, -1)
-    chosen = scaled.gather(-1, token_ids[:, None])[:, 0] - normaliser
-    with torch.no_grad():
-        probabilities = torch.exp(scaled.detach() - normaliser[:, None])
-        mean_logit = torch.linalg.vecdot(probabilities, scaled.detach())
-        entropy = (normaliser - mean_logit).clamp(min=0.0)
-    return chosen, entropy
-
-
-def can_share_prefix(model: PreTrainedModel) -> bool:
-    """Whether the model keeps a plain cache (no sliding window, no state space) and stores activations."""
-    if getattr(model, "is_gradient_checkpointing", False) and model.training:
-        return False  # transformers switches the cache off under checkpointing
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
-def _shared_logits(
-    model: PreTrainedModel,
-    token_ids: Int[Tensor, "batch seq"],
-    attention_mask: Bool[Tensor, "batch seq"],
-    loss_mask: Bool[Tensor, "batch seq"],
-    group_index: Int[Tensor, " batch"],
-) -> Float[Tensor, "tokens vocab"]:
-    """Logits of the loss tokens in row-major order; the prompt of each group is run once."""
     device = token_ids.device
-    num_rows = len(token_ids)
-    prompt_length = loss_mask.int().argmax(1)
-    length = attention_mask.sum(1)
-    groups, group_of_row = torch.unique(group_index, return_inverse=True)
-    first_row = torch.full((len(groups),), num_rows, device=device).scatter_reduce(
-        0, group_of_row, torch.arange(num_rows, device=device), "amin"
-    )
-    if bool((prompt_length != prompt_length[first_row][group_of_row]).any()):
-        raise ValueError("rows of one group_index differ in the length of their prompt")
+    ids, mask, groups = token_ids.cpu(), loss_mask.cpu(), group_index.cpu()
 
-    # Prompts, left-padded, so that their last tokens stand in one column.
-    widths = prompt_length[first_row]
-    num_columns = int(widths.max())
-    column = torch.arange(num_columns, device=device)
-    source = column - (num_columns - widths)[:, None]
-    prompt_mask = source >= 0
-    prompt_ids = token_ids[first_row].gather(1, source.clamp(min=0))
-    cache = DynamicCache(config=model.config)
-    keep = torch.zeros_like(prompt_mask)
-    keep[:, -1] = True
-    with _only_positions(model, keep):
-        first_logits = model(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask.long(),
-            position_ids=source.clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-
-    # Completions, right-padded, without their last token, which predicts nothing.
-    completion_width = int((length - prompt_length).max())
-    if completion_width == 1:
-        return first_logits[group_of_row]
-    offset = torch.arange(completion_width - 1, device=device)
-    place = prompt_length[:, None] + offset
-    inside = place < (length - 1)[:, None]
-    place = place.clamp(max=token_ids.shape[1] - 1)
-    completion_ids = token_ids.gather(1, place)
-    predicts = loss_mask.gather(1, (place + 1).clamp(max=token_ids.shape[1] - 1)) & inside
-    cache.batch_select_indices(group_of_row)
-    with _only_positions(model, predicts):
-        rest_logits = model(
-            input_ids=completion_ids,
-            attention_mask=torch.cat([prompt_mask[group_of_row], inside], 1).long(),
-            position_ids=place,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-    # Row-major order over [first token, later tokens].
-    order = torch.cat([torch.ones(num_rows, 1, dtype=torch.bool, device=device), predicts], 1)
-    index = torch.empty(order.shape, dtype=torch.long, device=device)
-    index[:, 0] = group_of_row
-    index[:, 1:][predicts] = len(groups) + torch.arange(int(predicts.sum()), device=device)
-    return torch.cat([first_logits, rest_logits])[index[order]]
-
-
-@contextmanager
-def _only_positions(model: PreTrainedModel, keep: Bool[Tensor, "batch seq"]) -> Iterator[None]:
-    """Within it, the model's head sees only the kept positions: logits become [num_kept, vocab], row-major.
-
-    A hook on the head works for every architecture, scaling and soft-capping of logits included.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ValueError(
-            f"{type(model).__name__} has no output embeddings; only causal language models can be trained"
+    def ask(targets: Targets) -> HeadRequest:
+        return HeadRequest(
+            targets=targets.to(device),
+            temperature=temperature,
+            chunk_bytes=logits_memory_mb << 20,
+            needs_entropy_gradient=needs_entropy_gradient,
         )
-    handle = head.register_forward_pre_hook(lambda _module, inputs: (inputs[0][keep],))
+
+    values = targets = None
+    if usable_layout(model, layout) is Layout.PACKED:
+        stream = pack(
+            token_ids=ids,
+            loss_mask=mask,
+            group_index=groups,
+            share_prompt_prefix=share_prompt_prefix,
+        )
+        targets = stream.targets
+        values = _run_packed(model, stream, ask(targets))
+    if values is None or targets is None:
+        padded = pad(token_ids=ids, loss_mask=mask)
+        targets = padded.targets
+        rows = padded.rows.to(device)
+        values = _run(
+            model,
+            ask(targets),
+            input_ids=token_ids[rows, : padded.width],
+            attention_mask=attention_mask[rows, : padded.width].long(),
+        )
+    full = values.new_zeros(mask.numel())
+    column = targets.column.to(device)
+    entropy = values[:, 1] if needs_entropy_gradient else values[:, 1].detach()
+    return TokenLogprobs(
+        logprobs=full.index_copy(0, column, values[:, 0]).view(mask.shape),
+        entropy=full.index_copy(0, column, entropy).view(mask.shape),
+    )
+
+
+def _run_packed(model: PreTrainedModel, stream: Stream, request: HeadRequest) -> Tensor | None:
+    """[targets, 2], or None where the pass showed that the model cannot run over a stream."""
+    use_packed_attention(model)
+    device = request.targets.positions.device
+    layout = PackedLayout(stream.lengths, stream.prefixes, device=device)
     try:
-        yield
-    finally:
-        handle.remove()
+        values = _run(
+            model,
+            request,
+            input_ids=stream.token_ids[None].to(device),
+            position_ids=stream.position_ids[None].to(device),
+            attention_mask=torch.zeros(NO_MASK, dtype=torch.bool, device=device),
+            packed_layout=layout,
+        )
+    except UnsupportedAttentionError as error:
+        refuse_packing(model, str(error))
+        return None
+    if layout.num_calls < num_attention_layers(model):
+        reason = f"only {layout.num_calls} of its {num_attention_layers(model)} layers use the attention interface"
+        refuse_packing(model, reason)
+        return None
+    return values
+
+
+def _run(model: PreTrainedModel, request: HeadRequest, **inputs: Tensor | PackedLayout) -> Tensor:
+    """[targets, 2]: log-prob and entropy of each target, in one call of the model."""
+    if head_is_last(model) and model not in _changes_logits:
+        with head_computes(model, request, logprobs=True) as returned:
+            output = model(**inputs, use_cache=False).logits
+        if returned and output is returned[-1]:
+            return output
+        # It changes logits after the head by something that its config does not tell: take the logits themselves.
+        logger.warning(
+            "%s changes its logits after the head; they are held in full, learner.logits_memory_mb does not bound them",
+            type(model).__name__,
+        )
+        _changes_logits.add(model)
+    with head_computes(model, request, logprobs=False):
+        logits = model(**inputs, use_cache=False).logits
+    return logprobs_of_logits(logits, request=request)

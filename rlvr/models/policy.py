@@ -1,6 +1,7 @@
 """Loading a policy: a hub name, a folder, a GGUF file, `package:NAME/FILE`, or a tiny architecture built here.
 
-All forms end in the same record: a float32 causal language model of transformers, and its tokenizer.
+All forms end in the same record: a float32 causal language model of transformers, with adapters where the recipe asks
+for them, and its tokenizer.
 """
 
 import logging
@@ -21,6 +22,7 @@ from transformers import (
 
 from rlvr.config.recipe import ModelConfig, TinyModel
 from rlvr.errors import ConfigError
+from rlvr.models import lora
 from rlvr.models.locate import locate
 
 logger = logging.getLogger(__name__)
@@ -37,8 +39,13 @@ class Policy:
 
     @property
     def num_parameters(self) -> int:
-        """Distinct parameters (a tied head counts once)."""
+        """Distinct parameters (a tied head counts once), adapters included."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def num_trained(self) -> int:
+        """Those that the learner moves: all of them, or the adapters alone."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     @property
     def max_positions(self) -> int:
@@ -50,10 +57,19 @@ def load_policy(config: ModelConfig, *, seed: int) -> Policy:
     """The policy of a recipe, float32, on the CPU, in train mode.
 
     Args:
-        seed: of the random weights of a tiny architecture.
+        seed: of the random weights of a tiny architecture and of adapters.
 
-    Raises: ConfigError when the model cannot be found, with what was tried and what to do.
+    Raises: ConfigError when the model cannot be found, or adapters cannot be put on it; with what was tried and what
+        to do.
     """
+    policy = _load_plain(config, seed=seed)
+    if config.lora.rank:
+        base_name = config.path or "tiny"
+        lora.attach(policy.model, config.lora, seed=seed, base_name=base_name)
+    return policy
+
+
+def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
     if config.tiny is not None:
         return build_tiny(config.tiny, seed=seed)
     folder, gguf = locate(config.path)

@@ -79,7 +79,7 @@ def stacked_chart(
     width: float = 340,
     height: float = 170,
 ) -> str:
-    """A figure with up to three layers upon each other; a step that lacks one of them leaves a gap."""
+    """A figure with up to four layers upon each other; a step that lacks one of them leaves a gap."""
     by_layer = [dict(points) for _, points in layers]
     steps = sorted({x for values in by_layer for x in values})
     stride = math.ceil(len(steps) / _MAX_POINTS) or 1

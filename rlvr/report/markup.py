@@ -53,9 +53,10 @@ def duration(seconds: float) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; --ground:#fbfbfa; --card:#fff; --ink:#23262b; --soft:#6a7079; --line:#e4e4e0;
-  --s1:#2f6db5; --s2:#c77d1f; --s3:#3d8f6e; --good:#23744f; --bad:#a8403a; --odd:#8a6412; }
+  --s1:#2f6db5; --s2:#c77d1f; --s3:#3d8f6e; --s4:#8a63b0; --good:#23744f; --bad:#a8403a; --odd:#8a6412; }
 @media (prefers-color-scheme: dark) { :root { --ground:#16181c; --card:#1e2126; --ink:#e3e5e8; --soft:#9aa1ab;
-  --line:#333840; --s1:#74a9e6; --s2:#dfa152; --s3:#6fbf9c; --good:#7ccba6; --bad:#e58f88; --odd:#d9b75f; } }
+  --line:#333840; --s1:#74a9e6; --s2:#dfa152; --s3:#6fbf9c; --s4:#b99adb;
+  --good:#7ccba6; --bad:#e58f88; --odd:#d9b75f; } }
 * { box-sizing:border-box; }
 body { margin:0 auto; max-width:1080px; padding:2rem 1.2rem 4rem; background:var(--ground); color:var(--ink);
   font:15px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif; }
@@ -78,7 +79,7 @@ svg .line { fill:none; stroke-width:1.8; stroke-linejoin:round; } svg .band { op
 svg .area { opacity:.75; }
 .s1 { stroke:var(--s1); } .s2 { stroke:var(--s2); } .s3 { stroke:var(--s3); }
 .f1 { fill:var(--s1); background:var(--s1); } .f2 { fill:var(--s2); background:var(--s2); }
-.f3 { fill:var(--s3); background:var(--s3); }
+.f3 { fill:var(--s3); background:var(--s3); } .f4 { fill:var(--s4); background:var(--s4); }
 .key { display:inline-block; width:.7em; height:.7em; border-radius:2px; margin:0 .3em 0 .7em; }
 table { border-collapse:collapse; width:100%; font-size:.88rem; } .scroll { overflow-x:auto; }
 th, td { text-align:left; padding:.3rem .6rem; border-bottom:1px solid var(--line); vertical-align:top;

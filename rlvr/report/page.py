@@ -13,7 +13,9 @@ from rlvr.report.files import Row, RunFiles, finite, read_run
 from rlvr.report.markup import STYLE, duration, escaped, number
 from rlvr.report.rollouts import evaluation_section, training_section
 
-ALARMS = ("stopped", "verifier_error", "group_dropped", "step_without_groups")
+ALARMS = (
+    "stopped", "mismatch_alarm", "verifier_error", "group_dropped", "step_without_groups", "refill_spent",
+)  # fmt: skip
 NUM_ALARMS = 50
 _CURVES = (
     ("reward/mean", "before any filter"),
@@ -23,8 +25,15 @@ _CURVES = (
     ("policy/grad_norm", "before clipping"),
     ("mismatch/kl_k3", "engine against learner, nats a token; healthy below 0.01"),
     ("reward/zero_variance_rate", "groups without signal; healthy below 0.7"),
+    ("mismatch/ess", "effective sample size, share of tokens; healthy above 0.95"),
+    ("policy/staleness_mean", "versions behind the learner"),
+    ("rollout/wasted_rate", "tokens of dropped groups"),
+    ("reward/overlong_penalty_mean", "taken from the reward for length"),
+    ("reward/kl_penalty_mean", "taken from the reward for the KL to the reference"),
+    ("data/mean_solve_rate", "of prompts with enough attempts"),
+    ("data/retired_prompts", "solved prompts that left the pool"),
 )
-_TIMES = ("generate", "train", "sync")
+_TIMES = ("generate", "train", "sync", "wait")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -238,4 +247,8 @@ def _where(event: Row) -> str:
 
 def _why(event: Row) -> str:
     parts = [str(event[key]) for key in ("error", "message", "reason") if event.get(key)]
+    if event.get("kind") == "mismatch_alarm":
+        parts.insert(0, str(event.get("action")))
+    if event.get("kind") == "refill_spent":
+        parts.append(f"{event.get('kept')} of {event.get('groups')} groups carried a signal")
     return ": ".join(parts)[:1000]

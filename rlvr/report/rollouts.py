@@ -85,6 +85,9 @@ def _rollout(row: Row) -> str:
         f'<b class="{css}">{escaped(status or "not judged")}</b>',
         f"ended by {escaped(row.get('finish_reason') or 'unknown')}",
     ]
+    for penalty, name in (("overlong_penalty", "length"), ("kl_penalty", "KL")):
+        if taken := finite(row.get(penalty)):
+            facts.append(f"{number(-taken)} for {name}")
     if advantage is not None:
         facts.append(f"advantage {'+' if advantage > 0 else ''}{number(advantage)}")
     if row.get("extracted") is not None:

@@ -71,7 +71,9 @@ def decode_rows(
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        # The last place, as an index: `1` would give the head a strided slice, which torch multiplies by one copy of
+        # a frozen head for each row (60 prompts of SmolLM2 in bfloat16: 21 s and 3.2 GiB in place of 0.05 s).
+        logits_to_keep=torch.tensor([width - 1], device=device),
     ).logits[:, -1]
 
     logits = logits[prompt_of_row]

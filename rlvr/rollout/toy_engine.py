@@ -28,9 +28,8 @@ class ToyEngine:
         return self._waves.generate(requests)
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Notes the version; there are no weights."""
-        self._version = ref.policy_version
-        return LoadReceipt(policy_version=ref.policy_version)
+        """Notes the version after the waves before it; there are no weights."""
+        return await self._waves.call(lambda: self._load(ref))
 
     async def health(self) -> EngineHealth:
         """Always healthy."""
@@ -41,6 +40,10 @@ class ToyEngine:
     async def close(self) -> None:
         """Ends the engine's thread."""
         self._waves.close()
+
+    def _load(self, ref: WeightsRef) -> LoadReceipt:
+        self._version = ref.policy_version
+        return LoadReceipt(policy_version=ref.policy_version)
 
     def _run_wave(self, requests: Sequence[GenerationRequest], emit: Emit) -> None:
         for request in requests:

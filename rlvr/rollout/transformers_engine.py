@@ -1,11 +1,12 @@
 """The rollout engine that needs nothing but transformers; it lives in the learner's process.
 
-`engine_dtype: shared` reads the learner's own tensors, under the learner's own arithmetic. `bfloat16` keeps a copy that
-`load_weights` refreshes in place; its log-probs differ from the learner's by rounding, so ratios then use the learner's
-proximal log-probs, and the difference is reported as `mismatch/*`.
+`engine_dtype: shared` reads the learner's own tensors, under the learner's own arithmetic. The others keep a copy that
+`load_weights` refreshes in place, so that the engine may generate while the learner trains: `float32` under the
+learner's arithmetic, `bfloat16` in half the memory. A copy's log-probs differ from the learner's, by the layout of
+the computation or by precision, so ratios then use the learner's proximal log-probs, and the difference is reported as
+`mismatch/*`.
 """
 
-import copy
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ import torch
 
 from rlvr.config.recipe import EngineDtype
 from rlvr.errors import RolloutError
+from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import Policy
 from rlvr.models.prompting import decode
@@ -22,26 +24,29 @@ from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.rollout.decode import Row, decode_rows
 from rlvr.rollout.waves import Emit, WaveScheduler
 
+COPY_DTYPES = {EngineDtype.BFLOAT16: torch.bfloat16, EngineDtype.FLOAT32: torch.float32}
+
 
 class TransformersEngine:
-    """Generates with `policy.model` (shared) or with a bfloat16 copy of it."""
+    """Generates with `policy.model` (shared) or with a copy of it."""
 
     def __init__(
         self, policy: Policy, *, engine_dtype: EngineDtype, autocast: bool, max_batch_rows: int
     ) -> None:
-        """Args: autocast: whether the learner computes in bfloat16 autocast (a shared engine then does the same)."""
+        """Args: autocast: whether the learner computes in bfloat16 autocast; an engine in float32 then does too."""
         self._policy = policy
         self._shared = engine_dtype is EngineDtype.SHARED
-        self._autocast = autocast and self._shared
+        self._autocast = autocast and engine_dtype is not EngineDtype.BFLOAT16
         self._max_batch_rows = max_batch_rows
         self._version = 0
         self._waves = WaveScheduler(self._run_wave, name="rlvr-engine")
         if self._shared:
             self._model = policy.model
         else:
-            self._model = copy.deepcopy(policy.model).eval().requires_grad_(False)
-            self._model.bfloat16()
-            self._model.gradient_checkpointing_disable()
+            self._model = lora.plain_copy(policy.model, dtype=COPY_DTYPES[engine_dtype])
+            # No gradient is taken, but torch looks at the flag: kernels are chosen by it (else the last bits would not
+            # be the learner's), and autocast keeps a weight's cast for the next token only where it is set.
+            self._model.requires_grad_(engine_dtype is EngineDtype.FLOAT32)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes; all requests of one turn of the event loop share a wave."""
@@ -69,11 +74,10 @@ class TransformersEngine:
                 f"weights of transport {ref.transport} cannot be loaded by this engine"
             )
         if not self._shared:
-            source = dict(self._policy.model.named_parameters())
             target = dict(self._model.named_parameters())
             with torch.no_grad():
-                for name, parameter in source.items():
-                    target[name].copy_(parameter)
+                for name, weight in lora.merged_weights(self._policy.model):
+                    target[name].copy_(weight)
             checksums = {entry.name: tensor_checksum(target[entry.name]) for entry in ref.manifest}
             wrong = [e.name for e in ref.manifest if checksums[e.name] != e.checksum]
             if wrong:

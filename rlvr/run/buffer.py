@@ -1,23 +1,63 @@
-"""Between producer and learner: admits prompts, collects groups, hands over one step's worth.
+"""Between producer and learner: admits prompts, collects groups, hands over one step's worth in the order of issue.
 
-    producer --admit()--> [at most prompts_per_step * (1 + max_staleness) ahead] --put()--> take() learner
+    producer --admit()--> [at most prompts_per_step * (1 + max_staleness) in flight] --put()--> take() learner
 
-The producer waits in `admit` and is woken by `advance`; the learner waits in `take` and is woken by `put` or `fail`.
-The bound is on admitted prompts, so nothing is ever dropped for lack of room.
+The producer waits in `admit` and is woken by `advance`, or by `take` when it wants replacements; the learner waits in
+`take` and is woken by `put`, `fail` or `close`. The bound is on admitted prompts, so nothing is ever dropped for lack
+of room.
+
+Groups are consumed in the order of issue, never of arrival, and prompts are admitted only by the learner's side: at
+`advance`, and in `take` when nothing is in flight. So what is issued, at which version, and what shares a batch in
+the engine does not depend on timing.
+
+With staleness k the first admission is (1 + k) steps' worth; from then on each `advance` makes up for what one step
+consumed. A group waits for at most the k steps before it, so its staleness is at most k, and k in the steady state.
+
+A dropped group is replaced by the next one in flight, and that one at the next `advance`; only when nothing is in
+flight are replacements admitted within the step, all that it lacks at once. A step looks at
+`prompts_per_step + max_refills` groups at most: then it goes on with those it has.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from rlvr.records import Group
 
 
+class DropReason(StrEnum):
+    """Why a group is not learned from."""
+
+    UNJUDGED = "too few judged rollouts"
+    EQUAL_REWARDS = "all judged rewards are equal"
+    ALL_MASKED = "every judged rollout was cut off and is masked"
+    ZERO_ADVANTAGES = "all advantages are 0"
+
+
+GroupFilter = Callable[[Group], DropReason | None]
+"""Why a group must not reach the learner; None keeps it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """One step's groups: kept ones sorted by group id, and (group, reason) of those that were dropped."""
+    """One step's groups in the order of issue: kept ones, and (group, reason) of those that were dropped.
+
+    num_wanted: how many the step asked for. More groups than that mean replacements, fewer kept ones a smaller step.
+    """
 
     kept: list[Group]
-    dropped: list[tuple[Group, str]]
+    dropped: list[tuple[Group, DropReason]]
+    num_wanted: int
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[Group, DropReason | None]], *, num_wanted: int) -> "Taken":
+        """From what `GroupBuffer.stream` yielded."""
+        items = list(items)
+        kept = [group for group, reason in items if reason is None]
+        dropped = [(group, reason) for group, reason in items if reason is not None]
+        return cls(kept=kept, dropped=dropped, num_wanted=num_wanted)
 
     @property
     def groups(self) -> list[Group]:
@@ -26,51 +66,112 @@ class Taken:
             [*self.kept, *(group for group, _ in self.dropped)], key=lambda group: group.group_id
         )
 
+    @property
+    def num_refilled(self) -> int:
+        """How many groups stood in for dropped ones."""
+        return max(0, len(self.kept) + len(self.dropped) - self.num_wanted)
+
 
 class GroupBuffer:
     """A bounded buffer of groups. One producer, one learner, one event loop."""
 
-    def __init__(self, *, prompts_per_step: int, min_judged: int, max_staleness: int = 0) -> None:
-        """Args: min_judged: a group with fewer judged rollouts is dropped (its advantage is undefined)."""
-        self._prompts_per_step = prompts_per_step
-        self._min_judged = min_judged
-        self._tickets = asyncio.Semaphore(prompts_per_step * (1 + max_staleness))
-        self._ready: list[Group] = []
-        self._arrived = asyncio.Event()
+    def __init__(
+        self,
+        *,
+        prompts_per_step: int,
+        why_dropped: GroupFilter,
+        max_refills: int = 0,
+        max_staleness: int = 0,
+    ) -> None:
+        """Args: max_refills: how many groups of one step may stand in for dropped ones."""
+        self.prompts_per_step = prompts_per_step
+        self._why_dropped = why_dropped
+        self.max_groups = prompts_per_step + max_refills
+        self.max_staleness = max_staleness
+        self._tickets = 0
+        self._expected: deque[str] = deque()
+        self._ready: dict[str, Group] = {}
+        self._room = asyncio.Event()
+        self._changed = asyncio.Event()
         self._error: BaseException | None = None
+        self._is_closed = False
+        self.advance()
+
+    @property
+    def num_in_flight(self) -> int:
+        """Prompts that were admitted and whose groups were not consumed."""
+        return self._tickets + len(self._expected)
 
     async def admit(self) -> None:
         """Waits until the learner is close enough behind; does not yield when there is room at once."""
-        await self._tickets.acquire()
+        while not self._tickets:
+            self._room.clear()
+            await self._room.wait()
+        self._tickets -= 1
+
+    def expect(self, group_id: str) -> None:
+        """Notes which group the admitted prompt will become; in the order of issue."""
+        self._expected.append(group_id)
 
     def put(self, group: Group) -> None:
         """Adds a finished group."""
-        self._ready.append(group)
-        self._arrived.set()
+        self._ready[group.group_id] = group
+        self._changed.set()
 
     def fail(self, error: BaseException) -> None:
         """Makes `take` raise: the producer cannot go on."""
         self._error = error
-        self._arrived.set()
+        self._changed.set()
+
+    def close(self) -> None:
+        """There are no more prompts: `take` hands over what is in flight, and after that nothing."""
+        self._is_closed = True
+        self._tickets = 0
+        self._changed.set()
 
     async def take(self) -> Taken:
-        """Waits for one step's groups (the oldest by id). Raises what the producer failed with."""
-        while len(self._ready) < self._prompts_per_step:
-            if self._error is not None:
-                raise self._error
-            self._arrived.clear()
-            await self._arrived.wait()
-        self._ready.sort(key=lambda group: group.group_id)
-        step, self._ready = (
-            self._ready[: self._prompts_per_step],
-            self._ready[self._prompts_per_step :],
-        )
-        kept = [group for group in step if group.num_judged >= self._min_judged]
-        few = f"fewer than {self._min_judged} judged rollouts"
-        dropped = [(group, few) for group in step if group.num_judged < self._min_judged]
-        return Taken(kept=kept, dropped=dropped)
+        """Waits for one step's groups. Raises what the producer failed with."""
+        return Taken.of([item async for item in self.stream()], num_wanted=self.prompts_per_step)
+
+    async def stream(self) -> AsyncIterator[tuple[Group, DropReason | None]]:
+        """One step's groups as they come, in the order of issue, each with the reason why it is dropped or None.
+
+        Raises: what the producer failed with.
+        """
+        num_kept = num_seen = 0
+        while num_kept < self.prompts_per_step and num_seen < self.max_groups:
+            if not self.num_in_flight:
+                lacking = self.prompts_per_step - num_kept
+                self._admit_more(min(lacking, self.max_groups - num_seen))
+            group = await self._next()
+            if group is None:
+                return
+            reason = self._why_dropped(group)
+            num_seen += 1
+            num_kept += reason is None
+            yield group, reason
 
     def advance(self) -> None:
-        """The engines serve the next version: as many prompts may be admitted as a step takes."""
-        for _ in range(self._prompts_per_step):
-            self._tickets.release()
+        """The engine serves the next version: fills up to (1 + max_staleness) steps' worth in flight."""
+        self._admit_more(self.prompts_per_step * (1 + self.max_staleness) - self.num_in_flight)
+
+    def set_max_staleness(self, max_staleness: int) -> None:
+        """Takes effect with the next `advance`; what is in flight above the new bound is still consumed."""
+        self.max_staleness = max_staleness
+
+    def _admit_more(self, count: int) -> None:
+        if not self._is_closed and count > 0:
+            self._tickets += count
+            self._room.set()
+
+    async def _next(self) -> Group | None:
+        """The oldest group in flight once it is finished; None when there are no more."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._expected and self._expected[0] in self._ready:
+                return self._ready.pop(self._expected.popleft())
+            if self._is_closed and not self._expected:
+                return None
+            self._changed.clear()
+            await self._changed.wait()

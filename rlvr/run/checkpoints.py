@@ -1,6 +1,7 @@
 """Whole checkpoints: written under another name, completed by a marker, renamed at the end.
 
     checkpoints/step_12/   config.json, model.safetensors, tokenizer files      transformers loads it as it is
+                           adapter/                                            of a LoRA run, in peft's format
                            optimizer.pt, learner.json, run_state.json, complete.json
 
 A crash while writing leaves `step_12.tmp`, which nothing reads.
@@ -36,7 +37,7 @@ def write_checkpoint(folder: Path, *, learner: Learner, run_state: Mapping[str, 
         learner.save(temporary)
         (temporary / RUN_STATE).write_text(json.dumps(dict(run_state), indent=2) + "\n")
         (temporary / COMPLETE_MARKER).write_text("{}\n")
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             _flush(file)
         older = folder.with_name(folder.name + ".old.tmp")
         if folder.exists():

@@ -42,7 +42,9 @@ def evaluate_model(
         raise ConfigError(
             f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling"
         )
-    changes = [*overrides, *([] if path is None else [f"model.path={path}", "model.tiny=null"])]
+    # A checkpoint holds merged weights: the run's adapters are in them.
+    merged = [f"model.path={path}", "model.tiny=null", "model.lora.rank=0"]
+    changes = [*overrides, *([] if path is None else merged)]
     resolved = load_recipe(str(recipe or own_recipe), changes).recipe
     if prompts is not None:
         resolved = _on_source(resolved, prompts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.records import Group, Json, Role, Rollout, Verdict
+from rlvr.run.shaping import Shaped
 
 
 def repair_lines(path: Path, *, last_step: int | None = None) -> int:
@@ -131,20 +132,20 @@ class RolloutWriter:
         *,
         groups: Sequence[Group],
         prompt_texts: Mapping[str, str],
-        advantages: Mapping[str, float] | None = None,
+        shaped: Mapping[str, Shaped] | None = None,
         purpose: str = "train",
     ) -> Path:
         """The file written, one row a rollout.
 
         Args:
             prompt_texts: the text that the policy was shown, by prompt id.
-            advantages: by completion id; a rollout that is not in it had none.
+            shaped: what became of the rewards, by completion id; in training, of every judged rollout.
             purpose: "train" or "eval:<name>".
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        given = advantages or {}
+        given = shaped or {}
         rows = [
             _rollout_row(
                 step,
@@ -185,7 +186,7 @@ def _rollout_row(
     group: Group,
     rollout: Rollout,
     prompt_texts: Mapping[str, str],
-    advantage: float | None,
+    shaped: Shaped | None,
     purpose: str,
 ) -> dict[str, Any]:
     completion = rollout.completion
@@ -216,7 +217,10 @@ def _rollout_row(
         "verdicts": json.dumps(
             [_verdict_json(n, v) for n, v in rollout.verdicts.items()], default=str
         ),
-        "advantage": advantage,
+        "shaped_reward": None if shaped is None else shaped.reward,
+        "overlong_penalty": None if shaped is None else shaped.overlong_penalty,
+        "kl_penalty": None if shaped is None else shaped.kl_penalty,
+        "advantage": None if shaped is None else shaped.advantage,
     }
 
 
@@ -245,7 +249,8 @@ def _schema(pa: Any) -> Any:
             ("prompt_token_ids", ints), ("logprobs", floats), ("sampled_mask", pa.list_(pa.bool_())),
             ("policy_versions", ints), ("finish_reason", text), ("reward", pa.float64()),
             ("reward_parts", text), ("status", text), ("reason", text), ("extracted", text),
-            ("verdicts", text), ("advantage", pa.float64()),
+            ("verdicts", text), ("shaped_reward", pa.float64()), ("overlong_penalty", pa.float64()),
+            ("kl_penalty", pa.float64()), ("advantage", pa.float64()),
         ]
     )  # fmt: skip
 

@@ -4,8 +4,7 @@ Recipe, plugins, data and references were checked before this module is imported
 """
 
 import asyncio
-import copy
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,31 +13,31 @@ import torch
 from transformers import PreTrainedModel
 
 from rlvr import __version__
-from rlvr.algorithms.build import build_advantage, build_loss
+from rlvr.algorithms.build import build_loss
+from rlvr.config.algorithm import RatioBase
 from rlvr.config.derived import derived_table
+from rlvr.config.learner import LearnerDtype
 from rlvr.config.load import LoadedRecipe
-from rlvr.config.recipe import EngineDtype, EngineKind, LearnerDtype, ModelConfig, Recipe
-from rlvr.data.collate import collate
+from rlvr.config.recipe import EngineDtype, EngineKind, ModelConfig, Recipe
 from rlvr.data.load import demonstrations
 from rlvr.errors import ConfigError, Interrupted
+from rlvr.learner.group import LearnerGroup
 from rlvr.learner.learner import PolicyLearner
+from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy, load_policy
 from rlvr.models.prompting import encode_prompt, prompt_text
-from rlvr.protocols import RolloutEngine, Sampling
+from rlvr.protocols import RolloutEngine
 from rlvr.records import Prompt, Transport
 from rlvr.rollout.toy_engine import ToyEngine
-from rlvr.rollout.transformers_engine import TransformersEngine
-from rlvr.run.buffer import GroupBuffer
+from rlvr.rollout.transformers_engine import COPY_DTYPES, TransformersEngine
+from rlvr.run.assemble import assemble
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
-from rlvr.run.evaluation import Evaluation, evaluate
 from rlvr.run.loop import run_loop
-from rlvr.run.parts import RunParts
 from rlvr.run.preflight import OpenedData
 from rlvr.run.recorder import Recorder
 from rlvr.run.resume import Resume, find_resume
-from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
 from rlvr.run.sinks import build_sinks
 from rlvr.run.stop import StopRequest, listen_for_stop
 from rlvr.stages.supervised import imitate
@@ -94,9 +93,11 @@ def train(
             seed=recipe.seed,
         )
         with _recorded(recorder):
-            asyncio.run(_run(recipe, policy=policy, judge=judge, data=data, recorder=recorder, stop=stop,
-                             console=console, resumed=resumed, directory=directory))  # fmt: skip
-        recorder.event("done", step=recipe.run.steps, seconds=round(recorder.elapsed_s, 1))
+            last_step = asyncio.run(_run(
+                recipe, policy=policy, judge=judge, data=data, recorder=recorder, stop=stop,
+                console=console, resumed=resumed, directory=directory,
+            ))  # fmt: skip
+        recorder.event("done", step=last_step, seconds=round(recorder.elapsed_s, 1))
         console.finish()
 
 
@@ -111,60 +112,45 @@ async def _run(
     console: Console,
     resumed: Resume | None,
     directory: RunDirectory,
-) -> None:
+) -> int:
+    """Returns the last step."""
     faults = directory.path / "faults"
     if resumed is None and recipe.cold_start.steps:
         _cold_start(
             recipe, policy=policy, console=console, recorder=recorder, faults=faults, stop=stop
         )
-    reference = None
-    if recipe.algorithm.kl_coef > 0:
-        reference = _reference(
-            recipe, policy, directory.path / "reference", is_resumed=resumed is not None
-        )
-    learner = build_learner(recipe, policy=policy, faults=faults, reference=reference)
-    if resumed is not None:
-        learner.restore(resumed.folder)
-        data.stream.restore(resumed.state["stream"])
-        recorder.rewind(resumed.step, next_issue=data.stream.num_issued)
-        recorder.event("resumed_with", changes=resumed.changed)
-    engine = build_engine(recipe, policy=policy)
-    sampler = SingleTurnSampler(
-        engine=engine,
-        judge=judge,
-        tokenizer=policy.tokenizer,
-        reward=recipe.reward,
-        run_seed=recipe.seed,
+    folder = directory.path / "reference"
+    learner = build_learner(  # it alone holds the reference: ranks free the parent's copy
+        recipe,
+        policy=policy,
+        faults=faults,
+        reference=_reference(recipe, policy, folder, is_resumed=resumed is not None),
     )
-    advantage, min_judged = build_advantage(recipe.algorithm)
-    every, save_every = recipe.run.eval_every_steps, recipe.run.checkpoint_every_steps
-    last = recipe.run.steps
-    parts = RunParts(
-        first_step=resumed.step + 1 if resumed else 1,
-        num_steps=last,
-        stream=data.stream,
-        sampler=sampler,
-        plan=training_plan(recipe),
-        engine=engine,
-        learner=learner,
-        buffer=GroupBuffer(prompts_per_step=recipe.rollout.prompts_per_step, min_judged=min_judged),
-        advantage=advantage,
-        collate=lambda groups, advantages: collate(
-            groups, advantages=advantages, pad_token_id=policy.pad_token_id
-        ),
-        evaluate=_evaluator(recipe, sampler=sampler, data=data),
-        is_eval_due=lambda step: (
-            bool(data.evals) and (step == last or bool(every and step % every == 0))
-        ),
-        is_checkpoint_due=lambda step: step == last or bool(save_every and step % save_every == 0),
-        recorder=recorder,
-        stop=stop,
-        max_error_rate=recipe.reward.max_error_rate,
-    )
+    engine: RolloutEngine | None = None
     try:
-        await run_loop(parts)
+        if resumed is not None:
+            learner.restore(resumed.folder)
+        engine = build_engine(recipe, policy=policy)
+        parts = assemble(
+            recipe,
+            policy=policy,
+            engine=engine,
+            learner=learner,
+            set_correction=learner.set_correction,
+            judge=judge,
+            data=data,
+            recorder=recorder,
+            stop=stop,
+            resumed=resumed,
+        )
+        if resumed is not None:
+            recorder.rewind(resumed.step, next_issue=parts.stream.num_issued)
+            recorder.event("resumed_with", changes=resumed.changed)
+        return await run_loop(parts)
     finally:
-        await engine.close()
+        if engine is not None:
+            await engine.close()
+        learner.close()
 
 
 def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
@@ -181,67 +167,56 @@ def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
 
 def build_learner(
     recipe: Recipe, *, policy: Policy, faults: Path, reference: PreTrainedModel | None
-) -> PolicyLearner:
-    """The learner of a recipe; `reference` is the frozen policy of its KL term."""
+) -> PolicyLearner | LearnerGroup:
+    """The learner of a recipe: in this process, or over `cluster.learners` ranks that its `close` ends.
+
+    Args: reference: the frozen policy of its KL term.
+    """
+    rollout = recipe.rollout
     is_copy = (
-        recipe.rollout.engine is EngineKind.TRANSFORMERS
-        and recipe.rollout.engine_dtype is EngineDtype.BFLOAT16
+        rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is not EngineDtype.SHARED
     )
-    return PolicyLearner(
+    ratio_base = recipe.algorithm.correction.ratio_base
+    if ratio_base is RatioBase.AUTO:
+        is_own = not is_copy and rollout.max_staleness == 0
+        ratio_base = RatioBase.BEHAVIOR if is_own else RatioBase.PROXIMAL
+    start = PolicyLearner
+    if recipe.cluster.learners > 1:
+        start = partial(LearnerGroup, num_ranks=recipe.cluster.learners)
+    return start(
         policy,
         config=recipe.learner,
         loss=build_loss(
-            recipe.algorithm, max_completion_tokens=recipe.rollout.max_completion_tokens
+            recipe.algorithm,
+            max_completion_tokens=rollout.max_completion_tokens,
+            uses_proximal=ratio_base is RatioBase.PROXIMAL,
         ),
         temperature=recipe.rollout.temperature,
         transport=Transport.IN_PLACE_COPY if is_copy else Transport.SHARED,
         reference=reference,
         fault_folder=faults,
+        published_dtype=COPY_DTYPES.get(rollout.engine_dtype, torch.float32),
     )
-
-
-def training_plan(recipe: Recipe) -> SamplingPlan:
-    """How the recipe samples a training group."""
-    sampling = Sampling(
-        temperature=recipe.rollout.temperature,
-        max_tokens=recipe.rollout.max_completion_tokens,
-        stop_strings=tuple(recipe.rollout.stop_strings),
-    )
-    return SamplingPlan(sampling=sampling, group_size=recipe.rollout.group_size)
-
-
-def _evaluator(
-    recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData
-) -> Callable[[int, int], Awaitable[list[Evaluation]]]:
-    """Evaluates every set: in full at the start and the end, on the first `eval_prompts_between` in between."""
-
-    async def run(step: int, policy_version: int) -> list[Evaluation]:
-        between = recipe.run.eval_prompts_between if 0 < step < recipe.run.steps else 0
-        return [
-            await evaluate(
-                name,
-                prompts[: between or len(prompts)],
-                sampler=sampler,
-                max_completion_tokens=recipe.rollout.max_completion_tokens,
-                stop_strings=recipe.rollout.stop_strings,
-                policy_version=policy_version,
-            )
-            for name, prompts in data.evals.items()
-        ]
-
-    return run
 
 
 def _reference(
     recipe: Recipe, policy: Policy, folder: Path, *, is_resumed: bool
-) -> PreTrainedModel:
-    """A frozen copy of the policy before its first RL step; after a cold start it is kept for a resume."""
+) -> PreTrainedModel | None:
+    """The policy before its first RL step, frozen, where there is a KL term; after a cold start kept for a resume.
+
+    With adapters it is the policy's own model, which the learner runs without them; a cold start has trained them, so
+    then it is a copy too.
+    """
+    if recipe.algorithm.kl_coef == 0:
+        return None
     if recipe.cold_start.steps and is_resumed:
         kept = load_policy(ModelConfig(path=str(folder)), seed=recipe.seed)
         return place_policy(kept, recipe).model.eval().requires_grad_(False)
     if recipe.cold_start.steps:
         export_policy(policy, folder)
-    return copy.deepcopy(policy.model).eval().requires_grad_(False)
+    elif recipe.model.lora.rank:
+        return policy.model
+    return lora.plain_copy(policy.model, dtype=policy.model.dtype)
 
 
 def _cold_start(

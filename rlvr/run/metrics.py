@@ -2,9 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rlvr.records import FinishReason, Group, Status
+from rlvr.run.buffer import DropReason, Taken
+from rlvr.run.shaping import Shaped
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -42,19 +44,44 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def staleness(groups: Sequence[Group], *, policy_version: int) -> float:
-    """Mean over rollouts of the learner's version minus the version of the rollout's oldest token."""
-    ages = [policy_version - min(r.completion.policy_versions) for g in groups for r in g.rollouts]
-    return sum(ages) / max(1, len(ages))
-
-
-def advantages_by_completion(
-    groups: Sequence[Group], advantages: Mapping[str, Sequence[float | None]]
-) -> dict[str, float]:
-    """Advantages of judged rollouts by completion id, from lists by group id."""
-    return {
-        rollout.completion.completion_id: advantage
+def staleness(groups: Sequence[Group], *, policy_version: int) -> dict[str, float]:
+    """How far behind the learner the rollouts are: its version minus the version of a rollout's oldest token."""
+    ages = [
+        policy_version - min(rollout.completion.policy_versions)
         for group in groups
-        for rollout, advantage in zip(group.rollouts, advantages[group.group_id], strict=True)
-        if advantage is not None
+        for rollout in group.rollouts
+        if rollout.completion.policy_versions
+    ]
+    return {
+        "policy/staleness_mean": sum(ages) / max(1, len(ages)),
+        "policy/staleness_max": float(max(ages, default=0)),
     }
+
+
+def selection_metrics(taken: Taken) -> dict[str, float]:
+    """Groups that were dropped and replaced, and the sampled tokens that nothing was learned from."""
+    zero = [reason for _, reason in taken.dropped if reason is DropReason.ZERO_ADVANTAGES]
+    wasted = sum(_num_tokens(group) for group, _ in taken.dropped)
+    return {
+        "rollout/dropped_groups": float(len(taken.dropped) - len(zero)),
+        "rollout/zero_variance_dropped_groups": float(len(zero)),
+        "rollout/refilled_groups": float(taken.num_refilled),
+        "rollout/wasted_tokens": float(wasted),
+        "rollout/wasted_rate": wasted / max(1, sum(map(_num_tokens, taken.groups))),
+    }
+
+
+def penalty_metrics(shaped: Iterable[Shaped], *, has_overlong: bool) -> dict[str, float]:
+    """What was taken from the rewards on the mean, for each penalty that the recipe asks for."""
+    shaped = list(shaped)
+    charged = [x.kl_penalty for x in shaped if x.kl_penalty is not None]
+    found: dict[str, float] = {}
+    if has_overlong and shaped:
+        found["reward/overlong_penalty_mean"] = statistics.fmean(x.overlong_penalty for x in shaped)
+    if charged:
+        found["reward/kl_penalty_mean"] = statistics.fmean(charged)
+    return found
+
+
+def _num_tokens(group: Group) -> int:
+    return sum(len(rollout.completion.token_ids) for rollout in group.rollouts)

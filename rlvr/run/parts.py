@@ -1,35 +1,68 @@
 """What a run is made of: handles that fulfil Protocols, so that a laptop and a cluster look the same to the loop."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlvr.batch import Batch, Learner
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Learner
+from rlvr.data.order import Issue
 from rlvr.protocols import RolloutEngine
-from rlvr.records import Group, Prompt
 from rlvr.run.buffer import GroupBuffer
+from rlvr.run.difficulty import SolveRates
 from rlvr.run.evaluation import Evaluation
+from rlvr.run.governor import Governor
+from rlvr.run.learner_thread import LearnerThread
 from rlvr.run.recorder import Recorder
 from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
 from rlvr.run.stop import StopRequest
+from rlvr.run.update import Updater
 
 
 class PromptSource(Protocol):
     """The training prompts in their order, resumable at any of them."""
 
-    def take(self) -> tuple[int, Prompt]:
-        """The next issue index and its prompt."""
+    @property
+    def num_passed(self) -> int:
+        """Draws so far that were passed over for their solve rate."""
+        ...
+
+    @property
+    def num_issued(self) -> int:
+        """The index of the next prompt that was not handed out before."""
+        ...
+
+    def take(self) -> Issue:
+        """The next prompt and its issue index. Raises PoolExhausted when all were retired."""
+        ...
+
+    def is_exhausted(self) -> bool:
+        """Whether `take` would raise PoolExhausted."""
+        ...
+
+    def settle(self, index: int) -> None:
+        """The prompt of this issue was trained or dropped."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """The position, JSON-able."""
+        """The position and what is not settled, JSON-able."""
         ...
+
+
+class Evaluator(Protocol):
+    """Evaluates the weights that the engine serves; in full, or on the few prompts of evaluations in between."""
+
+    def __call__(
+        self, step: int, policy_version: int, *, in_full: bool
+    ) -> Awaitable[list[Evaluation]]: ...
 
 
 @dataclass(slots=True, kw_only=True)
 class RunParts:
-    """What a run is made of. `first_step` is 1, or one past the checkpoint that was resumed."""
+    """What a run is made of. `first_step` is 1, or one past the checkpoint that was resumed.
+
+    solve_rates: None where the recipe's data.difficulty asks for nothing.
+    """
 
     first_step: int
     num_steps: int
@@ -38,15 +71,23 @@ class RunParts:
     plan: SamplingPlan
     engine: RolloutEngine
     learner: Learner
+    thread: LearnerThread
     buffer: GroupBuffer
-    advantage: Callable[[Sequence[float | None]], list[float | None]]
-    collate: Callable[[Sequence[Group], Mapping[str, float]], Batch]
-    evaluate: Callable[[int, int], Awaitable[list[Evaluation]]]
+    updater: Updater
+    governor: Governor
+    set_correction: Callable[[Correction], None]
+    solve_rates: SolveRates | None
+    evaluate: Evaluator
     is_eval_due: Callable[[int], bool]
     is_checkpoint_due: Callable[[int], bool]
     recorder: Recorder
     stop: StopRequest
     max_error_rate: float
-    learner_thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="rlvr-learner")
-    )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the learner's own, JSON-able."""
+        return {
+            "stream": self.stream.state(),
+            "governor": self.governor.state(),
+            "solve_rates": None if self.solve_rates is None else self.solve_rates.state(),
+        }

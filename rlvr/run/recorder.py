@@ -8,13 +8,14 @@ from typing import Any
 from rlvr.batch import Learner
 from rlvr.protocols import MetricSink
 from rlvr.records import Group, Json, Prompt
-from rlvr.run.buffer import Taken
+from rlvr.run.buffer import DropReason
 from rlvr.run.checkpoints import write_checkpoint
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluation import Evaluation
 from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter
 from rlvr.run.ledger import Ledger
+from rlvr.run.update import Update
 
 
 class Recorder:
@@ -56,6 +57,11 @@ class Recorder:
         """A start, a stop, a fault, an alarm or a decision."""
         self._events.write(kind, **fields)
 
+    def remark(self, kind: str, text: str, **fields: Json) -> None:
+        """An event that the person at the console reads too."""
+        self.event(kind, **fields)
+        self._console.note(text)
+
     def rewind(self, step: int, *, next_issue: int) -> None:
         """Forgets all that lies beyond the checkpoint of `step`."""
         cut = self._metrics.truncate_after(step)
@@ -87,21 +93,27 @@ class Recorder:
     def step(
         self,
         step: int,
-        taken: Taken,
-        advantages: Mapping[str, float],
+        update: Update,
         metrics: dict[str, float],
         evaluations: Sequence[Evaluation],
     ) -> None:
         """One training step: its row, its rollouts, the fate of its prompts, and what the console shows."""
+        taken = update.taken
         for group in taken.groups:
             self._ledger.complete(int(group.group_id))
         self._ledger.trained([int(group.group_id) for group in taken.kept], step=step)
         for group, reason in taken.dropped:
-            self._ledger.drop(int(group.group_id), reason=reason, step=step)
-            self.event("group_dropped", step=step, group_id=group.group_id, reason=reason)
+            self._ledger.drop(int(group.group_id), reason=reason.value, step=step)
+            if (
+                reason is DropReason.UNJUDGED
+            ):  # a fault; the other reasons are the algorithm at work
+                self.event("group_dropped", step=step, group_id=group.group_id, reason=reason.value)
         self._alarms(step, taken.groups)
         self._rollouts.write(
-            step, groups=taken.groups, prompt_texts=self._texts(taken.groups), advantages=advantages
+            step,
+            groups=taken.groups,
+            prompt_texts=self._texts(taken.groups),
+            shaped=update.shaped,
         )
         self._console.step(step, metrics)
         if self._sample_every_steps and (step == 1 or step % self._sample_every_steps == 0):
@@ -113,12 +125,12 @@ class Recorder:
         self._write(step, metrics)
         self._ledger.commit()
 
-    def checkpoint(self, step: int, *, learner: Learner, stream_state: Mapping[str, Any]) -> None:
-        """A whole checkpoint of `step`; older ones beyond the number to keep go."""
+    def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any]) -> None:
+        """A whole checkpoint of `step`; older ones beyond the number to keep go. state: of the run's parts."""
         start = time.monotonic()
-        state = {"step": step, "stream": dict(stream_state), "elapsed_s": self.elapsed_s}
         folder = self._run_dir.checkpoint(step)
-        write_checkpoint(folder, learner=learner, run_state=state)
+        run_state = {"step": step, "elapsed_s": self.elapsed_s, **state}
+        write_checkpoint(folder, learner=learner, run_state=run_state)
         for old in self._run_dir.prune_checkpoints(self._keep_checkpoints):
             self.event("checkpoint_removed", path=old.name)
         self.event("checkpoint", step=step, seconds=round(time.monotonic() - start, 3))

@@ -14,7 +14,7 @@ from rlvr.run.directory import RunDirectory
 CHANGEABLE = (
     "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s",
     "reward.max_error_rate", "rollout.max_batch_rows", "learner.device", "learner.micro_batch_tokens",
-    "learner.num_threads", "learner.gradient_checkpointing", "learner.share_prompt_prefix",
+    "algorithm.governor.", "learner.num_threads", "learner.gradient_checkpointing", "learner.share_prompt_prefix",
 )  # fmt: skip
 
 

@@ -46,22 +46,34 @@ class SingleTurnSampler:
         self._run_seed = run_seed
 
     async def make_group(
-        self, group_id: str, prompt: Prompt, *, plan: SamplingPlan, policy_version: int
+        self,
+        group_id: str,
+        prompt: Prompt,
+        *,
+        plan: SamplingPlan,
+        policy_version: int,
+        repeat: int = 0,
     ) -> Group:
         """A group of `plan.group_size` judged rollouts, in the order of their sample index.
 
         Waits for the engine and the verifiers; an unjudged rollout has reward None.
 
+        Args:
+            repeat: how often the prompt was sampled before. A small data set may come round again before the weights
+                change, and the same seeds would only repeat its completions.
+
         Raises: RolloutError, VerifierError.
         """
         prefix = encode_prompt(prompt, self._tokenizer)
+        parts = (self._run_seed, plan.purpose, prompt.prompt_id)
+        again = (repeat,) if repeat else ()
         requests = [
             GenerationRequest(
                 request_id=f"{group_id}#{i}",
                 prompt_id=prompt.prompt_id,
                 prefix_token_ids=prefix,
                 sample_index=i,
-                seed=stable_hash(self._run_seed, plan.purpose, prompt.prompt_id, i, policy_version),
+                seed=stable_hash(*parts, i, policy_version, *again),
                 sampling=plan.sampling,
             )
             for i in range(plan.group_size)

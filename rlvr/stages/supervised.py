@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rlvr.algorithms.aggregation import TokenMean
 from rlvr.algorithms.losses import SupervisedLoss
-from rlvr.config.recipe import ColdStartConfig, LearnerConfig
+from rlvr.config.learner import LearnerConfig
+from rlvr.config.recipe import ColdStartConfig
 from rlvr.data.collate import collate_rows
 from rlvr.errors import LearnerError
 from rlvr.learner.learner import PolicyLearner

@@ -62,6 +62,47 @@ def test_a_cold_start_is_counted_in_steps() -> None:
     assert table["cold-start steps"] == ("350", "64 demonstrations each")
 
 
+def test_what_is_not_on_by_default_has_no_row() -> None:
+    assert not set(rows()) & {
+        "preset",
+        "adapters",
+        "learners",
+        "completions in flight",
+        "groups per step at most",
+    }
+
+
+def test_staleness_bounds_the_completions_in_flight() -> None:
+    rollout = {"max_staleness": 2, "engine_dtype": "float32", "prompts_per_step": 6}
+    algorithm = {"correction": {"weight": "token"}}
+    assert rows(rollout=rollout, algorithm=algorithm)["completions in flight"] == (
+        "144",  # (2 + 1) * 6 * 8
+        "at most 3 steps' worth, up to 2 versions old",
+    )
+
+
+def test_replacements_bound_the_groups_of_a_step() -> None:
+    algorithm = {"dynamic_sampling": {"enabled": True, "max_refill_factor": 1.3}}
+    table = rows(algorithm=algorithm, rollout={"prompts_per_step": 6})
+    assert table["groups per step at most"] == (
+        "13",  # 6 + floor(1.3 * 6)
+        "6 prompts and 7 replacements of groups without a signal",
+    )
+
+
+def test_preset_adapters_and_learners_have_a_row_when_they_are_on() -> None:
+    table = rows(
+        algorithm={"preset": "dapo"},
+        model={"tiny": {}, "lora": {"rank": 16, "target_modules": ["q_proj", "v_proj"]}},
+        cluster={"learners": 4},
+        learner={"minibatches_per_step": 2},
+    )
+    assert table["preset"] == ("dapo", "DAPO, arXiv:2503.14476")
+    assert table["adapters"] == ("rank 16", "alpha 32, on q_proj, v_proj")
+    # 8 prompts / 2 minibatches * 8 completions / 4 learners
+    assert table["learners"] == ("4", "about 8 completions of a minibatch each")
+
+
 @pytest.mark.parametrize(
     ("steps", "every", "due"),
     [(10, 4, (4, 8, 10)), (8, 4, (4, 8)), (3, 5, (3,)), (3, 0, (3,)), (1, 1, (1,))],

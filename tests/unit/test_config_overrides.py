@@ -16,7 +16,7 @@ data:
     - source: generator:sums
       verifier: text_match
 algorithm:
-  clip_high: 0.25
+  loss: {clip_high: 0.25}
 """
 Load = Callable[..., LoadedRecipe]
 
@@ -136,7 +136,7 @@ def test_null_clears_a_section_so_that_its_rival_can_be_set(load: Load) -> None:
         ("run.trackers=[wandbb]", "run.trackers.0: must be one of 'tensorboard', 'wandb' or "
          "'trackio'; did you mean 'wandb'?"),
         ("rollout=null", "the section is empty; remove the line or put keys below it"),
-        ("algorithm.clip_low=0.3", "algorithm.clip_high=0.25 is below clip_low=0.3; DAPO needs "
+        ("algorithm.loss.clip_low=0.3", "algorithm.loss.clip_high=0.25 is below clip_low=0.3; DAPO needs "
          "clip_high >= clip_low"),
     ],
 )  # fmt: skip
@@ -145,8 +145,8 @@ def test_a_wrong_override_is_quoted_and_explained(load: Load, override: str, mes
 
 
 def test_a_message_that_begins_with_the_override_does_not_repeat_it(load: Load) -> None:
-    assert fault(load, "algorithm.clip_high=0.1") == [
-        "command line: algorithm.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= "
+    assert fault(load, "algorithm.loss.clip_high=0.1") == [
+        "command line: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= "
         "clip_low"
     ]
 

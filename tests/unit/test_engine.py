@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlvr.config.learner import Layout
 from rlvr.config.recipe import EngineDtype, TinyModel
 from rlvr.errors import RolloutError
 from rlvr.models.checksum import tensor_checksum
@@ -17,7 +18,7 @@ from rlvr.protocols import GenerationRequest, RolloutEngine, Sampling
 from rlvr.records import Completion, FinishReason, TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.rollout.decode import sample_tokens, uniforms
 from rlvr.rollout.toy_engine import ToyEngine
-from rlvr.rollout.transformers_engine import TransformersEngine
+from rlvr.rollout.transformers_engine import COPY_DTYPES, TransformersEngine
 
 TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
 
@@ -84,7 +85,10 @@ def test_learner_reproduces_the_engines_logprobs(policy: Policy):
             loss_mask=mask,
             group_index=torch.tensor([0]),
             temperature=0.8,
+            layout=Layout.PADDED,
             share_prompt_prefix=False,
+            logits_memory_mb=64,
+            needs_entropy_gradient=False,
         )
         assert out.logprobs[mask].tolist() == pytest.approx(list(completion.logprobs), abs=1e-4)
 
@@ -176,18 +180,22 @@ def test_deadline_ends_a_completion_with_abort(policy: Policy):
 
 
 def ref_of(
-    policy: Policy, version: int, transport: Transport = Transport.IN_PLACE_COPY
+    policy: Policy,
+    version: int,
+    transport: Transport = Transport.IN_PLACE_COPY,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> WeightsRef:
     manifest = tuple(
-        TensorEntry(name=n, shape=tuple(p.shape), checksum=tensor_checksum(p.detach().bfloat16()))
+        TensorEntry(name=n, shape=tuple(p.shape), checksum=tensor_checksum(p.detach().to(dtype)))
         for n, p in policy.model.named_parameters()
     )
     return WeightsRef(policy_version=version, kind=WeightsKind.FULL, transport=transport,
-                      uri="memory:learner", dtype="bfloat16", manifest=manifest)  # fmt: skip
+                      uri="memory:learner", dtype=str(dtype), manifest=manifest)  # fmt: skip
 
 
-def test_bfloat16_copy_follows_the_learner_and_equals_a_fresh_engine(policy: Policy):
-    engine = engine_of(policy, EngineDtype.BFLOAT16)
+@pytest.mark.parametrize("dtype", [EngineDtype.BFLOAT16, EngineDtype.FLOAT32])
+def test_a_copy_follows_the_learner_and_equals_a_fresh_engine(policy: Policy, dtype: EngineDtype):
+    engine = engine_of(policy, dtype)
     before = generate(engine, requests_of(PROMPTS))
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -195,13 +203,57 @@ def test_bfloat16_copy_follows_the_learner_and_equals_a_fresh_engine(policy: Pol
     assert [c.logprobs for c in generate(engine, requests_of(PROMPTS))] == [
         c.logprobs for c in before
     ]
-    receipt = asyncio.run(engine.load_weights(ref_of(policy, 4)))
+    ref = ref_of(policy, 4, dtype=COPY_DTYPES[dtype])
+    receipt = asyncio.run(engine.load_weights(ref))
+    assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}
     after = generate(engine, requests_of(PROMPTS))
-    fresh = generate(engine_of(policy, EngineDtype.BFLOAT16), requests_of(PROMPTS))
+    fresh = generate(engine_of(policy, dtype), requests_of(PROMPTS))
     assert receipt.policy_version == 4
     assert [c.logprobs for c in after] == [c.logprobs for c in fresh]
     assert [c.logprobs for c in after] != [c.logprobs for c in before]
     assert {v for c in after for v in c.policy_versions} == {4}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_float32_copy_computes_exactly_as_the_learners_own_tensors_do(
+    policy: Policy, autocast: bool
+):
+    def completions(dtype: EngineDtype) -> list[Completion]:
+        engine = TransformersEngine(
+            policy, engine_dtype=dtype, autocast=autocast, max_batch_rows=64
+        )
+        return generate(engine, requests_of(PROMPTS))
+
+    assert completions(EngineDtype.FLOAT32) == completions(EngineDtype.SHARED)
+
+
+@pytest.mark.parametrize("kind", ["copy", "toy"])
+def test_loading_waits_for_the_wave_that_runs_and_its_completions_keep_their_version(
+    policy: Policy, kind: str
+):
+    engine = ToyEngine(policy) if kind == "toy" else engine_of(policy, EngineDtype.FLOAT32)
+    requests = requests_of(PROMPTS, group_size=32)
+
+    async def scenario() -> tuple[list[Completion], list[Completion], int]:
+        finished: list[Completion] = []
+
+        async def collect() -> None:
+            async for completion in engine.generate(requests):
+                finished.append(completion)
+
+        collecting = asyncio.create_task(collect())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the wave is in the engine's thread
+        assert (await engine.health()).num_open_requests == len(requests)
+        await engine.load_weights(ref_of(policy, 1, dtype=torch.float32))
+        await collecting
+        again = [completion async for completion in engine.generate(requests)]
+        return finished, again, (await engine.health()).policy_version
+
+    first, second, version = asyncio.run(scenario())
+    assert {v for c in first for v in c.policy_versions} == {0}
+    assert {v for c in second for v in c.policy_versions} == {1}
+    assert version == 1
 
 
 def test_weights_that_are_not_what_was_sent_are_refused(policy: Policy):

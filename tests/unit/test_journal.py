@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from rlvr.records import (
     Verdict,
 )
 from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter
+from rlvr.run.shaping import Shaped
 
 
 def group() -> Group:
@@ -111,8 +113,9 @@ def test_events_carry_their_kind_and_survive_a_torn_line(tmp_path: Path) -> None
 
 def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
     writer = RolloutWriter(tmp_path)
+    shaped = Shaped(reward=0.7, overlong_penalty=0.2, kl_penalty=0.1, advantage=0.5)
     path = writer.write(
-        12, groups=[group()], prompt_texts={"sums/0": "<user>2 + 2 ="}, advantages={"c0": 0.5}
+        12, groups=[group()], prompt_texts={"sums/0": "<user>2 + 2 ="}, shaped={"c0": shaped}
     )
     assert path.name == "step_000012.parquet"
     one, two = pq.read_table(path).to_pylist()
@@ -138,7 +141,22 @@ def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
     verdicts = {v["check"]: v for v in json.loads(one["verdicts"])}
     assert verdicts["watch"]["status"] == "fail"
     assert verdicts["main"]["details"] == {"ratio": None}
+    assert (one["shaped_reward"], one["overlong_penalty"], one["kl_penalty"]) == (0.7, 0.2, 0.1)
     assert (two["reward"], two["advantage"], two["status"]) == (None, None, "error")
+    assert (two["shaped_reward"], two["overlong_penalty"], two["kl_penalty"]) == (None, None, None)
+
+
+def test_log_probs_that_are_not_finite_are_written_as_they_are(tmp_path: Path) -> None:
+    one = group().rollouts[0]
+    completion = replace(one.completion, logprobs=(math.nan, -math.inf))
+    path = RolloutWriter(tmp_path).write(
+        1,
+        groups=[replace(group(), rollouts=(replace(one, completion=completion),))],
+        prompt_texts={},
+    )
+    (row,) = pq.read_table(path).to_pylist()
+    assert math.isnan(row["logprobs"][0])
+    assert row["logprobs"][1] == -math.inf
 
 
 def test_evaluations_have_their_own_files_with_the_same_columns(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The optimiser step: its gradient does not depend on layout; non-finite gradients; checkpoints."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +13,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.algorithms.build import build_loss
-from rlvr.batch import Batch, Denominators
-from rlvr.config.recipe import (
-    Aggregation,
-    AlgorithmConfig,
-    LearnerConfig,
-    LearnerDtype,
-    ModelConfig,
-    TinyModel,
-)
+from rlvr.batch import Batch, Denominators, StepReport
+from rlvr.config.algorithm import Aggregation, AlgorithmConfig
+from rlvr.config.learner import LearnerConfig, LearnerDtype
+from rlvr.config.recipe import ModelConfig, TinyModel
+from rlvr.data.collate import group_token_counts
 from rlvr.errors import CheckpointError, LearnerError
+from rlvr.learner.flops import ModelCost, model_cost
 from rlvr.learner.learner import PolicyLearner
-from rlvr.learner.microbatch import plan_micro_batches, split_minibatches
+from rlvr.learner.metrics import (
+    MetricSums,
+    Outcome,
+    merged_outcome,
+    merged_reports,
+    outcome_from_json,
+)
+from rlvr.learner.microbatch import split_minibatches
+from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import Policy, build_tiny, load_policy
 from rlvr.records import Transport
 
@@ -61,6 +67,7 @@ def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Ba
         advantages=advantages.double(),
         policy_versions=torch.zeros_like(ids),
         group_index=torch.arange(num_rows) // group_size,
+        group_num_tokens=group_token_counts(loss_mask, torch.arange(num_rows) // group_size),
         num_loss_tokens=int(loss_mask.sum()),
         num_sequences=num_rows,
         num_prompts=num_groups,
@@ -82,7 +89,7 @@ def make_learner(
     return PolicyLearner(
         policy,
         config=config,
-        loss=build_loss(settings_, max_completion_tokens=8),
+        loss=build_loss(settings_, max_completion_tokens=8, uses_proximal=False),
         temperature=0.9,
         transport=Transport.SHARED,
         reference=reference if settings_.kl_coef else None,
@@ -206,18 +213,6 @@ def test_mismatch_is_measured_before_the_weights_move(tmp_path: Path):
     )
 
 
-def test_micro_batches_stay_within_the_token_budget_and_cover_each_row_once():
-    batch = make_batch(num_groups=6)
-    prompt, total = batch.loss_mask.int().argmax(1), batch.attention_mask.sum(1)
-    plan = plan_micro_batches(batch, max_tokens=60, share_prompt_prefix=True)
-    assert sorted(row for rows in plan for row in rows) == list(range(24))
-    for rows in plan:
-        groups = len({int(batch.group_index[row]) for row in rows})
-        assert (
-            groups * int(prompt[rows].max()) + len(rows) * int((total - prompt)[rows].max()) <= 60
-        )
-
-
 def test_learning_rate_warms_up_and_a_zero_gradient_changes_nothing(tmp_path: Path):
     config = FLOAT32.model_copy(update={"lr_warmup_steps": 4})
     learner = make_learner(tmp_path, config=config)
@@ -244,7 +239,7 @@ def test_gradient_is_clipped_to_the_norm(tmp_path: Path):
 
 
 def test_nonfinite_gradient_is_skipped_saved_and_bounded(tmp_path: Path):
-    config = FLOAT32.model_copy(update={"max_nonfinite_steps": 1, "micro_batch_tokens": 60})
+    config = FLOAT32.model_copy(update={"max_nonfinite_steps": 1, "micro_batch_tokens": 30})
     learner = make_learner(tmp_path, config=config)
     before = [p.detach().clone() for p in learner.policy.model.parameters()]
     batch = make_batch()
@@ -313,3 +308,166 @@ def test_version_rises_only_when_the_weights_changed(tmp_path: Path):
     assert learner.publish().policy_version == 0
     learner.step(make_batch())
     assert learner.publish().policy_version == 1
+
+
+def test_state_of_the_optimiser_stands_under_names_and_numbers_of_the_first_format_are_read(
+    tmp_path: Path,
+):
+    first = make_learner(tmp_path)
+    first.step(make_batch(seed=1))
+    first.save(tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "optimizer.pt"
+    saved = torch.load(file, weights_only=True)
+    own = dict(first.policy.model.named_parameters())
+    assert set(saved["state"]) == set(own)
+    assert all(saved["state"][name]["exp_avg"].shape == own[name].shape for name in own)
+
+    torch.save(first.optimizer.state_dict(), file)
+    second = make_learner(tmp_path, policy=build_tiny(TINY, seed=8))
+    second.restore(tmp_path / "checkpoint")
+    for learner in (first, second):
+        learner.step(make_batch(seed=2))
+    for a, b in zip(first.policy.model.parameters(), second.policy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_before_the_first_step_has_no_state_and_restores(tmp_path: Path):
+    first = make_learner(tmp_path)
+    first.save(tmp_path / "checkpoint")
+    second = make_learner(tmp_path, policy=build_tiny(TINY, seed=8))
+    second.restore(tmp_path / "checkpoint")
+    assert second.num_steps == 0
+    assert not second.optimizer.state_dict()["state"]
+
+
+def test_state_of_other_parameters_is_refused(tmp_path: Path):
+    first = make_learner(tmp_path)
+    first.step(make_batch())
+    first.save(tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "optimizer.pt"
+    saved = torch.load(file, weights_only=True)
+    saved["state"]["stranger.weight"] = saved["state"].pop("model.norm.weight")
+    torch.save(saved, file)
+    with pytest.raises(CheckpointError, match=r"1 differ, first 'stranger\.weight'"):
+        make_learner(tmp_path).restore(tmp_path / "checkpoint")
+
+
+def test_streaming_and_one_call_give_the_same_step_and_metrics(tmp_path: Path):
+    batch = make_batch()
+    whole, streamed = double_learner(tmp_path), double_learner(tmp_path)
+    expected = whole.step(batch).metrics
+    for index in range(4):
+        streamed.accumulate(batch.rows((batch.group_index == index).nonzero()[:, 0]))
+    found = streamed.apply(batch.denominators).metrics
+    for name in set(expected) - {"learner/micro_batches", "learner/peak_memory_gb"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-6), name
+    assert found["learner/micro_batches"] == 4
+
+
+def test_a_fault_in_a_streamed_step_is_found_among_all_its_micro_batches(tmp_path: Path):
+    learner = make_learner(tmp_path)
+    batch = make_batch()
+    poisoned = batch.advantages.clone()
+    poisoned[5, batch.loss_mask[5]] = float("inf")
+    for index in range(4):
+        rows = (batch.group_index == index).nonzero()[:, 0]
+        learner.accumulate(replace(batch, advantages=poisoned).rows(rows))
+    assert learner.apply(batch.denominators).skipped
+    kept = load_file(tmp_path / "faults" / "nonfinite_001.safetensors")
+    assert kept["group_index"].tolist() == [1, 1, 1, 1]
+
+
+def test_proximal_log_probs_are_annotated_only_where_later_minibatches_read_them(tmp_path: Path):
+    def proximal(minibatches: int, *, uses_proximal: bool, **correction: object) -> object:
+        algorithm = AlgorithmConfig(correction=correction)  # type: ignore[arg-type] # a test builder
+        learner = PolicyLearner(
+            build_tiny(TINY, seed=3),
+            config=FLOAT32.model_copy(update={"minibatches_per_step": minibatches}),
+            loss=build_loss(algorithm, max_completion_tokens=8, uses_proximal=uses_proximal),
+            temperature=0.9,
+            transport=Transport.SHARED,
+            reference=None,
+            fault_folder=tmp_path,
+        )
+        return learner.annotate(make_batch()).proximal_logprobs
+
+    assert proximal(1, uses_proximal=True) is None
+    assert proximal(2, uses_proximal=False) is None
+    assert proximal(2, uses_proximal=True) is not None
+    assert proximal(2, uses_proximal=False, geometric_max=2.0) is not None
+
+
+def test_published_checksums_are_those_of_the_engines_copy(tmp_path: Path):
+    for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float32, "float32")):
+        policy = build_tiny(TINY, seed=3)
+        learner = PolicyLearner(
+            policy,
+            config=FLOAT32,
+            loss=build_loss(AlgorithmConfig(), max_completion_tokens=8, uses_proximal=True),
+            temperature=0.9,
+            transport=Transport.IN_PLACE_COPY,
+            reference=None,
+            fault_folder=tmp_path,
+            published_dtype=dtype,
+        )
+        ref = learner.publish()
+        copied = {n: p.detach().to(dtype) for n, p in policy.model.named_parameters()}
+        assert ref.dtype == name
+        assert {e.name: e.checksum for e in ref.manifest} == {
+            n: tensor_checksum(t) for n, t in copied.items()
+        }
+
+
+def test_a_pass_of_a_model_costs_six_flops_a_trained_and_four_a_frozen_parameter(tmp_path: Path):
+    """By hand for one layer of width 16 with 2 heads of 8; the tied embedding counts once, as the head."""
+    tiny = TinyModel(
+        layers=1, hidden_size=16, heads=2, intermediate_size=32, characters="0123456789:"
+    )
+    model = build_tiny(tiny, seed=0).model
+    weights = 16 * 16 + 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16
+    assert model_cost(model) == ModelCost(per_token=6 * weights, attention=16)
+    model.model.layers[0].mlp.down_proj.weight.requires_grad_(False)
+    assert model_cost(model).per_token == 6 * weights - 2 * 16 * 32
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    assert model_cost(model).per_token == 6 * weights - 2 * 16 * 32  # the table is only looked up
+
+
+def test_metrics_of_ranks_add_up_and_of_minibatches_are_means():
+    ranks = [
+        Outcome(
+            grad_norm=2.0,
+            lr=0.1,
+            num_steps=3,
+            num_nonfinite=0,
+            fault=fault,
+            peak_flops=100.0,
+            sums=MetricSums(
+                pairs={"policy/entropy": (total, count), "mismatch/max_x": (total, 0.0)},
+                loss_sum=total,
+                flops=50.0,
+                seconds=seconds,
+                micro_batches=passes,
+                peak_memory_gb=seconds,
+            ),
+        )
+        for total, count, seconds, passes, fault in (
+            (3.0, 2.0, 0.5, 1, ""),
+            (5.0, 6.0, 1.0, 2, "x"),
+        )
+    ]
+    outcome = merged_outcome(
+        [outcome_from_json(json.loads(json.dumps(r.to_json()))) for r in ranks]
+    )
+    metrics = outcome.report(divisor=4, num_processes=2).metrics
+    assert outcome.fault == "x"
+    assert metrics["policy/entropy"] == 1.0
+    assert metrics["mismatch/max_x"] == 5.0
+    assert metrics["policy/loss"] == 2.0
+    assert metrics["learner/mfu"] == pytest.approx(100 / (2 * 100 * 1.0))
+    assert metrics["learner/micro_batches"] == 2
+    assert metrics["learner/peak_memory_gb"] == 1.0
+    other = StepReport(metrics={**metrics, "policy/entropy": 3.0, "policy/grad_norm": 1.0})
+    merged = merged_reports([StepReport(metrics=metrics), other]).metrics
+    assert merged["policy/entropy"] == 2.0
+    assert merged["policy/grad_norm"] == 2.0
+    assert merged["learner/micro_batches"] == 4

@@ -1,79 +1,55 @@
-"""Token log-probs against the plain forward pass of transformers, in both layouts."""
+"""token_logprobs as its callers see it: numbers by hand, masks, holes, arguments that must not matter."""
+
+import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaModel
 
+from rlvr.config.learner import Layout
 from rlvr.config.recipe import TinyModel
-from rlvr.models.logprobs import can_share_prefix, selected_logprobs, token_logprobs
+from rlvr.models.logprobs import TokenLogprobs, selected_logprobs, token_logprobs
 from rlvr.models.policy import build_tiny
+from tests.unit.packing_cases import Rows, difference, ragged
 
 TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
 
 
-def rows(
-    prompts: list[int], lengths: list[int], groups: list[int], seed: int
-) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    width = max(p + n for p, n in zip(prompts, lengths, strict=True))
-    ids = torch.randint(4, 15, (len(prompts), width), generator=generator)
-    for i, group in enumerate(groups):
-        ids[i, : prompts[i]] = ids[groups.index(group), : prompts[i]]
-    column = torch.arange(width)[None]
-    start = torch.tensor(prompts)[:, None]
-    end = start + torch.tensor(lengths)[:, None]
-    attention = column < end
-    return {
-        "token_ids": ids,
-        "attention_mask": attention,
-        "loss_mask": attention & (column >= start),
-        "group_index": torch.tensor(groups),
+def call(model: torch.nn.Module, rows: Rows, **changes: object) -> TokenLogprobs:
+    settings: dict[str, object] = {
+        "temperature": 1.0,
+        "layout": Layout.PACKED,
+        "share_prompt_prefix": True,
+        "logits_memory_mb": 64,
+        "needs_entropy_gradient": False,
     }
+    return token_logprobs(model, **rows, **{**settings, **changes})  # type: ignore[arg-type] # a test's own keywords
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 6), st.lists(st.integers(1, 7), min_size=1, max_size=4)),
-        min_size=1,
-        max_size=4,
-    ),
-    st.integers(0, 5),
-    st.sampled_from([1.0, 0.7]),
-)
-def test_both_layouts_equal_the_plain_forward_pass(
-    groups: list[tuple[int, list[int]]], seed: int, temperature: float
-):
-    model = build_tiny(TINY, seed=seed).model.double()
-    prompts = [p for p, lengths in groups for _ in lengths]
-    lengths = [n for _, ls in groups for n in ls]
-    index = [g for g, (_, ls) in enumerate(groups) for _ in ls]
-    batch = rows(prompts, lengths, index, seed)
-    mask, ids = batch["loss_mask"], batch["token_ids"]
-    logits = (
-        model(input_ids=ids, attention_mask=batch["attention_mask"].long()).logits / temperature
-    )
-    expected = torch.log_softmax(logits, -1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
-    for share in (True, False):
-        out = token_logprobs(model, **batch, temperature=temperature, share_prompt_prefix=share)
-        # transformers normalises in float32 inside a float64 model, hence not 1e-15
-        assert torch.allclose(
-            out.logprobs[:, 1:][mask[:, 1:]], expected[mask[:, 1:]], rtol=1e-6, atol=1e-6
-        )
-        assert bool((out.logprobs[~mask] == 0).all())
+def constant_logits(values: torch.Tensor) -> torch.nn.Module:
+    """A model whose logits are `values` at every token: its last norm gives (w, 0, ...), its head the rest."""
+    model = build_tiny(TINY, seed=0).model
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros(len(values), 32))
+        model.lm_head.weight[:, 0] = values
+        model.model.norm.forward = lambda hidden: torch.nn.functional.one_hot(
+            torch.zeros(hidden.shape[:-1], dtype=torch.long), 32
+        ).float()
+    return model
 
 
-def test_a_hole_in_the_loss_mask_is_left_out():
-    model = build_tiny(TINY, seed=0).model.double()
-    batch = rows([3, 3], [6, 4], [0, 0], 1)
-    batch["loss_mask"][0, 5] = False
-    out = [
-        token_logprobs(model, **batch, temperature=1.0, share_prompt_prefix=s).logprobs
-        for s in (True, False)
-    ]
-    assert torch.allclose(out[0], out[1], atol=1e-6)
-    assert out[0][0, 5] == 0
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_logprob_and_entropy_of_known_logits(layout: Layout, temperature: float):
+    """Two tokens of logits ln 3 and 0: p = (3/4, 1/4) at temperature 1, (9/10, 1/10) at temperature 1/2."""
+    model = constant_logits(torch.tensor([math.log(3.0), 0.0]))
+    rows = ragged([(2, [2])], vocab=4)
+    rows["token_ids"] = torch.tensor([[0, 1, 0, 1]])
+    out = call(model, rows, layout=layout, temperature=temperature)
+    p, q = (0.75, 0.25) if temperature == 1.0 else (0.9, 0.1)
+    assert out.logprobs.tolist()[0] == pytest.approx([0, 0, math.log(p), math.log(q)], abs=1e-6)
+    entropy = -p * math.log(p) - q * math.log(q)
+    assert out.entropy.tolist()[0] == pytest.approx([0, 0, entropy, entropy], abs=1e-6)
 
 
 def test_entropy_of_equal_logits_is_log_of_the_vocabulary():
@@ -82,16 +58,48 @@ def test_entropy_of_equal_logits_is_log_of_the_vocabulary():
     assert entropy.tolist() == pytest.approx([2.0794415] * 2)
 
 
-def test_prefix_is_not_shared_under_gradient_checkpointing():
-    model = build_tiny(TINY, seed=0).model
-    assert can_share_prefix(model)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    assert not can_share_prefix(model)
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_hole_in_the_loss_mask_is_left_out_and_still_read(layout: Layout):
+    model = build_tiny(TINY, seed=0).model.double()
+    rows = ragged([(3, [6, 4])], vocab=15)
+    whole = call(model, rows, layout=layout).logprobs
+    rows["loss_mask"][0, 5] = False
+    out = call(model, rows, layout=layout).logprobs
+    assert out[0, 5] == 0
+    whole[0, 5] = 0
+    assert difference(out, whole) < 1e-6  # the tokens after the hole see it as before
 
 
-def test_rows_of_one_group_with_other_prompt_lengths_are_refused():
+@pytest.mark.parametrize("layout", list(Layout))
+def test_entropy_carries_a_gradient_only_where_it_was_asked_for(layout: Layout):
     model = build_tiny(TINY, seed=0).model
-    batch = rows([3, 4], [2, 2], [0, 0], 1)
-    with pytest.raises(ValueError, match="length of their prompt"):
-        token_logprobs(model, **batch, temperature=1.0, share_prompt_prefix=True)
+    rows = ragged([(3, [6, 4])], vocab=15)
+    assert not call(model, rows, layout=layout).entropy.requires_grad
+    assert call(model, rows, layout=layout, needs_entropy_gradient=True).entropy.requires_grad
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_columns_of_padding_and_tokens_after_the_last_loss_token_do_not_matter(layout: Layout):
+    model = build_tiny(TINY, seed=0).model.double()
+    rows = ragged([(3, [6, 4]), (2, [3])], vocab=15)
+    rows["loss_mask"][0, 7:] = False  # text of a tool at the end of a completion
+    expected = call(model, rows, layout=layout)
+    rows["token_ids"][0, 7:] = 3
+    wide = {k: torch.nn.functional.pad(v, (0, 5)) if v.dim() == 2 else v for k, v in rows.items()}
+    found = call(model, wide, layout=layout)
+    assert difference(found.logprobs[:, :9], expected.logprobs) < 1e-6
+    assert found.logprobs.shape == (3, 14)
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_reference_pass_keeps_no_graph(layout: Layout):
+    model = build_tiny(TINY, seed=0).model.eval()
+    with torch.no_grad():
+        out = call(model, ragged([(3, [6, 4])], vocab=15), layout=layout)
+    assert not out.logprobs.requires_grad
+
+
+def test_a_model_without_a_head_is_refused():
+    model = LlamaModel(LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    with pytest.raises(ValueError, match="LlamaModel has no output embeddings"):
+        call(model, ragged([(3, [2])], vocab=15))

@@ -39,6 +39,34 @@ def step_row(step: int, **changes: float | None) -> dict[str, Any]:
     return row | changes
 
 
+def test_what_asynchrony_and_shaping_did_is_shown(run_dir: Path):
+    changes = {"policy/staleness_mean": 2.0, "rollout/wasted_rate": 0.25, "time/wait_s": 0.5}
+    write_lines(run_dir / "metrics.jsonl", [step_row(1, **changes), step_row(2, **changes)])
+    alarm = {
+        "time": "2026-01-02T03:04:06Z", "kind": "mismatch_alarm", "step": 2, "action": "less_staleness",
+        "reason": "for 3 steps in a row: mismatch/ess is 0.7", "readings": [],
+    }  # fmt: skip
+    spent = {
+        "time": "2026-01-02T03:04:07Z",
+        "kind": "refill_spent",
+        "step": 2,
+        "groups": 12,
+        "kept": 3,
+    }
+    write_lines(run_dir / "events.jsonl", [alarm, spent])
+    write_rollouts(
+        run_dir / "rollouts" / "step_000002.parquet", overlong_penalty=0.5, kl_penalty=0.0
+    )
+    page = write_report(run_dir).read_text(encoding="utf-8")
+    assert "policy/staleness_mean" in page
+    assert "rollout/wasted_rate" in page
+    assert 'class="key f4"></i>wait' in page
+    assert "less_staleness: for 3 steps in a row" in page
+    assert "3 of 12 groups carried a signal" in page
+    assert "<span>-0.5 for length</span>" in page
+    assert "for KL" not in page
+
+
 def evaluation_row(value: float) -> dict[str, float]:
     name = "eval/sum/pass@1"
     return {name: value, f"{name}_ci_low": value - 0.1, f"{name}_ci_high": value + 0.1}

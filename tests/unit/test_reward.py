@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlvr.config.recipe import Truncated
 from rlvr.records import Completion, FinishReason, Role, Status, Verdict
-from rlvr.reward import make_rollout, score
+from rlvr.reward import leaves_loss, make_rollout, score
 
 
 def make_verdict(status: Status, value: float | None = None) -> Verdict:
@@ -73,6 +73,16 @@ def test_unparsed_earns_what_the_recipe_says() -> None:
 def test_a_truncated_completion_earns_zero_unless_it_is_judged(finish: FinishReason) -> None:
     assert reward_of(finish=finish) == (0.0, {"answer": 0.0, "style": 0.0})
     assert reward_of(finish=finish, truncated=Truncated.JUDGE) == reward_of()
+    assert reward_of(finish=finish, truncated=Truncated.MASK) == reward_of()
+
+
+@pytest.mark.parametrize("truncated", Truncated)
+@pytest.mark.parametrize("finish", FinishReason)
+def test_only_a_cut_completion_leaves_the_loss_and_only_where_the_recipe_says_mask(
+    truncated: Truncated, finish: FinishReason
+) -> None:
+    is_out = leaves_loss(make_completion(finish), truncated=truncated)
+    assert is_out == (truncated is Truncated.MASK and finish is not FinishReason.STOP)
 
 
 def test_a_missing_verdict_role_or_weight_is_named() -> None:
@@ -113,8 +123,8 @@ def test_parts_always_sum_to_the_reward(
     assert math.fsum(parts.values()) == reward
 
 
-def test_a_rollout_carries_its_verdicts_reward_and_parts() -> None:
-    completion = Completion(
+def make_completion(finish: FinishReason) -> Completion:
+    return Completion(
         completion_id="c/0",
         prompt_id="p/0",
         sample_index=0,
@@ -123,9 +133,13 @@ def test_a_rollout_carries_its_verdicts_reward_and_parts() -> None:
         logprobs=(),
         sampled_mask=(),
         text="4",
-        finish_reason=FinishReason.STOP,
+        finish_reason=finish,
         policy_versions=(),
     )
+
+
+def test_a_rollout_carries_its_verdicts_reward_and_parts() -> None:
+    completion = make_completion(FinishReason.STOP)
     settings = {
         "weights": {"answer": 2.0},
         "roles": {"answer": Role.REWARD},

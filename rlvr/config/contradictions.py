@@ -1,0 +1,168 @@
+"""What two keys of a recipe must not say together; each message begins with the key to look at."""
+
+import math
+from collections.abc import Iterator
+
+from rlvr.config.algorithm import (
+    AlgorithmConfig,
+    Baseline,
+    BatchNormAdvantage,
+    KlEstimator,
+    KlPlacement,
+    PassAtKAdvantage,
+    PolicyGradientLoss,
+    RatioBase,
+)
+from rlvr.config.data import GENERATOR, DataConfig, source_name
+from rlvr.config.learner import Kernels, LearnerConfig, OptimizerKind
+from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
+
+
+def contradictions(
+    *,
+    data: DataConfig,
+    rollout: RolloutConfig,
+    reward: RewardConfig,
+    algorithm: AlgorithmConfig,
+    learner: LearnerConfig,
+    num_learners: int,
+) -> list[str]:
+    """One message for each pair of keys that cannot both hold; none for a sound recipe."""
+    return [
+        *_of_sizes(rollout=rollout, reward=reward, algorithm=algorithm, learner=learner),
+        *_of_streaming(algorithm=algorithm, learner=learner),
+        *_of_data(data),
+        *_of_signal(rollout=rollout, algorithm=algorithm),
+        *_of_kl(algorithm),
+        *_of_staleness(rollout=rollout, algorithm=algorithm),
+        *_of_machines(learner=learner, num_learners=num_learners),
+    ]
+
+
+def _of_sizes(
+    *,
+    rollout: RolloutConfig,
+    reward: RewardConfig,
+    algorithm: AlgorithmConfig,
+    learner: LearnerConfig,
+) -> Iterator[str]:
+    advantage = algorithm.advantage
+    if rollout.group_size < advantage.min_judged:
+        is_of_k = isinstance(advantage, PassAtKAdvantage)
+        of_k = f" with algorithm.advantage.k={advantage.k}" if is_of_k else ""
+        yield (
+            f"rollout.group_size={rollout.group_size}: the {advantage.kind} advantage{of_k} compares the rollouts of "
+            f"a group and needs at least {advantage.min_judged}; 8 is usual"
+        )
+    if rollout.prompts_per_step % learner.minibatches_per_step:
+        yield (
+            f"learner.minibatches_per_step={learner.minibatches_per_step} does not divide "
+            f"rollout.prompts_per_step={rollout.prompts_per_step}; groups are never split over minibatches"
+        )
+    if reward.overlong_buffer_tokens >= rollout.max_completion_tokens:
+        yield (
+            f"reward.overlong_buffer_tokens={reward.overlong_buffer_tokens} leaves no completion without penalty; it "
+            f"must be below rollout.max_completion_tokens={rollout.max_completion_tokens}"
+        )
+
+
+def _of_streaming(*, algorithm: AlgorithmConfig, learner: LearnerConfig) -> Iterator[str]:
+    if not learner.streaming:
+        return
+    takes = "learner.streaming=true takes each group as it arrives"
+    if not algorithm.advantage.is_per_group:
+        yield (
+            f"{takes}, but the {algorithm.advantage.kind} advantage needs the whole batch; set learner.streaming=false"
+        )
+    if learner.minibatches_per_step > 1:
+        yield (
+            f"{takes}, but learner.minibatches_per_step={learner.minibatches_per_step} splits the whole batch; set "
+            "learner.streaming=false"
+        )
+
+
+def _of_data(data: DataConfig) -> Iterator[str]:
+    names = [source_name(source) for source in data.eval]
+    if len(set(names)) != len(names):
+        yield f"data.eval: two sources share a name: {names}; set data.eval.N.name"
+    difficulty = data.difficulty
+    if not all(source.source.startswith(GENERATOR) for source in data.train):
+        return
+    follows = "follows each prompt's solve rate, but every source of data.train is a generator, which repeats no prompt"
+    if difficulty.retire_solve_rate > 0.0:
+        yield (
+            f"data.difficulty.retire_solve_rate={difficulty.retire_solve_rate} {follows}; set "
+            "data.difficulty.retire_solve_rate=0"
+        )
+    if difficulty.prefer_signal:
+        yield (
+            f"data.difficulty.prefer_signal=true {follows}; set data.difficulty.prefer_signal=false"
+        )
+
+
+def _of_signal(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    dynamic, advantage = algorithm.dynamic_sampling, algorithm.advantage
+    if not dynamic.enabled:
+        return
+    if math.floor(dynamic.max_refill_factor * rollout.prompts_per_step) == 0:
+        yield (
+            f"algorithm.dynamic_sampling.max_refill_factor={dynamic.max_refill_factor} of "
+            f"rollout.prompts_per_step={rollout.prompts_per_step} replaces no group; raise it, or set "
+            "algorithm.dynamic_sampling.enabled=false (algorithm.zero_variance=drop drops without replacing)"
+        )
+    if isinstance(advantage, BatchNormAdvantage) and advantage.baseline is Baseline.NONE:
+        yield (
+            "algorithm.dynamic_sampling.enabled=true replaces groups of equal rewards, but with "
+            "algorithm.advantage.baseline=none they carry a signal too; set algorithm.dynamic_sampling.enabled=false"
+        )
+
+
+def _of_kl(algorithm: AlgorithmConfig) -> Iterator[str]:
+    if algorithm.kl_coef == 0.0:
+        return
+    is_in_reward = algorithm.kl_placement is KlPlacement.REWARD
+    if not is_in_reward and algorithm.kl_estimator is KlEstimator.K1:
+        yield (
+            "algorithm.kl_estimator=k1 has a gradient of mean 0 on-policy, so in the loss it holds nothing back; set "
+            "algorithm.kl_estimator=k3 or k2, or algorithm.kl_placement=reward"
+        )
+    advantage = algorithm.advantage
+    if is_in_reward and isinstance(advantage, PassAtKAdvantage) and advantage.threshold == 1.0:
+        yield (
+            "algorithm.kl_placement=reward moves a full reward below algorithm.advantage.threshold=1.0, so that "
+            "nothing passes; set algorithm.kl_placement=loss, or a lower threshold"
+        )
+
+
+def _of_staleness(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    stale = f"rollout.max_staleness={rollout.max_staleness}"
+    if rollout.max_staleness == 0:
+        return
+    if rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
+        yield (
+            f"{stale}: an engine that shares the learner's tensors would see them change while it generates; set "
+            "rollout.engine_dtype=bfloat16 or float32 (a copy)"
+        )
+    if algorithm.correction.is_active:
+        return
+    if isinstance(algorithm.loss, PolicyGradientLoss):
+        yield (
+            f"{stale} needs a stated correction, and the policy_gradient loss has no ratio of its own: set "
+            "algorithm.correction.weight=token (truncated importance sampling), or another algorithm.loss.kind"
+        )
+    elif algorithm.correction.ratio_base is not RatioBase.BEHAVIOR:
+        yield (
+            f"{stale} needs a stated correction: set algorithm.correction.weight=token (truncated importance "
+            "sampling), or algorithm.correction.ratio_base=behavior (the clipped ratio itself then holds the whole "
+            "difference)"
+        )
+
+
+def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
+    if num_learners > 1 and learner.optimizer is OptimizerKind.ADAMW_8BIT:
+        yield (
+            f"learner.optimizer=adamw_8bit works with cluster.learners=1, not {num_learners}: its blocks do not follow "
+            "the shards; adamw shards its states over the learners"
+        )
+    if learner.device == "cpu" and learner.kernels is Kernels.LIGER:
+        yield "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch"

@@ -1,0 +1,125 @@
+"""The data section: sources of prompts, how their answers are checked, and which prompts are drawn."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from rlvr.config.section import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+)
+from rlvr.records import Role
+
+GENERATOR = "generator:"
+
+
+class Template(StrEnum):
+    """How a question becomes the policy's prompt."""
+
+    CHAT = "chat"  # the tokenizer's chat template
+    PLAIN = "plain"  # the question as it is
+    R1_ZERO = "r1_zero"  # a conversation with <think> and <answer> tags, for base models
+
+
+class CheckConfig(Section):
+    """One verification: which verifier, its settings, and what its verdict does."""
+
+    verifier: str
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    role: Role = Role.REWARD
+    weight: NonNegative = 1.0
+
+
+class DataSource(Section):
+    """One source of prompts.
+
+    source: a file (.jsonl, .json, .parquet, each also .gz), a folder of them, a hub name, or generator:NAME.
+    name: names it in metrics (`eval/<name>/...`); default is made from source.
+    split: which part of a hub data set, or of a generator: train, dev and test never share a problem.
+    columns: which column holds what: prompt, reference, id (others are kept as tags).
+    reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
+    prompt_format: text around the question; {prompt} and any column may stand in it.
+    assistant_prefix: text that begins the answer for the policy; columns may stand in it.
+    settings: of a generator. limit: use only so many rows (0 = all).
+    """
+
+    source: str
+    name: str = ""
+    subset: str = ""
+    split: str = "train"
+    columns: dict[str, str] = Field(
+        default_factory=lambda: {"prompt": "prompt", "reference": "reference"}
+    )
+    reference_pattern: str = ""
+    template: Template = Template.CHAT
+    system_prompt: str = ""
+    prompt_format: str = "{prompt}"
+    assistant_prefix: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    verifier: str = ""
+    verifier_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    checks: dict[str, CheckConfig] = Field(default_factory=dict[str, CheckConfig])
+    weight: Positive = 1.0
+    limit: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "DataSource":
+        if bool(self.verifier) == bool(self.checks):
+            raise ValueError(
+                f"source {self.source!r} needs `verifier:` (one check) or `checks:` (several), exactly one"
+            )
+        if self.verifier_settings and not self.verifier:
+            raise ValueError(
+                f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings"
+            )
+        roles = {check.role for check in self.all_checks.values()}
+        if Role.REWARD not in roles:
+            raise ValueError(
+                f"source {self.source!r} has no check with role reward: nothing would be rewarded"
+            )
+        return self
+
+    @property
+    def all_checks(self) -> dict[str, CheckConfig]:
+        """The checks by name; `verifier:` is short for one named after the verifier."""
+        if self.checks:
+            return dict(self.checks)
+        short = self.verifier.rpartition(":")[2]
+        return {short: CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
+
+
+class DifficultyConfig(Section):
+    """Sampling by each prompt's running solve rate; only prompts of finite sources have one.
+
+    retire_solve_rate: a prompt solved at this rate or above leaves the pool (0 = never).
+    min_attempts: judged rollouts before a rate counts.
+    prefer_signal: a drawn prompt with solve rate p is taken with probability max(floor, 4 p (1 - p)).
+    """
+
+    retire_solve_rate: Fraction = 0.0
+    min_attempts: PositiveInt = 8
+    prefer_signal: bool = False
+    floor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class DataConfig(Section):
+    """Where prompts come from. Train prompts longer than max_prompt_tokens are dropped and counted, never cut."""
+
+    train: list[DataSource] = Field(min_length=1)
+    eval: list[DataSource] = Field(default_factory=list[DataSource])
+    max_prompt_tokens: PositiveInt = 1024
+    shuffle: bool = True
+    difficulty: DifficultyConfig = DifficultyConfig()
+
+
+def source_name(source: DataSource) -> str:
+    """The name of a source in metrics and prompt ids: `name`, or the last part of `source` without endings."""
+    if source.name:
+        return source.name
+    last = source.source.rstrip("/").rpartition("/")[2].removeprefix(GENERATOR)
+    return last.partition(".")[0] or "data"

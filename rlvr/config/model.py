@@ -1,0 +1,65 @@
+"""The model section: the policy, and the adapters that are trained in its place."""
+
+from pydantic import Field, model_validator
+
+from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Section
+
+ALL_LINEAR = "all-linear"
+
+
+class TinyModel(Section):
+    """A small Llama with random weights and a character tokenizer, built in a second; for tests and laptops."""
+
+    layers: PositiveInt = 2
+    hidden_size: PositiveInt = 128
+    heads: PositiveInt = 4
+    intermediate_size: PositiveInt = 384
+    max_positions: PositiveInt = 256
+    characters: str = "0123456789+-*/=:() "
+
+    @model_validator(mode="after")
+    def _check(self) -> "TinyModel":
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by heads={self.heads}"
+            )
+        if len(set(self.characters)) != len(self.characters) or not self.characters:
+            raise ValueError(f"characters={self.characters!r} must be distinct and not empty")
+        return self
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the linear layers, trained in place of the weights; rank 0 trains all weights.
+
+    target_modules: names of the layers, or `all-linear` (the head is left out).
+    """
+
+    rank: NonNegativeInt = 0
+    alpha: Positive = 32.0
+    target_modules: list[str] = Field(default_factory=lambda: [ALL_LINEAR], min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "LoraConfig":
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(
+                f"target_modules={self.target_modules!r}: {ALL_LINEAR!r} stands alone; it is every linear layer but "
+                "the head"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """The policy: `path` (hub name, folder, file.gguf, or package:NAME/FILE) or `tiny`, exactly one."""
+
+    path: str = ""
+    tiny: TinyModel | None = None
+    trust_remote_code: bool = False
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _one(self) -> "ModelConfig":
+        if bool(self.path) == (self.tiny is not None):
+            raise ValueError(
+                "set exactly one of model.path (a hub name, a folder, a GGUF file or package:NAME/FILE) and model.tiny"
+            )
+        return self

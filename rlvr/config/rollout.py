@@ -1,0 +1,70 @@
+"""The rollout and the reward section: how completions are generated, and what they earn."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from rlvr.config.section import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+)
+
+
+class EngineKind(StrEnum):
+    """Which rollout engine generates."""
+
+    TRANSFORMERS = "transformers"
+    TOY = "toy"
+
+
+class EngineDtype(StrEnum):
+    """The transformers engine's weights: the learner's own tensors, or a copy refreshed at each publish."""
+
+    SHARED = "shared"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class RolloutConfig(Section):
+    """How completions are generated. `max_batch_rows` bounds the rows decoded at once (memory, not mathematics).
+
+    max_staleness: how many versions older than the learner a completion may be (0 = strictly on-policy).
+    """
+
+    engine: EngineKind = EngineKind.TRANSFORMERS
+    engine_dtype: EngineDtype = EngineDtype.SHARED
+    prompts_per_step: PositiveInt = 8
+    group_size: PositiveInt = 8
+    max_staleness: NonNegativeInt = 0
+    max_completion_tokens: PositiveInt = 256
+    temperature: Positive = 1.0
+    stop_strings: list[str] = Field(default_factory=list[str])
+    max_batch_rows: PositiveInt = 256
+
+
+class Truncated(StrEnum):
+    """What a completion earns that hit the length limit, and whether it is learned from."""
+
+    ZERO = "zero"  # earns nothing
+    JUDGE = "judge"  # earns what its verifier says
+    MASK = "mask"  # earns what its verifier says, counts in the baseline, and leaves the loss
+
+
+class RewardConfig(Section):
+    """From verdicts to a reward. max_error_rate: the run stops when verifier errors stay above it for 3 steps.
+
+    overlong_buffer_tokens: the last so many tokens before the limit cost reward, linearly up to overlong_penalty
+        (0 = off).
+    """
+
+    unparsed_score: Fraction = 0.0
+    truncated: Truncated = Truncated.ZERO
+    overlong_buffer_tokens: NonNegativeInt = 0
+    overlong_penalty: NonNegative = 1.0
+    verifier_workers: PositiveInt = 2
+    verifier_deadline_s: Positive = 5.0
+    max_error_rate: Fraction = 0.2

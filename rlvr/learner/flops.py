@@ -1,0 +1,96 @@
+"""How much arithmetic the learner's passes take, and how much a device could do: for `learner/mfu`.
+
+FLOPs of a training pass over real tokens (padding and recomputation excluded):
+
+    6 N_trained + 4 N_frozen           for each token: forward 2, gradient of activations 2, of weights 2
+                                       (Kaplan et al., arXiv:2001.08361, sec. 2.1); N leaves out an embedding table
+                                       that is only looked up, and counts a tied one once, as the head
+    6 layers * width * length**2       for each row, attention over the tokens before: QK and AV take 2 width a pair
+                                       each, forward once and backward twice, and half of the pairs are masked
+                                       (Chowdhery et al., arXiv:2204.02311, app. B, halved for causality)
+
+A prompt that rows share counts once where it is run once. The reference's and the proximal passes are not counted,
+nor is their time.
+"""
+
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from rlvr.batch import Batch
+
+_PEAK_BFLOAT16 = (  # dense, from the makers' data sheets; the first name that fits
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("H200", 989e12),
+    ("A100", 312e12),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCost:
+    """per_token: FLOPs of a training pass for each token. attention: layers * width, 0 where the model has no such."""
+
+    per_token: int
+    attention: int
+
+    def of(self, batch: Batch, *, shares_prompts: bool) -> float:
+        """FLOPs of a training pass over these rows.
+
+        >>> mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
+        >>> rows = Batch(token_ids=mask.long(), attention_mask=mask, loss_mask=mask & (torch.arange(4) > 1),
+        ...              behavior_logprobs=mask.float(), advantages=mask.float(), policy_versions=mask.long(),
+        ...              group_index=torch.tensor([0, 0]), group_num_tokens=torch.tensor([3, 3]),
+        ...              num_loss_tokens=3, num_sequences=2, num_prompts=1)
+        >>> cost = ModelCost(per_token=10, attention=1)
+        >>> cost.of(rows, shares_prompts=False) == 10 * 7 + 6 * (9 + 16)
+        True
+        >>> cost.of(rows, shares_prompts=True) == 10 * 5 + 6 * (9 + 16 - 4)  # the prompt of 2 tokens is run once
+        True
+        """
+        lengths = batch.attention_mask.sum(1)
+        num_tokens = int(lengths.sum())
+        num_pairs = int(lengths.square().sum())
+        if shares_prompts:
+            prompts = batch.loss_mask.int().argmax(1)
+            order = batch.group_index.argsort(stable=True)
+            is_repeated = batch.group_index[order][1:] == batch.group_index[order][:-1]
+            repeated = prompts[order][1:][is_repeated]
+            num_tokens -= int(repeated.sum())
+            num_pairs -= int(repeated.square().sum())
+        return float(self.per_token * num_tokens + 6 * self.attention * num_pairs)
+
+
+def model_cost(model: PreTrainedModel) -> ModelCost:
+    """What a training pass of this model costs."""
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    looked_up = inputs.weight if isinstance(inputs, torch.nn.Embedding) else None
+    if head is not None and getattr(head, "weight", None) is looked_up:
+        looked_up = None
+    per_token = sum(
+        p.numel() * (6 if p.requires_grad else 4) for p in model.parameters() if p is not looked_up
+    )
+    config = model.config.get_text_config()
+    layers = getattr(config, "num_hidden_layers", 0)
+    heads = getattr(config, "num_attention_heads", 0)
+    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(1, heads)
+    return ModelCost(per_token=per_token, attention=layers * heads * width)
+
+
+def peak_flops(device: torch.device) -> float:
+    """bfloat16 FLOPs a second that the device's maker states (dense); 0 where it is not known here."""
+    if device.type != "cuda":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in _PEAK_BFLOAT16 if known in name), 0.0)
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory held so far, 1e9 bytes: tensors on a CUDA device, else the process in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9

@@ -1,0 +1,98 @@
+"""Faster arithmetic for a loaded model: Liger's kernels, and compiled decoder layers. Neither changes a number beyond
+rounding.
+
+`compile` works layer by layer: all layers of a model share one compiled graph, lengths are dynamic, and what stands
+between the layers (packing, masks, the head in chunks) stays as it is. Calls with a key-value cache stay eager, so an
+engine that shares the model generates as before, and nothing is compiled anew at each length.
+
+The first step pays for the compilation, once a process for each kind of pass (with gradient; without, where there is a
+reference or several minibatches). Measured on two CPU cores: SmolLM2-135M, bfloat16, 15 s to compile.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rlvr.config.learner import Kernels, LearnerConfig
+from rlvr.errors import ConfigError
+
+
+def prepare_model(model: PreTrainedModel, *, config: LearnerConfig) -> None:
+    """Puts the kernels that `config` asks for into the model, in place; a second call changes nothing.
+
+    Raises: ConfigError when they cannot be had on this device, for this architecture, or without a package.
+    """
+    if config.kernels is Kernels.LIGER:
+        use_liger(model, device=model.device)
+    if config.compile:
+        compile_layers(model)
+
+
+def use_liger(model: PreTrainedModel, *, device: torch.device) -> None:
+    """Liger's norms, rotary embeddings and gated linear units in place of the model's own.
+
+    Raises: ConfigError when the model is not on a CUDA device, liger-kernel is missing, or it does not know the
+        architecture.
+    """
+    if device.type != "cuda":
+        raise ConfigError(
+            f"learner.kernels=liger needs a CUDA device, and the policy is on {device.type}; set learner.kernels=torch"
+        )
+    try:
+        from liger_kernel.transformers.monkey_patch import (  # type: ignore[import-not-found] # only on GPU machines
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
+    except ImportError as error:
+        raise ConfigError(
+            f"learner.kernels=liger needs liger-kernel ({error}): pip install 'liger-kernel>=0.7' (or 'rlvr[liger]'), "
+            "or set learner.kernels=torch"
+        ) from error
+    kind = model.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        known = ", ".join(sorted(MODEL_TYPE_TO_APPLY_LIGER_FN))
+        raise ConfigError(
+            f"learner.kernels=liger: liger-kernel has nothing for the architecture {kind!r}; it knows {known}; set "
+            "learner.kernels=torch"
+        )
+    # Our own losses take the hidden states and the head; Liger's fused ones would replace the model's forward method.
+    _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compiles the forward and backward pass of each decoder layer, for any length; they are built at the first call.
+
+    Raises: ConfigError when the architecture has no layers of the common kind.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(
+            f"learner.compile=true: {type(model).__name__} has no decoder layers of the kind that transformers shares; "
+            "set learner.compile=false"
+        )
+    for layer in layers:
+        if layer._compiled_call_impl is None:
+            layer.compile(dynamic=True)
+            compiled: Any = layer._compiled_call_impl  # which torch types as None
+            layer._compiled_call_impl = _without_cache(compiled, layer._call_impl)
+
+
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether `compile_layers` was called on it; a copy of a compiled model is not compiled."""
+    return any(
+        isinstance(m, GradientCheckpointingLayer) and m._compiled_call_impl is not None
+        for m in model.modules()
+    )
+
+
+def _without_cache(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls `compiled`, but `eager` where there is a key-value cache, whose length changes with each token."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        has_cache = kwargs.get("past_key_values") is not None
+        return eager(*args, **kwargs) if has_cache else compiled(*args, **kwargs)
+
+    return call

@@ -1,0 +1,72 @@
+"""Gradients that are not finite: which micro-batch is at fault, where it is kept, when a run gives up."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from rlvr.batch import Batch
+from rlvr.errors import LearnerError
+from rlvr.learner.metrics import Outcome
+from rlvr.learner.peers import Peers
+
+logger = logging.getLogger(__name__)
+
+_KEPT = (
+    "token_ids",
+    "attention_mask",
+    "loss_mask",
+    "behavior_logprobs",
+    "advantages",
+    "group_index",
+)
+
+
+def find_offender(
+    micro_batches: Sequence[Batch], *, peers: Peers, norm_of: Callable[[Batch | None], float]
+) -> Batch | None:
+    """The first micro-batch whose own gradient is not finite, where it is this process's; else None.
+
+    All processes call it together: each round runs one micro-batch of every process, and where that is not finite,
+    one process's after the other's. Where each alone is finite, the sum overflowed, and the last of rank 0 is named.
+
+    Args: norm_of: the norm of the gradient of this process's micro-batch (None: of nothing) and its peers'.
+    """
+    for index in range(peers.most(len(micro_batches))):
+        own = micro_batches[index] if index < len(micro_batches) else None
+        if math.isfinite(norm_of(own)):
+            continue
+        for rank in range(peers.size):
+            is_own = rank == peers.rank
+            if peers.size == 1 or not math.isfinite(norm_of(own if is_own else None)):
+                return own if is_own else None
+    return micro_batches[-1] if peers.rank == 0 and micro_batches else None
+
+
+def keep_micro_batch(batch: Batch, folder: Path, *, number: int) -> Path:
+    """Writes what is needed to look into a fault; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"nonfinite_{number:03d}.safetensors"
+    save_file({name: getattr(batch, name).cpu().contiguous() for name in _KEPT}, path)
+    return path
+
+
+def judge_nonfinite(outcome: Outcome, *, limit: int) -> None:
+    """Warns of a step that was skipped.
+
+    Raises: LearnerError when it was one too many.
+    """
+    if not outcome.is_skipped:
+        return
+    message = (
+        f"the gradient of optimiser step {outcome.num_steps + 1} is not finite (norm {outcome.grad_norm}); the step "
+        f"was skipped, the weights are unchanged, and the micro-batch at fault is in {outcome.fault}"
+    )
+    if outcome.num_nonfinite > limit:
+        raise LearnerError(
+            f"{message}. This was number {outcome.num_nonfinite}, and learner.max_nonfinite_steps is {limit}: lower "
+            "learner.lr, or look at the saved micro-batch"
+        )
+    logger.warning(message)

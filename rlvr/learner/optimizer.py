@@ -1,0 +1,79 @@
+"""The optimiser of a recipe: AdamW, with its two averages in float32 or in 8 bits.
+
+Bytes of state for each parameter: adamw 8; adamw_8bit 2 and 8 for each block of 256 (tensors below 4096 numbers stay
+float32). The 8-bit averages follow "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, as bitsandbytes
+has it on CPU and CUDA.
+
+Measured on 135 million parameters, two CPU cores: state 1.00 GiB and 0.26 GiB; a step 0.07 s and 2.2 s (on a CPU the
+8-bit update is slow, and its float32 working copies of the largest tensor take part of what the state saves).
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from rlvr.config.learner import LearnerConfig, OptimizerKind
+from rlvr.errors import ConfigError
+
+EPS = 1e-8  # of both kinds; added to the root of the second average
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], *, config: LearnerConfig
+) -> torch.optim.Optimizer:
+    """The optimiser that `config.optimizer` names, over the float32 master weights given.
+
+    Its state dict loads with `weights_only=True`; the learning rate of a group may be set as a float.
+
+    Raises: ConfigError when there is nothing to train, when bitsandbytes is missing, or when it is asked for sharded
+        parameters: its blocks do not follow the shards, so a checkpoint would depend on the number of learners.
+    """
+    trained = list(parameters)
+    if not trained:
+        raise ConfigError("the policy has no parameter to train: every one has requires_grad=False")
+    match config.optimizer:
+        case OptimizerKind.ADAMW:
+            return torch.optim.AdamW(
+                trained,
+                lr=config.lr,
+                betas=config.adam_betas,
+                eps=EPS,
+                weight_decay=config.weight_decay,
+                fused=_can_fuse(trained),
+            )
+        case OptimizerKind.ADAMW_8BIT:
+            return _adamw_8bit(trained, config=config)
+
+
+def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:
+    """Whether one kernel can update them all."""
+    return all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in parameters)
+
+
+def _adamw_8bit(
+    parameters: Sequence[torch.nn.Parameter], *, config: LearnerConfig
+) -> torch.optim.Optimizer:
+    if any(isinstance(p, DTensor) for p in parameters):
+        raise ConfigError(
+            "learner.optimizer=adamw_8bit works with cluster.learners=1: its blocks do not follow the shards; "
+            "learner.optimizer=adamw shards its states over the learners, 8 bytes a parameter divided by their number"
+        )
+    # Without its `kernels` package the library warns about 4-bit inference, which nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        from bitsandbytes.optim.adamw import AdamW8bit
+    except ImportError as error:
+        raise ConfigError(
+            f"learner.optimizer=adamw_8bit needs bitsandbytes ({error}): pip install 'bitsandbytes>=0.49' "
+            "(or 'rlvr[eightbit]'), or set learner.optimizer=adamw"
+        ) from error
+    return AdamW8bit(
+        parameters,
+        lr=config.lr,
+        betas=config.adam_betas,
+        eps=EPS,
+        weight_decay=config.weight_decay,
+    )

@@ -1,0 +1,164 @@
+"""Memory that a parent and its ranks share: how models reach the ranks, and how weights come back.
+
+`share` puts every tensor of some objects into one anonymous file in memory and describes the rest by pickle, with the
+tensors left out; `attach` builds the same objects in a rank, where each parameter is a window on that file. Tied
+parameters stay tied. Only a parent's own objects pass here, never anything that a rollout supplied.
+
+The file has no name, so nothing is left behind however the processes end; it is freed with its last window.
+"""
+
+import io
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.errors import LearnerError
+
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Where a tensor lies in the shared file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes it takes."""
+        return getattr(torch, self.dtype).itemsize * torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Objects in shared memory. fd: must be inherited by the ranks. pairs: each tensor and its copy in the memory.
+
+    pickled: the objects without their tensors, as bytes.
+    """
+
+    fd: int
+    windows: tuple[Window, ...]
+    pickled: Tensor
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Where the tensors are, for JSON."""
+        return {"fd": self.fd, "windows": [(w.dtype, w.shape, w.offset) for w in self.windows]}
+
+
+def share(value: Any) -> Shared:
+    """Copies every tensor of `value` into shared memory.
+
+    The parameters of `value` are moved: where they were on the CPU they now live in the shared memory themselves, and
+    what a rank writes there is theirs at once.
+
+    Raises: LearnerError when a part of `value` cannot be described (a lambda, a local class).
+    """
+    stream = io.BytesIO()
+    pickler = _Pickler(stream)
+    try:
+        pickler.dump(value)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise LearnerError(
+            f"a {type(value).__name__} cannot be given to the ranks: {error}; set cluster.learners=1"
+        ) from error
+    windows: list[Window] = []
+    offset = 0
+    for tensor in pickler.tensors:
+        window = Window(
+            dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), offset=offset
+        )
+        windows.append(window)
+        offset += -(-window.num_bytes // _ALIGNMENT) * _ALIGNMENT
+    fd = _anonymous_file()
+    os.ftruncate(fd, max(offset, _ALIGNMENT))
+    views = _open_windows(fd, windows)
+    with torch.no_grad():
+        for tensor, view in zip(pickler.tensors, views, strict=True):
+            view.copy_(tensor)
+            if isinstance(tensor, torch.nn.Parameter) and tensor.device.type == "cpu":
+                tensor.data = view
+    return Shared(
+        fd=fd,
+        windows=tuple(windows),
+        pickled=torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8),
+        pairs=tuple(zip(pickler.tensors, views, strict=True)),
+    )
+
+
+def attach(description: Mapping[str, Any], pickled: Tensor) -> Any:
+    """The objects that `share` took, over the same memory; the inherited descriptor is closed."""
+    windows = [Window(dtype=d, shape=tuple(s), offset=o) for d, s, o in description["windows"]]
+    views = _open_windows(description["fd"], windows)
+    os.close(description["fd"])
+    return _Unpickler(io.BytesIO(pickled.numpy().tobytes()), views).load()
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("rlvr-weights", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _open_windows(fd: int, windows: Sequence[Window]) -> list[Tensor]:
+    memory = mmap.mmap(fd, os.fstat(fd).st_size)
+    views: list[Tensor] = []
+    for window in windows:
+        dtype = getattr(torch, window.dtype)
+        count = torch.Size(window.shape).numel()
+        if count:
+            flat = torch.frombuffer(memory, dtype=dtype, count=count, offset=window.offset)
+            views.append(flat.view(window.shape))
+        else:
+            views.append(torch.empty(window.shape, dtype=dtype))
+    return views
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves tensors out, each under its number."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[Tensor] = []
+        self._numbers: dict[int, int] = {}
+
+    def persistent_id(self, obj: Any) -> tuple[int, bool | None] | None:
+        if not isinstance(obj, Tensor):
+            return None
+        if id(obj) not in self._numbers:
+            self._numbers[id(obj)] = len(self.tensors)
+            self.tensors.append(obj)
+        is_parameter = isinstance(obj, torch.nn.Parameter)
+        return self._numbers[id(obj)], obj.requires_grad if is_parameter else None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts parameters over the windows and copies of all other tensors (buffers) where tensors were left out.
+
+    What is met twice is one object.
+    """
+
+    def __init__(self, stream: io.BytesIO, views: Sequence[Tensor]) -> None:
+        super().__init__(stream)
+        self._views = views
+        self._built: dict[int, Tensor] = {}
+
+    def persistent_load(self, pid: tuple[int, bool | None]) -> Tensor:
+        number, requires_grad = pid
+        if number not in self._built:
+            view = self._views[number]
+            self._built[number] = (
+                view.clone() if requires_grad is None else torch.nn.Parameter(view, requires_grad)
+            )
+        return self._built[number]

@@ -1,0 +1,37 @@
+"""Which rank works on which rows: equal tokens, and groups in one place where that costs no balance."""
+
+from rlvr.batch import Batch
+
+_PIECES = (
+    4  # a piece is at most this part of a rank's fair share, so that pieces can be spread evenly
+)
+
+
+def split_over_ranks(batch: Batch, num_ranks: int) -> list[list[int]]:
+    """Row indices of each rank, in order; some are empty where there are fewer rows than ranks.
+
+    Rows of one group share a prompt, so a group stays whole up to a quarter of a rank's fair share of the tokens; a
+    larger one is cut. Pieces go, the largest first, to the rank with the fewest tokens so far.
+    """
+    tokens = batch.attention_mask.sum(1).tolist()
+    most = max(1, sum(tokens) // (num_ranks * _PIECES))
+    by_group: dict[int, list[int]] = {}
+    for row, group in enumerate(batch.group_index.tolist()):
+        by_group.setdefault(group, []).append(row)
+    pieces: list[list[int]] = []
+    for rows in by_group.values():
+        piece: list[int] = []
+        for row in rows:
+            if piece and sum(tokens[r] for r in piece) + tokens[row] > most:
+                pieces.append(piece)
+                piece = []
+            piece.append(row)
+        pieces.append(piece)
+    pieces.sort(key=lambda piece: (-sum(tokens[row] for row in piece), piece[0]))
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for piece in pieces:
+        rank = loads.index(min(loads))
+        shares[rank] += piece
+        loads[rank] += sum(tokens[row] for row in piece)
+    return [sorted(share) for share in shares]

@@ -1,0 +1,279 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685) on the linear layers of a policy, by peft.
+
+    y = W x + (alpha / rank) B A x        A: [rank, in], B: [out, rank], B starts at 0, W is frozen
+
+The model stays the transformers model that it was: its adapted layers are wrapped in place. Three views of it:
+    as it is    the learner trains its adapters; an engine that shares it computes with them
+    disabled    the policy before training, at no cost in memory: the reference of a KL term
+    merged      W + (alpha / rank) B A under the plain names: what is exported and what engines copy
+
+Functions that read weights take a `state` (name -> whole tensor), so that a learner whose parameters are sharded can
+give what it has gathered.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from threading import get_ident
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from rlvr.config.model import ALL_LINEAR, LoraConfig
+from rlvr.errors import CheckpointError, ConfigError
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER = "default"
+_SAVED_PREFIX = "base_model.model."  # of every name in peft's files
+_MARKS = (f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}.")
+
+
+def attach(
+    model: PreTrainedModel, config: LoraConfig, *, seed: int, base_name: str
+) -> PreTrainedModel:
+    """The same model with adapters on the layers that `config.target_modules` names; only they are trained.
+
+    Args:
+        seed: of the random A matrices.
+        base_name: what the exported adapter names as its base.
+
+    Raises: ConfigError when peft is missing, a name matches nothing, or a layer shares its weight with another.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(
+            f"model.lora.rank={config.rank} needs peft ({error}): pip install 'peft>=0.19' (or 'rlvr[lora]'), or set "
+            "model.lora.rank=0 to train all weights"
+        ) from error
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type] # peft divides it; a float serves
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=target_names(model, config.target_modules),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(settings, model, adapter_name=_ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(mark in name for mark in _MARKS))
+    return model
+
+
+def target_names(model: PreTrainedModel, wanted: Collection[str]) -> list[str]:
+    """Names for peft of the layers wanted: `all-linear`, names of modules, or the last parts of them.
+
+    Raises: ConfigError.
+    """
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
+    head = model.get_output_embeddings()
+    plain = {name for name, module in linear.items() if module is not head}
+    leaves = sorted({name.rpartition(".")[2] for name in plain})
+    if ALL_LINEAR in wanted:
+        head_leaf = {name.rpartition(".")[2] for name in linear if name not in plain}
+        return leaves if head_leaf.isdisjoint(leaves) else sorted(plain)
+    chosen: set[str] = set()
+    for name in wanted:
+        found = {full for full in linear if full == name or full.endswith(f".{name}")}
+        if not found:
+            raise ConfigError(
+                f"model.lora.target_modules: {name!r} matches no linear layer of {type(model).__name__}; its linear "
+                f"layers are {', '.join(leaves)}; or [{ALL_LINEAR}] for all of them"
+            )
+        chosen |= found
+    _refuse_tied(model, chosen)
+    return sorted(set(wanted))
+
+
+def has_adapters(model: torch.nn.Module) -> bool:
+    """Whether `attach` was called on it."""
+    return getattr(model, "peft_config", None) is not None
+
+
+@contextmanager
+def disabled(model: PreTrainedModel) -> Iterator[None]:
+    """Within it, and in this thread, the model computes without its adapters: the policy before training.
+
+    An engine that generates with the same model in another thread keeps them. Compiled layers run eagerly.
+    """
+    layers = [layer for _, layer in _adapted(model)]
+    thread = get_ident()
+
+    def base_in_this_thread(layer: Any) -> Callable[..., Any]:
+        adapted, base = layer.forward, layer.get_base_layer()
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            chosen = base if get_ident() == thread else adapted
+            return chosen(*args, **kwargs)
+
+        return forward
+
+    try:
+        for layer in layers:
+            layer.forward = base_in_this_thread(layer)
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def merged_weights(
+    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, weight) as the plain architecture has them, one after the other; adapters are merged into their layer.
+
+    Without adapters these are the model's own tensors.
+
+    Args: state: name -> whole tensor; None takes the model's parameters (a tied one once).
+    """
+    own = dict(model.named_parameters()) if state is None else state
+    layers = dict(_adapted(model))
+    for name, tensor in own.items():
+        if any(mark in name for mark in _MARKS):
+            continue
+        owner, _, leaf = name.rpartition(".base_layer.")
+        weight = tensor.detach()
+        if owner in layers and leaf == "weight":
+            yield f"{owner}.{leaf}", weight + _delta(layers[owner], owner, own).to(weight.dtype)
+        else:
+            yield (f"{owner}.{leaf}" if owner in layers else name), weight
+
+
+def merged_state_dict(
+    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What `save_pretrained(folder, state_dict=...)` takes: parameters and buffers of the plain architecture."""
+    return dict(merged_weights(model, state=model.state_dict() if state is None else state))
+
+
+def adapter_names(model: PreTrainedModel) -> dict[str, str]:
+    """The model's name of each adapter tensor -> its name in peft's file."""
+    names = (n for n, _ in model.named_parameters() if any(mark in n for mark in _MARKS))
+    return {name: _SAVED_PREFIX + name.replace(f".{_ADAPTER}.", ".") for name in names}
+
+
+def adapter_state_dict(
+    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The adapters alone, under peft's names."""
+    own = dict(model.named_parameters()) if state is None else state
+    return {saved: own[name].detach() for name, saved in adapter_names(model).items()}
+
+
+def save_adapter(
+    model: PreTrainedModel, folder: Path, *, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes `folder` in peft's own format: `PeftModel.from_pretrained(base, folder)` loads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.cpu().contiguous()
+        for name, tensor in adapter_state_dict(model, state=state).items()
+    }
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    settings: dict[str, Any] = _settings(model).to_dict()
+    settings["inference_mode"] = True
+    plain = {
+        key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+
+
+def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """The adapter tensors that `save_adapter` wrote, under the model's names, on the CPU.
+
+    Raises: CheckpointError when the folder cannot be read or is of another adapter.
+    """
+    file = folder / ADAPTER_WEIGHTS
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the adapter {file} cannot be read: {error}; choose an older checkpoint"
+        ) from error
+    own = dict(model.named_parameters())
+    names = adapter_names(model)
+    wrong = [
+        name
+        for name, there in names.items()
+        if there not in saved or saved[there].shape != own[name].shape
+    ]
+    extra = set(saved) - set(names.values())
+    if wrong or extra:
+        raise CheckpointError(
+            f"the adapter {file} is another one: {len(wrong)} tensors are missing or differ in shape and {len(extra)} "
+            f"are unknown (first: {min([*wrong, *extra])!r}); model.lora must be the one of the run"
+        )
+    return {name: saved[there] for name, there in names.items()}
+
+
+def plain_copy(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:
+    """A frozen copy in eval mode, adapters merged; buffers, such as rotary tables, keep their precision.
+
+    The copy is never held in another precision, not even for a moment.
+    """
+    memo = {
+        id(p): torch.nn.Parameter(torch.empty_like(p, dtype=dtype), requires_grad=False)
+        for p in model.parameters()
+    }
+    clone = deepcopy(model, memo)
+    for name, layer in list(_adapted(clone)):
+        clone.set_submodule(name, layer.get_base_layer())
+    if has_adapters(clone):
+        del clone.peft_config
+    target = dict(clone.named_parameters())
+    with torch.no_grad():
+        for name, weight in merged_weights(model):
+            target[name].copy_(weight)
+    clone.gradient_checkpointing_disable()
+    return clone.eval()
+
+
+def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of each layer with an adapter; peft's layers have no types."""
+    if not has_adapters(model):
+        return
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
+
+
+def _delta(layer: Any, name: str, state: Mapping[str, Tensor]) -> Tensor:
+    """(alpha / rank) B A in the layout of the layer's weight; [out, in], or [in, out] for a Conv1D."""
+    low = state[f"{name}.lora_A.{_ADAPTER}.weight"].detach()
+    high = state[f"{name}.lora_B.{_ADAPTER}.weight"].detach()
+    product = (high @ low) * layer.scaling[_ADAPTER]
+    return product.T if layer.fan_in_fan_out else product
+
+
+def _settings(model: PreTrainedModel) -> Any:
+    return model.peft_config[_ADAPTER]
+
+
+def _refuse_tied(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Raises ConfigError for a layer whose weight is also another's: its merged form could not be exported."""
+    for name in names:
+        weight = model.get_submodule(name).weight
+        others = [
+            n
+            for n, m in model.named_modules()
+            if n != name and getattr(m, "weight", None) is weight
+        ]
+        if others:
+            raise ConfigError(
+                f"model.lora.target_modules: {name!r} shares its weight with {others[0]!r} (tied embeddings), so an "
+                "adapter on it cannot be merged; leave it out"
+            )

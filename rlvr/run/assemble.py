@@ -1,0 +1,182 @@
+"""Puts the parts of a run together from its recipe, its engine and its learner; the one place that knows them all."""
+
+import math
+from collections.abc import Callable
+
+from rlvr.algorithms.build import build_advantage, build_correction, build_kl
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Learner
+from rlvr.config.algorithm import KlPlacement, ZeroVariance
+from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
+from rlvr.data.order import PromptStream
+from rlvr.models.policy import Policy
+from rlvr.protocols import RolloutEngine, Sampling
+from rlvr.run.buffer import GroupBuffer
+from rlvr.run.difficulty import SolveRates
+from rlvr.run.evaluation import Evaluation, evaluate
+from rlvr.run.governor import Governor
+from rlvr.run.learner_thread import LearnerThread
+from rlvr.run.parts import Evaluator, RunParts
+from rlvr.run.preflight import OpenedData
+from rlvr.run.recorder import Recorder
+from rlvr.run.resume import Resume
+from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
+from rlvr.run.shaping import RewardShaping, signal_filter
+from rlvr.run.stop import StopRequest
+from rlvr.run.update import KlInReward, Updater
+from rlvr.verify import Judge
+
+
+def assemble(
+    recipe: Recipe,
+    *,
+    policy: Policy,
+    engine: RolloutEngine,
+    learner: Learner,
+    set_correction: Callable[[Correction], None],
+    judge: Judge,
+    data: OpenedData,
+    recorder: Recorder,
+    stop: StopRequest,
+    resumed: Resume | None,
+) -> RunParts:
+    """The parts of a run; where it is resumed, as they were at its checkpoint.
+
+    Args:
+        set_correction: changes the learner's correction while the run goes on.
+        resumed: the learner was restored before; all else is restored here.
+    """
+    sampler = SingleTurnSampler(
+        engine=engine,
+        judge=judge,
+        tokenizer=policy.tokenizer,
+        reward=recipe.reward,
+        run_seed=recipe.seed,
+    )
+    governor = Governor(
+        recipe.algorithm.governor,
+        correction=build_correction(recipe.algorithm.correction),
+        max_staleness=recipe.rollout.max_staleness,
+    )
+    solve_rates = _solve_rates(recipe, data.stream)
+    if resumed is not None:
+        data.stream.restore(resumed.state["stream"])
+        governor.restore(resumed.state["governor"])
+        set_correction(governor.correction)
+        if solve_rates is not None:
+            solve_rates.restore(resumed.state["solve_rates"])
+    shaping = RewardShaping.of(
+        recipe.reward, max_completion_tokens=recipe.rollout.max_completion_tokens
+    )
+    buffer = _buffer(recipe, shaping=shaping, max_staleness=governor.max_staleness)
+    thread = LearnerThread()
+    every, save_every = recipe.run.eval_every_steps, recipe.run.checkpoint_every_steps
+    return RunParts(
+        first_step=resumed.step + 1 if resumed else 1,
+        num_steps=recipe.run.steps,
+        stream=data.stream,
+        sampler=sampler,
+        plan=training_plan(recipe),
+        engine=engine,
+        learner=learner,
+        thread=thread,
+        buffer=buffer,
+        updater=_updater(recipe, policy=policy, learner=learner, buffer=buffer, shaping=shaping, thread=thread),
+        governor=governor,
+        set_correction=set_correction,
+        solve_rates=solve_rates,
+        evaluate=_evaluator(recipe, sampler=sampler, data=data),
+        is_eval_due=lambda step: bool(every and step % every == 0),
+        is_checkpoint_due=lambda step: bool(save_every and step % save_every == 0),
+        recorder=recorder,
+        stop=stop,
+        max_error_rate=recipe.reward.max_error_rate,
+    )  # fmt: skip
+
+
+def training_plan(recipe: Recipe) -> SamplingPlan:
+    """How the recipe samples a training group."""
+    sampling = Sampling(
+        temperature=recipe.rollout.temperature,
+        max_tokens=recipe.rollout.max_completion_tokens,
+        stop_strings=tuple(recipe.rollout.stop_strings),
+    )
+    return SamplingPlan(sampling=sampling, group_size=recipe.rollout.group_size)
+
+
+def _buffer(recipe: Recipe, *, shaping: RewardShaping, max_staleness: int) -> GroupBuffer:
+    dynamic = recipe.algorithm.dynamic_sampling
+    prompts = recipe.rollout.prompts_per_step
+    return GroupBuffer(
+        prompts_per_step=prompts,
+        why_dropped=signal_filter(
+            min_judged=recipe.algorithm.advantage.min_judged,
+            shaping=shaping,
+            is_signal_needed=dynamic.enabled,
+        ),
+        max_refills=math.floor(dynamic.max_refill_factor * prompts) if dynamic.enabled else 0,
+        max_staleness=max_staleness,
+    )
+
+
+def _updater(
+    recipe: Recipe,
+    *,
+    policy: Policy,
+    learner: Learner,
+    buffer: GroupBuffer,
+    shaping: RewardShaping,
+    thread: LearnerThread,
+) -> Updater:
+    algorithm, rollout = recipe.algorithm, recipe.rollout
+    kl_in_reward = None
+    if algorithm.kl_coef > 0 and algorithm.kl_placement is KlPlacement.REWARD:
+        kl_in_reward = KlInReward(
+            coef=algorithm.kl_coef, estimator=build_kl(algorithm.kl_estimator)
+        )
+    is_shared = (
+        rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
+    )
+    return Updater(
+        buffer=buffer,
+        learner=learner,
+        thread=thread,
+        advantage=build_advantage(algorithm.advantage),
+        shaping=shaping,
+        kl_in_reward=kl_in_reward,
+        drops_zero_variance=algorithm.zero_variance is ZeroVariance.DROP,
+        pad_token_id=policy.pad_token_id,
+        is_streaming=recipe.learner.streaming,
+        may_overlap=not is_shared,
+    )
+
+
+def _solve_rates(recipe: Recipe, stream: PromptStream) -> SolveRates | None:
+    """Solve rates that decide on the stream's draws; None where data.difficulty asks for nothing."""
+    config = recipe.data.difficulty
+    if not config.prefer_signal and config.retire_solve_rate == 0.0:
+        return None
+    finite = [source.name for source in stream.sources if source.num_rows is not None]
+    rates = SolveRates(config, sources=finite, run_seed=recipe.seed)
+    stream.choose_by(rates.choose)
+    return rates
+
+
+def _evaluator(recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData) -> Evaluator:
+    """Evaluates every set: in full, or on its first `eval_prompts_between`."""
+
+    async def run(step: int, policy_version: int, *, in_full: bool) -> list[Evaluation]:
+        between = 0 if in_full else recipe.run.eval_prompts_between
+        return [
+            await evaluate(
+                name,
+                prompts[: between or len(prompts)],
+                sampler=sampler,
+                max_completion_tokens=recipe.rollout.max_completion_tokens,
+                stop_strings=recipe.rollout.stop_strings,
+                policy_version=policy_version,
+            )
+            for name, prompts in data.evals.items()
+        ]
+
+    return run
