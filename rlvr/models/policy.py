@@ -6,6 +6,7 @@ for them, and its tokenizer.
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -26,6 +27,7 @@ from rlvr.models import lora
 from rlvr.models.locate import locate
 
 logger = logging.getLogger(__name__)
+_SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # of a tiny policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +96,7 @@ def build_tiny(config: TinyModel, *, seed: int) -> Policy:
     >>> tiny.tokenizer.decode(tiny.tokenizer.encode("1+0=", add_special_tokens=False))
     '1+0='
     """
-    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
-    vocab = {token: i for i, token in enumerate([*special, *config.characters])}
+    vocab = {token: i for i, token in enumerate([*_SPECIAL_TOKENS, *config.characters])}
     base = Tokenizer(models.WordLevel(vocab=vocab, unk_token="<unk>"))
     base.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # type: ignore[assignment] # stub
     base.decoder = decoders.Fuse()  # type: ignore[assignment] # the stub declares no setter type
@@ -106,8 +107,42 @@ def build_tiny(config: TinyModel, *, seed: int) -> Policy:
         eos_token="<eos>",
         unk_token="<unk>",
     )
-    llama = LlamaConfig(
-        vocab_size=-(-len(vocab) // 16) * 16,
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(_tiny_architecture(config))
+    return _finish(model, tokenizer)
+
+
+def outline(config: ModelConfig) -> PreTrainedModel:
+    """The recipe's model on the meta device: names and shapes, and no weights. Reads a config or a GGUF file's header.
+
+    Raises: ConfigError when there is none, with what to do.
+    """
+    if config.tiny is not None:
+        architecture: Any = _tiny_architecture(config.tiny)
+    else:
+        folder, gguf = locate(config.path)
+        arguments: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+        try:
+            architecture = AutoConfig.from_pretrained(
+                folder, trust_remote_code=config.trust_remote_code, **arguments
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ConfigError(
+                f"model.path={config.path!r}: its config.json cannot be read: {_first_line(error)}. A hub name needs "
+                "the network for this file of a few kilobytes; a local folder or a .gguf file needs none"
+            ) from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            architecture, trust_remote_code=config.trust_remote_code
+        )
+    model.tie_weights()
+    return model
+
+
+def _tiny_architecture(config: TinyModel) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=-(-(len(_SPECIAL_TOKENS) + len(config.characters)) // 16) * 16,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_hidden_layers=config.layers,
@@ -119,10 +154,6 @@ def build_tiny(config: TinyModel, *, seed: int) -> Policy:
         bos_token_id=1,
         eos_token_id=2,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(llama)
-    return _finish(model, tokenizer)
 
 
 def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:

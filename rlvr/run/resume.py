@@ -15,6 +15,7 @@ CHANGEABLE = (
     "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s",
     "reward.max_error_rate", "rollout.max_batch_rows", "learner.device", "learner.micro_batch_tokens",
     "algorithm.governor.", "learner.num_threads", "learner.gradient_checkpointing", "learner.share_prompt_prefix",
+    "learner.layout", "learner.logits_memory_mb", "learner.compile", "learner.kernels",
 )  # fmt: skip
 
 

@@ -80,3 +80,15 @@ def test_listings_and_the_skeleton_work(tmp_path: Path):
     assert rlvr(tmp_path, "verifiers", "show", "mine.py:mine")[0] == 0
     assert rlvr(tmp_path, "verifiers", "new", "mine")[0] == 2
     assert rlvr(tmp_path, "doctor")[0] == 0
+
+
+def test_a_malformed_row_is_answered_and_ends_with_exit_code_1(tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"id": "a", "completion": "\\\\boxed{2}", "reference": "2"}\n{"id": "b"\n'
+    )
+    code, output = rlvr(tmp_path, "verify", "math", "--input", "in.jsonl", "--output", "out.jsonl")
+    assert code == 1, output
+    rows = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert '"pass"' in rows[0]
+    assert '"error"' in rows[1]
+    assert "line 2" in rows[1]

@@ -31,7 +31,13 @@ def rlvr(*arguments: str, cwd: Path, expect: int = 0) -> str:
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl without what depends on the clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    clock = ("time", "rollout/tokens_per_s", "learner/tokens_per_s", "learner/peak_memory", "learner/mfu")
+    clock = (
+        "time",
+        "rollout/tokens_per_s",
+        "learner/tokens_per_s",
+        "learner/peak_memory",
+        "learner/mfu",
+    )
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 

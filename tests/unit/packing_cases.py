@@ -64,7 +64,7 @@ def plain(model: PreTrainedModel, rows: Rows, *, temperature: float) -> TokenLog
     logp = torch.log_softmax(logits[:, :-1].double() / temperature, -1)
     chosen = logp.gather(-1, ids[:, 1:, None])[..., 0]
     entropy = -(logp.exp() * logp).sum(-1)
-    zero = torch.zeros(len(ids), 1, dtype=torch.float64)
+    zero = chosen.new_zeros(len(ids), 1)
     return TokenLogprobs(
         logprobs=torch.cat([zero, chosen], 1) * mask, entropy=torch.cat([zero, entropy], 1) * mask
     )
@@ -72,7 +72,8 @@ def plain(model: PreTrainedModel, rows: Rows, *, temperature: float) -> TokenLog
 
 def gradients(model: PreTrainedModel, out: TokenLogprobs, *, entropy: float = 0.3) -> torch.Tensor:
     """The flat gradient of a sum with other weights on each token's log-prob and entropy."""
-    weights = torch.linspace(-1.0, 2.0, out.logprobs.numel()).view_as(out.logprobs)
+    weights = torch.linspace(-1.0, 2.0, out.logprobs.numel(), device=out.logprobs.device)
+    weights = weights.view_as(out.logprobs)
     model.zero_grad(set_to_none=True)
     ((out.logprobs + entropy * out.entropy) * weights).sum().backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

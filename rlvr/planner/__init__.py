@@ -1,0 +1,1 @@
+"""Memory and time of a recipe, by arithmetic, before anything is loaded."""

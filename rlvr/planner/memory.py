@@ -1,0 +1,216 @@
+"""Bytes of each thing that a run holds, and when it holds them.
+
+    peak of a device = what is always there + the larger of (training, generation), their sum where they overlap
+
+With N parameters, T tokens of a micro-batch, L layers, hidden size H, gated width I, and query and key-value widths Q
+and K, a decoder layer of the Llama family keeps for the backward pass of one token
+
+    bfloat16 autocast   26 H + 2 (Q + 2 K) + 4 Q + 8 I      float32   24 H + 4 (Q + 2 K) + 8 Q + 16 I     bytes
+
+(two norms in float32 with input and normed value; each matrix product its own cast of its input; queries, keys, values
+and output of attention, the output twice; gate, activated gate, up and product), 8 H less where norms are frozen, and
+4 times the heads. Activation checkpointing keeps 4 H instead, and one layer's whole share while it is computed anew.
+The tests compare this with what autograd really saves.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rlvr.planner.architecture import Architecture
+from rlvr.planner.setup import Setup
+
+BASE_BYTES = (
+    450 << 20
+)  # Python, torch, transformers, the tokenizer; measured after the imports of a run
+CUDA_CONTEXT_BYTES = 600 << 20  # of a process on a GPU, its libraries' workspaces included
+WORKER_BYTES = 60 << 20  # a verifier worker
+ADAM_BYTES = 8  # two float32 averages a parameter
+ADAM_8BIT_BYTES = 2 * (1 + 4 / 256)  # two codes, and a float32 scale for each block of 256
+SAMPLING_BYTES = (
+    18  # a number of the engine's logits: as they are, wide, their log-softmax, its exp and its sum
+)
+
+
+class Phase(StrEnum):
+    """When something is held."""
+
+    ALWAYS = "always"
+    TRAINING = "training"
+    GENERATION = "generation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Something that is held. how: the multiplication, for a person."""
+
+    name: str
+    num_bytes: int
+    phase: Phase
+    how: str
+
+
+def peak_bytes(parts: Iterable[Part], *, overlaps: bool) -> int:
+    """The most that is held at once.
+
+    >>> held = [Part(name=n, num_bytes=b, phase=p, how="") for n, b, p in
+    ...         (("weights", 10, Phase.ALWAYS), ("gradients", 5, Phase.TRAINING), ("cache", 3, Phase.GENERATION))]
+    >>> peak_bytes(held, overlaps=False), peak_bytes(held, overlaps=True)
+    (15, 18)
+    """
+    totals = dict.fromkeys(Phase, 0)
+    for part in parts:
+        totals[part.phase] += part.num_bytes
+    phases = (totals[Phase.TRAINING], totals[Phase.GENERATION])
+    return totals[Phase.ALWAYS] + (sum(phases) if overlaps else max(phases))
+
+
+def learner_parts(setup: Setup) -> list[Part]:
+    """What one learner holds: its shard of weights, gradients and states, and its micro-batch whole."""
+    model, ranks = setup.architecture, setup.num_learners
+    share = "" if ranks == 1 else f" / {ranks}"
+    trained = f"{setup.num_trained:,}"
+    state_bytes = ADAM_8BIT_BYTES if setup.has_8bit_states else ADAM_BYTES
+    parts = [
+        _part("weights", 4 * model.num_parameters / ranks, f"{model.num_parameters:,} x 4{share}"),
+        _part(
+            "optimizer",
+            state_bytes * setup.num_trained / ranks,
+            f"{trained} x {state_bytes:.3g}{share}",
+        ),
+    ]
+    if setup.has_reference_copy:
+        parts.append(
+            _part(
+                "reference",
+                4 * model.num_parameters / ranks,
+                f"{model.num_parameters:,} x 4{share}",
+            )
+        )
+    tokens = setup.micro_tokens
+    parts += [
+        _part("gradients", 4 * setup.num_trained / ranks, f"{trained} x 4{share}", Phase.TRAINING),
+        _part(
+            "activations",
+            activations(setup),
+            f"{tokens:,} tokens x {model.layers} layers x "
+            + (
+                f"{4 * model.hidden:,}, and one layer"
+                if setup.has_checkpointing
+                else f"{layer_bytes(setup):,}"
+            ),
+            Phase.TRAINING,
+        ),
+        _part(
+            "logits",
+            logits(setup),
+            f"of {setup.micro_targets:,} tokens x {model.vocab:,}",
+            Phase.TRAINING,
+        ),
+        _part(
+            "head's gradient",
+            head_work(setup),
+            f"{model.num_head:,} numbers, twice",
+            Phase.TRAINING,
+        ),
+    ]
+    if setup.is_bfloat16:
+        casts = model.num_linear - model.num_head
+        parts.append(_part("bfloat16 casts", 2 * casts, f"{casts:,} x 2", Phase.TRAINING))
+    if ranks > 1:
+        whole = 4 * (model.num_parameters - model.num_head) / model.layers + 4 * model.num_head
+        parts.append(_part("gathered layers", whole, "a layer and the head, whole", Phase.TRAINING))
+    return [part for part in parts if part.num_bytes]
+
+
+def engine_parts(setup: Setup, *, shares_learner: bool) -> list[Part]:
+    """What generation holds. Args: shares_learner: whether the learner's own weights are on this device already."""
+    model, rows = setup.architecture, setup.rows_at_once
+    width = setup.engine_bytes or (0 if shares_learner else 4)
+    in_bfloat16 = setup.engine_bytes == 2
+    parts: list[Part] = []
+    if width:
+        parts.append(
+            _part(
+                "engine's weights",
+                width * model.num_parameters,
+                f"{model.num_parameters:,} x {width}",
+            )
+        )
+    elif setup.is_bfloat16:
+        parts.append(
+            _part(
+                "engine's casts",
+                2 * model.num_linear,
+                f"{model.num_linear:,} x 2",
+                Phase.GENERATION,
+            )
+        )
+    # Under autocast keys leave the rotary embedding in float32, and values are bfloat16.
+    key, value = (2, 2) if in_bfloat16 else (4, 2) if setup.is_bfloat16 else (4, 4)
+    per_token = model.layers * model.kv_width * (key + value)
+    parts.append(
+        _part(
+            "key-value cache",
+            rows * setup.lengths.row_max * per_token,
+            f"{rows:,} rows x {setup.lengths.row_max:,} tokens x {per_token:,}",
+            Phase.GENERATION,
+        )
+    )
+    parts.append(
+        _part(
+            "sampling", rows * model.vocab * SAMPLING_BYTES, f"{rows:,} rows x {model.vocab:,} x {SAMPLING_BYTES}",
+            Phase.GENERATION,
+        )
+    )  # fmt: skip
+    number = 2 if in_bfloat16 else 4
+    live = number * (
+        6 * model.hidden + 3 * model.intermediate + model.query_width + 2 * model.kv_width
+    )
+    prompts = rows * setup.lengths.prompt_max
+    parts.append(
+        _part("prompts", prompts * live, f"{prompts:,} tokens x {live:,}", Phase.GENERATION)
+    )
+    return [part for part in parts if part.num_bytes]
+
+
+def layer_bytes(setup: Setup) -> int:
+    """What one layer keeps of one token for the backward pass."""
+    model: Architecture = setup.architecture
+    hidden, wide, keys = model.hidden, model.query_width, model.kv_width
+    if setup.is_bfloat16:
+        total = 26 * hidden + 2 * (wide + 2 * keys) + 4 * wide + 8 * model.intermediate
+    else:
+        outputs = 8 if setup.is_packed else 4
+        total = 24 * hidden + 4 * (wide + 2 * keys) + outputs * wide + 16 * model.intermediate
+    return total + 4 * model.heads - (8 * hidden if setup.is_lora else 0)
+
+
+def activations(setup: Setup) -> int:
+    """What a micro-batch keeps for the backward pass; a shared prompt's keys and values once for each completion."""
+    model, tokens = setup.architecture, setup.micro_tokens
+    one_layer = tokens * layer_bytes(setup)
+    if setup.shares_prompts:
+        number = 2 if setup.is_bfloat16 else 4
+        one_layer += setup.micro_rows * setup.lengths.prompt_mean * 2 * model.kv_width * number
+    if setup.has_checkpointing:
+        return model.layers * tokens * 4 * model.hidden + one_layer
+    return model.layers * one_layer
+
+
+def logits(setup: Setup) -> int:
+    """The block of logits that the head holds: of all targets, or as many as `logits_memory_mb` allows in float32."""
+    vocab = setup.architecture.vocab
+    rows = min(setup.micro_targets, max(1, setup.logits_bytes // (4 * vocab)))
+    return rows * vocab * (2 if setup.is_bfloat16 else 4)
+
+
+def head_work(setup: Setup) -> int:
+    """The head's matrix cast, and its gradient as computed and in float32; a frozen head has no gradient."""
+    narrow = 2 if setup.is_bfloat16 else 0
+    gradient = 0 if setup.is_lora else (narrow or 4) + 4
+    return setup.architecture.num_head * (narrow + gradient)
+
+
+def _part(name: str, num_bytes: float, how: str, phase: Phase = Phase.ALWAYS) -> Part:
+    return Part(name=name, num_bytes=round(num_bytes), phase=phase, how=how)

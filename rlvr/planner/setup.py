@@ -1,0 +1,162 @@
+"""What a recipe asks of a machine, as numbers: the one place where the planner reads the recipe."""
+
+from dataclasses import dataclass, replace
+
+from rlvr.config.derived import due_steps
+from rlvr.config.learner import Layout, LearnerDtype, OptimizerKind
+from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
+from rlvr.config.rollout import RolloutConfig
+from rlvr.planner.architecture import Architecture
+
+_COPY_BYTES = {EngineDtype.SHARED: 0, EngineDtype.BFLOAT16: 2, EngineDtype.FLOAT32: 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Tokens of a prompt, on average and at most, and of a completion (its limit)."""
+
+    prompt_mean: int
+    prompt_max: int
+    completion: int
+
+    @property
+    def row_max(self) -> int:
+        """Of prompt and completion."""
+        return self.prompt_max + self.completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """One training step and what is held for it.
+
+    num_trained: parameters with a gradient; all of them, or those of adapters.
+    engine_bytes: of a number in the engine's copy of the weights; 0 where it uses the learner's own.
+    rows_at_once: most completions that the engine decodes in one batch.
+    overlaps: whether completions are generated while the learner works.
+    """
+
+    architecture: Architecture
+    lengths: Lengths
+    num_trained: int
+    is_bfloat16: bool
+    has_8bit_states: bool
+    has_checkpointing: bool
+    is_packed: bool
+    shares_prompts: bool
+    has_reference_copy: bool
+    has_reference_pass: bool
+    has_proximal_pass: bool
+    micro_batch_tokens: int
+    logits_bytes: int
+    num_learners: int
+    engine_bytes: int
+    rows_at_once: int
+    overlaps: bool
+    num_workers: int
+    prompts_per_step: int
+    group_size: int
+    minibatches: int
+    num_steps: int
+    num_eval_completions: int
+    cold_start_rows: int
+    cold_start_steps: int
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether only adapters are trained."""
+        return self.num_trained < self.architecture.num_parameters
+
+    @property
+    def rows_per_step(self) -> int:
+        """Completions of a training step."""
+        return self.prompts_per_step * self.group_size
+
+    def tokens_of(self, *, prompts: int) -> int:
+        """Tokens that the learner runs for so many whole groups at full length."""
+        rows = prompts * self.group_size
+        prompt_tokens = (prompts if self.shares_prompts else rows) * self.lengths.prompt_mean
+        return prompt_tokens + rows * self.lengths.completion
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens of the largest micro-batch of one learner: the limit, less where the minibatch is smaller."""
+        own = -(
+            -self.tokens_of(prompts=self.prompts_per_step // self.minibatches) // self.num_learners
+        )
+        largest = max(self.micro_batch_tokens, self.lengths.row_max)
+        return min(own, largest)
+
+    @property
+    def micro_rows(self) -> int:
+        """Completions in that micro-batch."""
+        per_group = self.tokens_of(prompts=1)
+        return max(1, round(self.micro_tokens / per_group * self.group_size))
+
+    @property
+    def micro_targets(self) -> int:
+        """Completion tokens in it, whose logits are needed."""
+        return min(self.micro_tokens, self.micro_rows * self.lengths.completion)
+
+
+def setup_of(
+    recipe: Recipe, architecture: Architecture, *, num_adapters: int, lengths: Lengths
+) -> Setup:
+    """The numbers of a recipe. Args: num_adapters: parameters of its adapters; 0 without."""
+    rollout, learner, algorithm = recipe.rollout, recipe.learner, recipe.algorithm
+    has_kl = algorithm.kl_coef > 0.0
+    is_lora = recipe.model.lora.rank > 0
+    packed = learner.layout is Layout.PACKED
+    return Setup(
+        architecture=architecture,
+        lengths=lengths,
+        num_trained=num_adapters if is_lora else architecture.num_parameters,
+        is_bfloat16=learner.dtype is LearnerDtype.BFLOAT16_AUTOCAST,
+        has_8bit_states=learner.optimizer is OptimizerKind.ADAMW_8BIT,
+        has_checkpointing=learner.gradient_checkpointing,
+        is_packed=packed,
+        shares_prompts=packed and learner.share_prompt_prefix,
+        has_reference_copy=has_kl and (not is_lora or recipe.cold_start.steps > 0),
+        has_reference_pass=has_kl,
+        has_proximal_pass=learner.minibatches_per_step > 1,
+        micro_batch_tokens=learner.micro_batch_tokens,
+        logits_bytes=learner.logits_memory_mb << 20,
+        num_learners=recipe.cluster.learners,
+        engine_bytes=_engine_bytes(rollout),
+        rows_at_once=_rows_at_once(recipe),
+        overlaps=rollout.max_staleness > 0 or learner.streaming,
+        num_workers=recipe.reward.verifier_workers,
+        prompts_per_step=rollout.prompts_per_step,
+        group_size=rollout.group_size,
+        minibatches=learner.minibatches_per_step,
+        num_steps=recipe.run.steps,
+        num_eval_completions=_num_eval_completions(recipe),
+        cold_start_rows=recipe.cold_start.batch_size if recipe.cold_start.steps else 0,
+        cold_start_steps=recipe.cold_start.steps,
+    )
+
+
+def with_adapters(setup: Setup, num_adapters: int) -> Setup:
+    """The same run with adapters in place of all weights."""
+    return replace(setup, num_trained=num_adapters, has_reference_copy=False)
+
+
+def _engine_bytes(rollout: RolloutConfig) -> int:
+    return _COPY_BYTES[rollout.engine_dtype] if rollout.engine is EngineKind.TRANSFORMERS else 0
+
+
+def _rows_at_once(recipe: Recipe) -> int:
+    rollout = recipe.rollout
+    in_flight = rollout.prompts_per_step * rollout.group_size * (1 + rollout.max_staleness)
+    evaluated = recipe.run.eval_prompts if recipe.data.eval else 0  # one set after the other
+    return min(rollout.max_batch_rows, max(in_flight, evaluated))
+
+
+def _num_eval_completions(recipe: Recipe) -> int:
+    """Greedy completions of all evaluations of the run."""
+    run = recipe.run
+    if not recipe.data.eval:
+        return 0
+    due = due_steps(run.steps, every=run.eval_every_steps)
+    between = run.eval_prompts_between or run.eval_prompts
+    whole = 2 * run.eval_prompts  # before the first step and after the last
+    return len(recipe.data.eval) * (whole + (len(due) - 1) * between)
