@@ -72,6 +72,26 @@ def train(
                 console.note(f"report {write_report(directory.path)}")
 
 
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
+    overrides: Overrides = None,
+) -> None:
+    """Check a recipe, and plan its memory and time on this machine; no weights are loaded."""
+    from rlvr.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from rlvr.run.console import Console
+    from rlvr.run.plan_check import check_recipe
+
+    report = check_recipe(loaded.recipe)
+    console = Console()
+    for title, rows in report.tables:
+        console.table(title, rows)
+    for text in report.warnings:
+        console.note(f"warning: {text}")
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[

@@ -92,16 +92,25 @@ class LearnerGroup:
         if reference is not None and not is_policy:
             segments["reference"] = share(reference)
         self._memory = segments["policy"].pairs
-        self._pool = self._start(
-            segments, device_type=device_type, reference_is_policy=is_policy, silence_s=silence_s
-        )
-        self.begin(
-            config=config,
-            loss=loss,
-            temperature=temperature,
-            fault_folder=fault_folder,
-            lr_decay=lr_decay,
-        )
+        # Where the ranks meet; kept, because connections of some kinds are made at their first use.
+        self._meeting = tempfile.TemporaryDirectory(prefix="rlvr-ranks-")
+        try:
+            self._pool = self._start(
+                segments,
+                device_type=device_type,
+                reference_is_policy=is_policy,
+                silence_s=silence_s,
+            )
+            self.begin(
+                config=config,
+                loss=loss,
+                temperature=temperature,
+                fault_folder=fault_folder,
+                lr_decay=lr_decay,
+            )
+        except BaseException:
+            self._meeting.cleanup()
+            raise
 
     def begin(
         self,
@@ -235,6 +244,7 @@ class LearnerGroup:
     def close(self) -> None:
         """Ends the ranks; the policy's weights stay as last published. Safe to call twice."""
         self._pool.close()
+        self._meeting.cleanup()
 
     def _ask(self, op: str, values: Mapping[str, Any]) -> list[Frame]:
         return self._pool.call([Frame(body={"op": op, **values})] * self.num_ranks, what=op)
@@ -270,7 +280,6 @@ class LearnerGroup:
         with contextlib.ExitStack() as stack:
             for fd in inherited:
                 stack.callback(os.close, fd)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlvr-ranks-"))
             pool = RankPool(
                 self.num_ranks, num_threads=num_threads, inherited=inherited, silence_s=silence_s
             )
@@ -278,7 +287,7 @@ class LearnerGroup:
                 "op": "setup",
                 "size": self.num_ranks,
                 "device_type": device_type,
-                "store_file": f"{folder}/store",
+                "store_file": f"{self._meeting.name}/store",
                 "num_threads": num_threads,
                 "config": self.config.model_dump(mode="json"),
                 "reference_is_policy": reference_is_policy,

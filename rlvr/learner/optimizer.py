@@ -67,7 +67,7 @@ def _adamw_8bit(
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise ConfigError(
-            f"learner.optimizer=adamw_8bit needs bitsandbytes ({error}): pip install 'bitsandbytes>=0.49' "
+            f"learner.optimizer=adamw_8bit needs bitsandbytes ({error}): pip install 'bitsandbytes>=0.50' "
             "(or 'rlvr[eightbit]'), or set learner.optimizer=adamw"
         ) from error
     return AdamW8bit(

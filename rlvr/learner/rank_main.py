@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -32,12 +33,13 @@ _SIGN_OF_LIFE_S = 1.0
 
 
 class _Pipes:
-    """The two descriptors that lead to the parent."""
+    """The two descriptors that lead to the parent. meeting: a folder to remove where the parent cannot."""
 
     def __init__(self, fd_in: int, fd_out: int) -> None:
         self._fd_in = fd_in
         self._fd_out = fd_out
         self._requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self.meeting: Path | None = None
         self._last_sign = 0.0
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -66,6 +68,8 @@ class _Pipes:
             buffer += data
             while (frame := take_frame(buffer)) is not None:
                 self._requests.put(frame)
+        if self.meeting is not None:
+            shutil.rmtree(self.meeting, ignore_errors=True)
         os._exit(0)  # the parent closed the pipe, or is gone
 
 
@@ -84,6 +88,7 @@ class _Warnings(logging.Handler):
 def build_server(first: Frame, pipes: _Pipes) -> RankServer:
     """The rank that the first frame describes."""
     body = first.body
+    pipes.meeting = Path(body["store_file"]).parent
     torch.set_num_threads(body["num_threads"])
     segments = body["segments"]
     policy: Policy = attach(segments["policy"], first.tensors["policy"])

@@ -74,19 +74,24 @@ def load_policy(config: ModelConfig, *, seed: int) -> Policy:
 def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
     if config.tiny is not None:
         return build_tiny(config.tiny, seed=seed)
-    folder, gguf = locate(config.path)
-    arguments: dict[str, object] = {"trust_remote_code": config.trust_remote_code}
-    if gguf:
-        arguments["gguf_file"] = gguf
+    tokenizer = load_tokenizer(config)
+    folder, arguments = _source(config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **arguments)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"model.path={config.path!r} could not be loaded: {_first_line(error)}. Use a hub name (needs the "
-            "network), a folder with config.json and weights, a .gguf file, or package:NAME/FILE"
-        ) from error
+        raise _not_loaded(config, error) from error
     return _finish(_without_quantization(model), tokenizer)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe's model, without its weights. Raises ConfigError when it cannot be found."""
+    if config.tiny is not None:
+        return _tiny_tokenizer(config.tiny)
+    folder, arguments = _source(config)
+    try:
+        return AutoTokenizer.from_pretrained(folder, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_loaded(config, error) from error
 
 
 def build_tiny(config: TinyModel, *, seed: int) -> Policy:
@@ -96,21 +101,24 @@ def build_tiny(config: TinyModel, *, seed: int) -> Policy:
     >>> tiny.tokenizer.decode(tiny.tokenizer.encode("1+0=", add_special_tokens=False))
     '1+0='
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(_tiny_architecture(config))
+    return _finish(model, _tiny_tokenizer(config))
+
+
+def _tiny_tokenizer(config: TinyModel) -> PreTrainedTokenizerFast:
     vocab = {token: i for i, token in enumerate([*_SPECIAL_TOKENS, *config.characters])}
     base = Tokenizer(models.WordLevel(vocab=vocab, unk_token="<unk>"))
     base.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # type: ignore[assignment] # stub
     base.decoder = decoders.Fuse()  # type: ignore[assignment] # the stub declares no setter type
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=base,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(_tiny_architecture(config))
-    return _finish(model, tokenizer)
 
 
 def outline(config: ModelConfig) -> PreTrainedModel:
@@ -121,12 +129,9 @@ def outline(config: ModelConfig) -> PreTrainedModel:
     if config.tiny is not None:
         architecture: Any = _tiny_architecture(config.tiny)
     else:
-        folder, gguf = locate(config.path)
-        arguments: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+        folder, arguments = _source(config)
         try:
-            architecture = AutoConfig.from_pretrained(
-                folder, trust_remote_code=config.trust_remote_code, **arguments
-            )
+            architecture = AutoConfig.from_pretrained(folder, **arguments)
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(
                 f"model.path={config.path!r}: its config.json cannot be read: {_first_line(error)}. A hub name needs "
@@ -138,6 +143,22 @@ def outline(config: ModelConfig) -> PreTrainedModel:
         )
     model.tie_weights()
     return model
+
+
+def _source(config: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """What transformers' `from_pretrained` takes for a `model.path`. Raises ConfigError."""
+    folder, gguf = locate(config.path)
+    arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if gguf:
+        arguments["gguf_file"] = gguf
+    return folder, arguments
+
+
+def _not_loaded(config: ModelConfig, error: BaseException) -> ConfigError:
+    return ConfigError(
+        f"model.path={config.path!r} could not be loaded: {_first_line(error)}. Use a hub name (needs the "
+        "network), a folder with config.json and weights, a .gguf file, or package:NAME/FILE"
+    )
 
 
 def _tiny_architecture(config: TinyModel) -> LlamaConfig:

@@ -5,11 +5,11 @@
 With N parameters, T tokens of a micro-batch, L layers, hidden size H, gated width I, and query and key-value widths Q
 and K, a decoder layer of the Llama family keeps for the backward pass of one token
 
-    bfloat16 autocast   26 H + 2 (Q + 2 K) + 4 Q + 8 I      float32   24 H + 4 (Q + 2 K) + 8 Q + 16 I     bytes
+    bfloat16 autocast   26 H + 2 (3 Q + 2 K) + 8 I      float32   24 H + 4 (3 Q + 2 K) + 16 I     bytes
 
 (two norms in float32 with input and normed value; each matrix product its own cast of its input; queries, keys, values
-and output of attention, the output twice; gate, activated gate, up and product), 8 H less where norms are frozen, and
-4 times the heads. Activation checkpointing keeps 4 H instead, and one layer's whole share while it is computed anew.
+and output of attention, the output twice where rows are packed; gate, activated gate, up and product), 8 H less where
+norms are frozen, and 4 times the heads. Activation checkpointing keeps 4 H instead, and one layer's whole share while it is computed anew.
 The tests compare this with what autograd really saves.
 """
 
@@ -178,11 +178,11 @@ def layer_bytes(setup: Setup) -> int:
     """What one layer keeps of one token for the backward pass."""
     model: Architecture = setup.architecture
     hidden, wide, keys = model.hidden, model.query_width, model.kv_width
+    outputs = 2 if setup.is_packed else 1
     if setup.is_bfloat16:
-        total = 26 * hidden + 2 * (wide + 2 * keys) + 4 * wide + 8 * model.intermediate
+        total = 26 * hidden + 2 * (wide + 2 * keys + outputs * wide) + 8 * model.intermediate
     else:
-        outputs = 8 if setup.is_packed else 4
-        total = 24 * hidden + 4 * (wide + 2 * keys) + outputs * wide + 16 * model.intermediate
+        total = 24 * hidden + 4 * (wide + 2 * keys + outputs * wide) + 16 * model.intermediate
     return total + 4 * model.heads - (8 * hidden if setup.is_lora else 0)
 
 

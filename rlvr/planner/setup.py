@@ -1,6 +1,6 @@
 """What a recipe asks of a machine, as numbers: the one place where the planner reads the recipe."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rlvr.config.derived import due_steps
 from rlvr.config.learner import Layout, LearnerDtype, OptimizerKind
@@ -133,11 +133,6 @@ def setup_of(
         cold_start_rows=recipe.cold_start.batch_size if recipe.cold_start.steps else 0,
         cold_start_steps=recipe.cold_start.steps,
     )
-
-
-def with_adapters(setup: Setup, num_adapters: int) -> Setup:
-    """The same run with adapters in place of all weights."""
-    return replace(setup, num_trained=num_adapters, has_reference_copy=False)
 
 
 def _engine_bytes(rollout: RolloutConfig) -> int:

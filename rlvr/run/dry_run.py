@@ -3,15 +3,19 @@
 from rlvr.config.derived import derived_table
 from rlvr.config.recipe import Recipe
 from rlvr.data.load import summary
-from rlvr.run.preflight import opened
+from rlvr.run.preflight import OpenedData, opened
 
 
 def dry_run_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
     """The derived table and the data, after every check. Raises what a real start would raise."""
-    rows = list(derived_table(recipe))
     with opened(recipe) as (_, data):
-        rows.extend(
-            (f"data {part}: {name}", count, "prompts")
-            for name, part, count, _ in summary(data.stream, data.evals)
-        )
-    return rows
+        return rows_of(recipe, data)
+
+
+def rows_of(recipe: Recipe, data: OpenedData) -> list[tuple[str, str, str]]:
+    """The derived table, and how many prompts each source has."""
+    counts = summary(data.stream, data.evals)
+    return [
+        *derived_table(recipe),
+        *((f"data {part}: {name}", count, "prompts") for name, part, count, _ in counts),
+    ]

@@ -13,6 +13,7 @@ import torch
 from rlvr.batch import Batch
 from rlvr.config.recipe import ModelConfig, TinyModel
 from rlvr.data.collate import collate_rows
+from rlvr.data.templates import R1_ZERO, R1_ZERO_PREFIX
 from rlvr.models.policy import Policy, load_policy
 from rlvr.records import Completion, FinishReason
 
@@ -30,7 +31,7 @@ def load(name: str) -> Policy:
 
 
 def texts(count: int) -> list[tuple[list[int], list[int]]]:
-    """(tokens of the question in a chat template, tokens of its solution) of the first problems of the test set."""
+    """(tokens of the question in the R1-Zero template, tokens of its solution) of the first test problems."""
     root = Path(__file__).resolve().parents[2]
     shared = Path(os.environ.get("RLVR_SHARED", root.parent / "shared"))
     file = shared / "data" / "math" / "gsm8k_test.jsonl"
@@ -40,10 +41,7 @@ def texts(count: int) -> list[tuple[list[int], list[int]]]:
     found: list[tuple[list[int], list[int]]] = []
     for line in file.read_text().splitlines()[:count]:
         row = json.loads(line)
-        chat = [{"role": "user", "content": row["question"]}]
-        prompt = str(
-            tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        )
+        prompt = R1_ZERO.replace("{prompt}", row["question"]) + R1_ZERO_PREFIX
         ids = [
             tokenizer.encode(text, add_special_tokens=False) for text in (prompt, row["solution"])
         ]
@@ -81,17 +79,23 @@ def batch_of(groups: int, size: int, *, vocab: int) -> Batch:
     return collate_rows(rows, pad_token_id=0)
 
 
-def alternate(cases: Mapping[str, Callable[[], None]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round, one after the other; a first round warms up and is left out."""
+def alternate(
+    cases: Mapping[str, Callable[[], None]], *, rounds: int, cpu_time: bool
+) -> dict[str, list[float]]:
+    """Seconds of each case in each round, one after the other; a first round warms up and is left out.
+
+    Args: cpu_time: seconds that all threads computed, in place of seconds that passed: steadier on a busy machine.
+    """
+    clock = time.process_time if cpu_time else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for round_ in range(rounds + 1):
         for name, case in cases.items():
-            start = time.perf_counter()
+            start = clock()
             case()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if round_:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

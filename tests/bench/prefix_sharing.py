@@ -1,9 +1,10 @@
 """Forward and backward pass with the prompt of a group run once, and run with every row.
 
-Groups as GSM8K gives them: a question in a chat template, completions with the lengths of solutions. Both cases are
-packed; they alternate, and the median and range of the rounds are printed.
+Groups as GSM8K gives them: a question in the R1-Zero template, completions with the lengths of solutions. Both cases
+are packed; they alternate, and the median and range of the rounds are printed.
 
-    python tests/bench/prefix_sharing.py [--model tiny] [--groups 2] [--sizes 8 16] [--rounds 3] [--output FILE]
+    python tests/bench/prefix_sharing.py [--model tiny] [--groups 2] [--sizes 8 16] [--rounds 3] [--cpu-time]
+        [--output FILE]
 """
 
 import argparse
@@ -35,6 +36,7 @@ def main() -> None:
         ("threads", 2),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds: for a busy machine")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -56,7 +58,7 @@ def main() -> None:
             )
             for name, share in (("shared", True), ("unshared", False))
         }
-        seconds = alternate(cases, rounds=options.rounds)
+        seconds = alternate(cases, rounds=options.rounds, cpu_time=options.cpu_time)
         ratio = statistics.median(seconds["unshared"]) / statistics.median(seconds["shared"])
         print(
             f"{options.model}, {options.groups} groups of {size}, prompts of {prompts.mean():.0f} tokens, completions "

@@ -1,6 +1,5 @@
-"""The optimiser step: its gradient does not depend on layout; non-finite gradients; checkpoints."""
+"""The optimiser step: its gradient does not depend on the layout; rates, norms, non-finite gradients, metrics."""
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.algorithms.build import build_loss
-from rlvr.batch import Batch, Denominators, StepReport
+from rlvr.batch import StepReport
 from rlvr.config.algorithm import Aggregation, AlgorithmConfig
-from rlvr.config.learner import LearnerConfig, LearnerDtype
-from rlvr.config.recipe import ModelConfig, TinyModel
-from rlvr.data.collate import group_token_counts
-from rlvr.errors import CheckpointError, LearnerError
+from rlvr.config.recipe import TinyModel
+from rlvr.errors import LearnerError
 from rlvr.learner.flops import ModelCost, model_cost
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.metrics import (
@@ -30,115 +26,18 @@ from rlvr.learner.metrics import (
 )
 from rlvr.learner.microbatch import split_minibatches
 from rlvr.models.checksum import tensor_checksum
-from rlvr.models.policy import Policy, build_tiny, load_policy
+from rlvr.models.policy import build_tiny
 from rlvr.records import Transport
-
-TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
-FLOAT32 = LearnerConfig(
-    dtype=LearnerDtype.FLOAT32, lr=1e-2, adam_betas=(0.9, 0.95), max_grad_norm=1e9
+from tests.unit.learner_cases import (
+    FLOAT32,
+    TINY,
+    double_learner,
+    gradient,
+    make_batch,
+    make_learner,
+    pad,
+    relative,
 )
-
-
-def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Batch:
-    """Groups of completions of 1 to 7 tokens after prompts of 2 to 5, with plausible log-probs."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (1,), generator=generator))
-
-    num_rows = num_groups * group_size
-    prompts = [draw(2, 6) for _ in range(num_groups)]
-    lengths = [draw(1, 8) for _ in range(num_rows)]
-    width = max(prompts[i // group_size] + n for i, n in enumerate(lengths))
-    ids = torch.randint(4, 15, (num_rows, width), generator=generator)
-    column = torch.arange(width)[None]
-    start = torch.tensor([prompts[i // group_size] for i in range(num_rows)])[:, None]
-    for i in range(num_rows):
-        ids[i, : start[i, 0]] = ids[i - i % group_size, : start[i, 0]]
-    attention = column < start + torch.tensor(lengths)[:, None]
-    loss_mask = attention & (column >= start)
-    advantages = torch.randn(num_rows, 1, generator=generator).expand(-1, width) * loss_mask
-    behavior = (-2.3 + 0.3 * torch.randn(num_rows, width, generator=generator)) * loss_mask
-    return Batch(
-        token_ids=ids,
-        attention_mask=attention,
-        loss_mask=loss_mask,
-        behavior_logprobs=behavior.double(),
-        advantages=advantages.double(),
-        policy_versions=torch.zeros_like(ids),
-        group_index=torch.arange(num_rows) // group_size,
-        group_num_tokens=group_token_counts(loss_mask, torch.arange(num_rows) // group_size),
-        num_loss_tokens=int(loss_mask.sum()),
-        num_sequences=num_rows,
-        num_prompts=num_groups,
-    )
-
-
-def make_learner(
-    tmp_path: Path,
-    *,
-    policy: Policy | None = None,
-    config: LearnerConfig = FLOAT32,
-    **algorithm: object,
-) -> PolicyLearner:
-    policy = policy or build_tiny(TINY, seed=3)
-    reference = copy.deepcopy(build_tiny(TINY, seed=9).model).to(
-        next(policy.model.parameters()).dtype
-    )
-    settings_ = AlgorithmConfig(**algorithm)  # type: ignore[arg-type] # a test builder
-    return PolicyLearner(
-        policy,
-        config=config,
-        loss=build_loss(settings_, max_completion_tokens=8, uses_proximal=False),
-        temperature=0.9,
-        transport=Transport.SHARED,
-        reference=reference if settings_.kl_coef else None,
-        fault_folder=tmp_path / "faults",
-    )
-
-
-def double_learner(tmp_path: Path, **changes: object) -> PolicyLearner:
-    policy = build_tiny(TINY, seed=3)
-    policy.model.double()
-    config = FLOAT32.model_copy(
-        update={k: v for k, v in changes.items() if k in LearnerConfig.model_fields}
-    )
-    algorithm = {k: v for k, v in changes.items() if k not in LearnerConfig.model_fields}
-    return make_learner(tmp_path, policy=policy, config=config, **algorithm)
-
-
-def gradient(
-    learner: PolicyLearner, parts: list[Batch], counts: Denominators
-) -> tuple[torch.Tensor, float]:
-    """The gradient that `apply` would use, and the loss."""
-    for part in parts:
-        learner.accumulate(learner.annotate(part))
-    flat = torch.cat(
-        [p.grad.flatten() for p in learner.policy.model.parameters() if p.grad is not None]
-    )
-    divisor = learner._loss.aggregator.denominator(counts)
-    loss = learner._sums.loss_sum / divisor
-    learner.optimizer.zero_grad(set_to_none=True)
-    return flat / divisor, loss
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
-def pad(batch: Batch, columns: int) -> Batch:
-    wide = {}
-    for name in (
-        "token_ids",
-        "attention_mask",
-        "loss_mask",
-        "behavior_logprobs",
-        "advantages",
-        "policy_versions",
-    ):
-        tensor = getattr(batch, name)
-        wide[name] = torch.cat([tensor, torch.zeros(len(tensor), columns, dtype=tensor.dtype)], 1)
-    return replace(batch, **wide)
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))
@@ -267,89 +166,12 @@ def test_gradient_checkpointing_gives_the_same_gradient(tmp_path: Path):
     assert relative(again, plain) < 1e-6
 
 
-def test_checkpoint_loads_in_transformers_and_training_goes_on_the_same(tmp_path: Path):
-    first = make_learner(tmp_path)
-    first.step(make_batch(seed=1))
-    first.publish()
-    first.save(tmp_path / "checkpoint")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
-    for a, b in zip(loaded.parameters(), first.policy.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
-    assert tokenizer.decode(tokenizer.encode("12:3", add_special_tokens=False)) == "12:3"
-
-    policy = load_policy(ModelConfig(path=str(tmp_path / "checkpoint")), seed=0)
-    assert policy.stop_token_ids == first.policy.stop_token_ids
-    second = make_learner(tmp_path, policy=build_tiny(TINY, seed=8))
-    second.restore(tmp_path / "checkpoint")
-    assert second.policy_version == first.policy_version
-    for learner in (first, second):
-        learner.step(make_batch(seed=2))
-    for a, b in zip(first.policy.model.parameters(), second.policy.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_checkpoint_of_another_model_or_a_torn_one_is_refused(tmp_path: Path):
-    make_learner(tmp_path).save(tmp_path / "checkpoint")
-    other = make_learner(
-        tmp_path,
-        policy=build_tiny(TINY.model_copy(update={"layers": 1, "hidden_size": 16}), seed=0),
-    )
-    with pytest.raises(CheckpointError, match="of another model"):
-        other.restore(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "optimizer.pt").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        make_learner(tmp_path).restore(tmp_path / "checkpoint")
-
-
 def test_version_rises_only_when_the_weights_changed(tmp_path: Path):
     learner = make_learner(tmp_path)
     assert learner.publish().policy_version == 0
     assert learner.publish().policy_version == 0
     learner.step(make_batch())
     assert learner.publish().policy_version == 1
-
-
-def test_state_of_the_optimiser_stands_under_names_and_numbers_of_the_first_format_are_read(
-    tmp_path: Path,
-):
-    first = make_learner(tmp_path)
-    first.step(make_batch(seed=1))
-    first.save(tmp_path / "checkpoint")
-    file = tmp_path / "checkpoint" / "optimizer.pt"
-    saved = torch.load(file, weights_only=True)
-    own = dict(first.policy.model.named_parameters())
-    assert set(saved["state"]) == set(own)
-    assert all(saved["state"][name]["exp_avg"].shape == own[name].shape for name in own)
-
-    torch.save(first.optimizer.state_dict(), file)
-    second = make_learner(tmp_path, policy=build_tiny(TINY, seed=8))
-    second.restore(tmp_path / "checkpoint")
-    for learner in (first, second):
-        learner.step(make_batch(seed=2))
-    for a, b in zip(first.policy.model.parameters(), second.policy.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_a_checkpoint_before_the_first_step_has_no_state_and_restores(tmp_path: Path):
-    first = make_learner(tmp_path)
-    first.save(tmp_path / "checkpoint")
-    second = make_learner(tmp_path, policy=build_tiny(TINY, seed=8))
-    second.restore(tmp_path / "checkpoint")
-    assert second.num_steps == 0
-    assert not second.optimizer.state_dict()["state"]
-
-
-def test_state_of_other_parameters_is_refused(tmp_path: Path):
-    first = make_learner(tmp_path)
-    first.step(make_batch())
-    first.save(tmp_path / "checkpoint")
-    file = tmp_path / "checkpoint" / "optimizer.pt"
-    saved = torch.load(file, weights_only=True)
-    saved["state"]["stranger.weight"] = saved["state"].pop("model.norm.weight")
-    torch.save(saved, file)
-    with pytest.raises(CheckpointError, match=r"1 differ, first 'stranger\.weight'"):
-        make_learner(tmp_path).restore(tmp_path / "checkpoint")
 
 
 def test_streaming_and_one_call_give_the_same_step_and_metrics(tmp_path: Path):

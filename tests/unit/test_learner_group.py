@@ -1,111 +1,35 @@
-"""A learner over several ranks: the same steps as with one process, the same checkpoints, and no rank left behind."""
+"""A learner over several ranks: the same steps as with one process, and the same checkpoints."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from rlvr.algorithms.build import build_loss
 from rlvr.algorithms.corrections import Correction, Level
 from rlvr.algorithms.losses import PolicyLoss
 from rlvr.batch import Batch
-from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.learner import LearnerConfig, LearnerDtype
-from rlvr.config.model import LoraConfig, TinyModel
-from rlvr.data.collate import group_token_counts
+from rlvr.config.model import LoraConfig
 from rlvr.errors import CheckpointError, LearnerError
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.learner import PolicyLearner
-from rlvr.learner.rank_frames import batch_frame, encode, frame_batch, take_frame
-from rlvr.learner.rank_memory import attach, share
 from rlvr.learner.rank_rows import split_over_ranks
 from rlvr.models import lora
 from rlvr.models.policy import Policy, build_tiny
 from rlvr.records import Transport
-
-# Widths that 2 and 4 ranks do not divide, so that shards are uneven.
-TINY = TinyModel(layers=2, hidden_size=36, heads=2, intermediate_size=50, characters="0123456789:")
-CONFIG = LearnerConfig(
-    dtype=LearnerDtype.FLOAT32,
-    lr=1e-3,
-    adam_betas=(0.9, 0.95),
-    micro_batch_tokens=40,
-    num_threads=1,
+from tests.unit.group_cases import (
+    CONFIG,
+    TIMING,
+    TINY,
+    largest_difference,
+    make_batch,
+    make_loss,
+    make_policy,
+    start_group,
 )
-TIMING = {"learner/peak_memory_gb", "learner/micro_batches"}
-
-
-def make_policy(seed: int = 3) -> Policy:
-    """In float64 throughout: transformers' own norms compute in float32, whose rounding depends on the micro-batch."""
-    policy = build_tiny(TINY, seed=seed)
-    for name, module in list(policy.model.named_modules()):
-        if type(module).__name__.endswith("RMSNorm"):
-            norm = torch.nn.RMSNorm(TINY.hidden_size, eps=module.variance_epsilon)
-            policy.model.set_submodule(name, norm)
-    policy.model.double()
-    return policy
-
-
-def make_loss(*, uses_proximal: bool = False, **algorithm: object) -> PolicyLoss:
-    config = AlgorithmConfig(**algorithm)  # type: ignore[arg-type] # a test builder
-    return build_loss(config, max_completion_tokens=8, uses_proximal=uses_proximal)
-
-
-def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Batch:
-    """Groups of completions of 1 to 7 tokens after prompts of 2 to 5, with plausible log-probs."""
-    generator = torch.Generator().manual_seed(seed)
-    num_rows = num_groups * group_size
-    group_index = torch.arange(num_rows) // group_size
-    prompts = torch.randint(2, 6, (num_groups,), generator=generator)[group_index]
-    lengths = torch.randint(1, 8, (num_rows,), generator=generator)
-    width = int((prompts + lengths).max())
-    ids = torch.randint(4, 15, (num_rows, width), generator=generator)
-    column = torch.arange(width)[None]
-    first_row = group_index * group_size
-    ids = torch.where(column < prompts[:, None], ids[first_row], ids)
-    attention = column < (prompts + lengths)[:, None]
-    loss_mask = attention & (column >= prompts[:, None])
-    advantages = torch.randn(num_rows, 1, generator=generator).expand(-1, width) * loss_mask
-    behavior = (-2.3 + 0.3 * torch.randn(num_rows, width, generator=generator)) * loss_mask
-    return Batch(
-        token_ids=ids,
-        attention_mask=attention,
-        loss_mask=loss_mask,
-        behavior_logprobs=behavior.double(),
-        advantages=advantages.double(),
-        policy_versions=torch.zeros_like(ids),
-        group_index=group_index,
-        group_num_tokens=group_token_counts(loss_mask, group_index),
-        num_loss_tokens=int(loss_mask.sum()),
-        num_sequences=num_rows,
-        num_prompts=num_groups,
-    )
-
-
-def start_group(num_ranks: int, folder: Path, **changes: object) -> LearnerGroup:
-    arguments: dict[str, object] = {
-        "config": CONFIG,
-        "loss": make_loss(),
-        "temperature": 0.9,
-        "transport": Transport.SHARED,
-        "reference": make_policy(9).model,
-        "fault_folder": folder,
-        "silence_s": 60.0,
-        "policy": make_policy(),
-    }
-    arguments |= changes
-    return LearnerGroup(num_ranks=num_ranks, **arguments)  # type: ignore[arg-type] # a test builder
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +64,6 @@ def alone(
         reference=make_policy(9).model,
         fault_folder=folder,
     )
-
-
-def largest_difference(a: Policy, b: Policy) -> float:
-    """Of any tensor, relative to its norm."""
-    pairs = zip(a.model.parameters(), b.model.parameters(), strict=True)
-    return max(float((p - q).detach().norm() / q.detach().norm()) for p, q in pairs)
 
 
 def compare_steps(
@@ -394,153 +312,3 @@ def test_adapters_are_trained_over_ranks_and_the_reference_is_the_policy_without
         narrow = CONFIG.model_copy(update={"dtype": LearnerDtype.BFLOAT16_AUTOCAST})
         group.begin(config=narrow, loss=loss, temperature=0.9, fault_folder=tmp_path)
         compare(learner(again.policy, narrow), tolerance=3e-2)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_a_rank_that_dies_in_mid_step_ends_the_step_and_all_ranks(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    policy = make_policy()
-    policy.model.set_attn_implementation("eager")  # of which the ranks warn: it cannot be packed
-    with start_group(2, tmp_path, reference=None, policy=policy) as group:
-        group.step(make_batch())
-        warned = [r.getMessage() for r in caplog.records if "padded layout" in r.getMessage()]
-        assert len(warned) == 1
-        assert warned[0].startswith("rank ")
-        pids = group.pids
-        os.kill(pids[1], signal.SIGSTOP)  # so that rank 0 waits for it in the middle of the step
-        threading.Timer(1.0, os.kill, (pids[1], signal.SIGKILL)).start()
-        started = time.monotonic()
-        with pytest.raises(
-            LearnerError, match=r"rank 1 of 2 ended \(signal SIGKILL\) during accumulate"
-        ):
-            group.step(make_batch())
-        assert time.monotonic() - started < 15
-        assert not any(is_running(pid) for pid in pids)
-        with pytest.raises(LearnerError, match="ended by an earlier failure"):
-            group.step(make_batch())
-
-
-@pytest.mark.slow
-def test_a_rank_that_fails_or_hangs_is_named_with_its_last_lines(tmp_path: Path):
-    batch = make_batch()
-    ids = batch.token_ids.clone()
-    ids[int(batch.loss_mask.any(1).nonzero()[3]), 0] = 10_000  # beyond the vocabulary
-    with start_group(2, tmp_path, reference=None) as group:
-        pids = group.pids
-        with pytest.raises(
-            LearnerError,
-            match=r"(?s)rank \d of 2 failed with IndexError: index out of range.*exit code 1.*lines:.*embedding",
-        ):
-            group.step(replace(batch, token_ids=ids, group_index=torch.arange(16)))
-        assert not any(is_running(pid) for pid in pids)
-    with start_group(2, tmp_path, reference=None, silence_s=4.0) as group:
-        group.step(batch)
-        os.kill(group.pids[0], signal.SIGSTOP)
-        with pytest.raises(
-            LearnerError, match=r"rank 0 of 2 gave no sign of life for \d s and does not react"
-        ):
-            group.step(batch)
-
-
-ORPHANS = """
-import os, signal, sys
-from pathlib import Path
-from tests.unit.test_learner_group import start_group
-
-if __name__ == "__main__":
-    group = start_group(2, Path(sys.argv[1]), reference=None)
-    print(*group.pids, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.slow
-def test_ranks_end_when_their_parent_is_killed(tmp_path: Path):
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", ORPHANS, str(tmp_path)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    pids = [int(word) for word in done.stdout.split()]
-    assert len(pids) == 2, done.stderr
-    until = time.monotonic() + 20
-    while any(is_running(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(is_running(pid) for pid in pids)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=40),
-    group_size=st.integers(1, 8),
-    num_ranks=st.integers(1, 5),
-)
-def test_rows_are_split_evenly_and_each_goes_to_one_rank(
-    lengths: list[int], group_size: int, num_ranks: int
-):
-    width, num_rows = max(lengths), len(lengths)
-    mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
-    loss_mask = mask & (torch.arange(width)[None] > 0)
-    group_index = torch.arange(num_rows) // group_size
-    batch = Batch(
-        token_ids=mask.long(),
-        attention_mask=mask,
-        loss_mask=loss_mask,
-        behavior_logprobs=mask.float(),
-        advantages=mask.float(),
-        policy_versions=mask.long(),
-        group_index=group_index,
-        group_num_tokens=group_token_counts(loss_mask, group_index),
-        num_loss_tokens=int(loss_mask.sum()),
-        num_sequences=num_rows,
-        num_prompts=int(group_index.max()) + 1,
-    )
-    shares = split_over_ranks(batch, num_ranks)
-    assert sorted(row for rows in shares for row in rows) == list(range(num_rows))
-    loads = [sum(lengths[row] for row in rows) for rows in shares]
-    assert max(loads) <= sum(lengths) / num_ranks + max(40, sum(lengths) / num_ranks / 4)
-
-
-def test_a_batch_survives_the_way_to_a_rank():
-    batch = replace(make_batch(), ref_logprobs=torch.randn(16, make_batch().token_ids.shape[1]))
-    data = bytearray(encode(batch_frame("accumulate", batch)) + encode(batch_frame("x", None)))
-    first, second = take_frame(data), take_frame(data)
-    assert first is not None
-    assert second is not None
-    assert not data
-    found = frame_batch(first)
-    assert found is not None
-    assert frame_batch(second) is None
-    assert found.denominators == batch.denominators
-    assert found.proximal_logprobs is None
-    for name in ("token_ids", "loss_mask", "advantages", "ref_logprobs", "group_index"):
-        assert torch.equal(getattr(found, name), getattr(batch, name))
-
-
-def test_a_shared_model_is_one_memory_with_its_ties():
-    policy = make_policy()
-    expected = [p.detach().clone() for p in policy.model.parameters()]
-    shared = share(policy)
-    fd = os.dup(shared.fd)
-    there = attach({**shared.description, "fd": fd}, shared.pickled)
-    os.close(shared.fd)
-    model = there.model
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert there.stop_token_ids == policy.stop_token_ids
-    for p, q, value in zip(model.parameters(), policy.model.parameters(), expected, strict=True):
-        assert torch.equal(p, value)
-        assert torch.equal(q, value)
-    with torch.no_grad():
-        model.lm_head.weight.fill_(2.0)
-    assert bool((policy.model.model.embed_tokens.weight == 2.0).all())

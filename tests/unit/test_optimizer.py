@@ -130,7 +130,7 @@ def test_a_missing_bitsandbytes_is_named_with_its_command(monkeypatch: pytest.Mo
         sys.modules, "bitsandbytes.optim.adamw", None
     )  # what Python does for an absent module
     with pytest.raises(
-        ConfigError, match=r"pip install 'bitsandbytes>=0\.49'.*learner\.optimizer=adamw"
+        ConfigError, match=r"pip install 'bitsandbytes>=0\.50'.*learner\.optimizer=adamw"
     ):
         build_optimizer(network().parameters(), config=EIGHT_BIT)
 

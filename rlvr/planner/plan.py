@@ -1,0 +1,146 @@
+"""Which device holds what, beside what it has free; and what could be changed where it is not enough.
+
+CPU                    one place: the process, the learners' processes, verifier workers
+one learner on a GPU   one place: learner and engine on GPU 0
+R learners on GPUs     GPU 0: a learner, the engine and the whole weights that it reads; GPUs 1..R-1: a learner each
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rlvr.planner.machine import Device
+from rlvr.planner.memory import (
+    BASE_BYTES,
+    CUDA_CONTEXT_BYTES,
+    WORKER_BYTES,
+    Part,
+    Phase,
+    engine_parts,
+    learner_parts,
+    peak_bytes,
+)
+from rlvr.planner.setup import Setup
+
+# What the allocator holds beyond what is asked for: between blocks, and in one thread's pool while another allocates.
+ALLOCATOR_SHARE = 0.1
+WORTH_NAMING = 0.02  # the least share of what is planned that a remedy must save
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A device with all that it holds."""
+
+    name: str
+    parts: tuple[Part, ...]
+    planned_bytes: int
+    available_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is planned is free."""
+        return self.excess_bytes <= 0
+
+    @property
+    def excess_bytes(self) -> int:
+        """What is planned beyond what is free."""
+        return self.planned_bytes - self.available_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """A key of the recipe set otherwise. saved_bytes: of the fullest place. fits: whether every place fits then."""
+
+    override: str
+    saved_bytes: int
+    fits: bool
+
+
+def places(setup: Setup, found: Sequence[Device]) -> list[Place]:
+    """Every device that the run uses, in order."""
+    ranks = setup.num_learners
+    learner = learner_parts(setup)
+    if found[0].kind == "cpu":
+        parts = [
+            _always(
+                "python and libraries",
+                BASE_BYTES * _processes(setup),
+                f"{_processes(setup)} processes",
+            ),
+            _always(
+                "verifier workers",
+                WORKER_BYTES * setup.num_workers,
+                f"{setup.num_workers} processes",
+            ),
+            *(_times(part, ranks) for part in learner),
+            *_whole_weights(setup),
+            *engine_parts(setup, shares_learner=True),
+        ]
+        return [_place(found[0], parts, setup)]
+    first = [
+        _always("CUDA and its libraries", CUDA_CONTEXT_BYTES * _processes(setup), "each process"),
+        *learner,
+        *_whole_weights(setup),
+        *engine_parts(setup, shares_learner=True),
+    ]
+    own = [_always("CUDA and its libraries", CUDA_CONTEXT_BYTES, "the process"), *learner]
+    return [
+        _place(found[0], first, setup),
+        *(_place(device, own, setup) for device in found[1:ranks]),
+    ]
+
+
+def remedies(
+    fullest: Place, found: Sequence[Device], alternatives: Iterable[tuple[str, Setup]]
+) -> list[Remedy]:
+    """What each alternative saves in the fullest place; those that save next to nothing are left out.
+
+    Args: alternatives: an override of the recipe, and the setup that it makes.
+    """
+    told: list[Remedy] = []
+    for override, setup in alternatives:
+        after = places(setup, found)
+        same = next(place for place in after if place.name == fullest.name)
+        saved = fullest.planned_bytes - same.planned_bytes
+        if saved > fullest.planned_bytes * WORTH_NAMING:
+            fits = all(place.fits for place in after)
+            told.append(Remedy(override=override, saved_bytes=saved, fits=fits))
+    return told
+
+
+def _place(device: Device, parts: Sequence[Part], setup: Setup) -> Place:
+    held = sum(part.num_bytes for part in parts if part.phase is not Phase.ALWAYS)
+    slack = round(ALLOCATOR_SHARE * held)
+    every = (*parts, _always("allocator", slack, f"{ALLOCATOR_SHARE:.0%} of what comes and goes"))
+    return Place(
+        name=device.name,
+        parts=every,
+        planned_bytes=peak_bytes(every, overlaps=setup.overlaps),
+        available_bytes=device.available_bytes,
+    )
+
+
+def _whole_weights(setup: Setup) -> list[Part]:
+    """With several learners, the weights that they publish for the engine."""
+    if setup.num_learners == 1:
+        return []
+    count = setup.architecture.num_parameters
+    return [_always("published weights", 4 * count, f"{count:,} x 4")]
+
+
+def _processes(setup: Setup) -> int:
+    return 1 if setup.num_learners == 1 else 1 + setup.num_learners
+
+
+def _always(name: str, num_bytes: int, how: str) -> Part:
+    return Part(name=name, num_bytes=num_bytes, phase=Phase.ALWAYS, how=how)
+
+
+def _times(part: Part, count: int) -> Part:
+    if count == 1:
+        return part
+    return Part(
+        name=part.name,
+        num_bytes=part.num_bytes * count,
+        phase=part.phase,
+        how=f"{count} x ({part.how})",
+    )

@@ -1,0 +1,83 @@
+"""A plan as rows of text."""
+
+from collections.abc import Sequence
+
+from rlvr.planner.machine import Speed
+from rlvr.planner.memory import Phase
+from rlvr.planner.pace import Pace
+from rlvr.planner.plan import Place, Remedy
+
+Row = tuple[str, str, str]
+_WHEN = {
+    Phase.ALWAYS: "",
+    Phase.TRAINING: "while training: ",
+    Phase.GENERATION: "while generating: ",
+}
+
+
+def size(num_bytes: int) -> str:
+    """Bytes for a person.
+
+    >>> size(5 << 20), size(3 << 29)
+    ('5 MiB', '1.50 GiB')
+    """
+    gibibytes = num_bytes / 2**30
+    return f"{gibibytes:.2f} GiB" if gibibytes >= 0.1 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+def memory_rows(place: Place) -> list[Row]:
+    """What the place holds, and at the end what is planned and what is free."""
+    rows = [(part.name, size(part.num_bytes), _WHEN[part.phase] + part.how) for part in place.parts]
+    verdict = "" if place.fits else "not enough"
+    return [
+        *rows,
+        ("planned", size(place.planned_bytes), "the larger phase, or both where they overlap"),
+        ("available", size(place.available_bytes), verdict),
+    ]
+
+
+def pace_rows(pace: Pace, speed: Speed, *, num_steps: int) -> list[Row]:
+    """Tokens and seconds of a step and of the run."""
+    measured = f"{speed.flops / 1e9:,.0f} GFLOP/s and {speed.bytes / 1e9:,.1f} GB/s, just measured"
+    return [
+        ("this device", measured, "large products; weights read for one row"),
+        ("generated tokens a step", f"{pace.generated_tokens:,}", "every completion at its limit"),
+        ("learner tokens a step", f"{pace.learner_tokens:,}", "a shared prompt once"),
+        (
+            "seconds a step",
+            f"{pace.step_s:,.3g}",
+            f"generation {pace.generation_s:,.3g}, training {pace.training_s:,.3g}",
+        ),
+        ("whole run", duration(pace.total_s), f"{num_steps:,} steps, evaluations and cold start"),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> duration(42.0), duration(200.0), duration(9000.0)
+    ('42 s', '3 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def warning(place: Place, found: Sequence[Remedy]) -> str:
+    """One line about a place that is too small: what is missing, and what each remedy would take less.
+
+    Those that are enough alone come first, the first of a key only.
+    """
+    head = f"{place.name}: {size(place.planned_bytes)} planned, {size(place.available_bytes)} available"
+    best: dict[str, Remedy] = {}
+    for remedy in sorted(found, key=lambda r: not r.fits):
+        best.setdefault(remedy.override.partition("=")[0], remedy)
+    if not best:
+        return (
+            f"{head}: out of memory is likely, and no single key of the recipe saves enough to name"
+        )
+    told = [
+        f"{r.override} (-{size(r.saved_bytes)}{', then it fits' if r.fits else ''})"
+        for r in best.values()
+    ]
+    return f"{head}: out of memory is likely; try {', or '.join(told)}"
