@@ -102,14 +102,14 @@ class _LinearLogprobs(torch.autograd.Function):
         softmax = _Softmax(request, rows)
         outputs = softmax.outputs()
         chunks = _chunks(len(rows), softmax.rows_within(request.chunk_bytes, matrix.shape[0]))
-        kept: Tensor | None = None
+        # One block of memory for the logits of all chunks: freed and asked for anew, blocks of this size fragment it.
+        room = _room(chunks, matrix)
         for chunk in chunks:
-            logits = torch.nn.functional.linear(rows[chunk], matrix, offset)
-            softmax.forward(logits, chunk, *outputs)
-            kept = logits
+            softmax.forward(_linear(rows[chunk], matrix, offset, room), chunk, *outputs)
         ctx.softmax, ctx.chunks = softmax, chunks
-        ctx.kept = kept if len(chunks) == 1 and any(ctx.needs_input_grad) else None
+        ctx.kept = room if len(chunks) == 1 and any(ctx.needs_input_grad) else None
         ctx.narrow = narrow
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(hidden, weight, bias)
         if not request.needs_entropy_gradient:
             ctx.mark_non_differentiable(outputs[1])
@@ -124,28 +124,60 @@ class _LinearLogprobs(torch.autograd.Function):
         rows, matrix = hidden.to(narrow), weight.to(narrow)
         offset = None if bias is None else bias.to(narrow)
         d_hidden = torch.zeros_like(hidden) if needs_hidden else None
-        d_weight = d_bias = None
+        d_weight = _WeightGradient(matrix, softmax.wide, many=len(ctx.chunks) > 1)
+        d_bias: Tensor | None = None
+        if bias is not None and needs_bias:
+            d_bias = torch.zeros_like(bias, dtype=softmax.wide)
+        # Once used, kept logits are their own gradient: a second backward pass computes them anew.
+        kept, ctx.kept = ctx.kept, None
+        room = _room(ctx.chunks, matrix) if kept is None else kept
         for chunk in ctx.chunks:
-            # Once used, kept logits are their own gradient: a second backward pass computes them anew.
-            logits, ctx.kept = ctx.kept, None
+            logits = kept
             if logits is None:
-                logits = torch.nn.functional.linear(rows[chunk], matrix, offset)
+                logits = _linear(rows[chunk], matrix, offset, room)
             softmax.backward_(logits, chunk, *gradients)
             if d_hidden is not None:
                 d_hidden[chunk] = logits @ matrix
             if needs_weight:
-                part = logits.t() @ rows[chunk]
-                d_weight = _accumulated(d_weight, part, many=len(ctx.chunks) > 1)
-            if needs_bias:
-                part = logits.sum(0, dtype=softmax.wide)
-                d_bias = part if d_bias is None else d_bias.add_(part)
+                d_weight.add(logits, rows[chunk])
+            if d_bias is not None:
+                d_bias.add_(logits.sum(0, dtype=softmax.wide))
         return (
             d_hidden,
-            _as_gradient(d_weight, weight, needed=needs_weight),
-            _as_gradient(d_bias, bias, needed=needs_bias),
+            d_weight.total(weight.dtype) if needs_weight else None,
+            None if d_bias is None else d_bias.to(ctx.bias_dtype),
             None,
             None,
         )
+
+
+class _WeightGradient:
+    """Sum over chunks of gradient' rows, in float32 or wider where there are several."""
+
+    def __init__(self, matrix: Tensor, wide: torch.dtype, *, many: bool) -> None:
+        self._matrix = matrix
+        self._sum: Tensor | None = None
+        self._part: Tensor | None = None
+        self._wide = wide if many else matrix.dtype
+
+    def add(self, gradient: Tensor, rows: Tensor) -> None:
+        """Adds the gradient [rows, vocab]' rows [rows, width]."""
+        if self._sum is None:
+            product = torch.mm(gradient.t(), rows)
+            self._sum = product.to(self._wide)
+            self._part = None if self._sum is product else product
+            return
+        part = self._part = torch.mm(gradient.t(), rows, out=self._part)
+        # A few rows at a time: where precisions differ, adding on a CPU first makes a whole copy in the wider one.
+        step = max(1, (_PASS_GPU if part.is_cuda else _PASS_CPU) // part.shape[1])
+        for start in range(0, len(part), step):
+            self._sum[start : start + step].add_(part[start : start + step])
+
+    def total(self, dtype: torch.dtype) -> Tensor:
+        """The sum; zeros where nothing was added."""
+        if self._sum is None:
+            return torch.zeros_like(self._matrix, dtype=dtype)
+        return self._sum.to(dtype)
 
 
 class _LogitsLogprobs(torch.autograd.Function):
@@ -263,15 +295,15 @@ def _chunks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _as_gradient(total: Tensor | None, parameter: Tensor | None, *, needed: bool) -> Tensor | None:
-    """The gradient in the parameter's precision; zeros where there was no chunk."""
-    if parameter is None or not needed:
-        return None
-    return torch.zeros_like(parameter) if total is None else total.to(parameter.dtype)
+def _room(chunks: list[slice], matrix: Tensor) -> Tensor:
+    """Uninitialised logits of the largest chunk."""
+    count = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+    return matrix.new_empty(count, len(matrix))
 
 
-def _accumulated(total: Tensor | None, part: Tensor, *, many: bool) -> Tensor:
-    """total + part, in float32 or wider where there are several parts."""
-    if total is None:
-        return part.float() if many and part.dtype != torch.float64 else part
-    return total.add_(part)
+def _linear(rows: Tensor, matrix: Tensor, offset: Tensor | None, room: Tensor) -> Tensor:
+    """rows matrix' + offset, written to the first rows of `room`."""
+    logits = room[: len(rows)]
+    if offset is None:
+        return torch.mm(rows, matrix.t(), out=logits)
+    return torch.addmm(offset, rows, matrix.t(), out=logits)

@@ -1,6 +1,9 @@
 """Bytes of each thing that a run holds, and when it holds them.
 
     peak of a device = what is always there + the larger of (training, generation), their sum where they overlap
+    training         = the larger of (a micro-batch, the update)
+    a micro-batch    = what it needs throughout + the larger of (what the forward pass keeps, gradients), their sum
+                       where an earlier micro-batch has left gradients
 
 With N parameters, T tokens of a micro-batch, L layers, hidden size H, gated width I, and query and key-value widths Q
 and K, a decoder layer of the Llama family keeps for the backward pass of one token
@@ -9,8 +12,8 @@ and K, a decoder layer of the Llama family keeps for the backward pass of one to
 
 (two norms in float32 with input and normed value; each matrix product its own cast of its input; queries, keys, values
 and output of attention, the output twice where rows are packed; gate, activated gate, up and product), 8 H less where
-norms are frozen, and 4 times the heads. Activation checkpointing keeps 4 H instead, and one layer's whole share while it is computed anew.
-The tests compare this with what autograd really saves.
+norms are frozen, and 4 times the heads. Activation checkpointing keeps 4 H instead, and one layer's whole share while
+it is computed anew. The tests compare this with what autograd really saves.
 """
 
 from collections.abc import Iterable
@@ -20,24 +23,27 @@ from enum import StrEnum
 from rlvr.planner.architecture import Architecture
 from rlvr.planner.setup import Setup
 
-BASE_BYTES = (
-    450 << 20
-)  # Python, torch, transformers, the tokenizer; measured after the imports of a run
-CUDA_CONTEXT_BYTES = 600 << 20  # of a process on a GPU, its libraries' workspaces included
-WORKER_BYTES = 60 << 20  # a verifier worker
+# Measured: a run's process after its imports and tokenizer, and a verifier worker. The CUDA context is a guess.
+BASE_BYTES = 480 << 20
+WORKER_BYTES = 25 << 20
+CUDA_CONTEXT_BYTES = 600 << 20
 ADAM_BYTES = 8  # two float32 averages a parameter
 ADAM_8BIT_BYTES = 2 * (1 + 4 / 256)  # two codes, and a float32 scale for each block of 256
-SAMPLING_BYTES = (
-    18  # a number of the engine's logits: as they are, wide, their log-softmax, its exp and its sum
-)
+# float32 copies, for each number of the tensor at hand, that bitsandbytes makes on a CPU; a GPU's kernel makes none.
+UPDATE_BYTES = 40
+# For each number of an engine's logits: as they are, wide, their log-softmax, its exp, its sum.
+SAMPLING_BYTES = 18
 
 
 class Phase(StrEnum):
     """When something is held."""
 
     ALWAYS = "always"
-    TRAINING = "training"
     GENERATION = "generation"
+    TRAINING = "training"  # throughout a micro-batch
+    FORWARD = "forward"  # kept for the backward pass, which frees it as gradients appear
+    GRADIENTS = "gradients"  # until the update
+    UPDATE = "update"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,76 +56,68 @@ class Part:
     how: str
 
 
-def peak_bytes(parts: Iterable[Part], *, overlaps: bool) -> int:
-    """The most that is held at once.
+def passing_bytes(parts: Iterable[Part], *, overlaps: bool, has_one_micro_batch: bool) -> int:
+    """The most that is held at once of what comes and goes.
 
-    >>> held = [Part(name=n, num_bytes=b, phase=p, how="") for n, b, p in
-    ...         (("weights", 10, Phase.ALWAYS), ("gradients", 5, Phase.TRAINING), ("cache", 3, Phase.GENERATION))]
-    >>> peak_bytes(held, overlaps=False), peak_bytes(held, overlaps=True)
-    (15, 18)
+    >>> held = [Part(name="", num_bytes=b, phase=p, how="") for b, p in
+    ...         ((90, Phase.ALWAYS), (4, Phase.FORWARD), (5, Phase.GRADIENTS), (3, Phase.GENERATION))]
+    >>> passing_bytes(held, overlaps=False, has_one_micro_batch=True)
+    5
+    >>> passing_bytes(held, overlaps=True, has_one_micro_batch=False)
+    12
     """
     totals = dict.fromkeys(Phase, 0)
     for part in parts:
         totals[part.phase] += part.num_bytes
-    phases = (totals[Phase.TRAINING], totals[Phase.GENERATION])
-    return totals[Phase.ALWAYS] + (sum(phases) if overlaps else max(phases))
+    ends = (totals[Phase.FORWARD], totals[Phase.GRADIENTS])
+    micro_batch = totals[Phase.TRAINING] + (max(ends) if has_one_micro_batch else sum(ends))
+    training = max(micro_batch, totals[Phase.GRADIENTS] + totals[Phase.UPDATE])
+    generation = totals[Phase.GENERATION]
+    return training + generation if overlaps else max(training, generation)
 
 
-def learner_parts(setup: Setup) -> list[Part]:
+def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
     """What one learner holds: its shard of weights, gradients and states, and its micro-batch whole."""
     model, ranks = setup.architecture, setup.num_learners
     share = "" if ranks == 1 else f" / {ranks}"
-    trained = f"{setup.num_trained:,}"
-    state_bytes = ADAM_8BIT_BYTES if setup.has_8bit_states else ADAM_BYTES
+    weights = f"{model.num_parameters:,} x 4{share}"
+    trained = f"{setup.num_trained:,} x "
+    states = ADAM_8BIT_BYTES if setup.has_8bit_states else ADAM_BYTES
+    layer = f"{layer_bytes(setup):,}"
+    kept = f"{4 * model.hidden:,}, and one layer's {layer}" if setup.has_checkpointing else layer
+    casts = model.num_linear - model.num_head if setup.is_bfloat16 else 0
+    whole = (model.num_parameters - model.num_head) // model.layers + model.num_head
     parts = [
-        _part("weights", 4 * model.num_parameters / ranks, f"{model.num_parameters:,} x 4{share}"),
+        _part("weights", 4 * model.num_parameters / ranks, weights),
+        _part("optimizer", states * setup.num_trained / ranks, f"{trained}{states:.3g}{share}"),
+        _part("reference", 4 * model.num_parameters / ranks * setup.has_reference_copy, weights),
         _part(
-            "optimizer",
-            state_bytes * setup.num_trained / ranks,
-            f"{trained} x {state_bytes:.3g}{share}",
+            "gathered layers",
+            4 * whole * (ranks > 1),
+            "a layer and the head, whole",
+            Phase.TRAINING,
         ),
-    ]
-    if setup.has_reference_copy:
-        parts.append(
-            _part(
-                "reference",
-                4 * model.num_parameters / ranks,
-                f"{model.num_parameters:,} x 4{share}",
-            )
-        )
-    tokens = setup.micro_tokens
-    parts += [
-        _part("gradients", 4 * setup.num_trained / ranks, f"{trained} x 4{share}", Phase.TRAINING),
+        _part("bfloat16 casts", 2 * casts, f"{casts:,} x 2", Phase.TRAINING),
+        _part(
+            "head's gradient", head_work(setup), f"of {model.num_head:,} numbers", Phase.TRAINING
+        ),
         _part(
             "activations",
             activations(setup),
-            f"{tokens:,} tokens x {model.layers} layers x "
-            + (
-                f"{4 * model.hidden:,}, and one layer"
-                if setup.has_checkpointing
-                else f"{layer_bytes(setup):,}"
-            ),
-            Phase.TRAINING,
+            f"{setup.micro_tokens:,} tokens x {model.layers} layers x {kept}",
+            Phase.FORWARD,
         ),
         _part(
             "logits",
             logits(setup),
             f"of {setup.micro_targets:,} tokens x {model.vocab:,}",
-            Phase.TRAINING,
+            Phase.FORWARD,
         ),
-        _part(
-            "head's gradient",
-            head_work(setup),
-            f"{model.num_head:,} numbers, twice",
-            Phase.TRAINING,
-        ),
+        _part("gradients", 4 * setup.num_trained / ranks, f"{trained}4{share}", Phase.GRADIENTS),
     ]
-    if setup.is_bfloat16:
-        casts = model.num_linear - model.num_head
-        parts.append(_part("bfloat16 casts", 2 * casts, f"{casts:,} x 2", Phase.TRAINING))
-    if ranks > 1:
-        whole = 4 * (model.num_parameters - model.num_head) / model.layers + 4 * model.num_head
-        parts.append(_part("gathered layers", whole, "a layer and the head, whole", Phase.TRAINING))
+    if setup.has_8bit_states and is_on_cpu and not setup.is_lora:
+        how = f"{model.num_head:,} x {UPDATE_BYTES}, the largest tensor"
+        parts.append(_part("8-bit update", UPDATE_BYTES * model.num_head, how, Phase.UPDATE))
     return [part for part in parts if part.num_bytes]
 
 

@@ -80,11 +80,12 @@ class Setup:
     @property
     def micro_tokens(self) -> int:
         """Tokens of the largest micro-batch of one learner: the limit, less where the minibatch is smaller."""
-        own = -(
-            -self.tokens_of(prompts=self.prompts_per_step // self.minibatches) // self.num_learners
-        )
-        largest = max(self.micro_batch_tokens, self.lengths.row_max)
-        return min(own, largest)
+        return min(self._minibatch_tokens, max(self.micro_batch_tokens, self.lengths.row_max))
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Of a minibatch, for each learner."""
+        return -(-self._minibatch_tokens // self.micro_tokens)
 
     @property
     def micro_rows(self) -> int:
@@ -96,6 +97,12 @@ class Setup:
     def micro_targets(self) -> int:
         """Completion tokens in it, whose logits are needed."""
         return min(self.micro_tokens, self.micro_rows * self.lengths.completion)
+
+    @property
+    def _minibatch_tokens(self) -> int:
+        """Of one learner."""
+        tokens = self.tokens_of(prompts=self.prompts_per_step // self.minibatches)
+        return -(-tokens // self.num_learners)
 
 
 def setup_of(

@@ -10,8 +10,11 @@ from rlvr.planner.plan import Place, Remedy
 Row = tuple[str, str, str]
 _WHEN = {
     Phase.ALWAYS: "",
-    Phase.TRAINING: "while training: ",
     Phase.GENERATION: "while generating: ",
+    Phase.TRAINING: "in a micro-batch: ",
+    Phase.FORWARD: "in a micro-batch, until gradients are there: ",
+    Phase.GRADIENTS: "until the update: ",
+    Phase.UPDATE: "in the update: ",
 }
 
 
@@ -31,7 +34,11 @@ def memory_rows(place: Place) -> list[Row]:
     verdict = "" if place.fits else "not enough"
     return [
         *rows,
-        ("planned", size(place.planned_bytes), "the larger phase, or both where they overlap"),
+        (
+            "planned",
+            size(place.planned_bytes),
+            "what is always there, and the most of what comes and goes",
+        ),
         ("available", size(place.available_bytes), verdict),
     ]
 

@@ -65,6 +65,12 @@ def _warnings(
     learners = recipe.cluster.learners
     if found[0].kind == "cuda" and learners > len(found):
         yield f"cluster.learners={learners}, and this machine has {len(found)} GPUs: the run would not start"
+    room = architecture_of(model).max_positions
+    if lengths.row_max > room:
+        yield (
+            f"the longest prompt has {lengths.prompt_max:,} tokens, which with rollout.max_completion_tokens="
+            f"{lengths.completion:,} is more than the model's {room:,} positions: such prompts are dropped"
+        )
     fullest = max(planned, key=lambda place: place.excess_bytes)
     if fullest.fits:
         return
