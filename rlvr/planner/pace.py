@@ -17,8 +17,6 @@ from rlvr.planner.setup import Setup
 # Kernels that transformers calls in one decoder layer for one token, and Python between them, in units of a small
 # product's time.
 OPERATIONS = 60
-# What a learner attains of the speed of large square products, which do nothing else.
-ATTAINED = 0.45
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +41,16 @@ def pace_of(setup: Setup, speed: Speed) -> Pace:
     learner_tokens = setup.tokens_of(prompts=setup.prompts_per_step)
     generation_s = decode_s(setup, speed, rows=rows, prompts=setup.prompts_per_step)
     per_token = pass_flops(setup) * learner_tokens + attention_flops(setup) * rows
-    training_s = per_token / (speed.flops * ATTAINED * setup.num_learners)
+    training_s = per_token / (speed.flops * speed.attained * setup.num_learners)
     evaluated = setup.num_eval_completions
     total_s = setup.num_steps * (generation_s + training_s)
     if evaluated:
         total_s += decode_s(setup, speed, rows=evaluated, prompts=evaluated)
     cold_tokens = setup.cold_start_rows * setup.lengths.row_max
     cold_flops = cold_tokens * setup.architecture.num_multiplied * (4 if setup.is_lora else 6)
-    total_s += setup.cold_start_steps * cold_flops / (speed.flops * ATTAINED * setup.num_learners)
+    total_s += (
+        setup.cold_start_steps * cold_flops / (speed.flops * speed.attained * setup.num_learners)
+    )
     return Pace(
         generated_tokens=rows * setup.lengths.completion,
         learner_tokens=learner_tokens,
@@ -86,5 +86,7 @@ def decode_s(setup: Setup, speed: Speed, *, rows: int, prompts: int) -> float:
     reading = number * model.num_multiplied / speed.bytes
     arithmetic = 2 * at_once * model.num_multiplied / speed.flops
     token_s = max(reading, arithmetic) + model.layers * OPERATIONS * speed.call_s
-    prefill = 2 * prompts * lengths.prompt_mean * model.num_multiplied / (speed.flops * ATTAINED)
+    prefill = (
+        2 * prompts * lengths.prompt_mean * model.num_multiplied / (speed.flops * speed.attained)
+    )
     return prefill + waves * lengths.completion * token_s

@@ -212,17 +212,17 @@ def test_attention_counts_pairs() -> None:
 
 
 def test_decoding_reads_the_weights_once_a_token_or_multiplies() -> None:
-    free = Speed(flops=1e30, bytes=1000.0, call_s=0.0)
+    free = Speed(flops=1e30, bytes=1000.0, call_s=0.0, attained=0.5)
     # 16 rows at once, 2 bytes x 4000 parameters, 4 tokens; a second wave costs as much again
     assert decode_s(SETUP, free, rows=8, prompts=4) == pytest.approx(4 * 8.0)
     assert decode_s(SETUP, free, rows=17, prompts=4) == pytest.approx(2 * 4 * 8.0)
-    busy = Speed(flops=8000.0, bytes=1e30, call_s=0.0)
-    prefill = 2 * 4 * 6 * 4000 / (8000.0 * 0.45)
+    busy = Speed(flops=8000.0, bytes=1e30, call_s=0.0, attained=0.5)
+    prefill = 2 * 4 * 6 * 4000 / (8000.0 * 0.5)
     assert decode_s(SETUP, busy, rows=8, prompts=4) == pytest.approx(prefill + 4 * 8.0)
 
 
 def test_the_run_is_its_steps_its_evaluations_and_its_cold_start() -> None:
-    speed = Speed(flops=1e6, bytes=1e6, call_s=1e-6)
+    speed = Speed(flops=1e6, bytes=1e6, call_s=1e-6, attained=0.5)
     plain = pace_of(SETUP, speed)
     assert plain.total_s == pytest.approx(10 * plain.step_s)
     assert (plain.generated_tokens, plain.learner_tokens) == (32, 56)
@@ -230,7 +230,7 @@ def test_the_run_is_its_steps_its_evaluations_and_its_cold_start() -> None:
         replace(SETUP, num_eval_completions=16, cold_start_rows=2, cold_start_steps=5), speed
     )
     evaluation = decode_s(SETUP, speed, rows=16, prompts=16)
-    cold = 5 * 2 * 12 * 6 * 4000 / (1e6 * 0.45)
+    cold = 5 * 2 * 12 * 6 * 4000 / (1e6 * 0.5)
     assert more.total_s - plain.total_s == pytest.approx(evaluation + cold)
 
 
