@@ -6,7 +6,9 @@ between the layers (packing, masks, the head in chunks) stays as it is. Calls wi
 engine that shares the model generates as before, and nothing is compiled anew at each length.
 
 The first step pays for the compilation, once a process for each kind of pass (with gradient; without, where there is a
-reference or several minibatches). Measured on two CPU cores: SmolLM2-135M, bfloat16, 15 s to compile.
+reference or several minibatches). Measured on two CPU cores, SmolLM2-135M in bfloat16: 17 s in the first step (54 s
+with adapters and a KL term), then 2.4 s of training a step against 2.1 s without, and 0.3 GiB less memory: no gain
+there.
 """
 
 from collections.abc import Callable

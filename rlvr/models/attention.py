@@ -37,9 +37,11 @@ class UnsupportedAttentionError(Exception):
 
 
 def can_pack(model: PreTrainedModel) -> str:
-    """ "" where the model's layers can run over a packed stream, else the reason why not.
+    """The reason why the model's layers cannot run over a packed stream; empty where they can.
 
-    They can where every layer attends to all tokens before, through transformers' attention interface.
+    They can where every layer attends to all tokens before, through transformers' attention interface. What only a
+    pass can show (a layer with masks of its own, or one that bypasses the interface) `token_logprobs` finds at the
+    first.
     """
     if model in _refused:
         return _refused[model]
