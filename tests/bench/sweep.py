@@ -74,15 +74,22 @@ def group_size_settings(prompts: int, group: int) -> dict[str, list[str]]:
 
 
 def run(recipe: str, overrides: Sequence[str], *, seed: int, folder: Path) -> dict[str, Any]:
-    """One run: its held-out curve, the mean of some metrics over its steps, its seconds."""
+    """One run: its held-out curve, the mean of some metrics over its steps, its seconds (wall and CPU)."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", "rlvr.cli", "train", recipe, f"seed={seed}", *overrides]
     command += ["learner.num_threads=1", "run.trackers=[]", "--run-dir", str(folder)]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{log.read_text()[-4000:]}")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (key,) = {k for row in rows for k in row if k.endswith("pass@1")}
     curve = [(row["step"], row["time_s"], row[key]) for row in rows if key in row]
@@ -103,17 +110,21 @@ def run(recipe: str, overrides: Sequence[str], *, seed: int, folder: Path) -> di
         for name in names
         if any(name in row for row in later)
     }
-    return {"seed": seed, "curve": curve, "means": means, "seconds": seconds}
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return {"seed": seed, "curve": curve, "means": means, "seconds": seconds, "cpu_s": cpu_s}
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: held-out at the evaluations (mean over seeds), the last one by seed, rates, seconds."""
+    """Markdown: held-out at the evaluations (mean over seeds), the last one by seed, rates, seconds.
+
+    CPU s is the whole run on its one thread: what a quiet core would need, also when others work on the machine.
+    """
     first = next(iter(results.values()))[0]["curve"]
     steps = [step for step, _, _ in first]
     lines = [
         "| setting | " + " | ".join(f"@{step}" for step in steps)
-        + " | last, by seed | clip rate | truncated | masked | ess | staleness | s a step |",
-        "|---" * (len(steps) + 8) + "|",
+        + " | last, by seed | clip rate | truncated | masked | ess | staleness | s a step | CPU s |",
+        "|---" * (len(steps) + 9) + "|",
     ]  # fmt: skip
 
     def mean(runs: list[dict[str, Any]], name: str) -> str:
@@ -136,7 +147,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
                 "time/step_s",
             )
         ]
-        lines.append("| " + " | ".join([name, *held, last, *rates]) + " |")
+        cpu_s = f"{statistics.median(r['cpu_s'] for r in runs):.0f}"
+        lines.append("| " + " | ".join([name, *held, last, *rates, cpu_s]) + " |")
     return "\n".join(lines)
 
 
