@@ -6,9 +6,13 @@ for them, and its tokenizer.
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -151,7 +155,21 @@ def _source(config: ModelConfig) -> tuple[str, dict[str, Any]]:
     arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if gguf:
         arguments["gguf_file"] = gguf
+    elif not Path(folder).is_dir() and not _can_ask_hub(folder):
+        arguments["local_files_only"] = True  # else each file is retried for most of a minute
     return folder, arguments
+
+
+@lru_cache
+def _can_ask_hub(name: str) -> bool:
+    """Whether the hub answers at all, whatever it answers; waits 10 s at most."""
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (HfHubHTTPError, HFValidationError):
+        return True
+    except Exception:  # noqa: BLE001 - of whichever HTTP library the hub client uses
+        return False
+    return True
 
 
 def _not_loaded(config: ModelConfig, error: BaseException) -> ConfigError:
