@@ -20,8 +20,13 @@ recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_w
 verifiers_app = typer.Typer(
     help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
 )
+sandboxes_app = typer.Typer(
+    help="List sandboxes with what this machine gives them, or show one.",
+    invoke_without_command=True,
+)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(verifiers_app, name="verifiers")
+app.add_typer(sandboxes_app, name="sandboxes")
 
 Overrides = Annotated[
     list[str] | None,
@@ -147,12 +152,43 @@ def verify(
     deadline_s: Annotated[
         float, typer.Option(min=0.01, help="seconds that one item may take")
     ] = 5.0,
+    sandbox: Annotated[
+        str, typer.Option(help="where a verifier that runs programs runs them")
+    ] = "auto",
+    is_explained: Annotated[
+        bool, typer.Option("--explain", help="say of one pair how it was judged")
+    ] = False,
+    completion: Annotated[str | None, typer.Option(help="with --explain: the pair's text")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="with --explain: the pair's reference")
+    ] = None,
 ) -> None:
-    """Judge stored completions offline. Exit code 1 when a row could not be judged."""
+    """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.config.overrides import parse_settings
     from rlvr.run.console import Console
-    from rlvr.run.offline import judge_file
+    from rlvr.run.offline import explain, judge_file, read_pair
 
+    if is_explained:
+        if completion is not None and reference is not None:
+            pair = completion, reference
+        elif input_ is not None:
+            pair = read_pair(input_)
+        else:
+            raise ConfigError(
+                "rlvr verify --explain needs --completion TEXT and --reference TEXT, or --input FILE with one row"
+            )
+        verdict, rows = explain(
+            verifier,
+            completion=pair[0],
+            reference=pair[1],
+            settings=parse_settings(settings or []),
+            deadline_s=deadline_s,
+            sandbox=sandbox,
+        )
+        Console().table(f"{verifier} on one pair", rows)
+        if verdict.score is None:
+            raise typer.Exit(1)
+        return
     if input_ is None or output is None:
         raise ConfigError("rlvr verify needs --input FILE and --output FILE")
     outcome = judge_file(
@@ -162,9 +198,10 @@ def verify(
         settings=parse_settings(settings or []),
         workers=workers,
         deadline_s=deadline_s,
+        sandbox=sandbox,
     )
     Console().table(
-        f"verdicts in {output}", [(str(k), str(v), "") for k, v in outcome.counts.items()]
+        f"verdicts in {output}", [(k.name, str(v), "") for k, v in outcome.counts.items()]
     )
     if outcome.had_errors:
         raise typer.Exit(1)
@@ -278,6 +315,32 @@ def verifiers_new(name: str) -> None:
 
     path = write_skeleton(name, folder=Path.cwd())
     Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
+
+
+@sandboxes_app.callback()
+def sandboxes(context: typer.Context) -> None:
+    """List the installed sandboxes, and what each needs of this machine."""
+    if context.invoked_subcommand is None:
+        from rlvr.run.console import Console
+        from rlvr.run.sandbox_report import listing_rows, probe_rows
+
+        console = Console()
+        console.table("sandboxes", listing_rows())
+        console.table("this machine", probe_rows())
+
+
+@sandboxes_app.command("show")
+def sandboxes_show(name: str) -> None:
+    """Show a sandbox: what it can do, its settings, and its self-test here. Exit code 1 when that fails."""
+    from rlvr.run.console import Console
+    from rlvr.run.sandbox_report import describe
+
+    described = describe(name)
+    console = Console()
+    console.note(described.text)
+    console.table(f"sandbox {name}", described.rows)
+    if not described.is_usable:
+        raise typer.Exit(1)
 
 
 # The parser's own base class of usage errors; typer names only this child of it.

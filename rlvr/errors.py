@@ -36,6 +36,12 @@ class SandboxError(RlvrError):
     """The box broke; a program that fails inside it is a result, not this."""
 
 
+class SandboxUnavailable(SandboxError):  # noqa: N818 - a state of the machine
+    """No sandbox that isolates works here, so nothing of a model is run (exit code 2)."""
+
+    exit_code = 2
+
+
 class RolloutError(RlvrError):
     """A rollout engine could not generate or load weights."""
 

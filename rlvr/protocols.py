@@ -27,9 +27,14 @@ class Execution(StrEnum):
 
 
 class Capability(StrEnum):
-    """What a sandbox can do beyond `run`."""
+    """What a sandbox can do beyond `run`.
+
+    SESSION: `open_session` and `open_sessions`, programs that answer framed messages.
+    PRELOAD: `preload`, trusted sources that are compiled once and then cost a run nothing.
+    """
 
     SESSION = "session"
+    PRELOAD = "preload"
 
 
 @runtime_checkable
@@ -37,11 +42,13 @@ class Verifier(Protocol):
     """Judges completions. Built as `VerifierClass(config, context)`; see verifiers/README.md for the shortest form.
 
     Optional methods, looked up by name:
-        `parse_reference(reference)`: raises ValueError on a reference that cannot be used; run on all data at load.
+        `parse_reference(reference)`: raises ValueError on a reference that cannot be used; run on all data at load
+            (for PROCESS in a worker, under its deadline).
         `prejudge(reference, completion) -> Verdict | None`: pure and quick; runs in the parent, so that easy items
             never cross a process border. None means: ask `verify`.
         `warm_up()`: called once in a worker process before its first item, on time of its own; import heavy
             libraries here, so that no item pays for them.
+        `work_key(reference, completion) -> str`: items of one key get one verdict, so that a worker judges them once.
         `verify_group(prompt, completions) -> list[Verdict]`: shares work among the completions of one prompt.
     """
 
@@ -60,60 +67,144 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a program may use in a sandbox."""
+    """What a program may use in a sandbox.
+
+    cpu_s: seconds of each process; 0 means `wall_s` + 1. memory_mb: all processes together where the box can see that,
+    else each. pids: processes and threads. output_bytes: of stdout; more sets `overflowed`. stderr_bytes: what is kept
+    of stderr (its end). file_bytes: of one file, and of all files together where the box can see that.
+    """
 
     wall_s: float = 6.0
+    cpu_s: float = 0.0
     memory_mb: int = 1024
     pids: int = 64
     output_bytes: int = 8_388_608
+    stderr_bytes: int = 65_536
     file_bytes: int = 67_108_864
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """How a sandboxed program ended; `timed_out` and `out_of_memory` are results, not errors."""
+    """How a sandboxed program ended: facts from the kernel, which it cannot write. All are results, not errors.
+
+    exit_code: 0 to 255, or -signal when a signal ended the program (as in `subprocess`).
+    stdout: at most `output_bytes` bytes, not decoded; `overflowed` when the program wrote more.
+    stderr: at most `stderr_bytes` bytes, the end of what was written.
+    seconds: wall time. cpu_s, memory_mb: CPU time of all its processes that ended in order, and the largest resident
+        set of one of them; 0 where the box cannot tell.
+    timed_out: ended by the wall limit. out_of_memory: ended by the memory limit (a MemoryError that the program saw
+        itself is an ordinary exit).
+    """
 
     exit_code: int
     stdout: bytes
     stderr: bytes
     seconds: float
+    cpu_s: float = 0.0
+    memory_mb: float = 0.0
     timed_out: bool = False
     out_of_memory: bool = False
+    overflowed: bool = False
+
+    @property
+    def signal(self) -> int:
+        """The number of the signal that ended the program, else 0."""
+        return -self.exit_code if self.exit_code < 0 else 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Exit code 0 within every limit."""
+        return not (self.exit_code or self.timed_out or self.out_of_memory or self.overflowed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program for a session: its argv, the files in its working directory (relative names), and its limits."""
+
+    argv: tuple[str, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    limits: Limits = field(default_factory=Limits)
 
 
 class SandboxSession(Protocol):
-    """A running program that answers framed messages."""
+    """A running program that answers framed messages.
+
+    The program reads frames from descriptor 3 and writes frames to descriptor 4: four bytes of length, big-endian, then
+    that many bytes (at most 32 MiB). Its wall limit counts from the start to `close`. What it sends is a claim.
+    """
 
     async def send(self, frame: bytes) -> None:
-        """Raises SandboxError when the box broke."""
+        """Raises EOFError when the program ended or no longer reads, SandboxError when the box broke."""
         ...
 
     async def receive(self, timeout_s: float) -> bytes:
-        """Waits for one frame. Raises TimeoutError when none came, EOFError when the program ended."""
+        """Waits for one frame.
+
+        Raises: TimeoutError when none came in time, EOFError when the program ended or its wall limit passed,
+            ValueError when the length is above 32 MiB, SandboxError when the box broke.
+        """
         ...
 
     async def close(self) -> RunResult:
-        """Ends the program and everything it started."""
+        """Ends the program and everything it started, and says how it had ended; the same result when called again.
+
+        A program that was still running is killed: exit_code -9, timed_out False.
+        """
         ...
 
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """Runs untrusted programs. The first line of each backend's docstring says what it does not stop."""
+    """Runs untrusted programs. The first line of each backend's docstring says what it does not stop.
+
+    Built as `SandboxClass(config)` without side effects; `start` (or the first run) builds it. All methods may be
+    called from any thread that has an event loop.
+
+    A program is an argv. `("python", "main.py", ...)` runs that file of `files` as `__main__` in a warm interpreter;
+    `("preloaded", name, ...)` runs a preloaded source as `__main__`; anything else is executed (`("./a.out",)`).
+    `files` are put into the empty working directory first; names are relative and stay below it.
+
+    Optional, where `capabilities` include PRELOAD:
+        `preload(sources: Mapping[str, str]) -> None`: trusted Python sources by name; may be called before `start`.
+    """
 
     name: ClassVar[str]
     capabilities: ClassVar[frozenset[Capability]]
+    Config: ClassVar[type[BaseModel]]
+
+    async def start(self) -> None:
+        """Builds the boxes; does nothing when started. Raises SandboxError with the reason and the fix."""
+        ...
 
     async def run(
         self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
     ) -> RunResult:
-        """Runs `program` to its end. Raises SandboxError when the box broke; a failing program is a result."""
+        """Runs `program` to its end, when a slot is free. A failing program is a result.
+
+        Raises: SandboxError when the box broke twice, ValueError when the call itself is wrong (a file name that leaves
+            the working directory, no argv).
+        """
         ...
 
     async def open_session(
         self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
     ) -> SandboxSession:
-        """Starts a program to talk with; only where `capabilities` include SESSION."""
+        """Starts a program to talk with, when a slot is free; only where `capabilities` include SESSION."""
+        ...
+
+    async def open_sessions(self, programs: Sequence[Program]) -> list[SandboxSession]:
+        """Starts programs that live at the same time: it waits for all their slots and takes all or none.
+
+        Whoever needs two boxes opens them here: callers that each hold one and wait for another would block for ever.
+        """
+        ...
+
+    async def self_test(self) -> tuple[str, ...]:
+        """What is not safe about this box on this machine, each with its fix; empty when it may be used."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every box; open runs fail with SandboxError."""
         ...
 
 
@@ -197,5 +288,5 @@ class MetricSink(Protocol):
 
 __all__ = [
     "Capability", "EngineHealth", "Execution", "GenerationRequest", "Json", "Limits", "LoadReceipt", "MetricSink",
-    "RolloutEngine", "RunResult", "Sampling", "Sandbox", "SandboxSession", "Verifier",
+    "Program", "RolloutEngine", "RunResult", "Sampling", "Sandbox", "SandboxSession", "Verifier",
 ]  # fmt: skip

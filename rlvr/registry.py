@@ -24,10 +24,17 @@ from pydantic import BaseModel, ValidationError
 
 from rlvr.errors import PluginError
 from rlvr.plugin import FunctionVerifier, VerifierContext
-from rlvr.protocols import Verifier
+from rlvr.protocols import Sandbox, Verifier
 
 VERIFIERS = "rlvr.verifiers"
 SANDBOXES = "rlvr.sandboxes"
+_CONTRACTS = {
+    VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
+    SANDBOXES: (
+        "Sandbox",
+        ("name", "capabilities", "Config", "start", "run", "self_test", "close"),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +146,8 @@ def load(source: PluginSource) -> Any:
         return loaded.as_class()
     if not isinstance(loaded, type):
         raise PluginError(
-            f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a verifier is a class or a "
-            "function decorated with @rlvr.plugin.verifier(version=...)"
+            f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a plugin is a class, or for a "
+            "verifier a function decorated with @rlvr.plugin.verifier(version=...)"
         )
     return loaded
 
@@ -157,14 +164,23 @@ def build_verifier(
     return loaded(config, context)
 
 
+def build_sandbox(name: str, settings: Mapping[str, Any]) -> Sandbox:
+    """A sandbox that was not started yet.
+
+    Raises: PluginError when it is not installed, lacks a member of the contract, or the settings do not fit its Config.
+    """
+    source = find(SANDBOXES, name)
+    loaded = load(source)
+    return loaded(check_settings(source, loaded, settings))
+
+
 def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any]) -> BaseModel:
     """The plugin's Config made from settings. Raises PluginError that lists each bad setting."""
-    missing = [
-        m for m in ("name", "version", "execution", "Config", "verify") if not hasattr(loaded, m)
-    ]
+    kind, members = _CONTRACTS[source.group]
+    missing = [member for member in members if not hasattr(loaded, member)]
     if missing:
         raise PluginError(
-            f"plugin {source.name!r} ({_origin(source)}) lacks {', '.join(missing)}; see rlvr.protocols.Verifier"
+            f"plugin {source.name!r} ({_origin(source)}) lacks {', '.join(missing)}; see rlvr.protocols.{kind}"
         )
     try:
         return loaded.Config(**settings)
@@ -175,7 +191,7 @@ def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any
             for e in error.errors()
         )
         raise PluginError(
-            f"settings of verifier {source.name!r}: {problems}. It knows: {known}"
+            f"settings of {kind.lower()} {source.name!r}: {problems}. It knows: {known}"
         ) from error
 
 

@@ -1,10 +1,12 @@
 """Verdicts for completions: one `Judge` a run, over a pool of killable worker processes.
 
-judge(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's
-`execution`
-    PROCESS    the pool (`rlvr.verify_pool`): a hard deadline for each item; a hang or a crash is a
-    FAIL ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because a service is
-    out of reach SANDBOXED  in a thread, or awaited; the sandbox owns all waiting and all danger
+judge(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
+    PROCESS    the pool (`rlvr.verify_pool`): a hard deadline for each item; a hang or a crash is a FAIL
+    ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because a service is out of reach
+    SANDBOXED  in a thread, or awaited; the sandbox owns all waiting and all danger
+
+Items of a pooled verifier that have one `work_key` are judged once. References are parsed in the pool too, so that a
+hostile one cannot hang the run's process.
 """
 
 import asyncio
@@ -12,16 +14,19 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlvr.errors import DataError, PluginError
 from rlvr.plugin import VerifierContext
-from rlvr.protocols import Execution, Verifier
+from rlvr.protocols import Execution, Sandbox, Verifier
 from rlvr.records import Check, Completion, Prompt, Status, Verdict
-from rlvr.registry import VERIFIERS, PluginSource, build_verifier, find
+from rlvr.registry import VERIFIERS, PluginSource, build_sandbox, build_verifier, find, load
 from rlvr.verify_pool import VerifierPool
+from rlvr.verify_references import problem_here, problems_in_pool
+from rlvr.verify_shared import SharedWork
 from rlvr.verify_wire import as_verdict, error_verdict, label_of
 
 __all__ = ["Judge", "JudgeCounters", "VerifierPool"]
@@ -63,6 +68,8 @@ class Judge:
         workers: processes for PROCESS verifiers; they start at `preflight` or at the first item
             that needs one.
         deadline_s: wall-clock seconds that one item may take.
+        sandbox: (name, settings) for SANDBOXED verifiers; built and started only when there is one. None: they get
+            none.
 
     Example:
         judge = Judge(workers=2, deadline_s=5.0)
@@ -70,10 +77,18 @@ class Judge:
         verdicts = await judge.judge(prompt, completion)   # {"math": Verdict(...)}
     """
 
-    def __init__(self, workers: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        workers: int,
+        deadline_s: float,
+        sandbox: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.deadline_s = deadline_s
         self._pool = VerifierPool(workers, deadline_s)
         self._entries: dict[tuple[str, str], _Entry] = {}
+        self._shared = SharedWork()
+        self._sandbox_choice = sandbox
+        self._sandbox: Sandbox | None = None
         self._counters = JudgeCounters()
         self._lock = threading.RLock()
 
@@ -87,9 +102,10 @@ class Judge:
         return self._entry(check).label
 
     def preflight(self, checks: Iterable[Check]) -> None:
-        """Builds every distinct verifier here and in a worker; waits for the workers.
+        """Builds every distinct verifier here and in a worker, and starts the sandbox; waits for both.
 
-        Raises: PluginError that names the plugin and what is wrong with it.
+        Raises: PluginError that names the plugin and what is wrong with it; SandboxError (SandboxUnavailable where
+            nothing isolates) with the reason and the fix.
         """
         entries = {id(entry): entry for entry in map(self._entry, checks)}.values()
         pooled = [entry for entry in entries if entry.verifier.execution is Execution.PROCESS]
@@ -98,42 +114,57 @@ class Judge:
             answer = build.result()
             if not answer.passed:
                 raise PluginError(f"verifier {entry.source.name!r}: {answer.reason}")
+        if self._sandbox is not None:
+            _complete(self._sandbox.start())
 
-    def check_references(self, prompts: Iterable[Prompt]) -> None:
-        """Asks each verifier that can to parse each reference.
+    def check_references(
+        self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None
+    ) -> None:
+        """Asks each verifier that can to parse each reference; waits for the workers.
+
+        Args:
+            places: where a prompt's row was read ("train.jsonl:12"), by prompt id.
 
         Raises: DataError that lists the first ten unusable references and counts the others.
         """
-        problems: list[str] = []
-        num_bad = 0
-        for prompt in prompts:
-            for check in prompt.checks:
-                reason = self.reference_problem(check)
-                if reason:
-                    num_bad += 1
-                    problems.append(
-                        f"{prompt.prompt_id} ({check.name}): {check.reference!r}: {reason}"
-                    )
-                    del problems[_MAX_LISTED_ROWS:]
-        if num_bad:
-            more = "" if num_bad <= len(problems) else f"\n  and {num_bad - len(problems)} more"
+        rows = [(prompt, check) for prompt in prompts for check in prompt.checks]
+        reasons = self.reference_problems([check for _, check in rows])
+        problems = [
+            f"{_place(prompt, places)} ({check.name}): {check.reference!r}: {reason}"
+            for (prompt, check), reason in zip(rows, reasons, strict=True)
+            if reason
+        ]
+        if problems:
+            listed = problems[:_MAX_LISTED_ROWS]
+            num_more = len(problems) - len(listed)
+            more = f"\n  and {num_more} more" if num_more else ""
             raise DataError(
-                f"{num_bad} reference(s) cannot be used by their verifier; correct or drop "
-                "these rows:\n  " + "\n  ".join(problems) + more
+                f"{len(problems)} reference(s) cannot be used by their verifier; correct or drop "
+                "these rows:\n  " + "\n  ".join(listed) + more
             )
 
-    def reference_problem(self, check: Check) -> str:
-        """Why the check's verifier cannot use its reference; "" when it can."""
-        parse = getattr(self._entry(check).verifier, "parse_reference", None)
-        if parse is None:
-            return ""
-        try:
-            parse(check.reference)
-        except ValueError as error:
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
-            return f"{type(error).__name__}: {error}"
-        return ""
+    def reference_problems(self, checks: Sequence[Check]) -> list[str]:
+        """For each check, why its verifier cannot use its reference; "" where it can. Waits for the workers."""
+        problems = [""] * len(checks)
+        pooled: dict[str, dict[str, list[int]]] = {}  # by verifier and reference: the checks
+        for index, check in enumerate(checks):
+            entry = self._entry(check)
+            if getattr(entry.verifier, "parse_reference", None) is None:
+                continue
+            try:
+                reference = json.dumps(check.reference)
+            except (TypeError, ValueError, RecursionError) as error:
+                problems[index] = f"it is not a JSON value: {error}"
+                continue
+            if entry.verifier.execution is Execution.PROCESS:
+                pooled.setdefault(entry.pool_key, {}).setdefault(reference, []).append(index)
+            else:
+                problems[index] = problem_here(entry.verifier, check.reference)
+        for key, places in pooled.items():
+            for reference, reason in problems_in_pool(self._pool, key, list(places)).items():
+                for index in places[reference]:
+                    problems[index] = reason
+        return problems
 
     def prejudge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         """The verdicts, by check name, that need no worker and no waiting; the others are left
@@ -148,11 +179,13 @@ class Judge:
             start = time.perf_counter()
             try:
                 answer = quick(check.reference, completion)
-                verdict = None if answer is None else as_verdict(entry.label, answer)
+                seconds = time.perf_counter() - start
+                verdict = None
+                if answer is not None:
+                    verdict = as_verdict(entry.label, answer, seconds=seconds)
             except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
-                verdict = error_verdict(entry.label, error)
+                verdict = error_verdict(entry.label, error, seconds=time.perf_counter() - start)
             if verdict is not None:
-                verdict = replace(verdict, seconds=time.perf_counter() - start)
                 settled[check.name] = verdict
                 self._count(verdict, is_prejudged=True)
         return settled
@@ -193,6 +226,9 @@ class Judge:
     def close(self) -> None:
         """Ends the workers; what is still open becomes ERROR."""
         self._pool.close()
+        sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            _complete(sandbox.close())
 
     def _entry(self, check: Check) -> _Entry:
         try:
@@ -211,7 +247,10 @@ class Judge:
 
     def _build(self, check: Check) -> _Entry:
         source = find(VERIFIERS, check.verifier)
-        context = VerifierContext(deadline_s=self.deadline_s)
+        sandbox = None
+        if getattr(load(source), "execution", None) is Execution.SANDBOXED:
+            sandbox = self._make_sandbox()
+        context = VerifierContext(deadline_s=self.deadline_s, sandbox=sandbox)
         try:
             verifier = build_verifier(source, check.settings, context)
         except PluginError:
@@ -228,15 +267,41 @@ class Judge:
             pool_key=pool_key,
         )
 
+    def _make_sandbox(self) -> Sandbox | None:
+        """The run's one sandbox, not started yet."""
+        if self._sandbox is None and self._sandbox_choice is not None:
+            self._sandbox = build_sandbox(*self._sandbox_choice)
+        return self._sandbox
+
     async def _verify(self, narrowed: Prompt, completion: Completion) -> Verdict:
         entry = self._entry(narrowed.checks[0])
         if entry.verifier.execution is Execution.PROCESS:
-            future = self._pool.submit(entry.pool_key, narrowed, completion)
-            verdict = await asyncio.wrap_future(future)
+            verdict = await self._verify_pooled(entry, narrowed, completion)
         else:
             verdict = await self._verify_here(entry, narrowed, completion)
         self._count(verdict, is_prejudged=False)
         return verdict
+
+    async def _verify_pooled(
+        self, entry: _Entry, narrowed: Prompt, completion: Completion
+    ) -> Verdict:
+        """From the pool; an item whose work was done, or is under way, waits for that."""
+        work_key = getattr(entry.verifier, "work_key", None)
+        if work_key is None:
+            future = self._pool.submit(entry.pool_key, narrowed, completion)
+            return await asyncio.wrap_future(future)
+        try:
+            text = work_key(narrowed.reference, completion)
+        except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
+            return error_verdict(entry.label, error)
+        future, is_first = self._shared.future_of(
+            entry.pool_key,
+            text,
+            lambda: self._pool.submit(entry.pool_key, narrowed, completion),
+        )
+        # a waiter that is cancelled must not cancel the others
+        verdict = await asyncio.shield(asyncio.wrap_future(future))
+        return verdict if is_first else replace(verdict, seconds=0.0)
 
     async def _verify_here(
         self, entry: _Entry, narrowed: Prompt, completion: Completion
@@ -252,7 +317,7 @@ class Judge:
             if inspect.isawaitable(answer):
                 limit_s = self.deadline_s if is_async else None
                 answer = await asyncio.wait_for(answer, limit_s)
-            return as_verdict(entry.label, answer)
+            return as_verdict(entry.label, answer, seconds=time.perf_counter() - start)
         except TimeoutError as error:
             seconds = time.perf_counter() - start
             if not is_async or seconds < self.deadline_s:
@@ -281,3 +346,14 @@ class Judge:
                 num_errors=old.num_errors + is_error,
                 busy_s=old.busy_s + verdict.seconds,
             )
+
+
+def _complete(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine to its end in a thread of its own: the caller may stand in an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
+
+
+def _place(prompt: Prompt, places: Mapping[str, str] | None) -> str:
+    place = (places or {}).get(prompt.prompt_id, "")
+    return f"{place}: {prompt.prompt_id}" if place else prompt.prompt_id

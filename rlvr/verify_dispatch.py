@@ -14,11 +14,15 @@ from rlvr.verify_wire import frame, verdict_from_json
 
 BUILD_DEADLINE_S = 60.0
 MAX_BUILD_LOSSES = 2
+CPU_LIMIT_ENDING = "signal SIGXCPU"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One item, or with an empty `payload` only the wish that a plugin be built in a worker."""
+    """One item, or with an empty `payload` only the wish that a plugin be built in a worker.
+
+    has_retry: a first loss is tried again; False where the caller goes on by itself.
+    """
 
     id: int
     key: str
@@ -26,6 +30,7 @@ class Job:
     future: "Future[Verdict]" = field(default_factory=Future)
     is_running: bool = False
     is_retry: bool = False
+    has_retry: bool = True
     spent_s: float = 0.0
 
 
@@ -72,6 +77,10 @@ class JobQueue(Protocol):
         """One more worker was replaced."""
         ...
 
+    def take_spare(self) -> WorkerProcess | None:
+        """A worker that is ready to judge; None when there is none."""
+        ...
+
 
 class Dispatcher:
     """One thread and its worker process. The thread that starts a worker outlives it: PDEATHSIG
@@ -115,12 +124,15 @@ class Dispatcher:
         if self.worker is None:
             if self.was_started:
                 self.pool.count_restart()
+                self.worker = self.pool.take_spare()
             self.was_started = True
-            worker = WorkerProcess(memory_bytes=self.pool.memory_bytes)
-            self.worker = worker
+        if self.worker is None:
+            self.worker = WorkerProcess(memory_bytes=self.pool.memory_bytes)
             if self.pool.is_closed:
-                worker.kill()
-            worker.wait_ready(BUILD_DEADLINE_S)
+                self.worker.kill()
+            self.worker.wait_ready(BUILD_DEADLINE_S)
+        elif self.pool.is_closed:
+            self.worker.kill()
         return self.worker
 
     def _discard(self) -> str:
@@ -142,7 +154,7 @@ class Dispatcher:
         ready: list[Job] = []
         for position, job in enumerate(chunk):
             try:
-                problem = self._build(worker, job.key)
+                problem = build(worker, job.key, self.pool)
             except WorkerLost as loss:
                 others = ready + chunk[position + 1 :]
                 chunk.clear()  # what is given back is no longer this thread's to answer
@@ -173,22 +185,6 @@ class Dispatcher:
             worker.num_items += 1
             self.pool.finish(job, verdict)
 
-    def _build(self, worker: WorkerProcess, key: str) -> str:
-        """Builds a plugin in the worker unless it has it; returns why that is impossible, or ""."""
-        plugin = self.pool.plugin(key)
-        if plugin.broken or key in worker.built:
-            return plugin.broken
-        message = {"op": "build", "key": key, "plugin": asdict(plugin.source)}
-        message |= {"settings": dict(plugin.settings), "deadline_s": self.pool.deadline_s}
-        worker.send(frame(message))
-        reply = worker.receive(BUILD_DEADLINE_S)
-        if reply["op"] != "built":
-            plugin.broken = f"the plugin cannot be built in a worker: {reply.get('reason', reply)}"
-            return plugin.broken
-        plugin.label = reply["label"]
-        worker.built.add(key)
-        return ""
-
     def _lost_in_build(self, job: Job, loss: WorkerLost) -> None:
         """A worker that dies over a plugin's import says nothing about the completion: once more,
         then ERROR.
@@ -205,7 +201,9 @@ class Dispatcher:
     def _lost(self, job: Job, error: Exception) -> None:
         cause = error.cause if isinstance(error, WorkerLost) else "crash"
         ending = self._discard()
-        if not job.is_retry:
+        if ending == CPU_LIMIT_ENDING:
+            cause = "timeout"
+        if job.has_retry and not job.is_retry:
             job.is_retry = True
             self.pool.give_back([job], front=False)
             return
@@ -218,15 +216,36 @@ class Dispatcher:
             what = f"took longer than {self.pool.deadline_s:g} s"
         else:
             what = f"ended its worker ({ending})"
+        again = ", and so did a second try in a fresh worker" if job.is_retry else ""
         verdict = Verdict(
             status=Status.FAIL,
             score=0.0,
-            reason=f"checking this completion {what}, and so did a second try in a fresh worker",
+            reason=f"checking this completion {what}{again}",
             verifier=self.pool.plugin(job.key).label,
             seconds=job.spent_s,
             details={"cause": cause, "ending": ending},
         )
         self.pool.finish(job, verdict)
+
+
+def build(worker: WorkerProcess, key: str, pool: JobQueue) -> str:
+    """Builds a plugin in the worker unless it has it; returns why that is impossible, or "".
+
+    Raises: WorkerLost.
+    """
+    plugin = pool.plugin(key)
+    if plugin.broken or key in worker.built:
+        return plugin.broken
+    message = {"op": "build", "key": key, "plugin": asdict(plugin.source)}
+    message |= {"settings": dict(plugin.settings), "deadline_s": pool.deadline_s}
+    worker.send(frame(message))
+    reply = worker.receive(BUILD_DEADLINE_S)
+    if reply["op"] != "built":
+        plugin.broken = f"the plugin cannot be built in a worker: {reply.get('reason', reply)}"
+        return plugin.broken
+    plugin.label = reply["label"]
+    worker.built.add(key)
+    return ""
 
 
 def error_of(label: str, reason: str) -> Verdict:

@@ -8,22 +8,25 @@ pickles.
 The deadline of an item runs in the parent, from the answer before it. A worker that is late or dead
 is killed with all it started and replaced: the item goes to the end of the queue, to be tried once
 more alone in a fresh worker, and the rest of its chunk to the front. The second failure is a FAIL
-with `details["cause"]`, because a completion that breaks its checker must not escape its zero. Safe
-from any thread; nothing here touches signals or the event loop.
+with `details["cause"]`, because a completion that breaks its checker must not escape its zero. From the first
+item on a spare worker stands ready, every plugin built, so that a loss costs no start. Safe from any thread; nothing
+here touches signals or the event loop.
 """
 
 import itertools
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
-from rlvr.records import Completion, Prompt, Verdict
+from rlvr.records import Completion, Json, Prompt, Verdict
 from rlvr.registry import PluginSource
-from rlvr.verify_dispatch import Dispatcher, Job, Plugin, error_of
+from rlvr.verify_dispatch import BUILD_DEADLINE_S, Dispatcher, Job, Plugin, build, error_of
+from rlvr.verify_process import WorkerProcess
+from rlvr.verify_spare import Spare
 from rlvr.verify_wire import completion_to_json, frame, prompt_to_json
 
 CHUNK_ITEMS = 8
@@ -63,6 +66,7 @@ class VerifierPool:
         self._ids = itertools.count()
         self._is_closed = False
         self._dispatchers: list[Dispatcher] = []
+        self._spare = Spare(self._start_spare)
 
     def start(self) -> None:
         """Starts the workers, once; `submit` does it by itself."""
@@ -94,17 +98,20 @@ class VerifierPool:
             key: from `register`.
             prompt: narrowed to the one check that this verifier serves.
         """
-        label = self._plugins[key].label
-        job_id = next(self._ids)
-        message = {"op": "judge", "id": job_id, "key": key}
+        message = {"op": "judge", "key": key}
         message |= {"prompt": prompt_to_json(prompt), "completion": completion_to_json(completion)}
-        try:
-            payload = frame(message)
-        except (TypeError, ValueError, RecursionError) as error:
-            future: Future[Verdict] = Future()
-            future.set_result(error_of(label, f"the item cannot be written as JSON: {error}"))
-            return future
-        return self._enqueue(Job(id=job_id, key=key, payload=payload))
+        future = self._send(message, has_retry=True)
+        self._spare.begin()
+        return future
+
+    def parse(self, key: str, references: Sequence[Json]) -> "Future[Verdict]":
+        """A Future of what the verifier's `parse_reference` says, under one deadline for all.
+
+        PASS when all can be used. FAIL with the reasons in `details["problems"]`, by the reference's number as text, or
+        with `details["cause"]` when they hung or killed the worker; that is not tried again.
+        """
+        message = {"op": "parse", "key": key, "references": list(references)}
+        return self._send(message, has_retry=False)
 
     def build(self, key: str) -> "Future[Verdict]":
         """A Future that is a PASS once a worker has built this plugin, and an ERROR when it
@@ -123,6 +130,26 @@ class VerifierPool:
             self.finish(job, error_of(self._plugins[job.key].label, "the verifier pool was closed"))
         for dispatcher in self._dispatchers:
             dispatcher.stop()
+        self._spare.close()
+
+    def _send(self, message: dict[str, Any], *, has_retry: bool) -> "Future[Verdict]":
+        job_id, key = next(self._ids), message["key"]
+        try:
+            payload = frame(message | {"id": job_id})
+        except (TypeError, ValueError, RecursionError) as error:
+            future: Future[Verdict] = Future()
+            reason = f"the item cannot be written as JSON: {error}"
+            future.set_result(error_of(self._plugins[key].label, reason))
+            return future
+        return self._enqueue(Job(id=job_id, key=key, payload=payload, has_retry=has_retry))
+
+    def _start_spare(self, started: Callable[[WorkerProcess], None]) -> None:
+        """In the spare's thread: a worker with every plugin that is known now. Raises WorkerLost, OSError."""
+        worker = WorkerProcess(memory_bytes=self.memory_bytes)
+        started(worker)
+        worker.wait_ready(BUILD_DEADLINE_S)
+        for key in list(self._plugins):
+            build(worker, key, self)
 
     def _enqueue(self, job: Job) -> "Future[Verdict]":
         self.start()
@@ -184,6 +211,15 @@ class VerifierPool:
         """One more worker was replaced."""
         with self._changed:
             self.num_restarts += 1
+
+    def take_spare(self) -> WorkerProcess | None:
+        """A worker that is ready to judge; None when there is none."""
+        return self._spare.take()
+
+    @property
+    def num_spares(self) -> int:
+        """Workers that stand ready to replace a lost one."""
+        return self._spare.num_ready
 
     @property
     def is_closed(self) -> bool:

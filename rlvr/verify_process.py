@@ -54,6 +54,12 @@ class WorkerProcess:
         """Waits until the worker has started. Raises WorkerLost."""
         self.receive(timeout_s)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        with self._kill_lock:
+            return self._process.poll() is None
+
     def send(self, data: bytes) -> None:
         """Queues a frame; `receive` writes it, so a worker that does not read cannot block the
         caller.

@@ -12,7 +12,7 @@ True
 import json
 import struct
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rlvr.protocols import Verifier
@@ -133,8 +133,11 @@ def label_of(verifier: Verifier) -> str:
     return f"{verifier.name}@{verifier.version}"
 
 
-def as_verdict(label: str, answer: object) -> Verdict:
-    """The verifier's answer when it is a Verdict. Raises TypeError for anything else."""
+def as_verdict(label: str, answer: object, *, seconds: float) -> Verdict:
+    """The verifier's answer when it is a Verdict, with the time it took where it does not say so itself.
+
+    Raises: TypeError for anything else.
+    """
     if isinstance(answer, Verdict):
-        return answer
+        return answer if answer.seconds else replace(answer, seconds=seconds)
     raise TypeError(f"{label} returned a {type(answer).__name__}; verify must return a Verdict")

@@ -7,6 +7,7 @@ kills it and starts another.
     parent -> worker    {"op": "build", "key", "plugin", "settings", "deadline_s"}      -> built |
     build_failed
                         {"op": "judge", "id", "key", "prompt", "completion"}            -> verdict
+                        {"op": "parse", "id", "key", "references"}                      -> verdict
     worker -> parent    {"op": "ready"} once, then one answer to each message, in order
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Verifier
-from rlvr.records import Verdict
+from rlvr.records import Status, Verdict
 from rlvr.registry import build_verifier
 from rlvr.verify_wire import (
     HEADER,
@@ -40,6 +41,7 @@ from rlvr.verify_wire import (
 )
 
 _PR_SET_PDEATHSIG = 1
+_MAX_REASON_CHARS = 500
 
 
 class _Worker:
@@ -49,6 +51,7 @@ class _Worker:
         self.fd_in = fd_in
         self.fd_out = fd_out
         self.verifiers: dict[str, Verifier] = {}
+        self.deadline_s = 0.0
 
     def run(self) -> None:
         """Answers messages until the parent closes the pipe."""
@@ -63,7 +66,8 @@ class _Worker:
         if message["op"] == "build":
             return self.build(message)
         verifier = self.verifiers[message["key"]]
-        verdict = _judge(verifier, message)
+        _limit_cpu(self.deadline_s)
+        verdict = (_parse if message["op"] == "parse" else _judge)(verifier, message)
         reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
         try:
             frame(reply)
@@ -74,8 +78,11 @@ class _Worker:
 
     def build(self, message: dict[str, Any]) -> dict[str, Any]:
         key = message["key"]
+        self.deadline_s = message["deadline_s"]
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))  # a build has its own deadline
         try:
-            context = VerifierContext(deadline_s=message["deadline_s"])
+            context = VerifierContext(deadline_s=self.deadline_s)
             source = source_from_json(message["plugin"])
             verifier = build_verifier(source, message["settings"], context)
             warm_up = getattr(verifier, "warm_up", None)
@@ -122,11 +129,46 @@ def _judge(verifier: Verifier, message: dict[str, Any]) -> Verdict:
         answer = verifier.verify(prompt, completion)
         if inspect.isawaitable(answer):
             answer = asyncio.run(_await(answer))
-        return as_verdict(label, answer)
+        return as_verdict(label, answer, seconds=time.perf_counter() - start)
     except MemoryError:
         raise
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
         return error_verdict(label, error, seconds=time.perf_counter() - start)
+
+
+def _parse(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+    """What `parse_reference` says of each reference: PASS, or FAIL with the reasons by number."""
+    parse = getattr(verifier, "parse_reference", None)
+    problems: dict[str, str] = {}
+    start = time.perf_counter()
+    for number, reference in enumerate(message["references"]):
+        try:
+            if parse is not None:
+                parse(reference)
+        except MemoryError:
+            raise
+        except ValueError as error:
+            problems[str(number)] = str(error)[:_MAX_REASON_CHARS]
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+            problems[str(number)] = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARS]
+    return Verdict(
+        status=Status.FAIL if problems else Status.PASS,
+        score=0.0 if problems else 1.0,
+        reason=f"{len(problems)} of {len(message['references'])} references cannot be used",
+        verifier=label_of(verifier),
+        seconds=time.perf_counter() - start,
+        details={"problems": problems},
+    )
+
+
+def _limit_cpu(deadline_s: float) -> None:
+    """The kernel ends this process some time after its deadline, should the parent be stopped meanwhile."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = int(used.ru_utime + used.ru_stime + 2 * deadline_s) + 2
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
 
 
 async def _await(answer: Awaitable[Any]) -> Any:

@@ -41,7 +41,8 @@ class DataSource(Section):
     source: a file (.jsonl, .json, .parquet, each also .gz), a folder of them, a hub name, or generator:NAME.
     name: names it in metrics (`eval/<name>/...`); default is made from source.
     split: which part of a hub data set, or of a generator: train, dev and test never share a problem.
-    columns: which column holds what: prompt, reference, id (others are kept as tags).
+    columns: which column holds what: prompt, reference, id (others are kept as tags). `a.b` reaches into an object,
+        `a.0` into a list, and `*` is the whole row.
     reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
     prompt_format: text around the question; {prompt} and any column may stand in it.
     assistant_prefix: text that begins the answer for the policy; columns may stand in it.

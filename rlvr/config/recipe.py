@@ -24,12 +24,13 @@ from rlvr.config.learner import LearnerConfig
 from rlvr.config.model import LoraConfig, ModelConfig, TinyModel
 from rlvr.config.presets import with_preset
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig, Truncated
+from rlvr.config.sandbox import SandboxConfig
 from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = [
     "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig", "EngineDtype",
-    "EngineKind", "LoraConfig", "ModelConfig", "Recipe", "RewardConfig", "RolloutConfig", "RunConfig", "Template",
-    "TinyModel", "TrackerKind", "Truncated", "source_name",
+    "EngineKind", "LoraConfig", "ModelConfig", "Recipe", "RewardConfig", "RolloutConfig", "RunConfig",
+    "SandboxConfig", "Template", "TinyModel", "TrackerKind", "Truncated", "source_name",
 ]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ class Recipe(Section):
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
+    sandbox: SandboxConfig = SandboxConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
     cold_start: ColdStartConfig = ColdStartConfig()

@@ -39,12 +39,20 @@ class OpenedSource:
         """The prompt of that row or draw."""
         return build_prompt(self.config, self.rows.row(index))
 
+    def place(self, index: int) -> str:
+        """The file and line of that row; "" for a draw of a generator."""
+        return self.rows.row(index).where
+
 
 class EvalPrompts(dict[str, list[Prompt]]):
-    """The prompts of each evaluation by name; `num_too_long` counts those that were dropped."""
+    """The prompts of each evaluation by name.
+
+    num_too_long: how many were dropped. places: by prompt id the file and line of its row, where it was read from one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.places: dict[str, str] = {}
         self.num_too_long: dict[str, int] = {}
 
 
@@ -87,7 +95,7 @@ def open_eval(
     found = EvalPrompts()
     for source_config in config.eval:
         source = OpenedSource(source_config, seed=seed)
-        prompts, num_long = _first_distinct(source, num_prompts, is_too_long)
+        prompts, num_long = _first_distinct(source, num_prompts, is_too_long, found.places)
         if not prompts:
             raise DataError(
                 f"evaluation {source.name!r}: all {num_long} prompts are too long; raise "
@@ -173,7 +181,10 @@ def _demonstrated(
 
 
 def _first_distinct(
-    source: OpenedSource, num_prompts: int, is_too_long: TooLong | None
+    source: OpenedSource,
+    num_prompts: int,
+    is_too_long: TooLong | None,
+    places: dict[str, str],
 ) -> tuple[list[Prompt], int]:
     prompts: list[Prompt] = []
     keys: set[str] = set()
@@ -194,5 +205,7 @@ def _first_distinct(
             num_repeats += end is None  # an endless source of long prompts must end too
             continue
         num_repeats = 0
+        if row.where:
+            places[prompt.prompt_id] = row.where
         prompts.append(prompt)
     return prompts, num_long

@@ -66,6 +66,10 @@ class PromptSource(Protocol):
         """The prompt of that number, from 0; always the same one."""
         ...
 
+    def place(self, index: int) -> str:
+        """The file and line it was read from; "" where it is generated."""
+        ...
+
 
 @dataclass(slots=True)
 class _Cursor:

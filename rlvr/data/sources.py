@@ -15,6 +15,7 @@ from rlvr.errors import ConfigError, DataError
 from rlvr.records import Json
 
 GENERATOR_PREFIX = "generator:"
+WHOLE_ROW = "*"
 MAX_SHOWN = 10
 
 
@@ -24,7 +25,7 @@ class Row:
 
     row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
     key: two rows of one key are the same problem. tags: the other columns that hold one plain
-    value.
+    value. where: the file and line it was read from; "" for a generated one.
     """
 
     row_id: str
@@ -32,6 +33,7 @@ class Row:
     reference: Json = field(repr=False)
     key: str
     tags: Mapping[str, Json]
+    where: str = ""
 
 
 class Rows(Protocol):
@@ -214,7 +216,14 @@ def _map_row(
         value = _get(columns, wanted[name])
         if _is_scalar(value):
             tags[name] = value
-    return Row(row_id=row_id, question=question, reference=reference, key=row_id, tags=tags)
+    return Row(
+        row_id=row_id,
+        question=question,
+        reference=reference,
+        key=row_id,
+        tags=tags,
+        where=item.where,
+    )
 
 
 def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, str]]:
@@ -267,20 +276,33 @@ def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str]
 
 
 def _has(columns: Mapping[str, Any], column: str) -> bool:
-    if column in columns:
+    if column in columns or column == WHOLE_ROW:
         return True
     head, dot, rest = column.partition(".")
-    inner = columns.get(head)
-    return bool(dot) and isinstance(inner, Mapping) and _has(inner, rest)
+    inner = _opened(columns.get(head))
+    return bool(dot) and inner is not None and _has(inner, rest)
 
 
 def _get(columns: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; `outer.inner` reaches into an object. None where it is missing."""
+    """The value of a column; `outer.inner` reaches into an object, `tests.0` into a list, and `*` is the whole row.
+    None where it is missing.
+    """
     if column in columns:
         return columns[column]
+    if column == WHOLE_ROW:
+        return dict(columns)
     head, dot, rest = column.partition(".")
-    inner = columns.get(head)
-    return _get(inner, rest) if dot and isinstance(inner, Mapping) else None
+    inner = _opened(columns.get(head))
+    return _get(inner, rest) if dot and inner is not None else None
+
+
+def _opened(value: object) -> Mapping[str, Any] | None:
+    """An object or a list as a mapping from names or positions; None for anything else."""
+    if isinstance(value, Mapping):
+        return value
+    return (
+        {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else None
+    )
 
 
 def _is_scalar(value: object) -> bool:

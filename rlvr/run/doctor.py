@@ -1,4 +1,4 @@
-"""What works on this machine: versions, devices, engines, verifiers, with the exact fix for what does not."""
+"""What works on this machine: versions, devices, verifiers, sandboxes, with the exact fix for what does not."""
 
 import importlib.metadata
 import importlib.util
@@ -12,6 +12,7 @@ from pathlib import Path
 from rlvr import __version__
 from rlvr.errors import PluginError
 from rlvr.registry import VERIFIERS, find, list_plugins, load
+from rlvr.run.sandbox_report import AUTO, probe_rows, self_test
 
 _REQUIRED = (
     "torch",
@@ -62,7 +63,9 @@ def examine() -> list[Finding]:
         *(_package(name, fix=f"pip install {name}", is_required=True) for name in _REQUIRED),
         *_devices(),
         *(_package(name, fix=fix, is_required=False) for name, fix in _OPTIONAL.items()),
+        *_engines(),
         *_verifiers(),
+        *_sandboxes(),
         _disk(),
     ]
 
@@ -136,6 +139,38 @@ def _verifiers() -> list[Finding]:
             value = f"{loaded.name}@{loaded.version} from {entry.distribution}"
             findings.append(Finding(name=f"verifier {entry.name}", value=value))
     return findings
+
+
+def _engines() -> list[Finding]:
+    """What can generate here; `rollout.engine` names it."""
+    if importlib.util.find_spec("transformers") is None:
+        return []
+    return [Finding(name="engine transformers", value="generates in the learner's process")]
+
+
+def _sandboxes() -> list[Finding]:
+    """Whether programs of a model can be run; only recipes with a verifier such as `code` need it."""
+    findings = [
+        Finding(
+            name=f"sandbox: {name}",
+            value=found.removeprefix("ok "),
+            is_ok=found[:2] == "ok",
+            fix=fix,
+        )
+        if found[:2] != ".."
+        else Finding(name=f"sandbox: {name}", value=found.removeprefix(".. "), fix=fix)
+        for name, found, fix in probe_rows()
+    ]
+    problems, chosen = self_test(AUTO)
+    return [
+        *findings,
+        Finding(
+            name="sandbox auto",
+            value="no isolation works" if problems else f"{chosen}, self-test passed",
+            is_ok=not problems,
+            fix="; ".join(problems),
+        ),
+    ]
 
 
 def _disk() -> Finding:

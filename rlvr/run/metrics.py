@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rlvr.records import FinishReason, Group, Status
 from rlvr.run.buffer import DropReason, Taken
 from rlvr.run.shaping import Shaped
+from rlvr.run.verdict_metrics import verdict_metrics
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -41,6 +42,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         )
         / num_rollouts,
         "rollout/num_completions": float(len(rollouts)),
+        **verdict_metrics(groups),
     }
 
 

@@ -1,17 +1,17 @@
-"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the
-input.
+"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the input.
 
-reader -> at most WINDOW_ROWS open rows -> writer        a full window waits for its oldest row
+reader -> blocks of BLOCK_ROWS, their references parsed -> at most WINDOW_ROWS open rows -> writer
+                                                           a full window waits for its oldest row
 """
 
 import asyncio
 import gzip
+import itertools
 import json
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,7 @@ from rlvr.records import (
 from rlvr.verify import Judge
 
 WINDOW_ROWS = 1024
+BLOCK_ROWS = 256
 _CHECK = "main"
 _NO_QUESTION = "(no prompt given)"
 
@@ -64,6 +65,7 @@ def judge_file(
     settings: Mapping[str, Any],
     workers: int,
     deadline_s: float,
+    sandbox: str = "auto",
 ) -> OfflineReport:
     """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
@@ -75,13 +77,15 @@ def judge_file(
         verifier: as in a recipe: a registered name, package.module:attribute or
             path/file.py:attribute.
         deadline_s: wall-clock seconds that one row may take.
+        sandbox: where a verifier that runs programs runs them.
 
-    Raises: PluginError for the verifier or its settings; DataError when a file cannot be opened.
+    Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
+        a file cannot be opened.
     """
     source, target = Path(input_path), Path(output_path)
     if not source.is_file():
         raise DataError(f"input file {str(source)!r} does not exist or is not a file")
-    judge = Judge(workers=workers, deadline_s=deadline_s)
+    judge = Judge(workers=workers, deadline_s=deadline_s, sandbox=(sandbox, {}))
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings)
         judge.preflight([check])
@@ -99,19 +103,59 @@ def judge_file(
         judge.close()
 
 
+def explain(
+    verifier: str,
+    *,
+    completion: str,
+    reference: Json,
+    settings: Mapping[str, Any],
+    deadline_s: float,
+    sandbox: str = "auto",
+) -> tuple[Verdict, list[tuple[str, str]]]:
+    """The verdict on one pair, and rows of (what, value) that say how it came about.
+
+    Raises: PluginError for the verifier or its settings; DataError for the reference.
+    """
+    judge = Judge(workers=1, deadline_s=deadline_s, sandbox=(sandbox, {}))
+    try:
+        check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
+        judge.preflight([check])
+        prompt = Prompt(prompt_id="pair", checks=(check,), source="offline", text=_NO_QUESTION)
+        judge.check_references([prompt])
+        pair = (prompt, completion_from_text(completion, prompt_id="pair"))
+        verdict = judge.judge_batch([pair])[0][_CHECK]
+    finally:
+        judge.close()
+    rows = [("status", verdict.status.name)]
+    if verdict.extracted is not None:
+        rows.append(("extracted", verdict.extracted))
+    rows += [(key.replace("_", " "), str(value)) for key, value in verdict.details.items()]
+    return verdict, [*rows, ("reason", verdict.reason), ("verifier", verdict.verifier)]
+
+
+def read_pair(path: Path) -> tuple[str, Json]:
+    """(completion, reference) of a file with one row. Raises DataError."""
+    if not path.is_file():
+        raise DataError(f"input file {str(path)!r} does not exist or is not a file")
+    rows = list(itertools.islice(_read(path, Check(name=_CHECK, verifier="")), 2))
+    if len(rows) != 1:
+        raise DataError(
+            f"{str(path)!r} has {'more than one row' if rows else 'no row'}; one pair is explained at a time"
+        )
+    row = rows[0]
+    if row.prompt is None or row.completion is None:
+        raise DataError(f"{str(path)!r}: {row.problem}")
+    return row.completion.text, row.prompt.reference
+
+
 async def _judge_rows(
     judge: Judge, check: Check, rows: Iterator[_Row], sink: IO[bytes]
 ) -> OfflineReport:
-    """Waits, when the window is full, for the oldest open row."""
+    """Waits, when the window is full, for the oldest open row, and for the references of each block."""
     label = judge.label(check)
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
     num_malformed = 0
     window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
-
-    @lru_cache(maxsize=4096)
-    def problem_with(reference_json: str) -> str:
-        reference = json.loads(reference_json)
-        return judge.reference_problem(_with_reference(check, reference))
 
     async def write_oldest() -> None:
         row_id, pending = window.popleft()
@@ -119,26 +163,34 @@ async def _judge_rows(
         statuses[verdict.status] += 1
         sink.write(_line(row_id, verdict))
 
-    for row in rows:
-        if row.prompt is None or row.completion is None:
-            num_malformed += 1
-            window.append((row.row_id, _error(label, row.problem)))
-        elif problem := problem_with(json.dumps(row.prompt.reference)):
-            window.append((row.row_id, _error(label, f"the reference cannot be used: {problem}")))
-        elif settled := judge.prejudge(row.prompt, row.completion):
-            window.append((row.row_id, settled[_CHECK]))
-        else:
-            task = asyncio.create_task(_judge_one(judge, row.prompt, row.completion))
-            window.append((row.row_id, task))
-        while len(window) >= WINDOW_ROWS or (window and _is_done(window[0][1])):
-            await write_oldest()
-        if len(window) % 64 == 63:
-            await asyncio.sleep(0)  # lets the open rows start while more are read
+    while block := list(itertools.islice(rows, BLOCK_ROWS)):
+        problems = await asyncio.to_thread(_reference_problems, judge, block)
+        for row, problem in zip(block, problems, strict=True):
+            if row.prompt is None or row.completion is None:
+                num_malformed += 1
+                window.append((row.row_id, _error(label, row.problem)))
+            elif problem:
+                reason = f"the reference cannot be used: {problem}"
+                window.append((row.row_id, _error(label, reason)))
+            elif settled := judge.prejudge(row.prompt, row.completion):
+                window.append((row.row_id, settled[_CHECK]))
+            else:
+                task = asyncio.create_task(_judge_one(judge, row.prompt, row.completion))
+                window.append((row.row_id, task))
+            while len(window) >= WINDOW_ROWS or (window and _is_done(window[0][1])):
+                await write_oldest()
     while window:
         await write_oldest()
     return OfflineReport(
         num_rows=statuses.total(), num_malformed=num_malformed, counts=dict(statuses)
     )
+
+
+def _reference_problems(judge: Judge, rows: Sequence[_Row]) -> list[str]:
+    """Why the reference of each row cannot be used; "" where it can, or where there is no row."""
+    readable = [row.prompt.checks[0] for row in rows if row.prompt is not None]
+    problems = iter(judge.reference_problems(readable))
+    return ["" if row.prompt is None else next(problems) for row in rows]
 
 
 async def _judge_one(judge: Judge, prompt: Prompt, completion: Completion) -> Verdict:
@@ -225,7 +277,7 @@ def _line(row_id: Json, verdict: Verdict) -> bytes:
     """One line of output, in ASCII, so that a lone surrogate in an answer cannot break the file."""
     row = {
         "id": row_id,
-        "status": verdict.status,
+        "status": verdict.status.name,
         "score": verdict.score,
         "extracted": verdict.extracted,
         "reason": verdict.reason,

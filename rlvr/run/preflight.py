@@ -48,15 +48,18 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
 
     stream, evals = open_all(None)
     prompts: list[Prompt] = [prompt for found in evals.values() for prompt in found]
+    places = dict(evals.places)
     for source in stream.sources:
         count = NUM_GENERATED_CHECKED if source.num_rows is None else source.num_rows
-        prompts.extend(source.prompt(i) for i in range(count))
+        for index in range(count):
+            prompts.append(source.prompt(index))
+            places[prompts[-1].prompt_id] = source.place(index)
     distinct: dict[tuple[str, str], Check] = {}
     for prompt in prompts:
         for check in prompt.checks:
             distinct.setdefault((check.verifier, repr(check.settings)), check)
     judge.preflight(distinct.values())
-    judge.check_references(prompts)
+    judge.check_references(prompts, places=places)
     return OpenedData(stream=stream, evals=evals, reopen=open_all)
 
 
@@ -66,7 +69,11 @@ def opened(recipe: Recipe) -> Iterator[tuple[Judge, OpenedData]]:
 
     Raises: PluginError, DataError, ConfigError: before torch is imported.
     """
-    judge = Judge(recipe.reward.verifier_workers, recipe.reward.verifier_deadline_s)
+    judge = Judge(
+        recipe.reward.verifier_workers,
+        recipe.reward.verifier_deadline_s,
+        sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
+    )
     try:
         yield judge, open_data(recipe, judge=judge)
     finally:

@@ -12,7 +12,7 @@ from rlvr.run.directory import RunDirectory
 
 # What may change when a run goes on: how long, how often, how fast; never what is learned from what.
 CHANGEABLE = (
-    "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s",
+    "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s", "sandbox.",
     "reward.max_error_rate", "rollout.max_batch_rows", "learner.device", "learner.micro_batch_tokens",
     "algorithm.governor.", "learner.num_threads", "learner.gradient_checkpointing", "learner.share_prompt_prefix",
     "learner.layout", "learner.logits_memory_mb", "learner.compile", "learner.kernels",

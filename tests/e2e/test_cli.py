@@ -89,6 +89,6 @@ def test_a_malformed_row_is_answered_and_ends_with_exit_code_1(tmp_path: Path):
     code, output = rlvr(tmp_path, "verify", "math", "--input", "in.jsonl", "--output", "out.jsonl")
     assert code == 1, output
     rows = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert '"pass"' in rows[0]
-    assert '"error"' in rows[1]
+    assert '"PASS"' in rows[0]
+    assert '"ERROR"' in rows[1]
     assert "line 2" in rows[1]

@@ -18,6 +18,7 @@ SECTIONS = (
     "learner.",
     "rollout.",
     "reward.",
+    "sandbox.",
     "cluster.",
     "model.lora.",
     "data.difficulty.",
@@ -102,6 +103,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "reward.verifier_workers": ("1",),
     "reward.verifier_deadline_s": ("2.0",),
     "reward.max_error_rate": ("0.5",),
+    "sandbox.backend": ("landlock",),
     "cluster.learners": ("2",),
     "model.lora.rank": ("8",),
     "model.lora.alpha": ("16.0",),
@@ -121,7 +123,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_key_of_these_sections_is_listed_here() -> None:
     keys = {path for path in leaf_paths(Recipe) if path.startswith(SECTIONS)}
-    assert keys - {"cluster.backend"} == set(KEYS)  # the backend has one value
+    # the cluster's backend has one value; the sandbox's settings are its backend's
+    assert keys - {"cluster.backend", "sandbox.settings"} == set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -82,6 +82,14 @@ def test_columns_ids_pattern_and_limit(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_reaches_into_a_list_and_a_star_is_the_whole_row(tmp_path: Path) -> None:
+    row = {"text": "q", "tests": ["a", "b"]}
+    path = write_lines(tmp_path / "rows.jsonl", [row])
+    found = rows_of(path, columns={"prompt": "text", "reference": "*", "shown": "tests.1"}).row(0)
+    assert found.reference == row
+    assert found.tags["shown"] == "b"
+
+
 def test_a_dotted_column_reaches_into_an_object(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "d.jsonl", [{"prompt": "q", "rm": {"truth": [1, 2]}}])
     assert rows_of(path, columns={"reference": "rm.truth"}).rows[0].reference == [1, 2]

@@ -23,7 +23,7 @@ def equal(text: str, reference: str, *, strict: bool = True) -> bool:
 
 def test_the_built_in_verifiers_are_listed_with_their_origin() -> None:
     entries = {entry.name: entry for entry in list_plugins(VERIFIERS)}
-    assert {"math", "countdown", "text_match"} <= set(entries)
+    assert {"math", "countdown", "text_match", "code"} <= set(entries)
     assert entries["math"].target == "rlvr_verifiers.math_answer:MathVerifier"
     assert entries["math"].distribution == "rlvr"
 

@@ -22,6 +22,12 @@ MODULES = [
     "rlvr_verifiers.text_match",
     "rlvr_verifiers.countdown",
     "rlvr_verifiers.math_answer",
+    "rlvr_sandboxes.selection",
+    "rlvr_sandboxes.remote",
+    "rlvr_sandboxes.docker",
+    "rlvr_sandboxes.unsafe",
+    "rlvr.run.sandbox_report",
+    "rlvr_verifiers.code_answer",
 ]
 
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
-from rlvr_verifiers.math_extract import after_thinking, find_boxes
+from rlvr_verifiers.mathcheck.boxes import last_boxes
+from rlvr_verifiers.mathcheck.extraction import after_thinking
 
 _MAX_DEPTH = 40
 _MAX_NUMBERS = 100
@@ -113,11 +114,11 @@ class CountdownVerifier:
             if end < 0:
                 return None, "the last <answer> was never closed"
             return text[start + len("<answer>") : end].strip(), ""
-        boxes, is_cut = find_boxes(text)
-        if is_cut:
+        found = last_boxes(text)
+        if found.is_open:
             return None, "the last \\boxed{ was never closed"
-        if boxes:
-            return boxes[-1].content.strip(), ""
+        if found.boxes:
+            return found.boxes[-1].content, ""
         lines = text.strip().splitlines()
         if self.config.allow_last_line and lines and completion.finish_reason is FinishReason.STOP:
             return lines[-1].strip(), ""

@@ -1,126 +1,190 @@
-"""`math`: the final answer of a solution against a gold answer, exactly; numbers without computer
-algebra.
+"""`math`: the final answer of a solution against a gold answer; the type of the gold decides how they are compared.
 
-What numbers, letters, words, tuples, lists and intervals settle is settled in the parent. The rest
-goes to math-verify in a worker that is killed at its deadline. A rounded decimal does not equal an
-exact gold.
+Almost every answer is settled in the parent in microseconds, by text, exact arithmetic and structure. What is left
+goes to a worker that is killed at its deadline. A rounded decimal does not equal an exact gold unless the recipe says
+so.
 """
 
+import json
+import zlib
+from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
-from rlvr_verifiers import math_algebra
-from rlvr_verifiers.math_compare import Algebra, equal, gold_problem, is_list, needs_algebra
-from rlvr_verifiers.math_extract import Extraction, Found, extract
+from rlvr_verifiers import math_cross_check
+from rlvr_verifiers.mathcheck.compare import CompareOptions
+from rlvr_verifiers.mathcheck.extraction import Extraction, ExtractionOptions, Found
+from rlvr_verifiers.mathcheck.judging import Judge, JudgingOptions, Outcome, Result
+from rlvr_verifiers.mathcheck.markers import Origin
 
-_SHOWN_CHARS = 80
+_MAX_EXTRACTED_CHARS = 2_000
+_CROSS_CHECK_S = 0.25  # math-verify takes 3 ms for most answers, and seconds for hostile ones
+_STATUS = {
+    Result.PASS: Status.PASS,
+    Result.FAIL: Status.FAIL,
+    Result.UNPARSED: Status.UNPARSED,
+}
 
 
 class MathConfig(BaseModel):
-    """`math` has no settings."""
+    """How `math` finds an answer and compares it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    hash_marks: bool = Field(True, description="without a box, read `#### x`")
+    final_answer: bool = Field(
+        True, description="without a box, read `Final answer: x` and `<answer>x</answer>`"
+    )
+    the_answer_is: bool = Field(True, description="without a box, read `The answer is x`")
+    whole_text: bool = Field(
+        True,
+        description="without a box, read a text that is one value or a sentence around one formula",
+    )
+    think_tags: tuple[tuple[str, str], ...] = Field(
+        (("<think>", "</think>"),),
+        description="opening and closing tags of thinking; only what follows counts",
+    )
+    starts_thinking: bool = Field(
+        False,
+        description="the prompt opens a think tag; a text that never closes one has no answer",
+    )
+    decimal_digits: int = Field(
+        0,
+        ge=0,
+        le=15,
+        description="accept a rounded decimal of so many significant digits; 0: exact",
+    )
+    cross_check_rate: float = Field(
+        0.01,
+        ge=0.0,
+        le=1.0,
+        description="share of the answers that math-verify judges too, for a metric; it changes no verdict",
+    )
+
+    @property
+    def judging(self) -> JudgingOptions:
+        """The same for the judgement."""
+        switches = {
+            Origin.HASH_MARKS: self.hash_marks,
+            Origin.FINAL_ANSWER: self.final_answer,
+            Origin.THE_ANSWER_IS: self.the_answer_is,
+            Origin.WHOLE_TEXT: self.whole_text,
+        }
+        return JudgingOptions(
+            extraction=ExtractionOptions(
+                markers=frozenset(origin for origin, is_on in switches.items() if is_on),
+                think_tags=self.think_tags,
+                starts_thinking=self.starts_thinking,
+            ),
+            comparison=CompareOptions(decimal_digits=self.decimal_digits),
+        )
+
 
 class MathVerifier:
-    """Compares the last `\\boxed{}` (else `#### x`, `Final answer: x`, `the answer is x`) with the
-    gold answer.
-    """
+    """Compares the last `\\boxed{}` (else `#### x`, `Final answer: x`, `the answer is x`) with the gold answer."""
 
     name: ClassVar[str] = "math"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     execution: ClassVar[Execution] = Execution.PROCESS
     Config: ClassVar[type[BaseModel]] = MathConfig
 
     def __init__(self, config: MathConfig, context: VerifierContext) -> None:
         self.config = config
         self.context = context
+        self._judge = Judge(config.judging)
+        self._is_worker = False
 
     def warm_up(self) -> None:
-        """Imports computer algebra; called in a worker before its first item."""
-        math_algebra.warm_up()
+        """Imports what the dearest comparisons need; called in a worker before its first item."""
+        self._is_worker = True
+        math_cross_check.warm_up()
 
     def parse_reference(self, reference: Json) -> None:
         """Raises ValueError on a gold answer that no completion could be compared with."""
-        for gold in _golds(reference):
-            problem = gold_problem(gold) or math_algebra.size_problem(gold)
-            if not problem and needs_algebra(gold):
-                sides = gold.split("=") if gold.count("=") == 1 else [gold]
-                if not all(math_algebra.can_parse(side) for side in sides):
-                    problem = "it cannot be read as mathematics"
-            if problem:
-                raise ValueError(f"gold answer {gold!r}: {problem}")
+        for gold in accepted(reference):
+            self._judge.gold(gold)
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
-        """Settles what needs no computer algebra; None for the rest."""
-        return self._judge(_golds(reference), completion, algebra=None)
+        """Settles what takes microseconds; None for the rest, and for the sample that is cross-checked."""
+        golds, found = self._read(reference, completion)
+        outcome = self._judge.judge(golds, found, bounded=True)
+        if outcome is None or self._is_sampled(golds, found):
+            return None
+        return self._verdict(outcome)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when the final answer equals an accepted gold answer; UNPARSED when there is no
-        final answer.
-        """
-        golds = _golds(prompt.reference)
-        judged = self._judge(golds, completion, algebra=math_algebra.same_expression)
-        assert judged is not None  # with algebra every comparison is decided
-        return judged
+        """PASS when the final answer equals an accepted gold; UNPARSED when there is no final answer."""
+        golds, found = self._read(prompt.reference, completion)
+        outcome = self._judge.judge(golds, found, bounded=False)
+        assert outcome is not None  # only a bounded judgement stays open
+        if self._is_worker and self._is_sampled(golds, found):
+            return self._verdict(outcome, cross_check=self._cross_check(golds, found, outcome))
+        return self._verdict(outcome)
 
-    def _judge(
-        self, golds: list[str], completion: Completion, *, algebra: Algebra | None
-    ) -> Verdict | None:
+    def verify_group(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Verdict]:
+        """The verdicts of one prompt's completions; equal answers are compared once."""
+        return [self.verify(prompt, completion) for completion in completions]
+
+    def work_key(self, reference: Json, completion: Completion) -> str:
+        """Items of one key get one verdict: the accepted golds, and what was extracted."""
+        golds, found = self._read(reference, completion)
+        return _key(golds, found)
+
+    def _read(self, reference: Json, completion: Completion) -> tuple[tuple[str, ...], Extraction]:
         is_cut = completion.finish_reason is not FinishReason.STOP
-        found = extract(completion.text, is_cut=is_cut)
-        if found.found is not Found.ANSWER:
-            details = {"extraction": str(found.found)}
-            return verdict(self, Status.UNPARSED, found.reason, details=details)
-        answer, problem = found.answer, _ambiguity(found)
-        if problem and found.alternatives and any(is_list(gold) for gold in golds):
-            answer, problem = ", ".join(found.alternatives), ""
-        problem = problem or math_algebra.size_problem(answer)
-        if problem:
-            return self._fail(answer, f"{_shown(answer)} is no final answer: {problem}", "string")
-        method, is_open = "string", False
-        for gold in golds:
-            result, method = equal(gold, answer, algebra)
-            if result:
-                reason = f"{_shown(answer)} equals {_shown(gold)}"
-                details = {"method": method}
-                return verdict(self, Status.PASS, reason, extracted=answer, details=details)
-            is_open |= result is None
-        if is_open:
-            return None
-        expected = " or ".join(_shown(gold) for gold in golds[:3])
-        return self._fail(answer, f"{_shown(answer)} is not {expected}", method)
+        return accepted(reference), self._judge.extract(completion.text, is_cut=is_cut)
 
-    def _fail(self, answer: str, reason: str, method: str) -> Verdict:
+    def _verdict(self, outcome: Outcome, *, cross_check: str = "") -> Verdict:
+        details: dict[str, Json] = {"gold_type": outcome.gold_type}
+        if outcome.origin is not None:
+            details["origin"] = outcome.origin.value
+        if outcome.method is not None:
+            details["method"] = outcome.method.value
+        if outcome.problem:
+            details["problem"] = outcome.problem
+        if cross_check:
+            details["cross_check"] = cross_check
+        extracted = outcome.extracted
         return verdict(
-            self, Status.FAIL, reason, extracted=answer[:2000], details={"method": method}
+            self,
+            _STATUS[outcome.result],
+            outcome.reason,
+            extracted=None if extracted is None else extracted[:_MAX_EXTRACTED_CHARS],
+            details=details,
         )
 
+    def _is_sampled(self, golds: tuple[str, ...], found: Extraction) -> bool:
+        rate = self.config.cross_check_rate
+        if rate <= 0.0 or found.found is not Found.ANSWER:
+            return False
+        text = "\0".join((found.answer, *golds)).encode("utf-8", "surrogatepass")
+        return zlib.crc32(text) < rate * 2**32
 
-def _ambiguity(found: Extraction) -> str:
-    """Why the extraction offers more than one answer; "" when all it offers are equal."""
-    for other in found.alternatives:
-        if not equal(found.answer, other, None)[0]:
-            return f"the completion also offers {_shown(other)}"
-    if found.rival and equal(found.answer, found.rival, None) == (False, "number"):
-        return f"after its box the completion states {_shown(found.rival)}"
-    return ""
+    def _cross_check(self, golds: tuple[str, ...], found: Extraction, outcome: Outcome) -> str:
+        limit_s = min(_CROSS_CHECK_S, self.context.deadline_s / 2)
+        other = math_cross_check.judge(golds, found.answer, limit_s=limit_s)
+        if other is None:
+            return "no verdict"
+        return "agrees" if other == (outcome.result is Result.PASS) else "disagrees"
 
 
-def _golds(reference: Json) -> list[str]:
+def accepted(reference: Json) -> tuple[str, ...]:
     """The accepted gold answers. Raises ValueError on any other kind of reference."""
+    if isinstance(reference, str):
+        return (reference,)
     items: list[Json] = reference if isinstance(reference, list) else [reference]
     is_usable = all(
         isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items
     )
     if not items or not is_usable:
         raise ValueError(f"{reference!r} is not an answer or a list of accepted answers")
-    return [str(item) for item in items]
+    return tuple(str(item) for item in items)
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…")
+def _key(golds: tuple[str, ...], found: Extraction) -> str:
+    said = (found.found, found.reason, found.origin, found.answer, found.core, found.rival)
+    return json.dumps([golds, said, found.parts, found.list_parts])

@@ -1,8 +1,4 @@
-"""Executable contracts: what a plugin author runs in a test of their own.
-
-def test_my_verifier():
-    assert check_verifier(my_verifier, passing=[("4", "it is 4")], failing=[("4", "it is 5")]) == []
-"""
+"""The contract of a verifier: its shape, its verdicts on given cases, and what it does with hard texts."""
 
 import asyncio
 import contextlib

@@ -1,0 +1,67 @@
+"""What verdicts say of their verifier, beside the reward: how they were decided, how long it took, what is suspicious.
+
+A verifier takes part by its `details`: `method` (how it decided), `problem` (why an answer could not be compared, or
+not in the form that was asked for) and `cross_check` ("agrees" or "disagrees": a second checker's word on a sample).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rlvr.records import Group, Status, Verdict
+
+NUMERIC = "numeric"
+AMBIGUOUS = "ambiguous"
+
+
+def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """`verifier/*` metrics over every verdict of the step, shadow checks included; {} without a verdict."""
+    verdicts = [v for group in groups for r in group.rollouts for v in r.verdicts.values()]
+    if not verdicts:
+        return {}
+    seconds = sorted(verdict.seconds for verdict in verdicts)
+    metrics = {
+        "verifier/pass_rate": _share(verdicts, Status.PASS),
+        "verifier/fail_rate": _share(verdicts, Status.FAIL),
+        "time/verify_p50_s": seconds[(len(seconds) - 1) // 2],
+        "time/verify_p99_s": seconds[-(-99 * len(seconds) // 100) - 1],
+    }
+    methods = Counter(str(v.details["method"]) for v in verdicts if "method" in v.details)
+    for method, count in sorted(methods.items()):
+        metrics[f"verifier/method_{method}_rate"] = count / len(verdicts)
+    passed = [v.details.get("method") for v in verdicts if v.passed and "method" in v.details]
+    if passed:
+        metrics["verifier/numeric_only_rate"] = passed.count(NUMERIC) / len(passed)
+    checked = [v.details.get("cross_check") for v in verdicts]
+    num_checked = checked.count("agrees") + checked.count("disagrees")
+    if num_checked:
+        metrics["verifier/cross_checked"] = float(num_checked)
+        metrics["verifier/disagreement_rate"] = checked.count("disagrees") / num_checked
+    by_check = [found for group in groups for found in _by_check(group)]
+    if methods:
+        suspected = sum(map(_is_suspected, by_check))
+        metrics["verifier/suspected_false_negative_rate"] = suspected / len(by_check)
+    return metrics
+
+
+def _share(verdicts: Sequence[Verdict], status: Status) -> float:
+    return sum(verdict.status is status for verdict in verdicts) / len(verdicts)
+
+
+def _by_check(group: Group) -> Iterator[list[Verdict]]:
+    """The verdicts of each check of a group."""
+    for check in group.prompt.checks:
+        found = [r.verdicts[check.name] for r in group.rollouts if check.name in r.verdicts]
+        if found:
+            yield found
+
+
+def _is_suspected(verdicts: Sequence[Verdict]) -> bool:
+    """Whether none passed, and two completions agree on an answer that could not be compared in the form asked for."""
+    if any(verdict.passed for verdict in verdicts):
+        return False
+    answers = Counter(
+        verdict.extracted.strip()
+        for verdict in verdicts
+        if verdict.extracted and verdict.details.get("problem", AMBIGUOUS) != AMBIGUOUS
+    )
+    return max(answers.values(), default=0) >= 2

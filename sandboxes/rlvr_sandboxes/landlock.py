@@ -1,0 +1,105 @@
+"""NOT stopped: learning names, sizes and times of files that the slot's user may reach (stat); a hole in the Linux
+kernel; timing side channels; seeing that other processes exist; filling the disk through files that are deleted but
+open, up to the number of descriptors times the file limit.
+
+A warm interpreter in the open; each run is one fork of it under Landlock (only the interpreter and its own directory),
+an allow-list of system calls (no sockets at all), rlimits, and a cgroup where one is writable. What a run leaves is
+found by its parentage and killed. As root each slot has a user id of its own. For default containers, where namespaces
+are forbidden.
+"""
+
+import contextlib
+import fcntl
+import glob
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Generator
+from typing import ClassVar
+
+from rlvr.errors import SandboxError
+from rlvr_sandboxes import jail
+from rlvr_sandboxes.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
+from rlvr_sandboxes.probes import Probe, count_tasks, landlock_probes
+from rlvr_sandboxes.slot import Launched
+
+_PREFIX = "rlvr-box-"
+_SLACK_TASKS = 256  # of the same user beside the run, when it has no user of its own; the sampler counts exactly
+
+
+class LandlockSandbox(BoxedSandbox):
+    """Does not hide names and sizes of files; see the top of this module for the rest.
+
+    Needs Landlock 6 (Linux 6.12), or 4 (Linux 6.7) and root.
+    """
+
+    name: ClassVar[str] = "landlock"
+    Config = BoxConfig
+
+    @classmethod
+    def probes(cls) -> tuple[Probe, ...]:
+        return landlock_probes()
+
+    def launch(self, control: socket.socket, errors: int) -> Launched:
+        """Starts a guard with a zygote. Raises SandboxError or OSError."""
+        with contextlib.ExitStack() as stack:
+            uid, group = self._take(stack)
+            scratch = _make_scratch(stack)
+            readable, listed = jail.landlock_readable(self._layout)
+            others = (
+                1 if uid else count_tasks(os.getuid()) + _SLACK_TASKS
+            )  # the zygote, or all of this user
+            argument = self._zygote_config(
+                mode="landlock",
+                control=control.fileno(),
+                cgroups=group.procs_files if group else [],
+                samples=True,
+                extra_tasks=others,
+                uid=uid,
+                scratch=scratch,
+                readable=readable,
+                listed=listed,
+                packages=self._layout.packages,
+                executable=self._layout.executable,
+            )
+            boot = jail.BOOT.format(code=os.path.dirname(jail.code_folder()))
+            process = spawn(
+                [own_interpreter(), *jail.FLAGS, "-c", boot, argument],
+                jail.environment(f"{scratch}/run/w", f"{scratch}/packages"),
+                control.fileno(),
+                errors,
+            )
+            return Launched(process=process, cgroup=group, cleanup=stack.pop_all().close)
+
+
+def _make_scratch(stack: contextlib.ExitStack) -> str:
+    """A directory for one slot, locked while its supervisor lives; removes those of supervisors that were killed."""
+    for old in glob.glob(f"{tempfile.gettempdir()}/{_PREFIX}*"):
+        with contextlib.suppress(OSError), _opened(old) as descriptor:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old, ignore_errors=True)
+    scratch = tempfile.mkdtemp(prefix=_PREFIX)
+    stack.callback(_remove, scratch)
+    descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+    stack.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.chmod(scratch, 0o755)
+    return scratch
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Generator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _remove(scratch: str) -> None:
+    """Removes the directory of a slot. Raises SandboxError when something in it resists."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    if os.path.exists(scratch):
+        raise SandboxError(f"{scratch} could not be removed; look at who owns what is in it")

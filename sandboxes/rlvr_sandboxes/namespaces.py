@@ -1,0 +1,75 @@
+"""NOT stopped: a hole in the Linux kernel itself; timing side channels between slots of one machine; use of the CPU up
+to the time limit; and, where no cgroup is writable, kernel memory that is nobody's resident memory (socket buffers).
+Programs can read /usr/bin, /usr/lib and the interpreter's own folder.
+
+A bubblewrap jail holds a warm interpreter; each run is one fork of it with process, mount and IPC namespaces of its
+own, one fresh tmpfs, no network, no capabilities, an allow-list of system calls, rlimits, and a cgroup where one is
+writable. As root each slot has a user id of its own.
+"""
+
+import contextlib
+import json
+import os
+import socket
+from typing import ClassVar
+
+from rlvr.errors import SandboxError
+from rlvr_sandboxes import jail
+from rlvr_sandboxes.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
+from rlvr_sandboxes.probes import Probe, namespace_probes
+from rlvr_sandboxes.slot import Launched
+
+
+class NamespacesSandbox(BoxedSandbox):
+    """Does not stop a hole in the kernel; see the top of this module for the rest.
+
+    Needs bubblewrap and user namespaces; works as root and as an ordinary user.
+    """
+
+    name: ClassVar[str] = "namespaces"
+    Config = BoxConfig
+
+    _has_proc: bool | None = None  # found out at the first launch
+
+    @classmethod
+    def probes(cls) -> tuple[Probe, ...]:
+        return namespace_probes()
+
+    def launch(self, control: socket.socket, errors: int) -> Launched:
+        """Starts a jail with a zygote. Raises SandboxError or OSError."""
+        with contextlib.ExitStack() as stack:
+            uid, group = self._take(stack)
+            bubblewrap = jail.find_bubblewrap()
+            if self._has_proc is None:
+                self._has_proc = jail.can_mount_proc(bubblewrap)
+            if group is None and not self._has_proc:
+                raise SandboxError(
+                    "neither a cgroup nor a /proc of its own: the memory of a run's processes together could not be "
+                    "limited. Fix: start the container with --security-opt systempaths=unconfined, give it a writable "
+                    "cgroup, or use sandbox.backend=landlock"
+                )
+            argument = self._zygote_config(
+                mode="namespaces",
+                control=control.fileno(),
+                has_proc=self._has_proc,
+                samples=group is None,
+                extra_tasks=1,  # the zygote; bubblewrap itself counts outside the jail
+            )
+            command = jail.jail_command(self._layout, argument, has_proc=self._has_proc)
+            launcher = {
+                "control": control.fileno(),
+                "cgroups": group.procs_files if group else [],
+                "uid": uid,
+                "bubblewrap": jail.bubblewrap_parts(bubblewrap),
+                "head": command.head,
+                "binds": command.binds,
+                "tail": command.tail,
+            }
+            script = os.path.join(jail.code_folder(), "launch.py")
+            process = spawn(
+                [own_interpreter(), "-I", "-S", "-B", script, json.dumps(launcher)],
+                {},
+                control.fileno(),
+                errors,
+            )
+            return Launched(process=process, cgroup=group, cleanup=stack.pop_all().close)

@@ -1,0 +1,292 @@
+"""`code`: a program passes the tests of its reference, in a sandbox, judged where none of its code runs.
+
+stdio      each test is one fresh run; what it printed is compared here
+literals   the program's box computes calls with literal arguments; the asserts over them are worked out here
+two boxes  all other function tests: the program in one box, the data set's tests in another, plain data between
+"""
+
+import asyncio
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from enum import StrEnum
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlvr.errors import PluginError, SandboxError
+from rlvr.plugin import VerifierContext, verdict
+from rlvr.protocols import Execution, Limits
+from rlvr.records import Completion, Json, Prompt, Status, Verdict
+from rlvr_verifiers.codecheck.boxes import Boxes
+from rlvr_verifiers.codecheck.fences import Program, find_program
+from rlvr_verifiers.codecheck.function_calls import judge_literals
+from rlvr_verifiers.codecheck.outcome import MAX_REPEATS, Ending, Outcome
+from rlvr_verifiers.codecheck.references import (
+    FunctionReference,
+    Reference,
+    StdioReference,
+    apply_limits,
+    digest_of,
+    read_reference,
+    with_prompt,
+    without_first,
+)
+from rlvr_verifiers.codecheck.relay import judge_in_boxes
+from rlvr_verifiers.codecheck.stdio import judge_stdio
+from rlvr_verifiers.codecheck.suspicion import signs
+
+logger = logging.getLogger(__name__)
+_MAX_EXTRACTED_CHARS = 20_000
+_MAX_LISTED_TESTS = 200
+_MAX_KEPT = 4_096
+_LETTERS = {ending: "P" if ending is Ending.PASSED else "F" for ending in Ending} | {
+    Ending.NOT_RUN: "-"
+}
+
+
+class Score(StrEnum):
+    """What a program earns."""
+
+    ALL_OR_NOTHING = "all_or_nothing"  # 1 when every test passes, else 0
+    FRACTION = "fraction"  # the share of the tests that pass; rewards constant guesses too
+
+
+class CodeLimits(BaseModel):
+    """What a program may use unless its reference says otherwise. wall_s: for one stdio test, or all function tests."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    wall_s: float = Field(default=6.0, gt=0, le=600)
+    memory_mb: int = Field(default=1024, ge=64)
+    pids: int = Field(default=64, ge=1)
+    output_bytes: int = Field(default=8_388_608, ge=1)
+    file_bytes: int = Field(default=67_108_864, ge=0)
+
+
+class CodeConfig(BaseModel):
+    """Settings of `code`.
+
+    modules: what tests may import beside the standard library; the sandbox's interpreter must have them.
+    shown_tests: so many tests of each reference, from its first on, stand in the prompt; where there are others only
+        those count, so that copying what is shown earns nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    score: Score = Score.ALL_OR_NOTHING
+    languages: tuple[Literal["python", "cpp"], ...] = Field(default=("python",), min_length=1)
+    modules: tuple[str, ...] = ("numpy",)
+    shown_tests: int = Field(default=0, ge=0)
+    limits: CodeLimits = Field(default_factory=CodeLimits)
+
+
+class CodeVerifier:
+    """Runs the last fenced block against the reference's tests: stdin and stdout, asserts, or a `check` function."""
+
+    name: ClassVar[str] = "code"
+    version: ClassVar[str] = "1"
+    execution: ClassVar[Execution] = Execution.SANDBOXED
+    Config: ClassVar[type[BaseModel]] = CodeConfig
+
+    def __init__(self, config: CodeConfig, context: VerifierContext) -> None:
+        self.config = config
+        self.context = context
+        self._limits = Limits(**config.limits.model_dump())
+        self._boxes = Boxes(context.sandbox) if context.sandbox is not None else None
+        self._read = lru_cache(maxsize=_MAX_KEPT)(self._read_text)
+        self._shared = _Shared()
+
+    def parse_reference(self, reference: Json) -> None:
+        """Raises ValueError on tests that no program could be judged by."""
+        found = read_reference(reference, modules=self.config.modules)
+        needs_session = isinstance(found, FunctionReference)
+        if needs_session and self._boxes is not None and not self._boxes.can_talk:
+            raise ValueError("tests of a function need a sandbox with sessions; this one has none")
+        if needs_session and "python" not in self.config.languages:
+            raise ValueError(
+                f"tests of a function need python in languages={list(self.config.languages)}"
+            )
+
+    def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
+        """Settles a completion without a program; all others need the sandbox."""
+        program, problem = find_program(completion.text, self.config.languages)
+        return verdict(self, Status.UNPARSED, problem) if program is None else None
+
+    async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
+        """PASS when all tests pass. Waits for the sandbox; equal programs under one reference are run once.
+
+        Raises: SandboxError (the box broke), VerifierError (the reference is at fault), PluginError (no sandbox).
+        """
+        program, problem = find_program(completion.text, self.config.languages)
+        if program is None:
+            return verdict(self, Status.UNPARSED, problem)
+        digest = digest_of(prompt.reference)
+        code = program.code.encode("utf-8", "surrogatepass")
+        key = hashlib.sha256(digest + program.language.encode() + b"\0" + code).digest()
+        while True:
+            future, is_first = self._shared.future_of(key)
+            if is_first:
+                return await self._fulfil(key, future, prompt.reference, program)
+            try:
+                return await asyncio.shield(asyncio.wrap_future(future))
+            except asyncio.CancelledError:
+                if not future.cancelled():
+                    raise  # this task was cancelled, and not the one that works
+
+    async def verify_group(
+        self, prompt: Prompt, completions: Sequence[Completion]
+    ) -> list[Verdict]:
+        """The verdicts of one prompt's completions, as many at once as the sandbox has slots."""
+        return list(await asyncio.gather(*(self.verify(prompt, item) for item in completions)))
+
+    async def _fulfil(
+        self, key: bytes, future: "Future[Verdict]", reference: Json, program: Program
+    ) -> Verdict:
+        try:
+            answer = await self._judge(self._reference(reference), program)
+        except asyncio.CancelledError:
+            self._shared.forget(key)
+            future.cancel()
+            raise
+        except BaseException as error:
+            self._shared.forget(key)
+            future.set_exception(error)
+            raise
+        future.set_result(answer)
+        return answer
+
+    async def _judge(self, reference: Reference, program: Program) -> Verdict:
+        boxes = self._require_boxes()
+        limits = apply_limits(self._limits, reference.limits)
+        is_complete = self.config.score is Score.FRACTION
+        if isinstance(reference, StdioReference):
+            code = program.code.encode("utf-8", "surrogatepass")
+            outcome = await judge_stdio(
+                boxes, program.language, code, reference, limits, is_complete=is_complete
+            )
+            return self._verdict("stdio", outcome, reference, program)
+        if program.language != "python":
+            reason = f"the program is in {program.language}, and tests of a function need python"
+            return verdict(self, Status.UNPARSED, reason, extracted=_short(program.code))
+        boxes.require_sessions()
+        code = with_prompt(program.code, reference).encode("utf-8", "surrogatepass")
+        how, outcome = await _judge_surviving(boxes, code, reference, limits, is_complete)
+        return self._verdict(how, outcome, reference, program)
+
+    def _verdict(
+        self, how: str, outcome: Outcome, reference: Reference, program: Program
+    ) -> Verdict:
+        count, failure = len(outcome.tests), outcome.first_failure
+        details: dict[str, Json] = {
+            "how": how,
+            "num_tests": count,
+            "num_passed": outcome.num_passed,
+            "tests": "".join(_LETTERS[test.ending] for test in outcome.tests[:_MAX_LISTED_TESTS]),
+            "cpu_s": round(outcome.cpu_s, 4),
+            "memory_mb": round(outcome.memory_mb, 1),
+        }
+        suspicion = signs(program.code, reference)
+        if suspicion:
+            details["suspicion"] = list(suspicion)
+        extracted = _short(program.code)
+        if failure is None and outcome.num_passed == count:
+            reason = f"all {count} tests passed" if count > 1 else "the test passed"
+            return verdict(self, Status.PASS, reason, extracted=extracted, details=details)
+        index, test = failure if failure is not None else (0, outcome.tests[0])
+        details["ending"] = test.ending.value
+        details["failed_test"] = index
+        score = outcome.num_passed / count if self.config.score is Score.FRACTION else 0.0
+        where = f"test {index + 1} of {count}: " if count > 1 else ""
+        reason = (where + test.why).encode("utf-8", "backslashreplace").decode()
+        return verdict(self, Status.FAIL, reason, score=score, extracted=extracted, details=details)
+
+    def _require_boxes(self) -> Boxes:
+        if self._boxes is None:
+            raise PluginError(
+                "verifier 'code' runs programs that a model wrote, and this run has no sandbox; set "
+                "sandbox.backend (auto, namespaces, landlock, ...) in the recipe, and see `rlvr sandboxes` for what "
+                "works on this machine"
+            )
+        return self._boxes
+
+    def _reference(self, reference: Json) -> Reference:
+        return self._read(_Hashed(reference))
+
+    def _read_text(self, reference: "_Hashed") -> Reference:
+        found = read_reference(reference.value, modules=self.config.modules)
+        return without_first(found, self.config.shown_tests)
+
+
+async def _judge_surviving(
+    boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, is_complete: bool
+) -> tuple[str, Outcome]:
+    """As `_judge_function`, again when a box breaks: the sandbox itself cannot mend a conversation that was begun."""
+    num_repeats = 0
+    while True:
+        try:
+            return await _judge_function(boxes, code, reference, limits, is_complete)
+        except SandboxError as error:
+            if num_repeats == MAX_REPEATS:
+                raise
+            num_repeats += 1
+            logger.info("a box broke under function tests, which run again: %s", error)
+
+
+async def _judge_function(
+    boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, is_complete: bool
+) -> tuple[str, Outcome]:
+    """(where it was judged, the outcome) of function tests."""
+    if reference.literal_asserts:
+        outcome = await judge_literals(boxes, code, reference, limits, is_complete=is_complete)
+        if outcome is not None:
+            return "literals", outcome
+    outcome = await judge_in_boxes(boxes, code, reference, limits, is_complete=is_complete)
+    return "two_boxes", outcome
+
+
+class _Hashed:
+    """A reference that keys a cache by its content."""
+
+    def __init__(self, value: Json) -> None:
+        self.value = value
+        self.digest = digest_of(value)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.digest == other.digest
+
+
+class _Shared:
+    """Verdicts that are there or on their way, by program and reference; safe from any thread. Errors are not kept."""
+
+    def __init__(self) -> None:
+        self._futures: OrderedDict[bytes, Future[Verdict]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def future_of(self, key: bytes) -> tuple["Future[Verdict]", bool]:
+        """(the verdict to come, whether the caller is the one to bring it)."""
+        with self._lock:
+            known = self._futures.get(key)
+            if known is not None:
+                self._futures.move_to_end(key)
+                return known, False
+            future = self._futures[key] = Future[Verdict]()
+            if len(self._futures) > _MAX_KEPT:
+                self._futures.popitem(last=False)
+            return future, True
+
+    def forget(self, key: bytes) -> None:
+        """The next one to ask brings it anew."""
+        with self._lock:
+            self._futures.pop(key, None)
+
+
+def _short(code: str) -> str:
+    return code[:_MAX_EXTRACTED_CHARS]

@@ -1,0 +1,140 @@
+"""What came of running a program against its tests, before it becomes a verdict."""
+
+import signal
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from rlvr.protocols import Limits, RunResult
+
+STARVED_SHARE = 0.8
+MAX_REPEATS = 3  # of a program that was killed and no limit says why; after a time-out it is one
+_SHOWN_CHARS = 160
+
+
+class Ending(StrEnum):
+    """How a test ended."""
+
+    PASSED = "passed"
+    WRONG = "wrong"  # another value or output
+    RAISED = "raised"  # an exception, or an exit code
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    OUTPUT = "output"  # more output than allowed, or none that can be read
+    PROTOCOL = "protocol"  # a message that was not asked for, or cannot be read
+    MISSING = "missing"  # the entry point is not defined
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestOutcome:
+    """One test. why: "" when it passed, else one clause for a person."""
+
+    ending: Ending
+    why: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it passed."""
+        return self.ending is Ending.PASSED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """All tests of one program, in their order. cpu_s sums over its runs, memory_mb is the largest of them."""
+
+    tests: tuple[TestOutcome, ...]
+    cpu_s: float = 0.0
+    memory_mb: float = 0.0
+
+    @property
+    def num_passed(self) -> int:
+        """How many passed."""
+        return sum(test.passed for test in self.tests)
+
+    @property
+    def first_failure(self) -> tuple[int, TestOutcome] | None:
+        """(index, outcome) of the first test that ran and did not pass, or None."""
+        for index, test in enumerate(self.tests):
+            if not test.passed and test.ending is not Ending.NOT_RUN:
+                return index, test
+        return None
+
+
+PASSED = TestOutcome(ending=Ending.PASSED)
+NOT_RUN = TestOutcome(ending=Ending.NOT_RUN, why="not run")
+
+
+def all_failed(ending: Ending, why: str, count: int, result: RunResult | None = None) -> Outcome:
+    """The outcome of a program that fails before its first test."""
+    first = TestOutcome(ending=ending, why=why)
+    return with_facts(Outcome(tests=(first, *[NOT_RUN] * (count - 1))), result)
+
+
+def with_facts(outcome: Outcome, *results: RunResult | None) -> Outcome:
+    """The outcome with the resources that these runs used added."""
+    known = [result for result in results if result is not None]
+    cpu_s = outcome.cpu_s + sum(result.cpu_s for result in known)
+    memory_mb = max([outcome.memory_mb, *(result.memory_mb for result in known)])
+    return replace(outcome, cpu_s=cpu_s, memory_mb=memory_mb)
+
+
+def is_doubtful(result: RunResult, limits: Limits) -> bool:
+    """Whether the end of a program may be the machine's doing, so that it deserves a second attempt.
+
+    It ran out of wall time without having had the processor for it, as on a busy machine (a program that sleeps does
+    so again), or it was killed and no limit of its own says why.
+    """
+    if result.timed_out:
+        return result.cpu_s < STARVED_SHARE * limits.wall_s
+    end = bad_end(result, limits)
+    return result.signal == signal.SIGKILL and end is not None and end.ending is Ending.RAISED
+
+
+def deserves_repeat(result: RunResult, limits: Limits, num_repeats: int) -> bool:
+    """Whether to run a program again that ended like this, after so many repeats.
+
+    Somebody who kills processes at random must not turn a right program into a wrong one, and a program that kills
+    itself must not run for ever.
+    """
+    return is_doubtful(result, limits) and num_repeats < (1 if result.timed_out else MAX_REPEATS)
+
+
+def patient(limits: Limits) -> Limits:
+    """The limits of a second attempt: the same processor time, with twice the wall time to get it in."""
+    return replace(limits, wall_s=2 * limits.wall_s, cpu_s=limits.cpu_s or limits.wall_s)
+
+
+def bad_end(result: RunResult, limits: Limits, what: str = "the program") -> TestOutcome | None:
+    """The failed test of a run that did not end in order; None for exit code 0 within all limits."""
+    if result.timed_out:
+        return TestOutcome(ending=Ending.TIMEOUT, why=f"{what} ran longer than {limits.wall_s:g} s")
+    if result.out_of_memory:
+        why = f"{what} used more than {limits.memory_mb} MB of memory"
+        return TestOutcome(ending=Ending.MEMORY, why=why)
+    if result.overflowed:
+        why = f"{what} printed more than {limits.output_bytes} bytes"
+        return TestOutcome(ending=Ending.OUTPUT, why=why)
+    cpu_s = limits.cpu_s or limits.wall_s
+    if result.signal in (signal.SIGXCPU, signal.SIGKILL) and result.cpu_s >= 0.95 * cpu_s:
+        why = f"{what} used more than {cpu_s:g} s of processor time"
+        return TestOutcome(ending=Ending.TIMEOUT, why=why)
+    if result.signal:
+        return TestOutcome(
+            ending=Ending.RAISED, why=f"{what} was ended by {_name_of(result.signal)}"
+        )
+    if result.exit_code:
+        why = f"{what} ended with exit code {result.exit_code}{_last_line(result.stderr)}"
+        return TestOutcome(ending=Ending.RAISED, why=why)
+    return None
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
+    return f": {lines[-1][:_SHOWN_CHARS]}" if lines else ""

@@ -1,0 +1,203 @@
+"""Function tests in two boxes: the candidate in one, the data set's asserts in the other, this process in between.
+
+    tests --REQUEST--> here --nonce, REQUEST--> candidate
+    tests <--REPLY---- here <--nonce, REPLY---- candidate          (or CALLBACK, to which the tests ANSWER)
+    tests --OUTCOME, DONE--> here
+
+The relay reads no values: it checks that each frame of the candidate answers the request that is open, and passes it
+on. A request that is made while a callback runs is nested, so the open nonces are a stack. What the tests' box reports
+is the verdict; the candidate's box never sees a test or an expected value.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from os import urandom
+from typing import Any, cast
+
+from rlvr.errors import VerifierError
+from rlvr.protocols import Limits, RunResult, SandboxSession
+from rlvr_verifiers.codecheck import wire
+from rlvr_verifiers.codecheck.boxes import Boxes
+from rlvr_verifiers.codecheck.function_calls import GRACE_S, Line, Unanswered, load_body
+from rlvr_verifiers.codecheck.outcome import (
+    NOT_RUN,
+    PASSED,
+    Ending,
+    Outcome,
+    TestOutcome,
+    bad_end,
+    deserves_repeat,
+    patient,
+    with_facts,
+)
+from rlvr_verifiers.codecheck.references import FunctionReference, Style
+
+MAX_MESSAGES = 100_000
+MAX_BYTES = 512 << 20
+TESTS_EXTRA_S = 2.0  # the tests' box outlives the candidate's, so that it can say what happened
+
+
+@dataclass(slots=True, kw_only=True)
+class _Report:
+    """What the tests' box has said so far."""
+
+    outcomes: dict[int, TestOutcome] = field(default_factory=dict[int, TestOutcome])
+    is_done: bool = False
+    problem: TestOutcome | None = None
+    ended: RunResult | None = None  # of the box that was gone too early
+
+
+async def judge_in_boxes(
+    boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
+) -> Outcome:
+    """The outcome of all tests.
+
+    Raises:
+        SandboxError: a box broke.
+        VerifierError: the reference itself is at fault: its setup fails by itself, or it passes what cannot travel.
+    """
+    more, num_repeats = limits, 0
+    while True:
+        report, results = await _attempt(boxes, code, reference, more, is_complete=is_complete)
+        if report.ended is None or not deserves_repeat(report.ended, limits, num_repeats):
+            break
+        more, num_repeats = patient(limits), num_repeats + 1
+    count = (
+        len(reference.tests) if reference.style is Style.ASSERTS else max(1, len(report.outcomes))
+    )
+    tests = [report.outcomes.get(index, NOT_RUN) for index in range(count)]
+    if not report.is_done or report.problem is not None:
+        why = "the tests ended without a verdict"
+        problem = report.problem or TestOutcome(ending=Ending.PROTOCOL, why=why)
+        first = next((i for i, test in enumerate(tests) if test is NOT_RUN), count - 1)
+        tests[first] = problem
+    return with_facts(Outcome(tests=tuple(tests)), *results)
+
+
+async def _attempt(
+    boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
+) -> tuple[_Report, tuple[RunResult, ...]]:
+    test_limits = replace(limits, wall_s=limits.wall_s + TESTS_EXTRA_S, cpu_s=0.0)
+    candidate, tests = await boxes.open_both(code, limits, test_limits)
+    report = _Report()
+    try:
+        relay = _Relay(Line(candidate, limits), tests, test_limits, report)
+        await relay.run(reference, is_complete=is_complete)
+    except Unanswered as gone:
+        report.problem = gone.outcome
+        report.ended = gone.result
+    finally:
+        try:
+            candidate_result = await candidate.close()
+        finally:
+            tests_result = await tests.close()
+    return report, (candidate_result, tests_result)
+
+
+class _Relay:
+    """Carries frames between the two boxes until the tests are done."""
+
+    def __init__(self, line: Line, tests: SandboxSession, limits: Limits, report: _Report) -> None:
+        self.line = line
+        self.tests = tests
+        self.limits = limits
+        self.report = report
+        self._open: list[bytes] = []
+        self._deadline = time.monotonic() + limits.wall_s + GRACE_S
+        self._is_setup_pure = False
+
+    async def run(self, reference: FunctionReference, *, is_complete: bool) -> None:
+        """Loads the program, hands the tests over, and relays. Raises Unanswered, VerifierError, SandboxError."""
+        self._is_setup_pure = reference.is_setup_pure
+        nonce = urandom(wire.NONCE_BYTES)
+        await self.line.send(nonce, wire.REQUEST, load_body(list(reference.names)))
+        names = await self.line.load(nonce, reference.entry_point)
+        try:
+            task = task_body(reference, names, is_complete=is_complete)
+        except (wire.WireError, RecursionError) as error:
+            why = "the program's names hold what cannot be passed on"
+            raise Unanswered(TestOutcome(ending=Ending.PROTOCOL, why=why)) from error
+        await self._send_tests(wire.REQUEST + task)
+        num_bytes = 0
+        for _ in range(MAX_MESSAGES):
+            frame = await self._receive_tests()
+            kind, body = frame[:1], frame[1:]
+            if kind == wire.DONE:
+                self.report.is_done = True
+                return
+            if kind == wire.OUTCOME:
+                self._note(wire.parse(body))
+                continue
+            reply = await self._ask(kind, body)
+            num_bytes += len(body) + len(reply)
+            if num_bytes > MAX_BYTES:
+                why = f"the tests and the program exchanged more than {MAX_BYTES >> 20} MB"
+                raise Unanswered(TestOutcome(ending=Ending.PROTOCOL, why=why))
+            await self._send_tests(reply)
+        why = f"the tests and the program exchanged more than {MAX_MESSAGES} messages"
+        raise Unanswered(TestOutcome(ending=Ending.PROTOCOL, why=why))
+
+    async def _ask(self, kind: bytes, body: bytes) -> bytes:
+        """The candidate's frame, without its nonce, that comes in return for one of the tests."""
+        if kind == wire.REQUEST:
+            self._open.append(urandom(wire.NONCE_BYTES))
+        elif kind != wire.ANSWER or not self._open:
+            raise VerifierError(
+                f"the tests' box sent a frame of kind {kind!r}, which has no place here"
+            )
+        await self.line.send(self._open[-1], kind, body)
+        answer, reply = await self.line.receive(self._open[-1])
+        if answer == wire.REPLY:
+            self._open.pop()
+        elif answer != wire.CALLBACK:
+            why = "the program answered what was not asked"
+            raise Unanswered(TestOutcome(ending=Ending.PROTOCOL, why=why))
+        return answer + reply
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Records one reported outcome. Raises VerifierError when it is the reference's fault."""
+        index, why, label = int(message["i"]), str(message["why"]), str(message["label"])
+        if message["fault"]:
+            raise VerifierError(f"{message['fault']}; drop this row or rewrite its tests ({label})")
+        if index < 0 and self._is_setup_pure and not message["dead"]:
+            raise VerifierError(f"the setup of the reference failed by itself: {why}")
+        if message["ok"]:
+            self.report.outcomes[index] = PASSED
+        else:
+            ending = Ending.RAISED if index < 0 or ": " in why[:40] else Ending.WRONG
+            self.report.outcomes[max(index, 0)] = TestOutcome(ending=ending, why=f"{label}: {why}")
+
+    async def _send_tests(self, frame: bytes) -> None:
+        try:
+            await self.tests.send(frame)
+        except EOFError:
+            raise await self._tests_gone() from None
+
+    async def _receive_tests(self) -> bytes:
+        try:
+            return await self.tests.receive(max(0.001, self._deadline - time.monotonic()))
+        except (EOFError, TimeoutError, ValueError):
+            raise await self._tests_gone() from None
+
+    async def _tests_gone(self) -> Unanswered:
+        """A program whose answers end its own tests has failed them."""
+        result = await self.tests.close()
+        end = bad_end(result, self.limits, "the tests of the program")
+        why = "the tests ended without a verdict"
+        return Unanswered(end or TestOutcome(ending=Ending.PROTOCOL, why=why), result)
+
+
+def task_body(reference: FunctionReference, names: dict[str, Any], *, is_complete: bool) -> bytes:
+    """What the tests' box is given: the tests, and what the program says of its names."""
+    tolerance = reference.tolerance
+    task = {
+        "setup": reference.setup,
+        "tests": list(reference.tests),
+        "style": reference.style.value,
+        "entry_point": reference.entry_point,
+        "names": {name: value for name, value in names.items() if name in reference.names},
+        "modules": dict(reference.modules),
+        "tolerance": [tolerance.abs_tol, tolerance.rel_tol] if tolerance else None,
+        "is_complete": is_complete,
+    }
+    return wire.dump(cast("dict[str, Any]", task))

@@ -1,0 +1,265 @@
+"""The words and commands that the lexer knows, and what each becomes."""
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, for tables that read as prose."""
+    return text.split()
+
+
+GREEK = {
+    name: name
+    for name in words(
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron rho sigma"
+        " tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar"
+    )
+} | {
+    "varepsilon": "epsilon",
+    "vartheta": "theta",
+    "varphi": "phi",
+    "varrho": "rho",
+    "varsigma": "sigma",
+}
+
+# how a function is written -> its name in the tree
+FUNCTIONS = {
+    name: name
+    for name in words(
+        "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch"
+        " arsinh arcosh artanh ln lg log exp gcd lcm max min floor ceil abs sgn arg cis cbrt"
+    )
+} | {
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "arcsinh": "arsinh",
+    "arccosh": "arcosh",
+    "arctanh": "artanh",
+    "asinh": "arsinh",
+    "acosh": "arcosh",
+    "atanh": "artanh",
+    "tg": "tan",
+    "ctg": "cot",
+    "cosec": "csc",
+    "arctg": "arctan",
+    "Re": "re",
+    "Im": "im",
+    "sign": "sgn",
+    "ceiling": "ceil",
+    "Max": "max",
+    "Min": "min",
+}
+TRIGONOMETRIC = frozenset(words("sin cos tan cot sec csc sinh cosh tanh coth sech csch"))
+INVERSE = {
+    "sin": "arcsin",
+    "cos": "arccos",
+    "tan": "arctan",
+    "cot": "arccot",
+    "sec": "arcsec",
+    "csc": "arccsc",
+    "sinh": "arsinh",
+    "cosh": "arcosh",
+    "tanh": "artanh",
+}
+
+# a run of plain letters -> a token
+WORDS: dict[str, tuple[str, str]] = (
+    {word: ("func", name) for word, name in FUNCTIONS.items()}
+    | {word: ("name", name) for word, name in GREEK.items() if len(word) > 2}
+    | {
+        "sqrt": ("sqrt", ""),
+        "pi": ("const", "pi"),
+        "Pi": ("const", "pi"),
+        "oo": ("const", "oo"),
+        "inf": ("const", "oo"),
+        "infinity": ("const", "oo"),
+        "Infinity": ("const", "oo"),
+        "deg": ("degree", ""),
+        "degree": ("degree", ""),
+        "degrees": ("degree", ""),
+        "mod": ("mod", ""),
+        "binom": ("binom", ""),
+        "mu": ("name", "mu"),
+        "nu": ("name", "nu"),
+        "xi": ("name", "xi"),
+    }
+)
+# short runs of letters that are words, not products
+ENGLISH = frozenset(
+    words(
+        "and or of to is no yes the none both all not any are if else for on in by at an as we it so has"
+        " true only odd even such that when with one two four five six nine ten lim sum int see let"
+    )
+)
+
+# a command of LaTeX (without its backslash) -> a token; ("", "") is layout and dropped
+COMMANDS: dict[str, tuple[str, str]] = (
+    {word: ("func", name) for word, name in FUNCTIONS.items() if word not in ("abs", "floor")}
+    | {word: ("name", name) for word, name in GREEK.items()}
+    | dict.fromkeys(
+        words(
+            ", ! ; : > left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle"
+            " quad qquad displaystyle textstyle scriptstyle limits nolimits thinspace medspace thickspace"
+            " enspace space rm it bf mathstrut strut nonumber"
+        ),
+        ("", ""),
+    )
+    | {
+        " ": ("", ""),
+        "\n": ("", ""),
+        "cdot": ("*", ""),
+        "times": ("*", ""),
+        "ast": ("*", ""),
+        "div": ("/", ""),
+        "over": ("over", ""),
+        "frac": ("frac", ""),
+        "dfrac": ("frac", ""),
+        "tfrac": ("frac", ""),
+        "cfrac": ("frac", ""),
+        "sfrac": ("frac", ""),
+        "nicefrac": ("frac", ""),
+        "sqrt": ("sqrt", ""),
+        "surd": ("sqrt", ""),
+        "binom": ("binom", ""),
+        "dbinom": ("binom", ""),
+        "tbinom": ("binom", ""),
+        "choose": ("choose", ""),
+        "pi": ("const", "pi"),
+        "infty": ("const", "oo"),
+        "imath": ("const", "i"),
+        "jmath": ("name", "j"),
+        "pm": ("pm", ""),
+        "mp": ("mp", ""),
+        "circ": ("degree", ""),
+        "degree": ("degree", ""),
+        "prime": ("'", ""),
+        "%": ("%", ""),
+        "{": ("\\{", ""),
+        "}": ("\\}", ""),
+        "lbrace": ("\\{", ""),
+        "rbrace": ("\\}", ""),
+        "lvert": ("abs(", ""),
+        "rvert": (")abs", ""),
+        "vert": ("|", ""),
+        "mid": ("|", ""),
+        "lVert": ("abs(", ""),
+        "rVert": (")abs", ""),
+        "|": ("|", ""),
+        "Vert": ("|", ""),
+        "lfloor": ("floor(", ""),
+        "rfloor": (")floor", ""),
+        "lceil": ("ceil(", ""),
+        "rceil": (")ceil", ""),
+        "lbrack": ("[", ""),
+        "rbrack": ("]", ""),
+        "lparen": ("(", ""),
+        "rparen": (")", ""),
+        "bmod": ("mod", ""),
+        "mod": ("mod", ""),
+        "pmod": ("pmod", ""),
+        "overline": ("overline", ""),
+        "bar": ("overline", ""),
+        "hat": ("vec", ""),
+        "widehat": ("vec", ""),
+        "vec": ("vec", ""),
+        "overrightarrow": ("vec", ""),
+        "tilde": ("tilde", ""),
+        "widetilde": ("tilde", ""),
+        "int": ("int", ""),
+        "iint": ("int", ""),
+        "iiint": ("int", ""),
+        "oint": ("int", ""),
+        "sum": ("sum", ""),
+        "prod": ("prod", ""),
+        "lim": ("lim", ""),
+        "limsup": ("lim", ""),
+        "liminf": ("lim", ""),
+        "partial": ("name", "partial"),
+        "ldots": ("name", "dots"),
+        "cdots": ("name", "dots"),
+        "dots": ("name", "dots"),
+        "to": ("to", ""),
+        "rightarrow": ("to", ""),
+    }
+)
+
+# commands whose argument is a word or a letter in another font
+FONTS = frozenset(
+    words(
+        "text textrm textit textnormal mbox hbox mathrm operatorname operatorname* mathit mathsf mathtt"
+        " mathcal mathscr mathfrak texttt textsf"
+    )
+)
+BOLD = frozenset(words("mathbf textbf boldsymbol bm bold pmb"))
+
+# one character of unicode -> LaTeX
+UNICODE = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "‐": "-",
+        "×": "\\times ",
+        "·": "\\cdot ",
+        "⋅": "\\cdot ",
+        "∙": "\\cdot ",
+        "∗": "*",
+        "÷": "/",
+        "∕": "/",
+        "⁄": "/",
+        "√": "\\sqrt ",
+        "∞": "\\infty ",
+        "±": "\\pm ",
+        "∓": "\\mp ",
+        "°": "\\degree ",
+        "′": "'",
+        "’": "'",
+        "″": "''",
+        "π": "\\pi ",
+        "²": "^{2}",
+        "³": "^{3}",
+        "¹": "^{1}",
+        "⁴": "^{4}",
+        "⁵": "^{5}",
+        "⁶": "^{6}",
+        "⁷": "^{7}",
+        "⁸": "^{8}",
+        "⁹": "^{9}",
+        "⁰": "^{0}",
+        "½": "\\frac{1}{2}",
+        "⅓": "\\frac{1}{3}",
+        "⅔": "\\frac{2}{3}",
+        "¼": "\\frac{1}{4}",
+        "¾": "\\frac{3}{4}",
+        "…": "\\ldots ",
+        "⋯": "\\ldots ",
+        "⌊": "\\lfloor ",
+        "⌋": "\\rfloor ",
+        "⌈": "\\lceil ",
+        "⌉": "\\rceil ",
+        "∣": "|",
+        "\u00a0": " ",
+        "\u2009": " ",
+        "\u202f": " ",
+        "\u2061": "",
+        "\u200b": "",
+        "\u2062": " ",
+        "ℓ": "\\ell ",
+    }
+    | {
+        character: f"\\{name} "
+        for character, name in zip(
+            "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΣΦΨΩϕϵ",
+            words(
+                "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau"
+                " upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega phi epsilon"
+            ),
+            strict=True,
+        )
+    }
+)
+
+# the kinds of token with which a factor may begin
+STARTS = frozenset(
+    words(
+        "num name const func frac sqrt binom ( [ { abs( floor( ceil( overline vec tilde int sum prod lim"
+    )
+)
