@@ -3,7 +3,7 @@
 Column t of every [batch, seq] tensor describes token t, prompt included: losses never shift and never see packing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -143,4 +143,28 @@ class Learner(Protocol):
 
     def restore(self, folder: Path) -> None:
         """Reads what `save` wrote. Raises CheckpointError."""
+        ...
+
+
+@runtime_checkable
+class ProvableLearner(Learner, Protocol):
+    """A learner whose weights can be moved on purpose, so that engines can prove that they follow it."""
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """For each row the log-probs (nats, temperature 1) of its tokens but the first, each row in its own shape."""
+        ...
+
+    def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
+        """The trained tensors in about `most` groups that cover all; see `rlvr.learner.tensor_groups`."""
+        ...
+
+    def perturb(self, names: Sequence[str], *, scale: float) -> None:
+        """Adds noise of `scale` times each tensor's root mean square; `publish` then gives a trial (version below 0).
+
+        Raises: LearnerError when something is perturbed already.
+        """
+        ...
+
+    def unperturb(self) -> None:
+        """The weights before `perturb`, bit for bit, under the version that they had. Safe when there was none."""
         ...

@@ -48,9 +48,11 @@ def train(
 ) -> None:
     """Train a policy by a recipe."""
     from rlvr.config.load import load_recipe
+    from rlvr.run.backends import require_backend, train_with
     from rlvr.run.console import Console
 
     loaded = load_recipe(recipe, overrides or [])
+    require_backend(loaded.recipe)
     console = Console()
     if dry_run:
         from rlvr.run.dry_run import dry_run_rows
@@ -66,10 +68,9 @@ def train(
     ):  # what is wrong ends here, before torch is imported
         directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
         from rlvr.report.page import write_report
-        from rlvr.run.local import train as train_local
 
         try:
-            train_local(
+            train_with(
                 loaded, judge=judge, data=data, directory=directory, resume=resume, console=console
             )
         finally:
@@ -118,10 +119,29 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="write every rollout to this JSON Lines file")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="who generates: an OpenAI-compatible server (vLLM, SGLang, ...), http://HOST:PORT/v1; MODEL_OR_RUN "
+            "then gives tokenizer and limits only",
+        ),
+    ] = None,
+    server_model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="the model's name at the server, where it has several"),
+    ] = "",
+    server_key_env: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="the environment variable with the server's key")
+    ] = "",
+    server_requests: Annotated[
+        int, typer.Option(min=1, help="requests at the server at the same time")
+    ] = 64,
 ) -> None:
     """Evaluate a model: pass@1 greedy, or pass@k, avg@k and maj@k, with intervals."""
     from rlvr.run.console import Console
     from rlvr.run.evaluate_model import evaluate_model
+    from rlvr.run.evaluate_server import server_choice
 
     rows = evaluate_model(
         model,
@@ -130,6 +150,9 @@ def evaluate(
         overrides=overrides or [],
         samples_per_prompt=samples_per_prompt,
         output=output,
+        server=server_choice(
+            server, model=server_model, key_env=server_key_env, max_open=server_requests
+        ),
     )
     Console().table(f"{model}", rows)
 

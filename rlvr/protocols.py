@@ -237,11 +237,28 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReceipt:
-    """An engine's own word on the weights it now uses; `checksums` are computed from what the engine holds."""
+    """An engine's own word on the weights it now uses.
+
+    checksums: of the bytes that arrived, by tensor name. canary_logprobs: for each row of `WeightsRef.canary` the
+        log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
+    canary_s: the part of `seconds` that the canary took.
+    engine_id: which engine speaks; "" where there is one. members: of a fleet, one receipt for each engine.
+    has_weights: False: the engine computes without any, so that there is nothing to prove.
+    """
 
     policy_version: int
     checksums: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
+    canary_logprobs: tuple[tuple[float, ...], ...] = ()
+    canary_s: float = 0.0
+    engine_id: str = ""
+    has_weights: bool = True
+    members: "tuple[LoadReceipt, ...]" = ()
+
+    @property
+    def each(self) -> "tuple[LoadReceipt, ...]":
+        """The receipts of single engines."""
+        return self.members or (self,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +279,18 @@ class RolloutEngine(Protocol):
         ...
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Waits for running work to end, switches to `ref`, and reports what it now holds."""
+        """Switches to `ref` and reports what it now holds.
+
+        An engine waits for its running work to end, or freezes it, switches, and goes on with it; then a completion's
+        `policy_versions` tell which token came from which weights.
+        """
+        ...
+
+    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """For each row the log-probs (nats, temperature 1) of its tokens but the first, teacher-forced.
+
+        The weights that are loaded compute them, and nothing that was cached.
+        """
         ...
 
     async def health(self) -> EngineHealth:

@@ -52,6 +52,7 @@ class Transport(StrEnum):
 
     SHARED = "shared"  # the engine reads the learner's own tensors
     IN_PLACE_COPY = "in_place_copy"  # a copy in the same process, refreshed in place
+    FILE = "file"  # a safetensors file in shared memory, which engines on other nodes get a copy of
 
 
 class WeightsKind(StrEnum):
@@ -275,7 +276,10 @@ class TensorEntry:
 class WeightsRef:
     """Where an engine finds one version of the policy's weights.
 
+    policy_version: negative for weights that are published for a test alone; no completion may come from those.
+    uri: with Transport.FILE the path of the file on the learner's node.
     manifest: empty for Transport.SHARED, where no bytes travel. base_digest: of an adapter's base, else "".
+    canary: token ids that an engine computes log-probs of after loading (`LoadReceipt.canary_logprobs`).
     """
 
     policy_version: int
@@ -285,3 +289,4 @@ class WeightsRef:
     dtype: str
     manifest: tuple[TensorEntry, ...] = ()
     base_digest: str = ""
+    canary: tuple[tuple[int, ...], ...] = ()

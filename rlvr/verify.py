@@ -70,6 +70,7 @@ class Judge:
         deadline_s: wall-clock seconds that one item may take.
         sandbox: (name, settings) for SANDBOXED verifiers; built and started only when there is one. None: they get
             none.
+        sources: where verifiers come from, by name, that are not looked up here: single files of another machine.
 
     Example:
         judge = Judge(workers=2, deadline_s=5.0)
@@ -82,8 +83,11 @@ class Judge:
         workers: int,
         deadline_s: float,
         sandbox: tuple[str, Mapping[str, Any]] | None = None,
+        *,
+        sources: Mapping[str, PluginSource] | None = None,
     ) -> None:
         self.deadline_s = deadline_s
+        self._sources = dict(sources or {})
         self._pool = VerifierPool(workers, deadline_s)
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._shared = SharedWork()
@@ -246,7 +250,7 @@ class Judge:
         return entry
 
     def _build(self, check: Check) -> _Entry:
-        source = find(VERIFIERS, check.verifier)
+        source = self._sources.get(check.verifier) or find(VERIFIERS, check.verifier)
         sandbox = None
         if getattr(load(source), "execution", None) is Execution.SANDBOXED:
             sandbox = self._make_sandbox()

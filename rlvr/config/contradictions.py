@@ -13,6 +13,7 @@ from rlvr.config.algorithm import (
     PolicyGradientLoss,
     RatioBase,
 )
+from rlvr.config.cluster import Backend, ClusterConfig, Placement
 from rlvr.config.data import GENERATOR, DataConfig, source_name
 from rlvr.config.learner import Kernels, LearnerConfig, OptimizerKind
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
@@ -25,7 +26,7 @@ def contradictions(
     reward: RewardConfig,
     algorithm: AlgorithmConfig,
     learner: LearnerConfig,
-    num_learners: int,
+    cluster: ClusterConfig,
 ) -> list[str]:
     """One message for each pair of keys that cannot both hold; none for a sound recipe."""
     return [
@@ -35,7 +36,8 @@ def contradictions(
         *_of_signal(rollout=rollout, algorithm=algorithm),
         *_of_kl(algorithm),
         *_of_staleness(rollout=rollout, algorithm=algorithm),
-        *_of_machines(learner=learner, num_learners=num_learners),
+        *_of_machines(learner=learner, num_learners=cluster.learners),
+        *_of_cluster(rollout=rollout, learner=learner, cluster=cluster),
     ]
 
 
@@ -166,3 +168,27 @@ def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
         )
     if learner.device == "cpu" and learner.kernels is Kernels.LIGER:
         yield "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch"
+
+
+def _of_cluster(
+    *, rollout: RolloutConfig, learner: LearnerConfig, cluster: ClusterConfig
+) -> Iterator[str]:
+    if cluster.backend is Backend.LOCAL:
+        if rollout.engine is EngineKind.VLLM:
+            yield "rollout.engine=vllm runs in processes of its own: set cluster.backend=ray (one machine is enough)"
+        if cluster.engines > 1:
+            yield f"cluster.engines={cluster.engines} needs cluster.backend=ray; the local backend has one engine"
+    elif rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
+        yield (
+            "cluster.backend=ray: an engine in another process cannot share the learner's tensors; set "
+            "rollout.engine_dtype=float32 or bfloat16 (a copy)"
+        )
+    if rollout.engine_args and rollout.engine is not EngineKind.VLLM:
+        yield f"rollout.engine_args are vLLM's, and rollout.engine={rollout.engine.value}; remove them"
+    if cluster.placement is Placement.COLOCATED and rollout.max_staleness > 0:
+        yield (
+            f"cluster.placement=colocated takes turns, so rollout.max_staleness={rollout.max_staleness} gains nothing; "
+            "set it to 0, or cluster.placement=disaggregated"
+        )
+    if cluster.placement is Placement.COLOCATED and learner.streaming:
+        yield "cluster.placement=colocated takes turns: learner.streaming=true cannot overlap; set it to false"

@@ -45,6 +45,8 @@ _ALWAYS_BY_TOKENS = "rlvr always fills micro-batches up to a number of tokens"
 _CHUNK = "it counts tokens; rlvr counts megabytes"
 _PROCESSES = "processes that share one optimiser step; the batch keeps its size"
 _LIGER = "true is liger"
+_VLLM_WIDTH = "vLLM's own arguments stand there, this one as tensor_parallel_size"
+_VLLM_OWN = "vLLM's own arguments stand there under their own names"
 
 GENERAL_NAMES: dict[str, PeerName] = {
     # how many completions
@@ -169,6 +171,20 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "actor.num_gpus_per_node": PeerName("OpenRLHF", _LEARNERS, _PROCESSES),
     "dp_replicate": PeerName("prime-rl", _LEARNERS, _PROCESSES),
     "num_processes": PeerName("TRL (accelerate)", _LEARNERS, _PROCESSES),
+    # engines and where they live
+    "use_vllm": PeerName("TRL", "rollout.engine", "true is vllm"),
+    "vllm_mode": PeerName(
+        "TRL", "cluster.placement", "colocate is colocated, server disaggregated"
+    ),
+    "colocate_all": PeerName("SkyRL", "cluster.placement", "true is colocated"),
+    "colocate_all_models": PeerName("OpenRLHF", "cluster.placement", "true is colocated"),
+    "colocated.enabled": PeerName("NeMo RL", "cluster.placement", "true is colocated"),
+    "vllm_num_engines": PeerName("OpenRLHF", "cluster.engines"),
+    "num_inference_engines": PeerName("SkyRL", "cluster.engines"),
+    "tensor_model_parallel_size": PeerName("verl", "rollout.engine_args", _VLLM_WIDTH),
+    "vllm_tensor_parallel_size": PeerName("TRL, OpenRLHF", "rollout.engine_args", _VLLM_WIDTH),
+    "gpu_memory_utilization": PeerName("verl, SkyRL", "rollout.engine_args", _VLLM_OWN),
+    "vllm_gpu_memory_utilization": PeerName("TRL, OpenRLHF", "rollout.engine_args", _VLLM_OWN),
     # adapters
     "use_peft": PeerName("TRL", _RANK, _ON_BY_RANK),
     "use_lora": PeerName("AReaL", _RANK, _ON_BY_RANK),

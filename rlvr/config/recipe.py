@@ -6,11 +6,12 @@ Defaults are the vetted setting; a recipe holds only what differs. Three numbers
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from rlvr.config.algorithm import AlgorithmConfig
+from rlvr.config.cluster import Backend, ClusterConfig, Placement
 from rlvr.config.contradictions import contradictions
 from rlvr.config.data import (
     CheckConfig,
@@ -23,14 +24,15 @@ from rlvr.config.data import (
 from rlvr.config.learner import LearnerConfig
 from rlvr.config.model import LoraConfig, ModelConfig, TinyModel
 from rlvr.config.presets import with_preset
+from rlvr.config.proof import ProofConfig
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig, Truncated
 from rlvr.config.sandbox import SandboxConfig
 from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = [
-    "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig", "EngineDtype",
-    "EngineKind", "LoraConfig", "ModelConfig", "Recipe", "RewardConfig", "RolloutConfig", "RunConfig",
-    "SandboxConfig", "Template", "TinyModel", "TrackerKind", "Truncated", "source_name",
+    "Backend", "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig",
+    "EngineDtype", "EngineKind", "LoraConfig", "ModelConfig", "Placement", "ProofConfig", "Recipe", "RewardConfig",
+    "RolloutConfig", "RunConfig", "SandboxConfig", "Template", "TinyModel", "TrackerKind", "Truncated", "source_name",
 ]  # fmt: skip
 
 
@@ -64,13 +66,6 @@ class RunConfig(Section):
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
 
 
-class ClusterConfig(Section):
-    """Where the parts run. learners: processes that share one optimiser step (its result does not depend on them)."""
-
-    backend: Literal["local"] = "local"
-    learners: PositiveInt = 1
-
-
 class Recipe(Section):
     """A whole run."""
 
@@ -86,6 +81,7 @@ class Recipe(Section):
     learner: LearnerConfig = LearnerConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
     run: RunConfig = RunConfig()
+    proof: ProofConfig = ProofConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="before")
@@ -101,7 +97,7 @@ class Recipe(Section):
             reward=self.reward,
             algorithm=self.algorithm,
             learner=self.learner,
-            num_learners=self.cluster.learners,
+            cluster=self.cluster,
         )
         if problems:
             raise ValueError("; ".join(problems))

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from rlvr.config.section import (
     Fraction,
@@ -17,8 +17,9 @@ from rlvr.config.section import (
 class EngineKind(StrEnum):
     """Which rollout engine generates."""
 
-    TRANSFORMERS = "transformers"
-    TOY = "toy"
+    TRANSFORMERS = "transformers"  # in the learner's process, or behind Ray
+    VLLM = "vllm"  # behind Ray; needs the extra `vllm`
+    TOY = "toy"  # uniform tokens, for tests of everything around it
 
 
 class EngineDtype(StrEnum):
@@ -32,7 +33,10 @@ class EngineDtype(StrEnum):
 class RolloutConfig(Section):
     """How completions are generated. `max_batch_rows` bounds the rows decoded at once (memory, not mathematics).
 
+    engine_dtype: of the transformers engine's weights; vLLM takes bfloat16 or float32, and `shared` means bfloat16.
+    engine_args: passed to vLLM by name (`gpu_memory_utilization`, `tensor_parallel_size`, `enforce_eager`, ...).
     max_staleness: how many versions older than the learner a completion may be (0 = strictly on-policy).
+    completion_deadline_s: a completion that takes longer is cut off and leaves its group.
     """
 
     engine: EngineKind = EngineKind.TRANSFORMERS
@@ -44,6 +48,8 @@ class RolloutConfig(Section):
     temperature: Positive = 1.0
     stop_strings: list[str] = Field(default_factory=list[str])
     max_batch_rows: PositiveInt = 256
+    completion_deadline_s: Positive = 3600.0
+    engine_args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
 
 class Truncated(StrEnum):

@@ -33,12 +33,14 @@ from rlvr.learner.loss_traits import reads_proximal, set_correction
 from rlvr.learner.metrics import merged_outcome, outcome_from_json
 from rlvr.learner.minibatches import step_through
 from rlvr.learner.nonfinite import judge_nonfinite
+from rlvr.learner.perturbation import Perturbation
 from rlvr.learner.publication import Publication
 from rlvr.learner.rank_frames import Frame, batch_frame
 from rlvr.learner.rank_memory import Shared, share
 from rlvr.learner.rank_pool import START_UP, RankPool
 from rlvr.learner.rank_rows import split_over_ranks
 from rlvr.learner.rank_server import RankTask, correction_to_json, task_frame
+from rlvr.learner.tensor_groups import tensor_groups
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsRef
@@ -47,7 +49,7 @@ SILENCE_S = 600.0
 
 
 class LearnerGroup:
-    """Implements `rlvr.batch.Learner` over ranks that it starts and ends; a context manager."""
+    """Implements `rlvr.batch.ProvableLearner` over ranks that it starts and ends; a context manager."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class LearnerGroup:
         reference: PreTrainedModel | None,
         fault_folder: Path,
         published_dtype: torch.dtype = torch.bfloat16,
+        weights_folder: Path | None = None,
         lr_decay: tuple[int, int, float] | None = None,
         silence_s: float = SILENCE_S,
     ) -> None:
@@ -83,6 +86,9 @@ class LearnerGroup:
         self.num_ranks = num_ranks
         self._transport = transport
         self._published_dtype = published_dtype
+        self._weights_folder = weights_folder
+        self._publication = self._new_publication()
+        self._perturbation = Perturbation(policy.model)
         self._has_reference = reference is not None
         # What a cold start has switched on does not travel; each rank switches it on for itself.
         policy.model.gradient_checkpointing_disable()
@@ -127,7 +133,8 @@ class LearnerGroup:
         """
         self.config = config
         self._loss = loss
-        self._publication = Publication(transport=self._transport, dtype=self._published_dtype)
+        self._publication.close()
+        self._publication = self._new_publication()
         self._num_steps = 0
         self._num_nonfinite = 0
         self._push_weights()
@@ -215,9 +222,43 @@ class LearnerGroup:
         return outcome.report(divisor=divisor, num_processes=self.num_ranks)
 
     def publish(self) -> WeightsRef:
-        """The present weights, now also in `policy.model`, under a version that counts changed publications."""
+        """The present weights, now also in `policy.model`; see `PolicyLearner.publish`."""
         self._mirror()
+        if self._perturbation.is_active:
+            return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """For each row the log-probs of its tokens but the first, by the ranks: each its part of the rows."""
+        frames = [
+            Frame(body={"op": "score", "rows": [list(row) for row in rows[rank :: self.num_ranks]]})
+            for rank in range(self.num_ranks)
+        ]
+        scores: list[list[float]] = [[]] * len(rows)
+        for rank, answer in enumerate(self._pool.call(frames, what="score")):
+            scores[rank :: self.num_ranks] = answer.body["scores"]
+        return scores
+
+    def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
+        """The trained tensors in about `most` groups that cover all."""
+        return tensor_groups(checkpoint.trained_names(self.policy.model), most=most)
+
+    def perturb(self, names: Sequence[str], *, scale: float) -> None:
+        """Adds noise of `scale` times each tensor's root mean square, in the ranks. Raises LearnerError.
+
+        The next publication gathers it from them, as it gathers what a step has changed.
+        """
+        self._mirror()
+        self._perturbation.begin(names, scale=scale)
+        self._scatter()
+
+    def unperturb(self) -> None:
+        """The weights before `perturb`, bit for bit; trials that were published are removed."""
+        if self._perturbation.is_active:
+            self._mirror()
+            self._perturbation.end()
+            self._scatter()
+        self._publication.end_trials()
 
     def save(self, folder: Path) -> None:
         """The folder that `PolicyLearner.save` writes: any number of ranks can restore it."""
@@ -243,11 +284,23 @@ class LearnerGroup:
 
     def close(self) -> None:
         """Ends the ranks; the policy's weights stay as last published. Safe to call twice."""
+        self._publication.close()
         self._pool.close()
         self._meeting.cleanup()
 
     def _ask(self, op: str, values: Mapping[str, Any]) -> list[Frame]:
         return self._pool.call([Frame(body={"op": op, **values})] * self.num_ranks, what=op)
+
+    def _new_publication(self) -> Publication:
+        return Publication(
+            transport=self._transport, dtype=self._published_dtype, folder=self._weights_folder
+        )
+
+    def _scatter(self) -> None:
+        """Has the ranks take the weights of `policy.model`; what they hold is gathered anew when it is needed."""
+        self._push_weights()
+        self._ask("scatter", {})
+        self._is_mirrored = False
 
     def _push_weights(self) -> None:
         """Brings the weights of `policy.model` where the ranks see them; on the CPU they are there."""

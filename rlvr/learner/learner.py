@@ -9,6 +9,7 @@ its parameters are sharded, its rows are a part, and `peers` are the others.
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,10 @@ from rlvr.learner.nonfinite import find_offender, judge_nonfinite, keep_micro_ba
 from rlvr.learner.optimizer import build_optimizer
 from rlvr.learner.passes import Passes
 from rlvr.learner.peers import Alone, Peers, total_norm
+from rlvr.learner.perturbation import Perturbation
 from rlvr.learner.publication import Publication
 from rlvr.learner.schedule import learning_rate
+from rlvr.learner.tensor_groups import tensor_groups
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
@@ -40,7 +43,7 @@ from rlvr.records import Transport, WeightsRef
 
 
 class PolicyLearner:
-    """Implements `rlvr.batch.Learner` for one process and one device."""
+    """Implements `rlvr.batch.ProvableLearner` for one process and one device."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class PolicyLearner:
         reference: PreTrainedModel | None,
         fault_folder: Path,
         published_dtype: torch.dtype = torch.bfloat16,
+        weights_folder: Path | None = None,
         lr_decay: tuple[int, int, float] | None = None,
         peers: Peers | None = None,
     ) -> None:
@@ -62,6 +66,7 @@ class PolicyLearner:
             the reference is the policy without them.
         fault_folder: where a micro-batch with a non-finite gradient is kept.
         published_dtype: of the copy that engines keep, where `transport` says that they do.
+        weights_folder: where Transport.FILE makes a folder of its own; None: in memory where there is room.
         lr_decay: (first step, last step, final share of lr) of a linear fall; None keeps lr constant after warm-up.
         peers: the other processes of this optimiser step; None: there are none.
         """
@@ -74,7 +79,10 @@ class PolicyLearner:
         self._lr_decay = lr_decay
         self._peers: Peers = peers or Alone()
         self._num_nonfinite = 0
-        self._publication = Publication(transport=transport, dtype=published_dtype)
+        self._publication = Publication(
+            transport=transport, dtype=published_dtype, folder=weights_folder
+        )
+        self._perturbation = Perturbation(policy.model)
         self._sums = MetricSums()
         self._accumulated: list[Batch] = []
         for model in (policy.model, reference):
@@ -190,8 +198,32 @@ class PolicyLearner:
         )
 
     def publish(self) -> WeightsRef:
-        """The present weights, under a version that counts publications of changed weights; the first is 0."""
+        """The present weights, under a version that counts publications of changed weights; the first is 0.
+
+        While they are perturbed: a trial, under a version below 0.
+
+        Raises: LearnerError when the file of the weights cannot be written.
+        """
+        if self._perturbation.is_active:
+            return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """For each row the log-probs (nats, temperature 1) of its tokens but the first, in the learner's arithmetic."""
+        return self._passes.score(rows)
+
+    def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
+        """The trained tensors in about `most` groups that cover all."""
+        return tensor_groups(checkpoint.trained_names(self.policy.model), most=most)
+
+    def perturb(self, names: Sequence[str], *, scale: float) -> None:
+        """Adds noise of `scale` times each tensor's root mean square. Raises LearnerError."""
+        self._perturbation.begin(names, scale=scale)
+
+    def unperturb(self) -> None:
+        """The weights before `perturb`, bit for bit; trials that were published are removed."""
+        self._perturbation.end()
+        self._publication.end_trials()
 
     def save(self, folder: Path) -> None:
         """A folder that transformers loads, with the optimiser and the counters beside it."""
@@ -220,7 +252,8 @@ class PolicyLearner:
         self._publication.restore(counters.policy_version)
 
     def close(self) -> None:
-        """Nothing: this learner ends with its process."""
+        """Removes published files. Safe to call twice."""
+        self._publication.close()
 
     def _learning_rate(self) -> float:
         return learning_rate(

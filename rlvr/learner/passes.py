@@ -1,5 +1,6 @@
 """Passes of models over rows: which rows go together, log-probs without gradient, gradients of the loss's numerator."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,6 +15,7 @@ from rlvr.learner.metrics import MetricSums
 from rlvr.learner.microbatch import plan_micro_batches
 from rlvr.learner.peers import Peers
 from rlvr.models.logprobs import TokenLogprobs, token_logprobs, usable_layout
+from rlvr.models.scoring import score_rows
 
 
 class Passes:
@@ -74,6 +76,14 @@ class Passes:
             self._peers.even_out(model)
         model.train(was_training)
         return full
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs of every token but the first of each row, at temperature 1; no rows: keeps its peers company."""
+        with self._arithmetic():
+            scores = score_rows(self._model, rows)
+        with torch.no_grad():
+            self._peers.even_out(self._model)
+        return scores
 
     def backward(self, micro: Batch | None, *, sums: MetricSums) -> None:
         """Adds the gradient of one micro-batch to the policy's, and its metrics to `sums`."""

@@ -1,22 +1,33 @@
 """What engines are told about weights: versions that rise with them, and checksums of what a copy must hold."""
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel
 
+from rlvr.learner.weights_file import WeightsFolder
 from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
 
 class Publication:
-    """Counts publications of changed weights; the first has version 0."""
+    """Counts publications of changed weights; the first has version 0. Trials count downwards from -1."""
 
-    def __init__(self, *, transport: Transport, dtype: torch.dtype) -> None:
-        """Args: dtype: of the copy that an engine keeps, with Transport.IN_PLACE_COPY."""
+    def __init__(
+        self, *, transport: Transport, dtype: torch.dtype, folder: Path | None = None
+    ) -> None:
+        """Args:
+        dtype: of what an engine keeps, with any transport but Transport.SHARED.
+        folder: where Transport.FILE makes a folder of its own; None: in memory where there is room.
+        """
         self.policy_version = 0
         self.has_changed = True
         self._transport = transport
         self._dtype = dtype
+        self._files = WeightsFolder(folder)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._num_trials = 0
         self._published: WeightsRef | None = None
 
     def restore(self, policy_version: int) -> None:
@@ -29,15 +40,40 @@ class Publication:
         """The reference of the present weights of `model`, under the next version where they changed.
 
         The manifest holds checksums of the bytes that an engine's copy must hold, adapters merged.
+
+        Raises: LearnerError when the weights' file cannot be written.
         """
         if self._published is not None and not self.has_changed:
             return self._published
         if self._published is not None:
             self.policy_version += 1
-        manifest: tuple[TensorEntry, ...] = ()
+        self._published = self._reference(model, self.policy_version)
+        self.has_changed = False
+        return self._published
+
+    def publish_trial(self, model: PreTrainedModel) -> WeightsRef:
+        """The reference of weights that are for a test alone; the count of real versions does not see them.
+
+        Raises: LearnerError when the weights' file cannot be written.
+        """
+        self._num_trials += 1
+        return self._reference(model, -self._num_trials)
+
+    def end_trials(self) -> None:
+        """Removes what trials wrote."""
+        self._files.remove_trials()
+
+    def close(self) -> None:
+        """Removes every file that was published. Safe to call twice."""
+        self._files.close()
+
+    def _reference(self, model: PreTrainedModel, version: int) -> WeightsRef:
+        uri = "memory:learner"
         dtype = next(model.parameters()).dtype
-        if self._transport is Transport.IN_PLACE_COPY:
+        manifest: tuple[TensorEntry, ...] = ()
+        if self._transport is not Transport.SHARED:
             dtype = self._dtype
+        if self._transport is Transport.IN_PLACE_COPY:
             manifest = tuple(
                 TensorEntry(
                     name=name,
@@ -46,13 +82,18 @@ class Publication:
                 )
                 for name, weight in lora.merged_weights(model)
             )
-        self.has_changed = False
-        self._published = WeightsRef(
-            policy_version=self.policy_version,
+        elif self._transport is Transport.FILE:
+            if not self._shapes:
+                self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
+            path, manifest = self._files.write(
+                version, lora.merged_weights(model), shapes=self._shapes, dtype=dtype
+            )
+            uri = str(path)
+        return WeightsRef(
+            policy_version=version,
             kind=WeightsKind.FULL,
             transport=self._transport,
-            uri="memory:learner",
+            uri=uri,
             dtype=str(dtype).removeprefix("torch."),
             manifest=manifest,
         )
-        return self._published

@@ -125,6 +125,11 @@ class RankServer:
         elif op == "gather":
             model = self._policy.model
             gather_into(self._mirror, model, is_writer=self._is_first, alive=self._alive)
+        elif op == "scatter":
+            scatter_from(self._mirror, self._policy.model)
+        elif op == "score":
+            result["scores"] = self._learner.score(request.body["rows"])
+            release(self._policy.model)
         elif op == "save":
             self._save(self._learner, Path(request.body["folder"]))
         elif op == "restore":

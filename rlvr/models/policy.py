@@ -35,6 +35,17 @@ _SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # of a tiny policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyText:
+    """What is known of a policy without its weights: how it reads and writes text, and how long it may get."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+    max_positions: int
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """A model with its tokenizer and the tokens that end a completion."""
 
@@ -52,6 +63,17 @@ class Policy:
     def num_trained(self) -> int:
         """Those that the learner moves: all of them, or the adapters alone."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def text(self) -> PolicyText:
+        """The same policy without its weights."""
+        return PolicyText(
+            tokenizer=self.tokenizer,
+            stop_token_ids=self.stop_token_ids,
+            pad_token_id=self.pad_token_id,
+            max_positions=self.max_positions,
+            num_parameters=self.num_parameters,
+        )
 
     @property
     def max_positions(self) -> int:

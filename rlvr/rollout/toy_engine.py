@@ -6,7 +6,7 @@ Its log-probs are exact for what it does (-log V at every token), so the learner
 import math
 from collections.abc import AsyncIterator, Sequence
 
-from rlvr.models.policy import Policy
+from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import decode
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, FinishReason, WeightsRef
@@ -17,9 +17,9 @@ from rlvr.rollout.waves import Emit, WaveScheduler
 class ToyEngine:
     """Uniform tokens, seeded like any other engine; ends at a stop token or the limit."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._vocab_size = len(policy.tokenizer)
+    def __init__(self, text: PolicyText) -> None:
+        self._text = text
+        self._vocab_size = len(text.tokenizer)
         self._version = 0
         self._waves = WaveScheduler(self._run_wave, name="rlvr-toy-engine")
 
@@ -30,6 +30,10 @@ class ToyEngine:
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
         """Notes the version after the waves before it; there are no weights."""
         return await self._waves.call(lambda: self._load(ref))
+
+    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """-log V at every token but the first."""
+        return [[-math.log(self._vocab_size)] * (len(row) - 1) for row in rows]
 
     async def health(self) -> EngineHealth:
         """Always healthy."""
@@ -43,7 +47,7 @@ class ToyEngine:
 
     def _load(self, ref: WeightsRef) -> LoadReceipt:
         self._version = ref.policy_version
-        return LoadReceipt(policy_version=ref.policy_version)
+        return LoadReceipt(policy_version=ref.policy_version, has_weights=False)
 
     def _run_wave(self, requests: Sequence[GenerationRequest], emit: Emit) -> None:
         for request in requests:
@@ -51,7 +55,7 @@ class ToyEngine:
             reason = FinishReason.LENGTH
             for u in uniforms(request.seed, request.sampling.max_tokens):
                 token_ids.append(min(int(u * self._vocab_size), self._vocab_size - 1))
-                if token_ids[-1] in self._policy.stop_token_ids:
+                if token_ids[-1] in self._text.stop_token_ids:
                     reason = FinishReason.STOP
                     break
             count = len(token_ids)
@@ -64,7 +68,7 @@ class ToyEngine:
                     token_ids=tuple(token_ids),
                     logprobs=(-math.log(self._vocab_size),) * count,
                     sampled_mask=(True,) * count,
-                    text=decode(token_ids, self._policy.tokenizer),
+                    text=decode(token_ids, self._text.tokenizer),
                     finish_reason=reason,
                     policy_versions=(self._version,) * count,
                 )

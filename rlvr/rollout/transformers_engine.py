@@ -5,13 +5,17 @@
 learner's arithmetic, `bfloat16` in half the memory. A copy's log-probs differ from the learner's, by the layout of
 the computation or by precision, so ratios then use the learner's proximal log-probs, and the difference is reported as
 `mismatch/*`.
+
+A copy is refreshed from the learner's tensors, or, in a process of its own, from the files that the learner publishes.
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from rlvr.config.recipe import EngineDtype
 from rlvr.errors import RolloutError
@@ -19,6 +23,7 @@ from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import Policy
 from rlvr.models.prompting import decode
+from rlvr.models.scoring import score_rows
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.rollout.decode import Row, decode_rows
@@ -31,10 +36,20 @@ class TransformersEngine:
     """Generates with `policy.model` (shared) or with a copy of it."""
 
     def __init__(
-        self, policy: Policy, *, engine_dtype: EngineDtype, autocast: bool, max_batch_rows: int
+        self,
+        policy: Policy,
+        *,
+        engine_dtype: EngineDtype,
+        autocast: bool,
+        max_batch_rows: int,
+        engine_id: str = "",
     ) -> None:
-        """Args: autocast: whether the learner computes in bfloat16 autocast; an engine in float32 then does too."""
+        """Args:
+        autocast: whether the learner computes in bfloat16 autocast; an engine in float32 then does too.
+        engine_id: what receipts call it, where it is one of several.
+        """
         self._policy = policy
+        self._engine_id = engine_id
         self._shared = engine_dtype is EngineDtype.SHARED
         self._autocast = autocast and engine_dtype is not EngineDtype.BFLOAT16
         self._max_batch_rows = max_batch_rows
@@ -56,6 +71,10 @@ class TransformersEngine:
         """Switches to `ref` after the waves before it. Raises RolloutError when what arrived is not what was sent."""
         return await self._waves.call(lambda: self._load(ref))
 
+    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs of each row's tokens but the first, with the weights that generate, each row in its own shape."""
+        return await self._waves.call(lambda: self._score(rows))
+
     async def health(self) -> EngineHealth:
         """Always healthy: it dies with the process."""
         return EngineHealth(
@@ -68,29 +87,51 @@ class TransformersEngine:
 
     def _load(self, ref: WeightsRef) -> LoadReceipt:
         start = time.perf_counter()
-        checksums: dict[str, int] = {}
         if self._shared != (ref.transport is Transport.SHARED):
             raise RolloutError(
                 f"weights of transport {ref.transport} cannot be loaded by this engine"
             )
-        if not self._shared:
-            target = dict(self._model.named_parameters())
-            with torch.no_grad():
-                for name, weight in lora.merged_weights(self._policy.model):
-                    target[name].copy_(weight)
-            checksums = {entry.name: tensor_checksum(target[entry.name]) for entry in ref.manifest}
-            wrong = [e.name for e in ref.manifest if checksums[e.name] != e.checksum]
-            if wrong:
-                raise RolloutError(
-                    f"weights of version {ref.policy_version}: {len(wrong)} of {len(ref.manifest)} tensors differ from "
-                    f"what the learner sent, first {wrong[0]!r}; the engine must not generate with them"
-                )
+        checksums = {} if self._shared else self._refresh(ref)
         self._version = ref.policy_version
+        loaded = time.perf_counter()
+        canary = self._score(ref.canary)
         return LoadReceipt(
             policy_version=ref.policy_version,
             checksums=checksums,
             seconds=time.perf_counter() - start,
+            canary_logprobs=tuple(tuple(row) for row in canary),
+            canary_s=time.perf_counter() - loaded,
+            engine_id=self._engine_id,
         )
+
+    def _refresh(self, ref: WeightsRef) -> dict[str, int]:
+        """Copies what was published into the engine's own tensors; the checksums of what they then hold."""
+        target = dict(self._model.named_parameters())
+        where = f"weights of version {ref.policy_version}"
+        own = str(next(iter(target.values())).dtype).removeprefix("torch.")
+        if ref.dtype.removeprefix("torch.") != own:
+            raise RolloutError(
+                f"{where} are {ref.dtype}, and the engine holds {own}; rollout.engine_dtype must be the same on both "
+                "sides"
+            )
+        with torch.no_grad():
+            if ref.transport is Transport.FILE:
+                _copy_from_file(ref, target, where=where)
+            else:
+                for name, weight in lora.merged_weights(self._policy.model):
+                    target[name].copy_(weight)
+        checksums = {entry.name: tensor_checksum(target[entry.name]) for entry in ref.manifest}
+        wrong = [e.name for e in ref.manifest if checksums[e.name] != e.checksum]
+        if wrong:
+            raise RolloutError(
+                f"{where}: {len(wrong)} of {len(ref.manifest)} tensors differ from what the learner sent, first "
+                f"{wrong[0]!r}; the engine must not generate with them"
+            )
+        return checksums
+
+    def _score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        with self._arithmetic():
+            return score_rows(self._model, rows)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         if not self._autocast:
@@ -135,3 +176,28 @@ class TransformersEngine:
             finish_reason=row.finish_reason,
             policy_versions=(version,) * count,
         )
+
+
+def _copy_from_file(ref: WeightsRef, target: Mapping[str, Tensor], *, where: str) -> None:
+    """Raises RolloutError that names tensors which are missing, unknown or of another shape."""
+    sent = {entry.name for entry in ref.manifest}
+    try:
+        with safe_open(ref.uri, framework="pt") as file:
+            there = set(file.keys())
+            missing = sorted((set(target) | sent) - there)
+            unknown = sorted((there | sent) - set(target))
+            if missing or unknown:
+                raise RolloutError(
+                    f"{where}: {len(missing)} tensors are missing (first: {missing[:3]}) and {len(unknown)} are "
+                    f"unknown (first: {unknown[:3]}) in {ref.uri}; learner and engine must be of one model"
+                )
+            for name, tensor in target.items():
+                arrived = file.get_tensor(name)
+                if arrived.shape != tensor.shape:
+                    raise RolloutError(
+                        f"{where}: {name!r} has shape {list(arrived.shape)} in {ref.uri}, and the engine's has "
+                        f"{list(tensor.shape)}; learner and engine must be of one model"
+                    )
+                tensor.copy_(arrived)
+    except (OSError, SafetensorError) as error:
+        raise RolloutError(f"{where} cannot be read from {ref.uri}: {error}") from error

@@ -1,40 +1,46 @@
 """Puts the parts of a run together from its recipe, its engine and its learner; the one place that knows them all."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rlvr.algorithms.build import build_advantage, build_correction, build_kl
 from rlvr.algorithms.corrections import Correction
-from rlvr.batch import Learner
+from rlvr.batch import Learner, ProvableLearner
 from rlvr.config.algorithm import KlPlacement, ZeroVariance
-from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
+from rlvr.config.recipe import Backend, EngineDtype, EngineKind, Recipe
 from rlvr.data.order import PromptStream
-from rlvr.models.policy import Policy
+from rlvr.errors import ConfigError
+from rlvr.models.policy import PolicyText
+from rlvr.models.prompting import encode_prompt
 from rlvr.protocols import RolloutEngine, Sampling
+from rlvr.records import Json
 from rlvr.run.buffer import GroupBuffer
+from rlvr.run.canary import build_canary
 from rlvr.run.difficulty import SolveRates
 from rlvr.run.evaluation import Evaluation, evaluate
 from rlvr.run.governor import Governor
 from rlvr.run.learner_thread import LearnerThread
 from rlvr.run.parts import Evaluator, RunParts
 from rlvr.run.preflight import OpenedData
+from rlvr.run.proof import WeightProof
 from rlvr.run.recorder import Recorder
 from rlvr.run.resume import Resume
-from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
+from rlvr.run.sampler import CompletionJudge, SamplingPlan, SingleTurnSampler
 from rlvr.run.shaping import RewardShaping, signal_filter
 from rlvr.run.stop import StopRequest
 from rlvr.run.update import KlInReward, Updater
-from rlvr.verify import Judge
+
+NUM_CANARY_PROMPTS = 16
 
 
 def assemble(
     recipe: Recipe,
     *,
-    policy: Policy,
+    text: PolicyText,
     engine: RolloutEngine,
     learner: Learner,
     set_correction: Callable[[Correction], None],
-    judge: Judge,
+    judge: CompletionJudge,
     data: OpenedData,
     recorder: Recorder,
     stop: StopRequest,
@@ -49,9 +55,10 @@ def assemble(
     sampler = SingleTurnSampler(
         engine=engine,
         judge=judge,
-        tokenizer=policy.tokenizer,
+        tokenizer=text.tokenizer,
         reward=recipe.reward,
         run_seed=recipe.seed,
+        completion_deadline_s=recipe.rollout.completion_deadline_s,
     )
     governor = Governor(
         recipe.algorithm.governor,
@@ -80,8 +87,9 @@ def assemble(
         engine=engine,
         learner=learner,
         thread=thread,
+        proof=_proof(recipe, text=text, data=data, engine=engine, learner=learner, thread=thread, recorder=recorder),
         buffer=buffer,
-        updater=_updater(recipe, policy=policy, learner=learner, buffer=buffer, shaping=shaping, thread=thread),
+        updater=_updater(recipe, text=text, learner=learner, buffer=buffer, shaping=shaping, thread=thread),
         governor=governor,
         set_correction=set_correction,
         solve_rates=solve_rates,
@@ -122,21 +130,18 @@ def _buffer(recipe: Recipe, *, shaping: RewardShaping, max_staleness: int) -> Gr
 def _updater(
     recipe: Recipe,
     *,
-    policy: Policy,
+    text: PolicyText,
     learner: Learner,
     buffer: GroupBuffer,
     shaping: RewardShaping,
     thread: LearnerThread,
 ) -> Updater:
-    algorithm, rollout = recipe.algorithm, recipe.rollout
+    algorithm = recipe.algorithm
     kl_in_reward = None
     if algorithm.kl_coef > 0 and algorithm.kl_placement is KlPlacement.REWARD:
         kl_in_reward = KlInReward(
             coef=algorithm.kl_coef, estimator=build_kl(algorithm.kl_estimator)
         )
-    is_shared = (
-        rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
-    )
     return Updater(
         buffer=buffer,
         learner=learner,
@@ -145,9 +150,61 @@ def _updater(
         shaping=shaping,
         kl_in_reward=kl_in_reward,
         drops_zero_variance=algorithm.zero_variance is ZeroVariance.DROP,
-        pad_token_id=policy.pad_token_id,
+        pad_token_id=text.pad_token_id,
         is_streaming=recipe.learner.streaming,
-        may_overlap=not is_shared,
+        may_overlap=not _is_shared(recipe),
+    )
+
+
+def _is_shared(recipe: Recipe) -> bool:
+    rollout = recipe.rollout
+    return rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
+
+
+def _proof(
+    recipe: Recipe,
+    *,
+    text: PolicyText,
+    data: OpenedData,
+    engine: RolloutEngine,
+    learner: Learner,
+    thread: LearnerThread,
+    recorder: Recorder,
+) -> WeightProof | None:
+    """Proof of every sync, over rows of the recipe's own prompts and its policy's vocabulary."""
+    if recipe.rollout.engine is EngineKind.TOY or _is_shared(recipe):
+        return None
+    if not isinstance(learner, ProvableLearner):
+        raise ConfigError(
+            f"a {type(learner).__name__} cannot prove that weights arrive: it must fulfil rlvr.batch.ProvableLearner"
+        )
+    room = recipe.data.max_prompt_tokens + recipe.rollout.max_completion_tokens
+    source = data.stream.sources[0]
+    count = NUM_CANARY_PROMPTS if source.num_rows is None else source.num_rows
+    prompts = [source.prompt(index) for index in range(min(count, NUM_CANARY_PROMPTS))]
+    special = set(text.tokenizer.all_special_ids)
+    is_in_process = recipe.cluster.backend is Backend.LOCAL
+    canary = build_canary(
+        [encode_prompt(prompt, text.tokenizer) for prompt in prompts],
+        vocabulary=[token for token in range(len(text.tokenizer)) if token not in special],
+        num_tokens=-(-recipe.proof.canary_tokens // (4 if is_in_process else 1)),
+        max_row_tokens=min(room, text.max_positions) - 1,
+        seed=recipe.seed,
+    )
+
+    def record(kind: str, line: str, fields: Mapping[str, Json]) -> None:
+        if line:
+            recorder.remark(kind, line, **fields)
+        else:
+            recorder.event(kind, **fields)
+
+    return WeightProof(
+        recipe.proof,
+        canary=canary,
+        learner=learner,
+        engine=engine,
+        thread=thread,
+        record=record,
     )
 
 

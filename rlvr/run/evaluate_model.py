@@ -2,21 +2,29 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlvr.config.load import load_recipe
-from rlvr.config.recipe import Recipe
+from rlvr.config.recipe import Backend, Recipe
 from rlvr.errors import ConfigError
-from rlvr.models.policy import load_policy
+from rlvr.models.policy import PolicyText, load_policy
 from rlvr.models.prompting import prompt_text
+from rlvr.protocols import RolloutEngine
+from rlvr.rollout.build import build_engine
+from rlvr.run.backends import require_backend
+from rlvr.run.conduct import is_too_long
 from rlvr.run.directory import RunDirectory
+from rlvr.run.evaluate_cluster import on_cluster
+from rlvr.run.evaluate_server import ServerChoice, served
 from rlvr.run.evaluation import Evaluation, evaluate
-from rlvr.run.local import build_engine, is_too_long, place_policy
-from rlvr.run.preflight import opened
-from rlvr.run.sampler import SingleTurnSampler
+from rlvr.run.preflight import OpenedData, opened
+from rlvr.run.sampler import CompletionJudge, SingleTurnSampler
+from rlvr.run.start_learner import place_policy
+from rlvr.verify import Judge
 
 
 def evaluate_model(
@@ -27,6 +35,7 @@ def evaluate_model(
     overrides: Sequence[str],
     samples_per_prompt: int,
     output: Path | None,
+    server: ServerChoice | None = None,
 ) -> list[tuple[str, str, str]]:
     """Rows (metric, value, interval) of each evaluation set.
 
@@ -34,8 +43,9 @@ def evaluate_model(
         model: anything `model.path` takes, or a run directory (its newest whole checkpoint), or a checkpoint in one.
         recipe: default is the recipe of the run.
         prompts: a source in place of `data.eval`; columns and verifier are those of the first evaluation set.
+        server: who generates; `model` then gives tokenizer, chat template and limits, and its weights are not loaded.
 
-    Raises: ConfigError, DataError, PluginError.
+    Raises: ConfigError, DataError, PluginError, RolloutError.
     """
     path, own_recipe = _locate(model)
     if recipe is None and own_recipe is None:
@@ -52,27 +62,44 @@ def evaluate_model(
         raise ConfigError(
             f"recipe {resolved.name!r} has no data.eval; name a source with --prompts"
         )
+    if server is None:
+        require_backend(resolved)
     evaluations = asyncio.run(
-        _evaluate(resolved, samples_per_prompt=samples_per_prompt, output=output)
+        _evaluate(
+            resolved,
+            alias=model,
+            samples_per_prompt=samples_per_prompt,
+            output=output,
+            server=server,
+        )
     )
     return [row for evaluation in evaluations for row in _rows(evaluation)]
 
 
 async def _evaluate(
-    recipe: Recipe, *, samples_per_prompt: int, output: Path | None
+    recipe: Recipe,
+    *,
+    alias: str,
+    samples_per_prompt: int,
+    output: Path | None,
+    server: ServerChoice | None,
 ) -> list[Evaluation]:
     with opened(recipe) as (judge, data):
-        policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
-        data.limit_prompts(partial(is_too_long, policy=policy, recipe=recipe))
-        engine = build_engine(recipe, policy=policy)
-        sampler = SingleTurnSampler(
-            engine=engine,
-            judge=judge,
-            tokenizer=policy.tokenizer,
-            reward=recipe.reward,
-            run_seed=recipe.seed,
-        )
-        try:
+        if server is not None:
+            crew = served(recipe, choice=server, alias=alias, data=data, judge=judge)
+        elif recipe.cluster.backend is Backend.RAY:
+            crew = on_cluster(recipe, data=data, judge=judge)
+        else:
+            crew = _here(recipe, data=data, judge=judge)
+        async with crew as (engine, judges, text):
+            sampler = SingleTurnSampler(
+                engine=engine,
+                judge=judges,
+                tokenizer=text.tokenizer,
+                reward=recipe.reward,
+                run_seed=recipe.seed,
+                completion_deadline_s=recipe.rollout.completion_deadline_s,
+            )
             evaluations = [
                 await evaluate(
                     name,
@@ -86,14 +113,26 @@ async def _evaluate(
                 )
                 for name, found in data.evals.items()
             ]
-        finally:
-            await engine.close()
     if output is not None:
         with output.open("w", encoding="utf-8") as file:
             for evaluation in evaluations:
-                for row in _rollout_rows(evaluation, policy.tokenizer):
+                for row in _rollout_rows(evaluation, text.tokenizer):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return evaluations
+
+
+@asynccontextmanager
+async def _here(
+    recipe: Recipe, *, data: OpenedData, judge: Judge
+) -> AsyncIterator[tuple[RolloutEngine, CompletionJudge, PolicyText]]:
+    """Within it, this process generates and judges."""
+    policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
+    data.limit_prompts(partial(is_too_long, text=policy.text, recipe=recipe))
+    engine = build_engine(recipe, policy=policy)
+    try:
+        yield engine, judge, policy.text
+    finally:
+        await engine.close()
 
 
 def _locate(model: str) -> tuple[str | None, Path | None]:

@@ -1,4 +1,10 @@
-"""What really failed, when several tasks were told to end because one did."""
+"""What really failed, when several tasks were told to end because one did; and the loss that a run survives."""
+
+from rlvr.errors import LearnerError
+
+
+class LearnerLost(LearnerError):  # noqa: N818 - what happened to it
+    """The process of the learner is gone; the run goes on from its last checkpoint (`rlvr.run.conduct`)."""
 
 
 def first_failure(error: BaseException) -> BaseException:

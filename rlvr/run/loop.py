@@ -1,6 +1,7 @@
 """The loop. It sees Protocols only; `rlvr.run.local` builds the parts, on a laptop as on a cluster.
 
     producer:  take prompt -> make_group (generate, judge, reward) -> buffer.put            (rlvr.run.producer)
+    start:     publish -> engines load -> each group of tensors perturbed, engines must follow     (rlvr.run.proof)
     learner:   updater.step: groups from the buffer -> advantages -> batch -> optimiser step  (rlvr.run.update)
                -> publish -> engine loads -> receipt                                          (rlvr.run.sync)
                -> evaluation, checkpoint when due -> metrics -> buffer.advance()
@@ -21,7 +22,7 @@ from rlvr.run.parts import RunParts
 from rlvr.run.producer import produce
 from rlvr.run.settle import Settlement
 from rlvr.run.steering import steer
-from rlvr.run.sync import sync_weights
+from rlvr.run.sync import Sync, first_sync, sync_weights
 from rlvr.run.update import Update
 
 ERROR_RATE_PATIENCE_STEPS = 3
@@ -34,32 +35,31 @@ async def run_loop(parts: RunParts) -> int:
 
     Raises: Interrupted after a checkpoint, when the user asked to stop; RlvrError when the work failed.
     """
-    version, _, _ = await sync_weights(parts.learner, parts.engine, thread=parts.thread)
+    sync = await first_sync(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
     if parts.first_step == 1:
-        parts.recorder.evaluations(0, await parts.evaluate(0, version, in_full=True))
+        parts.recorder.evaluations(0, await parts.evaluate(0, sync.version, in_full=True))
     producer = asyncio.create_task(produce(parts))
     settlement = Settlement(parts)
     last_step, error_steps = parts.first_step - 1, 0
     try:
         for step in range(parts.first_step, parts.num_steps + 1):
-            update = await parts.updater.step(policy_version=version)
+            update = await parts.updater.step(policy_version=sync.version)
             if not update.taken.groups:
                 break
-            version, sync_s, wait_s = await sync_weights(
-                parts.learner, parts.engine, thread=parts.thread
+            sync = await sync_weights(
+                parts.learner, parts.engine, thread=parts.thread, proof=parts.proof
             )
             last_step = step
             metrics = update.metrics | settlement.settle(step, update)
-            metrics |= _speed(
-                update, sync_s=sync_s, wait_s=wait_s, has_overlap=parts.buffer.max_staleness > 0
-            )
+            metrics |= sync.metrics
+            metrics |= _speed(update, sync, has_overlap=parts.buffer.max_staleness > 0)
 
             is_exhausted = not parts.buffer.num_in_flight and parts.stream.is_exhausted()
             is_stopping = parts.stop.requested and step < parts.num_steps and not is_exhausted
             is_end = is_exhausted or step == parts.num_steps
             evaluations: list[Evaluation] = []
             if parts.is_eval_due(step) or is_end:
-                evaluations = await parts.evaluate(step, version, in_full=is_end)
+                evaluations = await parts.evaluate(step, sync.version, in_full=is_end)
             parts.recorder.step(step, update, metrics, evaluations)
 
             pause = steer(parts, step, metrics)
@@ -92,9 +92,9 @@ async def run_loop(parts: RunParts) -> int:
         parts.thread.close()
 
 
-def _speed(update: Update, *, sync_s: float, wait_s: float, has_overlap: bool) -> dict[str, float]:
+def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]:
     """Seconds of the step's parts, and tokens over them: where generation and training overlap, over the whole step."""
-    step_s = update.wait_s + update.train_s + sync_s + wait_s
+    step_s = update.wait_s + update.train_s + sync.sync_s + sync.wait_s
     metrics = update.metrics
     tokens = metrics["rollout/length_mean_tokens"] * metrics["rollout/num_completions"]
     generate_s = step_s if has_overlap else update.wait_s
@@ -102,8 +102,8 @@ def _speed(update: Update, *, sync_s: float, wait_s: float, has_overlap: bool) -
         "time/step_s": step_s,
         "time/generate_s": update.wait_s,
         "time/train_s": update.train_s,
-        "time/sync_s": sync_s,
-        "time/wait_s": wait_s,
+        "time/sync_s": sync.sync_s,
+        "time/wait_s": sync.wait_s,
         "rollout/tokens_per_s": tokens / max(1e-9, generate_s),
         "learner/tokens_per_s": metrics.get("learner/loss_tokens", 0.0) / max(1e-9, update.train_s),
     }
@@ -121,8 +121,12 @@ def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -
         for verdict in rollout.verdicts.values()
         if verdict.score is None
     ]
+    cause = (
+        f"The verifier is broken, first: {broken[0][0]}: {broken[0][1]}"
+        if broken
+        else "The engine cut them off at rollout.completion_deadline_s: raise it, or see why the engine is slow"
+    )
     return (
         f"{rate:.0%} of rollouts could not be judged for {ERROR_RATE_PATIENCE_STEPS} steps (reward.max_error_rate is "
-        f"{parts.max_error_rate:.0%}): the verifier is broken, and training on what is left would be biased. "
-        f"First: {broken[0][0]}: {broken[0][1]}"
+        f"{parts.max_error_rate:.0%}): training on what is left would be biased. " + cause
     )

@@ -41,6 +41,10 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
             r.completion.finish_reason is not FinishReason.STOP for r in rollouts
         )
         / num_rollouts,
+        "rollout/aborted_rate": sum(
+            r.completion.finish_reason is FinishReason.ABORT for r in rollouts
+        )
+        / num_rollouts,
         "rollout/num_completions": float(len(rollouts)),
         **verdict_metrics(groups),
     }

@@ -13,6 +13,7 @@ from rlvr.run.difficulty import SolveRates
 from rlvr.run.evaluation import Evaluation
 from rlvr.run.governor import Governor
 from rlvr.run.learner_thread import LearnerThread
+from rlvr.run.proof import WeightProof
 from rlvr.run.recorder import Recorder
 from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
 from rlvr.run.stop import StopRequest
@@ -61,6 +62,7 @@ class Evaluator(Protocol):
 class RunParts:
     """What a run is made of. `first_step` is 1, or one past the checkpoint that was resumed.
 
+    proof: None where no weights travel.
     solve_rates: None where the recipe's data.difficulty asks for nothing.
     """
 
@@ -72,6 +74,7 @@ class RunParts:
     engine: RolloutEngine
     learner: Learner
     thread: LearnerThread
+    proof: WeightProof | None
     buffer: GroupBuffer
     updater: Updater
     governor: Governor

@@ -5,6 +5,7 @@ make_group: encode -> G requests -> engine -> each completion judged as it finis
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,10 +13,17 @@ from rlvr.config.recipe import RewardConfig
 from rlvr.data.seeding import stable_hash
 from rlvr.models.prompting import encode_prompt
 from rlvr.protocols import GenerationRequest, RolloutEngine, Sampling
-from rlvr.records import Completion, Group, Prompt, Rollout
+from rlvr.records import Completion, FinishReason, Group, Prompt, Rollout, Verdict
 from rlvr.reward import make_rollout
 from rlvr.run.failures import first_failure
-from rlvr.verify import Judge
+
+
+class CompletionJudge(Protocol):
+    """Gives verdicts: `rlvr.verify.Judge`, or handles of judges elsewhere."""
+
+    async def judge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+        """One verdict for each check of the prompt, by check name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +42,19 @@ class SingleTurnSampler:
         self,
         *,
         engine: RolloutEngine,
-        judge: Judge,
+        judge: CompletionJudge,
         tokenizer: PreTrainedTokenizerBase,
         reward: RewardConfig,
         run_seed: int,
+        completion_deadline_s: float = 3600.0,
     ) -> None:
+        """Args: completion_deadline_s: after which an engine cuts a completion off; it is then not judged."""
         self._engine = engine
         self._judge = judge
         self._tokenizer = tokenizer
         self._reward = reward
         self._run_seed = run_seed
+        self._deadline_s = completion_deadline_s
 
     async def make_group(
         self,
@@ -75,6 +86,7 @@ class SingleTurnSampler:
                 sample_index=i,
                 seed=stable_hash(*parts, i, policy_version, *again),
                 sampling=plan.sampling,
+                deadline_s=self._deadline_s,
             )
             for i in range(plan.group_size)
         ]
@@ -92,6 +104,8 @@ class SingleTurnSampler:
         return Group(group_id=group_id, prompt=prompt, rollouts=tuple(rollouts))
 
     async def _judged(self, prompt: Prompt, completion: Completion) -> Rollout:
+        if completion.finish_reason is FinishReason.ABORT:  # the engine's fault, so not a zero
+            return Rollout(completion=completion, verdicts={}, reward=None)
         verdicts = await self._judge.judge(prompt, completion)
         return make_rollout(
             completion,

@@ -11,10 +11,27 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 _MAIN = "__main__"
+_MAIN_GUARD = b'if __name__ == "__main__":\n    main()'
+_REHEARSALS = 20  # the interpreter specialises code after some runs of it
+_REHEARSAL = b"""
+import sys
+def solve(items):
+    return sum(item * 2 for item in items), [x for x in items if x > 1], {"a": 1}, {1, 2}, f"{items[0]}"
+class Shape:
+    def __init__(self, name):
+        self.name = name
+try:
+    total, *rest = solve([1, 2, 3])
+    print(total, " ".join(map(str, sorted(range(3), key=lambda x: -x))), len(Shape("a").name))
+    a, b = map(int, sys.stdin.readline().split())
+except ValueError:
+    pass
+"""
+Preloaded = types.CodeType | types.ModuleType
 
 
 def standard_streams() -> None:
@@ -46,14 +63,44 @@ def interactive_names() -> None:
     builtins.help = _sitebuiltins._Helper()  # pyright: ignore[reportPrivateUsage]
 
 
+def rehearse() -> None:
+    """Runs the usual beginning of a program in the zygote, so that what it writes to once is not written to in each
+    run: the interpreter's caches and the memory that they lie in."""
+    for _ in range(_REHEARSALS):
+        names = {"__name__": _MAIN}
+        exec(compile(_REHEARSAL, "main.py", "exec", dont_inherit=True), names)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.ftruncate(1, 0)
+
+
 def run_source(source: bytes, argv: Sequence[str]) -> NoReturn:
     """Runs the text of a file as `__main__`, and leaves as the interpreter would."""
     _leave(_run(source, argv))
 
 
-def run_code(code: types.CodeType, argv: Sequence[str]) -> NoReturn:
-    """Runs a compiled source as `__main__`."""
-    _leave(_run(code, argv))
+def preload(source: bytes, name: str) -> Preloaded:
+    """A trusted source made ready, in the zygote. Raises what it raises.
+
+    One that ends by calling `main` when it is `__main__` is executed here, under its own name, so that its runs find
+    its functions and imports done; what it defines as `rehearse` is called once. Any other source is only compiled.
+    """
+    if source.rstrip().endswith(_MAIN_GUARD):
+        module = types.ModuleType(name)
+        exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
+        if "rehearse" in module.__dict__:
+            module.rehearse()
+        return module
+    return compile(source, name, "exec", dont_inherit=True)
+
+
+def run_preloaded(program: Preloaded, argv: Sequence[str]) -> NoReturn:
+    """Runs a preloaded source as `__main__`."""
+    if isinstance(program, types.CodeType):
+        _leave(_run(program, argv))
+    program.__name__ = _MAIN
+    sys.modules[_MAIN] = program
+    _leave(_finish(lambda: program.main(), argv))
 
 
 def execute(argv: Sequence[str]) -> NoReturn:
@@ -72,12 +119,22 @@ def _run(program: bytes | types.CodeType, argv: Sequence[str]) -> int:
     module = types.ModuleType(_MAIN)
     module.__dict__.update(__builtins__=builtins, __file__=argv[0], __cached__=None)
     sys.modules[_MAIN] = module
+
+    def body() -> None:
+        code = program
+        if isinstance(code, bytes):
+            code = compile(code, argv[0], "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+
+    return _finish(body, argv)
+
+
+def _finish(body: Callable[[], None], argv: Sequence[str]) -> int:
+    """The exit code of a program that `body` runs."""
     sys.argv = list(argv)
     sys.path.insert(0, os.getcwd())
     try:
-        if isinstance(program, bytes):
-            program = compile(program, argv[0], "exec", dont_inherit=True)
-        exec(program, module.__dict__)
+        body()
     except SystemExit as leaving:
         return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001 - the interpreter's own last resort: print it and exit 1
@@ -89,7 +146,8 @@ def _run(program: bytes | types.CodeType, argv: Sequence[str]) -> int:
 def _report(error: BaseException) -> None:
     """The traceback without the frames of this file, by the program's own hook if it set one."""
     trace = error.__traceback__
-    trace = trace.tb_next if trace else None
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
     try:
         sys.excepthook(type(error), error.with_traceback(trace), trace)
     except BaseException:  # noqa: BLE001 - a broken hook of the program

@@ -129,6 +129,7 @@ def environment(home: str, packages: str) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "LD_BIND_NOW": "1",  # of the zygote, which takes it out: bound once there, and not in each fork
         "MALLOC_ARENA_MAX": "2",  # an arena reserves 64 MiB a thread, and the address space is limited
     }
 

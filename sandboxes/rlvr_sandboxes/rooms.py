@@ -30,6 +30,14 @@ FIRST_KEPT, NUM_KEPT = (
     64,
 )  # descriptors of a Landlock zygote that outlive the closing of all others
 _libc = ctypes.CDLL(None, use_errno=True)
+# looked up here once, and not in each fork
+_mount, _unshare, _setns, _prctl, _capset = (
+    _libc.mount,
+    _libc.unshare,
+    _libc.setns,
+    _libc.prctl,
+    _libc.capset,
+)
 _no_capabilities = (
     ctypes.create_string_buffer(struct.pack("II", _CAPABILITY_VERSION_3, 0)),
     ctypes.create_string_buffer(24),
@@ -82,30 +90,30 @@ class NamespaceRoom:
         if self._has_proc:
             # Only processes, and of those only the run's own: no /proc/sys, /proc/meminfo, /proc/1.
             flags, options = _NOSUID_NODEV | _NOEXEC, b"subset=pid,hidepid=4"
-            _checked(_libc.mount(b"proc", b"/proc", b"proc", flags, options), "mount /proc")
-        _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
-        _checked(_libc.prctl(_PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0), "PR_SET_SECUREBITS")
+            _checked(_mount(b"proc", b"/proc", b"proc", flags, options), "mount /proc")
+        _checked(_prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
+        _checked(_prctl(_PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0), "PR_SET_SECUREBITS")
         for capability in range(64):
-            if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+            if _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
                 break  # the kernel knows no more
         self._base.install()
 
     def fork(self) -> int:
         # unshare refuses a second time until the zygote points back at its own namespace
-        _checked(_libc.setns(self._own_pids, _NEWPID), "setns")
-        _checked(_libc.unshare(_NEWPID), "unshare(NEWPID)")
+        _checked(_setns(self._own_pids, _NEWPID), "setns")
+        _checked(_unshare(_NEWPID), "unshare(NEWPID)")
         return os.fork()
 
     def enter(self, run_limits: RunLimits, tmp_bytes: int) -> None:
-        _checked(_libc.unshare(_NEWNS | _NEWIPC), "unshare(NEWNS|NEWIPC)")
+        _checked(_unshare(_NEWNS | _NEWIPC), "unshare(NEWNS|NEWIPC)")
         options = f"size={tmp_bytes},nr_inodes=1024,mode=1777".encode()
-        _checked(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NOSUID_NODEV, options), "mount tmpfs")
+        _checked(_mount(b"tmpfs", b"/tmp", b"tmpfs", _NOSUID_NODEV, options), "mount tmpfs")
         os.mkdir("/tmp/.shm", 0o1777)  # /dev/shm leads here
         os.mkdir("/tmp/w")
         os.chdir("/tmp/w")
 
     def lock(self) -> None:
-        _checked(_libc.capset(*_no_capabilities), "capset")
+        _checked(_capset(*_no_capabilities), "capset")
         self._filter.install()
 
     def pids(self) -> list[int]:
@@ -145,8 +153,8 @@ class LandlockRoom:
     def prepare(self) -> None:
         pid = os.getpid()
         become_subreaper()
-        _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-        _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
+        _checked(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+        _checked(_prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
         enclose_signals(os.getppid())
         if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):
             raise OSError(
@@ -166,11 +174,11 @@ class LandlockRoom:
         os.mkdir("w", 0o700, dir_fd=self._directory)
         os.chdir(f"{self._scratch}/w")
         # Dumpable, so that the zygote may read the run's proportional memory; Landlock bars everybody else's ptrace.
-        _checked(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE")
-        _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
+        _checked(_prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE")
+        _checked(_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
 
     def lock(self) -> None:
-        _checked(_libc.capset(*_no_capabilities), "capset")
+        _checked(_capset(*_no_capabilities), "capset")
         landlock_rules.restrict_self(self._ruleset)
         os.close(self._ruleset)
         self._filter.install()
@@ -189,7 +197,7 @@ class LandlockRoom:
 
 def become_subreaper() -> None:
     """From here on orphans among this process's descendants become its children."""
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+    _checked(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
 
 
 def kill_descendants() -> None:
@@ -222,7 +230,7 @@ def enclose_signals(outsider: int) -> None:
     Raises: OSError when it can be reached, because then `kill_descendants` would end what is not ours.
     """
     if landlock_rules.abi() >= 6:
-        _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+        _checked(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
         landlock_rules.scope_signals()
     try:
         os.kill(outsider, 0)

@@ -10,6 +10,7 @@ run and itself. Standard library only: this file runs inside the box.
 
 import array
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -21,14 +22,15 @@ import socket
 import struct
 import sys
 import time
-import types
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from rlvr_sandboxes import candidate, landlock_start, launch, limits
+from rlvr_sandboxes.candidate import Preloaded
 from rlvr_sandboxes.limits import RunLimits
 from rlvr_sandboxes.rooms import FIRST_KEPT, NUM_KEPT, NamespaceRoom, Room
 
+_libc = ctypes.CDLL(None)
 MAX_MESSAGE = 1 << 17
 RUN, PRELOAD, CANCEL = b"R", b"P", b"C"
 _WARM = [
@@ -48,7 +50,7 @@ class Zygote:
         self._room = room
         self._samples = samples
         self._cold = {name.encode(): name for name in warm if name not in sys.modules}
-        self._preloaded: dict[str, types.CodeType] = {}
+        self._preloaded: dict[str, Preloaded] = {}
         self._is_ready = mmap.mmap(-1, mmap.PAGESIZE)  # shared with each run until it is locked in
         self._baseline = 0
         self._extra_tasks = 2
@@ -67,8 +69,7 @@ class Zygote:
             header, payload = unpack(message[1:], descriptors)
             if kind == PRELOAD:
                 for name, size in header["sources"]:
-                    self._preloaded[name] = compile(payload[:size], name, "exec", dont_inherit=True)
-                    self._warm_up(payload[:size])
+                    self._preloaded[name] = candidate.preload(payload[:size], name)
                     payload = payload[size:]
                 self._settle()
             elif kind == RUN:
@@ -88,7 +89,12 @@ class Zygote:
             self._settle()
 
     def _settle(self) -> None:
-        """What is here now is never collected, and is not memory of a run."""
+        """What is here now is never collected, and is not memory of a run.
+
+        Each page of it costs every fork: what is free goes back to the kernel.
+        """
+        gc.collect()
+        _libc.malloc_trim(0)
         gc.freeze()
         self._baseline = limits.own_anonymous_bytes() if self._samples else 0
 
@@ -146,7 +152,7 @@ class Zygote:
         self._is_ready[0] = 1
         self._is_ready.close()  # unmapped here: the last memory of the zygote that the program could write to
         if argv[0] == "preloaded":
-            candidate.run_code(self._preloaded[argv[1]], argv[1:])
+            candidate.run_preloaded(self._preloaded[argv[1]], argv[1:])
         if argv[0] in ("python", "python3") and len(argv) > 1 and argv[1] in sources:
             candidate.run_source(sources[argv[1]], argv[1:])
         candidate.execute(argv)
@@ -259,6 +265,7 @@ def place_descriptors(descriptors: Sequence[int]) -> None:
 
 def main(argument: str) -> None:
     """Called with a JSON object; `box_config` in boxes.py has its keys."""
+    os.environ.pop("LD_BIND_NOW", None)  # this process is bound; programs need not be
     config: dict[str, Any] = json.loads(argument)
     is_landlock = config["mode"] == "landlock"
     if is_landlock:
@@ -275,8 +282,7 @@ def main(argument: str) -> None:
     candidate.standard_streams()
     limits.apply_constant()
     room.prepare()
-    gc.collect()
-    gc.freeze()
+    candidate.rehearse()
     gc.disable()
     control.send(b"ready")
     warm = [*_WARM, *config["preimport"]]

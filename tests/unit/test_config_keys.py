@@ -20,9 +20,12 @@ SECTIONS = (
     "reward.",
     "sandbox.",
     "cluster.",
+    "proof.",
     "model.lora.",
     "data.difficulty.",
 )
+
+BEHIND_RAY = ("cluster.backend=ray", "rollout.engine_dtype=float32")
 
 # key: a value that is not its default, as the resolved recipe shows it; then what has to go with it
 KEYS: dict[str, tuple[str, ...]] = {
@@ -104,7 +107,24 @@ KEYS: dict[str, tuple[str, ...]] = {
     "reward.verifier_deadline_s": ("2.0",),
     "reward.max_error_rate": ("0.5",),
     "sandbox.backend": ("landlock",),
+    "rollout.completion_deadline_s": ("60.0",),
+    "cluster.backend": ("ray", "rollout.engine_dtype=float32"),
     "cluster.learners": ("2",),
+    "cluster.engines": ("4", *BEHIND_RAY),
+    "cluster.placement": ("colocated",),
+    "cluster.address": ("auto",),
+    "cluster.cpus_per_engine": ("0.5",),
+    "cluster.verifier_pools": ("2",),
+    "cluster.max_learner_restarts": ("0",),
+    "cluster.max_engine_restarts": ("0",),
+    "cluster.heartbeat_deadline_s": ("20.0",),
+    "cluster.start_deadline_s": ("900.0",),
+    "cluster.sync_deadline_s": ("30.0",),
+    "cluster.step_deadline_s": ("60.0",),
+    "proof.at_start": ("false",),
+    "proof.max_groups": ("16",),
+    "proof.drift_every_syncs": ("5",),
+    "proof.canary_tokens": ("1024",),
     "model.lora.rank": ("8",),
     "model.lora.alpha": ("16.0",),
     "model.lora.target_modules": ("[q_proj, v_proj]",),
@@ -123,8 +143,17 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_key_of_these_sections_is_listed_here() -> None:
     keys = {path for path in leaf_paths(Recipe) if path.startswith(SECTIONS)}
-    # the cluster's backend has one value; the sandbox's settings are its backend's
-    assert keys - {"cluster.backend", "sandbox.settings"} == set(KEYS)
+    # settings of the sandbox and of vLLM are theirs
+    assert keys - {"sandbox.settings", "rollout.engine_args"} == set(KEYS)
+
+
+def test_arguments_of_the_engine_reach_the_recipe_as_they_are() -> None:
+    changes = [
+        "rollout.engine=vllm",
+        "cluster.backend=ray",
+        "rollout.engine_args.max_model_len=512",
+    ]
+    assert load_recipe("x.yaml", changes).recipe.rollout.engine_args == {"max_model_len": 512}
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -116,7 +116,7 @@ def test_all_problems_come_at_once_with_file_and_line() -> None:
         "x.yaml:10: rollout.prompts_per_step: must be at least 1 (got 0)",
         "x.yaml:11: rollout.temperature: must be a number (got 'hot')",
         "x.yaml:12: rollout.stop_strings: must be a list (got 'x')",
-        "x.yaml:13: rollout.engine: must be one of 'transformers' or 'toy'; "
+        "x.yaml:13: rollout.engine: must be one of 'transformers', 'vllm' or 'toy'; "
         "did you mean 'transformers'? (got 'transformer')",
         "x.yaml:15: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= "
         "clip_low",
@@ -126,7 +126,7 @@ def test_all_problems_come_at_once_with_file_and_line() -> None:
         "x.yaml:21: learner.device: must be text; put it in quotes (got 3)",
         "x.yaml:22: learner.adam_betas: needs 2 entries",
         "x.yaml:23: run: the section is empty; remove the line or put keys below it",
-        "command line: cluster.backend=rey: must be 'local'",
+        "command line: cluster.backend=rey: must be one of 'local' or 'ray'; did you mean 'ray'?",
     ]
 
 
@@ -323,9 +323,9 @@ def test_the_resolved_recipe_loads_to_an_equal_one_and_says_where_values_came_fr
     assert all("  # " in line for line in leaves)
 
 
-def test_the_recipe_has_about_120_keys() -> None:
+def test_the_recipe_has_at_most_150_keys() -> None:
     # the sections of data.eval are those of data.train
     leaves = [path for path in leaf_paths(Recipe) if not path.startswith("data.eval.")]
     assert "rollout.group_size" in leaves
     assert "data.train.N.checks.NAME.weight" in leaves
-    assert len(leaves) <= 130
+    assert len(leaves) <= 150

@@ -231,7 +231,7 @@ def test_a_float32_copy_computes_exactly_as_the_learners_own_tensors_do(
 def test_loading_waits_for_the_wave_that_runs_and_its_completions_keep_their_version(
     policy: Policy, kind: str
 ):
-    engine = ToyEngine(policy) if kind == "toy" else engine_of(policy, EngineDtype.FLOAT32)
+    engine = ToyEngine(policy.text) if kind == "toy" else engine_of(policy, EngineDtype.FLOAT32)
     requests = requests_of(PROMPTS, group_size=32)
 
     async def scenario() -> tuple[list[Completion], list[Completion], int]:
@@ -284,7 +284,7 @@ def test_a_failing_wave_reaches_every_caller_and_a_closed_engine_refuses(policy:
 
 
 def test_toy_engine_is_seeded_and_exact_about_its_distribution(policy: Policy):
-    first, again = (generate(ToyEngine(policy), requests_of(PROMPTS)) for _ in range(2))
+    first, again = (generate(ToyEngine(policy.text), requests_of(PROMPTS)) for _ in range(2))
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
     assert {p for c in first for p in c.logprobs} == {-math.log(len(policy.tokenizer))}
 

@@ -157,6 +157,31 @@ def test_a_preloaded_source_runs_with_the_files_of_the_session(sandbox: BoxedSan
         asyncio.run(sandbox.run(("preloaded", "other"), {}, b"", QUICK))
 
 
+def test_a_preloaded_source_with_a_main_is_executed_once_and_no_run_changes_it(
+    sandbox: BoxedSandbox,
+) -> None:
+    source = FRAMES + (
+        "import sys\nSTATE = [__name__]\n"
+        "def rehearse():\n    STATE.append('rehearsed')\n"
+        "def main():\n"
+        "    STATE.append(sys.argv)\n"
+        "    send(repr((STATE, __name__, sys.modules['__main__'].STATE is STATE)).encode())\n"
+        'if __name__ == "__main__":\n    main()\n'
+    )
+    sandbox.preload({"with_main": source})
+
+    async def talk() -> bytes:
+        session = await sandbox.open_session(("preloaded", "with_main", "x"), {}, QUICK)
+        try:
+            return await session.receive(5.0)
+        finally:
+            await session.close()
+
+    wanted = repr((["with_main", "rehearsed", ["with_main", "x"]], "__main__", True)).encode()
+    for _ in range(3):
+        assert asyncio.run(talk()) == wanted
+
+
 def test_a_session_that_nobody_closes_gives_its_slot_back(sandbox: BoxedSandbox) -> None:
     async def forget() -> None:
         for _ in range(3):

@@ -39,6 +39,7 @@ class Link:
 
     def __init__(self, reads=3, writes=4):
         self.reads, self.writes = reads, writes
+        self.waiting = b""
         self.functions = []
         self.remotes = {}
         self.exceptions = {}
@@ -51,10 +52,16 @@ class Link:
         data = self._exactly(size)
         return data[:1], data[1:]
 
-    def send(self, kind, body):
-        """Writes one frame."""
+    def send_later(self, kind, body):
+        """Writes one frame together with the next one: each write wakes the process in the middle."""
         data = kind + body
-        view = memoryview(HEADER.pack(len(data)) + data)
+        self.waiting += HEADER.pack(len(data)) + data
+
+    def send(self, kind, body):
+        """Writes one frame, after those that wait."""
+        data = kind + body
+        view = memoryview(self.waiting + HEADER.pack(len(data)) + data)
+        self.waiting = b""
         while view:
             view = view[os.write(self.writes, view[:1048576]) :]
 
@@ -244,6 +251,13 @@ def _unary(name):
     return method
 
 
+def _conversion(kind, name):
+    def method(self):
+        return self._rlvr_typed(kind, name)
+
+    return method
+
+
 class Remote:
     """An object of the candidate that is not plain: everything that is done to it is done there.
 
@@ -340,18 +354,6 @@ class Remote:
     def __bool__(self):
         return self._rlvr_typed(bool, "bool")
 
-    def __str__(self):
-        return self._rlvr_typed(str, "str")
-
-    def __repr__(self):
-        return self._rlvr_typed(str, "repr")
-
-    def __int__(self):
-        return self._rlvr_typed(int, "int")
-
-    def __float__(self):
-        return self._rlvr_typed(float, "float")
-
     def __hash__(self):
         return self._rlvr_typed(int, "hash")
 
@@ -388,10 +390,10 @@ class Remote:
         return not isinstance(other, Remote) or self._rlvr_typed(bool, "ne", other)
 
 
-_ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
-for _name in ("lt", "le", "gt", "ge"):
-    setattr(Remote, f"__{_name}__", _binary(_name))
-for _name in _ARITHMETIC.split():
+_BINARY = "lt le gt ge add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+for _name in _BINARY.split():
     setattr(Remote, f"__{_name}__", _binary(_name + "_" if _name in ("and", "or") else _name))
 for _name in ("neg", "pos", "invert", "abs"):
     setattr(Remote, f"__{_name}__", _unary(_name))
+for _kind, _name in ((str, "str"), (str, "repr"), (int, "int"), (float, "float")):
+    setattr(Remote, f"__{_name}__", _conversion(_kind, _name))

@@ -10,6 +10,7 @@ test_table       literals of the program hold at least three tests' inputs (or a
 """
 
 import ast
+import re
 from collections.abc import Iterable
 
 from rlvr_verifiers.codecheck.references import Reference, StdioReference
@@ -23,6 +24,12 @@ _FRAMES = {
 _DESCRIPTORS = {"dup2", "closerange", "fdopen"}
 _COMPARISONS = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__"}
 _PATCHED = {"builtins", "__builtins__", "math", "json", "unittest", "operator", "modules"}
+_WORDS = re.compile(
+    "|".join(sorted(map(re.escape, {
+        *_FRAMES, *_DESCRIPTORS, *_COMPARISONS, *_PATCHED, "exit", "quit", "SystemExit", "kill", "ptrace", "ctypes",
+        "/proc/", "os",
+    })))
+)  # fmt: skip
 
 
 def signs(code: str, reference: Reference) -> tuple[str, ...]:
@@ -35,6 +42,8 @@ def signs(code: str, reference: Reference) -> tuple[str, ...]:
     """
     if len(code) > MAX_CHARS:
         return ()
+    if not _may_have_signs(code, reference):
+        return ()
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -45,6 +54,19 @@ def signs(code: str, reference: Reference) -> tuple[str, ...]:
     if _holds_tests(nodes, reference):
         found.add("test_table")
     return tuple(sorted(found))
+
+
+def _may_have_signs(code: str, reference: Reference) -> bool:
+    """Whether it is worth to parse a program: most hold no word that any sign is made of.
+
+    A name can be spelt otherwise only beyond ASCII, and a text only with a backslash.
+    """
+    if not code.isascii() or "\\" in code or _WORDS.search(code):
+        return True
+    if isinstance(reference, StdioReference):
+        return len(reference.tests) >= MIN_TABLE_TESTS
+    has_keys = "==" in code or "{" in code
+    return has_keys and len(reference.literal_asserts) >= MIN_TABLE_TESTS
 
 
 def _signs_of(node: ast.AST) -> Iterable[str]:

@@ -10,7 +10,7 @@ DONE at the end. Every comparison happens here, on exact built-in values; a cand
 `Remote`, which never equals a test's value, whatever its class says.
 """
 
-import ast
+import _ast
 import builtins
 import importlib
 import math
@@ -18,14 +18,16 @@ import operator
 import os
 import sys
 import types
+from typing import Any
 
 from rlvr_verifiers.codecheck.proxies import Dead, Link, Remote
-from rlvr_verifiers.codecheck.wire import DONE, OUTCOME, Decoder, WireError, dump, parse
+from rlvr_verifiers.codecheck.wire import DONE, OUTCOME, REPLY, Decoder, WireError, dump, parse
 
 SHOWN_CHARS = 120
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where a statement holds others
 COMPARE = {
-    ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Is: "is",
-    ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in",
+    _ast.Eq: "==", _ast.NotEq: "!=", _ast.Lt: "<", _ast.LtE: "<=", _ast.Gt: ">", _ast.GtE: ">=", _ast.Is: "is",
+    _ast.IsNot: "is not", _ast.In: "in", _ast.NotIn: "not in",
 }  # fmt: skip
 DO_COMPARE = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -62,19 +64,24 @@ def is_close(left, right, abs_tol, rel_tol):
     return left == right
 
 
-class AssertRewriter(ast.NodeTransformer):
-    """`assert a == b` becomes a call that knows both sides; all other asserts stay as they are."""
+def rewrite_asserts(body):
+    """`assert a == b` becomes a call that knows both sides, in these statements and those inside them."""
+    for index, node in enumerate(body):
+        if type(node) is _ast.Assert:
+            test = node.test
+            if type(test) is _ast.Compare and len(test.ops) == 1:
+                body[index] = _checked(node, test)
+            continue
+        for field in _BLOCKS:
+            rewrite_asserts(getattr(node, field, ()))
 
-    def visit_Assert(self, node):
-        """Rewrites one assert over one comparison."""
-        self.generic_visit(node)
-        test = node.test
-        if not (isinstance(test, ast.Compare) and len(test.ops) == 1):
-            return node
-        sign = ast.Constant(COMPARE[type(test.ops[0])])
-        function = ast.Name("__rlvr_assert__", ast.Load())
-        call = ast.Expr(ast.Call(function, [sign, test.left, test.comparators[0]], []))
-        return ast.fix_missing_locations(ast.copy_location(call, node))
+
+def _checked(node, test):
+    place = {name: getattr(node, name) for name in node._attributes}
+    function = _ast.Name("__rlvr_assert__", _ast.Load(), **place)
+    sign = _ast.Constant(COMPARE[type(test.ops[0])], None, **place)
+    call = _ast.Call(function, [sign, test.left, test.comparators[0]], [], **place)
+    return _ast.Expr(call, **place)
 
 
 class Tests:
@@ -99,7 +106,8 @@ class Tests:
 
     def execute(self, source, name):
         """Runs source text of the tests."""
-        tree = AssertRewriter().visit(ast.parse(source, name))
+        tree: Any = compile(source, name, "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+        rewrite_asserts(tree.body)
         exec(compile(tree, name, "exec", dont_inherit=True, optimize=0), self.names)
 
     def bind(self):
@@ -170,7 +178,9 @@ class Tests:
             why = text if is_own else type(error).__name__ + (": " + text if text else "")
         outcome = {"i": index, "ok": error is None, "label": label, "why": why}
         links = {"fault": self.link.fault, "dead": self.link.dead}
-        self.link.send(OUTCOME, dump({**outcome, **links}))
+        # where each test counts, none may be lost to a later one that never ends
+        send = self.link.send if self.task["is_complete"] else self.link.send_later
+        send(OUTCOME, dump({**outcome, **links}))
 
 
 def _text_of(error):
@@ -205,6 +215,29 @@ def _methods(kind):
                 getattr(case, part)()
 
         yield kind.__name__ + "." + name, step
+
+
+class _Echo(Link):
+    """A candidate that answers 2 to everything."""
+
+    def send(self, kind, body):
+        """Drops one frame."""
+
+    def receive(self):
+        """The answer."""
+        return REPLY, dump({"v": 2})
+
+
+def rehearse():
+    """Runs some tests, so that the interpreter has specialised this code before each run begins with it."""
+    task = {
+        "setup": "n = 0", "tests": ["assert f([1]) == 2", "assert f(n, 'a') in (1, 2)"], "style": "asserts",
+        "entry_point": "f", "names": {"f": ["o", 0, "f", "function"]}, "modules": {}, "tolerance": None,
+        "is_complete": False,
+    }  # fmt: skip
+    for _ in range(20):
+        Tests(_Echo(), parse(dump(task))).run()
+    del sys.modules["solution"]
 
 
 def main():

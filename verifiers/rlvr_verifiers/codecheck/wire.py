@@ -21,10 +21,8 @@ import builtins
 import json
 import operator
 import struct
+import sys
 from collections import Counter, OrderedDict, deque
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 HEADER = struct.Struct(">I")
@@ -40,6 +38,10 @@ SENDABLE_TYPES.update(
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, BaseException)
 )
+_NOTHING = object()
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_from_json = json.JSONDecoder().decode
+_TIMES = ("date", "datetime", "time")
 _NAMES_OF_TYPES = {value: name for name, value in SENDABLE_TYPES.items()}
 
 
@@ -134,16 +136,17 @@ class Encoder:
     def _rare(self, value, kind):
         if issubclass(kind, complex):
             return ["c", complex.real.__get__(value), complex.imag.__get__(value)]
-        if kind is Decimal:
-            return ["D", str(value)]
-        if kind is Fraction:
-            return ["Q", format(value.numerator, "x"), format(value.denominator, "x")]
         if kind is range:
             return ["r", self.encode(value.start), self.encode(value.stop), self.encode(value.step)]
-        if kind in (date, datetime, time):
-            if getattr(value, "tzinfo", None) in (None, UTC):
+        if kind is _loaded("decimal", "Decimal"):
+            return ["D", str(value)]
+        if kind is _loaded("fractions", "Fraction"):
+            return ["Q", format(value.numerator, "x"), format(value.denominator, "x")]
+        if any(kind is _loaded("datetime", name) for name in _TIMES):
+            utc = _loaded("datetime", "timezone").utc
+            if getattr(value, "tzinfo", None) in (None, utc):
                 return ["T", kind.__name__, value.isoformat()]
-        elif kind is timedelta:
+        elif kind is _loaded("datetime", "timedelta"):
             return ["T", "timedelta", [value.days, value.seconds, value.microseconds]]
         elif isinstance(value, type) and value in _NAMES_OF_TYPES:
             return ["y", _NAMES_OF_TYPES[value]]
@@ -257,19 +260,25 @@ class Decoder:
         if tag == "c":
             return complex(data[1], data[2])
         if tag == "D":
+            from decimal import Decimal
+
             return Decimal(data[1])
         if tag == "Q":
+            from fractions import Fraction
+
             return Fraction(int(data[1], 16), int(data[2], 16))
         if tag == "r":
             return range(*(operator.index(self.decode(part)) for part in data[1:4]))
         if tag == "y":
             return SENDABLE_TYPES[data[1]]
         if tag == "T":
+            import datetime
+
             if data[1] == "timedelta":
-                return timedelta(*data[2])
-            return {"date": date, "datetime": datetime, "time": time}[data[1]].fromisoformat(
-                data[2]
-            )
+                return datetime.timedelta(*data[2])
+            if data[1] not in _TIMES:
+                raise WireError("no time")
+            return getattr(datetime, data[1]).fromisoformat(data[2])
         return self.foreign(data)
 
     def _new(self, container, contents):
@@ -285,6 +294,14 @@ class Decoder:
         return self.objects[number]
 
 
+def _loaded(module: str, name: str) -> Any:
+    """A class of a module that somebody loaded, and nothing where nobody did: then no value can be of it.
+
+    Decimals, fractions and times are seldom, and their modules would make the start of every box dearer.
+    """
+    return getattr(sys.modules.get(module), name, _NOTHING)
+
+
 def _encode_text(text):
     if text.isascii():
         return text
@@ -297,7 +314,7 @@ def _encode_text(text):
 
 def dump(message: Any) -> bytes:
     """A JSON value as ASCII bytes. Raises WireError when it is above the cap of a frame."""
-    body = json.dumps(message, separators=(",", ":"), check_circular=False).encode("ascii")
+    body = _to_json(message).encode("ascii")
     if len(body) > MAX_FRAME_BYTES - 64:
         raise WireError("a value of " + str(len(body)) + " bytes is above the cap of a frame")
     return body
@@ -306,7 +323,7 @@ def dump(message: Any) -> bytes:
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object in these bytes. Raises WireError for anything else."""
     try:
-        message = json.loads(body)
+        message = _from_json(body.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise WireError("not JSON") from error
     if type(message) is not dict:

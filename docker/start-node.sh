@@ -1,0 +1,16 @@
+#!/bin/sh
+# A node for rollout engines and judges. Waits for the head; ends when Ray ends.
+#
+# RAY_AUTH_TOKEN         that of the head; needed
+# RLVR_HEAD              the head's address, HOST:PORT; needed
+# RLVR_CPUS              cores that Ray may give away here; all when unset
+# RLVR_NODE_IP           this node's address; Ray's guess when unset
+# RLVR_OBJECT_STORE_BYTES  of shared memory (536870912)
+set -eu
+: "${RAY_AUTH_TOKEN:?is the secret of the cluster; every node needs the same one}"
+: "${RLVR_HEAD:?is the head address, HOST:PORT}"
+export RAY_AUTH_MODE=token
+wait-for-head.sh
+exec ray start --block --address="$RLVR_HEAD" --disable-usage-stats \
+    --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \
+    ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}

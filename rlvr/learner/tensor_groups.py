@@ -1,0 +1,70 @@
+"""Which tensors a proof of weights perturbs together: as few at a time as its budget allows, and every one of them.
+
+every tensor alone                              while there are few
+each layer's attention, MLP and norms           else; what stands outside the layers alone, as always
+whole layers, then bundles of them              else; and with them each kind of tensor in all layers at once,
+                                                since stale copies are mostly of one kind (a fused one, a norm)
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+_LAYER = re.compile(r"^(?P<stem>.*?)\.(?P<layer>\d+)\.(?P<rest>.+)$")
+_NUMBER = re.compile(r"\.\d+\.")
+
+
+def tensor_groups(names: Sequence[str], *, most: int) -> dict[str, tuple[str, ...]]:
+    """Names of tensors by the name of their group: about `most` groups, which cover every name.
+
+    >>> names = ["embed.weight", "layers.0.attn.q.weight", "layers.0.attn.k.weight", "layers.0.mlp.up.weight"]
+    >>> list(tensor_groups(names, most=4)) == names
+    True
+    >>> tensor_groups(names, most=3)["layers.0 attention"]
+    ('layers.0.attn.q.weight', 'layers.0.attn.k.weight')
+    """
+    if len(names) <= most:
+        return {name: (name,) for name in names}
+    outside: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
+    leaves: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        found = _LAYER.match(name)
+        if found is None:
+            outside.setdefault(name, []).append(name)
+            continue
+        layer = f"{found['stem']}.{found['layer']}"
+        kind = _kind(found["rest"])
+        leaf = _NUMBER.sub(".*.", found["rest"])
+        parts.setdefault(f"{layer} {kind}", []).append(name)
+        layers.setdefault(layer, []).append(name)
+        leaves.setdefault(f"{found['stem']}.*.{leaf}", []).append(name)
+        kinds.setdefault(f"{found['stem']}.* {kind}", []).append(name)
+    if len(outside) + len(parts) <= most:
+        return _frozen(outside | parts)
+    across = leaves if len(outside) + len(leaves) <= most // 2 else kinds
+    room = max(1, most - len(outside) - len(across))
+    return _frozen(outside | _bundled(layers, room) | across)
+
+
+def _kind(rest: str) -> str:
+    if "norm" in rest or "ln_" in rest:
+        return "norms"
+    return "attention" if "attn" in rest or "attention" in rest else "mlp"
+
+
+def _bundled(layers: Mapping[str, Sequence[str]], count: int) -> dict[str, list[str]]:
+    """Neighbouring layers together, in at most `count` bundles of about one size."""
+    names = list(layers)
+    size = -(-len(names) // count)
+    bundles: dict[str, list[str]] = {}
+    for start in range(0, len(names), size):
+        chosen = names[start : start + size]
+        title = chosen[0] if len(chosen) == 1 else f"{chosen[0]} to {chosen[-1]}"
+        bundles[title] = [name for layer in chosen for name in layers[layer]]
+    return bundles
+
+
+def _frozen(groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {title: tuple(names) for title, names in groups.items()}

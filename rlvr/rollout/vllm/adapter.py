@@ -1,0 +1,131 @@
+"""All that touches what vLLM does not promise to keep. Imported by vLLM's worker and, for the probe, by the engine.
+
+What is relied on, as of vLLM 0.32:
+- `model_executor.model_loader.reload`: layers give up their weights, take new ones layer by layer, and process them.
+- On a CPU a linear layer is packed into a closure, `layer.cpu_linear`. The reload packs again where it loads a layer's
+  own tensor. A tied head owns none: its `weight` is the embedding's, and its closure keeps the old bytes.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+PACKED = ("cpu_linear",)  # attributes under which a module keeps a packed copy of its weight
+
+
+def begin_reload(model: nn.Module) -> None:
+    """Puts every layer into the state in which it takes a checkpoint's tensors."""
+    from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+    initialize_layerwise_reload(model)
+
+
+def end_reload(model: nn.Module, model_config: Any) -> None:
+    """Processes what the reload has not processed layer by layer."""
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    finalize_layerwise_reload(model, model_config)
+
+
+def packed_copies(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    """The packed copies of each module that has one, by its name."""
+    return {
+        name: tuple(getattr(module, attribute, None) for attribute in PACKED)
+        for name, module in model.named_modules()
+        if any(hasattr(module, attribute) for attribute in PACKED)
+    }
+
+
+def repack_stale(model: nn.Module, before: Mapping[str, tuple[object, ...]]) -> list[str]:
+    """Packs again every module whose packed copy is the one from before the load; returns their names.
+
+    A module that packs and then drops its weight has nothing to pack from; the reload handles it, or the name is
+    missing from the file, which is refused before the load.
+    """
+    stale: list[str] = []
+    modules = dict(model.named_modules())
+    for name, copies in packed_copies(model).items():
+        module = modules[name]
+        weight = getattr(module, "weight", None)
+        method = getattr(module, "quant_method", None)
+        is_stale = any(new is old for new, old in zip(copies, before.get(name, ()), strict=False))
+        if is_stale and weight is not None and weight.numel() and method is not None:
+            method.process_weights_after_loading(module)
+            stale.append(name)
+    return stale
+
+
+def token_prompt(token_ids: Sequence[int], *, cache_salt: str) -> Any:
+    """A prompt of tokens that vLLM takes as it is: no template, no truncation, no tokenizer."""
+    from vllm.inputs.engine import tokens_input
+
+    return tokens_input(list(token_ids), cache_salt=cache_salt)
+
+
+def init_request() -> Any:
+    """The hand-shake of a transfer that needs none."""
+    from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+    return WeightTransferInitRequest()
+
+
+def update_request(**update_info: Any) -> Any:
+    """What vLLM hands to the workers' transfer."""
+    from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+    return WeightTransferUpdateRequest(update_info=update_info)
+
+
+def retire(llm: Any) -> None:
+    """Lets `__del__` of an AsyncLLM that was shut down do nothing.
+
+    It shuts down again, and does so at the end of the interpreter, when the modules it needs are gone.
+    """
+    llm.shutdown = lambda timeout=None: None
+
+
+def missing_capabilities() -> list[str]:
+    """What rlvr needs of vLLM and this one lacks; empty when it can be used."""
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.inputs.engine import tokens_input
+    from vllm.outputs import CompletionOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    def methods(owner: type, *names: str) -> list[str]:
+        return [f"{owner.__name__}.{name}" for name in names if not hasattr(owner, name)]
+
+    def entries(owner: Callable[..., Any], have: Any, *names: str) -> list[str]:
+        return [f"{owner.__name__}({name}=)" for name in names if name not in have]
+
+    pause = inspect.signature(getattr(AsyncLLM, "pause_generation", lambda: None)).parameters
+    return [
+        *methods(
+            AsyncLLM, "generate", "abort", "pause_generation", "resume_generation", "collective_rpc",
+            "init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update",
+            "sleep", "wake_up", "shutdown", "errored",
+        ),
+        *entries(AsyncLLM, pause, "mode", "clear_cache"),
+        *entries(
+            SamplingParams, SamplingParams.__struct_fields__, "prompt_logprobs", "flat_logprobs", "seed",
+            "skip_reading_prefix_cache", "include_stop_str_in_output",
+        ),
+        *entries(tokens_input, inspect.signature(tokens_input).parameters, "cache_salt"),
+        *entries(
+            CompletionOutput, [f.name for f in dataclasses.fields(CompletionOutput)], "weight_versions"
+        ),
+        *entries(
+            AsyncEngineArgs, known_arguments(), "weight_transfer_config", "worker_extension_cls", "scheduler_cls",
+            "logprobs_mode", "generation_config",
+        ),
+    ]  # fmt: skip
+
+
+def known_arguments() -> list[str]:
+    """The names of vLLM's engine arguments."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    return [f.name for f in dataclasses.fields(AsyncEngineArgs)]

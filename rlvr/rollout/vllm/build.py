@@ -1,0 +1,68 @@
+"""From a recipe to a `VllmEngine` that has not started yet."""
+
+import math
+import os
+
+import psutil
+
+from rlvr.config.recipe import Placement, Recipe
+from rlvr.models.policy import PolicyText
+from rlvr.rollout.vllm.engine import VllmEngine
+from rlvr.rollout.vllm.environment import (
+    engine_environment,
+    installed_vllm,
+    prepare_environment,
+)
+from rlvr.rollout.vllm.outline import Outline, read_outline
+from rlvr.rollout.vllm.settings import EXTENSION, EngineSettings, engine_arguments
+
+
+def build_vllm_engine(
+    recipe: Recipe,
+    *,
+    text: PolicyText,
+    engine_id: str = "",
+    run: str = "",
+    outline: Outline | None = None,
+    extension: str = EXTENSION,
+) -> VllmEngine:
+    """The vLLM engine of a recipe. Sets what is unset of vLLM's environment; loads no weights and starts nothing.
+
+    Args:
+        text: tokenizer, stop tokens and limits of the policy.
+        engine_id: put into receipts. run: part of every cache salt.
+        outline: of the model; read from the recipe when None.
+        extension: the class that vLLM's workers are given.
+
+    Raises: ConfigError when vLLM is not installed, was not tried, or the recipe's `engine_args` cannot be.
+    """
+    found = installed_vllm()
+    has_kv_variable = bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
+    outline = outline or read_outline(recipe.model)
+    arguments = engine_arguments(
+        recipe,
+        architecture=outline.architecture,
+        max_positions=text.max_positions,
+        is_cpu=found.is_cpu,
+        memory_bytes=psutil.virtual_memory().total,
+        has_kv_variable=has_kv_variable,
+    )
+    variables = engine_environment(
+        is_cpu=found.is_cpu, threads=max(1, math.floor(recipe.cluster.cpus_per_engine))
+    )
+    prepare_environment(variables)
+    return VllmEngine(
+        EngineSettings(
+            arguments=arguments,
+            environment=variables,
+            weight_shapes=outline.weight_shapes,
+            max_model_len=arguments["max_model_len"],
+            is_cpu=found.is_cpu,
+            is_colocated=recipe.cluster.placement is Placement.COLOCATED,
+            run=run,
+            engine_id=engine_id,
+            extension=extension,
+        ),
+        text=text,
+        architecture=outline.architecture,
+    )

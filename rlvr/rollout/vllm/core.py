@@ -1,0 +1,197 @@
+"""vLLM's processes: their start, the calls they answer, their death and their end."""
+
+import asyncio
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from rlvr.errors import ConfigError, RolloutError
+from rlvr.rollout.vllm import adapter, environment
+from rlvr.rollout.vllm.outline import write_outline
+from rlvr.rollout.vllm.settings import EngineSettings, require_known
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+T = TypeVar("T")
+SHUTDOWN_S = 10.0
+_NOT_STARTED = "the engine was not started; call start or load_weights first"
+_CLOSED = "the engine is closed"
+
+
+class VllmCore:
+    """An `AsyncLLM` with the processes behind it. Whatever vLLM raises leaves here as a RolloutError."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        architecture: PretrainedConfig,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self._settings = settings
+        self._architecture = architecture
+        self._tokenizer = tokenizer
+        self._llm: AsyncLLM | None = None
+        self._folder: Path | None = None
+        self._processes: list[psutil.Process] = []
+        self._is_closed = False
+        self._changing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Starts vLLM in a thread, so that the event loop goes on answering; does nothing when it runs.
+
+        Raises: ConfigError when this vLLM cannot be used or refuses an argument, RolloutError when it did not start.
+        """
+        async with self._changing:
+            if self._is_closed:
+                raise RolloutError(_CLOSED)
+            if self._llm is not None:
+                return
+            before = {child.pid for child in psutil.Process().children(recursive=True)}
+            self._folder = Path(tempfile.mkdtemp(prefix="rlvr-vllm-"))
+            write_outline(self._folder, architecture=self._architecture, tokenizer=self._tokenizer)
+            try:
+                self._llm = await asyncio.to_thread(self._build, str(self._folder))
+            finally:
+                self._processes = [p for p in _children() if p.pid not in before]
+            await self.call("init_weight_transfer_engine", adapter.init_request())
+
+    async def close(self) -> None:
+        """Ends vLLM's processes and removes its folder."""
+        self._is_closed = True
+        async with self._changing:
+            llm, self._llm = self._llm, None
+            if llm is not None:
+                await asyncio.to_thread(llm.shutdown, SHUTDOWN_S)
+                adapter.retire(llm)
+            await asyncio.to_thread(_end, self._processes)
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Awaits a method of vLLM's `AsyncLLM`."""
+        function: Callable[..., Awaitable[Any]] = getattr(self.llm, method)
+        try:
+            return await function(*args, **kwargs)
+        except Exception as error:  # of whichever part of vLLM
+            raise self._failure(f"vLLM's {method} failed", error) from error
+
+    async def last_output(self, prompt: Any, params: Any, *, name: str) -> Any:
+        """The output with which request `name` ends."""
+        last = None
+        async for output in self._outputs(prompt, params, name):
+            last = output
+        if last is None:
+            raise RolloutError(f"request {name!r} left vLLM without an output")
+        return last
+
+    @property
+    def llm(self) -> "AsyncLLM":
+        """The running AsyncLLM. Raises RolloutError when there is none that lives."""
+        if (trouble := self.trouble()) or self._llm is None:
+            raise RolloutError(trouble)
+        return self._llm
+
+    def trouble(self) -> str:
+        """Why vLLM cannot serve; empty when it can. Looks at the processes, and waits for nothing."""
+        if self._is_closed:
+            return _CLOSED
+        if self._llm is None:
+            return _NOT_STARTED
+        for process in self._processes:
+            state = _state(process)
+            if state in (None, psutil.STATUS_ZOMBIE):
+                return f"vLLM's process {process.pid} is gone (killed, or out of memory); start the engine anew"
+            if state == psutil.STATUS_STOPPED:
+                return f"vLLM's process {process.pid} is stopped (SIGSTOP) and answers nothing"
+        return "vLLM's core has died; its log says why" if self._llm.errored else ""
+
+    def memory_bytes(self) -> int:
+        """Resident memory of vLLM's processes together (pages that they share count in each)."""
+        return sum(p.memory_info().rss for p in self._processes if _state(p) is not None)
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Of vLLM's processes."""
+        return tuple(process.pid for process in self._processes)
+
+    def _build(self, folder: str) -> "AsyncLLM":
+        environment.prepare_environment(self._settings.environment)
+        environment.require_no_strangers(
+            environment.strangers(), torch_version=str(torch.__version__)
+        )
+        missing = adapter.missing_capabilities()
+        if missing:
+            raise ConfigError(
+                f"rollout.engine=vllm: this vLLM lacks {', '.join(missing)}; install {environment.TESTED}"
+            )
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = self._settings.call_arguments(folder)
+        require_known(
+            arguments,
+            known=adapter.known_arguments(),
+            version=environment.installed_vllm().version,
+        )
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except (ValueError, RuntimeError, OSError, TypeError) as error:
+            raise RolloutError(
+                f"vLLM did not start: {type(error).__name__}: {error}. VLLM_LOGGING_LEVEL=INFO makes it say more"
+            ) from error
+
+    async def _outputs(self, prompt: Any, params: Any, name: str) -> AsyncIterator[Any]:
+        outputs = self.llm.generate(prompt, params, request_id=name)
+        while True:
+            try:
+                output = await anext(outputs)
+            except StopAsyncIteration:
+                return
+            except Exception as error:  # of whichever part of vLLM
+                raise self._failure(f"request {name!r} failed", error) from error
+            yield output
+
+    def _failure(self, what: str, error: Exception) -> RolloutError:
+        return RolloutError(f"{what}: {self.trouble() or f'{type(error).__name__}: {error}'}")
+
+
+def _children() -> list[psutil.Process]:
+    """The processes below this one that compute or schedule; Python's own tracker of shared memory is not vLLM's."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = child.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if not any("resource_tracker" in word for word in command):
+            found.append(child)
+    return found
+
+
+def _state(process: psutil.Process) -> str | None:
+    """A process's state as psutil names it; None when it is gone."""
+    try:
+        return process.status() if process.is_running() else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Ends what is left of vLLM's processes."""
+    left = [p for p in processes if _state(p) not in (None, psutil.STATUS_ZOMBIE)]
+    for process in left:
+        process.terminate()
+    _, stubborn = psutil.wait_procs(left, timeout=SHUTDOWN_S)
+    for process in stubborn:
+        process.kill()
+    psutil.wait_procs(stubborn, timeout=SHUTDOWN_S)
+    multiprocessing.active_children()  # takes note of the dead, which else stay as zombies

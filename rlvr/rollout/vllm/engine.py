@@ -1,0 +1,315 @@
+"""`VllmEngine`: vLLM's AsyncLLM behind the RolloutEngine contract.
+
+    generate --> one task a request --> AsyncLLM --(zmq)--> core process: scheduler, worker, model
+                 waits for the last output, or for its deadline, then aborts and takes what there is
+
+    load_weights: freeze --> sum the file's bytes --> transfer --> repack --> set version --> thaw --> canary
+                  requests in flight keep their tokens; their prefix is computed anew with the new weights
+
+Every request carries a cache salt that names this load of weights, so no prefix of another policy is ever read.
+Nothing here may be called before vLLM's environment is set; `build.build_vllm_engine` sees to that.
+"""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from transformers import PretrainedConfig
+
+from rlvr.errors import RolloutError
+from rlvr.models.policy import PolicyText
+from rlvr.models.prompting import decode
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
+from rlvr.records import Completion, Transport, WeightsKind, WeightsRef
+from rlvr.rollout.vllm import adapter, mapping
+from rlvr.rollout.vllm.core import VllmCore
+from rlvr.rollout.vllm.settings import EngineSettings
+
+ABORT_GRACE_S = 30.0  # how long vLLM may take to hand out what an aborted request had generated
+_SHOWN = 8  # tensors that a message names
+
+
+class VllmEngine:
+    """One vLLM engine. Its processes start with `start`, or with the first load of weights.
+
+    It belongs to the event loop in which it was first used.
+    """
+
+    def __init__(
+        self, settings: EngineSettings, *, text: PolicyText, architecture: PretrainedConfig
+    ) -> None:
+        self._settings = settings
+        self._text = text
+        self._core = VllmCore(settings, architecture=architecture, tokenizer=text.tokenizer)
+        self._version = -1
+        self._is_sleeping = False
+        self._salt = ""  # of the weights that are loaded; empty while there are none
+        self._open: set[asyncio.Task[Completion]] = set()
+        self._ended = ""  # why open requests were ended by the engine
+        self._broken = ""  # why it can never serve again
+        self._names = itertools.count()
+        self._loading = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Starts vLLM's processes (seconds; minutes where it compiles); does nothing when they run.
+
+        Raises: ConfigError when this vLLM cannot be used or refuses an argument, RolloutError when it did not start.
+        """
+        await self._core.start()
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
+        """Yields each completion as it finishes; a caller that stops early, or is cancelled, aborts the rest.
+
+        Raises: RolloutError when the engine has no weights, sleeps, is closed or died, or refuses a request.
+        """
+        self._require_serving()
+        tasks = [asyncio.create_task(self._complete(request)) for request in requests]
+        self._open.update(tasks)
+        try:
+            for done in asyncio.as_completed(tasks):
+                try:
+                    completion = await done
+                except asyncio.CancelledError:
+                    caller = asyncio.current_task()
+                    if self._ended and not (caller and caller.cancelling()):
+                        raise RolloutError(f"generation failed: {self._ended}") from None
+                    raise
+                yield completion
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._open.difference_update(tasks)
+
+    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+        """Loads the file of `ref` and scores its canary; requests in flight are frozen meanwhile, and go on.
+
+        `seconds` of the receipt are those for which generation stood still.
+
+        Raises: RolloutError that names each tensor that is missing, unknown, misshapen or not what the learner sent.
+            Then nothing has changed. A failure of vLLM half-way ends the open requests, and the engine with them.
+        """
+        _require_loadable(ref)
+        await self.start()
+        async with self._loading:
+            if self._is_sleeping or self._broken:
+                raise RolloutError(
+                    self._broken or "the engine sleeps; call wake before load_weights"
+                )
+            begin = time.perf_counter()
+            try:
+                await self._core.call("pause_generation", mode="keep", clear_cache=True)
+                checksums = await self._transfer(ref)
+            finally:
+                if not self._trouble():
+                    await self._core.call("resume_generation")
+            seconds = time.perf_counter() - begin
+            canary = await self._score(ref.canary)
+            return LoadReceipt(
+                policy_version=self._version,
+                checksums=checksums,
+                seconds=seconds,
+                canary_logprobs=tuple(tuple(row) for row in canary),
+                engine_id=self._settings.engine_id,
+            )
+
+    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Teacher-forced log-probs at temperature 1. Each row is computed alone, so equal weights give equal bits.
+
+        Raises: RolloutError when a row is too long, or the engine cannot serve.
+        """
+        self._require_serving()
+        return await self._score(rows)
+
+    async def sleep(self, *, level: int = 2) -> tuple[int, int]:
+        """Frees the device for others; returns the bytes in use on it before and after.
+
+        Level 1 keeps the weights in host memory, level 2 keeps nothing: weights must be loaded after `wake`. On a CPU
+        vLLM frees nothing: generation stops, memory stays, and the bytes are those of vLLM's processes.
+
+        Raises: RolloutError when requests are open.
+        """
+        if self._open:
+            raise RolloutError(
+                f"the engine cannot sleep with {len(self._open)} open requests; wait for them first"
+            )
+        before = await self._used_bytes()
+        self._is_sleeping = True
+        await self._core.call("sleep", level=level, mode="abort")
+        if level > 1 and not self._settings.is_cpu:
+            self._salt = ""
+        return before, await self._used_bytes()
+
+    async def wake(self) -> None:
+        """Takes the memory back; after level 2 `load_weights` comes next."""
+        await self._core.call("wake_up")
+        self._is_sleeping = False
+
+    async def health(self) -> EngineHealth:
+        """Answers at once, from what is known without asking vLLM."""
+        detail = self._trouble()
+        return EngineHealth(
+            is_healthy=not detail,
+            policy_version=self._version,
+            num_open_requests=len(self._open),
+            detail=detail,
+        )
+
+    async def close(self) -> None:
+        """Ends vLLM's processes; open requests fail with RolloutError."""
+        self._end_open("the engine is closed")
+        await self._core.close()
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Of vLLM's processes, for a watchdog."""
+        return self._core.process_ids
+
+    def memory_bytes(self) -> int:
+        """Resident memory of vLLM's processes together."""
+        return self._core.memory_bytes()
+
+    async def _complete(self, request: GenerationRequest) -> Completion:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        prompt = adapter.token_prompt(request.prefix_token_ids, cache_salt=self._salt)
+        params = SamplingParams(
+            **mapping.sampling_arguments(request, stop_token_ids=self._text.stop_token_ids),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        name = f"{request.request_id}#{next(self._names)}"  # a request done again has a name of its own
+        last = asyncio.create_task(self._core.last_output(prompt, params, name=name))
+        try:
+            await asyncio.wait([last], timeout=request.deadline_s)
+            if not last.done():
+                await self._core.call("abort", name)
+                await asyncio.wait([last], timeout=ABORT_GRACE_S)
+            if not last.done():
+                raise RolloutError(
+                    f"request {request.request_id!r} passed its deadline of {request.deadline_s:g} s, and vLLM did not "
+                    f"abort it within {ABORT_GRACE_S:g} s"
+                )
+            output = last.result()
+        finally:
+            if not last.done():
+                last.cancel()
+                await asyncio.gather(last, return_exceptions=True)
+        return mapping.completion_of(
+            request, output.outputs[0], to_text=lambda ids: decode(ids, self._text.tokenizer)
+        )
+
+    async def _transfer(self, ref: WeightsRef) -> dict[str, int]:
+        """Brings the file's weights into every worker; returns the checksums of what arrived."""
+        shapes = dict(self._settings.weight_shapes)
+        answers = await self._core.call("collective_rpc", "rlvr_inspect", args=(ref.uri, shapes))
+        problems = _problems(ref, answers)
+        if problems:
+            more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            raise RolloutError(
+                f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
+                f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
+            )
+        try:
+            await self._core.call("start_weight_update")
+            await self._core.call("update_weights", adapter.update_request(path=ref.uri))
+            await self._core.call("finish_weight_update")
+            await self._core.call("collective_rpc", "rlvr_repack")
+            await self._core.call("update_weight_version", str(ref.policy_version))
+        except BaseException:
+            self._broken = f"weights of version {ref.policy_version} were loaded in part; start the engine anew"
+            self._end_open(self._broken)
+            raise
+        self._version = ref.policy_version
+        self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
+        return dict(answers[0][0])
+
+    async def _score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        longest = max((len(row) for row in rows), default=0)
+        if longest >= self._settings.max_model_len:
+            raise RolloutError(
+                f"a row of {longest} tokens cannot be scored: at most {self._settings.max_model_len - 1} (one less "
+                "than max_model_len); shorten the row or raise rollout.engine_args.max_model_len"
+            )
+        params = SamplingParams(
+            **mapping.scoring_arguments(), output_kind=RequestOutputKind.FINAL_ONLY
+        )
+
+        async def one(row: Sequence[int]) -> list[float]:
+            if len(row) < 2:
+                return []
+            name = f"{mapping.SCORE_PREFIX}{next(self._names)}"
+            prompt = adapter.token_prompt(row, cache_salt=f"{self._salt}:{name}")
+            output = await self._core.last_output(prompt, params, name=name)
+            return mapping.prompt_logprobs(output.prompt_logprobs, count=len(row) - 1)
+
+        return list(await asyncio.gather(*(one(row) for row in rows)))
+
+    async def _used_bytes(self) -> int:
+        if self._settings.is_cpu:
+            return self._core.memory_bytes()
+        used: Sequence[int] = await self._core.call("collective_rpc", "rlvr_used_bytes")
+        return sum(used)
+
+    def _trouble(self) -> str:
+        return self._core.trouble() or self._broken
+
+    def _end_open(self, why: str) -> None:
+        self._ended = why
+        for task in self._open:
+            task.cancel()
+
+    def _require_serving(self) -> None:
+        if trouble := self._trouble():
+            raise RolloutError(trouble)
+        if self._is_sleeping:
+            raise RolloutError("the engine sleeps; call wake first")
+        if not self._salt:
+            raise RolloutError(
+                "the engine has no weights (none were loaded yet, or it slept at level 2); call load_weights first"
+            )
+
+
+def _problems(
+    ref: WeightsRef, answers: Sequence[tuple[Mapping[str, int], Sequence[str]]]
+) -> list[str]:
+    """What is wrong with what the workers received, one line a tensor.
+
+    Args: answers: of each worker, its checksums by name and what it found wrong with names and shapes.
+    """
+    sent = {entry.name: entry.checksum for entry in ref.manifest}
+    found: list[str] = []
+    for checksums, lines in answers:
+        found += lines
+        found += [
+            f"{name!r} arrived with other bytes than the learner sent"
+            for name, checksum in checksums.items()
+            if sent.get(name, checksum) != checksum
+        ]
+        found += [
+            f"{name!r} arrived, and the learner's manifest does not name it"
+            for name in checksums
+            if name not in sent
+        ]
+        if checksums:
+            found += [
+                f"{name!r} was sent and did not arrive" for name in sent if name not in checksums
+            ]
+    return list(dict.fromkeys(found))
+
+
+def _require_loadable(ref: WeightsRef) -> None:
+    if ref.transport is not Transport.FILE or ref.kind is not WeightsKind.FULL:
+        raise RolloutError(
+            f"weights of version {ref.policy_version}: kind={ref.kind}, transport={ref.transport}; the vLLM engine "
+            "loads whole weights from a file"
+        )
+    if not ref.manifest:
+        raise RolloutError(
+            f"weights of version {ref.policy_version} have no manifest, so what arrives cannot be checked"
+        )

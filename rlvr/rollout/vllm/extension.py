@@ -1,0 +1,145 @@
+"""What rlvr adds to vLLM's worker: weights from a file, checksums of what arrived, packed copies made fresh.
+
+vLLM imports this module by its name in each worker process. One load, step by step:
+
+    rlvr_inspect   maps the file, compares names and shapes, sums the bytes of every tensor; nothing is changed yet
+    start, update, finish     vLLM's own weight transfer, over the mapping that was just summed
+    rlvr_repack    packs again what the reload left stale
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from rlvr.models.checksum import tensor_checksum
+from rlvr.rollout.vllm import adapter
+from rlvr.rollout.vllm.settings import BACKEND
+
+
+@dataclass
+class FileInit(WeightTransferInitInfo):
+    """Nothing is agreed beforehand."""
+
+
+@dataclass
+class FileUpdate(WeightTransferUpdateInfo):
+    """path: of the file that `rlvr_inspect` has mapped."""
+
+    path: str
+
+
+class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
+    """vLLM's weight transfer, from a safetensors file on this node."""
+
+    init_info_cls = FileInit
+    update_info_cls = FileUpdate
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mapped: MappedFile | None = None
+
+    def init_transfer_engine(self, init_info: FileInit) -> None:
+        """A file needs no rendezvous."""
+
+    def start_weight_update(self) -> None:
+        """Layers give up their weights."""
+        adapter.begin_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Takes every tensor of the file."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: FileUpdate) -> None:
+        """Loads from the mapping whose bytes were summed, never from a file that took its name since."""
+        if self.mapped is None or self.mapped.path != update_info.path:
+            raise RuntimeError(f"{update_info.path!r} was not inspected before its load")
+        load: Any = (
+            self.model.load_weights
+        )  # every model of vLLM has it; torch's Module does not declare it
+        load(self.mapped.tensors())
+
+    def finish_weight_update(self) -> None:
+        """Layers process what they took; the mapping is let go."""
+        adapter.end_reload(self.model, self.model_config)
+        self.mapped = None
+
+    def shutdown(self) -> None:
+        """Lets the mapping go."""
+        self.mapped = None
+
+
+class MappedFile:
+    """A safetensors file in this process's address space."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = safe_open(path, framework="pt", device="cpu")
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor), in the order of the file; the bytes are the mapping's."""
+        for name in self._file.keys():  # noqa: SIM118 - not a mapping
+            yield name, self._file.get_tensor(name)
+
+
+class WorkerExtension:
+    """Methods that the engine calls in every worker by name."""
+
+    def rlvr_inspect(
+        self, path: str, shapes: Mapping[str, Sequence[int]]
+    ) -> tuple[dict[str, int], list[str]]:
+        """Checksums of the tensors of `path` by name, and what is wrong with their names and shapes."""
+        try:
+            mapped = MappedFile(path)
+        except (OSError, SafetensorError) as error:
+            return {}, [f"the file cannot be read: {error}"]
+        checksums: dict[str, int] = {}
+        problems: list[str] = []
+        for name, tensor in mapped.tensors():
+            if name not in shapes:
+                problems.append(f"{name!r} is in the file, and the model has no such tensor")
+            elif tuple(tensor.shape) != tuple(shapes[name]):
+                problems.append(
+                    f"{name!r} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}"
+                )
+            checksums[name] = tensor_checksum(tensor)
+        problems += [
+            f"{name!r} is missing from the file" for name in shapes if name not in checksums
+        ]
+        if not problems:
+            self._rlvr_transfer().mapped = mapped
+            model = self._rlvr_transfer().model
+            self._rlvr_packed = adapter.packed_copies(model)
+        return checksums, problems
+
+    def rlvr_repack(self) -> list[str]:
+        """Packs again what still holds the bytes from before the load; returns the names of those modules."""
+        return adapter.repack_stale(self._rlvr_transfer().model, self._rlvr_packed)
+
+    def rlvr_used_bytes(self) -> int:
+        """Bytes in use on this worker's accelerator, whoever uses them; 0 on a CPU."""
+        if not torch.accelerator.is_available():
+            return 0
+        free, total = torch.accelerator.get_memory_info()
+        return total - free
+
+    def _rlvr_transfer(self) -> FileTransfer:
+        transfer = getattr(self, "weight_transfer_engine", None)
+        if not isinstance(transfer, FileTransfer):
+            raise RuntimeError(f"vLLM's weight transfer is {transfer!r}; expected {BACKEND!r}")
+        return transfer
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, FileTransfer)

@@ -1,0 +1,74 @@
+"""vLLM's scheduler, with one rule more: a scored row has the step to itself.
+
+The bits of a log-prob depend on the shape of the batch it is computed in. A row that is scored alone has a shape of
+its own always, so equal weights give it equal bits, whatever else the engine is doing; requests in flight wait for
+those steps. Imported by vLLM's core process alone.
+"""
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from rlvr.rollout.vllm.mapping import SCORE_PREFIX
+
+
+def is_scored(request: Request) -> bool:
+    """Whether the request asks for teacher-forced log-probs."""
+    return request.request_id.startswith(SCORE_PREFIX)
+
+
+class AloneScheduler(Scheduler):
+    """Runs one scored row at a time, before all others; when memory leaves it no room, the others get the next step."""
+
+    _others_first = False
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """The next step's batch: one scored row, or everything else."""
+        return schedule_alone(self, super().schedule, *args, **kwargs)
+
+
+class AloneAsyncScheduler(AsyncScheduler):
+    """The same over vLLM's scheduler that works one step ahead."""
+
+    _others_first = False
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """The next step's batch: one scored row, or everything else."""
+        return schedule_alone(self, super().schedule, *args, **kwargs)
+
+
+def schedule_alone(
+    scheduler: AloneScheduler | AloneAsyncScheduler,
+    schedule: Callable[..., SchedulerOutput],
+    *args: Any,
+    **kwargs: Any,
+) -> SchedulerOutput:
+    """Calls `schedule` with all requests but the chosen ones set aside, and puts them back."""
+    scored = [r for r in chain(scheduler.running, scheduler.waiting) if is_scored(r)]
+    if not scored or scheduler.pause_state != PauseState.UNPAUSED:
+        return schedule(*args, **kwargs)
+    aside = set(scored) if scheduler._others_first else None
+
+    def is_kept(request: Request) -> bool:
+        return request is scored[0] if aside is None else request not in aside
+
+    held_running = [r for r in scheduler.running if not is_kept(r)]
+    held_waiting = [r for r in scheduler.waiting if not is_kept(r)]
+    scheduler.running = [r for r in scheduler.running if is_kept(r)]
+    scheduler.waiting.remove_requests(held_waiting)
+    try:
+        output = schedule(*args, **kwargs)
+    finally:
+        scheduler.running = held_running + scheduler.running
+        left = list(scheduler.waiting)
+        scheduler.waiting.remove_requests(left)
+        for request in (*left, *held_waiting):
+            scheduler.waiting.add_request(request)
+    scheduler._others_first = aside is None and output.total_num_scheduled_tokens == 0
+    return output

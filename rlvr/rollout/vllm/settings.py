@@ -1,0 +1,179 @@
+"""What a recipe asks of vLLM: its arguments by name, with defaults that are sound for training."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from rlvr.config.recipe import EngineDtype, Placement, Recipe
+from rlvr.errors import ConfigError
+
+EXTENSION = "rlvr.rollout.vllm.extension.WorkerExtension"
+SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneScheduler"
+ASYNC_SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneAsyncScheduler"
+BACKEND = "rlvr_file"
+_KV_SMALLEST_BYTES = 128 << 20
+_KV_SHARE_OF_MEMORY = 1 / 16  # of the machine's, for one engine on a CPU
+
+_WEIGHTS = "the learner's weights arrive through rlvr's own transfer"
+REFUSED = {
+    "model": "the recipe names it in model.path or model.tiny",
+    "tokenizer": "it is the policy's own",
+    "tokenizer_mode": "it is the policy's own",
+    "skip_tokenizer_init": "stop strings need the tokenizer",
+    "load_format": _WEIGHTS,
+    "weight_transfer_config": _WEIGHTS,
+    "worker_extension_cls": _WEIGHTS,
+    "worker_cls": _WEIGHTS,
+    "scheduler_cls": "scored rows need a step to themselves, which rlvr's scheduler gives them",
+    "logprobs_mode": "log-probs must be those of the distribution that was sampled from",
+    "generation_config": "sampling is what the recipe says, not what a model's folder says",
+    "override_generation_config": "sampling is what the recipe says",
+    "dtype": "set rollout.engine_dtype",
+    "seed": "set the recipe's seed",
+    "data_parallel_size": "set cluster.engines",
+    "speculative_config": "a draft model would not follow the policy",
+    "enable_sleep_mode": "set cluster.placement=colocated",
+    "trust_remote_code": "set model.trust_remote_code",
+    "runner": "the engine generates",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine is started with, before it is known which folder it starts from.
+
+    arguments: vLLM's, by name. environment: for its processes. weight_shapes: of every tensor that a load must bring.
+    run: part of every cache salt, so that two runs never share a prefix. is_colocated: it sleeps while others compute.
+    """
+
+    arguments: Mapping[str, Any]
+    environment: Mapping[str, str]
+    weight_shapes: Mapping[str, tuple[int, ...]]
+    max_model_len: int
+    is_cpu: bool
+    is_colocated: bool = False
+    run: str = ""
+    engine_id: str = ""
+    extension: str = EXTENSION
+
+    def call_arguments(self, folder: str) -> dict[str, Any]:
+        """Keyword arguments of vLLM's `AsyncEngineArgs`."""
+        return {
+            **self.arguments,
+            "model": folder,
+            "tokenizer": folder,
+            "worker_extension_cls": self.extension,
+        }
+
+
+def engine_arguments(
+    recipe: Recipe,
+    *,
+    architecture: PretrainedConfig,
+    max_positions: int,
+    is_cpu: bool,
+    memory_bytes: int,
+    has_kv_variable: bool = False,
+) -> dict[str, Any]:
+    """vLLM's arguments for a recipe, but for the folder. `rollout.engine_args` win over defaults.
+
+    Args:
+        memory_bytes: of the machine; on a CPU the key-value cache takes a small, stated share of it.
+        has_kv_variable: the user has set VLLM_CPU_KVCACHE_SPACE, which vLLM prefers to its argument.
+
+    Raises: ConfigError on an argument that would break training, with why and what to set.
+    """
+    given = recipe.rollout.engine_args
+    refuse(given)
+    rollout = recipe.rollout
+    needed = recipe.data.max_prompt_tokens + rollout.max_completion_tokens
+    max_model_len = int(given.get("max_model_len", min(needed + 1, max_positions)))  # type: ignore[arg-type] # JSON
+    if max_model_len < min(needed, max_positions):
+        raise ConfigError(
+            f"rollout.engine_args.max_model_len={max_model_len} is below data.max_prompt_tokens="
+            f"{recipe.data.max_prompt_tokens} + rollout.max_completion_tokens={rollout.max_completion_tokens}; "
+            "remove it, and it follows from them"
+        )
+    arguments: dict[str, Any] = {
+        "load_format": "dummy",
+        "dtype": "float32" if rollout.engine_dtype is EngineDtype.FLOAT32 else "bfloat16",
+        "seed": recipe.seed % 2**31,
+        "max_num_seqs": rollout.max_batch_rows,
+        "trust_remote_code": recipe.model.trust_remote_code,
+        "weight_transfer_config": {"backend": BACKEND},
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "async_scheduling": False,
+    }
+    if is_cpu:
+        arguments["enforce_eager"] = True
+    elif recipe.cluster.placement is Placement.COLOCATED:
+        arguments["enable_sleep_mode"] = True
+    if given.get("tensor_parallel_size", 1) != 1 or given.get("pipeline_parallel_size", 1) != 1:
+        # Inside a Ray actor vLLM would ask Ray for actors of its own; the devices are this actor's.
+        arguments["distributed_executor_backend"] = "mp"
+    arguments |= given
+    arguments["max_model_len"] = max_model_len
+    arguments["scheduler_cls"] = ASYNC_SCHEDULER if arguments["async_scheduling"] else SCHEDULER
+    if is_cpu and not has_kv_variable and "kv_cache_memory_bytes" not in given:
+        arguments["kv_cache_memory_bytes"] = kv_cache_bytes(
+            architecture,
+            num_tokens=int(arguments["max_num_seqs"]) * max_model_len,
+            dtype=arguments["dtype"],
+            memory_bytes=memory_bytes,
+        )
+    return arguments
+
+
+def refuse(given: Mapping[str, object]) -> None:
+    """Raises ConfigError that lists every argument rlvr must set itself.
+
+    >>> refuse({"enforce_eager": False})
+    """
+    problems = [
+        f"rollout.engine_args.{key} cannot be set: {REFUSED[key]}"
+        for key in given
+        if key in REFUSED
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def require_known(given: Collection[str], *, known: Collection[str], version: str) -> None:
+    """Raises ConfigError on an argument that this vLLM does not have, with the nearest that it has.
+
+    >>> require_known(["max_num_seqs"], known=["max_num_seqs"], version="0.32.0")
+    """
+    problems: list[str] = []
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"rollout.engine_args.{key}: vLLM {version} has no such argument{hint}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def kv_cache_bytes(
+    architecture: PretrainedConfig, *, num_tokens: int, dtype: str, memory_bytes: int
+) -> int:
+    """Bytes of a key-value cache for `num_tokens`, at most a sixteenth of the machine's memory, at least 128 MiB.
+
+    2 (keys, values) x layers x key-value heads x head width x bytes of a number, a token.
+
+    >>> tiny = PretrainedConfig(num_hidden_layers=2, num_attention_heads=4, hidden_size=64)
+    >>> kv_cache_bytes(tiny, num_tokens=2**20, dtype="bfloat16", memory_bytes=2**36) == 2**20 * 2 * 2 * 4 * 16 * 2
+    True
+    """
+    heads = architecture.num_attention_heads
+    kv_heads = getattr(architecture, "num_key_value_heads", None) or heads
+    width = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
+    size = torch.finfo(getattr(torch, dtype)).bits // 8
+    wanted = num_tokens * 2 * architecture.num_hidden_layers * kv_heads * width * size
+    return max(_KV_SMALLEST_BYTES, min(wanted, int(memory_bytes * _KV_SHARE_OF_MEMORY)))

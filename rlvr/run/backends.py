@@ -1,0 +1,40 @@
+"""Which backend runs a recipe; a backend's libraries are imported only when it is chosen."""
+
+import importlib.util
+
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import Backend, Recipe
+from rlvr.errors import ConfigError
+from rlvr.run.console import Console
+from rlvr.run.directory import RunDirectory
+from rlvr.run.preflight import OpenedData
+from rlvr.verify import Judge
+
+
+def require_backend(recipe: Recipe) -> None:
+    """Raises ConfigError when the recipe's backend is not installed, before anything is made."""
+    if recipe.cluster.backend is Backend.RAY and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "cluster.backend=ray: Ray is not installed; run `make setup`, or `pip install 'rlvr[ray]'`; on one machine "
+            "without vLLM, cluster.backend=local needs none"
+        )
+
+
+def train_with(
+    loaded: LoadedRecipe,
+    *,
+    judge: Judge,
+    data: OpenedData,
+    directory: RunDirectory,
+    resume: bool,
+    console: Console,
+) -> None:
+    """Runs a recipe to its end on its backend. `judge` and `data` come from `preflight.opened`.
+
+    Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
+    """
+    if loaded.recipe.cluster.backend is Backend.RAY:
+        from rlvr.run.ray.backend import train
+    else:
+        from rlvr.run.local import train
+    train(loaded, judge=judge, data=data, directory=directory, resume=resume, console=console)

@@ -1,0 +1,218 @@
+"""The skeleton of a run that all backends share: directory, console, recorder, stop, resume, the loss of a learner.
+
+    conduct:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> data, console, recorder
+              -> backend.crew: learner, engine, judge -> assemble -> run_loop
+              LearnerLost: once more from the newest whole checkpoint, as --resume would, up to the recipe's limit
+
+A backend gives the crew and nothing else, so that a run leaves the same files wherever its parts live.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from rlvr import __version__
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Learner
+from rlvr.config.derived import derived_table
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import Recipe
+from rlvr.models.policy import PolicyText
+from rlvr.models.prompting import encode_prompt, prompt_text
+from rlvr.protocols import RolloutEngine
+from rlvr.records import Prompt
+from rlvr.run.assemble import assemble
+from rlvr.run.checkpoints import read_run_state
+from rlvr.run.console import Console
+from rlvr.run.directory import RunDirectory
+from rlvr.run.failures import LearnerLost
+from rlvr.run.loop import run_loop
+from rlvr.run.preflight import OpenedData
+from rlvr.run.recorder import Recorder
+from rlvr.run.resume import Resume, find_resume
+from rlvr.run.sampler import CompletionJudge
+from rlvr.run.sinks import build_sinks
+from rlvr.run.stop import StopRequest, listen_for_stop
+
+BEFORE_EVERYTHING = (
+    -1
+)  # the step after which nothing is kept: also step 0's evaluation is done again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a backend may use while it builds a crew.
+
+    resumed: the checkpoint to restore; None: the policy as the recipe says, after its cold start.
+    """
+
+    recipe: Recipe
+    directory: RunDirectory
+    recorder: Recorder
+    console: Console
+    stop: StopRequest
+    resumed: Resume | None
+
+    @property
+    def faults(self) -> Path:
+        """Where micro-batches with a non-finite gradient are kept."""
+        return self.directory.path / "faults"
+
+    @property
+    def reference(self) -> Path:
+        """Where the policy after a cold start is kept, for the KL term of a resumed run."""
+        return self.directory.path / "reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """Who does the work of a run: in this process, or handles of actors."""
+
+    learner: Learner
+    set_correction: Callable[[Correction], None]
+    engine: RolloutEngine
+    judge: CompletionJudge
+
+
+class Backend(Protocol):
+    """Where the parts of a run live."""
+
+    def open(self) -> PolicyText:
+        """What is known of the policy; called again after a LearnerLost."""
+        ...
+
+    def crew(self, scene: Scene) -> AbstractAsyncContextManager[Crew]:
+        """Within it, learner (cold start done, or restored), engine and judge answer. May raise LearnerLost."""
+        ...
+
+
+def conduct(
+    loaded: LoadedRecipe,
+    *,
+    backend: Backend,
+    data: OpenedData,
+    directory: RunDirectory,
+    resume: bool,
+    console: Console,
+) -> None:
+    """Runs a recipe to its end in `directory`. `data` comes from `preflight.opened`.
+
+    Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
+    """
+    recipe = loaded.recipe
+    with ExitStack() as stack:
+        resumed = find_resume(directory, recipe) if resume else None
+        directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
+        stop = stack.enter_context(
+            listen_for_stop(
+                lambda: console.note("stopping after this step; once more to stop without saving")
+            )
+        )
+        text = backend.open()
+        data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+        console.start(
+            recipe_name=recipe.name,
+            run_dir=directory.path,
+            model=f"{recipe.model.path or 'tiny'} ({text.num_parameters:,} parameters)",
+            rows=derived_table(recipe),
+            num_steps=recipe.run.steps,
+        )
+        recorder = Recorder(
+            directory,
+            console=console,
+            sinks=build_sinks(recipe.run.trackers, directory.path, recipe.model_dump(mode="json")),
+            prompt_text=lambda prompt: prompt_text(prompt, text.tokenizer),
+            keep_checkpoints=recipe.run.keep_checkpoints,
+            sample_every_steps=recipe.run.sample_every_steps,
+            elapsed_before_s=float(resumed.state["elapsed_s"]) if resumed else 0.0,
+        )
+        stack.callback(recorder.close)
+        recorder.event(
+            "start",
+            recipe=recipe.name,
+            version=__version__,
+            torch=torch.__version__,
+            seed=recipe.seed,
+        )
+        with _recorded(recorder):
+            num_lost = 0
+            while True:
+                scene = Scene(
+                    recipe=recipe, directory=directory, recorder=recorder, console=console,
+                    stop=stop, resumed=resumed,
+                )  # fmt: skip
+                try:
+                    last_step = asyncio.run(_run(scene, backend=backend, text=text, data=data))
+                    break
+                except LearnerLost as error:
+                    num_lost += 1
+                    if num_lost > recipe.cluster.max_learner_restarts:
+                        raise
+                    resumed = _after_loss(scene, error, number=num_lost)
+                    text = backend.open()
+                    data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+        recorder.event("done", step=last_step, seconds=round(recorder.elapsed_s, 1))
+        console.finish()
+
+
+async def _run(scene: Scene, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
+    """Returns the last step."""
+    async with backend.crew(scene) as crew:
+        parts = assemble(
+            scene.recipe,
+            text=text,
+            engine=crew.engine,
+            learner=crew.learner,
+            set_correction=crew.set_correction,
+            judge=crew.judge,
+            data=data,
+            recorder=scene.recorder,
+            stop=scene.stop,
+            resumed=scene.resumed,
+        )
+        if scene.resumed is not None:
+            scene.recorder.rewind(scene.resumed.step, next_issue=parts.stream.num_issued)
+            scene.recorder.event("resumed_with", changes=scene.resumed.changed)
+        return await run_loop(parts)
+
+
+def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | None:
+    """Where the run goes on: the newest whole checkpoint; None: from the start, with nothing kept of before."""
+    found = scene.directory.newest_checkpoint()
+    step = found[0] if found else 0
+    scene.recorder.remark(
+        "learner_restart",
+        f"the learner was lost ({error}); going on from "
+        + (f"the checkpoint of step {step}" if found else "the start: there is no checkpoint yet"),
+        message=str(error),
+        from_step=step,
+        restart=number,
+        max_restarts=scene.recipe.cluster.max_learner_restarts,
+    )
+    if found is None:
+        scene.recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
+        return None
+    return Resume(step=step, folder=found[1], state=read_run_state(found[1]), changed={})
+
+
+def is_too_long(prompt: Prompt, *, text: PolicyText, recipe: Recipe) -> bool:
+    """Whether prompt and completion would not fit the recipe's limit or the model's positions."""
+    length = len(encode_prompt(prompt, text.tokenizer))
+    room = text.max_positions - recipe.rollout.max_completion_tokens
+    return length > min(recipe.data.max_prompt_tokens, room)
+
+
+@contextmanager
+def _recorded(recorder: Recorder) -> Iterator[None]:
+    """Notes in events.jsonl how the run ended when it did not end well."""
+    try:
+        yield
+    except BaseException as error:
+        recorder.event("stopped", error=type(error).__name__, message=str(error))
+        raise

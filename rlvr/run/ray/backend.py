@@ -1,0 +1,232 @@
+"""The Ray backend: actors for learner, engines and judges, and handles of them for the loop.
+
+driver: loop, sampler, buffer, ledger, recorder
+  |-- learner actor     the policy, the optimiser; publishes weights as files
+  |-- engine actors     behind one Fleet, which looks like one engine
+  `-- judge actors      one a node, behind one JudgeFleet, which looks like one Judge
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import torch
+
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import EngineKind, Placement, Recipe
+from rlvr.errors import ConfigError
+from rlvr.models.policy import PolicyText
+from rlvr.records import Check
+from rlvr.registry import VERIFIERS, PluginSource, find
+from rlvr.run.conduct import Crew, Scene, conduct
+from rlvr.run.console import Console
+from rlvr.run.directory import RunDirectory
+from rlvr.run.preflight import OpenedData
+from rlvr.run.ray.colocated import TurnTaker
+from rlvr.run.ray.connect import connected
+from rlvr.run.ray.engine_handle import engine_spawner
+from rlvr.run.ray.fleet import Fleet, OnEvent
+from rlvr.run.ray.fleet_member import FleetLimits
+from rlvr.run.ray.handshake import shake_hands
+from rlvr.run.ray.judge_fleet import JudgeFleet
+from rlvr.run.ray.judge_handle import judge_spawner
+from rlvr.run.ray.learner_handle import LearnerHandle
+from rlvr.run.ray.placement import Reserved
+from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
+from rlvr.verify import Judge
+
+
+def train(
+    loaded: LoadedRecipe,
+    *,
+    judge: Judge,
+    data: OpenedData,
+    directory: RunDirectory,
+    resume: bool,
+    console: Console,
+) -> None:
+    """Runs a recipe to its end on a Ray cluster. `judge` and `data` come from `preflight.opened`.
+
+    Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
+    """
+    with opened_backend(loaded.recipe, judge=judge, run_dir=directory.path) as backend:
+        conduct(
+            loaded, backend=backend, data=data, directory=directory, resume=resume, console=console
+        )
+
+
+@contextmanager
+def opened_backend(recipe: Recipe, *, judge: Judge, run_dir: Path) -> Iterator["RayBackend"]:
+    """Within it, a cluster is ours, every node was compared with this one, and resources are set aside."""
+    with ExitStack() as stack:
+        board = WaitBoard()
+        sentinel = Sentinel(board, end=end_process)
+        stack.callback(sentinel.close)
+        stack.enter_context(connected(recipe.cluster))
+        sources = verifier_sources(recipe)
+        modules = sorted({
+            source.target.partition(":")[0] for source in sources.values() if not source.source
+        })  # fmt: skip
+        nodes = shake_hands(modules, deadline_s=recipe.cluster.start_deadline_s)
+        reserved = Reserved(recipe)
+        stack.callback(reserved.close)
+        backend = RayBackend(
+            recipe,
+            judge=judge,
+            run_dir=run_dir,
+            board=board,
+            reserved=reserved,
+            nodes=nodes,
+            sources=sources,
+        )
+        stack.callback(backend.close)
+        yield backend
+
+
+def verifier_sources(recipe: Recipe) -> dict[str, PluginSource]:
+    """Where each verifier of the recipe comes from, by its name; a single file travels as text, with its hash."""
+    names = {
+        check.verifier
+        for source in (*recipe.data.train, *recipe.data.eval)
+        for check in source.all_checks.values()
+    }
+    return {name: find(VERIFIERS, name) for name in sorted(names)}
+
+
+class RayBackend:
+    """Starts the actors of a run, and starts them anew after the learner was lost."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        judge: Judge,
+        run_dir: Path,
+        board: WaitBoard,
+        reserved: Reserved,
+        nodes: Sequence[str],
+        sources: dict[str, PluginSource],
+    ) -> None:
+        self._recipe = recipe
+        self._judge = judge
+        self._run_dir = run_dir
+        self._board = board
+        self._reserved = reserved
+        self._nodes = nodes
+        self._sources = sources
+        self._learner: LearnerHandle | None = None
+        self._text: PolicyText | None = None
+
+    def open(self) -> PolicyText:
+        """Starts the learner's actor, which loads the policy; one that was lost is replaced."""
+        self.close()
+        learner = LearnerHandle(
+            self._recipe,
+            options=self._reserved.learner_options(),
+            num_threads=self._recipe.learner.num_threads or torch.get_num_threads(),
+            board=self._board,
+        )
+        self._learner = learner
+        opened = learner.open(self._run_dir.resolve())
+        if not opened.sees_run_dir:
+            raise ConfigError(
+                f"the learner ({opened.place}) does not see the run directory {self._run_dir.resolve()}: checkpoints "
+                "need a file system that driver and learner share; choose --run-dir on one, or start the run there"
+            )
+        self._text = opened.text
+        return opened.text
+
+    @asynccontextmanager
+    async def crew(self, scene: Scene) -> AsyncIterator[Crew]:
+        """Within it, all actors answer."""
+        learner = self._learner
+        assert learner is not None  # `conduct` opens first
+        fleet = self.fleet(scene.recorder.event)
+        judges = self.judges(scene.recorder.event)
+        try:
+            starting = [
+                asyncio.to_thread(learner.start, scene),
+                fleet.start(),
+                judges.start(),
+            ]
+            await asyncio.gather(*starting)
+            yield Crew(
+                learner=self._taking_turns(learner, fleet),
+                set_correction=learner.set_correction,
+                engine=fleet,
+                judge=judges,
+            )
+        finally:
+            await asyncio.gather(fleet.close(), judges.close())
+
+    def fleet(self, on_event: OnEvent) -> Fleet:
+        """The recipe's engines, not started yet."""
+        assert self._learner is not None
+        assert self._text is not None
+        cluster = self._recipe.cluster
+        return Fleet(
+            engine_spawner(
+                self._recipe,
+                text=self._text,
+                source=self._learner.source,
+                options_of=self._reserved.engine_options,
+                board=self._board,
+            ),
+            num_engines=cluster.engines,
+            limits=FleetLimits(
+                start_s=cluster.start_deadline_s,
+                sync_s=cluster.sync_deadline_s,
+                heartbeat_s=min(5.0, cluster.heartbeat_deadline_s / 4),
+                answer_s=cluster.heartbeat_deadline_s,
+                max_restarts=cluster.max_engine_restarts,
+                loads_after_work=self._recipe.rollout.engine is not EngineKind.VLLM,
+            ),
+            on_event=on_event,
+        )
+
+    def judges(self, on_event: OnEvent) -> JudgeFleet:
+        """The recipe's judges, not started yet."""
+        cluster = self._recipe.cluster
+        count = cluster.verifier_pools or len(self._nodes)
+        return JudgeFleet(
+            judge_spawner(
+                self._recipe,
+                checks=self._checks(),
+                sources={k: v for k, v in self._sources.items() if v.source},
+                nodes=self._nodes,
+                board=self._board,
+            ),
+            names=[f"judge-{i}" for i in range(count)],
+            here=self._judge,
+            heartbeat_s=min(5.0, cluster.heartbeat_deadline_s / 4),
+            answer_s=cluster.heartbeat_deadline_s,
+            max_restarts=cluster.max_engine_restarts,
+            on_event=on_event,
+        )
+
+    def close(self) -> None:
+        """Ends the learner's actor."""
+        learner, self._learner = self._learner, None
+        if learner is not None:
+            learner.close()
+
+    def _checks(self) -> list[Check]:
+        """One check of each verifier and settings, for judges to build before the first item."""
+        return [
+            Check(
+                name=name,
+                verifier=config.verifier,
+                settings=config.settings,
+                reference=None,
+                role=config.role,
+                weight=config.weight,
+            )
+            for source in (*self._recipe.data.train, *self._recipe.data.eval)
+            for name, config in source.all_checks.items()
+        ]
+
+    def _taking_turns(self, learner: LearnerHandle, fleet: Fleet) -> "LearnerHandle | TurnTaker":
+        if self._recipe.cluster.placement is not Placement.COLOCATED:
+            return learner
+        return TurnTaker(learner, fleet, loop=asyncio.get_running_loop())

@@ -1,0 +1,85 @@
+"""Waiting for an actor's answer: with a deadline, an owner, and errors that say what happened."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+
+from rlvr.errors import RlvrError
+from rlvr.run.ray.watch import WaitBoard
+
+STACKS_S = 5.0  # for the actor that did not answer to say where it stands
+Lost = Callable[[str], RlvrError]
+
+
+class Calls:
+    """Calls one actor for one owner."""
+
+    def __init__(self, actor: Any, *, name: str, owner: str, board: WaitBoard, lost: Lost) -> None:
+        """Args:
+        name: of the actor, for messages.
+        owner: who waits.
+        lost: makes the error for an actor that is gone, from the reason.
+        """
+        self.actor = actor
+        self._name = name
+        self._owner = owner
+        self._board = board
+        self._lost = lost
+
+    def now(self, method: str, *arguments: Any, what: str, deadline_s: float, **named: Any) -> Any:
+        """The answer; blocks this thread.
+
+        Raises: WaitExpired after the deadline; what `lost` makes when the actor is gone; what the method raised.
+        """
+        with self._board.wait(self._owner, on=self._name, what=what, deadline_s=deadline_s) as wait:
+            try:
+                return ray.get(
+                    getattr(self.actor, method).remote(*arguments, **named), timeout=deadline_s
+                )
+            except ray_errors.GetTimeoutError as error:
+                raise self._board.expired(wait, stacks=self._stacks()) from error
+            except ray_errors.RayError as error:
+                raise self._meaning(error) from error
+
+    async def later(self, method: str, *arguments: Any, what: str, deadline_s: float) -> Any:
+        """The answer; the event loop goes on meanwhile. Raises as `now`."""
+        with self._board.wait(self._owner, on=self._name, what=what, deadline_s=deadline_s) as wait:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await getattr(self.actor, method).remote(*arguments)
+            except TimeoutError as error:
+                stacks = await asyncio.to_thread(self._stacks)
+                raise self._board.expired(wait, stacks=stacks) from error
+            except ray_errors.RayError as error:
+                raise self._meaning(error) from error
+
+    def meaning(self, error: ray_errors.RayError) -> RlvrError:
+        """An exception of Ray as one of ours: the actor is gone, or its method raised."""
+        return self._meaning(error)
+
+    def _meaning(self, error: ray_errors.RayError) -> RlvrError:
+        if isinstance(error, ray_errors.RayTaskError):
+            cause = error.cause
+            if isinstance(cause, RlvrError):
+                return cause
+            return RlvrError(
+                f"{self._name} failed: {type(cause).__name__}: {cause}\n{error.traceback_str}"
+            )
+        return self._lost(reason_of(error))
+
+    def _stacks(self) -> str:
+        try:
+            return ray.get(self.actor.stacks.remote(), timeout=STACKS_S)
+        except ray_errors.RayError:
+            return ""
+
+
+def reason_of(error: ray_errors.RayError) -> str:
+    """Ray's own words on why an actor is gone, in one line, without its advice."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    dull = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:")
+    text = " ".join(line for line in lines if not line.startswith(dull))
+    return text.partition(" Some common causes include")[0] or type(error).__name__

@@ -1,0 +1,78 @@
+"""Learner and engines on the same devices take turns: engines sleep while the learner works.
+
+annotate, accumulate, step, apply: engines asleep            load_weights: the fleet wakes them first
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Batch, Denominators, Learner, StepReport
+from rlvr.records import WeightsRef
+from rlvr.run.ray.fleet import Fleet
+from rlvr.run.ray.learner_handle import LearnerHandle
+
+
+class TurnTaker:
+    """A ProvableLearner that sends the engines to sleep before it works. Called from a thread, never from `loop`."""
+
+    def __init__(
+        self, learner: LearnerHandle, fleet: Fleet, *, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._learner = learner
+        self._fleet = fleet
+        self._loop = loop
+
+    def annotate(self, batch: Batch) -> Batch:
+        """As `Learner.annotate`."""
+        return self._turn().annotate(batch)
+
+    def accumulate(self, batch: Batch) -> None:
+        """As `Learner.accumulate`."""
+        self._turn().accumulate(batch)
+
+    def apply(self, denominators: Denominators) -> StepReport:
+        """As `Learner.apply`."""
+        return self._turn().apply(denominators)
+
+    def step(self, batch: Batch) -> StepReport:
+        """As `Learner.step`."""
+        return self._turn().step(batch)
+
+    def publish(self) -> WeightsRef:
+        """As `Learner.publish`."""
+        return self._learner.publish()
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As `ProvableLearner.score`; the engines stay awake, because they score the same rows."""
+        return self._learner.score(rows)
+
+    def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
+        """As `ProvableLearner.tensor_groups`."""
+        return self._learner.tensor_groups(most=most)
+
+    def perturb(self, names: Sequence[str], *, scale: float) -> None:
+        """As `ProvableLearner.perturb`."""
+        self._learner.perturb(names, scale=scale)
+
+    def unperturb(self) -> None:
+        """As `ProvableLearner.unperturb`."""
+        self._learner.unperturb()
+
+    def save(self, folder: Path) -> None:
+        """As `Learner.save`."""
+        self._learner.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """As `Learner.restore`."""
+        self._learner.restore(folder)
+
+    def set_correction(self, correction: Correction) -> None:
+        """As the learner's."""
+        self._learner.set_correction(correction)
+
+    def _turn(self) -> Learner:
+        if not self._fleet.is_asleep:
+            asyncio.run_coroutine_threadsafe(self._fleet.sleep(), self._loop).result()
+        return self._learner

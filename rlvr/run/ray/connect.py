@@ -1,0 +1,144 @@
+"""A Ray cluster for one run: a private one on this machine, or the one that `cluster.address` names.
+
+A private one has no dashboard, a random token that every connection must show, and an object store of a stated size;
+it ends with the run. A cluster that is joined stays, and only this run's actors end.
+"""
+
+import ipaddress
+import logging
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+from ray._raylet import (
+    AuthenticationTokenLoader,  # type: ignore # compiled, without a stub
+    Config,  # type: ignore # the same
+)
+
+import rlvr
+from rlvr.config.cluster import ClusterConfig
+from rlvr.errors import ConfigError
+
+OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
+_TOKEN_BYTES = 32
+# What an actor's process must share with the driver's beside the code: caches of models, and the settings of libraries.
+_CARRIED = (
+    "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY",
+    "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED",
+)  # fmt: skip
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """Within it, this process drives a Ray cluster.
+
+    Raises: ConfigError when the cluster cannot be reached, or does not let us in.
+    """
+    environment = _private_environment() if not config.address else {}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    if environment:
+        _read_environment_again()
+    try:
+        if config.address:
+            _join(config.address)
+        else:
+            _start()
+        yield
+    finally:
+        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def actor_environment() -> dict[str, str]:
+    """Variables for the processes of actors: where a source checkout lies, and what libraries should do."""
+    carried = {name: os.environ[name] for name in _CARRIED if name in os.environ}
+    carried["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    checkout = Path(rlvr.__file__).resolve().parents[1]
+    if "site-packages" not in checkout.parts:
+        folders = [str(checkout), str(checkout / "verifiers"), str(checkout / "sandboxes")]
+        old = os.environ.get("PYTHONPATH", "")
+        carried["PYTHONPATH"] = os.pathsep.join([*folders, *([old] if old else [])])
+    return carried
+
+
+def _private_environment() -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(_TOKEN_BYTES),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _read_environment_again() -> None:
+    """Ray reads how to authenticate when it is imported, and keeps a token once read; this makes it look again."""
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
+
+
+def _start() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    shared = Path("/dev/shm")
+    free = shutil.disk_usage(shared).free if shared.is_dir() else OBJECT_STORE_BYTES
+    _init(
+        address="local",
+        num_cpus=cores,
+        object_store_memory=max(80 << 20, min(OBJECT_STORE_BYTES, free // 4)),
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _join(address: str) -> None:
+    try:
+        _init(address=address)
+    except (ConnectionError, RuntimeError, ValueError, ray_errors.RayError) as error:
+        raise ConfigError(
+            f"cluster.address={address!r} cannot be joined: {_first_lines(error)}. Is the head running "
+            "(`ray status --address ...`), and are RAY_AUTH_MODE and RAY_AUTH_TOKEN here those of the cluster?"
+        ) from error
+    if os.environ.get("RAY_AUTH_MODE") != "token" and not _is_loopback(address):
+        logging.getLogger(__name__).warning(
+            "the cluster at %s takes connections without a token: whoever reaches its ports can run code on it; start "
+            "it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node",
+            address,
+        )
+
+
+def _init(**arguments: Any) -> None:
+    ray.init(
+        namespace=f"rlvr-{secrets.token_hex(4)}",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        runtime_env={"env_vars": actor_environment()},
+        **arguments,
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0] or address
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+
+
+def interpreter() -> str:
+    """The Python of this process, for messages."""
+    return f"{sys.executable} ({sys.version.split()[0]})"

@@ -1,0 +1,104 @@
+"""An actor in which one rollout engine lives."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import ray
+import torch
+
+from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.models.policy import PolicyText, load_policy
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine
+from rlvr.records import Completion, WeightsRef
+from rlvr.rollout.build import build_engine
+from rlvr.rollout.toy_engine import ToyEngine
+from rlvr.run.ray.streams import in_bunches
+from rlvr.run.ray.watch import stacks_here
+from rlvr.run.ray.weight_files import WeightFiles
+
+
+def engine_in_actor(recipe: Recipe, *, text: PolicyText, engine_id: str) -> RolloutEngine:
+    """The engine of a recipe in a process of its own; it gets its weights by Transport.FILE."""
+    if recipe.rollout.engine is EngineKind.TOY:
+        return ToyEngine(text)
+    if recipe.rollout.engine is EngineKind.VLLM:
+        from rlvr.rollout.vllm.build import build_vllm_engine
+
+        return build_vllm_engine(recipe, text=text, engine_id=engine_id)
+    policy = load_policy(recipe.model, seed=recipe.seed)
+    if torch.cuda.is_available():
+        policy.model.to("cuda")  # type: ignore[arg-type] # the stub of transformers wants a torch.device
+    return build_engine(recipe, policy=policy)
+
+
+@ray.remote(max_concurrency=1000)  # type: ignore # Ray's stub wants every option
+class EngineActor:
+    """Runs in an async actor: everything slow happens in the engine's own thread or process."""
+
+    def __init__(self, engine_id: str, recipe: Recipe, text: PolicyText) -> None:
+        self._engine_id = engine_id
+        self._recipe = recipe
+        self._text = text
+        self._engine: RolloutEngine | None = None
+        self._files = WeightFiles()
+
+    async def start(self) -> str:
+        """Builds the engine; returns where it lives."""
+        threads = max(1, int(self._recipe.cluster.cpus_per_engine))
+        torch.set_num_threads(threads)
+        self._engine = await asyncio.to_thread(
+            engine_in_actor, self._recipe, text=self._text, engine_id=self._engine_id
+        )
+        start = getattr(self._engine, "start", None)
+        if start is not None:  # of an engine that has processes of its own
+            await start()
+        return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest]
+    ) -> AsyncIterator[list[Completion]]:
+        """Completions as they finish, in bunches."""
+        async for bunch in in_bunches(self._served.generate(requests)):
+            yield bunch
+
+    async def load_weights(self, ref: WeightsRef, source: Any) -> LoadReceipt:
+        """Loads from the file, which is fetched once for each node. source: the learner's actor and its node."""
+        local = await asyncio.to_thread(self._files.here, ref, source)
+        return await self._served.load_weights(local)
+
+    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As the engine's."""
+        return await self._served.score(rows)
+
+    async def health(self) -> EngineHealth:
+        """As the engine's."""
+        return await self._served.health()
+
+    async def sleep(self) -> None:
+        """As the engine's, where it can."""
+        await self._optional("sleep")
+
+    async def wake(self) -> None:
+        """As the engine's, where it can."""
+        await self._optional("wake")
+
+    async def stacks(self) -> str:
+        """Where the threads of this process stand."""
+        return stacks_here()
+
+    async def close(self) -> None:
+        """Frees what the engine holds."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    @property
+    def _served(self) -> RolloutEngine:
+        assert self._engine is not None  # the handle awaits `start` first
+        return self._engine
+
+    async def _optional(self, name: str) -> None:
+        method = getattr(self._served, name, None)
+        if method is not None:
+            await method()

@@ -1,0 +1,152 @@
+"""One engine of a fleet as the fleet sees it: its state, what it has been given, and when it last gave a sign.
+
+STARTING -> STALE -> HEALTHY -> LEAVING -> gone
+    ^         |         |
+    +-- DEAD <+---------+          a restart begins at STARTING; only weights and a canary make it HEALTHY again
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from rlvr.errors import RolloutError
+from rlvr.protocols import GenerationRequest, LoadReceipt, RolloutEngine
+from rlvr.records import Completion, WeightsRef
+
+
+class EngineLost(RolloutError):  # noqa: N818 - what happened to it
+    """The process of an engine is gone or does not answer."""
+
+
+class MemberEngine(RolloutEngine, Protocol):
+    """An engine that can be ended from outside, whatever it is doing."""
+
+    @property
+    def place(self) -> str:
+        """Where it lives, for messages: node and process."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends it at once; never waits for its answer."""
+        ...
+
+
+class SleepingEngine(Protocol):
+    """Optional: an engine that can give its memory away while the learner trains."""
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self) -> None: ...
+
+
+Spawn = Callable[[str], Awaitable[MemberEngine]]
+
+
+class MemberState(StrEnum):
+    """What an engine may be given."""
+
+    STARTING = "starting"  # nothing
+    STALE = "stale"  # weights
+    HEALTHY = "healthy"  # weights and requests
+    LEAVING = "leaving"  # nothing more; what it has begun it finishes
+    DEAD = "dead"
+
+
+@dataclass(slots=True)
+class Caller:
+    """Someone who waits for completions."""
+
+    queue: "asyncio.Queue[Completion | BaseException]" = field(default_factory=asyncio.Queue)
+
+
+@dataclass(slots=True)
+class OpenRequest:
+    """A request that was not answered. attempts: engines that were given it; `last_error`: why the latest failed."""
+
+    request: GenerationRequest
+    caller: Caller
+    attempts: int = 0
+    last_error: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """What it may cost an engine."""
+        return len(self.request.prefix_token_ids) + self.request.sampling.max_tokens
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """An engine and its open work."""
+
+    engine_id: str
+    engine: MemberEngine
+    state: MemberState = MemberState.STALE
+    open: dict[str, OpenRequest] = field(default_factory=dict[str, OpenRequest])
+    open_tokens: int = 0
+    serving: "set[asyncio.Future[Any]]" = field(default_factory=set)
+    watching: "asyncio.Task[None] | None" = None
+    last_sign: float = field(default_factory=time.monotonic)
+    receipt: LoadReceipt | None = None
+    loading: WeightsRef | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given anything at all."""
+        return self.state in (MemberState.STALE, MemberState.HEALTHY, MemberState.LEAVING)
+
+    def take(self, work: OpenRequest) -> None:
+        """Notes a request that it is given."""
+        if not self.open:
+            self.last_sign = time.monotonic()
+        work.attempts += 1
+        self.open[work.request.request_id] = work
+        self.open_tokens += work.tokens
+
+    def give_back(self, request_id: str) -> OpenRequest | None:
+        """The request that is no longer open; None when it was not."""
+        work = self.open.pop(request_id, None)
+        if work is not None:
+            self.open_tokens -= work.tokens
+        return work
+
+    def silence_s(self) -> float:
+        """Seconds without a completion while some are asked of it, beyond the latest deadline that it was given."""
+        if not self.open:
+            return 0.0
+        allowed = max(work.request.deadline_s for work in self.open.values())
+        return time.monotonic() - self.last_sign - allowed
+
+    async def ask_health(self, *, answer_s: float) -> None:
+        """Raises EngineLost when it does not answer in time, is not healthy, or is silent past its deadlines."""
+        try:
+            async with asyncio.timeout(answer_s):
+                health = await self.engine.health()
+        except TimeoutError as error:
+            raise EngineLost(
+                f"no answer for cluster.heartbeat_deadline_s={answer_s:g} s: it hangs or is frozen"
+            ) from error
+        if not health.is_healthy:
+            raise EngineLost(f"it says that it is not healthy: {health.detail}")
+        if self.silence_s() > answer_s:
+            raise EngineLost(
+                f"{len(self.open)} requests are past their deadline (rollout.completion_deadline_s) and it is silent"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetLimits:
+    """How long an engine may take, and how often engines are started again.
+
+    sync_s: of one load. heartbeat_s: between two questions after an engine's health; answer_s: for the answer to one.
+    loads_after_work: engines load only after what they have begun, so `sync_s` counts from its end.
+    """
+
+    start_s: float = 600.0
+    sync_s: float = 300.0
+    heartbeat_s: float = 5.0
+    answer_s: float = 60.0
+    max_restarts: int = 10
+    loads_after_work: bool = True

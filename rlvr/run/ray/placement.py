@@ -1,0 +1,163 @@
+"""Who gets which cores and devices: bundles reserved together, or refused with the arithmetic."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rlvr.config.recipe import EngineKind, Placement, Recipe
+from rlvr.errors import ConfigError
+
+LEARNER_CPUS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Bundles of resources: where the learner goes, and where each engine.
+
+    learner_gpus: devices of the learner's own; 0 where it has none, or shares the engines' (colocated).
+    """
+
+    bundles: tuple[Mapping[str, float], ...]
+    learner_bundle: int
+    engine_bundles: tuple[int, ...]
+    learner_gpus: int
+    engine_gpus: int
+    engine_cpus: float
+    is_colocated: bool
+
+
+def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
+    """What the recipe asks for.
+
+    Args: num_gpus: devices of the whole cluster; with none everything runs on cores.
+    """
+    cluster = recipe.cluster
+    is_gpu_engine = recipe.rollout.engine is not EngineKind.TOY and num_gpus > 0
+    parallel = recipe.rollout.engine_args.get("tensor_parallel_size", 1)
+    width = parallel if isinstance(parallel, int) else 1
+    engine_gpus = width if is_gpu_engine else 0
+    learner_gpus = cluster.learners if num_gpus and recipe.learner.device != "cpu" else 0
+    engine = _bundle(cluster.cpus_per_engine, engine_gpus)
+    if cluster.placement is Placement.COLOCATED and learner_gpus:
+        shared = max(learner_gpus, cluster.engines * engine_gpus)
+        bundle = _bundle(LEARNER_CPUS + cluster.engines * cluster.cpus_per_engine, shared)
+        return Plan(
+            bundles=(bundle,),
+            learner_bundle=0,
+            engine_bundles=(0,) * cluster.engines,
+            learner_gpus=0,
+            engine_gpus=engine_gpus,
+            engine_cpus=cluster.cpus_per_engine,
+            is_colocated=True,
+        )
+    return Plan(
+        bundles=(_bundle(LEARNER_CPUS, learner_gpus), *([engine] * cluster.engines)),
+        learner_bundle=0,
+        engine_bundles=tuple(range(1, cluster.engines + 1)),
+        learner_gpus=learner_gpus,
+        engine_gpus=engine_gpus,
+        engine_cpus=cluster.cpus_per_engine,
+        is_colocated=cluster.placement is Placement.COLOCATED,
+    )
+
+
+def shortage(
+    plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float
+) -> str:
+    """Why the nodes cannot hold the plan, with the arithmetic; "" where nothing speaks against it.
+
+    Args: nodes: resources of each node ("CPU", "GPU").
+    """
+    problems: list[str] = []
+    for kind, remedy in (
+        ("CPU", "lower cluster.engines or cluster.cpus_per_engine"),
+        ("GPU", "lower cluster.engines, cluster.learners or tensor_parallel_size"),
+    ):
+        wanted = sum(bundle.get(kind, 0.0) for bundle in plan.bundles)
+        there = sum(node.get(kind, 0.0) for node in nodes)
+        learner = plan.bundles[plan.learner_bundle].get(kind, 0.0)
+        each = cpus_per_engine if kind == "CPU" else plan.engine_gpus
+        if wanted > there:
+            how = f"learner {learner:g} + {engines} engines x {each:g}"
+            if plan.learner_bundle in plan.engine_bundles:
+                how = f"learner and {engines} engines together"
+            problems.append(
+                f"{wanted:g} {kind}s are needed ({how}), the cluster has {there:g}; {remedy}"
+            )
+        largest = max((bundle.get(kind, 0.0) for bundle in plan.bundles), default=0.0)
+        best = max((node.get(kind, 0.0) for node in nodes), default=0.0)
+        if largest > best and wanted <= there:
+            problems.append(
+                f"one actor needs {largest:g} {kind}s on one node, the largest node has {best:g}"
+            )
+    return "; ".join(problems)
+
+
+class Reserved:
+    """A plan whose resources are set aside."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Waits until all is reserved. Raises ConfigError with the arithmetic where it does not fit."""
+        cluster = recipe.cluster
+        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        num_gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
+        self.plan = plan_bundles(recipe, num_gpus=num_gpus)
+        lack = shortage(
+            self.plan,
+            nodes=nodes,
+            engines=cluster.engines,
+            cpus_per_engine=cluster.cpus_per_engine,
+        )
+        if lack:
+            raise ConfigError(f"the cluster is too small: {lack}")
+        self._group: PlacementGroup = placement_group([dict(b) for b in self.plan.bundles])
+        try:
+            ray.get(self._group.ready(), timeout=cluster.start_deadline_s)
+        except ray_errors.GetTimeoutError as error:
+            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+            state = placement_group_table(self._group).get("state")
+            self.close()
+            raise ConfigError(
+                f"the cluster has enough in total, but {list(map(dict, self.plan.bundles))} could not be reserved "
+                f"within cluster.start_deadline_s={cluster.start_deadline_s:g} s ({state}; free now: {free}): other "
+                "jobs hold the rest"
+            ) from error
+
+    def learner_options(self) -> dict[str, Any]:
+        """Options of the learner's actor."""
+        return {
+            "num_cpus": LEARNER_CPUS,
+            "num_gpus": self.plan.learner_gpus,
+            "scheduling_strategy": self._strategy(self.plan.learner_bundle),
+        }
+
+    def engine_options(self, index: int) -> dict[str, Any]:
+        """Options of the engine with this index; one that joined later takes what is free anywhere."""
+        options: dict[str, Any] = {
+            "num_cpus": self.plan.engine_cpus,
+            "num_gpus": self.plan.engine_gpus,
+        }
+        if index < len(self.plan.engine_bundles):
+            options["scheduling_strategy"] = self._strategy(self.plan.engine_bundles[index])
+        return options
+
+    def close(self) -> None:
+        """Gives everything back."""
+        remove_placement_group(self._group)
+
+    def _strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
+        return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+
+
+def _bundle(cpus: float, gpus: int) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": float(gpus)} if gpus else {"CPU": cpus}

@@ -1,0 +1,228 @@
+"""What a recipe asks of vLLM, what it may not ask, and what is said before vLLM is imported. vLLM is not needed."""
+
+import subprocess
+import sys
+
+import pytest
+from transformers import LlamaConfig
+
+from rlvr.config.load import load_recipe
+from rlvr.config.recipe import Recipe, TinyModel
+from rlvr.errors import ConfigError
+from rlvr.models.policy import build_tiny
+from rlvr.rollout.vllm.environment import (
+    engine_environment,
+    prepare_environment,
+    require_no_strangers,
+    require_tested,
+)
+from rlvr.rollout.vllm.outline import outline_of
+from rlvr.rollout.vllm.settings import (
+    ASYNC_SCHEDULER,
+    BACKEND,
+    REFUSED,
+    SCHEDULER,
+    EngineSettings,
+    engine_arguments,
+    kv_cache_bytes,
+    require_known,
+)
+
+LLAMA = LlamaConfig(
+    num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, hidden_size=576
+)
+
+
+def recipe_of(*changes: str) -> Recipe:
+    return load_recipe(
+        "tiny",
+        ["rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=shared", *changes],
+    ).recipe
+
+
+def arguments_of(
+    *changes: str, is_cpu: bool = True, has_kv_variable: bool = False
+) -> dict[str, object]:
+    return engine_arguments(
+        recipe_of(*changes),
+        architecture=LLAMA,
+        max_positions=8192,
+        is_cpu=is_cpu,
+        memory_bytes=64 << 30,
+        has_kv_variable=has_kv_variable,
+    )
+
+
+def test_defaults_follow_the_recipe():
+    found = arguments_of(
+        "data.max_prompt_tokens=100",
+        "rollout.max_completion_tokens=50",
+        "seed=7",
+        "rollout.max_batch_rows=32",
+    )
+    assert found["max_model_len"] == 151
+    assert found["max_num_seqs"] == 32
+    assert found["seed"] == 7
+    assert found["load_format"] == "dummy"
+    assert found["logprobs_mode"] == "processed_logprobs"
+    assert found["generation_config"] == "vllm"
+    assert found["weight_transfer_config"] == {"backend": BACKEND}
+    assert found["scheduler_cls"] == SCHEDULER
+
+
+@pytest.mark.parametrize(
+    ("engine_dtype", "expected"),
+    [("shared", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")],
+)
+def test_the_engines_dtype_is_the_recipes(engine_dtype: str, expected: str):
+    assert arguments_of(f"rollout.engine_dtype={engine_dtype}")["dtype"] == expected
+
+
+def test_engine_args_win_over_defaults():
+    found = arguments_of(
+        "rollout.engine_args.enforce_eager=false", "rollout.engine_args.max_num_seqs=3",
+        "rollout.engine_args.block_size=64",
+    )  # fmt: skip
+    assert (found["enforce_eager"], found["max_num_seqs"], found["block_size"]) == (False, 3, 64)
+
+
+def test_scheduling_ahead_takes_the_scheduler_that_can():
+    assert (
+        arguments_of("rollout.engine_args.async_scheduling=true")["scheduler_cls"]
+        == ASYNC_SCHEDULER
+    )
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_an_argument_that_would_break_training_is_refused_by_name(key: str):
+    with pytest.raises(ConfigError, match=rf"rollout\.engine_args\.{key} cannot be set: .+"):
+        arguments_of(f"rollout.engine_args.{key}=1")
+
+
+def test_all_refusals_are_told_at_once():
+    with pytest.raises(
+        ConfigError, match=r"dtype cannot be set: set rollout\.engine_dtype; .*seed cannot"
+    ):
+        arguments_of("rollout.engine_args.dtype=half", "rollout.engine_args.seed=1")
+
+
+def test_a_length_below_the_recipes_is_refused_and_one_above_is_taken():
+    sizes = ["data.max_prompt_tokens=100", "rollout.max_completion_tokens=50"]
+    with pytest.raises(ConfigError, match=r"max_model_len=149 is below .*100 .*50; remove it"):
+        arguments_of(*sizes, "rollout.engine_args.max_model_len=149")
+    assert arguments_of(*sizes, "rollout.engine_args.max_model_len=900")["max_model_len"] == 900
+
+
+def test_the_length_stays_within_the_models_positions():
+    recipe = recipe_of("data.max_prompt_tokens=8000", "rollout.max_completion_tokens=500")
+    found = engine_arguments(
+        recipe, architecture=LLAMA, max_positions=8192, is_cpu=True, memory_bytes=64 << 30
+    )
+    assert found["max_model_len"] == 8192
+
+
+def test_workers_of_a_parallel_engine_are_processes_of_the_actor_that_owns_the_devices():
+    found = arguments_of("rollout.engine_args.tensor_parallel_size=2", is_cpu=False)
+    assert (found["tensor_parallel_size"], found["distributed_executor_backend"]) == (2, "mp")
+    assert "distributed_executor_backend" not in arguments_of(is_cpu=False)
+
+
+def test_an_unknown_argument_gets_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"enforce_eagr: vLLM 0\.32\.0 has no .*'enforce_eager'\?"
+    ):
+        require_known(["enforce_eagr"], known=["enforce_eager", "model"], version="0.32.0")
+
+
+def test_only_a_gpu_engine_that_shares_its_device_may_sleep():
+    shared = ["cluster.placement=colocated", "learner.streaming=false"]
+    assert arguments_of(*shared, is_cpu=False)["enable_sleep_mode"] is True
+    assert "enable_sleep_mode" not in arguments_of(*shared)
+    assert "enable_sleep_mode" not in arguments_of(is_cpu=False)
+
+
+def test_on_a_gpu_vllm_sizes_its_own_cache_and_compiles():
+    found = arguments_of(is_cpu=False)
+    assert "kv_cache_memory_bytes" not in found
+    assert "enforce_eager" not in found
+
+
+def test_the_cache_on_a_cpu_is_what_the_rows_need_within_bounds():
+    per_token = 2 * 30 * 3 * 64 * 2
+    size = {"architecture": LLAMA, "dtype": "bfloat16", "memory_bytes": 64 << 30}
+    assert kv_cache_bytes(num_tokens=20_000, **size) == 20_000 * per_token  # type: ignore[arg-type]
+    assert kv_cache_bytes(num_tokens=10, **size) == 128 << 20  # type: ignore[arg-type]
+    assert kv_cache_bytes(num_tokens=10**9, **size) == 4 << 30  # type: ignore[arg-type]
+
+
+def test_a_cache_that_the_user_sized_is_left_alone():
+    assert "kv_cache_memory_bytes" not in arguments_of(has_kv_variable=True)
+    given = arguments_of("rollout.engine_args.kv_cache_memory_bytes=1000000000")
+    assert given["kv_cache_memory_bytes"] == 1_000_000_000
+
+
+def test_the_folder_and_the_extension_are_put_in_at_the_start():
+    settings = EngineSettings(
+        arguments={"dtype": "float32"},
+        environment={},
+        weight_shapes={},
+        max_model_len=8,
+        is_cpu=True,
+    )
+    found = settings.call_arguments("somewhere")
+    assert (found["model"], found["tokenizer"], found["dtype"]) == (
+        "somewhere",
+        "somewhere",
+        "float32",
+    )
+    assert found["worker_extension_cls"] == "rlvr.rollout.vllm.extension.WorkerExtension"
+
+
+def test_what_the_user_has_set_of_the_environment_stays():
+    environ = {"OMP_WAIT_POLICY": "ACTIVE"}
+    added = prepare_environment(engine_environment(is_cpu=True, threads=2), environ)
+    assert environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "OMP_WAIT_POLICY" not in added
+    assert environ["OMP_NUM_THREADS"] == "2"
+    assert environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_a_gpu_engines_threads_are_left_alone():
+    assert not any(name.startswith("OMP_") for name in engine_environment(is_cpu=False, threads=2))
+
+
+@pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "0.33.0rc1+cpu", "1.0", "main"])
+def test_a_version_that_was_not_tried_is_refused(version: str):
+    with pytest.raises(ConfigError, match=r"rlvr was tried with >=0\.32\.0,<0\.33\.0"):
+        require_tested(version, distribution="vllm")
+
+
+def test_a_torchvision_of_another_kind_of_torch_is_refused_with_the_fix():
+    with pytest.raises(
+        ConfigError, match=r"torchvision 0\.28\.0 does not fit .*uninstall -y torchvision$"
+    ):
+        require_no_strangers(
+            {"torchvision": "0.28.0", "torchaudio": None}, torch_version="2.13.0+cpu"
+        )
+    require_no_strangers({"torchvision": "0.28.0+cpu"}, torch_version="2.13.0+cpu")
+    require_no_strangers({"torchvision": "0.28.0"}, torch_version="2.13.0+cu130")
+
+
+def test_an_outline_names_every_tensor_that_a_learner_publishes_and_no_quantisation():
+    policy = build_tiny(TinyModel(layers=1, hidden_size=32, heads=2, intermediate_size=64), seed=0)
+    policy.model.config.quantization_config = {"quant_method": "gguf"}  # type: ignore[attr-defined] # as GGUF leaves it
+    found = outline_of(policy.model)
+    assert set(found.weight_shapes) == {name for name, _ in policy.model.named_parameters()}
+    assert "lm_head.weight" not in found.weight_shapes  # tied
+    assert found.weight_shapes["model.norm.weight"] == (32,)
+    assert found.architecture.architectures == ["LlamaForCausalLM"]
+    assert getattr(found.architecture, "quantization_config", None) is None
+
+
+def test_building_an_engine_imports_no_vllm():
+    code = (
+        "import sys, rlvr.rollout.build, rlvr.rollout.vllm.build, rlvr.rollout.vllm.engine; "
+        "print('vllm' in sys.modules, 'ray' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]
