@@ -45,8 +45,8 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """A Ray head on one host and a worker on the other, with one token."""
+def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    """A Ray head on one host and a worker on the other, with one token. Its parameter: the cores of each."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
     mark = secrets.token_hex(2)
@@ -72,7 +72,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
             run = f"ip netns exec {host.name}"
             shell(f"{run} ip addr add {host.address}/24 dev v{mark}")
             shell(f"{run} ip link set v{mark} up && {run} ip link set lo up")
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2"]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         size = f"--object-store-memory={100 << 20}"
         for index, host in enumerate((head, worker)):
             where = (
@@ -83,7 +83,14 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
             folder = [f"--temp-dir=/tmp/r{mark}"] if index == 0 else []
             nodes.append(
                 host.start(
-                    [*ray, *where, size, f"--node-ip-address={host.address}", *folder],
+                    [
+                        *ray,
+                        *where,
+                        size,
+                        f"--node-ip-address={host.address}",
+                        f"--num-cpus={request.param[index]}",
+                        *folder,
+                    ],
                     env=env,
                     log=tmp_path / f"node{index}.log",
                 )
@@ -108,15 +115,32 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         shutil.rmtree(f"/tmp/r{mark}", ignore_errors=True)
 
 
-def test_engines_on_both_hosts_serve_and_a_host_that_is_cut_off_is_done_without(
-    hosts: Hosts, tmp_path: Path
-):
+@pytest.mark.parametrize("hosts", [(3, 4)], indirect=True)
+def test_a_host_with_engines_that_is_cut_off_is_done_without(hosts: Hosts, tmp_path: Path):
+    """The cores leave one way to place a learner of 1 and three engines of 2: the learner on the head."""
+    run = run_and_cut_off_the_worker(hosts, tmp_path)
+    places = {event["place"].partition(",")[0] for event in events_of(run, "engine_lost")}
+    assert places == {f"node {hosts.worker.address}"}
+    assert not events_of(run, "learner_restart")
+
+
+@pytest.mark.parametrize("hosts", [(4, 3)], indirect=True)
+def test_a_host_with_the_learner_that_is_cut_off_is_done_without(hosts: Hosts, tmp_path: Path):
+    """Two engines stand on the head and learner and engine on the worker; a learner and one engine fit on the head."""
+    run = run_and_cut_off_the_worker(hosts, tmp_path)
+    assert len(events_of(run, "learner_restart")) == 1
+    (fewer,) = events_of(run, "fewer_engines")
+    assert (fewer["engines"], fewer["wanted"]) == (1, 3)
+
+
+def run_and_cut_off_the_worker(hosts: Hosts, tmp_path: Path) -> Path:
+    """The directory of a run of 40 steps whose second host was cut off in the middle."""
     run = tmp_path / "run"
     log = tmp_path / "run.log"
     changes = [
         *TINY, *TOY, "cluster.backend=ray", f"cluster.address={hosts.head.address}:{PORT}", "cluster.engines=3",
-        "cluster.heartbeat_deadline_s=10", "run.steps=40", "data.eval=[]", "rollout.max_completion_tokens=6",
-        "cluster.max_engine_restarts=20",
+        "cluster.cpus_per_engine=2", "cluster.heartbeat_deadline_s=10", "cluster.start_deadline_s=120", "run.steps=40",
+        "data.eval=[]", "rollout.max_completion_tokens=6", "cluster.max_engine_restarts=20",
     ]  # fmt: skip
     driver = hosts.head.start(
         command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log
@@ -133,11 +157,9 @@ def test_engines_on_both_hosts_serve_and_a_host_that_is_cut_off_is_done_without(
             f"ip netns exec {hosts.worker.name} ip link set $d down; done",
             shell=True, check=False,
         )  # fmt: skip
-        assert driver.wait(timeout=300) == 0, log.read_text()
+        assert driver.wait(timeout=240) == 0, log.read_text()
     finally:
         driver.kill()
         driver.wait()
     assert [row["step"] for row in rows_of(run)] == list(range(1, 41))
-    places = {event["place"].partition(",")[0] for event in events_of(run, "engine_lost")}
-    assert places <= {f"node {hosts.worker.address}"}
-    assert len(places) == 1
+    return run

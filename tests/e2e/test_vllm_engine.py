@@ -201,6 +201,17 @@ def test_requests_in_flight_survive_a_load_and_tell_which_token_came_from_which_
         assert sum(errors) / len(errors) < 2e-5
 
 
+def test_more_prompts_than_one_step_holds_and_a_seed_still_decides(living: Living):
+    """40 prompts of 241 tokens are more than the 2,048 tokens of a step; a load makes the engine read them all anew."""
+    requests = [
+        request(f"{i}", (1, *LONG_PROMPT[i:], *LONG_PROMPT[1:i]), seed=i) for i in range(1, 41)
+    ]
+    together = living.generate(*requests)
+    alone = living.generate(requests[36])
+    assert alone["37"].token_ids == together["37"].token_ids
+    assert len({c.token_ids for c in together.values()}) == 40
+
+
 def test_no_prefix_of_an_old_policy_is_read(living: Living, other: Policy, folder: Path):
     """The same long prompt before and after a load, and back to a version that was served before."""
     living.generate(request("warm", LONG_PROMPT, max_tokens=4))

@@ -120,6 +120,23 @@ def test_drifting_arithmetic_is_caught_at_the_next_drift_check(tmp_path: Path, d
         world.run(Quickly, syncs=6)
 
 
+def test_rounding_that_grows_is_told_once_and_stops_nothing(tmp_path: Path):
+    class Rougher(Wrapped):
+        async def load(self, ref: WeightsRef) -> LoadReceipt:
+            receipt = await super().load(ref)
+            off = 0.02 + 0.004 * max(0, ref.policy_version)
+            rows = tuple(
+                tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs
+            )
+            return replace(receipt, canary_logprobs=rows)
+
+    world = ProofWorld(tmp_path, drift_every_syncs=1)
+    world.run(Rougher, syncs=4)
+    told = [fields for kind, fields in world.events if kind == "engine_drifting"]
+    assert len(told) == 1
+    assert told[0]["start"] < told[0]["mean"] < told[0]["bound"]  # type: ignore[operator]
+
+
 def test_the_stale_one_of_two_engines_is_named(tmp_path: Path):
     world = ProofWorld(tmp_path)
     pair = Pair(Wrapped(world.engine("engine-0")), Skipping(world.engine("engine-1")))

@@ -141,6 +141,17 @@ def test_only_a_gpu_engine_that_shares_its_device_may_sleep():
     assert "enable_sleep_mode" not in arguments_of(is_cpu=False)
 
 
+def test_on_a_cpu_a_prompt_is_never_computed_in_parts():
+    """A part of a seeded request's prompt ends vLLM's core there: a CPU's generator has no offset to rewind."""
+    long = ("data.max_prompt_tokens=4000", "rollout.max_completion_tokens=1000")
+    for found, tokens in ((arguments_of(), 2048), (arguments_of(*long), 5001)):
+        assert found["enable_chunked_prefill"] is False
+        assert found["max_num_batched_tokens"] == tokens
+    assert "enable_chunked_prefill" not in arguments_of(is_cpu=False)
+    with pytest.raises(ConfigError, match="a prompt must be computed in one step"):
+        arguments_of("rollout.engine_args.enable_chunked_prefill=true")
+
+
 def test_on_a_gpu_vllm_sizes_its_own_cache_and_compiles():
     found = arguments_of(is_cpu=False)
     assert "kv_cache_memory_bytes" not in found

@@ -16,6 +16,7 @@ SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneScheduler"
 ASYNC_SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneAsyncScheduler"
 BACKEND = "rlvr_file"
 _KV_SMALLEST_BYTES = 128 << 20
+_BATCH_TOKENS_ON_CPU = 2048  # of one step, at least
 _KV_SHARE_OF_MEMORY = 1 / 16  # of the machine's, for one engine on a CPU
 
 _WEIGHTS = "the learner's weights arrive through rlvr's own transfer"
@@ -112,7 +113,16 @@ def engine_arguments(
         "async_scheduling": False,
     }
     if is_cpu:
+        if given.get("enable_chunked_prefill"):
+            raise ConfigError(
+                "rollout.engine_args.enable_chunked_prefill: on a CPU a prompt must be computed in one step, because "
+                "vLLM draws a token for each part of it and cannot take a seeded draw back there; remove the argument"
+            )
         arguments["enforce_eager"] = True
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(
+            _BATCH_TOKENS_ON_CPU, max_model_len, rollout.max_batch_rows
+        )
     elif recipe.cluster.placement is Placement.COLOCATED:
         arguments["enable_sleep_mode"] = True
     if given.get("tensor_parallel_size", 1) != 1 or given.get("pipeline_parallel_size", 1) != 1:

@@ -34,6 +34,7 @@ from rlvr.run.ray.judge_handle import judge_spawner
 from rlvr.run.ray.learner_handle import LearnerHandle
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
+from rlvr.run.recorder import Recorder
 from rlvr.verify import Judge
 
 
@@ -119,8 +120,10 @@ class RayBackend:
         self._text: PolicyText | None = None
 
     def open(self) -> PolicyText:
-        """Starts the learner's actor, which loads the policy; one that was lost is replaced."""
-        self.close()
+        """Starts the learner's actor, which loads the policy; one that was lost is replaced, where there is room."""
+        if self._learner is not None:
+            self.close()
+            self._reserved.renew()
         learner = LearnerHandle(
             self._recipe,
             options=self._reserved.learner_options(),
@@ -142,6 +145,7 @@ class RayBackend:
         """Within it, all actors answer."""
         learner = self._learner
         assert learner is not None  # `conduct` opens first
+        self._tell_of_fewer_engines(scene.recorder)
         fleet = self.fleet(scene.recorder.event)
         judges = self.judges(scene.recorder.event)
         try:
@@ -173,7 +177,7 @@ class RayBackend:
                 options_of=self._reserved.engine_options,
                 board=self._board,
             ),
-            num_engines=cluster.engines,
+            num_engines=len(self._reserved.plan.engine_bundles),
             limits=FleetLimits(
                 start_s=cluster.start_deadline_s,
                 sync_s=cluster.sync_deadline_s,
@@ -210,6 +214,17 @@ class RayBackend:
         learner, self._learner = self._learner, None
         if learner is not None:
             learner.close()
+
+    def _tell_of_fewer_engines(self, recorder: Recorder) -> None:
+        engines, wanted = len(self._reserved.plan.engine_bundles), self._recipe.cluster.engines
+        if engines < wanted:
+            recorder.remark(
+                "fewer_engines",
+                f"the nodes that are left hold {engines} of {wanted} engines; the run goes on with these. Once nodes "
+                "are back, stop it and resume it to have all",
+                engines=engines,
+                wanted=wanted,
+            )
 
     def _checks(self) -> list[Check]:
         """One check of each verifier and settings, for judges to build before the first item."""

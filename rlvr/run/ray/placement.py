@@ -1,5 +1,6 @@
 """Who gets which cores and devices: bundles reserved together, or refused with the arithmetic."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from rlvr.config.recipe import EngineKind, Placement, Recipe
 from rlvr.errors import ConfigError
 
 LEARNER_CPUS = 1.0
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,34 +106,56 @@ def shortage(
 
 
 class Reserved:
-    """A plan whose resources are set aside."""
+    """A plan whose resources are set aside. plan: with fewer engines than the recipe's after nodes were lost."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Waits until all is reserved. Raises ConfigError with the arithmetic where it does not fit."""
-        cluster = recipe.cluster
-        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-        num_gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
-        self.plan = plan_bundles(recipe, num_gpus=num_gpus)
-        lack = shortage(
-            self.plan,
-            nodes=nodes,
-            engines=cluster.engines,
-            cpus_per_engine=cluster.cpus_per_engine,
-        )
+        self._recipe = recipe
+        self.plan, lack = _fitting(recipe, engines=recipe.cluster.engines)
         if lack:
             raise ConfigError(f"the cluster is too small: {lack}")
-        self._group: PlacementGroup = placement_group([dict(b) for b in self.plan.bundles])
+        self._group = self._reserve()
+
+    def renew(self) -> None:
+        """After a loss: what stood on a lost node is set aside anew, with as many engines as the nodes can hold.
+
+        The lost node has cluster.heartbeat_deadline_s to come back. Raises ConfigError where not even one engine fits.
+        """
+        end = time.monotonic() + self._recipe.cluster.heartbeat_deadline_s
+        while not self._is_whole():
+            if time.monotonic() < end:
+                time.sleep(_POLL_S)
+                continue
+            self.close()
+            uses_gpus = any(bundle.get("GPU") for bundle in self.plan.bundles)
+            lack = ""
+            least_gpus = 1 if uses_gpus else 0  # else it would go on without, on cores
+            for engines in range(self._recipe.cluster.engines, 0, -1):
+                self.plan, lack = _fitting(self._recipe, engines=engines, least_gpus=least_gpus)
+                if not lack:
+                    break
+            else:
+                raise ConfigError(f"what is left of the cluster is too small: {lack}")
+            self._group = self._reserve()
+
+    def _is_whole(self) -> bool:
+        return placement_group_table(self._group).get("state") == "CREATED"
+
+    def _reserve(self) -> PlacementGroup:
+        deadline_s = self._recipe.cluster.start_deadline_s
+        group = placement_group([dict(bundle) for bundle in self.plan.bundles])
         try:
-            ray.get(self._group.ready(), timeout=cluster.start_deadline_s)
+            ray.get(group.ready(), timeout=deadline_s)
         except ray_errors.GetTimeoutError as error:
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-            state = placement_group_table(self._group).get("state")
-            self.close()
+            state = placement_group_table(group).get("state")
+            remove_placement_group(group)
             raise ConfigError(
                 f"the cluster has enough in total, but {list(map(dict, self.plan.bundles))} could not be reserved "
-                f"within cluster.start_deadline_s={cluster.start_deadline_s:g} s ({state}; free now: {free}): other "
+                f"within cluster.start_deadline_s={deadline_s:g} s ({state}; free now: {free}): other "
                 "jobs hold the rest"
             ) from error
+        return group
 
     def learner_options(self) -> dict[str, Any]:
         """Options of the learner's actor."""
@@ -157,6 +181,18 @@ class Reserved:
 
     def _strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+
+
+def _fitting(recipe: Recipe, *, engines: int, least_gpus: int = 0) -> tuple[Plan, str]:
+    """The plan with so many engines, and why the nodes that are alive cannot hold it; "" where they can."""
+    cluster = recipe.cluster.model_copy(update={"engines": engines})
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    plan = plan_bundles(
+        recipe.model_copy(update={"cluster": cluster}),
+        num_gpus=max(least_gpus, int(sum(node.get("GPU", 0.0) for node in nodes))),
+    )
+    lack = shortage(plan, nodes=nodes, engines=engines, cpus_per_engine=cluster.cpus_per_engine)
+    return plan, lack
 
 
 def _bundle(cpus: float, gpus: int) -> dict[str, float]:
