@@ -1,8 +1,11 @@
 """From rollouts to a Batch: pad on the right, align every column with its token, count the denominators."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -22,33 +25,30 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
     """
     if not rows:
         raise ValueError("no rollout has an advantage: there is nothing to learn from")
-    width = max(len(c.prompt_token_ids) + len(c.token_ids) for _, c, _ in rows)
-    shape = (len(rows), width)
-    token_ids = torch.full(shape, pad_token_id)
-    attention_mask = torch.zeros(shape, dtype=torch.bool)
-    loss_mask = torch.zeros(shape, dtype=torch.bool)
-    behavior = torch.zeros(shape)
-    advantage_columns = torch.zeros(shape)
-    versions = torch.zeros(shape, dtype=torch.long)
-    for row, (_, completion, advantage) in enumerate(rows):
-        start = len(completion.prompt_token_ids)
-        end = start + len(completion.token_ids)
-        token_ids[row, :end] = torch.tensor(completion.prompt_token_ids + completion.token_ids)
-        attention_mask[row, :end] = True
-        sampled = torch.tensor(completion.sampled_mask, dtype=torch.bool)
-        logprobs = torch.tensor(completion.logprobs)
-        loss_mask[row, start:end] = sampled
-        behavior[row, start:end] = torch.where(logprobs.isfinite(), logprobs, torch.nan)
-        behavior[row, start:end][~sampled] = 0.0
-        advantage_columns[row, start:end] = advantage
-        versions[row, start:end] = torch.tensor(completion.policy_versions)
+    prompt_lengths = np.array([len(c.prompt_token_ids) for _, c, _ in rows])[:, None]
+    lengths = prompt_lengths + np.array([len(c.token_ids) for _, c, _ in rows])[:, None]
+    column = np.arange(lengths.max())
+    attention_mask = column < lengths
+    completion_mask = attention_mask & (column >= prompt_lengths)
+
+    token_ids = _filled(
+        attention_mask,
+        (ids for _, c, _ in rows for ids in (c.prompt_token_ids, c.token_ids)),
+        empty=np.int64(pad_token_id),
+    )
+    loss_mask = _filled(completion_mask, (c.sampled_mask for _, c, _ in rows), empty=np.False_)
+    logprobs = _filled(completion_mask, (c.logprobs for _, c, _ in rows), empty=np.float32(0))
+    versions = _filled(completion_mask, (c.policy_versions for _, c, _ in rows), empty=np.int64(0))
+    advantages = torch.tensor([advantage for _, _, advantage in rows])[:, None]
     group_index = torch.tensor([index for index, _, _ in rows])
     return Batch(
         token_ids=token_ids,
-        attention_mask=attention_mask,
+        attention_mask=torch.from_numpy(attention_mask),
         loss_mask=loss_mask,
-        behavior_logprobs=behavior,
-        advantages=advantage_columns,
+        behavior_logprobs=torch.where(
+            loss_mask, torch.where(logprobs.isfinite(), logprobs, torch.nan), 0.0
+        ),
+        advantages=torch.where(torch.from_numpy(completion_mask), advantages, 0.0),
         policy_versions=versions,
         group_index=group_index,
         group_num_tokens=group_token_counts(loss_mask, group_index),
@@ -56,6 +56,18 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
         num_sequences=len(rows),
         num_prompts=len(torch.unique(group_index)),
     )
+
+
+def _filled(
+    where: "np.ndarray[Any, np.dtype[np.bool_]]",
+    values: Iterable[Iterable[Any]],
+    *,
+    empty: np.generic,
+) -> Tensor:
+    """The rows' values, one after the other, at the True places of `where`; `empty`, and its dtype, elsewhere."""
+    table = np.full(where.shape, empty)
+    table[where] = np.fromiter(chain.from_iterable(values), table.dtype, int(where.sum()))
+    return torch.from_numpy(table)
 
 
 def select_rows(batch: Batch, keep: Sequence[int], *, advantages: Sequence[float]) -> Batch:

@@ -16,6 +16,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import torch
+
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
 from rlvr.models.policy import build_tiny
@@ -206,11 +208,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)  # two would spin for the one core
     direct(1, PROMPTS_PER_STEP)  # warm
-    print(f"{'engines':>8} {'groups/s':>10} {'groups/cpu s':>13} {'ms/group':>9}")
+    print(
+        f"{'engines':>8} {'groups/s':>10} {'groups/cpu s':>13} {'ms/group':>9}"
+    )  # and as a bar, 20 columns a millisecond
     for num_engines in (1, 4, 16, 64, 256):
         wall, cpu, each = direct(num_engines, arguments.groups)
-        print(f"{num_engines:>8} {wall:>10.0f} {cpu:>13.0f} {each:>9.2f}")
+        print(f"{num_engines:>8} {wall:>10.0f} {cpu:>13.0f} {each:>9.2f}  {'█' * round(20 * each)}")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def test_the_canary_of_a_load_follows_the_learner(living: Living, policy: Policy
     ref = cases.publish(tensors, folder / "again.safetensors", version=2)
     receipt = living.run(living.engine.load_weights(ref))
     assert (receipt.policy_version, receipt.engine_id) == (2, "engine-0")
+    assert 0 < receipt.canary_s < receipt.seconds
     assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}
     errors = [
         error

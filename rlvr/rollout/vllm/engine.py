@@ -86,7 +86,7 @@ class VllmEngine:
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
         """Loads the file of `ref` and scores its canary; requests in flight are frozen meanwhile, and go on.
 
-        `seconds` of the receipt are those for which generation stood still.
+        Generation stands still for the receipt's `seconds` less its `canary_s`.
 
         Raises: RolloutError that names each tensor that is missing, unknown, misshapen or not what the learner sent.
             Then nothing has changed. A failure of vLLM half-way ends the open requests, and the engine with them.
@@ -105,12 +105,14 @@ class VllmEngine:
             finally:
                 if not self._trouble():
                     await self._core.call("resume_generation")
-            seconds = time.perf_counter() - begin
+            loaded = time.perf_counter()
             canary = await self._score(ref.canary)
+            end = time.perf_counter()
             return LoadReceipt(
                 policy_version=self._version,
                 checksums=checksums,
-                seconds=seconds,
+                seconds=end - begin,
+                canary_s=end - loaded,
                 canary_logprobs=tuple(tuple(row) for row in canary),
                 engine_id=self._settings.engine_id,
             )

@@ -14,6 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from rlvr.errors import RlvrError, RolloutError
@@ -68,7 +69,7 @@ class Fleet:
         self._fresh: list[list[OpenRequest]] = []  # of this turn of the loop
         self._losses: list[str] = []
         self._num_restarts = 0
-        self._num_requeued = 0
+        self.num_requeued = 0  # requests that were done again because their engine was lost
         self._num_joined = num_engines
         self._version = 0
         self._ref: WeightsRef | None = None
@@ -95,11 +96,6 @@ class Fleet:
     def members(self) -> tuple[Member, ...]:
         """The engines that are alive."""
         return tuple(m for m in self._members.values() if m.is_alive)
-
-    @property
-    def num_requeued(self) -> int:
-        """Requests so far that were done again because their engine was lost."""
-        return self._num_requeued
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes. Raises RolloutError when no engine is left, or all fail at it."""
@@ -154,12 +150,14 @@ class Fleet:
 
     async def health(self) -> EngineHealth:
         """Known here: no engine is asked, so that callers of one turn of the loop stay in it."""
-        alive = [m for m in self.members if m.state is MemberState.HEALTHY]
+        ailing = [m for m in self._members.values() if m.state is not MemberState.HEALTHY]
         return EngineHealth(
-            is_healthy=bool(alive),
+            is_healthy=len(ailing) < len(self._members),
             policy_version=self._version,
-            num_open_requests=sum(len(m.open) for m in alive) + sum(map(len, self._waiting)),
-            detail=", ".join(f"{m.engine_id} {m.state}" for m in self._members.values()),
+            num_open_requests=sum(
+                len(each) for each in (*(m.open for m in self._members.values()), *self._waiting)
+            ),
+            detail=", ".join(f"{m.engine_id} {m.state}" for m in ailing),
         )
 
     def add(self) -> str:
@@ -228,8 +226,8 @@ class Fleet:
             task.add_done_callback(member.serving.discard)
 
     def _least_busy(self) -> Member:
-        healthy = (m for m in self._members.values() if m.state is MemberState.HEALTHY)
-        return min(healthy, key=lambda m: m.open_tokens)
+        healthy = [m for m in self._members.values() if m.state is MemberState.HEALTHY]
+        return min(healthy, key=attrgetter("open_tokens"))
 
     async def _serve(self, member: Member, share: Sequence[OpenRequest]) -> None:
         num_left = len(share)
@@ -282,7 +280,7 @@ class Fleet:
                     f"the last was {spent.last_error}"
                 ))  # fmt: skip
                 continue
-            self._num_requeued += len(group)
+            self.num_requeued += len(group)
             self._waiting.append(group)
         self._dispatch_waiting()
         if not self._has_hope():
@@ -307,9 +305,8 @@ class Fleet:
     def _forget(self, member: Member) -> None:
         member.state = MemberState.DEAD
         self._members.pop(member.engine_id, None)
-        current = asyncio.current_task()
         for task in (*member.serving, *((member.watching,) if member.watching else ())):
-            if task is not current:
+            if task is not asyncio.current_task():
                 task.cancel()
         for work in member.open.values():
             if self._is_closed:
