@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test lint types golden bench clean
+.PHONY: setup quickstart test lint types golden bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -34,7 +34,6 @@ golden: $(VENV)/.full
 	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_recipes.py
 
 bench: $(VENV)/.full
-	$(PIP) -r requirements-bench.lock
 	$(BIN)/python tests/bench/against_trl.py
 
 $(VENV)/bin/python:
@@ -46,8 +45,14 @@ $(VENV)/bin/python:
 $(VENV)/.base: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing what training on this machine needs into $(VENV) (a minute or two)"
 	@$(PIP) -r requirements.lock
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(MAKE) --no-print-directory cuda-libraries
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
+
+cuda-libraries:
+	@echo "this torch is a CUDA build: fetching CUDA's libraries too (gigabytes; the README says how to avoid it)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) "$$(grep '^torch==' requirements.lock)"
+	@$(BIN)/python -c 'import torch'
 
 $(VENV)/.full: requirements-dev.lock $(VENV)/.base
 	@echo "installing development tools, Ray and CPU vLLM into $(VENV) (a few minutes)"

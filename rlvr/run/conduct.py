@@ -148,6 +148,9 @@ def conduct(
                     stop=stop, resumed=resumed,
                 )  # fmt: skip
                 try:
+                    if num_lost:
+                        text = backend.open()
+                        data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
                     last_step = asyncio.run(_run(scene, backend=backend, text=text, data=data))
                     break
                 except LearnerLost as error:
@@ -155,8 +158,6 @@ def conduct(
                     if num_lost > recipe.cluster.max_learner_restarts:
                         raise
                     resumed = _after_loss(scene, error, number=num_lost)
-                    text = backend.open()
-                    data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
         recorder.event("done", step=last_step, seconds=round(recorder.elapsed_s, 1))
         console.finish()
 

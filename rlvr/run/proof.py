@@ -277,7 +277,7 @@ class WeightProof:
             known.noise = gap
             self._size = self._size or size
             return gap.mean
-        error = math.hypot(known.noise.standard_error, gap.standard_error)
+        error = math.sqrt(2) * known.noise.standard_error  # its own may grow with what is wrong
         growth = max(1.0, size / self._size)
         doubt, limit = (
             max(DRIFT_FLOOR, growth * (factor * known.noise.mean + STANDARD_ERRORS * error))

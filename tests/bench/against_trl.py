@@ -3,8 +3,8 @@
 Both programs stay loaded; the script lets one take a step while the other sleeps, then the other way round. Same model
 (`--model smollm2`: SmolLM2-135M-Instruct with float32 master weights and bfloat16 autocast; `--model tiny`: two layers
 of width 128 in float32), prompts, group size, token limit, optimiser, learning rate, two threads. The learning rate is
-so small that both policies keep the lengths of the base model; mean lengths are printed. Needs `make bench` (it
-installs TRL).
+so small that both policies keep the lengths of the base model; mean lengths are printed. Needs what `make setup`
+installs.
 
     python tests/bench/against_trl.py [--model tiny] [--pairs 8] [--prompts 6] [--group 8] [--tokens 12]
 """

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlvr.errors import RolloutError
-from rlvr.protocols import GenerationRequest
-from rlvr.records import Completion
+from rlvr.errors import RlvrError, RolloutError
+from rlvr.protocols import GenerationRequest, LoadReceipt
+from rlvr.records import Completion, WeightsRef
 from rlvr.run.ray.fleet import Fleet
 from rlvr.run.ray.fleet_member import FleetLimits, MemberState
 from tests.unit.fleet_engines import SimulatedEngine, request, weights
@@ -123,6 +123,64 @@ def test_a_restarted_engine_serves_only_after_it_has_loaded_the_weights_of_now()
         assert stage.kinds() == ["engine_lost", "engine_restarted"]
 
     play(Stage(make, num_engines=1), scene, version=7)
+
+
+class NoRoom(SimulatedEngine):
+    """What an actor raises that is no error of ours arrives as a plain RlvrError."""
+
+    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+        raise RlvrError(f"{self.name} failed: OSError: No space left on device")
+
+
+def test_engines_whose_loads_fail_for_any_reason_are_tried_again_and_then_end_the_run():
+    def make(name: str, number: int) -> SimulatedEngine:
+        return SimulatedEngine(name, dies_after=1) if number == 0 else NoRoom(name)
+
+    async def scene(stage: Stage) -> None:
+        with pytest.raises(RolloutError, match="No space left on device"):
+            await stage.ask(*group("a"))
+        assert len(stage.engines) == 1 + LIMITS.max_restarts
+        assert all(engine.is_killed for engine in stage.engines[1:])
+
+    play(Stage(make, num_engines=1), scene)
+
+
+def test_an_engine_that_rejoins_with_weights_of_before_waits_for_those_of_now():
+    def make(name: str, number: int) -> SimulatedEngine:
+        return SimulatedEngine(name, dies_after=1 if number == 0 else None, load_s=0.1)
+
+    async def scene(stage: Stage) -> None:
+        asked = asyncio.create_task(stage.ask(*group("a")))
+        while len(stage.engines) < 2 or not any(m.loading for m in stage.fleet.members):
+            await asyncio.sleep(0.001)
+        receipt = await stage.fleet.load_weights(weights(8))  # while the new engine loads version 7
+        assert receipt.policy_version == 8
+        assert stage.engines[1].loads == [7, 8]
+        assert {c.policy_versions[0] for c in (await asked)[1:]} == {8}
+
+    play(Stage(make, num_engines=1), scene, version=7)
+
+
+def test_an_engine_that_does_not_wake_is_replaced():
+    class Asleep(SimulatedEngine):
+        async def sleep(self) -> None: ...
+
+        async def wake(self) -> None:
+            if self.name == "engine-0" and not self.is_killed and len(self.loads) == 1:
+                raise RlvrError("CUDA out of memory")
+
+    def make(name: str, _: int) -> SimulatedEngine:
+        return Asleep(name)
+
+    async def scene(stage: Stage) -> None:
+        await stage.fleet.sleep()
+        receipt = await stage.fleet.load_weights(weights(1))
+        assert "engine-1" in [one.engine_id for one in receipt.each]
+        while "engine_restarted" not in stage.kinds():
+            await asyncio.sleep(0.01)
+        assert stage.engines[2].loads == [1]
+
+    play(Stage(make, num_engines=2), scene)
 
 
 def test_a_frozen_engine_is_found_by_its_silence_and_replaced():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.errors import VerifierError
+from rlvr.errors import RlvrError, VerifierError
 from rlvr.plugin import verifier
 from rlvr.records import Check, Completion, FinishReason, Prompt, Status, Verdict
 from rlvr.run.ray.judge_fleet import JudgeFleet, PoolLost
@@ -160,3 +160,18 @@ def test_what_needs_no_waiting_is_judged_in_the_driver(here: Judge):
     verdicts, _ = play(here, [pool], scene)
     assert verdicts["m"].status is Status.PASS
     assert pool.num_judged == 0
+
+
+def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: Judge):
+    class Broken(Pool):
+        async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+            await asyncio.sleep(0)
+            raise RlvrError("judge-0 failed: RuntimeError: the verifier pool is closed")
+            yield
+
+    async def scene(fleet: JudgeFleet) -> None:
+        work = [fleet.judge(prompt, completion) for prompt, completion in pairs(3)]
+        found = await asyncio.gather(*work, return_exceptions=True)
+        assert ["the verifier pool is closed" in str(error) for error in found] == [True] * 3
+
+    play(here, [Broken()], scene)

@@ -117,13 +117,15 @@ class RayBackend:
         self._nodes = nodes
         self._sources = sources
         self._learner: LearnerHandle | None = None
+        self._was_opened = False
         self._text: PolicyText | None = None
 
     def open(self) -> PolicyText:
         """Starts the learner's actor, which loads the policy; one that was lost is replaced, where there is room."""
-        if self._learner is not None:
+        if self._was_opened:
             self.close()
             self._reserved.renew()
+        self._was_opened = True
         learner = LearnerHandle(
             self._recipe,
             options=self._reserved.learner_options(),
@@ -154,7 +156,11 @@ class RayBackend:
                 fleet.start(),
                 judges.start(),
             ]
-            await asyncio.gather(*starting)
+            try:
+                await asyncio.gather(*starting)
+            except BaseException:
+                await asyncio.to_thread(self.close)  # a cold start would go on, and be waited for
+                raise
             yield Crew(
                 learner=self._taking_turns(learner, fleet),
                 set_correction=learner.set_correction,

@@ -89,9 +89,10 @@ class EngineActor:
         return stacks_here()
 
     async def close(self) -> None:
-        """Frees what the engine holds."""
+        """Frees what the engine holds, and the copies of weights that no other engine of the node uses."""
         if self._engine is not None:
             await self._engine.close()
+        await asyncio.to_thread(self._files.close)
 
     @property
     def _served(self) -> RolloutEngine:

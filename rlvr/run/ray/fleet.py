@@ -15,38 +15,26 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from operator import attrgetter
-from typing import Any
 
 from rlvr.errors import RlvrError, RolloutError
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, WeightsRef
+from rlvr.run.failures import LearnerLost
 from rlvr.run.ray.fleet_member import (
     Caller,
     EngineLost,
     FleetLimits,
     Member,
-    MemberEngine,
     MemberState,
     OpenRequest,
     Spawn,
+    end_engine,
 )
 from rlvr.run.ray.fleet_weights import Loading, fleet_receipt
 
 logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
-CLOSE_S = 10.0
 OnEvent = Callable[..., None]
-
-
-async def _end(engine: MemberEngine) -> None:
-    """Lets the engine end its own processes, if it does so in time; then it is ended."""
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await engine.close()
-    except (TimeoutError, RlvrError) as error:
-        logger.debug("engine at %s did not close: %s", engine.place, error)
-    finally:
-        await engine.kill()
 
 
 class Fleet:
@@ -116,13 +104,14 @@ class Fleet:
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
         """All engines load side by side; one that misses its deadline is lost, and the others go on.
 
-        Raises: RolloutError when none could load, naming each and why.
+        Raises: RolloutError when none could load, naming each and why; LearnerLost when its file is gone with it.
         """
         self._ref = ref
         await self.wake()
         targets = [m for m in self.members if m.state is not MemberState.LEAVING and not m.loading]
         await asyncio.gather(*(self._load(member, ref) for member in targets))
-        await self._until_healthy(f"loading the weights of version {ref.policy_version}")
+        purpose = f"loading the weights of version {ref.policy_version}"
+        await self._until_healthy(purpose)
         self._version = ref.policy_version
         self._dispatch_waiting()
         receipts = [
@@ -130,6 +119,8 @@ class Fleet:
             for m in self.members
             if m.receipt is not None and m.receipt.policy_version == ref.policy_version
         ]
+        if not receipts:
+            raise RolloutError(self._none_left(purpose))
         return fleet_receipt(receipts)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -198,7 +189,7 @@ class Fleet:
         members = list(self._members.values())
         for member in members:
             self._forget(member)
-        await asyncio.gather(*(_end(m.engine) for m in members), return_exceptions=True)
+        await asyncio.gather(*(end_engine(m.engine) for m in members), return_exceptions=True)
         self._fail_open("the engines were closed")
 
     # Requests
@@ -240,7 +231,7 @@ class Fleet:
                     work.caller.queue.put_nowait(completion)
             if num_left:
                 raise RolloutError(f"it ended with {num_left} of {len(share)} requests unanswered")
-        except RolloutError as error:
+        except RlvrError as error:
             self._lost(member, error)
 
     def _lost(self, member: Member, error: BaseException) -> None:
@@ -322,8 +313,9 @@ class Fleet:
 
     async def _join(self, name: str, *, why: str) -> None:
         """Starts the engine and brings it up to date; on failure tries again while the budget lasts."""
-        member: Member | None = None
         try:
+            while self.is_asleep:  # its device is the learner's now
+                await asyncio.sleep(0.2)
             member = await self._started(name)
             self._admit(member)
             while member.is_alive and self._ref is not None:
@@ -333,7 +325,9 @@ class Fleet:
                     break
             if member.is_alive:
                 self._event(f"engine_{why}", engine=name, place=member.engine.place)
-        except RolloutError as error:
+        except LearnerLost as error:  # whoever waits for the learner hears of it
+            logger.warning("%s has no weights: %s", name, error)
+        except RlvrError as error:
             self._losses.append(f"{name}: {error}")
             self._event("engine_not_started", engine=name, reason=str(error))
             self._restart(name)
@@ -350,10 +344,12 @@ class Fleet:
         peers = [m.receipt for m in self.members if m is not member and m.receipt is not None]
         try:
             await self._loading.load(member, ref, peers=peers)
-        except RolloutError as error:
+        except LearnerLost:
+            raise
+        except RlvrError as error:
             self._lost(member, error)
             return
-        if member.state is MemberState.STALE:
+        if member.state is MemberState.STALE and ref is self._ref:
             member.state = MemberState.HEALTHY
             self._changed.set()
 
@@ -363,7 +359,7 @@ class Fleet:
             await asyncio.sleep(self._limits.heartbeat_s)
             try:
                 await member.ask_health(answer_s=self._limits.answer_s)
-            except RolloutError as error:
+            except RlvrError as error:
                 self._lost(member, error)
 
     async def _until_healthy(self, purpose: str) -> None:
@@ -393,5 +389,10 @@ class Fleet:
             caller.queue.put_nowait(RolloutError(message))
 
     async def _all(self, method: str) -> None:
-        calls: list[Any] = [getattr(m.engine, method, None) for m in self.members]
-        await asyncio.gather(*(call() for call in calls if call))
+        async def one(member: Member) -> None:
+            try:
+                await getattr(member.engine, method)()
+            except RlvrError as error:
+                self._lost(member, error)
+
+        await asyncio.gather(*(one(m) for m in self.members if hasattr(m.engine, method)))

@@ -6,15 +6,19 @@ STARTING -> STALE -> HEALTHY -> LEAVING -> gone
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from rlvr.errors import RolloutError
+from rlvr.errors import RlvrError, RolloutError
 from rlvr.protocols import GenerationRequest, LoadReceipt, RolloutEngine
 from rlvr.records import Completion, WeightsRef
+
+logger = logging.getLogger(__name__)
+CLOSE_S = 10.0
 
 
 class EngineLost(RolloutError):  # noqa: N818 - what happened to it
@@ -150,3 +154,14 @@ class FleetLimits:
     answer_s: float = 60.0
     max_restarts: int = 10
     loads_after_work: bool = True
+
+
+async def end_engine(engine: MemberEngine) -> None:
+    """Lets the engine end its own processes, if it does so in time; then it is ended."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await engine.close()
+    except (TimeoutError, RlvrError) as error:
+        logger.debug("engine at %s did not close: %s", engine.place, error)
+    finally:
+        await engine.kill()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rlvr.errors import VerifierError
+from rlvr.errors import RlvrError, VerifierError
 from rlvr.records import Completion, Json, Prompt, Verdict
 from rlvr.run.ray.judge_items import Item, Judged
 from rlvr.verify import Judge
@@ -163,7 +163,7 @@ class JudgeFleet:
                     work.future.set_result(dict(judged.verdicts))
         except PoolLost as error:
             self._lost(pool, error)
-        except VerifierError as error:  # the pool answers, and says that it cannot
+        except RlvrError as error:  # the pool answers, and says that it cannot
             for work in share:
                 if pool.open.pop(work.item.number, None) and not work.future.done():
                     work.future.set_exception(error)
@@ -177,10 +177,10 @@ class JudgeFleet:
             except TimeoutError:
                 error = PoolLost(f"no answer for cluster.heartbeat_deadline_s={self._answer_s:g} s")
                 self._lost(pool, error)
-            except PoolLost as error:
+            except RlvrError as error:
                 self._lost(pool, error)
 
-    def _lost(self, pool: _Pool, error: VerifierError) -> None:
+    def _lost(self, pool: _Pool, error: RlvrError) -> None:
         if pool not in self._pools:
             return
         self._pools.remove(pool)
@@ -213,7 +213,7 @@ class JudgeFleet:
         try:
             self._admit(_Pool(name, await self._spawn(name)))
             self._event("judge_restarted", judge=name)
-        except VerifierError as error:
+        except RlvrError as error:
             self._last_loss = f"{name} did not start again: {error}"
         finally:
             self._num_starting -= 1

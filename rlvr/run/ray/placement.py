@@ -1,6 +1,5 @@
 """Who gets which cores and devices: bundles reserved together, or refused with the arithmetic."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,6 @@ from rlvr.config.recipe import EngineKind, Placement, Recipe
 from rlvr.errors import ConfigError
 
 LEARNER_CPUS = 1.0
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,35 +112,49 @@ class Reserved:
         self.plan, lack = _fitting(recipe, engines=recipe.cluster.engines)
         if lack:
             raise ConfigError(f"the cluster is too small: {lack}")
-        self._group = self._reserve()
+        self._group = self._reserve(recipe.cluster.start_deadline_s)
 
     def renew(self) -> None:
         """After a loss: what stood on a lost node is set aside anew, with as many engines as the nodes can hold.
 
         The lost node has cluster.heartbeat_deadline_s to come back. Raises ConfigError where not even one engine fits.
         """
-        end = time.monotonic() + self._recipe.cluster.heartbeat_deadline_s
-        while not self._is_whole():
-            if time.monotonic() < end:
-                time.sleep(_POLL_S)
+        patience_s = self._recipe.cluster.heartbeat_deadline_s
+        if self._answers(patience_s):
+            return
+        self.close()
+        uses_gpus = any(bundle.get("GPU") for bundle in self.plan.bundles)
+        least_gpus = 1 if uses_gpus else 0  # else it would go on without, on cores
+        lack = ""
+        for engines in range(self._recipe.cluster.engines, 0, -1):
+            self.plan, lack = _fitting(self._recipe, engines=engines, least_gpus=least_gpus)
+            if lack:
                 continue
-            self.close()
-            uses_gpus = any(bundle.get("GPU") for bundle in self.plan.bundles)
-            lack = ""
-            least_gpus = 1 if uses_gpus else 0  # else it would go on without, on cores
-            for engines in range(self._recipe.cluster.engines, 0, -1):
-                self.plan, lack = _fitting(self._recipe, engines=engines, least_gpus=least_gpus)
-                if not lack:
-                    break
+            try:
+                self._group = self._reserve(patience_s)
+            except ConfigError as error:
+                lack = str(error)
             else:
-                raise ConfigError(f"what is left of the cluster is too small: {lack}")
-            self._group = self._reserve()
+                return
+        raise ConfigError(f"what is left of the cluster is too small: {lack}")
 
-    def _is_whole(self) -> bool:
-        return placement_group_table(self._group).get("state") == "CREATED"
+    def _answers(self, within_s: float) -> bool:
+        """Whether each bundle still runs something: the state that Ray tells is that of before, for a while."""
 
-    def _reserve(self) -> PlacementGroup:
-        deadline_s = self._recipe.cluster.start_deadline_s
+        def answer() -> bool:
+            return True
+
+        task: Any = ray.remote(num_cpus=0)(answer)
+        places = [self._strategy(bundle) for bundle in range(len(self.plan.bundles))]
+        asked = [task.options(scheduling_strategy=place).remote() for place in places]
+        try:
+            return all(ray.get(asked, timeout=within_s))
+        except ray_errors.RayError:
+            for one in asked:
+                ray.cancel(one, force=True)
+            return False
+
+    def _reserve(self, deadline_s: float) -> PlacementGroup:
         group = placement_group([dict(bundle) for bundle in self.plan.bundles])
         try:
             ray.get(group.ready(), timeout=deadline_s)
@@ -152,7 +164,7 @@ class Reserved:
             remove_placement_group(group)
             raise ConfigError(
                 f"the cluster has enough in total, but {list(map(dict, self.plan.bundles))} could not be reserved "
-                f"within cluster.start_deadline_s={deadline_s:g} s ({state}; free now: {free}): other "
+                f"within {deadline_s:g} s (cluster.start_deadline_s; {state}; free now: {free}): other "
                 "jobs hold the rest"
             ) from error
         return group

@@ -1,0 +1,59 @@
+"""Copies of weights on the nodes of engines: shared, and removed by the last user or the next one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+from rlvr.run.ray.weight_files import WeightFiles
+
+
+def opened(place: Path, name: str = "rlvr-weights-1-a") -> tuple[WeightFiles, Path]:
+    files = WeightFiles(place)
+    return files, files._shared_folder(name, num_bytes=1)
+
+
+def test_engines_of_a_node_share_a_folder_that_the_last_one_removes(tmp_path: Path):
+    one, folder = opened(tmp_path)
+    other, same = opened(tmp_path)
+    assert folder == same
+    (folder / "v1.safetensors").write_bytes(b"x")
+    one.close()
+    assert (folder / "v1.safetensors").exists()
+    other.close()
+    other.close()
+    assert not folder.exists()
+
+
+def test_copies_of_another_learner_that_is_in_use_stay(tmp_path: Path):
+    one, folder = opened(tmp_path)
+    other, second = opened(tmp_path, "rlvr-weights-2-b")
+    assert folder.is_dir()
+    assert second.is_dir()
+    one.close()
+    other.close()
+
+
+def test_a_learner_that_was_replaced_leaves_no_copies(tmp_path: Path):
+    files, before = opened(tmp_path)
+    after = files._shared_folder("rlvr-weights-2-b", num_bytes=1)
+    assert not before.exists()
+    assert after.is_dir()
+    files.close()
+
+
+def test_what_a_killed_engine_left_is_removed_by_the_next(tmp_path: Path):
+    code = (
+        "import os, sys; from pathlib import Path; from rlvr.run.ray.weight_files import WeightFiles; "
+        "files = WeightFiles(Path(sys.argv[1])); files._shared_folder('rlvr-weights-1-a', num_bytes=1); "
+        "os.kill(os.getpid(), 9)"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)
+    left = tmp_path / "rlvr-weights-copies" / "rlvr-weights-1-a"
+    assert left.is_dir()
+    files, _ = opened(tmp_path, "rlvr-weights-2-b")
+    assert not left.exists()
+    files.close()
