@@ -1,6 +1,7 @@
 """Waiting for an actor's answer: with a deadline, an owner, and errors that say what happened."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from rlvr.errors import RlvrError
 from rlvr.run.ray.watch import WaitBoard
 
 STACKS_S = 5.0  # for the actor that did not answer to say where it stands
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Lost = Callable[[str], RlvrError]
 
 
@@ -65,9 +67,8 @@ class Calls:
             cause = error.cause
             if isinstance(cause, RlvrError):
                 return cause
-            return RlvrError(
-                f"{self._name} failed: {type(cause).__name__}: {cause}\n{error.traceback_str}"
-            )
+            traceback = _COLOUR.sub("", str(error))  # the actor's own
+            return RlvrError(f"{self._name} failed: {type(cause).__name__}: {cause}\n{traceback}")
         return self._lost(reason_of(error))
 
     def _stacks(self) -> str:
