@@ -113,7 +113,7 @@ def test_engines_that_keep_dying_end_the_run_with_their_names(folder: Path):
 
 
 def test_an_engine_without_memory_is_named_and_replaced(folder: Path):
-    """The engine's process may map nothing more: its next load of weights, or a forward pass, fails."""
+    """The engine's process may map nothing more: its next load of weights fails, or the process dies of it."""
     changes = [
         *TINY, *RAY, "rollout.engine=transformers", "rollout.engine_dtype=float32", "cold_start.steps=0", "run.steps=8",
         "data.eval=[]", "rollout.max_completion_tokens=6", "proof.at_start=false",

@@ -83,4 +83,6 @@ def reason_of(error: ray_errors.RayError) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     dull = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:")
     text = " ".join(line for line in lines if not line.startswith(dull))
-    return text.partition(" Some common causes include")[0] or type(error).__name__
+    said, advice, _ = text.partition(" Some common causes include")
+    guess = " It was killed, ran out of memory, or crashed." if advice else ""
+    return said + guess or type(error).__name__
