@@ -112,6 +112,7 @@ def test_engines_that_keep_dying_end_the_run_with_their_names(folder: Path):
     assert "engine-0 (node" in said
 
 
+@pytest.mark.stress
 def test_an_engine_without_memory_is_named_and_replaced(folder: Path):
     """The engine's process may map nothing more: its next load of weights fails, or the process dies of it."""
     changes = [
