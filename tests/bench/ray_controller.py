@@ -13,14 +13,15 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
-from rlvr.models.policy import build_tiny
+from rlvr.data.load import open_eval, open_train
+from rlvr.models.policy import PolicyText, build_tiny
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import (
     Completion,
@@ -153,7 +154,6 @@ def recipe_of(num_groups: int) -> Recipe:
 
 def direct(num_engines: int, num_groups: int) -> tuple[float, float, float]:
     """Groups a second of wall time, groups a second of this process's CPU time, and milliseconds a group."""
-    from rlvr.data.load import open_eval, open_train
 
     recipe = recipe_of(num_groups)
     text = build_tiny(recipe.model.tiny, seed=0).text  # type: ignore[arg-type] # set above
@@ -168,38 +168,50 @@ def direct(num_engines: int, num_groups: int) -> tuple[float, float, float]:
             sample_every_steps=0,
         )
 
-        async def run() -> None:
-            async def spawn(name: str) -> InstantEngine:
-                return InstantEngine(name)
-
-            fleet = Fleet(
-                spawn, num_engines=num_engines, limits=FleetLimits(), on_event=recorder.event
-            )
-            await fleet.start()
-            learner = InstantLearner()
-            data = OpenedData(
-                stream=open_train(recipe.data, seed=0, is_too_long=None),
-                evals=open_eval(recipe.data, 0, seed=0, is_too_long=None),
-                reopen=lambda _: (data.stream, data.evals),
-            )
-            parts = assemble(
-                recipe, text=text, engine=fleet, learner=learner, set_correction=lambda _: None,
-                judge=InstantJudge(), data=data, recorder=recorder, stop=StopRequest(), resumed=None,
-            )  # fmt: skip
-            try:
-                await run_loop(parts)
-            finally:
-                await fleet.close()
-
         used = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
-        asyncio.run(run())
+        asyncio.run(
+            run_with(
+                recipe, InstantEngine, num_engines, InstantLearner(), text=text, recorder=recorder
+            )
+        )
         wall = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_SELF)
         recorder.close()
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     done = (num_groups // PROMPTS_PER_STEP) * PROMPTS_PER_STEP
     return done / wall, done / cpu, 1000 * cpu / done
+
+
+async def run_with(
+    recipe: Recipe,
+    make_engine: Callable[[str], InstantEngine],
+    num_engines: int,
+    learner: InstantLearner,
+    *,
+    text: PolicyText,
+    recorder: Recorder,
+) -> None:
+    """Runs the recipe to its end over engines that `make_engine` makes by name."""
+
+    async def spawn(name: str) -> InstantEngine:
+        return make_engine(name)
+
+    fleet = Fleet(spawn, num_engines=num_engines, limits=FleetLimits(), on_event=recorder.event)
+    await fleet.start()
+    data = OpenedData(
+        stream=open_train(recipe.data, seed=0, is_too_long=None),
+        evals=open_eval(recipe.data, 0, seed=0, is_too_long=None),
+        reopen=lambda _: (data.stream, data.evals),
+    )
+    parts = assemble(
+        recipe, text=text, engine=fleet, learner=learner, set_correction=lambda _: None,
+        judge=InstantJudge(), data=data, recorder=recorder, stop=StopRequest(), resumed=None,
+    )  # fmt: skip
+    try:
+        await run_loop(parts)
+    finally:
+        await fleet.close()
 
 
 def main() -> None:

@@ -12,26 +12,20 @@ import io
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_controller import InstantEngine, InstantJudge, InstantLearner, recipe_of
+from ray_controller import InstantEngine, InstantLearner, recipe_of, run_with
 
 from rlvr.batch import Batch, StepReport
 from rlvr.config.recipe import Recipe
-from rlvr.data.load import open_eval, open_train
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest
 from rlvr.records import Completion
-from rlvr.run.assemble import assemble
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
-from rlvr.run.loop import run_loop
-from rlvr.run.preflight import OpenedData
-from rlvr.run.ray.fleet import Fleet
-from rlvr.run.ray.fleet_member import FleetLimits
 from rlvr.run.recorder import Recorder
-from rlvr.run.stop import StopRequest
 
 PROMPTS = 8
 WARM_STEPS = 3  # the first ones fill the buffer
@@ -86,27 +80,8 @@ def seconds_a_step(*, generate_s: float, train_s: float, staleness: int, steps: 
             sample_every_steps=0,
         )
 
-        async def run() -> None:
-            async def spawn(name: str) -> TimedEngine:
-                return TimedEngine(name, generate_s)
-
-            fleet = Fleet(spawn, num_engines=1, limits=FleetLimits(), on_event=recorder.event)
-            await fleet.start()
-            data = OpenedData(
-                stream=open_train(recipe.data, seed=0, is_too_long=None),
-                evals=open_eval(recipe.data, 0, seed=0, is_too_long=None),
-                reopen=lambda _: (data.stream, data.evals),
-            )
-            parts = assemble(
-                recipe, text=text, engine=fleet, learner=learner, set_correction=lambda _: None,
-                judge=InstantJudge(), data=data, recorder=recorder, stop=StopRequest(), resumed=None,
-            )  # fmt: skip
-            try:
-                await run_loop(parts)
-            finally:
-                await fleet.close()
-
-        asyncio.run(run())
+        engine = partial(TimedEngine, seconds_per_step=generate_s)
+        asyncio.run(run_with(recipe, engine, 1, learner, text=text, recorder=recorder))
         recorder.close()
     ends = learner.ends[WARM_STEPS:]
     return (ends[-1] - ends[0]) / (len(ends) - 1)

@@ -220,7 +220,7 @@ class VllmEngine:
             await self._core.call("finish_weight_update")
             await self._core.call("collective_rpc", "rlvr_repack")
             await self._core.call("update_weight_version", str(ref.policy_version))
-        except BaseException:
+        except BaseException:  # a cancelled load leaves half the weights too
             self._broken = f"weights of version {ref.policy_version} were loaded in part; start the engine anew"
             self._end_open(self._broken)
             raise

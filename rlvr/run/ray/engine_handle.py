@@ -122,7 +122,7 @@ def engine_spawner(
         handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board)
         try:
             await handle.start()
-        except BaseException:
+        except BaseException:  # also when cancelled: nobody else knows the actor
             await handle.kill()
             raise
         return handle

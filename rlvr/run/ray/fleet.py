@@ -72,7 +72,7 @@ class Fleet:
         try:
             for member in await asyncio.gather(*starts):
                 self._admit(member)
-        except BaseException:
+        except BaseException:  # also when cancelled: none may be left running
             for task in starts:
                 task.cancel()
             for done in await asyncio.gather(*starts, return_exceptions=True):

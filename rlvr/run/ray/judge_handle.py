@@ -83,7 +83,7 @@ def judge_spawner(
         handle = JudgeHandle(actor, name=name, recipe=recipe, board=board)
         try:
             await handle.start(checks)
-        except BaseException:
+        except BaseException:  # also when cancelled: nobody else knows the actor
             ray.kill(actor)
             raise
         return handle
