@@ -81,12 +81,12 @@ class Slot:
             try:
                 self._launched = self._box.launch(theirs, errors.fileno())
                 theirs.close()
-                ours.settimeout(START_TIMEOUT_S)
-                if not ours.recv(65536):
-                    raise SandboxError("it ended before it was ready")
                 ours.setblocking(False)
+                _await_ready(ours, self._launched.process.pid)
                 self._zygote_pidfd = _open_innermost(self._launched.process.pid)
             except BaseException as error:
+                if self._launched is not None:
+                    _kill_group(self._launched.process.pid)
                 with contextlib.suppress(SandboxError, OSError):
                     self.stop()
                 if not isinstance(error, (OSError, SandboxError)):
@@ -334,6 +334,32 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(1000 * timeout_s))
+
+
+def _await_ready(control: socket.socket, pid: int) -> None:
+    """Waits for the zygote's first word, and no longer than process `pid`, which starts it, lives.
+
+    Bubblewrap's child waits for bubblewrap to map its users, for ever when that was killed meanwhile, and holds the
+    other end of `control` open. Raises SandboxError.
+    """
+    process = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(control, select.POLLIN)
+        poll.register(process, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll(1000 * START_TIMEOUT_S)]
+    finally:
+        os.close(process)
+    if not ready:
+        raise SandboxError(f"it was not ready after {START_TIMEOUT_S:g} s")
+    if control.fileno() not in ready or not control.recv(65536):
+        raise SandboxError("it ended before it was ready")
+
+
+def _kill_group(pid: int) -> None:
+    """Ends what process `pid`, not reaped yet, has started and what has not left its group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _open_innermost(pid: int) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ import pytest
 from rlvr.errors import SandboxError
 from rlvr.protocols import Limits, RunResult
 from rlvr_sandboxes import limits as box_limits
-from rlvr_sandboxes.boxes import NUM_ATTEMPTS, BoxedSandbox
+from rlvr_sandboxes.boxes import NUM_ATTEMPTS, BoxedSandbox, spawn
+from rlvr_sandboxes.slot import Launched, Slot
 from tests.unit.sandbox_cases import BACKENDS, QUICK, make, processes_with, python, sandbox_fixture
 
 SLEEP = "import time; time.sleep(1); print('awake')"
@@ -265,6 +267,14 @@ asyncio.run(main())
         assert [pid for pid in below if is_running(pid)] == []
 
 
+def group_exists(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def is_running(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
@@ -295,6 +305,30 @@ def test_a_box_that_cannot_start_says_why_and_what_to_do(monkeypatch: pytest.Mon
     with pytest.raises(SandboxError, match=r"no zygote today.*3 tries"):
         asyncio.run(asyncio.wait_for(broken.run(("python", "main.py"), FILES, b"", QUICK), 60))
     asyncio.run(broken.close())
+
+
+def test_a_box_whose_first_process_is_killed_at_its_start_fails_at_once_and_leaves_nothing() -> (
+    None
+):
+    launched: list[Launched] = []
+
+    class Orphaning:
+        """Its first process is killed while its child holds the control socket open, as bubblewrap's does."""
+
+        def launch(self, control: socket.socket, errors: int) -> Launched:
+            process = spawn(
+                ["sh", "-c", "sleep 600 & kill -9 $$"], os.environ, control.fileno(), errors
+            )
+            launched.append(Launched(process=process, cgroup=None, cleanup=lambda: None))
+            return launched[-1]
+
+    start = time.monotonic()
+    with pytest.raises(SandboxError, match="a box did not start: it ended before it was ready"):
+        Slot(Orphaning()).start()
+    assert time.monotonic() - start < 5.0
+    while group_exists(launched[0].process.pid):  # an orphan is reaped by another process
+        assert time.monotonic() - start < 5.0
+        time.sleep(0.01)
 
 
 def test_a_jail_without_proc_runs_where_a_cgroup_counts_and_else_refuses(
