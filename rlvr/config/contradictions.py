@@ -15,6 +15,7 @@ from rlvr.config.algorithm import (
 )
 from rlvr.config.cluster import Backend, ClusterConfig, Placement
 from rlvr.config.data import GENERATOR, DataConfig, source_name
+from rlvr.config.engine_arguments import refused_arguments
 from rlvr.config.learner import Kernels, LearnerConfig, OptimizerKind
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
 
@@ -185,6 +186,8 @@ def _of_cluster(
         )
     if rollout.engine_args and rollout.engine is not EngineKind.VLLM:
         yield f"rollout.engine_args are vLLM's, and rollout.engine={rollout.engine.value}; remove them"
+    else:
+        yield from refused_arguments(rollout.engine_args)
     if cluster.placement is Placement.COLOCATED and rollout.max_staleness > 0:
         yield (
             f"cluster.placement=colocated takes turns, so rollout.max_staleness={rollout.max_staleness} gains nothing; "

@@ -3,8 +3,9 @@
 import importlib.util
 
 from rlvr.config.load import LoadedRecipe
-from rlvr.config.recipe import Backend, Recipe
+from rlvr.config.recipe import Backend, EngineKind, Recipe
 from rlvr.errors import ConfigError
+from rlvr.rollout.vllm.environment import argument_names, installed_vllm, require_known
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.preflight import OpenedData
@@ -12,12 +13,16 @@ from rlvr.verify import Judge
 
 
 def require_backend(recipe: Recipe) -> None:
-    """Raises ConfigError when the recipe's backend is not installed, before anything is made."""
+    """Raises ConfigError when the recipe's backend is not installed or lacks an argument, before anything is made."""
     if recipe.cluster.backend is Backend.RAY and importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "cluster.backend=ray: Ray is not installed; run `make setup`, or `pip install 'rlvr[ray]'`; on one machine "
             "without vLLM, cluster.backend=local needs none"
         )
+    if recipe.rollout.engine is EngineKind.VLLM and (known := argument_names()):
+        # another node may run the engines: where vLLM is not here, each of them checks
+        given = recipe.rollout.engine_args
+        require_known(given, known=known, version=installed_vllm().version)
 
 
 def train_with(

@@ -11,6 +11,7 @@ OK = (
     "data: {train: [{source: rows.jsonl, template: plain, verifier: math}]}\n"
 )
 ROW = '{"prompt": "1+1?", "reference": "2"}\n'
+ON_VLLM = ["rollout.engine=vllm", "cluster.backend=ray"]
 
 
 def rlvr(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -30,6 +31,7 @@ def rlvr(folder: Path, *arguments: str) -> tuple[int, str]:
         ([], ROW + '{"prompt": "?"}\n', "rows.jsonl:2: "),
         ([], '{"prompt": "?", "reference": "\\\\frac{1}{"}\n', "cannot be read as mathematics"),
         (["model.path=./gone", "model.tiny=null"], ROW, "model.path='./gone': this folder does not exist"),
+        ([*ON_VLLM, "rollout.engine_args.dtype=half"], ROW, "dtype cannot be set: set rollout.engine_dtype"),
         (["data.train.0.verifier=mth"], ROW, "Did you mean 'math'?"),
         (["data.train.0.verifier=bad.py:check"], ROW, "No module named 'nonexistent_package'"),
         (["data.train.0.verifier=syntax.py:check"], ROW, "SyntaxError"),

@@ -1,11 +1,13 @@
 """What a recipe asks of vLLM, what it may not ask, and what is said before vLLM is imported. vLLM is not needed."""
 
+import importlib.util
 import subprocess
 import sys
 
 import pytest
 from transformers import LlamaConfig
 
+from rlvr.config.engine_arguments import REFUSED
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import Recipe, TinyModel
 from rlvr.errors import ConfigError
@@ -13,6 +15,7 @@ from rlvr.models.policy import build_tiny
 from rlvr.rollout.vllm.environment import (
     engine_environment,
     prepare_environment,
+    require_known,
     require_no_strangers,
     require_tested,
 )
@@ -20,12 +23,10 @@ from rlvr.rollout.vllm.outline import outline_of
 from rlvr.rollout.vllm.settings import (
     ASYNC_SCHEDULER,
     BACKEND,
-    REFUSED,
     SCHEDULER,
     EngineSettings,
     engine_arguments,
     kv_cache_bytes,
-    require_known,
 )
 
 LLAMA = LlamaConfig(
@@ -132,6 +133,19 @@ def test_an_unknown_argument_gets_the_nearest():
         ConfigError, match=r"enforce_eagr: vLLM 0\.32\.0 has no .*'enforce_eager'\?"
     ):
         require_known(["enforce_eagr"], known=["enforce_eager", "model"], version="0.32.0")
+
+
+def test_the_arguments_of_the_installed_vllm_are_known_without_importing_it():
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    code = (
+        "import sys; from rlvr.rollout.vllm.environment import argument_names as names; print(len(names())); "
+        "assert {'max_num_seqs', 'enforce_eager', 'weight_transfer_config', 'enable_log_requests'} <= names(); "
+        "assert 'vllm' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 200
 
 
 def test_only_a_gpu_engine_that_shares_its_device_may_sleep():

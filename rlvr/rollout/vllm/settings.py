@@ -1,7 +1,6 @@
 """What a recipe asks of vLLM: its arguments by name, with defaults that are sound for training."""
 
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,29 +17,6 @@ BACKEND = "rlvr_file"
 _KV_SMALLEST_BYTES = 128 << 20
 _BATCH_TOKENS_ON_CPU = 2048  # of one step, at least
 _KV_SHARE_OF_MEMORY = 1 / 16  # of the machine's, for one engine on a CPU
-
-_WEIGHTS = "the learner's weights arrive through rlvr's own transfer"
-REFUSED = {
-    "model": "the recipe names it in model.path or model.tiny",
-    "tokenizer": "it is the policy's own",
-    "tokenizer_mode": "it is the policy's own",
-    "skip_tokenizer_init": "stop strings need the tokenizer",
-    "load_format": _WEIGHTS,
-    "weight_transfer_config": _WEIGHTS,
-    "worker_extension_cls": _WEIGHTS,
-    "worker_cls": _WEIGHTS,
-    "scheduler_cls": "scored rows need a step to themselves, which rlvr's scheduler gives them",
-    "logprobs_mode": "log-probs must be those of the distribution that was sampled from",
-    "generation_config": "sampling is what the recipe says, not what a model's folder says",
-    "override_generation_config": "sampling is what the recipe says",
-    "dtype": "set rollout.engine_dtype",
-    "seed": "set the recipe's seed",
-    "data_parallel_size": "set cluster.engines",
-    "speculative_config": "a draft model would not follow the policy",
-    "enable_sleep_mode": "set cluster.placement=colocated",
-    "trust_remote_code": "set model.trust_remote_code",
-    "runner": "the engine generates",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +65,6 @@ def engine_arguments(
     Raises: ConfigError on an argument that would break training, with why and what to set.
     """
     given = recipe.rollout.engine_args
-    refuse(given)
     rollout = recipe.rollout
     needed = recipe.data.max_prompt_tokens + rollout.max_completion_tokens
     max_model_len = int(given.get("max_model_len", min(needed + 1, max_positions)))  # type: ignore[arg-type] # JSON
@@ -139,35 +114,6 @@ def engine_arguments(
             memory_bytes=memory_bytes,
         )
     return arguments
-
-
-def refuse(given: Mapping[str, object]) -> None:
-    """Raises ConfigError that lists every argument rlvr must set itself.
-
-    >>> refuse({"enforce_eager": False})
-    """
-    problems = [
-        f"rollout.engine_args.{key} cannot be set: {REFUSED[key]}"
-        for key in given
-        if key in REFUSED
-    ]
-    if problems:
-        raise ConfigError("; ".join(problems))
-
-
-def require_known(given: Collection[str], *, known: Collection[str], version: str) -> None:
-    """Raises ConfigError on an argument that this vLLM does not have, with the nearest that it has.
-
-    >>> require_known(["max_num_seqs"], known=["max_num_seqs"], version="0.32.0")
-    """
-    problems: list[str] = []
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"rollout.engine_args.{key}: vLLM {version} has no such argument{hint}")
-    if problems:
-        raise ConfigError("; ".join(problems))
 
 
 def kv_cache_bytes(
