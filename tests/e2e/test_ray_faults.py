@@ -110,23 +110,3 @@ def test_engines_that_keep_dying_end_the_run_with_their_names(folder: Path):
     assert "no engine is left for" in said
     assert "cluster.max_engine_restarts is 0" in said
     assert "engine-0 (node" in said
-
-
-@pytest.mark.stress
-def test_an_engine_without_memory_is_named_and_replaced(folder: Path):
-    """The engine's process may map nothing more: its next load of weights fails, or the process dies of it."""
-    changes = [
-        *TINY, *RAY, "rollout.engine=transformers", "rollout.engine_dtype=float32", "cold_start.steps=0", "run.steps=8",
-        "data.eval=[]", "rollout.max_completion_tokens=6", "proof.at_start=false",
-    ]  # fmt: skip
-    with Running(folder / "run", *changes) as running:
-        running.until(lambda: running.num_steps() >= 2)
-        (engine,) = running.actors("EngineActor")
-        most = engine.memory_info().vms
-        engine.rlimit(psutil.RLIMIT_AS, (most, most))
-        running.until(lambda: bool(events_of(running.run, "engine_restarted")))
-        running.finish()
-    (lost,) = events_of(folder / "run", "engine_lost")
-    assert lost["engine"] == "engine-0"
-    assert "memory" in lost["reason"].lower()
-    assert [row["step"] for row in rows_of(folder / "run")] == list(range(1, 9))
