@@ -178,6 +178,9 @@ def verify(
     sandbox: Annotated[
         str, typer.Option(help="where a verifier that runs programs runs them")
     ] = "auto",
+    sandbox_setting: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the sandbox; repeat it")
+    ] = None,
     is_explained: Annotated[
         bool, typer.Option("--explain", help="say of one pair how it was judged")
     ] = False,
@@ -189,24 +192,18 @@ def verify(
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.config.overrides import parse_settings
     from rlvr.run.console import Console
-    from rlvr.run.offline import explain, judge_file, read_pair
+    from rlvr.run.offline import explain, given_pair, judge_file
 
+    where = sandbox, parse_settings(sandbox_setting or [])
     if is_explained:
-        if completion is not None and reference is not None:
-            pair = completion, reference
-        elif input_ is not None:
-            pair = read_pair(input_)
-        else:
-            raise ConfigError(
-                "rlvr verify --explain needs --completion TEXT and --reference TEXT, or --input FILE with one row"
-            )
+        pair = given_pair(completion, reference, input_)
         verdict, rows = explain(
             verifier,
             completion=pair[0],
             reference=pair[1],
             settings=parse_settings(settings or []),
             deadline_s=deadline_s,
-            sandbox=sandbox,
+            sandbox=where,
         )
         Console().table(f"{verifier} on one pair", rows)
         if verdict.score is None:
@@ -221,7 +218,7 @@ def verify(
         settings=parse_settings(settings or []),
         workers=workers,
         deadline_s=deadline_s,
-        sandbox=sandbox,
+        sandbox=where,
     )
     Console().table(
         f"verdicts in {output}", [(k.name, str(v), "") for k, v in outcome.counts.items()]

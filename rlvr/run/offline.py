@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rlvr.errors import DataError
+from rlvr.errors import ConfigError, DataError
 from rlvr.plugin import completion_from_text
 from rlvr.records import (
     Check,
@@ -65,7 +65,7 @@ def judge_file(
     settings: Mapping[str, Any],
     workers: int,
     deadline_s: float,
-    sandbox: str = "auto",
+    sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
 ) -> OfflineReport:
     """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
@@ -77,7 +77,7 @@ def judge_file(
         verifier: as in a recipe: a registered name, package.module:attribute or
             path/file.py:attribute.
         deadline_s: wall-clock seconds that one row may take.
-        sandbox: where a verifier that runs programs runs them.
+        sandbox: where a verifier that runs programs runs them, and the settings of that backend.
 
     Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
         a file cannot be opened.
@@ -85,7 +85,7 @@ def judge_file(
     source, target = Path(input_path), Path(output_path)
     if not source.is_file():
         raise DataError(f"input file {str(source)!r} does not exist or is not a file")
-    judge = Judge(workers=workers, deadline_s=deadline_s, sandbox=(sandbox, {}))
+    judge = Judge(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings)
         judge.preflight([check])
@@ -110,13 +110,13 @@ def explain(
     reference: Json,
     settings: Mapping[str, Any],
     deadline_s: float,
-    sandbox: str = "auto",
+    sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
 ) -> tuple[Verdict, list[tuple[str, str]]]:
     """The verdict on one pair, and rows of (what, value) that say how it came about.
 
     Raises: PluginError for the verifier or its settings; DataError for the reference.
     """
-    judge = Judge(workers=1, deadline_s=deadline_s, sandbox=(sandbox, {}))
+    judge = Judge(workers=1, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
         judge.preflight([check])
@@ -133,8 +133,16 @@ def explain(
     return verdict, [*rows, ("reason", verdict.reason), ("verifier", verdict.verifier)]
 
 
-def read_pair(path: Path) -> tuple[str, Json]:
-    """(completion, reference) of a file with one row. Raises DataError."""
+def given_pair(
+    completion: str | None, reference: str | None, path: Path | None
+) -> tuple[str, Json]:
+    """(completion, reference) as they were given, else those of a file with one row. Raises ConfigError, DataError."""
+    if completion is not None and reference is not None:
+        return completion, reference
+    if path is None:
+        raise ConfigError(
+            "rlvr verify --explain needs --completion TEXT and --reference TEXT, or --input FILE with one row"
+        )
     if not path.is_file():
         raise DataError(f"input file {str(path)!r} does not exist or is not a file")
     rows = list(itertools.islice(_read(path, Check(name=_CHECK, verifier="")), 2))

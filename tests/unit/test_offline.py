@@ -151,6 +151,8 @@ def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path) -> N
     source.write_text("")
     with pytest.raises(PluginError, match="no_setting"):
         judge_file("text_match", source, target, {"no_setting": 1}, 1, 1.0)
+    with pytest.raises(PluginError, match="settings of sandbox 'auto': slotz"):
+        judge_file("code", source, target, {}, 1, 1.0, sandbox=("auto", {"slotz": 3}))
     with pytest.raises(DataError, match="cannot be written"):
         judge_file("text_match", source, tmp_path / "no" / "folder", {}, 1, 1.0)
     assert not target.exists()

@@ -10,7 +10,7 @@ import pytest
 
 from rlvr.config.load import load_recipe
 from rlvr.errors import DataError
-from rlvr.run.offline import explain, read_pair
+from rlvr.run.offline import explain, given_pair
 from rlvr.run.preflight import opened
 
 RECIPE = """
@@ -53,7 +53,7 @@ def test_the_command_line_explains_one_pair(tmp_path: Path) -> None:
 def test_the_pair_may_stand_in_a_file_with_one_row(tmp_path: Path) -> None:
     row = {"id": 1, "completion": "\\boxed{4", "reference": ["4", "5"]}
     (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
-    assert read_pair(tmp_path / "one.jsonl") == ("\\boxed{4", ["4", "5"])
+    assert given_pair(None, None, tmp_path / "one.jsonl") == ("\\boxed{4", ["4", "5"])
     code, output = rlvr(tmp_path, "verify", "math", "--explain", "--input", "one.jsonl")
     assert code == 0, output
     assert "UNPARSED" in output
