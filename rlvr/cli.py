@@ -309,21 +309,14 @@ def verifiers_show(name: str) -> None:
     """Show a verifier: what it does, its version, how it runs, its settings."""
     import inspect
 
-    from rlvr.registry import VERIFIERS, find, load
+    from rlvr.registry import VERIFIERS, find, load, setting_rows
     from rlvr.run.console import Console
 
     loaded = load(find(VERIFIERS, name))
     console = Console()
     console.note(inspect.getdoc(loaded) or "")
     rows = [("version", loaded.version, ""), ("runs", str(loaded.execution), "")]
-    for key, field in loaded.Config.model_fields.items():
-        rows.append(
-            (
-                f"setting {key}",
-                repr(field.get_default(call_default_factory=True)),
-                field.description or "",
-            )
-        )
+    rows += setting_rows(loaded.Config)
     console.table(f"verifier {loaded.name}", rows)
 
 

@@ -49,6 +49,7 @@ class Verifier(Protocol):
         `warm_up()`: called once in a worker process before its first item, on time of its own; import heavy
             libraries here, so that no item pays for them.
         `work_key(reference, completion) -> str`: items of one key get one verdict, so that a worker judges them once.
+        `max_open`: a number, for ASYNC: so many items at once; the others wait, and their deadlines with them.
         `verify_group(prompt, completions) -> list[Verdict]`: shares work among the completions of one prompt.
     """
 

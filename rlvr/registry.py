@@ -223,3 +223,17 @@ def _origin(source: PluginSource) -> str:
 def _describe(point: EntryPoint) -> str:
     dist = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown distribution"
     return f"{dist}, entry point {point.group}: {point.name} = {point.value}"
+
+
+def setting_rows(config: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """(setting, default or "required", description) of a plugin's Config."""
+    return [
+        (
+            f"setting {key}",
+            "required"
+            if field.is_required()
+            else repr(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for key, field in config.model_fields.items()
+    ]

@@ -26,12 +26,13 @@ from rlvr.records import Check, Completion, Prompt, Status, Verdict
 from rlvr.registry import VERIFIERS, PluginSource, build_sandbox, build_verifier, find, load
 from rlvr.verify_pool import VerifierPool
 from rlvr.verify_references import problem_here, problems_in_pool
-from rlvr.verify_shared import SharedWork
+from rlvr.verify_shared import Places, SharedWork
 from rlvr.verify_wire import as_verdict, error_verdict, label_of
 
 __all__ = ["Judge", "JudgeCounters", "VerifierPool"]
 
 _MAX_LISTED_ROWS = 10
+_MAX_OPEN = 1024  # items of an ASYNC verifier at once, where it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class _Entry:
     verifier: Verifier
     label: str
     pool_key: str
+    places: Places
 
 
 class Judge:
@@ -269,6 +271,7 @@ class Judge:
             verifier=verifier,
             label=label_of(verifier),
             pool_key=pool_key,
+            places=Places(getattr(verifier, "max_open", _MAX_OPEN)),
         )
 
     def _make_sandbox(self) -> Sandbox | None:
@@ -310,6 +313,12 @@ class Judge:
     async def _verify_here(
         self, entry: _Entry, narrowed: Prompt, completion: Completion
     ) -> Verdict:
+        if entry.verifier.execution is Execution.ASYNC:
+            async with entry.places.here():
+                return await self._verify_now(entry, narrowed, completion)
+        return await self._verify_now(entry, narrowed, completion)
+
+    async def _verify_now(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         start = time.perf_counter()
         is_async = entry.verifier.execution is Execution.ASYNC
         try:

@@ -1,7 +1,9 @@
-"""Items that get one verdict are judged once: by the verifier's own `work_key`, in the order of arrival."""
+"""What items share: one verdict for those of one `work_key`, and the places at a service that takes few at once."""
 
+import asyncio
 import hashlib
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,3 +44,20 @@ class SharedWork:
         if done.cancelled() or done.result().status is Status.ERROR:
             with self._lock:
                 self._futures.pop(digest, None)
+
+
+class Places:
+    """So many items of a verifier at once in each event loop; the others wait in order, outside of their deadline."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._lock = threading.Lock()
+
+    def here(self) -> asyncio.Semaphore:
+        """Those of the running loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            return self._of_loop.setdefault(loop, asyncio.Semaphore(self._count))

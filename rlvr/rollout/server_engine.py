@@ -9,11 +9,12 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from rlvr.errors import ConfigError, RolloutError
+from rlvr.errors import RolloutError
+from rlvr.json_client import RETRIED_STATUS, DeadlineError, JsonClient
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
 from rlvr.records import Completion, FinishReason, Prompt, WeightsRef
 from rlvr.rollout.server_dialect import (
@@ -26,49 +27,10 @@ from rlvr.rollout.server_dialect import (
     read_reply,
     request_body,
 )
-from rlvr.rollout.server_http import RETRIED_STATUS, DeadlineError, JsonClient
+from rlvr.served_model import KEY_REFUSED, key_refused
 
 logger = logging.getLogger(__name__)
-_KEY_REFUSED = frozenset({401, 403})
 _PROBE_DEADLINE_S = 300.0  # a server may still be loading or compiling when it is first asked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A model of a server; max_positions is 2**31 where the server does not say."""
-
-    name: str
-    max_positions: int
-
-
-async def find_model(client: JsonClient, *, name: str, alias: str) -> ServedModel:
-    """The model that is meant: `name` where one is given, else `alias` if it is served, else the only one.
-
-    Raises: ConfigError when none or several could be meant, with the names that the server has; RolloutError when it
-        cannot be reached.
-    """
-    try:
-        answer = await client.get("/models")
-    except (DeadlineError, RolloutError) as error:
-        if not name:
-            raise RolloutError(f"server {client.url} does not list its models: {error}") from error
-        logger.warning("%s; going on with the model that was named", error)
-        return ServedModel(name=name, max_positions=2**31)
-    if answer.status in _KEY_REFUSED:
-        raise _key_refused(client, answer.message)
-    listed: list[dict[str, object]] = []
-    if answer.is_ok and isinstance(answer.body, dict) and isinstance(answer.body.get("data"), list):
-        listed = [row for row in answer.body["data"] if isinstance(row, dict) and "id" in row]
-    names = [str(row["id"]) for row in listed]
-    chosen = name or (alias if alias in names else names[0] if len(names) == 1 else "")
-    if not chosen:
-        raise ConfigError(
-            f"server {client.url} does not tell which model is meant by {alias!r}; name one with --server-model. "
-            f"It has: {', '.join(map(repr, names)) or 'no listing at /models'}"
-        )
-    row = next((row for row in listed if row["id"] == chosen), {})
-    limit = row.get("max_model_len")
-    return ServedModel(name=chosen, max_positions=limit if isinstance(limit, int) else 2**31)
 
 
 class ServerEngine:
@@ -227,8 +189,8 @@ class ServerEngine:
                     f"server {self._client.url} answered nothing for {_PROBE_DEADLINE_S:g} s to one request for one "
                     f"token{f'; last: {error}' if str(error) else ''}; see whether it hangs"
                 ) from error
-            if answer.status in _KEY_REFUSED:
-                raise _key_refused(self._client, answer.message)
+            if answer.status in KEY_REFUSED:
+                raise key_refused(self._client, answer.message)
             if answer.status in RETRIED_STATUS - {500}:  # 500 may be a field that it stumbles over
                 raise RolloutError(
                     f"server {self._client.url} is not ready: status {answer.status}, {answer.message}"
@@ -293,8 +255,8 @@ class ServerEngine:
                 f"server {self._client.url}: {error}; evaluate with a server that has /v1/completions"
             ) from error
         answer = await self._client.post(dialect.path, body, deadline_s=deadline_s)
-        if answer.status in _KEY_REFUSED:
-            raise _key_refused(self._client, answer.message)
+        if answer.status in KEY_REFUSED:
+            raise key_refused(self._client, answer.message)
         if not answer.is_ok:
             raise RolloutError(
                 f"server {self._client.url} refused request {request.request_id!r} ({len(request.prefix_token_ids)} "
@@ -358,10 +320,3 @@ class ServerEngine:
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message, *values)
-
-
-def _key_refused(client: JsonClient, message: str) -> ConfigError:
-    return ConfigError(
-        f"server {client.url} refused the key ({message}); name the environment variable that holds it with "
-        "--server-key-env"
-    )

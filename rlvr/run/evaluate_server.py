@@ -9,11 +9,12 @@ from functools import partial
 
 from rlvr.config.recipe import ModelConfig, Recipe
 from rlvr.errors import ConfigError
+from rlvr.json_client import JsonClient
 from rlvr.models.policy import PolicyText, load_tokenizer, outline
-from rlvr.rollout.server_engine import ServedModel, ServerEngine, find_model
-from rlvr.rollout.server_http import JsonClient
+from rlvr.rollout.server_engine import ServerEngine
 from rlvr.run.conduct import is_too_long
 from rlvr.run.preflight import OpenedData
+from rlvr.served_model import ServedModel, find_model
 from rlvr.verify import Judge
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import PluginError, SandboxError
-from rlvr.registry import SANDBOXES, build_sandbox, find, list_plugins, load
+from rlvr.registry import SANDBOXES, build_sandbox, find, list_plugins, load, setting_rows
 
 Row = tuple[str, str, str]
 AUTO = "auto"
@@ -67,13 +67,7 @@ def describe(name: str) -> SandboxDescription:
     loaded = load(find(SANDBOXES, name))
     capabilities = ", ".join(sorted(loaded.capabilities)) or "runs only"
     rows: list[Row] = [("can", capabilities, "")]
-    for key, field in loaded.Config.model_fields.items():
-        default = (
-            "required"
-            if field.is_required()
-            else repr(field.get_default(call_default_factory=True))
-        )
-        rows.append((f"setting {key}", default, field.description or ""))
+    rows += setting_rows(loaded.Config)
     rows += [(p.name, f"{mark_of(p)} {p.detail}", p.fix) for p in probes_of(loaded)]
     if any(field.is_required() for field in loaded.Config.model_fields.values()):
         rows.append(("self-test", "-- not run", "it needs settings; a run tests it at its start"))

@@ -22,7 +22,8 @@ class Ways:
 
     paths: that it has. takes_ids, takes_extras, takes_seed: what of a request it accepts; anything else is a 400.
     limit_keys: names of the bound on new tokens that it knows. models: its listing. key: that it wants.
-    failures: statuses of the first answers, taken one by one. answer: the text of every completion.
+    failures: statuses of the first answers, taken one by one. answer: the text of every completion, after those of
+    `answers`, which are taken one by one.
     extra_tokens: what its tokenizer adds to a text prompt. stop_style: "kept", "stated" (cut away, and named) or
     "silent" (cut away). hangs_up: after each answer, without having said so. silent_s: how long it says nothing.
     slow_seeds: those alone are silent.
@@ -39,6 +40,7 @@ class Ways:
     failures: list[int] = field(default_factory=list)
     retry_after: str = ""
     answer: str = "4"
+    answers: list[str] = field(default_factory=list)
     finish_reason: str = "stop"
     extra_tokens: int = 0
     stop_style: str = "kept"
@@ -168,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
         ways = self.server.ways
         is_chat = self.path.endswith("chat/completions")
-        text, stated = ways.answer, None
+        with self.server.lock:
+            text, stated = ways.answers.pop(0) if ways.answers else ways.answer, None
         reason = ways.finish_reason
         stop = next((s for s in body.get("stop", ()) if s in text), None)
         if stop is not None:

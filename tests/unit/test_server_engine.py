@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlvr.config.recipe import TinyModel
 from rlvr.errors import ConfigError, RolloutError
+from rlvr.json_client import JsonClient, Retries
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest, Sampling
 from rlvr.records import (
@@ -26,7 +27,6 @@ from rlvr.records import (
 )
 from rlvr.rollout.server_dialect import Form
 from rlvr.rollout.server_engine import ServerEngine
-from rlvr.rollout.server_http import JsonClient, Retries
 from tests.unit.loopback_server import Loopback, loopback
 
 QUICK = Retries(attempts=4, pause_s=0.001, max_pause_s=0.002)
@@ -369,7 +369,7 @@ def test_closing_ends_open_calls(tokenizer):
             while not server.requests:
                 await asyncio.sleep(0.005)
             await engine.close()
-            with pytest.raises(RolloutError, match="the engine was closed"):
+            with pytest.raises(RolloutError, match="the client was closed"):
                 await asyncio.wait_for(task, 10.0)
 
         asyncio.run(closed_meanwhile())

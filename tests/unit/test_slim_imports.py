@@ -28,6 +28,7 @@ MODULES = [
     "rlvr_sandboxes.unsafe",
     "rlvr.run.sandbox_report",
     "rlvr_verifiers.code_answer",
+    "rlvr_verifiers.llm_judge",
 ]
 
 

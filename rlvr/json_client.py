@@ -1,4 +1,4 @@
-"""JSON over HTTP for an engine behind a server: bounded concurrency, deadlines, retries, and a key that is never shown.
+"""JSON over HTTP for engines and verifiers: bounded concurrency, deadlines, retries, and a key that is never shown.
 
 Calls run in threads of their own, each with one connection that is kept. A status that says "later" (408, 429, 5xx), a
 refused or broken connection and a silent server are tried again, after a pause that doubles and is drawn at random
@@ -104,7 +104,7 @@ class JsonClient:
         if parts.username or parts.password:
             raise ConfigError(
                 f"server {_without_login(url)!r}: a login in a URL ends in logs; put the key into an environment "
-                "variable and name that (--server-key-env)"
+                "variable and name that"
             )
         if key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             logger.warning(
@@ -262,7 +262,7 @@ class JsonClient:
 
     def _was_closed(self) -> RolloutError:
         return RolloutError(
-            f"server {self.url}: the call was given up, because the engine was closed"
+            f"server {self.url}: the call was given up, because the client was closed"
         )
 
 

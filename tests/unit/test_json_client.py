@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from rlvr.errors import ConfigError, RolloutError
-from rlvr.rollout.server_engine import find_model
-from rlvr.rollout.server_http import JsonClient, Retries
+from rlvr.json_client import JsonClient, Retries
+from rlvr.served_model import find_model
 from tests.unit.loopback_server import Loopback, loopback
 
 QUICK = Retries(attempts=4, pause_s=0.001, max_pause_s=0.002)
