@@ -144,6 +144,8 @@ def usable(tasks: list[Task]) -> list[Task]:
 
 async def data(verifier: CodeVerifier, arguments: argparse.Namespace) -> None:
     """Reference solutions, neighbours' solutions, and programs that echo CodeContests' outputs."""
+    if not any(arguments.data.glob("*.jsonl")):
+        raise SystemExit(f"{arguments.data} holds none of the files that this program reads")
     for name, tasks in tasks_of(arguments.data):
         if not tasks:
             continue
