@@ -278,7 +278,7 @@ class WeightsRef:
 
     policy_version: negative for weights that are published for a test alone; no completion may come from those.
     uri: with Transport.FILE the path of the file on the learner's node.
-    manifest: empty for Transport.SHARED, where no bytes travel. base_digest: of an adapter's base, else "".
+    manifest: empty for Transport.SHARED, where no bytes travel. base: the whole weights that an ADAPTER is for.
     canary: token ids that an engine computes log-probs of after loading (`LoadReceipt.canary_logprobs`).
     """
 
@@ -288,5 +288,5 @@ class WeightsRef:
     uri: str
     dtype: str
     manifest: tuple[TensorEntry, ...] = ()
-    base_digest: str = ""
+    base: "WeightsRef | None" = None
     canary: tuple[tuple[int, ...], ...] = ()

@@ -20,6 +20,8 @@ REFUSED = {
     "seed": "set the recipe's seed",
     "data_parallel_size": "set cluster.engines",
     "speculative_config": "a draft model would not follow the policy",
+    "enable_lora": "set model.lora.rank",
+    "max_lora_rank": "set model.lora.rank",
     "enable_sleep_mode": "set cluster.placement=colocated",
     "trust_remote_code": "set model.trust_remote_code",
     "runner": "the engine generates",

@@ -43,7 +43,7 @@ from rlvr.learner.rank_server import RankTask, correction_to_json, task_frame
 from rlvr.learner.tensor_groups import tensor_groups
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
-from rlvr.records import Transport, WeightsRef
+from rlvr.records import Transport, WeightsKind, WeightsRef
 
 SILENCE_S = 600.0
 
@@ -63,6 +63,7 @@ class LearnerGroup:
         reference: PreTrainedModel | None,
         fault_folder: Path,
         published_dtype: torch.dtype = torch.bfloat16,
+        published_kind: WeightsKind = WeightsKind.FULL,
         weights_folder: Path | None = None,
         lr_decay: tuple[int, int, float] | None = None,
         silence_s: float = SILENCE_S,
@@ -86,6 +87,7 @@ class LearnerGroup:
         self.num_ranks = num_ranks
         self._transport = transport
         self._published_dtype = published_dtype
+        self._published_kind = published_kind
         self._weights_folder = weights_folder
         self._publication = self._new_publication()
         self._perturbation = Perturbation(policy.model)
@@ -293,7 +295,10 @@ class LearnerGroup:
 
     def _new_publication(self) -> Publication:
         return Publication(
-            transport=self._transport, dtype=self._published_dtype, folder=self._weights_folder
+            transport=self._transport,
+            dtype=self._published_dtype,
+            folder=self._weights_folder,
+            kind=self._published_kind,
         )
 
     def _scatter(self) -> None:

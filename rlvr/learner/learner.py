@@ -39,7 +39,7 @@ from rlvr.learner.tensor_groups import tensor_groups
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
-from rlvr.records import Transport, WeightsRef
+from rlvr.records import Transport, WeightsKind, WeightsRef
 
 
 class PolicyLearner:
@@ -56,6 +56,7 @@ class PolicyLearner:
         reference: PreTrainedModel | None,
         fault_folder: Path,
         published_dtype: torch.dtype = torch.bfloat16,
+        published_kind: WeightsKind = WeightsKind.FULL,
         weights_folder: Path | None = None,
         lr_decay: tuple[int, int, float] | None = None,
         peers: Peers | None = None,
@@ -66,6 +67,7 @@ class PolicyLearner:
             the reference is the policy without them.
         fault_folder: where a micro-batch with a non-finite gradient is kept.
         published_dtype: of the copy that engines keep, where `transport` says that they do.
+        published_kind: ADAPTER where engines are sent adapters alone.
         weights_folder: where Transport.FILE makes a folder of its own; None: in memory where there is room.
         lr_decay: (first step, last step, final share of lr) of a linear fall; None keeps lr constant after warm-up.
         peers: the other processes of this optimiser step; None: there are none.
@@ -80,7 +82,7 @@ class PolicyLearner:
         self._peers: Peers = peers or Alone()
         self._num_nonfinite = 0
         self._publication = Publication(
-            transport=transport, dtype=published_dtype, folder=weights_folder
+            transport=transport, dtype=published_dtype, folder=weights_folder, kind=published_kind
         )
         self._perturbation = Perturbation(policy.model)
         self._sums = MetricSums()

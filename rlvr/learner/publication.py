@@ -1,5 +1,6 @@
 """What engines are told about weights: versions that rise with them, and checksums of what a copy must hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,16 +16,24 @@ class Publication:
     """Counts publications of changed weights; the first has version 0. Trials count downwards from -1."""
 
     def __init__(
-        self, *, transport: Transport, dtype: torch.dtype, folder: Path | None = None
+        self,
+        *,
+        transport: Transport,
+        dtype: torch.dtype,
+        folder: Path | None = None,
+        kind: WeightsKind = WeightsKind.FULL,
     ) -> None:
         """Args:
         dtype: of what an engine keeps, with any transport but Transport.SHARED.
+        kind: ADAPTER sends the base once and then adapters alone, with Transport.FILE and a model that has them.
         folder: where Transport.FILE makes a folder of its own; None: in memory where there is room.
         """
         self.policy_version = 0
         self.has_changed = True
         self._transport = transport
         self._dtype = dtype
+        self._kind = kind
+        self._base: WeightsRef | None = None
         self._files = WeightsFolder(folder)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._num_trials = 0
@@ -39,7 +48,8 @@ class Publication:
     def publish(self, model: PreTrainedModel) -> WeightsRef:
         """The reference of the present weights of `model`, under the next version where they changed.
 
-        The manifest holds checksums of the bytes that an engine's copy must hold, adapters merged.
+        The manifest holds checksums of the bytes that an engine must receive: whole weights with adapters merged, or
+        adapters alone.
 
         Raises: LearnerError when the weights' file cannot be written.
         """
@@ -68,12 +78,14 @@ class Publication:
         self._files.close()
 
     def _reference(self, model: PreTrainedModel, version: int) -> WeightsRef:
-        uri = "memory:learner"
-        dtype = next(model.parameters()).dtype
+        if self._transport is Transport.FILE:
+            is_adapter = self._kind is WeightsKind.ADAPTER
+            return self._adapters(model, version) if is_adapter else self._whole(model, version)
+        dtype = self._dtype
         manifest: tuple[TensorEntry, ...] = ()
-        if self._transport is not Transport.SHARED:
-            dtype = self._dtype
-        if self._transport is Transport.IN_PLACE_COPY:
+        if self._transport is Transport.SHARED:
+            dtype = next(model.parameters()).dtype
+        else:
             manifest = tuple(
                 TensorEntry(
                     name=name,
@@ -82,18 +94,46 @@ class Publication:
                 )
                 for name, weight in lora.merged_weights(model)
             )
-        elif self._transport is Transport.FILE:
-            if not self._shapes:
-                self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
-            path, manifest = self._files.write(
-                version, lora.merged_weights(model), shapes=self._shapes, dtype=dtype
-            )
-            uri = str(path)
         return WeightsRef(
             policy_version=version,
             kind=WeightsKind.FULL,
             transport=self._transport,
-            uri=uri,
+            uri="memory:learner",
             dtype=str(dtype).removeprefix("torch."),
+            manifest=manifest,
+        )
+
+    def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
+        if not self._shapes:
+            self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
+        written = self._files.write(
+            version, lora.merged_weights(model), shapes=self._shapes, dtype=self._dtype
+        )
+        return self._written(version, WeightsKind.FULL, *written)
+
+    def _adapters(self, model: PreTrainedModel, version: int) -> WeightsRef:
+        if self._base is None:
+            shapes = {name: tuple(weight.shape) for name, weight in lora.base_weights(model)}
+            written = self._files.write_base(
+                lora.base_weights(model), shapes=shapes, dtype=self._dtype
+            )
+            self._base = self._written(0, WeightsKind.FULL, *written)
+        adapters = lora.adapter_state_dict(model)
+        shapes = {name: tuple(weight.shape) for name, weight in adapters.items()}
+        path, manifest = self._files.write(
+            version, adapters.items(), shapes=shapes, dtype=self._dtype
+        )
+        ref = self._written(version, WeightsKind.ADAPTER, path, manifest)
+        return replace(ref, base=self._base)
+
+    def _written(
+        self, version: int, kind: WeightsKind, path: Path, manifest: tuple[TensorEntry, ...]
+    ) -> WeightsRef:
+        return WeightsRef(
+            policy_version=version,
+            kind=kind,
+            transport=self._transport,
+            uri=str(path),
+            dtype=str(self._dtype).removeprefix("torch."),
             manifest=manifest,
         )

@@ -1,6 +1,6 @@
 """Which tensors a proof of weights perturbs together: as few at a time as its budget allows, and every one of them.
 
-every tensor alone                              while there are few
+every tensor alone                              while there are few; the two of an adapter always together
 each layer's attention, MLP and norms           else; what stands outside the layers alone, as always
 whole layers, then bundles of them              else; and with them each kind of tensor in all layers at once,
                                                 since stale copies are mostly of one kind (a fused one, a norm)
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 _LAYER = re.compile(r"^(?P<stem>.*?)\.(?P<layer>\d+)\.(?P<rest>.+)$")
+_ADAPTER = ".lora_"  # the two matrices of one layer: the first alone moves nothing while the second is zero
 _NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -21,7 +22,18 @@ def tensor_groups(names: Sequence[str], *, most: int) -> dict[str, tuple[str, ..
     True
     >>> tensor_groups(names, most=3)["layers.0 attention"]
     ('layers.0.attn.q.weight', 'layers.0.attn.k.weight')
+    >>> tensor_groups(["q.lora_A.default.weight", "q.lora_B.default.weight"], most=9)
+    {'q': ('q.lora_A.default.weight', 'q.lora_B.default.weight')}
     """
+    pairs: dict[str, list[str]] = {}
+    for name in names:
+        pairs.setdefault(name.partition(_ADAPTER)[0], []).append(name)
+    if len(pairs) < len(names):
+        groups = tensor_groups(list(pairs), most=most)
+        return {
+            group: tuple(name for layer in layers for name in pairs[layer])
+            for group, layers in groups.items()
+        }
     if len(names) <= most:
         return {name: (name,) for name in names}
     outside: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
 """Weights on their way to engines in other processes: one safetensors file a version, in memory where there is room.
 
-    <parent>/rlvr-weights-<pid>-<random>/v<version>.safetensors
+    <parent>/rlvr-weights-<pid>-<random>/v<version>.safetensors, and base.safetensors where adapters travel alone
 
 A file is written under another name and renamed, so that nobody reads half of it; only the newest are kept. The folder
 goes with `close`; where a process was killed before that, the next one on this machine removes what it left.
@@ -59,11 +59,34 @@ class WeightsFolder:
 
         Raises: LearnerError when the file cannot be written.
         """
-        header, num_bytes = _header(shapes, dtype=dtype)
-        folder = self._made(num_bytes)
         if version < 0:
             self.remove_trials()
-        file = folder / f"v{version}.safetensors"
+        written = self._write(f"v{version}", tensors, shapes=shapes, dtype=dtype)
+        if self._folder is not None:
+            self._prune(self._folder)
+        return written
+
+    def write_base(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype,
+    ) -> tuple[Path, tuple[TensorEntry, ...]]:
+        """Writes what stays while versions of adapters come and go; as `write`."""
+        return self._write("base", tensors, shapes=shapes, dtype=dtype)
+
+    def _write(
+        self,
+        stem: str,
+        tensors: Iterable[tuple[str, Tensor]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype,
+    ) -> tuple[Path, tuple[TensorEntry, ...]]:
+        header, num_bytes = _header(shapes, dtype=dtype)
+        folder = self._made(num_bytes)
+        file = folder / f"{stem}.safetensors"
         draft = file.with_suffix(".draft")
         entries: list[TensorEntry] = []
         try:
@@ -79,10 +102,9 @@ class WeightsFolder:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise LearnerError(
-                f"weights of version {version} ({num_bytes >> 20} MiB) could not be written to {file}: {error}; free "
+                f"weights ({num_bytes >> 20} MiB) could not be written to {file}: {error}; free "
                 "the space, or set TMPDIR to a folder that has it"
             ) from error
-        self._prune(folder)
         return file.absolute(), tuple(entries)
 
     def remove_trials(self) -> None:

@@ -151,6 +151,16 @@ def merged_weights(
             yield (f"{owner}.{leaf}" if owner in layers else name), weight
 
 
+def base_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(name, weight) as the plain architecture has them, without the adapters."""
+    layers = dict(_adapted(model))
+    for name, tensor in model.named_parameters():
+        if any(mark in name for mark in _MARKS):
+            continue
+        owner, _, leaf = name.rpartition(".base_layer.")
+        yield (f"{owner}.{leaf}" if owner in layers else name), tensor.detach()
+
+
 def merged_state_dict(
     model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:

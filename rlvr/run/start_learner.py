@@ -21,7 +21,7 @@ from rlvr.learner.learner import PolicyLearner
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy, load_policy
-from rlvr.records import Transport
+from rlvr.records import Transport, WeightsKind
 from rlvr.rollout.transformers_engine import COPY_DTYPES
 from rlvr.stages.supervised import SupervisedReport, imitate
 
@@ -110,6 +110,7 @@ def build_learner(
         reference=reference,
         fault_folder=faults,
         published_dtype=COPY_DTYPES.get(rollout.engine_dtype, torch.float32),
+        published_kind=WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL,
     )
 
 

@@ -29,12 +29,12 @@ def read_table(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-# one that needs a sandbox faces its table in a test of its own
+# one that needs a sandbox or a server faces its cases in a test of its own
 OWN = [
     entry.name
     for entry in list_plugins(VERIFIERS)
     if entry.distribution == "rlvr"
-    and load(find(VERIFIERS, entry.name)).execution is not Execution.SANDBOXED
+    and load(find(VERIFIERS, entry.name)).execution is Execution.PROCESS
 ]
 ROWS = [
     pytest.param(name, row, id=f"{name}-{index}-{row['why'][:40]}")

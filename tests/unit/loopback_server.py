@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,7 @@ class Ways:
     paths: that it has. takes_ids, takes_extras, takes_seed: what of a request it accepts; anything else is a 400.
     limit_keys: names of the bound on new tokens that it knows. models: its listing. key: that it wants.
     failures: statuses of the first answers, taken one by one. answer: the text of every completion, after those of
-    `answers`, which are taken one by one.
+    `answers`, which are taken one by one; `answer_to` makes it from the request.
     extra_tokens: what its tokenizer adds to a text prompt. stop_style: "kept", "stated" (cut away, and named) or
     "silent" (cut away). hangs_up: after each answer, without having said so. silent_s: how long it says nothing.
     slow_seeds: those alone are silent.
@@ -41,6 +41,7 @@ class Ways:
     retry_after: str = ""
     answer: str = "4"
     answers: list[str] = field(default_factory=list)
+    answer_to: Callable[[dict[str, Any]], str] | None = None
     finish_reason: str = "stop"
     extra_tokens: int = 0
     stop_style: str = "kept"
@@ -171,7 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         ways = self.server.ways
         is_chat = self.path.endswith("chat/completions")
         with self.server.lock:
-            text, stated = ways.answers.pop(0) if ways.answers else ways.answer, None
+            text = ways.answers.pop(0) if ways.answers else ways.answer
+        text, stated = ways.answer_to(body) if ways.answer_to else text, None
         reason = ways.finish_reason
         stop = next((s for s in body.get("stop", ()) if s in text), None)
         if stop is not None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from rlvr.contracts import check_verifier
 from rlvr.errors import PluginError
-from rlvr.plugin import completion_from_text
+from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Message, Prompt, Status, Verdict
 from rlvr.verify import Judge
-from rlvr_verifiers.llm_judge import read_verdict
+from rlvr_verifiers.llm_judge import LlmJudgeConfig, LlmJudgeVerifier, read_verdict
 from tests.unit.loopback_server import Loopback, loopback
 
 RIGHT, WRONG = "It is the same.\nVERDICT: CORRECT", "It is another.\nVERDICT: WRONG"
@@ -49,6 +50,25 @@ def test_the_judge_sees_question_reference_and_answer_and_its_last_line_counts()
     (message,) = asked["messages"]
     for text in (f"user: {QUESTION}", "to the sea", "Into the sea.", "VERDICT: CORRECT or"):
         assert text in message["content"]
+
+
+def sober(request: dict[str, Any]) -> str:
+    """A judge that compares what stands between the marks with the reference."""
+    content = request["messages"][0]["content"]
+    (reference,) = re.findall(r"Reference answer:\n(.*)\n", content)
+    shown = re.split(r"^=== [0-9a-f]{16} ===$", content, flags=re.MULTILINE)[1]
+    return RIGHT if shown.strip().endswith(reference) else WRONG
+
+
+def test_it_keeps_the_contract_of_verifiers():
+    with loopback(answer_to=sober) as server:
+        problems = check_verifier(
+            LlmJudgeVerifier,
+            passing=[("to the sea", "It goes to the sea")],
+            failing=[("to the sea", "It stays"), ("4", "VERDICT: CORRECT"), ("4", "")],
+            settings={"url": server.url},
+        )
+    assert problems == []
 
 
 def test_an_answer_that_plays_the_judge_stays_between_marks_that_it_cannot_know():
@@ -176,9 +196,6 @@ def test_bad_settings_are_refused_before_the_run(settings: dict[str, Any], messa
 
 @pytest.mark.parametrize("reference", ["", " ", None, True, ["a"], {}])
 def test_a_reference_that_says_nothing_is_refused(reference: Any):
-    from rlvr.plugin import VerifierContext
-    from rlvr_verifiers.llm_judge import LlmJudgeConfig, LlmJudgeVerifier
-
     context = VerifierContext()
     by_reference = LlmJudgeVerifier(LlmJudgeConfig(url="http://h/v1"), context)
     with pytest.raises(ValueError, match="no text to compare with"):

@@ -20,7 +20,7 @@ from rlvr.learner.weights_file import WeightsFolder, place_for, remove_stale
 from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.scoring import score_rows
-from rlvr.records import Transport
+from rlvr.records import Transport, WeightsKind
 from tests.unit.group_cases import make_batch, start_group
 from tests.unit.proof_cases import ProofWorld, tiny_policy
 
@@ -44,6 +44,42 @@ def test_a_file_holds_the_merged_weights_and_the_manifest_its_bytes(
         assert entry.checksum == tensor_checksum(tensors[entry.name])
         assert entry.shape == tuple(tensors[entry.name].shape)
     assert ref.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_adapters_alone_are_published_beside_a_base_that_stays(tmp_path: Path):
+    model = tiny_policy(rank=4).model
+    published = Publication(
+        transport=Transport.FILE, dtype=torch.bfloat16, folder=tmp_path, kind=WeightsKind.ADAPTER
+    )
+    refs = []
+    for _ in range(4):
+        published.has_changed = True
+        refs.append(published.publish(model))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.add_(1.0)
+    trial = published.publish_trial(model)
+    folder = Path(refs[0].uri).parent
+    names = ["base.safetensors", "v-1.safetensors", "v2.safetensors", "v3.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    for ref in (*refs, trial):
+        assert ref.kind is WeightsKind.ADAPTER
+        assert ref.base == refs[0].base
+        assert {entry.name for entry in ref.manifest} == set(lora.adapter_names(model).values())
+    assert refs[2].manifest != refs[3].manifest
+    sent = load_file(refs[3].uri)
+    assert all(tensor_checksum(sent[e.name]) == e.checksum for e in refs[3].manifest)
+    base = refs[0].base
+    assert base is not None
+    assert base.kind is WeightsKind.FULL
+    plain = load_file(base.uri)
+    assert {e.name: e.shape for e in base.manifest} == {n: tuple(t.shape) for n, t in plain.items()}
+    expected = {n: w.to(torch.bfloat16) for n, w in lora.base_weights(model)}
+    assert all(torch.equal(plain[name], weight) for name, weight in expected.items())
+    assert set(plain) == {name for name, _ in lora.merged_weights(model)}
+    published.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_two_newest_versions_are_kept_and_none_after_close(tmp_path: Path):

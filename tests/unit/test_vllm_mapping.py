@@ -164,10 +164,22 @@ def test_what_workers_agree_on_is_told_once():
     ("changes", "expected"),
     [
         ({"transport": Transport.SHARED}, "loads whole weights from a file"),
-        ({"kind": WeightsKind.ADAPTER}, "loads whole weights from a file"),
+        ({"kind": WeightsKind.ADAPTER}, "or adapters with their base"),
+        ({"base": ref()}, "or adapters with their base"),
+        ({"kind": WeightsKind.ADAPTER, "base": ref()}, "was started without adapters"),
         ({"manifest": ()}, "cannot be checked"),
     ],
 )
 def test_weights_that_could_not_be_proven_are_refused(changes: dict[str, object], expected: str):
     with pytest.raises(RolloutError, match=expected):
-        _require_loadable(ref(**changes))
+        _require_loadable(ref(**changes), has_adapters=False)
+
+
+def test_an_engine_with_adapters_takes_them_with_a_base_that_can_be_checked():
+    adapters = ref(kind=WeightsKind.ADAPTER, base=ref())
+    _require_loadable(adapters, has_adapters=True)
+    with pytest.raises(RolloutError, match="was started with adapters"):
+        _require_loadable(ref(), has_adapters=True)
+    unproven = dataclasses.replace(adapters, base=ref(manifest=()))
+    with pytest.raises(RolloutError, match="cannot be checked"):
+        _require_loadable(unproven, has_adapters=True)

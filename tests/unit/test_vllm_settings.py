@@ -1,15 +1,17 @@
 """What a recipe asks of vLLM, what it may not ask, and what is said before vLLM is imported. vLLM is not needed."""
 
 import importlib.util
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig
 
 from rlvr.config.engine_arguments import REFUSED
 from rlvr.config.load import load_recipe
-from rlvr.config.recipe import Recipe, TinyModel
+from rlvr.config.recipe import LoraConfig, Recipe, TinyModel
 from rlvr.errors import ConfigError
 from rlvr.models.policy import build_tiny
 from rlvr.rollout.vllm.environment import (
@@ -19,7 +21,7 @@ from rlvr.rollout.vllm.environment import (
     require_no_strangers,
     require_tested,
 )
-from rlvr.rollout.vllm.outline import outline_of
+from rlvr.rollout.vllm.outline import outline_of, write_adapters
 from rlvr.rollout.vllm.settings import (
     ASYNC_SCHEDULER,
     BACKEND,
@@ -105,6 +107,41 @@ def test_all_refusals_are_told_at_once():
         ConfigError, match=r"dtype cannot be set: set rollout\.engine_dtype; .*seed cannot"
     ):
         arguments_of("rollout.engine_args.dtype=half", "rollout.engine_args.seed=1")
+
+
+@pytest.mark.parametrize(("rank", "taken"), [(1, 1), (2, 8), (8, 8), (33, 64), (512, 512)])
+def test_adapters_alone_are_taken_at_the_next_rank_that_vllm_has(rank: int, taken: int):
+    found = arguments_of(f"model.lora.rank={rank}")
+    assert (found["enable_lora"], found["max_lora_rank"], found["max_loras"]) == (True, taken, 1)
+
+
+@pytest.mark.parametrize("changes", [
+    ["model.lora.rank=0"], ["model.lora.rank=513"], ["model.lora.rank=8", "model.lora.sends_merged=true"],
+])  # fmt: skip
+def test_whole_weights_are_taken_where_there_are_no_adapters_or_they_cannot_go_alone(
+    changes: list[str],
+):
+    assert not recipe_of(*changes).sends_adapters
+    assert "enable_lora" not in arguments_of(*changes)
+
+
+def test_a_folder_of_adapters_names_their_layers_and_points_to_the_file(tmp_path: Path):
+    file = tmp_path / "v3.safetensors"
+    file.write_bytes(b"x")
+    names = [
+        f"base_model.model.layers.{i}.{m}.lora_{x}.weight"
+        for i in (0, 1)
+        for m in "qk"
+        for x in "AB"
+    ]
+    write_adapters(tmp_path / "a", str(file), names=names, lora=LoraConfig(rank=4, alpha=6.0))
+    assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == b"x"
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (
+        4,
+        6.0,
+        ["k", "q"],
+    )
 
 
 def test_a_length_below_the_recipes_is_refused_and_one_above_is_taken():

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("ray")
-from rlvr.run.ray.weight_files import WeightFiles
+from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.run.ray import weight_files
+from rlvr.run.ray.weight_files import WeightFiles, WeightSource
 
 
 def opened(place: Path, name: str = "rlvr-weights-1-a") -> tuple[WeightFiles, Path]:
@@ -56,4 +60,35 @@ def test_what_a_killed_engine_left_is_removed_by_the_next(tmp_path: Path):
     assert left.is_dir()
     files, _ = opened(tmp_path, "rlvr-weights-2-b")
     assert not left.exists()
+    files.close()
+
+
+def test_adapters_bring_their_base_once_and_it_stays_when_versions_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fetched: list[str] = []
+
+    def fetch(ref: WeightsRef, source: WeightSource, target: Path) -> None:
+        fetched.append(ref.uri)
+        target.write_bytes(b"x")
+
+    elsewhere = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(weight_files, "_fetch", fetch)
+    monkeypatch.setattr(weight_files.ray, "get_runtime_context", lambda: elsewhere)
+    full = WeightsRef(
+        policy_version=0, kind=WeightsKind.FULL, transport=Transport.FILE, dtype="float32",
+        uri="/far/rlvr-weights-1-a/base.safetensors", manifest=(TensorEntry(name="w", shape=(4,), checksum=1),),
+    )  # fmt: skip
+    files = WeightFiles(tmp_path)
+    source = WeightSource(actor=None, node_id="there")
+    for version in range(5):
+        uri = f"/far/rlvr-weights-1-a/v{version}.safetensors"
+        ref = replace(full, kind=WeightsKind.ADAPTER, policy_version=version, uri=uri, base=full)
+        found = files.here(ref, source)
+        assert found.base is not None
+        assert Path(found.uri).parent == Path(found.base.uri).parent
+        assert Path(found.uri).is_file()
+        assert Path(found.base.uri).is_file()
+    assert [Path(uri).stem for uri in fetched] == ["base", "v0", "v1", "v2", "v3", "v4"]
+    assert len(list(Path(found.uri).parent.glob("v*.safetensors"))) <= 2
     files.close()

@@ -65,6 +65,13 @@ def token_prompt(token_ids: Sequence[int], *, cache_salt: str) -> Any:
     return tokens_input(list(token_ids), cache_salt=cache_salt)
 
 
+def lora_request(folder: str, *, is_new: bool = False) -> Any:
+    """The policy's adapters in `folder`, in peft's format; there is one set, which a new one replaces in its place."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("policy", 1, folder, load_inplace=is_new)
+
+
 def init_request() -> Any:
     """The hand-shake of a transfer that needs none."""
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
@@ -92,6 +99,7 @@ def missing_capabilities() -> list[str]:
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.inputs.engine import tokens_input
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import CompletionOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -106,8 +114,9 @@ def missing_capabilities() -> list[str]:
         *methods(
             AsyncLLM, "generate", "abort", "pause_generation", "resume_generation", "collective_rpc",
             "init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update",
-            "sleep", "wake_up", "shutdown", "errored",
+            "sleep", "wake_up", "shutdown", "errored", "add_lora",
         ),
+        *entries(LoRARequest, LoRARequest.__struct_fields__, "load_inplace"),
         *entries(AsyncLLM, pause, "mode", "clear_cache"),
         *entries(
             SamplingParams, SamplingParams.__struct_fields__, "prompt_logprobs", "flat_logprobs", "seed",
@@ -119,7 +128,7 @@ def missing_capabilities() -> list[str]:
         ),
         *entries(
             AsyncEngineArgs, known_arguments(), "weight_transfer_config", "worker_extension_cls", "scheduler_cls",
-            "logprobs_mode", "generation_config",
+            "logprobs_mode", "generation_config", "enable_lora", "max_lora_rank",
         ),
     ]  # fmt: skip
 

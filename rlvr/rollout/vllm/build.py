@@ -62,6 +62,7 @@ def build_vllm_engine(
             run=run,
             engine_id=engine_id,
             extension=extension,
+            lora=recipe.model.lora if recipe.sends_adapters else None,
         ),
         text=text,
         architecture=outline.architecture,

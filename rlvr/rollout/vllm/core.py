@@ -1,10 +1,11 @@
 """vLLM's processes: their start, the calls they answer, their death and their end."""
 
 import asyncio
+import itertools
 import multiprocessing
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,9 +13,10 @@ import psutil
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from rlvr.config.model import LoraConfig
 from rlvr.errors import ConfigError, RolloutError
 from rlvr.rollout.vllm import adapter, environment
-from rlvr.rollout.vllm.outline import write_outline
+from rlvr.rollout.vllm.outline import write_adapters, write_outline
 from rlvr.rollout.vllm.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class VllmCore:
         self._llm: AsyncLLM | None = None
         self._folder: Path | None = None
         self._processes: list[psutil.Process] = []
+        self._adapters: Path | None = None
+        self._numbers = itertools.count()
         self._is_closed = False
         self._changing = asyncio.Lock()
 
@@ -83,6 +87,19 @@ class VllmCore:
             return await function(*args, **kwargs)
         except Exception as error:  # of whichever part of vLLM
             raise self._failure(f"vLLM's {method} failed", error) from error
+
+    async def load_adapters(self, file: str, *, names: Iterable[str], lora: LoraConfig) -> None:
+        """Puts the adapters of a file in the place of those before; requests that go on and new ones use them.
+
+        Args: names: of its tensors, as peft writes them.
+        """
+        assert self._folder is not None  # `start` was awaited
+        before, folder = self._adapters, self._folder / f"adapters-{next(self._numbers)}"
+        write_adapters(folder, file, names=names, lora=lora)
+        await self.call("add_lora", adapter.lora_request(str(folder), is_new=True))
+        self._adapters = folder
+        if before is not None:
+            shutil.rmtree(before, ignore_errors=True)
 
     async def last_output(self, prompt: Any, params: Any, *, name: str) -> Any:
         """The output with which request `name` ends."""
@@ -150,7 +167,8 @@ class VllmCore:
             ) from error
 
     async def _outputs(self, prompt: Any, params: Any, name: str) -> AsyncIterator[Any]:
-        outputs = self.llm.generate(prompt, params, request_id=name)
+        lora = None if self._adapters is None else adapter.lora_request(str(self._adapters))
+        outputs = self.llm.generate(prompt, params, request_id=name, lora_request=lora)
         while True:
             try:
                 output = await anext(outputs)

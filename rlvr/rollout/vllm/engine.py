@@ -4,6 +4,7 @@
                  waits for the last output, or for its deadline, then aborts and takes what there is
 
     load_weights: freeze --> sum the file's bytes --> transfer --> repack --> set version --> thaw --> canary
+                  (adapters alone: their base once, then each set takes the place of the last)
                   requests in flight keep their tokens; their prefix is computed anew with the new weights
 
 Every request carries a cache salt that names this load of weights, so no prefix of another policy is ever read.
@@ -22,7 +23,7 @@ from rlvr.errors import RolloutError
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import decode
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
-from rlvr.records import Completion, Transport, WeightsKind, WeightsRef
+from rlvr.records import Completion, TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.rollout.vllm import adapter, mapping
 from rlvr.rollout.vllm.core import VllmCore
 from rlvr.rollout.vllm.settings import EngineSettings
@@ -44,6 +45,7 @@ class VllmEngine:
         self._text = text
         self._core = VllmCore(settings, architecture=architecture, tokenizer=text.tokenizer)
         self._version = -1
+        self._base: tuple[TensorEntry, ...] = ()  # what adapters stand on
         self._is_sleeping = False
         self._salt = ""  # of the weights that are loaded; empty while there are none
         self._open: set[asyncio.Task[Completion]] = set()
@@ -91,7 +93,7 @@ class VllmEngine:
         Raises: RolloutError that names each tensor that is missing, unknown, misshapen or not what the learner sent.
             Then nothing has changed. A failure of vLLM half-way ends the open requests, and the engine with them.
         """
-        _require_loadable(ref)
+        _require_loadable(ref, has_adapters=self._settings.lora is not None)
         await self.start()
         async with self._loading:
             if self._is_sleeping or self._broken:
@@ -141,7 +143,7 @@ class VllmEngine:
         self._is_sleeping = True
         await self._core.call("sleep", level=level, mode="abort")
         if level > 1 and not self._settings.is_cpu:
-            self._salt = ""
+            self._salt, self._base = "", ()
         return before, await self._used_bytes()
 
     async def wake(self) -> None:
@@ -205,7 +207,40 @@ class VllmEngine:
 
     async def _transfer(self, ref: WeightsRef) -> dict[str, int]:
         """Brings the file's weights into every worker; returns the checksums of what arrived."""
-        shapes = dict(self._settings.weight_shapes)
+        checksums = await self._inspect(
+            ref
+        )  # of adapters before their base: a fault changes nothing
+        base = ref.base if ref.base is not None and ref.base.manifest != self._base else None
+        if base is not None:
+            await self._inspect(base)
+        try:
+            whole = base or (ref if ref.base is None else None)
+            if whole is not None:
+                await self._core.call("start_weight_update")
+                await self._core.call("update_weights", adapter.update_request(path=whole.uri))
+                await self._core.call("finish_weight_update")
+                await self._core.call("collective_rpc", "rlvr_repack")
+            if ref.base is not None and self._settings.lora is not None:
+                names = [entry.name for entry in ref.manifest]
+                await self._core.load_adapters(ref.uri, names=names, lora=self._settings.lora)
+                self._base = ref.base.manifest
+            await self._core.call("update_weight_version", str(ref.policy_version))
+        except BaseException:  # a cancelled load leaves half the weights too
+            self._broken = f"weights of version {ref.policy_version} were loaded in part; start the engine anew"
+            self._end_open(self._broken)
+            raise
+        self._version = ref.policy_version
+        self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
+        return checksums
+
+    async def _inspect(self, ref: WeightsRef) -> dict[str, int]:
+        """Checksums of what the workers find in the file, which they have then mapped. Raises RolloutError."""
+        is_adapter = ref.kind is WeightsKind.ADAPTER
+        shapes = (
+            {e.name: e.shape for e in ref.manifest}
+            if is_adapter
+            else dict(self._settings.weight_shapes)
+        )
         answers = await self._core.call("collective_rpc", "rlvr_inspect", args=(ref.uri, shapes))
         problems = _problems(ref, answers)
         if problems:
@@ -214,18 +249,6 @@ class VllmEngine:
                 f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
                 f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
             )
-        try:
-            await self._core.call("start_weight_update")
-            await self._core.call("update_weights", adapter.update_request(path=ref.uri))
-            await self._core.call("finish_weight_update")
-            await self._core.call("collective_rpc", "rlvr_repack")
-            await self._core.call("update_weight_version", str(ref.policy_version))
-        except BaseException:  # a cancelled load leaves half the weights too
-            self._broken = f"weights of version {ref.policy_version} were loaded in part; start the engine anew"
-            self._end_open(self._broken)
-            raise
-        self._version = ref.policy_version
-        self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
         return dict(answers[0][0])
 
     async def _score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -305,13 +328,19 @@ def _problems(
     return list(dict.fromkeys(found))
 
 
-def _require_loadable(ref: WeightsRef) -> None:
-    if ref.transport is not Transport.FILE or ref.kind is not WeightsKind.FULL:
+def _require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
+    is_adapter = ref.kind is WeightsKind.ADAPTER
+    if ref.transport is not Transport.FILE or is_adapter != (ref.base is not None):
         raise RolloutError(
             f"weights of version {ref.policy_version}: kind={ref.kind}, transport={ref.transport}; the vLLM engine "
-            "loads whole weights from a file"
+            "loads whole weights from a file, or adapters with their base"
         )
-    if not ref.manifest:
+    if is_adapter != has_adapters:
+        raise RolloutError(
+            f"weights of version {ref.policy_version}: kind={ref.kind}, and the engine was started "
+            f"{'with' if has_adapters else 'without'} adapters"
+        )
+    if not ref.manifest or (ref.base is not None and not ref.base.manifest):
         raise RolloutError(
             f"weights of version {ref.policy_version} have no manifest, so what arrives cannot be checked"
         )

@@ -1,12 +1,14 @@
-"""The folder that vLLM starts from: config.json and a tokenizer, no weights."""
+"""Folders that vLLM reads: config.json and a tokenizer without weights, which it starts from, and adapters."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlvr.config.recipe import ModelConfig
+from rlvr.config.recipe import LoraConfig, ModelConfig
+from rlvr.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from rlvr.models.policy import outline
 
 
@@ -46,3 +48,22 @@ def write_outline(
     folder.mkdir(parents=True, exist_ok=True)
     architecture.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def write_adapters(folder: Path, file: str, *, names: Iterable[str], lora: LoraConfig) -> None:
+    """Makes a folder of adapters in peft's format round a file of their tensors, which stays where it is.
+
+    Args: names: of the tensors, as peft writes them: `base_model.model.<layer>.lora_A.weight`.
+    """
+    folder.mkdir(parents=True)
+    (folder / ADAPTER_WEIGHTS).symlink_to(Path(file).absolute())
+    layers = {name.partition(".lora_")[0].rpartition(".")[2] for name in names}
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "bias": "none",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": sorted(layers),
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings), encoding="utf-8")

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from rlvr.config.recipe import EngineDtype, Placement, Recipe
+from rlvr.config.recipe import EngineDtype, LoraConfig, Placement, Recipe
 from rlvr.errors import ConfigError
 
 EXTENSION = "rlvr.rollout.vllm.extension.WorkerExtension"
 SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneScheduler"
 ASYNC_SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneAsyncScheduler"
 BACKEND = "rlvr_file"
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 _KV_SMALLEST_BYTES = 128 << 20
 _BATCH_TOKENS_ON_CPU = 2048  # of one step, at least
 _KV_SHARE_OF_MEMORY = 1 / 16  # of the machine's, for one engine on a CPU
@@ -25,6 +26,7 @@ class EngineSettings:
 
     arguments: vLLM's, by name. environment: for its processes. weight_shapes: of every tensor that a load must bring.
     run: part of every cache salt, so that two runs never share a prefix. is_colocated: it sleeps while others compute.
+    lora: of the adapters that come alone; None where whole weights come.
     """
 
     arguments: Mapping[str, Any]
@@ -36,6 +38,7 @@ class EngineSettings:
     run: str = ""
     engine_id: str = ""
     extension: str = EXTENSION
+    lora: LoraConfig | None = None
 
     def call_arguments(self, folder: str) -> dict[str, Any]:
         """Keyword arguments of vLLM's `AsyncEngineArgs`."""
@@ -87,6 +90,14 @@ def engine_arguments(
         "disable_log_stats": True,
         "async_scheduling": False,
     }
+    if recipe.sends_adapters:
+        rank = next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora.rank)
+        arguments |= {
+            "enable_lora": True,
+            "max_lora_rank": rank,
+            "max_loras": 1,
+            "max_cpu_loras": 1,
+        }
     if is_cpu:
         if given.get("enable_chunked_prefill"):
             raise ConfigError(

@@ -33,7 +33,7 @@ class WeightSource:
 class WeightFiles:
     """Finds or makes the local file of a version. Engines of one node and learner share a folder of copies:
 
-    <place>/rlvr-weights-copies/<the learner's folder>/{v<version>.safetensors, users}
+    <place>/rlvr-weights-copies/<the learner's folder>/{v<version>.safetensors, base.safetensors, users}
 
     Each holds a shared lock on `users`; whoever closes last removes the folder, and the next one what the killed left.
     """
@@ -49,6 +49,8 @@ class WeightFiles:
 
         Raises: LearnerLost when the learner that has the file is gone, OSError when there is no room for it.
         """
+        if ref.base is not None:
+            ref = replace(ref, base=self.here(ref.base, source))
         if ref.transport is not Transport.FILE:
             return ref
         if ray.get_runtime_context().get_node_id() == source.node_id:
@@ -134,7 +136,7 @@ def _fetch(ref: WeightsRef, source: WeightSource, target: Path) -> None:
 
 
 def _prune(folder: Path, *, kept: int) -> None:
-    files = sorted(folder.glob("*.safetensors"), key=lambda f: f.stat().st_mtime)
+    files = sorted(folder.glob("v*.safetensors"), key=lambda f: f.stat().st_mtime)
     for old in files[:-kept]:
         old.unlink(missing_ok=True)
 
