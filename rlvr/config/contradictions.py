@@ -17,11 +17,15 @@ from rlvr.config.cluster import Backend, ClusterConfig, Placement
 from rlvr.config.data import GENERATOR, DataConfig, source_name
 from rlvr.config.engine_arguments import refused_arguments
 from rlvr.config.learner import Kernels, LearnerConfig, OptimizerKind
+from rlvr.config.model import LoraConfig
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
+
+MOST_RANK_ALONE = 512  # of adapters that vLLM takes
 
 
 def contradictions(
     *,
+    lora: LoraConfig,
     data: DataConfig,
     rollout: RolloutConfig,
     reward: RewardConfig,
@@ -39,6 +43,7 @@ def contradictions(
         *_of_staleness(rollout=rollout, algorithm=algorithm),
         *_of_machines(learner=learner, num_learners=cluster.learners),
         *_of_cluster(rollout=rollout, learner=learner, cluster=cluster),
+        *_of_adapters(lora, engine=rollout.engine),
     ]
 
 
@@ -169,6 +174,23 @@ def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
         )
     if learner.device == "cpu" and learner.kernels is Kernels.LIGER:
         yield "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch"
+
+
+def _of_adapters(lora: LoraConfig, *, engine: EngineKind) -> Iterator[str]:
+    if not lora.sends_alone:
+        return
+    if lora.rank == 0:
+        yield "model.lora.sends_alone=true: there are no adapters; set model.lora.rank"
+    if engine is not EngineKind.VLLM:
+        yield (
+            f"model.lora.sends_alone=true: rollout.engine={engine.value} takes whole weights; set it to false, or "
+            "rollout.engine=vllm"
+        )
+    if lora.rank > MOST_RANK_ALONE:
+        yield (
+            f"model.lora.sends_alone=true: vLLM takes adapters to rank {MOST_RANK_ALONE}, not {lora.rank}; set it to "
+            "false"
+        )
 
 
 def _of_cluster(

@@ -22,7 +22,7 @@ from rlvr.config.data import (
     source_name,
 )
 from rlvr.config.learner import LearnerConfig
-from rlvr.config.model import MOST_SENT_RANK, LoraConfig, ModelConfig, TinyModel
+from rlvr.config.model import LoraConfig, ModelConfig, TinyModel
 from rlvr.config.presets import with_preset
 from rlvr.config.proof import ProofConfig
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig, Truncated
@@ -92,6 +92,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _cross(self) -> "Recipe":
         problems = contradictions(
+            lora=self.model.lora,
             data=self.data,
             rollout=self.rollout,
             reward=self.reward,
@@ -107,5 +108,4 @@ class Recipe(Section):
     def sends_adapters(self) -> bool:
         """Whether engines are sent adapters alone, after the base once."""
         lora = self.model.lora
-        can = self.rollout.engine is EngineKind.VLLM and 0 < lora.rank <= MOST_SENT_RANK
-        return can and not lora.sends_merged
+        return lora.sends_alone and lora.rank > 0

@@ -53,7 +53,12 @@ def evaluate_model(
             f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling"
         )
     # A checkpoint holds merged weights: the run's adapters are in them.
-    merged = [f"model.path={path}", "model.tiny=null", "model.lora.rank=0"]
+    merged = [
+        f"model.path={path}",
+        "model.tiny=null",
+        "model.lora.rank=0",
+        "model.lora.sends_alone=false",
+    ]
     changes = [*overrides, *([] if path is None else merged)]
     resolved = load_recipe(str(recipe or own_recipe), changes).recipe
     if prompts is not None:

@@ -1,6 +1,7 @@
 """What the vLLM engine costs on this machine with SmolLM2-135M: start, memory, tokens a second, a load, log-probs.
 
     python tests/bench/vllm_engine.py bfloat16 [key=value ...]
+    python tests/bench/vllm_engine.py bfloat16 model.lora.rank=16 model.lora.sends_alone=true
 
 Beside each load stands a plain copy of the same bytes, by one thread. State the machine's load with the numbers.
 """
@@ -11,16 +12,20 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 import vllm_cases as cases
 from vllm_cases import Living, request
 
 from rlvr.config.load import load_recipe
+from rlvr.learner.publication import Publication
 from rlvr.models.policy import load_policy
+from rlvr.records import Transport, WeightsKind
 from rlvr.rollout.vllm.build import build_vllm_engine
 
 TEXT = "<|im_start|>user\nTell me about {} in detail.<|im_end|>\n<|im_start|>assistant\n"
@@ -49,13 +54,20 @@ def main(dtype: str, *changes: str) -> None:
     living.run(engine.start(), within_s=500)
     say(dtype, start_s=round(time.perf_counter() - begin, 1), memory_gb=engine.memory_bytes() / 1e9)
 
-    tensors = cases.tensors_of(policy, kind)
-    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     shm = Path("/dev/shm")
-    frozen, whole, copies = [], [], []
+    frozen, whole, copies, written = [], [], [], []
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
-        ref = cases.publish(tensors, Path(folder) / "w.safetensors", version=1, canary=prompts[:4])
+        sent = WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
+        publication = Publication(
+            transport=Transport.FILE, dtype=kind, folder=Path(folder), kind=sent
+        )
         for _ in range(6):
+            publication.has_changed = True
+            begin = time.perf_counter()
+            ref = replace(publication.publish(policy.model), canary=tuple(prompts[:4]))
+            written.append(time.perf_counter() - begin)
+            tensors = load_file(ref.uri)
+            num_bytes = sum(tensor.nbytes for tensor in tensors.values())
             begin = time.perf_counter()
             receipt = living.run(engine.load_weights(ref))
             frozen.append(receipt.seconds - receipt.canary_s)
@@ -65,9 +77,11 @@ def main(dtype: str, *changes: str) -> None:
             for name, tensor in tensors.items():
                 target[name].copy_(tensor)
             copies.append(time.perf_counter() - begin)
+        publication.close()
     say(
         dtype,
         megabytes=num_bytes // 10**6,
+        publish_s=round(statistics.median(written[1:]), 3),
         load_frozen_s=round(statistics.median(frozen[1:]), 3),
         load_and_canary_s=round(statistics.median(whole[1:]), 3),
         memcpy_s=round(statistics.median(copies[1:]), 3),

@@ -24,7 +24,7 @@ from tests.e2e.ray_runs import RAY, TINY, events_of, rlvr, rows_of
 
 pytestmark = pytest.mark.cluster
 CONFIG = LoraConfig(rank=4, alpha=8.0)
-SENT = ["model.lora.rank=4", "model.lora.alpha=8"]
+SENT = ["model.lora.rank=4", "model.lora.alpha=8", "model.lora.sends_alone=true"]
 
 
 def adapted(*, seed: int) -> PreTrainedModel:

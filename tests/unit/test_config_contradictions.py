@@ -14,6 +14,7 @@ model: {tiny: {}}
 data: {train: [{source: x.jsonl, verifier: text_match}]}
 """
 Fault = Callable[..., list[str]]
+ON_VLLM = ("rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=float32")
 STALE = ("rollout.max_staleness=2", "rollout.engine_dtype=float32")
 
 
@@ -124,6 +125,19 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
         (
             ["learner.kernels=liger", "learner.device=cpu"],
             "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch",
+        ),
+        (
+            ["model.lora.sends_alone=true", *ON_VLLM],
+            "model.lora.sends_alone=true: there are no adapters; set model.lora.rank",
+        ),
+        (
+            ["model.lora.sends_alone=true", "model.lora.rank=8"],
+            "model.lora.sends_alone=true: rollout.engine=transformers takes whole weights; set it "
+            "to false, or rollout.engine=vllm",
+        ),
+        (
+            ["model.lora.sends_alone=true", "model.lora.rank=513", *ON_VLLM],
+            "model.lora.sends_alone=true: vLLM takes adapters to rank 512, not 513; set it to false",
         ),
         (
             ["model.lora.target_modules=[all-linear, q_proj]"],

@@ -128,7 +128,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "model.lora.rank": ("8",),
     "model.lora.alpha": ("16.0",),
     "model.lora.target_modules": ("[q_proj, v_proj]",),
-    "model.lora.sends_merged": ("true",),
+    "model.lora.sends_alone": ("true", "model.lora.rank=8", "rollout.engine=vllm", *BEHIND_RAY),
     "data.difficulty.retire_solve_rate": ("0.9",),
     "data.difficulty.min_attempts": ("16",),
     "data.difficulty.prefer_signal": ("true",),

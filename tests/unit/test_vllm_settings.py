@@ -111,18 +111,13 @@ def test_all_refusals_are_told_at_once():
 
 @pytest.mark.parametrize(("rank", "taken"), [(1, 1), (2, 8), (8, 8), (33, 64), (512, 512)])
 def test_adapters_alone_are_taken_at_the_next_rank_that_vllm_has(rank: int, taken: int):
-    found = arguments_of(f"model.lora.rank={rank}")
+    found = arguments_of(f"model.lora.rank={rank}", "model.lora.sends_alone=true")
     assert (found["enable_lora"], found["max_lora_rank"], found["max_loras"]) == (True, taken, 1)
 
 
-@pytest.mark.parametrize("changes", [
-    ["model.lora.rank=0"], ["model.lora.rank=513"], ["model.lora.rank=8", "model.lora.sends_merged=true"],
-])  # fmt: skip
-def test_whole_weights_are_taken_where_there_are_no_adapters_or_they_cannot_go_alone(
-    changes: list[str],
-):
-    assert not recipe_of(*changes).sends_adapters
-    assert "enable_lora" not in arguments_of(*changes)
+def test_whole_weights_are_taken_where_adapters_do_not_go_alone():
+    assert not recipe_of("model.lora.rank=8").sends_adapters
+    assert "enable_lora" not in arguments_of("model.lora.rank=8")
 
 
 def test_a_folder_of_adapters_names_their_layers_and_points_to_the_file(tmp_path: Path):
