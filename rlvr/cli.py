@@ -188,6 +188,7 @@ def verify(
     reference: Annotated[
         str | None, typer.Option(help="with --explain: the pair's reference")
     ] = None,
+    question: Annotated[str, typer.Option("--prompt", help="with --explain: the question")] = "",
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.config.overrides import parse_settings
@@ -196,11 +197,12 @@ def verify(
 
     where = sandbox, parse_settings(sandbox_setting or [])
     if is_explained:
-        pair = given_pair(completion, reference, input_)
+        pair = given_pair(completion, reference, question, input_)
         verdict, rows = explain(
             verifier,
             completion=pair[0],
             reference=pair[1],
+            question=pair[2],
             settings=parse_settings(settings or []),
             deadline_s=deadline_s,
             sandbox=where,

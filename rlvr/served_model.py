@@ -18,14 +18,16 @@ class ServedModel:
     max_positions: int
 
 
-async def find_model(client: JsonClient, *, name: str, alias: str) -> ServedModel:
+async def find_model(
+    client: JsonClient, *, name: str, alias: str, deadline_s: float = 60.0
+) -> ServedModel:
     """The model that is meant: `name` where one is given, else `alias` if it is served, else the only one.
 
     Raises: ConfigError when none or several could be meant, with the names that the server has; RolloutError when it
         cannot be reached.
     """
     try:
-        answer = await client.get("/models")
+        answer = await client.get("/models", deadline_s=deadline_s)
     except (DeadlineError, RolloutError) as error:
         if not name:
             raise RolloutError(f"server {client.url} does not list its models: {error}") from error

@@ -232,6 +232,10 @@ class Judge:
     def close(self) -> None:
         """Ends the workers; what is still open becomes ERROR."""
         self._pool.close()
+        for entry in self._entries.values():
+            close = getattr(entry.verifier, "close", None)
+            if close is not None:
+                close()
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
             _complete(sandbox.close())
@@ -265,13 +269,16 @@ class Judge:
             raise PluginError(
                 f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}"
             ) from error
+        most_open = getattr(verifier, "max_open", _MAX_OPEN)
+        if most_open < 1:
+            raise PluginError(f"verifier {source.name!r}: max_open={most_open} must be at least 1")
         pool_key = self._pool.register(source, check.settings)
         return _Entry(
             source=source,
             verifier=verifier,
             label=label_of(verifier),
             pool_key=pool_key,
-            places=Places(getattr(verifier, "max_open", _MAX_OPEN)),
+            places=Places(most_open),
         )
 
     def _make_sandbox(self) -> Sandbox | None:

@@ -43,7 +43,7 @@ def contradictions(
         *_of_staleness(rollout=rollout, algorithm=algorithm),
         *_of_machines(learner=learner, num_learners=cluster.learners),
         *_of_cluster(rollout=rollout, learner=learner, cluster=cluster),
-        *_of_adapters(lora, engine=rollout.engine),
+        *_of_adapters(lora, engine=rollout.engine, placement=cluster.placement),
     ]
 
 
@@ -176,7 +176,7 @@ def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
         yield "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch"
 
 
-def _of_adapters(lora: LoraConfig, *, engine: EngineKind) -> Iterator[str]:
+def _of_adapters(lora: LoraConfig, *, engine: EngineKind, placement: Placement) -> Iterator[str]:
     if not lora.sends_alone:
         return
     if lora.rank == 0:
@@ -185,6 +185,11 @@ def _of_adapters(lora: LoraConfig, *, engine: EngineKind) -> Iterator[str]:
         yield (
             f"model.lora.sends_alone=true: rollout.engine={engine.value} takes whole weights; set it to false, or "
             "rollout.engine=vllm"
+        )
+    if placement is Placement.COLOCATED:
+        yield (
+            "model.lora.sends_alone=true: cluster.placement=colocated lets engines forget the base at every step, so "
+            "all would be sent each time; set it to false"
         )
     if lora.rank > MOST_RANK_ALONE:
         yield (

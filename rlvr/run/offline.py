@@ -110,9 +110,12 @@ def explain(
     reference: Json,
     settings: Mapping[str, Any],
     deadline_s: float,
+    question: Json = None,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
 ) -> tuple[Verdict, list[tuple[str, str]]]:
     """The verdict on one pair, and rows of (what, value) that say how it came about.
+
+    Args: question: text, or chat messages as in a file of rows.
 
     Raises: PluginError for the verifier or its settings; DataError for the reference.
     """
@@ -120,7 +123,10 @@ def explain(
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
         judge.preflight([check])
-        prompt = Prompt(prompt_id="pair", checks=(check,), source="offline", text=_NO_QUESTION)
+        text, messages = _question(question)
+        prompt = Prompt(
+            prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages
+        )
         judge.check_references([prompt])
         pair = (prompt, completion_from_text(completion, prompt_id="pair"))
         verdict = judge.judge_batch([pair])[0][_CHECK]
@@ -134,11 +140,14 @@ def explain(
 
 
 def given_pair(
-    completion: str | None, reference: str | None, path: Path | None
-) -> tuple[str, Json]:
-    """(completion, reference) as they were given, else those of a file with one row. Raises ConfigError, DataError."""
+    completion: str | None, reference: str | None, question: str, path: Path | None
+) -> tuple[str, Json, Json]:
+    """(completion, reference, question) as they were given, else those of a file with one row.
+
+    Raises: ConfigError, DataError.
+    """
     if completion is not None and reference is not None:
-        return completion, reference
+        return completion, reference, question
     if path is None:
         raise ConfigError(
             "rlvr verify --explain needs --completion TEXT and --reference TEXT, or --input FILE with one row"
@@ -153,7 +162,8 @@ def given_pair(
     row = rows[0]
     if row.prompt is None or row.completion is None:
         raise DataError(f"{str(path)!r}: {row.problem}")
-    return row.completion.text, row.prompt.reference
+    messages: list[Json] = [{"role": m.role, "content": m.content} for m in row.prompt.messages]
+    return row.completion.text, row.prompt.reference, row.prompt.text or messages
 
 
 async def _judge_rows(

@@ -104,12 +104,13 @@ def publish(
 
 
 def engine_for(policy: Policy, *changes: str, extension: str = EXTENSION) -> VllmEngine:
+    recipe = recipe_of(*changes)
     return build_vllm_engine(
-        recipe_of(*changes),
+        recipe,
         text=policy.text,
         engine_id="engine-0",
         run="test",
-        outline=outline_of(policy.model),
+        outline=outline_of(policy.model, lora=recipe.model.lora),
         extension=extension,
     )
 

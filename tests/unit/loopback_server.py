@@ -23,7 +23,8 @@ class Ways:
     paths: that it has. takes_ids, takes_extras, takes_seed: what of a request it accepts; anything else is a 400.
     limit_keys: names of the bound on new tokens that it knows. models: its listing. key: that it wants.
     failures: statuses of the first answers, taken one by one. answer: the text of every completion, after those of
-    `answers`, which are taken one by one; `answer_to` makes it from the request.
+    `answers`, which are taken one by one; `answer_to` makes it from the request. refuses: why a
+    request is a 400, where it is one.
     extra_tokens: what its tokenizer adds to a text prompt. stop_style: "kept", "stated" (cut away, and named) or
     "silent" (cut away). hangs_up: after each answer, without having said so. silent_s: how long it says nothing.
     slow_seeds: those alone are silent.
@@ -41,7 +42,8 @@ class Ways:
     retry_after: str = ""
     answer: str = "4"
     answers: list[str] = field(default_factory=list)
-    answer_to: Callable[[dict[str, Any]], str] | None = None
+    answer_to: Callable[[dict[str, Any]], str | None] | None = None
+    refuses: Callable[[dict[str, Any]], str] | None = None
     finish_reason: str = "stop"
     extra_tokens: int = 0
     stop_style: str = "kept"
@@ -157,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _problem(self, body: dict[str, Any]) -> str:
         ways = self.server.ways
+        if ways.refuses and (why := ways.refuses(body)):
+            return why
         if ways.models is not None and body["model"] not in ways.models:
             return f"no model {body['model']}"
         unknown = EXTRAS & set(body) if not ways.takes_extras else set()
@@ -173,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_chat = self.path.endswith("chat/completions")
         with self.server.lock:
             text = ways.answers.pop(0) if ways.answers else ways.answer
-        text, stated = ways.answer_to(body) if ways.answer_to else text, None
+        said, stated = ways.answer_to(body) if ways.answer_to else text, None
+        text = said or ""
         reason = ways.finish_reason
         stop = next((s for s in body.get("stop", ()) if s in text), None)
         if stop is not None:
@@ -186,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body.get("return_token_ids") and ways.takes_extras:
             choice["token_ids"] = [100 + i for i in range(len(text))]
         if is_chat:
-            choice["message"] = {"role": "assistant", "content": text}
+            choice["message"] = {"role": "assistant", "content": text if said else None}
             if body.get("logprobs"):
                 choice["logprobs"] = {"content": [{"token": c, "logprob": -0.5} for c in text]}
             count = 0

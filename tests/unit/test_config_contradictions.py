@@ -136,6 +136,17 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             "to false, or rollout.engine=vllm",
         ),
         (
+            [
+                "model.lora.sends_alone=true",
+                "model.lora.rank=8",
+                "cluster.placement=colocated",
+                "learner.streaming=false",
+                *ON_VLLM,
+            ],
+            "model.lora.sends_alone=true: cluster.placement=colocated lets engines forget the base "
+            "at every step, so all would be sent each time; set it to false",
+        ),
+        (
             ["model.lora.sends_alone=true", "model.lora.rank=513", *ON_VLLM],
             "model.lora.sends_alone=true: vLLM takes adapters to rank 512, not 513; set it to false",
         ),

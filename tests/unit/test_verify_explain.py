@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from rlvr.config.load import load_recipe
 from rlvr.errors import DataError
 from rlvr.run.offline import explain, given_pair
 from rlvr.run.preflight import opened
+from tests.unit.loopback_server import loopback
 
 RECIPE = """
 name: sums
@@ -51,9 +53,11 @@ def test_the_command_line_explains_one_pair(tmp_path: Path) -> None:
 
 
 def test_the_pair_may_stand_in_a_file_with_one_row(tmp_path: Path) -> None:
-    row = {"id": 1, "completion": "\\boxed{4", "reference": ["4", "5"]}
+    row = {"id": 1, "completion": "\\boxed{4", "reference": ["4", "5"], "prompt": "2 + 2?"}
     (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
-    assert given_pair(None, None, tmp_path / "one.jsonl") == ("\\boxed{4", ["4", "5"])
+    assert given_pair(None, None, "", tmp_path / "one.jsonl") == (
+        "\\boxed{4", ["4", "5"], "2 + 2?",
+    )  # fmt: skip
     code, output = rlvr(tmp_path, "verify", "math", "--explain", "--input", "one.jsonl")
     assert code == 0, output
     assert "UNPARSED" in output
@@ -75,6 +79,19 @@ def test_any_verifier_can_be_explained(tmp_path: Path) -> None:
     assert not verdict.passed
     assert dict(rows)["status"] == "FAIL"
     assert dict(rows)["extracted"] == "B"
+
+
+def test_a_verifier_that_reads_the_question_is_given_it() -> None:
+    def asks(request: dict[str, Any]) -> str:
+        asked = "user: Where to?" in request["messages"][0]["content"]
+        return f"VERDICT: {'CORRECT' if asked else 'WRONG'}"
+
+    with loopback(answer_to=asks) as server:
+        verdict, _ = explain(
+            "llm_judge", completion="the sea", reference="the sea", settings={"url": server.url},
+            deadline_s=5.0, question=[{"role": "user", "content": "Where to?"}],
+        )  # fmt: skip
+    assert verdict.passed
 
 
 def test_references_of_a_recipe_that_cannot_be_used_are_listed_with_file_and_line(

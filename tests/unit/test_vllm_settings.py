@@ -115,12 +115,25 @@ def test_adapters_alone_are_taken_at_the_next_rank_that_vllm_has(rank: int, take
     assert (found["enable_lora"], found["max_lora_rank"], found["max_loras"]) == (True, taken, 1)
 
 
+def test_layers_without_adapters_are_left_as_they_are():
+    policy = build_tiny(TinyModel(), seed=0)
+    found = outline_of(policy.model, lora=LoraConfig(rank=2))
+    assert set(found.adapted) == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    }  # fmt: skip
+    recipe = recipe_of("model.lora.rank=2", "model.lora.sends_alone=true")
+    arguments = engine_arguments(
+        recipe, architecture=LLAMA, max_positions=8192, is_cpu=True, memory_bytes=64 << 30, adapted=("q_proj",),
+    )  # fmt: skip
+    assert arguments["lora_target_modules"] == ["q_proj"]
+
+
 def test_whole_weights_are_taken_where_adapters_do_not_go_alone():
     assert not recipe_of("model.lora.rank=8").sends_adapters
     assert "enable_lora" not in arguments_of("model.lora.rank=8")
 
 
-def test_a_folder_of_adapters_names_their_layers_and_points_to_the_file(tmp_path: Path):
+def test_a_folder_of_adapters_names_their_layers_and_holds_a_copy(tmp_path: Path):
     file = tmp_path / "v3.safetensors"
     file.write_bytes(b"x")
     names = [
@@ -130,6 +143,7 @@ def test_a_folder_of_adapters_names_their_layers_and_points_to_the_file(tmp_path
         for x in "AB"
     ]
     write_adapters(tmp_path / "a", str(file), names=names, lora=LoraConfig(rank=4, alpha=6.0))
+    file.unlink()
     assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == b"x"
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (
@@ -268,7 +282,7 @@ def test_a_torchvision_of_another_kind_of_torch_is_refused_with_the_fix():
 def test_an_outline_names_every_tensor_that_a_learner_publishes_and_no_quantisation():
     policy = build_tiny(TinyModel(layers=1, hidden_size=32, heads=2, intermediate_size=64), seed=0)
     policy.model.config.quantization_config = {"quant_method": "gguf"}  # type: ignore[attr-defined] # as GGUF leaves it
-    found = outline_of(policy.model)
+    found = outline_of(policy.model, lora=LoraConfig())
     assert set(found.weight_shapes) == {name for name, _ in policy.model.named_parameters()}
     assert "lm_head.weight" not in found.weight_shapes  # tied
     assert found.weight_shapes["model.norm.weight"] == (32,)

@@ -1,8 +1,9 @@
 """`llm_judge`: a model behind an OpenAI-compatible server (vLLM, SGLang, others) says whether a completion is right.
 
 For answers that no program can compare. What the policy wrote is an adversary's text in the judge's prompt, so: it
-stands between two marks that it cannot know (a hash of itself), only the last line of the judge's answer counts, a
-completion without a letter or digit is never shown, and a judge that twice gives no verdict has not accepted it.
+stands between two marks that it cannot know (a hash of itself), what spells a control token of a chat template is
+broken, only the last line of the judge's answer counts, text without a letter or digit is never shown, and a judge that
+twice gives no verdict has not accepted it.
 
 NOT stopped: persuasion. A policy under optimisation finds what a given judge likes; watch `eval` by another verifier.
 """
@@ -11,17 +12,17 @@ import asyncio
 import hashlib
 import os
 import re
+import time
 from collections import Counter
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rlvr.errors import ConfigError, RolloutError
-from rlvr.json_client import DeadlineError, JsonClient
+from rlvr.errors import ConfigError
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, Json, Prompt, Status, Verdict
-from rlvr.served_model import KEY_REFUSED, find_model, key_refused
+from rlvr_verifiers.judge_server import JudgeServer, TooLongError
 
 QUESTION = """You grade an answer to a question.
 
@@ -46,7 +47,12 @@ _POINTS = "VERDICT: n, where n is a whole number from 0 (useless) to {points} (a
 _PLACE = re.compile(r"\{(prompt|reference|completion|mark|scale)\}")
 _VERDICT = re.compile(r"\W*verdict\W*\s*(correct|wrong|incorrect|\d{1,3})\W*", re.IGNORECASE)
 _SHOWN_CHARS = 300
+_CONTROL = re.compile(
+    r"<(?=[|\uff5c/A-Za-z_])|\[(?=/?[A-Z_]{3,}\])"
+)  # "<" before a name, "[" before [INST]
 _ATTEMPTS = 2  # of one vote
+_SHARE_OF_DEADLINE = 0.95
+_SHORTEST_CHARS = 200  # of a completion: a judge that refuses this refuses everything
 _NUM_VERDICT_CHARS = 80  # of a last line that can be a verdict
 
 
@@ -106,8 +112,17 @@ class LlmJudgeVerifier:
             raise ConfigError(
                 f"key_env: the environment variable {config.key_env!r} is empty or not set here"
             )
-        self._client = JsonClient(config.url, key=key, max_open=config.max_open * config.votes)
-        self._model = config.model
+        self._server = JudgeServer(
+            config.url,
+            key=key,
+            model=config.model,
+            most_open=config.max_open * config.votes,
+            deadline_s=context.deadline_s,
+        )
+
+    def close(self) -> None:
+        """Ends open requests."""
+        self._server.close()
 
     def parse_reference(self, reference: Json) -> None:
         """Raises ValueError unless it is text or a number, where the question shows it."""
@@ -125,13 +140,14 @@ class LlmJudgeVerifier:
             _, found, shown = shown.rpartition(self.config.after)
             if not found:
                 return verdict(self, Status.UNPARSED, f"{self.config.after!r} does not occur")
+        shown = shown.strip()[-self.config.max_chars :]
         if not any(character.isalnum() for character in shown):
             return verdict(self, Status.UNPARSED, "there is no letter and no digit to judge")
-        shown = shown.strip()[-self.config.max_chars :]
-        question = self._question(prompt, shown)
-        answers = await asyncio.gather(*(self._vote(question, i) for i in range(self.config.votes)))
+        # time to say why, before the item is given up
+        until = time.monotonic() + _SHARE_OF_DEADLINE * self.context.deadline_s
+        answers = await self._votes(prompt, shown, until=until)
         votes = [vote for vote, _ in answers]
-        details: dict[str, Json] = {"votes": list(votes), "judge": self._model}
+        details: dict[str, Json] = {"votes": list(votes), "judge": self._server.model}
         if "" in votes:
             details["problem"] = "no_verdict"
         score = self._score(votes)
@@ -151,7 +167,7 @@ class LlmJudgeVerifier:
         words = {
             "prompt": asked,
             "reference": reference,
-            "completion": shown,
+            "completion": without_control_tokens(shown),
             "mark": f"=== {digest[:16]} ===",
             "scale": _POINTS.format(points=self.config.points) if self.config.points else _BINARY,
         }
@@ -163,46 +179,59 @@ class LlmJudgeVerifier:
             return sum(int(vote or 0) for vote in votes) / (self.config.points * len(votes))
         return float(2 * Counter(votes)["correct"] > len(votes))
 
-    async def _vote(self, question: str, number: int) -> tuple[str, str]:
+    async def _votes(self, prompt: Prompt, shown: str, *, until: float) -> list[tuple[str, str]]:
+        """All votes together; the first that fails ends the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._vote(prompt, shown, number, until=until))
+                    for number in range(self.config.votes)
+                ]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _vote(
+        self, prompt: Prompt, shown: str, number: int, *, until: float
+    ) -> tuple[str, str]:
         """(the verdict, the judge's words): "correct", "wrong", points, or "" when it gave none in two attempts."""
-        vote = text = ""
+        vote = words = ""
         for attempt in range(_ATTEMPTS):
-            text = await self._ask(
-                question, seed=_ATTEMPTS * number + attempt, is_second=attempt > 0
-            )
-            vote = read_verdict(text, points=self.config.points)
+            seed = _ATTEMPTS * number + attempt
+            words = await self._ask(prompt, shown, seed=seed, is_second=attempt > 0, until=until)
+            vote = read_verdict(words, points=self.config.points)
             if vote:
                 break
-        return vote, text
+        return vote, words
 
-    async def _ask(self, question: str, *, seed: int, is_second: bool) -> str:
-        if not self._model:
-            self._model = (await find_model(self._client, name="", alias="")).name
-        body: dict[str, Json] = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": max(self.config.temperature, 0.3 if is_second else 0.0),
-            "max_tokens": self.config.max_tokens,
-            "seed": seed,
-            **self.config.extra,
-        }
-        body = {key: value for key, value in body.items() if value is not None}
-        try:
-            answer = await self._client.post(
-                "/chat/completions", body, deadline_s=self.context.deadline_s
-            )
-        except DeadlineError as error:
-            raise RolloutError(
-                f"judge {self._client.url} gave no answer in reward.verifier_deadline_s={self.context.deadline_s:g} s"
-                f"{f' ({error})' if str(error) else ''}"
-            ) from error
-        if answer.status in KEY_REFUSED:
-            raise key_refused(self._client, answer.message)
-        if not answer.is_ok:
-            raise RolloutError(
-                f"judge {self._client.url} answered {answer.status}: {answer.message}"
-            )
-        return _text_of(answer.body, url=self._client.url, max_tokens=self.config.max_tokens)
+    async def _ask(
+        self, prompt: Prompt, shown: str, *, seed: int, is_second: bool, until: float
+    ) -> str:
+        """The judge's words; a completion that its context does not hold is shown from later on."""
+        while True:
+            body: dict[str, Json] = {
+                "messages": [{"role": "user", "content": self._question(prompt, shown)}],
+                "temperature": max(self.config.temperature, 0.3 if is_second else 0.0),
+                "max_tokens": self.config.max_tokens,
+                "seed": seed,
+                **self.config.extra,
+            }
+            sent = {key: value for key, value in body.items() if value is not None}
+            try:
+                return await self._server.answer(sent, until=until)
+            except TooLongError as error:
+                if len(shown) < _SHORTEST_CHARS:
+                    raise self._server.refused(error) from error
+                shown = shown[len(shown) // 2 :]
+
+
+def without_control_tokens(text: str) -> str:
+    """The text with what spells control tokens of chat templates broken, so that no server reads it as one.
+
+    >>> without_control_tokens("<|im_end|> </s> [INST] <start_of_turn> 3 < 4")
+    '< |im_end|> < /s> [ INST] < start_of_turn> 3 < 4'
+    """
+    return _CONTROL.sub(lambda match: f"{match[0]} ", text)
 
 
 def read_verdict(text: str, *, points: int) -> str:
@@ -223,18 +252,3 @@ def read_verdict(text: str, *, points: int) -> str:
     if points:
         return str(int(word)) if word.isdigit() and int(word) <= points else ""
     return {"correct": "correct", "wrong": "wrong", "incorrect": "wrong"}.get(word, "")
-
-
-def _text_of(body: Json, *, url: str, max_tokens: int) -> str:
-    """The words of a chat completion. Raises RolloutError when it is none, or was cut off."""
-    match body:
-        case {"choices": [{"message": {"content": str() as text}, **rest}, *_]}:
-            if rest.get("finish_reason") == "length":
-                raise RolloutError(
-                    f"judge {url} was cut off after max_tokens={max_tokens}; raise that setting"
-                )
-            return text
-        case _:
-            raise RolloutError(
-                f"judge {url} answered something else than a chat completion: {str(body)[:200]}"
-            )

@@ -46,6 +46,7 @@ def build_vllm_engine(
         is_cpu=found.is_cpu,
         memory_bytes=psutil.virtual_memory().total,
         has_kv_variable=has_kv_variable,
+        adapted=outline.adapted,
     )
     variables = engine_environment(
         is_cpu=found.is_cpu, threads=max(1, math.floor(recipe.cluster.cpus_per_engine))

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlvr.config.model import LoraConfig
 from rlvr.errors import ConfigError, RolloutError
+from rlvr.models.lora import ADAPTER_WEIGHTS
 from rlvr.rollout.vllm import adapter, environment
 from rlvr.rollout.vllm.outline import write_adapters, write_outline
 from rlvr.rollout.vllm.settings import EngineSettings
@@ -88,14 +89,26 @@ class VllmCore:
         except Exception as error:  # of whichever part of vLLM
             raise self._failure(f"vLLM's {method} failed", error) from error
 
-    async def load_adapters(self, file: str, *, names: Iterable[str], lora: LoraConfig) -> None:
-        """Puts the adapters of a file in the place of those before; requests that go on and new ones use them.
+    async def take_adapters(self, file: str, *, names: Iterable[str], lora: LoraConfig) -> Path:
+        """Copies a file of adapters, whose owner may remove it at any time, and returns the copy.
 
         Args: names: of its tensors, as peft writes them.
+
+        Raises: RolloutError when it cannot be copied.
         """
         assert self._folder is not None  # `start` was awaited
-        before, folder = self._adapters, self._folder / f"adapters-{next(self._numbers)}"
-        write_adapters(folder, file, names=names, lora=lora)
+        folder = self._folder / f"adapters-{next(self._numbers)}"
+        try:
+            await asyncio.to_thread(write_adapters, folder, file, names=names, lora=lora)
+        except OSError as error:
+            raise RolloutError(
+                f"adapters {file} could not be copied to {folder}: {error}"
+            ) from error
+        return folder / ADAPTER_WEIGHTS
+
+    async def load_adapters(self, copy: Path) -> None:
+        """Puts the adapters of a copy in the place of those before; requests that go on and new ones use them."""
+        before, folder = self._adapters, copy.parent
         await self.call("add_lora", adapter.lora_request(str(folder), is_new=True))
         self._adapters = folder
         if before is not None:

@@ -207,23 +207,27 @@ class VllmEngine:
 
     async def _transfer(self, ref: WeightsRef) -> dict[str, int]:
         """Brings the file's weights into every worker; returns the checksums of what arrived."""
-        checksums = await self._inspect(
-            ref
-        )  # of adapters before their base: a fault changes nothing
-        base = ref.base if ref.base is not None and ref.base.manifest != self._base else None
-        if base is not None:
-            await self._inspect(base)
+        checksums: dict[str, int] = {}
+        lora, adapters = self._settings.lora, None
+        whole = ref if ref.base is None else ref.base
+        if whole is not ref and lora is not None:
+            # before their base: a fault changes nothing
+            names = [entry.name for entry in ref.manifest]
+            adapters = await self._core.take_adapters(ref.uri, names=names, lora=lora)
+            checksums = await self._inspect(ref, str(adapters))
+        is_known = whole.manifest == self._base
+        if not is_known:
+            found = await self._inspect(whole, whole.uri)
+            checksums = found if adapters is None else checksums
         try:
-            whole = base or (ref if ref.base is None else None)
-            if whole is not None:
+            if not is_known:
                 await self._core.call("start_weight_update")
                 await self._core.call("update_weights", adapter.update_request(path=whole.uri))
                 await self._core.call("finish_weight_update")
                 await self._core.call("collective_rpc", "rlvr_repack")
-            if ref.base is not None and self._settings.lora is not None:
-                names = [entry.name for entry in ref.manifest]
-                await self._core.load_adapters(ref.uri, names=names, lora=self._settings.lora)
-                self._base = ref.base.manifest
+            if adapters is not None:
+                await self._core.load_adapters(adapters)
+                self._base = whole.manifest
             await self._core.call("update_weight_version", str(ref.policy_version))
         except BaseException:  # a cancelled load leaves half the weights too
             self._broken = f"weights of version {ref.policy_version} were loaded in part; start the engine anew"
@@ -233,15 +237,16 @@ class VllmEngine:
         self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
         return checksums
 
-    async def _inspect(self, ref: WeightsRef) -> dict[str, int]:
-        """Checksums of what the workers find in the file, which they have then mapped. Raises RolloutError."""
-        is_adapter = ref.kind is WeightsKind.ADAPTER
-        shapes = (
-            {e.name: e.shape for e in ref.manifest}
-            if is_adapter
-            else dict(self._settings.weight_shapes)
-        )
-        answers = await self._core.call("collective_rpc", "rlvr_inspect", args=(ref.uri, shapes))
+    async def _inspect(self, ref: WeightsRef, path: str) -> dict[str, int]:
+        """Checksums of what the workers find in the file; of whole weights they keep the mapping.
+
+        Raises: RolloutError.
+        """
+        is_whole = ref.kind is WeightsKind.FULL
+        sent = {entry.name: entry.shape for entry in ref.manifest}
+        shapes = dict(self._settings.weight_shapes) if is_whole else sent
+        arguments = (path, shapes, is_whole)
+        answers = await self._core.call("collective_rpc", "rlvr_inspect", args=arguments)
         problems = _problems(ref, answers)
         if problems:
             more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""

@@ -97,9 +97,12 @@ class WorkerExtension:
     """Methods that the engine calls in every worker by name."""
 
     def rlvr_inspect(
-        self, path: str, shapes: Mapping[str, Sequence[int]]
+        self, path: str, shapes: Mapping[str, Sequence[int]], is_kept: bool
     ) -> tuple[dict[str, int], list[str]]:
-        """Checksums of the tensors of `path` by name, and what is wrong with their names and shapes."""
+        """Checksums of the tensors of `path` by name, and what is wrong with their names and shapes.
+
+        Args: is_kept: the load that follows takes them from this mapping.
+        """
         try:
             mapped = MappedFile(path)
         except (OSError, SafetensorError) as error:
@@ -117,7 +120,7 @@ class WorkerExtension:
         problems += [
             f"{name!r} is missing from the file" for name in shapes if name not in checksums
         ]
-        if not problems:
+        if is_kept and not problems:
             self._rlvr_transfer().mapped = mapped
             model = self._rlvr_transfer().model
             self._rlvr_packed = adapter.packed_copies(model)

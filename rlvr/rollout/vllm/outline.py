@@ -1,6 +1,7 @@
 """Folders that vLLM reads: config.json and a tokenizer without weights, which it starts from, and adapters."""
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +9,29 @@ from pathlib import Path
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlvr.config.recipe import LoraConfig, ModelConfig
-from rlvr.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rlvr.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, target_names
 from rlvr.models.policy import outline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """An architecture and the tensors that it needs, by the names under which a learner publishes them."""
+    """An architecture and the tensors that it needs, by the names under which a learner publishes them.
+
+    adapted: names of the layers that adapters are for, or the last parts of them.
+    """
 
     architecture: PretrainedConfig
     weight_shapes: Mapping[str, tuple[int, ...]]
+    adapted: tuple[str, ...] = ()
 
 
 def read_outline(config: ModelConfig) -> Outline:
     """The architecture of a recipe's model. Raises ConfigError when it cannot be read."""
-    return outline_of(outline(config))
+    return outline_of(outline(config), lora=config.lora)
 
 
-def outline_of(model: PreTrainedModel) -> Outline:
-    """The outline of a model; a tied head is not among its tensors.
+def outline_of(model: PreTrainedModel, *, lora: LoraConfig) -> Outline:
+    """The outline of a model without adapters; a tied head is not among its tensors.
 
     vLLM resolves a model by `architectures`, which a config made in memory lacks, and would take a
     `quantization_config` left by a GGUF file as an order to quantise.
@@ -38,6 +43,7 @@ def outline_of(model: PreTrainedModel) -> Outline:
     return Outline(
         architecture=architecture,
         weight_shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
+        adapted=tuple(target_names(model, lora.target_modules)) if lora.rank else (),
     )
 
 
@@ -51,12 +57,12 @@ def write_outline(
 
 
 def write_adapters(folder: Path, file: str, *, names: Iterable[str], lora: LoraConfig) -> None:
-    """Makes a folder of adapters in peft's format round a file of their tensors, which stays where it is.
+    """Makes a folder of adapters in peft's format with a copy of a file of their tensors.
 
     Args: names: of the tensors, as peft writes them: `base_model.model.<layer>.lora_A.weight`.
     """
     folder.mkdir(parents=True)
-    (folder / ADAPTER_WEIGHTS).symlink_to(Path(file).absolute())
+    shutil.copyfile(file, folder / ADAPTER_WEIGHTS)
     layers = {name.partition(".lora_")[0].rpartition(".")[2] for name in names}
     settings = {
         "peft_type": "LORA",

@@ -1,6 +1,6 @@
 """What a recipe asks of vLLM: its arguments by name, with defaults that are sound for training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,13 @@ def engine_arguments(
     is_cpu: bool,
     memory_bytes: int,
     has_kv_variable: bool = False,
+    adapted: Sequence[str] = (),
 ) -> dict[str, Any]:
     """vLLM's arguments for a recipe, but for the folder. `rollout.engine_args` win over defaults.
 
     Args:
         memory_bytes: of the machine; on a CPU the key-value cache takes a small, stated share of it.
+        adapted: the layers that adapters are for; vLLM would prepare the embedding and the head too.
         has_kv_variable: the user has set VLLM_CPU_KVCACHE_SPACE, which vLLM prefers to its argument.
 
     Raises: ConfigError on an argument that would break training, with why and what to set.
@@ -97,6 +99,7 @@ def engine_arguments(
             "max_lora_rank": rank,
             "max_loras": 1,
             "max_cpu_loras": 1,
+            "lora_target_modules": list(adapted),
         }
     if is_cpu:
         if given.get("enable_chunked_prefill"):
