@@ -20,7 +20,7 @@ pytest.importorskip("vllm")
 pytestmark = pytest.mark.cluster
 
 NUM_STEPS = 14
-COMPLETION_S, ANSWER_S, SYNC_S = 6, 8, 8
+COMPLETION_S, ANSWER_S, SYNC_S = 8, 10, 20
 BETWEEN_S = 5.0  # two questions after an engine's health
 STEP_S = 6.0  # the engine may be between two pieces of work when it is hurt
 WITHIN_S = max(COMPLETION_S + ANSWER_S, SYNC_S) + BETWEEN_S + STEP_S
@@ -82,20 +82,20 @@ def test_an_idle_a_hung_and_a_starved_engine_are_each_replaced_within_the_deadli
 ) -> None:
     run = tmp_path / "run"
     with Running(run, *RUN) as running:
-        for number, (hurt, _) in enumerate(DRILLS):
+        for hurt, words in DRILLS:
             done = running.num_steps()
             running.until(lambda done=done: running.num_steps() >= done + 2)
+            known, again = (
+                len(events_of(run, kind)) for kind in ("engine_lost", "engine_restarted")
+            )
             let_go = hurt(running.actors("EngineActor")[0])
             start = time.monotonic()
-            running.until(lambda n=number: len(events_of(run, "engine_lost")) > n, limit_s=WITHIN_S)
-            seconds = time.monotonic() - start
+            running.until(lambda n=known: len(events_of(run, "engine_lost")) > n, limit_s=WITHIN_S)
+            record_property(hurt.__name__, time.monotonic() - start)
+            lost = events_of(run, "engine_lost")[known]
+            assert lost["engine"] == "engine-0"
+            assert any(word in lost["reason"] for word in words), (hurt.__name__, lost["reason"])
             let_go()
-            record_property(hurt.__name__, seconds)
-            running.until(lambda n=number: len(events_of(run, "engine_restarted")) > n)
+            running.until(lambda n=again: len(events_of(run, "engine_restarted")) > n)
         running.finish()
-    lost = events_of(run, "engine_lost")
-    assert len(lost) == len(DRILLS)
-    for event, (hurt, words) in zip(lost, DRILLS, strict=True):
-        assert event["engine"] == "engine-0"
-        assert any(word in event["reason"] for word in words), (hurt.__name__, event["reason"])
     assert [row["step"] for row in rows_of(run)] == list(range(1, NUM_STEPS + 1))

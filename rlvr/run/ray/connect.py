@@ -78,6 +78,8 @@ def _private_environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(_TOKEN_BYTES),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # where a signal to the whole process group has ended the head too, nothing comes back to wait a minute for
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     }
 
 
