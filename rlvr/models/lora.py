@@ -129,12 +129,10 @@ def disabled(model: PreTrainedModel) -> Iterator[None]:
             del layer.forward
 
 
-def merged_weights(
+def base_weights(
     model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) as the plain architecture has them, one after the other; adapters are merged into their layer.
-
-    Without adapters these are the model's own tensors.
+    """(name, weight) as the plain architecture has them, without the adapters.
 
     Args: state: name -> whole tensor; None takes the model's parameters (a tied one once).
     """
@@ -144,21 +142,21 @@ def merged_weights(
         if any(mark in name for mark in _MARKS):
             continue
         owner, _, leaf = name.rpartition(".base_layer.")
-        weight = tensor.detach()
-        if owner in layers and leaf == "weight":
-            yield f"{owner}.{leaf}", weight + _delta(layers[owner], owner, own).to(weight.dtype)
-        else:
-            yield (f"{owner}.{leaf}" if owner in layers else name), weight
-
-
-def base_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) as the plain architecture has them, without the adapters."""
-    layers = dict(_adapted(model))
-    for name, tensor in model.named_parameters():
-        if any(mark in name for mark in _MARKS):
-            continue
-        owner, _, leaf = name.rpartition(".base_layer.")
         yield (f"{owner}.{leaf}" if owner in layers else name), tensor.detach()
+
+
+def merged_weights(
+    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """`base_weights`, one after the other, with the adapters merged into their layers."""
+    own = dict(model.named_parameters()) if state is None else state
+    layers = dict(_adapted(model))
+    for name, weight in base_weights(model, state=own):
+        owner, _, leaf = name.rpartition(".")
+        if owner in layers and leaf == "weight":
+            yield name, weight + _delta(layers[owner], owner, own).to(weight.dtype)
+        else:
+            yield name, weight
 
 
 def merged_state_dict(
