@@ -143,18 +143,23 @@ def evaluate(
     from rlvr.run.evaluate_model import evaluate_model
     from rlvr.run.evaluate_server import server_choice
 
-    rows = evaluate_model(
-        model,
-        recipe=recipe,
-        prompts=prompts,
-        overrides=overrides or [],
-        samples_per_prompt=samples_per_prompt,
-        output=output,
-        server=server_choice(
-            server, model=server_model, key_env=server_key_env, max_open=server_requests
-        ),
-    )
-    Console().table(f"{model}", rows)
+    console = Console()
+    try:
+        rows = evaluate_model(
+            model,
+            recipe=recipe,
+            prompts=prompts,
+            overrides=overrides or [],
+            samples_per_prompt=samples_per_prompt,
+            output=output,
+            server=server_choice(
+                server, model=server_model, key_env=server_key_env, max_open=server_requests
+            ),
+            activity=console.activity,
+        )
+    finally:
+        console.activity.end()
+    console.table(f"{model}", rows)
 
 
 @app.command()

@@ -80,6 +80,11 @@ class LossFunction(Protocol):
         """Whether `entropy` must carry a gradient."""
         ...
 
+    @property
+    def is_zero_without_advantage(self) -> bool:
+        """Whether the gradient of rows whose advantages are all 0 is exactly 0."""
+        ...
+
     def __call__(
         self,
         logprobs: Float[Tensor, "batch seq"],
@@ -144,6 +149,17 @@ def build_token_loss(config: LossConfig) -> TokenLossFunction:
             assert_never(config)
 
 
+def is_scaled_by_advantage(config: LossConfig) -> bool:
+    """Whether a token with advantage 0 has loss and gradient 0; DPPO's squared log-ratio pulls on every token."""
+    match config:
+        case ClippedLoss() | GspoLoss() | CispoLoss() | SapoLoss() | PolicyGradientLoss():
+            return True
+        case DppoLoss():
+            return config.log_ratio_coef == 0.0
+        case _:
+            assert_never(config)
+
+
 def build_correction(config: CorrectionConfig) -> Correction:
     """The correction that a run starts with."""
     return Correction(
@@ -197,6 +213,7 @@ def build_loss(
         kl_coef=config.kl_coef if is_kl_in_loss else 0.0,
         kl=build_kl(config.kl_estimator),
         entropy_coef=config.entropy_coef,
+        is_scaled_by_advantage=is_scaled_by_advantage(config.loss),
     )
 
 

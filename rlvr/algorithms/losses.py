@@ -54,10 +54,12 @@ class PolicyLoss:
         kl_coef: float,
         kl: KlFunction,
         entropy_coef: float,
+        is_scaled_by_advantage: bool = False,
     ) -> None:
         """Args:
         uses_proximal: the ratio starts from the learner's log-probs before the step; else from the engine's.
         kl_coef: of the KL term in the loss; 0 where it is placed in the reward, or nowhere.
+        is_scaled_by_advantage: whether value and gradient of `token_loss` are 0 where the advantage is.
         """
         self.token_loss = token_loss
         self.aggregator = aggregator
@@ -66,11 +68,17 @@ class PolicyLoss:
         self.kl_coef = kl_coef
         self.kl = kl
         self.entropy_coef = entropy_coef
+        self._is_scaled_by_advantage = is_scaled_by_advantage
 
     @property
     def needs_entropy_gradient(self) -> bool:
         """Whether `entropy` must carry a gradient."""
         return self.entropy_coef > 0.0
+
+    @property
+    def is_zero_without_advantage(self) -> bool:
+        """Whether rows whose advantages are all 0 have no gradient; KL and entropy terms would pull on them."""
+        return self._is_scaled_by_advantage and self.kl_coef == 0.0 and self.entropy_coef == 0.0
 
     def __call__(
         self,
@@ -221,6 +229,11 @@ class SupervisedLoss:
     @property
     def needs_entropy_gradient(self) -> bool:
         """It never does."""
+        return False
+
+    @property
+    def is_zero_without_advantage(self) -> bool:
+        """Never: it does not read advantages."""
         return False
 
     def __call__(

@@ -2,8 +2,9 @@
 
 import math
 
+from rlvr.config.learner import LearnerDtype
 from rlvr.config.preset_table import PRESETS
-from rlvr.config.recipe import Recipe
+from rlvr.config.recipe import EngineDtype, Recipe
 
 _MOST_SHOWN = 8
 
@@ -20,8 +21,11 @@ def due_steps(steps: int, *, every: int) -> tuple[int, ...]:
     return regular if steps in regular else (*regular, steps)
 
 
-def derived_table(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Rows (quantity, value, how it was computed)."""
+def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, str, str]]:
+    """Rows (quantity, value, how it was computed).
+
+    Args: dtype_reason: why the dtypes are what they are, where the recipe left them to the machine.
+    """
     rollout, learner, run = recipe.rollout, recipe.learner, recipe.run
     prompts, group = rollout.prompts_per_step, rollout.group_size
     completions = prompts * group
@@ -32,6 +36,7 @@ def derived_table(recipe: Recipe) -> list[tuple[str, str, str]]:
     checkpoints = due_steps(run.steps, every=run.checkpoint_every_steps)
     return [
         *_parts(recipe),
+        _arithmetic(recipe, dtype_reason),
         ("completions per step", f"{completions:,}", f"{prompts:,} prompts x {group:,} each"),
         (
             "prompts per minibatch",
@@ -107,6 +112,13 @@ def _parts(recipe: Recipe) -> list[tuple[str, str, str]]:
             )
         )
     return rows
+
+
+def _arithmetic(recipe: Recipe, reason: str) -> tuple[str, str, str]:
+    learner, engine = recipe.learner.dtype, recipe.rollout.engine_dtype
+    is_open = learner is LearnerDtype.AUTO or engine is EngineDtype.AUTO
+    how = reason or ("auto is chosen when the run starts" if is_open else "as the recipe says")
+    return ("arithmetic", f"learner {learner.value}, engine {engine.value}", how)
 
 
 def _versions(number: int) -> str:

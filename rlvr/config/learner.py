@@ -18,6 +18,7 @@ from rlvr.config.section import (
 class LearnerDtype(StrEnum):
     """Arithmetic of the forward and backward pass; master weights and optimiser state are float32."""
 
+    AUTO = "auto"  # bfloat16 where a short measurement at the start finds it faster, else float32
     FLOAT32 = "float32"
     BFLOAT16_AUTOCAST = "bfloat16_autocast"
 
@@ -52,7 +53,7 @@ class LearnerConfig(Section):
     """
 
     device: str = "auto"
-    dtype: LearnerDtype = LearnerDtype.BFLOAT16_AUTOCAST
+    dtype: LearnerDtype = LearnerDtype.AUTO
     optimizer: OptimizerKind = OptimizerKind.ADAMW
     lr: Positive = 1e-6
     lr_warmup_steps: NonNegativeInt = 0

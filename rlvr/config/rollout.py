@@ -23,8 +23,9 @@ class EngineKind(StrEnum):
 
 
 class EngineDtype(StrEnum):
-    """The transformers engine's weights: the learner's own tensors, or a copy refreshed at each publish."""
+    """The engine's weights: the learner's own tensors, or a copy refreshed at each publish."""
 
+    AUTO = "auto"  # follows learner.dtype: bfloat16 with bfloat16, else float32 (shared where that is possible)
     SHARED = "shared"
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
@@ -33,14 +34,15 @@ class EngineDtype(StrEnum):
 class RolloutConfig(Section):
     """How completions are generated. `max_batch_rows` bounds the rows decoded at once (memory, not mathematics).
 
-    engine_dtype: of the transformers engine's weights; vLLM takes bfloat16 or float32, and `shared` means bfloat16.
+    engine_dtype: of the engine's weights; only the transformers engine in the learner's process can share them, and
+        for vLLM `shared` means bfloat16.
     engine_args: passed to vLLM by name (`gpu_memory_utilization`, `tensor_parallel_size`, `enforce_eager`, ...).
     max_staleness: how many versions older than the learner a completion may be (0 = strictly on-policy).
     completion_deadline_s: a completion that takes longer is cut off and leaves its group.
     """
 
     engine: EngineKind = EngineKind.TRANSFORMERS
-    engine_dtype: EngineDtype = EngineDtype.SHARED
+    engine_dtype: EngineDtype = EngineDtype.AUTO
     prompts_per_step: PositiveInt = 8
     group_size: PositiveInt = 8
     max_staleness: NonNegativeInt = 0

@@ -32,23 +32,30 @@ _PEAK_BFLOAT16 = (  # dense, from the makers' data sheets; the first name that f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCost:
-    """per_token: FLOPs of a training pass for each token. attention: layers * width, 0 where the model has no such."""
+    """FLOPs of passes over tokens.
+
+    per_token, per_token_forward: of a training pass and of a forward pass alone, for each token.
+    attention: layers * width, 0 where the model has no such.
+    """
 
     per_token: int
+    per_token_forward: int
     attention: int
 
-    def of(self, batch: Batch, *, shares_prompts: bool) -> float:
-        """FLOPs of a training pass over these rows.
+    def of(self, batch: Batch, *, shares_prompts: bool, is_forward_only: bool = False) -> float:
+        """FLOPs of a training pass over these rows, or of a forward pass alone.
 
         >>> mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
         >>> rows = Batch(token_ids=mask.long(), attention_mask=mask, loss_mask=mask & (torch.arange(4) > 1),
         ...              behavior_logprobs=mask.float(), advantages=mask.float(), policy_versions=mask.long(),
         ...              group_index=torch.tensor([0, 0]), group_num_tokens=torch.tensor([3, 3]),
         ...              num_loss_tokens=3, num_sequences=2, num_prompts=1)
-        >>> cost = ModelCost(per_token=10, attention=1)
+        >>> cost = ModelCost(per_token=10, per_token_forward=4, attention=1)
         >>> cost.of(rows, shares_prompts=False) == 10 * 7 + 6 * (9 + 16)
         True
         >>> cost.of(rows, shares_prompts=True) == 10 * 5 + 6 * (9 + 16 - 4)  # the prompt of 2 tokens is run once
+        True
+        >>> cost.of(rows, shares_prompts=False, is_forward_only=True) == 4 * 7 + 2 * (9 + 16)
         True
         """
         lengths = batch.attention_mask.sum(1)
@@ -61,7 +68,9 @@ class ModelCost:
             repeated = prompts[order][1:][is_repeated]
             num_tokens -= int(repeated.sum())
             num_pairs -= int(repeated.square().sum())
-        return float(self.per_token * num_tokens + 6 * self.attention * num_pairs)
+        per_token = self.per_token_forward if is_forward_only else self.per_token
+        per_pair = self.attention * (2 if is_forward_only else 6)
+        return float(per_token * num_tokens + per_pair * num_pairs)
 
 
 def model_cost(model: PreTrainedModel) -> ModelCost:
@@ -70,14 +79,16 @@ def model_cost(model: PreTrainedModel) -> ModelCost:
     looked_up = inputs.weight if isinstance(inputs, torch.nn.Embedding) else None
     if head is not None and getattr(head, "weight", None) is looked_up:
         looked_up = None
-    per_token = sum(
-        p.numel() * (6 if p.requires_grad else 4) for p in model.parameters() if p is not looked_up
-    )
+    multiplied = [p for p in model.parameters() if p is not looked_up]
+    per_token = sum(p.numel() * (6 if p.requires_grad else 4) for p in multiplied)
+    per_token_forward = 2 * sum(p.numel() for p in multiplied)
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", 0)
     heads = getattr(config, "num_attention_heads", 0)
     width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(1, heads)
-    return ModelCost(per_token=per_token, attention=layers * heads * width)
+    return ModelCost(
+        per_token=per_token, per_token_forward=per_token_forward, attention=layers * heads * width
+    )
 
 
 def peak_flops(device: torch.device) -> float:

@@ -31,6 +31,7 @@ from rlvr.errors import ConfigError
 from rlvr.learner import checkpoint
 from rlvr.learner.loss_traits import reads_proximal, set_correction
 from rlvr.learner.metrics import merged_outcome, outcome_from_json
+from rlvr.learner.microbatch import has_no_gradient
 from rlvr.learner.minibatches import step_through
 from rlvr.learner.nonfinite import judge_nonfinite
 from rlvr.learner.perturbation import Perturbation
@@ -205,7 +206,8 @@ class LearnerGroup:
 
     def accumulate(self, batch: Batch) -> None:
         """Adds the numerator's gradient of these rows to what is already there, each rank its share."""
-        shares = split_over_ranks(batch, self.num_ranks)
+        is_forward_only = has_no_gradient(batch) if self._loss.is_zero_without_advantage else ()
+        shares = split_over_ranks(batch, self.num_ranks, is_forward_only=is_forward_only)
         self._pool.call(_row_frames("accumulate", batch, shares), what="accumulate")
 
     def apply(self, denominators: Denominators) -> StepReport:

@@ -9,7 +9,7 @@ its parameters are sharded, its rows are a part, and `peers` are the others.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +87,8 @@ class PolicyLearner:
         self._perturbation = Perturbation(policy.model)
         self._sums = MetricSums()
         self._accumulated: list[Batch] = []
+        self._measured: list[Batch] = []
+        self._num_rounds = 0
         for model in (policy.model, reference):
             if model is not None:
                 prepare_model(model, config=config)
@@ -139,19 +141,37 @@ class PolicyLearner:
         return step_through(self, batch, num_minibatches=self.config.minibatches_per_step)
 
     def accumulate(self, batch: Batch | None) -> None:
-        """Adds the numerator's gradient of these rows to what is already there. None: this rank has no rows."""
+        """Adds the numerator's gradient of these rows to what is already there. None: this rank has no rows.
+
+        Groups whose gradient is exactly 0 (equal rewards under a group baseline) are run forward alone.
+        """
         started = time.perf_counter()
         self.policy.model.train()
-        plan = self._passes.plan(batch)
+        plan, forward_only = self._passes.plan_step(batch)
+        self._num_rounds += self._run(
+            batch, plan, into=self._accumulated, run=self._passes.backward
+        )
+        self._run(batch, forward_only, into=self._measured, run=self._passes.measure)
+        self._sums.seconds += time.perf_counter() - started
+
+    def _run(
+        self,
+        batch: Batch | None,
+        plan: Sequence[list[int]],
+        *,
+        into: list[Batch],
+        run: Callable[..., None],
+    ) -> int:
+        """Runs the planned micro-batches, as often as the peer with the most; returns how often that was."""
         num_rounds = self._peers.most(len(plan))
         for index in range(num_rounds):
             micro = None
             if batch is not None and index < len(plan):
                 micro = self._passes.micro_batch(batch, plan[index])
-                self._accumulated.append(micro)
-            self._passes.backward(micro, sums=self._sums)
+                into.append(micro)
+            run(micro, sums=self._sums)
         self._sums.micro_batches += num_rounds
-        self._sums.seconds += time.perf_counter() - started
+        return num_rounds
 
     def apply(self, denominators: Denominators) -> StepReport:
         """One optimiser step with the accumulated gradient over its denominator.
@@ -167,6 +187,10 @@ class PolicyLearner:
     def update(self, denominators: Denominators) -> Outcome:
         """What `apply` does, with this process's part of the metrics; a non-finite gradient is counted, not judged."""
         started = time.perf_counter()
+        if self._num_rounds == 0:
+            # No row had a gradient: the optimiser still takes its step, on zeros, as momentum and decay want it.
+            zeros = self._measured[0] if self._measured else None
+            self._passes.backward(zeros, sums=MetricSums())
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         divisor = self._loss.aggregator.denominator(denominators)
         norm = total_norm(gradients) / divisor
@@ -185,7 +209,8 @@ class PolicyLearner:
             self._num_nonfinite += 1
             fault = self._keep_offender()
         self.optimizer.zero_grad(set_to_none=True)
-        sums, self._sums, self._accumulated = self._sums, MetricSums(), []
+        sums, self._sums, self._num_rounds = self._sums, MetricSums(), 0
+        self._accumulated, self._measured = [], []
         sums.seconds += time.perf_counter() - started
         sums.peak_memory_gb = peak_memory_gb(self.device)
         is_bfloat16 = self.config.dtype is LearnerDtype.BFLOAT16_AUTOCAST

@@ -64,6 +64,20 @@ def plan_micro_batches(
     return [sorted(members) for members in plan]
 
 
+def has_no_gradient(batch: Batch) -> list[bool]:
+    """For each row, whether its group has loss tokens and not one of them an advantage other than 0.
+
+    For a loss that is scaled by the advantage, such a group counts in the denominators and moves nothing.
+    """
+    groups = batch.group_index.unique(return_inverse=True)[1]
+    count = int(groups.max()) + 1 if len(groups) else 0
+    is_lost = torch.zeros(count, dtype=torch.bool)
+    is_pulled = torch.zeros(count, dtype=torch.bool)
+    is_lost[groups[batch.loss_mask.any(1)]] = True
+    is_pulled[groups[((batch.advantages != 0) & batch.loss_mask).any(1)]] = True
+    return (is_lost & ~is_pulled)[groups].tolist()
+
+
 def _cut(
     members: list[int], cost: Callable[[Sequence[int]], int], max_tokens: int
 ) -> list[list[int]]:

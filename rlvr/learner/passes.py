@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from rlvr.algorithms.build import LossFunction
 from rlvr.batch import Batch
 from rlvr.config.learner import Layout, LearnerConfig, LearnerDtype
+from rlvr.errors import LearnerError
 from rlvr.learner.flops import model_cost
 from rlvr.learner.metrics import MetricSums
-from rlvr.learner.microbatch import plan_micro_batches
+from rlvr.learner.microbatch import has_no_gradient, plan_micro_batches
 from rlvr.learner.peers import Peers
 from rlvr.models.logprobs import TokenLogprobs, token_logprobs, usable_layout
 from rlvr.models.scoring import score_rows
@@ -34,6 +35,10 @@ class Passes:
         temperature: float,
         peers: Peers,
     ) -> None:
+        if config.dtype is LearnerDtype.AUTO:
+            raise LearnerError(
+                "learner.dtype=auto must be chosen before the learner is built: see rlvr.run.choose_dtypes"
+            )
         self._model = model
         self._config = config
         self._loss = loss
@@ -48,14 +53,33 @@ class Passes:
 
     def plan(self, batch: Batch | None) -> list[list[int]]:
         """Row indices of each micro-batch."""
+        return [] if batch is None else self._plan(batch, list(range(len(batch.token_ids))))
+
+    def plan_step(self, batch: Batch | None) -> tuple[list[list[int]], list[list[int]]]:
+        """Row indices of the micro-batches that need a backward pass, and of those that a forward pass is enough for.
+
+        The second kind holds the groups whose gradient is exactly 0 (`has_no_gradient`): they are run for their
+        metrics alone, which is a third of the work.
+        """
         if batch is None:
-            return []
-        return plan_micro_batches(
-            batch,
+            return [], []
+        if not self._loss.is_zero_without_advantage:
+            return self.plan(batch), []
+        is_forward_only = has_no_gradient(batch)
+        kinds: list[list[list[int]]] = []
+        for kind in (False, True):
+            rows = [row for row, found in enumerate(is_forward_only) if found is kind]
+            kinds.append(self._plan(batch, rows) if rows else [])
+        return kinds[0], kinds[1]
+
+    def _plan(self, batch: Batch, rows: Sequence[int]) -> list[list[int]]:
+        planned = plan_micro_batches(
+            batch.rows(torch.tensor(rows)),
             max_tokens=self._config.micro_batch_tokens,
             layout=usable_layout(self._model, self._config.layout),
             share_prompt_prefix=self._config.share_prompt_prefix,
         )
+        return [[rows[index] for index in micro] for micro in planned]
 
     def micro_batch(self, batch: Batch, rows: list[int]) -> Batch:
         """These rows, on the policy's device."""
@@ -87,22 +111,38 @@ class Passes:
 
     def backward(self, micro: Batch | None, *, sums: MetricSums) -> None:
         """Adds the gradient of one micro-batch to the policy's, and its metrics to `sums`."""
-        total: Tensor | None = None
-        if micro is not None:
-            out = self._forward(self._model, micro)
-            loss = self._loss(out.logprobs, entropy=out.entropy, batch=micro)
-            total = loss.loss_sum
-            count = float(micro.loss_mask.sum())
-            entropy_sum = float(out.entropy.detach().sum())
-            sums.add(loss.metrics)
-            sums.add({"policy/entropy": (entropy_sum, count), "learner/loss_tokens": (count, 1.0)})
-            sums.loss_sum += float(total.detach())
-            sums.flops += self._cost.of(micro, shares_prompts=self._shares_prompts())
+        total = None if micro is None else self._numerator(micro, sums=sums, is_forward_only=False)
         empty = self._peers.even_out(self._model)
         if empty is not None:
             total = empty if total is None else total + empty.to(total.dtype)
         if total is not None:
             total.backward()
+
+    @torch.no_grad()
+    def measure(self, micro: Batch | None, *, sums: MetricSums) -> None:
+        """Adds the metrics of one micro-batch whose gradient is 0 to `sums`: a forward pass alone."""
+        if micro is not None:
+            self._numerator(micro, sums=sums, is_forward_only=True)
+        self._peers.even_out(self._model)
+
+    def _numerator(self, micro: Batch, *, sums: MetricSums, is_forward_only: bool) -> Tensor:
+        """The loss's numerator over these rows; its metrics go to `sums`."""
+        out = self._forward(self._model, micro)
+        loss = self._loss(out.logprobs, entropy=out.entropy, batch=micro)
+        count = float(micro.loss_mask.sum())
+        sums.add(loss.metrics)
+        sums.add(
+            {
+                "policy/entropy": (float(out.entropy.detach().sum()), count),
+                "learner/loss_tokens": (count, 1.0),
+                "learner/forward_only_rate": (count if is_forward_only else 0.0, count),
+            }
+        )
+        sums.loss_sum += float(loss.loss_sum.detach())
+        sums.flops += self._cost.of(
+            micro, shares_prompts=self._shares_prompts(), is_forward_only=is_forward_only
+        )
+        return loss.loss_sum
 
     def _forward(self, model: PreTrainedModel, micro: Batch) -> TokenLogprobs:
         with self._arithmetic():

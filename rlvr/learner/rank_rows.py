@@ -1,5 +1,7 @@
 """Which rank works on which rows: equal tokens, and groups in one place where that costs no balance."""
 
+from collections.abc import Sequence
+
 from rlvr.batch import Batch
 
 _PIECES = (
@@ -7,13 +9,23 @@ _PIECES = (
 )
 
 
-def split_over_ranks(batch: Batch, num_ranks: int) -> list[list[int]]:
+_BACKWARD_COST = 3  # of a pass forward and backward, in forward passes
+
+
+def split_over_ranks(
+    batch: Batch, num_ranks: int, *, is_forward_only: Sequence[bool] = ()
+) -> list[list[int]]:
     """Row indices of each rank, in order; some are empty where there are fewer rows than ranks.
 
     Rows of one group share a prompt, so a group stays whole up to a quarter of a rank's fair share of the tokens; a
     larger one is cut. Pieces go, the largest first, to the rank with the fewest tokens so far.
+
+    Args: is_forward_only: for each row, whether a forward pass is all that it needs; () where all need the same.
     """
     tokens = batch.attention_mask.sum(1).tolist()
+    if any(is_forward_only):
+        pairs = zip(tokens, is_forward_only, strict=True)
+        tokens = [count * (1 if is_forward else _BACKWARD_COST) for count, is_forward in pairs]
     most = max(1, sum(tokens) // (num_ranks * _PIECES))
     by_group: dict[int, list[int]] = {}
     for row, group in enumerate(batch.group_index.tolist()):

@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from rlvr.models.block_attention import attend_in_blocks
 from rlvr.models.packed_layout import PackedLayout
-from rlvr.models.ragged_attention import attend_ragged, fits_kernel, varlen_kernel
+from rlvr.models.ragged_attention import attend_ragged, fits_kernel, known_kernel
 from rlvr.models.small_attention import attend_small, is_small
 
 NAME = "rlvr_packed"
@@ -111,7 +111,7 @@ def _over_stream(
         narrow = torch.get_autocast_dtype(kind)
         query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
     scale = float(query.shape[-1] ** -0.5) if scaling is None else scaling
-    kernel = varlen_kernel(query.device) if fits_kernel(query, value) else None
+    kernel = known_kernel(query.device) if fits_kernel(query, value) else None
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if kernel is not None:
         return attend_ragged(query, key, value, layout=layout, scale=scale, kernel=kernel)[None]

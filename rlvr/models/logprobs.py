@@ -28,6 +28,7 @@ from rlvr.models.head_logprobs import HeadRequest, logprobs_of_logits, selected_
 from rlvr.models.lm_head import head_computes, head_is_last
 from rlvr.models.packed_layout import PackedLayout
 from rlvr.models.packing import Stream, Targets, pack, pad
+from rlvr.models.ragged_attention import probe_kernel
 
 __all__ = ["TokenLogprobs", "selected_logprobs", "token_logprobs", "usable_layout"]
 
@@ -130,6 +131,7 @@ def _run_packed(model: PreTrainedModel, stream: Stream, request: HeadRequest) ->
     use_packed_attention(model)
     device = request.targets.positions.device
     layout = PackedLayout(stream.lengths, stream.prefixes, device=device)
+    probe_kernel(device)  # here, because inside the pass the probe or the pass would fail
     try:
         values = _run(
             model,

@@ -3,7 +3,6 @@
 import inspect
 import logging
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from rlvr.models.packed_layout import PackedLayout, VarlenIndex
 logger = logging.getLogger(__name__)
 
 Kernel = Callable[..., Any]
+KERNEL_DEVICES = frozenset({"cuda"})  # types of device that flash attention runs on
+_kernels: dict[torch.device, Kernel | None] = {}  # what was found on each device that was probed
 
 
 def attend_ragged(
@@ -42,18 +43,44 @@ def attend_ragged(
 def fits_kernel(query: Tensor, value: Tensor) -> bool:
     """Whether flash attention takes them: on a GPU, 16 bits, equal dimensions up to 256."""
     return (
-        query.is_cuda
+        query.device.type in KERNEL_DEVICES
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] == value.shape[-1] <= 256
     )
 
 
-@cache
-def varlen_kernel(device: torch.device) -> Kernel | None:
+def probe_kernel(device: torch.device) -> Kernel | None:
+    """The ragged kernel of a device, or None where there is none; probed at the first call for each device.
+
+    Call it before a model runs over a stream on that device, never inside the model's forward pass: the probe takes a
+    gradient, and a checkpointed layer would count the tensors that it saves as its own.
+
+    Raises: torch.OutOfMemoryError; the next call probes again.
+    """
+    if device not in _kernels:
+        _kernels[device] = _probe(device) if device.type in KERNEL_DEVICES else None
+    return _kernels[device]
+
+
+def known_kernel(device: torch.device) -> Kernel | None:
+    """What `probe_kernel` found for the device: a look-up that runs nothing, so that layers may call it.
+
+    Raises: RuntimeError when `probe_kernel` was not called for the device.
+    """
+    try:
+        return _kernels[device]
+    except KeyError:
+        raise RuntimeError(
+            f"attention over a stream on {device}: the ragged kernel was not probed; call probe_kernel before the model"
+        ) from None
+
+
+def _probe(device: torch.device) -> Kernel | None:
     """torch's attention over ragged sequences, or None where it is missing or not what we expect of it.
 
     Its signature changes between versions of torch, and its causal mask must be aligned at the last token. So it is
-    tried once on an example, with gradient, against plain attention.
+    tried on an example, with gradient, against plain attention. The answer is kept for the life of the process, so it
+    must not depend on the caller's modes (no_grad, inference mode, autocast) or on how much memory is free.
     """
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -75,6 +102,8 @@ def varlen_kernel(device: torch.device) -> Kernel | None:
 
     try:
         difference = _difference_on_an_example(kernel, device)
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, RuntimeError, ValueError, NotImplementedError) as error:
         reason = f"it failed on an example: {error}"
     else:
@@ -107,21 +136,26 @@ class GatherKeys(torch.autograd.Function):
 
 def _difference_on_an_example(kernel: Kernel, device: torch.device) -> float:
     """The largest relative difference of outputs and gradients: prompts of 3 and 2 tokens, one continued twice."""
-    layout = PackedLayout((2, 3, 1, 4), (-1, -1, 1, 1), device=device)
-    generator = torch.Generator().manual_seed(0)
-    found: list[list[Tensor]] = []
-    numbers = [torch.randn(10, heads, 64, generator=generator) for heads in (4, 2, 2, 4)]
-    for ragged in (True, False):
-        query, key, value = (
-            t.to(device, torch.bfloat16).detach().requires_grad_() for t in numbers[:3]
-        )
-        if ragged:
-            out = attend_ragged(query, key, value, layout=layout, scale=0.125, kernel=kernel)
-        else:
-            out = attend_in_blocks(query, key, value, layout=layout, attend=_plain)
-        out.backward(numbers[3].to(out))
-        found.append([t.detach().float() for t in (out, query.grad, key.grad, value.grad)])  # type: ignore[union-attr] # just set
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(*found, strict=True))
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        layout = PackedLayout((2, 3, 1, 4), (-1, -1, 1, 1), device=device)
+        generator = torch.Generator().manual_seed(0)
+        found: list[list[Tensor]] = []
+        numbers = [torch.randn(10, heads, 64, generator=generator) for heads in (4, 2, 2, 4)]
+        for ragged in (True, False):
+            query, key, value = (
+                t.to(device, torch.bfloat16).detach().requires_grad_() for t in numbers[:3]
+            )
+            if ragged:
+                out = attend_ragged(query, key, value, layout=layout, scale=0.125, kernel=kernel)
+            else:
+                out = attend_in_blocks(query, key, value, layout=layout, attend=_plain)
+            gradients = torch.autograd.grad(out, (query, key, value), numbers[3].to(out))
+            found.append([t.detach().float() for t in (out, *gradients)])
+        return max(float((a - b).norm() / b.norm()) for a, b in zip(*found, strict=True))
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

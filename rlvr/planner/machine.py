@@ -71,6 +71,11 @@ def devices(wanted: str) -> list[Device]:
     ]
 
 
+def torch_device(device: Device) -> torch.device:
+    """The device as torch names it."""
+    return torch.device("cuda", device.index) if device.kind == "cuda" else torch.device("cpu")
+
+
 def free_memory(*, meminfo: Path = Path("/proc/meminfo"), groups: Path = _GROUPS) -> int:
     """Bytes that new processes can take: what the system calls available, less where a control group allows less."""
     found = _available(meminfo)
@@ -80,7 +85,7 @@ def free_memory(*, meminfo: Path = Path("/proc/meminfo"), groups: Path = _GROUPS
 
 def measure(device: Device, *, is_bfloat16: bool) -> Speed:
     """Multiplies for about a second."""
-    where = torch.device("cuda", device.index) if device.kind == "cuda" else torch.device("cpu")
+    where = torch_device(device)
     dtype = torch.bfloat16 if is_bfloat16 else torch.float32
     square = torch.ones(_SIZE, _SIZE, dtype=dtype, device=where)
     wide = torch.ones(_THIN, _THIN, dtype=dtype, device=where)

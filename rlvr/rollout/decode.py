@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlvr.protocols import GenerationRequest
 from rlvr.records import FinishReason
+from rlvr.rollout.key_value_cache import key_value_cache
 
 # A row that has finished is dropped from the batch when at least this share of its rows has: dropping copies the cache.
 DROP_SHARE = 1 / 16
@@ -64,7 +65,7 @@ def decode_rows(
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
-    cache = DynamicCache(config=model.config)
+    cache = key_value_cache(model.config)
     logits = model(
         input_ids=ids,
         attention_mask=mask,

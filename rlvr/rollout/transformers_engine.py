@@ -48,6 +48,10 @@ class TransformersEngine:
         autocast: whether the learner computes in bfloat16 autocast; an engine in float32 then does too.
         engine_id: what receipts call it, where it is one of several.
         """
+        if engine_dtype is EngineDtype.AUTO:
+            raise RolloutError(
+                "rollout.engine_dtype=auto must be chosen before the engine is built: see rlvr.run.choose_dtypes"
+            )
         self._policy = policy
         self._engine_id = engine_id
         self._shared = engine_dtype is EngineDtype.SHARED

@@ -14,6 +14,7 @@ from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt
 from rlvr.protocols import RolloutEngine, Sampling
 from rlvr.records import Json
+from rlvr.run.activity import Activity
 from rlvr.run.buffer import GroupBuffer
 from rlvr.run.canary import build_canary
 from rlvr.run.difficulty import SolveRates
@@ -89,11 +90,14 @@ def assemble(
         thread=thread,
         proof=_proof(recipe, text=text, data=data, engine=engine, learner=learner, thread=thread, recorder=recorder),
         buffer=buffer,
-        updater=_updater(recipe, text=text, learner=learner, buffer=buffer, shaping=shaping, thread=thread),
+        updater=_updater(
+            recipe, text=text, learner=learner, buffer=buffer, shaping=shaping, thread=thread,
+            activity=recorder.activity,
+        ),
         governor=governor,
         set_correction=set_correction,
         solve_rates=solve_rates,
-        evaluate=_evaluator(recipe, sampler=sampler, data=data),
+        evaluate=_evaluator(recipe, sampler=sampler, data=data, activity=recorder.activity),
         is_eval_due=lambda step: bool(every and step % every == 0),
         is_checkpoint_due=lambda step: bool(save_every and step % save_every == 0),
         recorder=recorder,
@@ -135,6 +139,7 @@ def _updater(
     buffer: GroupBuffer,
     shaping: RewardShaping,
     thread: LearnerThread,
+    activity: Activity,
 ) -> Updater:
     algorithm = recipe.algorithm
     kl_in_reward = None
@@ -153,6 +158,7 @@ def _updater(
         pad_token_id=text.pad_token_id,
         is_streaming=recipe.learner.streaming,
         may_overlap=not _is_shared(recipe),
+        activity=activity,
     )
 
 
@@ -219,7 +225,9 @@ def _solve_rates(recipe: Recipe, stream: PromptStream) -> SolveRates | None:
     return rates
 
 
-def _evaluator(recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData) -> Evaluator:
+def _evaluator(
+    recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData, activity: Activity
+) -> Evaluator:
     """Evaluates every set: in full, or on its first `eval_prompts_between`."""
 
     async def run(step: int, policy_version: int, *, in_full: bool) -> list[Evaluation]:
@@ -232,6 +240,7 @@ def _evaluator(recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData) 
                 max_completion_tokens=recipe.rollout.max_completion_tokens,
                 stop_strings=recipe.rollout.stop_strings,
                 policy_version=policy_version,
+                activity=activity,
             )
             for name, prompts in data.evals.items()
         ]

@@ -1,6 +1,7 @@
 """The skeleton of a run that all backends share: directory, console, recorder, stop, resume, the loss of a learner.
 
-    conduct:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> data, console, recorder
+    conduct:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> dtypes that the recipe
+              leaves to the machine -> data, console, recorder
               -> backend.crew: learner, engine, judge -> assemble -> run_loop
               LearnerLost: once more from the newest whole checkpoint, as --resume would, up to the recipe's limit
 
@@ -21,14 +22,17 @@ from rlvr import __version__
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner
 from rlvr.config.derived import derived_table
-from rlvr.config.load import LoadedRecipe
+from rlvr.config.dtypes import with_stored_dtypes
+from rlvr.config.load import LoadedRecipe, load_recipe
 from rlvr.config.recipe import Recipe
+from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt, prompt_text
 from rlvr.protocols import RolloutEngine
 from rlvr.records import Prompt
 from rlvr.run.assemble import assemble
 from rlvr.run.checkpoints import read_run_state
+from rlvr.run.choose_dtypes import apply_choice, choose_dtypes
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.failures import LearnerLost
@@ -87,6 +91,14 @@ class Backend(Protocol):
         """What is known of the policy; called again after a LearnerLost."""
         ...
 
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """Which arithmetic is the faster one where the learner computes; after `open`."""
+        ...
+
+    def use(self, recipe: Recipe) -> None:
+        """From now on this recipe, which differs from the one before in its dtypes."""
+        ...
+
     def crew(self, scene: Scene) -> AbstractAsyncContextManager[Crew]:
         """Within it, learner (cold start done, or restored), engine and judge answer. May raise LearnerLost."""
         ...
@@ -105,22 +117,33 @@ def conduct(
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    recipe = loaded.recipe
     with ExitStack() as stack:
-        resumed = find_resume(directory, recipe) if resume else None
+        if resume:
+            loaded = with_stored_dtypes(loaded, load_recipe(str(directory.recipe)).recipe)
+        resumed = find_resume(directory, loaded.recipe) if resume else None
         directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
         stop = stack.enter_context(
             listen_for_stop(
                 lambda: console.note("stopping after this step; once more to stop without saving")
             )
         )
+        stack.callback(console.activity.end)
+        console.activity.begin("loading the policy")
         text = backend.open()
+        console.activity.begin("choosing dtypes")
+        choice = choose_dtypes(loaded.recipe, measure=backend.measure_dtypes)
+        if choice is not None:
+            loaded = apply_choice(loaded, choice)
+            directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
+        recipe = loaded.recipe
+        backend.use(recipe)
+        console.activity.begin("reading the data")
         data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
         console.start(
             recipe_name=recipe.name,
             run_dir=directory.path,
             model=f"{recipe.model.path or 'tiny'} ({text.num_parameters:,} parameters)",
-            rows=derived_table(recipe),
+            rows=derived_table(recipe, dtype_reason="" if choice is None else choice.reason),
             num_steps=recipe.run.steps,
         )
         recorder = Recorder(
@@ -140,6 +163,8 @@ def conduct(
             torch=torch.__version__,
             seed=recipe.seed,
         )
+        if choice is not None:
+            recorder.event("dtypes", **choice.event)
         with _recorded(recorder):
             num_lost = 0
             while True:
@@ -164,6 +189,7 @@ def conduct(
 
 async def _run(scene: Scene, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
     """Returns the last step."""
+    scene.console.activity.begin("starting learner and engines")
     async with backend.crew(scene) as crew:
         parts = assemble(
             scene.recipe,

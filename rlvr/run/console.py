@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from rlvr.records import Rollout, Status
+from rlvr.run.activity import Activity
 
 Cell = tuple[str, str]  # text and style
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -45,10 +46,25 @@ class Console:
     Args:
         file: where to write; None is standard output.
         width: columns; None asks the terminal.
+        is_terminal: whether `file` is a terminal; None asks it.
     """
 
-    def __init__(self, *, file: IO[str] | None = None, width: int | None = None) -> None:
-        self._out = RichConsole(file=file, width=width, highlight=False, markup=False, emoji=False)
+    def __init__(
+        self,
+        *,
+        file: IO[str] | None = None,
+        width: int | None = None,
+        is_terminal: bool | None = None,
+    ) -> None:
+        self._out = RichConsole(
+            file=file,
+            width=width,
+            force_terminal=is_terminal,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        self.activity = Activity(self._out)
         self._num_steps = 0
         self._rewards: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._step_times: deque[float] = deque(maxlen=_RECENT_STEPS)
@@ -193,6 +209,7 @@ class Console:
 
     def finish(self) -> None:
         """The end: for each evaluation its course over the steps, and where the run is."""
+        self.activity.end()
         self._line(("", ""))
         for name, curve in self._curves.items():
             first, last = curve[0], curve[-1]

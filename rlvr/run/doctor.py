@@ -38,6 +38,9 @@ _OPTIONAL = {
 }
 
 
+QUICKSTART_LAYERS = ((1536, 576), (576, 1536))  # (outputs, inputs) of SmolLM2-135M's largest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One line: what was looked at, what was found, and what to do when it is not as it should be."""
@@ -91,15 +94,10 @@ def _devices() -> list[Finding]:
         if hasattr(os, "sysconf")
         else 0
     )
-    bf16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"  # type: ignore[attr-defined] # no public name
+    threads = torch.get_num_threads()
     found = [
-        Finding(
-            name="cpu",
-            value=f"{os.cpu_count()} cores, {memory:.0f} GiB, {torch.get_num_threads()} threads, {bf16} AVX-512 bf16",
-            fix=""
-            if bf16 == "with"
-            else "learner.dtype=float32 may be faster here than bfloat16_autocast",
-        )
+        Finding(name="cpu", value=f"{os.cpu_count()} cores, {memory:.0f} GiB, {threads} threads"),
+        _dtypes(),
     ]
     if not torch.cuda.is_available():
         built = torch.version.cuda
@@ -118,6 +116,17 @@ def _devices() -> list[Finding]:
             )
         )
     return found
+
+
+def _dtypes() -> Finding:
+    """What `learner.dtype: auto` comes to for a model as wide as the quickstart's."""
+    import torch
+
+    from rlvr.models.dtype_speed import measure_shapes
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    speeds = measure_shapes(QUICKSTART_LAYERS, device)
+    return Finding(name="learner.dtype=auto", value=f"{speeds.choice.value}: {speeds.reason}")
 
 
 def _verifiers() -> list[Finding]:

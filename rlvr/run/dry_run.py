@@ -9,13 +9,10 @@ from rlvr.run.preflight import OpenedData, opened
 def dry_run_rows(recipe: Recipe) -> list[tuple[str, str, str]]:
     """The derived table and the data, after every check. Raises what a real start would raise."""
     with opened(recipe) as (_, data):
-        return rows_of(recipe, data)
+        return [*derived_table(recipe), *data_rows(data)]
 
 
-def rows_of(recipe: Recipe, data: OpenedData) -> list[tuple[str, str, str]]:
-    """The derived table, and how many prompts each source has."""
+def data_rows(data: OpenedData) -> list[tuple[str, str, str]]:
+    """How many prompts each source has."""
     counts = summary(data.stream, data.evals)
-    return [
-        *derived_table(recipe),
-        *((f"data {part}: {name}", count, "prompts") for name, part, count, _ in counts),
-    ]
+    return [(f"data {part}: {name}", count, "prompts") for name, part, count, _ in counts]

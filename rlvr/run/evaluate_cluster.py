@@ -15,6 +15,7 @@ from pathlib import Path
 from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import RolloutEngine
+from rlvr.run.choose_dtypes import choose_dtypes
 from rlvr.run.conduct import Scene, is_too_long
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
@@ -47,6 +48,9 @@ async def on_cluster(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlvr-eval-"))
         backend = stack.enter_context(opened_backend(recipe, judge=judge, run_dir=EVERYWHERE))
         text = await asyncio.to_thread(backend.open)
+        choice = await asyncio.to_thread(choose_dtypes, recipe, measure=backend.measure_dtypes)
+        recipe = recipe if choice is None else choice.recipe
+        backend.use(recipe)
         data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
         directory = RunDirectory.create(Path(folder) / "run", recipe.name)
         console = Console()

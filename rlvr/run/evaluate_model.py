@@ -11,11 +11,14 @@ from typing import Any
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import Backend, Recipe
 from rlvr.errors import ConfigError
+from rlvr.models.dtype_speed import measure_dtypes
 from rlvr.models.policy import PolicyText, load_policy
 from rlvr.models.prompting import prompt_text
 from rlvr.protocols import RolloutEngine
 from rlvr.rollout.build import build_engine
+from rlvr.run.activity import Activity
 from rlvr.run.backends import require_backend
+from rlvr.run.choose_dtypes import choose_dtypes
 from rlvr.run.conduct import is_too_long
 from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluate_cluster import on_cluster
@@ -36,10 +39,12 @@ def evaluate_model(
     samples_per_prompt: int,
     output: Path | None,
     server: ServerChoice | None = None,
+    activity: Activity | None = None,
 ) -> list[tuple[str, str, str]]:
     """Rows (metric, value, interval) of each evaluation set.
 
     Args:
+        activity: told what is being done.
         model: anything `model.path` takes, or a run directory (its newest whole checkpoint), or a checkpoint in one.
         recipe: default is the recipe of the run.
         prompts: a source in place of `data.eval`; columns and verifier are those of the first evaluation set.
@@ -76,6 +81,7 @@ def evaluate_model(
             samples_per_prompt=samples_per_prompt,
             output=output,
             server=server,
+            activity=activity,
         )
     )
     return [row for evaluation in evaluations for row in _rows(evaluation)]
@@ -88,7 +94,10 @@ async def _evaluate(
     samples_per_prompt: int,
     output: Path | None,
     server: ServerChoice | None,
+    activity: Activity | None,
 ) -> list[Evaluation]:
+    if activity is not None:
+        activity.begin("loading")
     with opened(recipe) as (judge, data):
         if server is not None:
             crew = served(recipe, choice=server, alias=alias, data=data, judge=judge)
@@ -115,6 +124,7 @@ async def _evaluate(
                     policy_version=0,
                     samples_per_prompt=samples_per_prompt,
                     temperature=0.0 if samples_per_prompt == 1 else recipe.rollout.temperature,
+                    activity=activity,
                 )
                 for name, found in data.evals.items()
             ]
@@ -132,6 +142,9 @@ async def _here(
 ) -> AsyncIterator[tuple[RolloutEngine, CompletionJudge, PolicyText]]:
     """Within it, this process generates and judges."""
     policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
+    device = next(policy.model.parameters()).device
+    choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(policy.model, device))
+    recipe = recipe if choice is None else choice.recipe
     data.limit_prompts(partial(is_too_long, text=policy.text, recipe=recipe))
     engine = build_engine(recipe, policy=policy)
     try:

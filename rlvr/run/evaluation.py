@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rlvr.protocols import Sampling
 from rlvr.records import FinishReason, Group, Prompt, Rollout, Status
+from rlvr.run.activity import Activity
 from rlvr.run.failures import first_failure
 from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
 
@@ -35,11 +36,16 @@ async def evaluate(
     policy_version: int,
     samples_per_prompt: int = 1,
     temperature: float = 0.0,
+    activity: Activity | None = None,
 ) -> Evaluation:
     """Generates and judges; greedy with one sample a prompt is `pass@1`, sampled ones are `avg@k` and so on.
 
     Unjudged rollouts (verifier errors) leave numerator and denominator and are counted in `error_rate`.
+
+    Args: activity: told of the evaluation, and of each prompt that is done.
     """
+    if activity is not None:
+        activity.begin(f"evaluating {name}: prompts", total=len(prompts))
     sampling = Sampling(
         temperature=temperature, max_tokens=max_completion_tokens, stop_strings=tuple(stop_strings)
     )
@@ -54,6 +60,9 @@ async def evaluate(
                 )
                 for i, prompt in enumerate(prompts)
             ]
+            if activity is not None:
+                for task in pending:
+                    task.add_done_callback(lambda _: activity.advance())
     except BaseExceptionGroup as failures:
         raise first_failure(failures) from failures
     groups = [task.result() for task in pending]

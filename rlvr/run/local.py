@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import EngineKind, Recipe
 from rlvr.errors import Interrupted
+from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
 from rlvr.rollout.build import build_engine
@@ -54,6 +55,16 @@ class LocalBackend:
             load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe
         )
         return self._policy.text
+
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """In this process, on the policy's device."""
+        assert self._policy is not None  # `conduct` opens first
+        model = self._policy.model
+        return measure_dtypes(model, next(model.parameters()).device)
+
+    def use(self, recipe: Recipe) -> None:
+        """From now on this recipe."""
+        self._recipe = recipe
 
     @asynccontextmanager
     async def crew(self, scene: Scene) -> AsyncIterator[Crew]:

@@ -35,6 +35,7 @@ async def run_loop(parts: RunParts) -> int:
 
     Raises: Interrupted after a checkpoint, when the user asked to stop; RlvrError when the work failed.
     """
+    parts.recorder.activity.begin("sending the first weights, and proving that they arrived")
     sync = await first_sync(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
     if parts.first_step == 1:
         parts.recorder.evaluations(0, await parts.evaluate(0, sync.version, in_full=True))
@@ -46,6 +47,7 @@ async def run_loop(parts: RunParts) -> int:
             update = await parts.updater.step(policy_version=sync.version)
             if not update.taken.groups:
                 break
+            parts.recorder.activity.begin("sending weights")
             sync = await sync_weights(
                 parts.learner, parts.engine, thread=parts.thread, proof=parts.proof
             )

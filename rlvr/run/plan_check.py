@@ -5,19 +5,23 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from rlvr.config.derived import derived_table
 from rlvr.config.recipe import Recipe
+from rlvr.models.dtype_speed import measure_dtypes
 from rlvr.models.policy import load_tokenizer, outline
 from rlvr.models.prompting import encode_prompt
 from rlvr.planner.architecture import architecture_of, num_adapter_parameters
-from rlvr.planner.machine import Device, devices, measure
+from rlvr.planner.machine import Device, devices, measure, torch_device
 from rlvr.planner.pace import pace_of
 from rlvr.planner.plan import Place, places, remedies
 from rlvr.planner.remedies import candidates, changed, override
 from rlvr.planner.setup import Lengths, Setup, setup_of
 from rlvr.planner.table import Row, memory_rows, pace_rows, warning
 from rlvr.records import Prompt
-from rlvr.run.dry_run import rows_of
+from rlvr.run.choose_dtypes import choose_dtypes
+from rlvr.run.dry_run import data_rows
 from rlvr.run.preflight import OpenedData, opened
+from rlvr.run.start_learner import use_threads
 
 NUM_MEASURED = 64  # prompts of each source whose tokens are counted
 
@@ -36,12 +40,16 @@ def check_recipe(recipe: Recipe) -> CheckReport:
     Raises: what a real start would raise before it loads weights (ConfigError, DataError, PluginError).
     """
     with opened(recipe) as (_, data):
-        rows = rows_of(recipe, data)
         prompts = list(_sample(data))
+        counts = data_rows(data)
     model = outline(recipe.model)
+    found = devices(recipe.learner.device)
+    use_threads(recipe)
+    choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(model, torch_device(found[0])))
+    recipe = recipe if choice is None else choice.recipe
+    rows = [*derived_table(recipe, dtype_reason="" if choice is None else choice.reason), *counts]
     lengths = _lengths(recipe, prompts)
     setup = _setup(recipe, model, lengths)
-    found = devices(recipe.learner.device)
     speed = measure(found[0], is_bfloat16=setup.is_bfloat16)
     planned = places(setup, found)
     tables = [

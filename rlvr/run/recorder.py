@@ -8,6 +8,7 @@ from typing import Any
 from rlvr.batch import Learner
 from rlvr.protocols import MetricSink
 from rlvr.records import Group, Json, Prompt
+from rlvr.run.activity import Activity
 from rlvr.run.buffer import DropReason
 from rlvr.run.checkpoints import write_checkpoint
 from rlvr.run.console import Console
@@ -52,6 +53,11 @@ class Recorder:
     def elapsed_s(self) -> float:
         """Seconds of the run, over all its resumptions."""
         return time.monotonic() - self._start
+
+    @property
+    def activity(self) -> Activity:
+        """The line that says what the run is doing."""
+        return self._console.activity
 
     def event(self, kind: str, **fields: Json) -> None:
         """A start, a stop, a fault, an alarm or a decision."""
@@ -128,6 +134,7 @@ class Recorder:
     def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any]) -> None:
         """A whole checkpoint of `step`; older ones beyond the number to keep go. state: of the run's parts."""
         start = time.monotonic()
+        self.activity.begin(f"saving the checkpoint of step {step}")
         folder = self._run_dir.checkpoint(step)
         run_state = {"step": step, "elapsed_s": self.elapsed_s, **state}
         write_checkpoint(folder, learner=learner, run_state=run_state)

@@ -18,6 +18,7 @@ from rlvr.data.load import demonstrations
 from rlvr.errors import ConfigError
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.learner import PolicyLearner
+from rlvr.learner.publication import require_room
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy, load_policy
@@ -50,7 +51,11 @@ def start_learner(
         faults: where micro-batches with a non-finite gradient are kept.
         reference_folder: where the policy after a cold start is kept for the KL term of a resumed run.
         progress: called with (step, loss) after each step of the cold start.
+
+    Raises: ConfigError when the weights that it will publish do not fit on this machine.
     """
+    dtype, kind = _published(recipe)
+    require_room(policy.model, transport=transport, dtype=dtype, kind=kind)
     report = None
     if checkpoint is None and recipe.cold_start.steps:
         report = imitate(
@@ -97,6 +102,7 @@ def build_learner(
     start = PolicyLearner
     if recipe.cluster.learners > 1:
         start = partial(LearnerGroup, num_ranks=recipe.cluster.learners)
+    dtype, kind = _published(recipe)
     return start(
         policy,
         config=recipe.learner,
@@ -109,9 +115,15 @@ def build_learner(
         transport=transport,
         reference=reference,
         fault_folder=faults,
-        published_dtype=COPY_DTYPES.get(rollout.engine_dtype, torch.float32),
-        published_kind=WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL,
+        published_dtype=dtype,
+        published_kind=kind,
     )
+
+
+def _published(recipe: Recipe) -> tuple[torch.dtype, WeightsKind]:
+    """In which dtype, and what of them, weights go to engines."""
+    dtype = COPY_DTYPES.get(recipe.rollout.engine_dtype, torch.float32)
+    return dtype, WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
 
 
 def has_own_arithmetic(recipe: Recipe) -> bool:
@@ -142,10 +154,15 @@ def _reference(
     return lora.plain_copy(policy.model, dtype=policy.model.dtype)
 
 
-def place_policy(policy: Policy, recipe: Recipe) -> Policy:
-    """The policy on its device, with the threads the recipe asks for."""
+def use_threads(recipe: Recipe) -> None:
+    """Has torch use the threads the recipe asks for; 0 keeps torch's own number."""
     if recipe.learner.num_threads:
         torch.set_num_threads(recipe.learner.num_threads)
+
+
+def place_policy(policy: Policy, recipe: Recipe) -> Policy:
+    """The policy on its device, with the threads the recipe asks for."""
+    use_threads(recipe)
     device = recipe.learner.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

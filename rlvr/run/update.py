@@ -19,6 +19,7 @@ from rlvr.algorithms.kl import KlFunction, kl_penalties
 from rlvr.batch import Batch, Denominators, Learner
 from rlvr.data.collate import Row, collate_rows, select_rows
 from rlvr.records import Group
+from rlvr.run.activity import Activity
 from rlvr.run.buffer import DropReason, GroupBuffer, Taken
 from rlvr.run.learner_thread import LearnerThread
 from rlvr.run.metrics import penalty_metrics, rollout_metrics, selection_metrics, staleness
@@ -92,8 +93,10 @@ class Updater:
         pad_token_id: int,
         is_streaming: bool,
         may_overlap: bool,
+        activity: Activity,
     ) -> None:
         """Args:
+        activity: told what the step is doing.
         may_overlap: the learner may work while the engine generates; False where they share tensors, and streaming
             then begins after the last group.
         """
@@ -107,6 +110,7 @@ class Updater:
         self._pad_token_id = pad_token_id
         self._is_streaming = is_streaming
         self._may_overlap = may_overlap
+        self._activity = activity
 
     async def step(self, *, policy_version: int) -> Update:
         """Waits for one step's groups and learns from them; no groups at all when the prompts have run out.
@@ -118,11 +122,14 @@ class Updater:
         items: list[Item] = []
         learned: list[_Learned] = []
         metrics: dict[str, float] = {}
+        self._activity.begin("generating: groups", total=self._buffer.prompts_per_step)
         async for chunk in self._chunks():
             items += chunk
             kept = [group for group, reason in chunk if reason is None]
             if kept:
                 begun = time.perf_counter()
+                if not self._is_streaming:
+                    self._activity.begin("training")
                 learned.append(await self._thread.run(lambda kept=kept: self._learn(kept)))
                 metrics |= learned[-1].metrics
                 train_s += time.perf_counter() - begun
@@ -162,9 +169,13 @@ class Updater:
         """The step's groups in portions that are learned from together."""
         if self._is_streaming and self._may_overlap:
             async for item in self._buffer.stream():
+                self._activity.advance()
                 yield [item]
             return
-        items = [item async for item in self._buffer.stream()]
+        items: list[Item] = []
+        async for item in self._buffer.stream():
+            self._activity.advance()
+            items.append(item)
         for chunk in [[item] for item in items] if self._is_streaming else [items]:
             yield chunk
 

@@ -1,12 +1,12 @@
 """Seconds a step of rlvr and of TRL's GRPOTrainer on the same work, alternating step by step in one script.
 
 Both programs stay loaded; the script lets one take a step while the other sleeps, then the other way round. Same model
-(`--model smollm2`: SmolLM2-135M-Instruct with float32 master weights and bfloat16 autocast; `--model tiny`: two layers
-of width 128 in float32), prompts, group size, token limit, optimiser, learning rate, two threads. The learning rate is
-so small that both policies keep the lengths of the base model; mean lengths are printed. Needs what `make setup`
-installs.
+(`--model smollm2`: SmolLM2-135M-Instruct; `--model tiny`: two layers of width 128), arithmetic (`--dtype`: float32, or
+bfloat16 autocast over float32 master weights), prompts, group size, token limit, optimiser, learning rate, two threads.
+The learning rate is so small that both policies keep the lengths of the base model; mean lengths are printed, and the
+share of tokens that rlvr runs forward only because their groups have no gradient. Needs what `make setup` installs.
 
-    python tests/bench/against_trl.py [--model tiny] [--pairs 8] [--prompts 6] [--group 8] [--tokens 12]
+    python tests/bench/against_trl.py [--model tiny] [--dtype float32] [--pairs 8] [--prompts 6] [--group 8] [--tokens 12]
 """
 
 import argparse
@@ -80,7 +80,6 @@ def run_rlvr(options: argparse.Namespace) -> None:
             ],
         },
         "rollout": {
-            "engine_dtype": "shared" if options.model == "tiny" else "bfloat16",
             "prompts_per_step": options.prompts,
             "group_size": options.group,
             "max_completion_tokens": options.tokens,
@@ -88,7 +87,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
         "learner": {
             "lr": LR,
             "micro_batch_tokens": 100_000,
-            "dtype": "float32" if options.model == "tiny" else "bfloat16_autocast",
+            "dtype": options.dtype,
         },
         "run": {"steps": steps, "trackers": []},
     }
@@ -104,7 +103,11 @@ def run_rlvr(options: argparse.Namespace) -> None:
         def step(self, step: int, metrics: Any, **_: Any) -> None:
             names = ("generate_s", "train_s", "sync_s")
             times = {name: metrics[f"time/{name}"] for name in names}
-            report(length=metrics["rollout/length_mean_tokens"], **times)
+            report(
+                length=metrics["rollout/length_mean_tokens"],
+                forward_only=metrics["learner/forward_only_rate"],
+                **times,
+            )
             wait_for_go()
 
     loaded = load_recipe(str(folder / "bench.yaml"))
@@ -177,7 +180,7 @@ def run_trl(options: argparse.Namespace) -> None:
         save_strategy="no",
         report_to=[],
         use_cpu=True,
-        bf16=not is_tiny,
+        bf16=options.dtype == "bfloat16_autocast",
         gradient_checkpointing=False,
         beta=0.0,
         temperature=1.0,
@@ -215,7 +218,7 @@ class Program:
 
     def __init__(self, name: str, options: argparse.Namespace, folder: str) -> None:
         command = [sys.executable, __file__, "--worker", name, "--folder", folder]
-        for key in ("model", "pairs", "prompts", "group", "tokens"):
+        for key in ("model", "dtype", "pairs", "prompts", "group", "tokens"):
             command += [f"--{key}", str(getattr(options, key))]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
         if options.same_allocator:
@@ -247,6 +250,7 @@ def main() -> None:
     """Alternates and prints medians and the ratio, pair by pair."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["smollm2", "tiny"], default="smollm2")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16_autocast"], default="float32")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--group", type=int, default=8)

@@ -1,9 +1,9 @@
 """Where the seconds of one optimiser step go: CPU time of the operators, by what they belong to.
 
 A batch of the quickstart's shape (6 groups of 8, 12 completion tokens after a question of about 40 tokens) through
-`PolicyLearner.step`, bfloat16 autocast with float32 weights. Self time of the operators of three steps after a warm-up.
+`PolicyLearner.step`, with float32 master weights. Self time of the operators of three steps after a warm-up.
 
-    python tests/bench/profile_step.py [--model tiny] [--groups 6] [--size 8] [--tokens 12]
+    python tests/bench/profile_step.py [--model tiny] [--dtype float32] [--groups 6] [--size 8] [--tokens 12]
 """
 
 import argparse
@@ -21,7 +21,7 @@ from gsm8k_rows import load  # noqa: E402
 
 from rlvr.algorithms.build import build_loss  # noqa: E402
 from rlvr.config.algorithm import AlgorithmConfig  # noqa: E402
-from rlvr.config.learner import LearnerConfig  # noqa: E402
+from rlvr.config.learner import LearnerConfig, LearnerDtype  # noqa: E402
 from rlvr.data.collate import collate_rows  # noqa: E402
 from rlvr.learner.learner import PolicyLearner  # noqa: E402
 from rlvr.records import Completion, FinishReason, Transport  # noqa: E402
@@ -76,6 +76,9 @@ def main() -> None:
     """Prints the share of each part and the ten dearest operators."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="smollm2")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16_autocast"], default="bfloat16_autocast"
+    )
     for name, default in (("groups", 6), ("size", 8), ("tokens", 12), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
@@ -84,7 +87,7 @@ def main() -> None:
     vocab = policy.model.config.vocab_size
     learner = PolicyLearner(
         policy,
-        config=LearnerConfig(lr=1e-9),
+        config=LearnerConfig(lr=1e-9, dtype=LearnerDtype(options.dtype)),
         loss=build_loss(
             AlgorithmConfig(), max_completion_tokens=options.tokens, uses_proximal=True
         ),

@@ -102,6 +102,37 @@ def test_resume_continues_exactly_and_cuts_what_lies_beyond_the_checkpoint(
     assert metrics_of(tmp_path / "run") == whole
 
 
+def test_auto_dtypes_are_chosen_once_and_kept_with_their_figures(tmp_path: Path):
+    run = ("train", "tiny", *TINY, "learner.dtype=auto", "--run-dir", "run")
+    rlvr(*run, "run.steps=2", cwd=tmp_path)
+    stored = tmp_path / "run" / "recipe.yaml"
+    line = next(x for x in stored.read_text().splitlines() if x.strip().startswith("dtype: "))
+    chosen = line.split()[1]
+    assert chosen in {"float32", "bfloat16_autocast"}
+    assert "auto: float32 " in line
+    assert "GFLOP/s" in line
+    (event,) = _events(tmp_path / "run", "dtypes")
+    assert event["learner_dtype"] == chosen
+    assert event["float32_gflops"] > 0
+
+    # Resumed on another machine, which would choose otherwise: the run goes on in the arithmetic that it began in.
+    other = "float32" if chosen == "bfloat16_autocast" else "bfloat16_autocast"
+    engine = "shared" if other == "float32" else "bfloat16"
+    text = stored.read_text().replace(line, f"  dtype: {other}")
+    kept = [x for x in text.splitlines() if x.strip().startswith("engine_dtype: ")]
+    stored.write_text(text.replace(kept[0], f"  engine_dtype: {engine}"))
+    rlvr(*run, "--resume", cwd=tmp_path)
+    assert f"  dtype: {other}  # auto: chosen when the run started" in stored.read_text()
+    assert f"engine_dtype: {engine}" in stored.read_text()
+    assert len(_events(tmp_path / "run", "dtypes")) == 1
+    assert metrics_of(tmp_path / "run")[-1]["step"] == 4
+
+
+def _events(run: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
 def test_interrupt_finishes_the_step_saves_and_exits_130(tmp_path: Path):
     steps = [*TINY, "run.steps=100000", "run.eval_every_steps=0", "--run-dir", "run"]
     process = subprocess.Popen(

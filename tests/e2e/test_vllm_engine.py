@@ -259,6 +259,14 @@ def test_scored_rows_leave_the_tokens_of_others_alone(living: Living):
     }
 
 
+def test_the_running_engine_has_a_slot_more_than_rows_that_generate(living: Living):
+    found = living.engine._core.llm.vllm_config.scheduler_config
+    assert (found.max_num_seqs, found.max_num_active_seqs) == (
+        257,
+        256,
+    )  # rollout.max_batch_rows=256
+
+
 def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(
     living: Living, other: Policy, folder: Path
 ):

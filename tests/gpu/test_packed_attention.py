@@ -1,16 +1,24 @@
 """The packed stream on a GPU: torch's ragged kernel in bfloat16, padded blocks in float32."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import varlen
+from transformers import PreTrainedModel
 
-from rlvr.config.learner import Layout
+from rlvr.config.learner import Layout, LearnerDtype
+from rlvr.models import ragged_attention
 from rlvr.models.block_attention import attend_in_blocks
 from rlvr.models.logprobs import TokenLogprobs, token_logprobs
 from rlvr.models.packed_layout import PackedLayout
-from rlvr.models.ragged_attention import attend_ragged, varlen_kernel
+from rlvr.models.ragged_attention import attend_ragged, probe_kernel
+from tests.unit import ragged_cases
 from tests.unit.packing_cases import Rows, difference, gradients, plain, ragged, tiny
+from tests.unit.ragged_cases import Calls, Result, Setting
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,11 +27,25 @@ pytestmark = [
 GROUPS = [(40, [50, 13, 70, 1]), (6, [20]), (100, [4, 4]), (5, [1, 1])]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_probed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier test's probe would hide where a run makes its own."""
+    monkeypatch.setattr(ragged_attention, "_kernels", {})
+
+
+def device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def on_gpu(rows: Rows) -> Rows:
     return {name: value.cuda() for name, value in rows.items()}
 
 
-def call(model: torch.nn.Module, rows: Rows, layout: Layout) -> TokenLogprobs:
+def gpu_model(kind: str, *, head_dim: int) -> PreTrainedModel:
+    return tiny(kind, head_dim=head_dim).float().to(device())  # type: ignore[arg-type] # transformers wraps `to`
+
+
+def call(model: PreTrainedModel, rows: Rows, layout: Layout) -> TokenLogprobs:
     return token_logprobs(
         model,
         **rows,
@@ -36,18 +58,37 @@ def call(model: torch.nn.Module, rows: Rows, layout: Layout) -> TokenLogprobs:
 
 
 def test_torchs_ragged_kernel_is_what_we_expect():
-    assert varlen_kernel(torch.device("cuda", torch.cuda.current_device())) is not None
+    assert probe_kernel(device()) is not None
+
+
+def test_torchs_ragged_kernel_is_found_without_gradient_and_under_autocast():
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16):
+        assert probe_kernel(device()) is not None
+
+
+@pytest.mark.parametrize("mode", ragged_cases.MODES)
+def test_the_ragged_kernel_is_used_and_gives_the_numbers_of_padded_blocks(
+    mode: Callable[[Setting], Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    num_block_calls, calls, differences = ragged_cases.beside_blocks(
+        mode,
+        Setting(device=device(), dtype=LearnerDtype.BFLOAT16_AUTOCAST, folder=tmp_path),
+        monkeypatch,
+        watch=partial(ragged_cases.count_calls, kernel=varlen.varlen_attn),
+    )
+    assert num_block_calls > 0
+    assert calls == Calls(kernel=num_block_calls + 1)  # the probe is one call more
+    assert max(differences.values()) < 0.03
 
 
 def test_the_ragged_kernel_has_the_output_and_gradient_of_padded_blocks():
-    device = torch.device("cuda", torch.cuda.current_device())
-    kernel = varlen_kernel(device)
+    kernel = probe_kernel(device())
     assert kernel is not None
-    layout = PackedLayout((90, 200, 300, 1, 64, 129), (-1, -1, -1, 1, 1, 2), device=device)
+    layout = PackedLayout((90, 200, 300, 1, 64, 129), (-1, -1, -1, 1, 1, 2), device=device())
     torch.manual_seed(0)
     shapes = ((784, 8, 64), (784, 2, 64), (784, 2, 64))
-    streams = [torch.randn(shape, device=device).bfloat16().requires_grad_() for shape in shapes]
-    weights = torch.randn(shapes[0], device=device)
+    streams = [torch.randn(shape, device=device()).bfloat16().requires_grad_() for shape in shapes]
+    weights = torch.randn(shapes[0], device=device())
     exact = [t.detach().float().requires_grad_() for t in streams]
 
     def attend(query, key, value, bias):
@@ -67,7 +108,7 @@ def test_the_ragged_kernel_has_the_output_and_gradient_of_padded_blocks():
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_float32_gives_the_plain_numbers_and_gradients(kind: str):
-    model = tiny(kind, head_dim=8).float().cuda()
+    model = gpu_model(kind, head_dim=8)
     rows = on_gpu(ragged(GROUPS, seed=2))
     expected = plain(model, rows, temperature=0.7)
     expected_gradient = gradients(model, expected)
@@ -78,7 +119,7 @@ def test_float32_gives_the_plain_numbers_and_gradients(kind: str):
 
 
 def test_autocast_is_as_close_to_float64_packed_as_padded():
-    model = tiny("llama", head_dim=64).float().cuda()
+    model = gpu_model("llama", head_dim=64)
     rows = on_gpu(ragged(GROUPS, seed=2))
     exact = plain(copy.deepcopy(model).double(), rows, temperature=0.7).logprobs
     with torch.autocast("cuda", torch.bfloat16):

@@ -1,5 +1,7 @@
 """A small architecture, a set-up and devices for the tests of the planner."""
 
+from rlvr.config.dtypes import with_dtypes
+from rlvr.config.learner import LearnerDtype
 from rlvr.config.load import load_recipe
 from rlvr.planner.architecture import Architecture
 from rlvr.planner.machine import Device
@@ -67,5 +69,5 @@ def device(gibibytes: float, *, kind: str = "cpu", index: int = 0) -> Device:
 
 
 def setup_for(*overrides: str, num_adapters: int = 0) -> Setup:
-    recipe = load_recipe("tiny", list(overrides)).recipe
+    recipe = with_dtypes(load_recipe("tiny", list(overrides)).recipe, learner=LearnerDtype.FLOAT32)
     return setup_of(recipe, SMALL, num_adapters=num_adapters, lengths=SETUP.lengths)

@@ -100,7 +100,11 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             "algorithm.kl_placement=loss, or a lower threshold",
         ),
         (
-            ["rollout.max_staleness=1", "algorithm.correction.weight=token"],
+            [
+                "rollout.max_staleness=1",
+                "algorithm.correction.weight=token",
+                "rollout.engine_dtype=shared",
+            ],
             "rollout.max_staleness=1: an engine that shares the learner's tensors would see them "
             "change while it generates; set rollout.engine_dtype=bfloat16 or float32 (a copy)",
         ),

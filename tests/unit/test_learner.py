@@ -247,7 +247,9 @@ def test_a_pass_of_a_model_costs_six_flops_a_trained_and_four_a_frozen_parameter
     )
     model = build_tiny(tiny, seed=0).model
     weights = 16 * 16 + 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16
-    assert model_cost(model) == ModelCost(per_token=6 * weights, attention=16)
+    assert model_cost(model) == ModelCost(
+        per_token=6 * weights, per_token_forward=2 * weights, attention=16
+    )
     model.model.layers[0].mlp.down_proj.weight.requires_grad_(False)
     assert model_cost(model).per_token == 6 * weights - 2 * 16 * 32
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())

@@ -1,12 +1,14 @@
 """From groups to an optimiser step: shaping, KL in the reward, masks, what is dropped, and streaming."""
 
 import asyncio
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console as RichConsole
 
 from rlvr.algorithms.build import build_advantage, build_loss
 from rlvr.algorithms.kl import k1
@@ -16,6 +18,7 @@ from rlvr.config.recipe import RewardConfig, TinyModel, Truncated
 from rlvr.learner.learner import PolicyLearner
 from rlvr.models.policy import build_tiny
 from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Rollout, Transport
+from rlvr.run.activity import Activity
 from rlvr.run.buffer import DropReason, GroupBuffer
 from rlvr.run.learner_thread import LearnerThread
 from rlvr.run.shaping import RewardShaping, signal_filter
@@ -84,6 +87,7 @@ class World:
             pad_token_id=policy.pad_token_id,
             is_streaming=settings.pop("is_streaming", False),
             may_overlap=settings.pop("may_overlap", False),
+            activity=Activity(RichConsole(file=io.StringIO())),
         )
         assert not settings, settings
 

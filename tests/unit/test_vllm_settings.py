@@ -64,7 +64,7 @@ def test_defaults_follow_the_recipe():
         "rollout.max_batch_rows=32",
     )
     assert found["max_model_len"] == 151
-    assert found["max_num_seqs"] == 32
+    assert found["max_num_active_seqs"] == 32
     assert found["seed"] == 7
     assert found["load_format"] == "dummy"
     assert found["logprobs_mode"] == "processed_logprobs"
@@ -87,6 +87,34 @@ def test_engine_args_win_over_defaults():
         "rollout.engine_args.block_size=64",
     )  # fmt: skip
     assert (found["enforce_eager"], found["max_num_seqs"], found["block_size"]) == (False, 3, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (257, 256)),
+        ({"max_num_seqs": 4}, (4, 3)),
+        ({"max_num_seqs": 8, "max_num_active_seqs": 4}, (8, 4)),
+        ({"max_num_active_seqs": 6}, (257, 6)),
+    ],
+)
+def test_a_scored_row_always_has_a_slot_beside_the_rows_that_generate(
+    given: dict[str, int], expected: tuple[int, int]
+):
+    found = arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in given.items()))
+    assert (found["max_num_seqs"], found["max_num_active_seqs"]) == expected
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_num_seqs": 1}, {"max_num_seqs": 4, "max_num_active_seqs": 4}]
+)
+def test_slots_without_one_for_a_scored_row_are_refused(given: dict[str, int]):
+    with pytest.raises(ConfigError, match=r"1 scored row .*set rollout\.max_batch_rows"):
+        arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in given.items()))
+
+
+def test_one_step_on_a_cpu_has_a_token_for_every_slot():
+    assert arguments_of("rollout.max_batch_rows=5000")["max_num_batched_tokens"] == 5001
 
 
 def test_scheduling_ahead_takes_the_scheduler_that_can():

@@ -2,7 +2,9 @@
 
 The bits of a log-prob depend on the shape of the batch it is computed in. A row that is scored alone has a shape of
 its own always, so equal weights give it equal bits, whatever else the engine is doing; requests in flight wait for
-those steps. Imported by vLLM's core process alone.
+those steps. They keep their places in `running`, and vLLM admits the scored row without counting them: `running` may
+hold one request more than `max_num_active_seqs`, and the runner needs as many slots (`settings.slot_arguments`).
+Imported by vLLM's core process alone.
 """
 
 from collections.abc import Callable

@@ -79,11 +79,16 @@ def engine_arguments(
             f"{recipe.data.max_prompt_tokens} + rollout.max_completion_tokens={rollout.max_completion_tokens}; "
             "remove it, and it follows from them"
         )
+    if rollout.engine_dtype is EngineDtype.AUTO:
+        raise ConfigError(
+            "rollout.engine_dtype=auto must be chosen before an engine is started: see rlvr.run.choose_dtypes"
+        )
+    slots = slot_arguments(given, max_batch_rows=rollout.max_batch_rows)
     arguments: dict[str, Any] = {
         "load_format": "dummy",
         "dtype": "float32" if rollout.engine_dtype is EngineDtype.FLOAT32 else "bfloat16",
         "seed": recipe.seed % 2**31,
-        "max_num_seqs": rollout.max_batch_rows,
+        **slots,
         "trust_remote_code": recipe.model.trust_remote_code,
         "weight_transfer_config": {"backend": BACKEND},
         "logprobs_mode": "processed_logprobs",
@@ -110,7 +115,7 @@ def engine_arguments(
         arguments["enforce_eager"] = True
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(
-            _BATCH_TOKENS_ON_CPU, max_model_len, rollout.max_batch_rows
+            _BATCH_TOKENS_ON_CPU, max_model_len, slots["max_num_seqs"]
         )
     elif recipe.cluster.placement is Placement.COLOCATED:
         arguments["enable_sleep_mode"] = True
@@ -128,6 +133,29 @@ def engine_arguments(
             memory_bytes=memory_bytes,
         )
     return arguments
+
+
+def slot_arguments(given: Mapping[str, Any], *, max_batch_rows: int) -> dict[str, int]:
+    """How many requests vLLM's model runner holds, and how many of them may generate at once: one less.
+
+    A scored row does not wait until a row that generates has ended: it takes a step between (`scheduling`), while all
+    rows that generate keep their slots. Without a slot of its own the runner's table of requests overflows.
+
+    >>> slot_arguments({}, max_batch_rows=256)
+    {'max_num_seqs': 257, 'max_num_active_seqs': 256}
+
+    Args: given: `rollout.engine_args`; a number of slots that it names includes the one of the scored row.
+
+    Raises: ConfigError when they leave no slot for a scored row, or none to generate in.
+    """
+    num_slots = int(given.get("max_num_seqs", max_batch_rows + 1))
+    num_rows = int(given.get("max_num_active_seqs", num_slots - 1))
+    if not 0 < num_rows < num_slots:
+        raise ConfigError(
+            f"rollout.engine_args: max_num_seqs={num_slots} slots do not hold max_num_active_seqs={num_rows} rows that "
+            "generate (at least 1) and 1 scored row beside them; remove both arguments and set rollout.max_batch_rows"
+        )
+    return {"max_num_seqs": num_slots, "max_num_active_seqs": num_rows}
 
 
 def kv_cache_bytes(

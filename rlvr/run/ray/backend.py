@@ -16,6 +16,7 @@ import torch
 from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import EngineKind, Placement, Recipe
 from rlvr.errors import ConfigError
+from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.records import Check
 from rlvr.registry import VERIFIERS, PluginSource, find
@@ -141,6 +142,15 @@ class RayBackend:
             )
         self._text = opened.text
         return opened.text
+
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """In the learner's process, on its device."""
+        assert self._learner is not None  # `conduct` opens first
+        return self._learner.measure_dtypes()
+
+    def use(self, recipe: Recipe) -> None:
+        """From now on this recipe."""
+        self._recipe = recipe
 
     @asynccontextmanager
     async def crew(self, scene: Scene) -> AsyncIterator[Crew]:

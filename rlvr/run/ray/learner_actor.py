@@ -14,6 +14,7 @@ from rlvr.config.recipe import EngineKind, Recipe
 from rlvr.errors import Interrupted
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.learner import PolicyLearner
+from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
 from rlvr.run.ray.watch import stacks_here
@@ -65,11 +66,18 @@ class LearnerActor:
             sees_run_dir=not run_dir or Path(run_dir).is_dir(),
         )
 
-    def start(
-        self, faults: str, reference_folder: str, checkpoint: str | None
-    ) -> SupervisedReport | None:
-        """Makes the learner; returns the report of the cold start where there was one."""
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """Which arithmetic is the faster one in this process, on the policy's device."""
         assert self._policy is not None  # the handle opens first
+        model = self._policy.model
+        return measure_dtypes(model, next(model.parameters()).device)
+
+    def start(
+        self, recipe: Recipe, faults: str, reference_folder: str, checkpoint: str | None
+    ) -> SupervisedReport | None:
+        """Makes the learner of a recipe without `auto`; returns the report of the cold start where there was one."""
+        assert self._policy is not None  # the handle opens first
+        self._recipe = recipe
         is_toy = self._recipe.rollout.engine is EngineKind.TOY  # it has no weights to send
         started = start_learner(
             self._recipe,

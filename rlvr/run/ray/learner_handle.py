@@ -10,6 +10,7 @@ from ray import exceptions as ray_errors
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
+from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.records import WeightsRef
 from rlvr.run.conduct import Scene
 from rlvr.run.failures import LearnerLost
@@ -56,12 +57,17 @@ class LearnerHandle:
         assert self.opened is not None
         return self.opened
 
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """Which arithmetic is the faster one there."""
+        return self._ask("measure_dtypes", what="the measurement of dtypes")
+
     def start(self, scene: Scene) -> None:
         """Waits for the cold start, or for the checkpoint to be restored."""
+        self._recipe = scene.recipe
         checkpoint = str(scene.resumed.folder.resolve()) if scene.resumed else None
         actor = self._calls.actor
         running = actor.start.remote(
-            str(scene.faults.resolve()), str(scene.reference.resolve()), checkpoint
+            scene.recipe, str(scene.faults.resolve()), str(scene.reference.resolve()), checkpoint
         )
         shown = 0
         is_told = False

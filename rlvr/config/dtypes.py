@@ -1,0 +1,83 @@
+"""What `learner.dtype: auto` and `rollout.engine_dtype: auto` come to, once it is known which arithmetic is faster.
+
+The learner computes in bfloat16 where that is faster, else in float32. The engine follows the learner:
+
+    engine          learner in bfloat16     learner in float32
+    transformers    a bfloat16 copy         the learner's own tensors; a float32 copy where it cannot share them
+    vllm            bfloat16                float32
+    toy             it has no weights
+"""
+
+from dataclasses import replace
+
+from rlvr.config.cluster import Backend
+from rlvr.config.learner import LearnerDtype
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import Recipe
+from rlvr.config.rollout import EngineDtype, EngineKind
+
+LEARNER_KEY, ENGINE_KEY = "learner.dtype", "rollout.engine_dtype"
+
+
+def has_auto(recipe: Recipe) -> bool:
+    """Whether a dtype of the recipe is still to be chosen."""
+    return (
+        recipe.learner.dtype is LearnerDtype.AUTO or recipe.rollout.engine_dtype is EngineDtype.AUTO
+    )
+
+
+def with_dtypes(recipe: Recipe, *, learner: LearnerDtype) -> Recipe:
+    """The recipe without `auto`; what it states itself stays.
+
+    Args: learner: what `learner.dtype: auto` comes to.
+    """
+    chosen = learner if recipe.learner.dtype is LearnerDtype.AUTO else recipe.learner.dtype
+    engine = recipe.rollout.engine_dtype
+    if engine is EngineDtype.AUTO:
+        engine = _following(recipe, chosen)
+    return _with(recipe, learner=chosen, engine=engine)
+
+
+def with_stored_dtypes(loaded: LoadedRecipe, stored: Recipe) -> LoadedRecipe:
+    """The recipe of a run that goes on: where it says `auto`, the choice that was made when the run started."""
+    recipe = loaded.recipe
+    is_auto = (
+        recipe.learner.dtype is LearnerDtype.AUTO,
+        recipe.rollout.engine_dtype is EngineDtype.AUTO,
+    )
+    kept = _with(
+        recipe,
+        learner=stored.learner.dtype if is_auto[0] else recipe.learner.dtype,
+        engine=stored.rollout.engine_dtype if is_auto[1] else recipe.rollout.engine_dtype,
+    )
+    return with_choice(loaded, kept, reason="auto: chosen when the run started")
+
+
+def with_choice(loaded: LoadedRecipe, recipe: Recipe, *, reason: str) -> LoadedRecipe:
+    """`loaded` with this recipe in its place; `reason` is the provenance of the dtypes that were chosen."""
+    before = loaded.recipe
+    provenance = dict(loaded.provenance)
+    if recipe.learner.dtype is not before.learner.dtype:
+        provenance[LEARNER_KEY] = reason
+    if recipe.rollout.engine_dtype is not before.rollout.engine_dtype:
+        provenance[ENGINE_KEY] = reason
+    return replace(loaded, recipe=recipe, provenance=provenance)
+
+
+def _following(recipe: Recipe, learner: LearnerDtype) -> EngineDtype:
+    if recipe.rollout.engine is EngineKind.TOY:
+        return EngineDtype.SHARED
+    if learner is LearnerDtype.BFLOAT16_AUTOCAST:
+        return EngineDtype.BFLOAT16
+    needs_copy = recipe.cluster.backend is Backend.RAY or recipe.rollout.max_staleness > 0
+    is_vllm = recipe.rollout.engine is EngineKind.VLLM
+    return EngineDtype.FLOAT32 if needs_copy or is_vllm else EngineDtype.SHARED
+
+
+def _with(recipe: Recipe, *, learner: LearnerDtype, engine: EngineDtype) -> Recipe:
+    return recipe.model_copy(
+        update={
+            "learner": recipe.learner.model_copy(update={"dtype": learner}),
+            "rollout": recipe.rollout.model_copy(update={"engine_dtype": engine}),
+        }
+    )
