@@ -1,6 +1,7 @@
 """The command line. Imports stay inside the commands, so that `rlvr --help` and a wrong recipe answer at once."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -62,11 +63,13 @@ def train(
     from rlvr.run.directory import open_directory
     from rlvr.run.preflight import opened
 
-    with opened(loaded.recipe) as (
-        judge,
-        data,
-    ):  # what is wrong ends here, before torch is imported
+    with ExitStack() as stack:
+        stack.callback(console.activity.end)
+        console.activity.begin("checking plugins, data and references")
+        # what is wrong ends here, before torch is imported
+        judge, data = stack.enter_context(opened(loaded.recipe))
         directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        console.activity.begin("loading libraries")
         from rlvr.report.page import write_report
 
         try:

@@ -26,6 +26,7 @@ from rlvr.config.learner import LearnerConfig
 from rlvr.learner.rank_frames import Frame, encode, take_frame
 from rlvr.learner.rank_memory import attach
 from rlvr.learner.rank_server import RankServer
+from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import Policy
 
 _READ_BYTES = 1 << 20
@@ -112,6 +113,7 @@ def build_server(first: Frame, pipes: _Pipes) -> RankServer:
 def main() -> NoReturn:
     """Runs the rank until its standard input closes or something fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    keep_freed_memory()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the parent asks where a silent rank is
     fd_in, fd_out = os.dup(0), os.dup(1)

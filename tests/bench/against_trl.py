@@ -6,7 +6,7 @@ bfloat16 autocast over float32 master weights), prompts, group size, token limit
 The learning rate is so small that both policies keep the lengths of the base model; mean lengths are printed, and the
 share of tokens that rlvr runs forward only because their groups have no gradient. Needs what `make setup` installs.
 
-    python tests/bench/against_trl.py [--model tiny] [--dtype float32] [--pairs 8] [--prompts 6] [--group 8] [--tokens 12]
+    python tests/bench/against_trl.py [--model tiny] [--dtype float32] [--pairs 8] [--prompts 6] [--group 8]
 """
 
 import argparse

@@ -19,6 +19,7 @@ from vllm_cases import Living, request
 from rlvr.config.load import load_recipe
 from rlvr.models.policy import Policy, load_policy
 from rlvr.rollout.vllm.build import build_vllm_engine
+from tests.hardware import HAS_FAST_BFLOAT16, NEEDS_FAST_BFLOAT16
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 # dtype of weights and arithmetic: largest mean and largest single |log-prob difference| that may be seen.
@@ -31,7 +32,15 @@ def policy() -> Policy:
     return load_policy(recipe.model, seed=0)
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(
+    params=[
+        "float32",
+        pytest.param(
+            "bfloat16",
+            marks=pytest.mark.skipif(not HAS_FAST_BFLOAT16, reason=NEEDS_FAST_BFLOAT16),
+        ),
+    ]
+)
 def dtype(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -77,7 +77,10 @@ def scheduler_of(folder: Path, *changes: str, num_blocks: int = 200) -> Any:
     architecture.save_pretrained(folder)
     recipe = load_recipe(
         "tiny",
-        ["rollout.engine=vllm", "cluster.backend=ray", f"rollout.max_batch_rows={NUM_ROWS}", *changes],
+        [
+            "rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=bfloat16",
+            f"rollout.max_batch_rows={NUM_ROWS}", *changes,
+        ],
     ).recipe  # fmt: skip
     found = engine_arguments(
         recipe, architecture=architecture, max_positions=2048, is_cpu=True, memory_bytes=1 << 33

@@ -325,3 +325,8 @@ def test_building_an_engine_imports_no_vllm():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_an_open_dtype_is_refused_because_the_learner_may_choose_another():
+    with pytest.raises(ConfigError, match=r"rollout\.engine_dtype=auto must be chosen"):
+        arguments_of("rollout.engine_dtype=auto")

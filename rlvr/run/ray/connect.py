@@ -31,7 +31,7 @@ _TOKEN_BYTES = 32
 # What an actor's process must share with the driver's beside the code: caches of models, and the settings of libraries.
 _CARRIED = (
     "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY",
-    "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED",
+    "THP_MEM_ALLOC_ENABLE", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED",
 )  # fmt: skip
 
 

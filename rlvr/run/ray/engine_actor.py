@@ -9,6 +9,7 @@ import ray
 import torch
 
 from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import PolicyText, load_policy
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine
 from rlvr.records import Completion, WeightsRef
@@ -38,6 +39,7 @@ class EngineActor:
     """Runs in an async actor: everything slow happens in the engine's own thread or process."""
 
     def __init__(self, engine_id: str, recipe: Recipe, text: PolicyText) -> None:
+        keep_freed_memory()
         self._engine_id = engine_id
         self._recipe = recipe
         self._text = text

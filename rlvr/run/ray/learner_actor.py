@@ -14,6 +14,7 @@ from rlvr.config.recipe import EngineKind, Recipe
 from rlvr.errors import Interrupted
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.learner import PolicyLearner
+from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
@@ -46,6 +47,7 @@ class LearnerActor:
     """Runs in a threaded actor: one thread works, another one answers questions meanwhile."""
 
     def __init__(self, recipe: Recipe, num_threads: int) -> None:
+        keep_freed_memory()
         self._recipe = recipe
         self._num_threads = num_threads
         self._policy: Policy | None = None
