@@ -1,8 +1,11 @@
 #!/bin/sh
 # The node of a run: joins the cluster and trains. Takes what `rlvr train` takes: start-learner.sh RECIPE [KEY=VALUE]...
 #
-# The same variables as start-node.sh. Ends with the exit code of `rlvr train`; when it runs in a container of its own,
-# its Ray node ends with the container.
+# The same variables as start-node.sh, and
+# RLVR_ENGINES           cluster.engines: a number, or "auto" for what the GPUs of this node allow (fit-gpus.py);
+#                        the recipe's when unset
+#
+# Ends with the exit code of `rlvr train`; when it runs in a container of its own, its Ray node ends with the container.
 set -eu
 : "${RAY_AUTH_TOKEN:?is the secret of the cluster; every node needs the same one}"
 : "${RLVR_HEAD:?is the head address, HOST:PORT}"
@@ -10,9 +13,18 @@ if [ "$#" -eq 0 ]; then
     echo "usage: start-learner.sh RECIPE [KEY=VALUE]... [OPTIONS of rlvr train]" >&2
     exit 2
 fi
+case "${RLVR_ENGINES:-}" in
+    "") engines="" ;;
+    auto) engines=$(fit-gpus.py "$@") ;;
+    *) engines="cluster.engines=$RLVR_ENGINES" ;;
+esac
+recipe=$1
+shift
 export RAY_AUTH_MODE=token
 wait-for-head.sh
 ray start --address="$RLVR_HEAD" --disable-usage-stats \
     --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \
-    ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}
-exec rlvr train "$@" cluster.backend=ray cluster.address=auto
+    ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_GPUS:+--num-gpus="$RLVR_GPUS"} \
+    ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}
+# shellcheck disable=SC2086  # one override a word; before the caller's, which win
+exec rlvr train "$recipe" $engines "$@" cluster.backend=ray cluster.address=auto

@@ -3,9 +3,10 @@
 #
 # RAY_AUTH_TOKEN         that of the head; needed
 # RLVR_HEAD              the head's address, HOST:PORT; needed
-# RLVR_CPUS              cores that Ray may give away here; all when unset
+# RLVR_CPUS, RLVR_GPUS   cores and GPUs that Ray may give away here; all when unset
 # RLVR_NODE_IP           this node's address; Ray's guess when unset
 # RLVR_OBJECT_STORE_BYTES  of shared memory (536870912)
+# RLVR_WEIGHTS_FOLDER    where weights lie that engines load; shared memory when unset
 set -eu
 : "${RAY_AUTH_TOKEN:?is the secret of the cluster; every node needs the same one}"
 : "${RLVR_HEAD:?is the head address, HOST:PORT}"
@@ -13,4 +14,5 @@ export RAY_AUTH_MODE=token
 wait-for-head.sh
 exec ray start --block --address="$RLVR_HEAD" --disable-usage-stats \
     --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \
-    ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}
+    ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_GPUS:+--num-gpus="$RLVR_GPUS"} \
+    ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}

@@ -6,10 +6,28 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from rlvr.learner.weights_file import WeightsFolder
+from rlvr.learner.weights_file import FILES_AT_ONCE, WeightsFolder, place_for
 from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+
+
+def require_room(
+    model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind
+) -> None:
+    """Looks whether the files of a run fit on this machine, before anything is computed or started for it.
+
+    Raises: ConfigError, see `weights_file.place_for`.
+    """
+    if transport is not Transport.FILE:
+        return
+    whole = sum(weight.numel() for _, weight in lora.base_weights(model))
+    if kind is WeightsKind.ADAPTER:
+        adapters = sum(weight.numel() for weight in lora.adapter_state_dict(model).values())
+        numbers = whole + FILES_AT_ONCE * adapters
+    else:
+        numbers = FILES_AT_ONCE * whole
+    place_for(numbers * dtype.itemsize)
 
 
 class Publication:
@@ -26,7 +44,7 @@ class Publication:
         """Args:
         dtype: of what an engine keeps, with any transport but Transport.SHARED.
         kind: ADAPTER sends the base once and then adapters alone, with Transport.FILE and a model that has them.
-        folder: where Transport.FILE makes a folder of its own; None: in memory where there is room.
+        folder: where Transport.FILE makes a folder of its own; None: what `weights_file.place_for` says.
         """
         self.policy_version = 0
         self.has_changed = True
@@ -51,7 +69,7 @@ class Publication:
         The manifest holds checksums of the bytes that an engine must receive: whole weights with adapters merged, or
         adapters alone.
 
-        Raises: LearnerError when the weights' file cannot be written.
+        Raises: LearnerError when the weights' file cannot be written, ConfigError when there is no room (`place_for`).
         """
         if self._published is not None and not self.has_changed:
             return self._published

@@ -1,9 +1,12 @@
-"""Weights on their way to engines in other processes: one safetensors file a version, in memory where there is room.
+"""Weights on their way to engines in other processes: one safetensors file a version, in shared memory.
 
     <parent>/rlvr-weights-<pid>-<random>/v<version>.safetensors, and base.safetensors where adapters travel alone
 
 A file is written under another name and renamed, so that nobody reads half of it; only the newest are kept. The folder
 goes with `close`; where a process was killed before that, the next one on this machine removes what it left.
+
+A disk is only used where RLVR_WEIGHTS_FOLDER names a folder on one: in a container, shared memory that is too small for
+the model would else turn every weight sync into writes to the container's disk, and nothing would say so.
 """
 
 import fcntl
@@ -18,14 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlvr.errors import LearnerError
+from rlvr.errors import ConfigError, LearnerError
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry
 
 _PREFIX = "rlvr-weights-"
+FOLDER_VARIABLE = "RLVR_WEIGHTS_FOLDER"
+FILES_AT_ONCE = 4  # the two that are kept, the one that is written, and room for one of a proof
 _SHARED_MEMORY = Path("/dev/shm")
 _FILES_KEPT = 2
-_FILES_AT_ONCE = 4  # the two that are kept, the one that is written, and room for one of a proof
+_OBJECT_STORE_BYTES = 512 << 20  # Ray's, which lies in shared memory too
 _DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -38,7 +43,7 @@ class WeightsFolder:
     """Writes versions of one policy's weights, one tensor in memory at a time."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Args: parent: where the folder is made, at the first write; None: `/dev/shm`, or the temporary folder."""
+        """Args: parent: where the folder is made, at the first write; None: what `place_for` says."""
         self._parent = parent
         self._folder: Path | None = None
         self._lock = -1
@@ -57,11 +62,13 @@ class WeightsFolder:
             version: a negative one is a trial, which takes the place of the trial before it.
             tensors: name and tensor, in the order of `shapes`; converted to `dtype` one by one.
 
-        Raises: LearnerError when the file cannot be written.
+        Raises: LearnerError when the file cannot be written, ConfigError when there is no room for FILES_AT_ONCE.
         """
         if version < 0:
             self.remove_trials()
-        written = self._write(f"v{version}", tensors, shapes=shapes, dtype=dtype)
+        written = self._write(
+            f"v{version}", tensors, shapes=shapes, dtype=dtype, num_files=FILES_AT_ONCE
+        )
         if self._folder is not None:
             self._prune(self._folder)
         return written
@@ -73,8 +80,8 @@ class WeightsFolder:
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
-        """Writes what stays while versions of adapters come and go; as `write`."""
-        return self._write("base", tensors, shapes=shapes, dtype=dtype)
+        """Writes what stays while versions of adapters come and go; as `write`, but with room for this file alone."""
+        return self._write("base", tensors, shapes=shapes, dtype=dtype, num_files=1)
 
     def _write(
         self,
@@ -83,9 +90,10 @@ class WeightsFolder:
         *,
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
+        num_files: int,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
         header, num_bytes = _header(shapes, dtype=dtype)
-        folder = self._made(num_bytes)
+        folder = self._made(num_bytes * num_files)
         file = folder / f"{stem}.safetensors"
         draft = file.with_suffix(".draft")
         entries: list[TensorEntry] = []
@@ -103,7 +111,7 @@ class WeightsFolder:
             draft.unlink(missing_ok=True)
             raise LearnerError(
                 f"weights ({num_bytes >> 20} MiB) could not be written to {file}: {error}; free "
-                "the space, or set TMPDIR to a folder that has it"
+                f"the space, or set {FOLDER_VARIABLE} to a folder that has it"
             ) from error
         return file.absolute(), tuple(entries)
 
@@ -123,7 +131,7 @@ class WeightsFolder:
 
     def _made(self, num_bytes: int) -> Path:
         if self._folder is None:
-            parent = self._parent or place_for(num_bytes * _FILES_AT_ONCE)
+            parent = self._parent or place_for(num_bytes)
             try:
                 parent.mkdir(parents=True, exist_ok=True)
                 remove_stale(parent)
@@ -147,10 +155,49 @@ class WeightsFolder:
 
 
 def place_for(num_bytes: int) -> Path:
-    """`/dev/shm` where it has so many bytes free, else the temporary folder."""
-    if os.access(_SHARED_MEMORY, os.W_OK) and shutil.disk_usage(_SHARED_MEMORY).free > num_bytes:
-        return _SHARED_MEMORY
-    return Path(tempfile.gettempdir())
+    """The folder that RLVR_WEIGHTS_FOLDER names, else `/dev/shm`, else (no Linux) the temporary folder.
+
+    Args: num_bytes: what must be free there.
+
+    Raises: ConfigError when there is less, or the folder cannot be written; with the bytes and what to do.
+    """
+    named = os.environ.get(FOLDER_VARIABLE, "")
+    if named:
+        place = Path(named)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{FOLDER_VARIABLE}={named!r}: the folder cannot be made: {error}"
+            ) from error
+    else:
+        place = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    there = shutil.disk_usage(place)
+    is_writable = os.access(place, os.W_OK)
+    if is_writable and there.free >= num_bytes:
+        return place
+    found = f"{place} has {_bytes(there.free)} free of {_bytes(there.total)}"
+    if not is_writable:
+        found = f"{place} is not writable"
+    remedy = f"set {FOLDER_VARIABLE} on this node to a folder that has the room"
+    if place == _SHARED_MEMORY:
+        gib = -(-(num_bytes + there.used + _OBJECT_STORE_BYTES) // 2**30)
+        remedy = (
+            f"give the container more shared memory (docker run --shm-size={gib}g; RLVR_SHM={gib}gb with the compose "
+            f"files; without a container: mount -o remount,size={gib}g {place}), or {remedy}: on a disk, which each "
+            "weight sync then waits for"
+        )
+    raise ConfigError(
+        f"the weights of several versions on their way to the engines need {_bytes(num_bytes)}, and {found}; {remedy}"
+    )
+
+
+def _bytes(count: int) -> str:
+    """
+    >>> _bytes(1_610_612_736)
+    '1,610,612,736 bytes (1.5 GiB)'
+    """
+    return f"{count:,} bytes ({count / 2**30:.1f} GiB)"
 
 
 def remove_stale(parent: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """The Dockerfile and the compose files, as far as they can be checked without an engine."""
 
+import os
 import re
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.unit.dockerfile import DOCKERFILE, KNOWN, ROOT, chain, copied, instru
 
 FINAL = pytest.mark.parametrize("target", ["cpu", "gpu"])
 COMPILERS = {"gcc", "g++", "cc", "clang", "build-essential", "make", "python3-dev", "libc6-dev"}
+HOME = "/home/rlvr"
 
 
 def runs(name: str) -> list[str]:
@@ -100,17 +103,59 @@ def test_the_cpu_target_installs_from_the_lock_files_without_resolving():
     assert "requirements-dev.lock" in installs[1]
 
 
+def installed(target: str) -> set[str]:
+    """The words of every apt-get install of an image."""
+    commands = [
+        part
+        for stage in chain(target)
+        for command in runs(stage.name)
+        for part in re.split(r"&&|;", command)
+        if "apt-get install" in part
+    ]
+    return {word for command in commands for word in command.split()[2:] if word[0] != "-"}
+
+
+def variables(target: str) -> dict[str, str]:
+    """What ENV sets in an image."""
+    lines = [rest for stage in chain(target) for word, rest in stage.steps if word == "ENV"]
+    return dict(pair.split("=", 1) for line in lines for pair in line.split())
+
+
 @FINAL
-def test_an_image_runs_as_a_user_without_rights_and_holds_no_compiler(target: str):
+def test_an_image_runs_as_a_user_without_rights(target: str):
     steps = [step for stage in chain(target) for step in stage.steps]
     users = [rest for word, rest in steps if word == "USER"]
     assert users[-1] == "rlvr"
     assert steps.index(("USER", "rlvr")) > max(
         i for i, (word, _) in enumerate(steps) if word in {"RUN", "COPY"}
     )
-    installed = " ".join(rest for word, rest in steps if word == "RUN" and "apt-get" in rest)
-    assert not COMPILERS & set(re.split(r"[\s;]+", installed))
-    assert ("ARG", 'RUNTIME_PACKAGES=""') in steps or target == "cpu"
+
+
+def test_the_cpu_image_has_what_vllm_loads_and_compiles_nothing():
+    assert installed("cpu") == {"ca-certificates", "python3", "libnuma1"}
+    assert variables("cpu")["TORCH_COMPILE_DISABLE"] == "1"
+
+
+def test_the_gpu_image_has_what_triton_compiles_with_and_needs_no_argument_for_it():
+    assert installed("gpu") - installed("runtime") == {"gcc", "libc6-dev", "python3-dev"}
+    assert installed("gpu") & COMPILERS == {"gcc", "libc6-dev", "python3-dev"}
+    assert "TORCH_COMPILE_DISABLE" not in variables("gpu")
+    assert [rest for word, rest in stages()["gpu"].steps if word == "ARG"] == []
+
+
+def test_the_user_owns_every_folder_of_his_home_that_the_image_makes():
+    (command,) = [c for c in runs("runtime") if "install -d -o rlvr" in c]
+    made = set(re.findall(rf"{HOME}/\S+", command))
+    for folder in made:
+        above = Path(folder).parent
+        assert str(above) == HOME or str(above) in made, f"{above} would be root's"
+    mounted = {
+        volume.partition(":")[2]
+        for name in ("compose.yaml", "compose.gpu.yaml")
+        for service in compose(name)["services"].values()
+        for volume in service["volumes"]
+    }
+    assert mounted <= made
 
 
 @FINAL
@@ -175,7 +220,8 @@ def test_compose_starts_head_learner_and_workers_on_a_private_network():
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["healthcheck"]["test"] == ["CMD", "healthy.sh"]
-        assert "shm_size" in service
+        assert service["shm_size"] == "${RLVR_SHM:-4gb}"
+        assert service["ulimits"]["nofile"] == {"soft": 65536, "hard": 65536}
         assert "runs:/home/rlvr/runs" in service["volumes"]
     assert set(found["volumes"]) == {"runs", "models"}
 
@@ -217,6 +263,7 @@ def test_compose_builds_targets_that_exist_and_passes_only_arguments_that_they_t
         assert folder == ROOT
     for service in compose("compose.gpu.yaml")["services"].values():
         assert service["build"]["target"] == "gpu"
+        assert set(service["build"]["args"]) <= known
 
 
 def test_the_workers_and_others_wait_for_a_healthy_head():
@@ -231,3 +278,51 @@ def test_the_gpu_overlay_changes_only_services_that_exist():
     assert overlay["worker"]["deploy"]["replicas"] == 0
     (device,) = overlay["learner"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
+    assert device["count"] == "${RLVR_GPUS:-all}"
+
+
+def test_the_gpu_overlay_leaves_the_number_of_engines_to_the_start_script():
+    learner = compose("compose.gpu.yaml")["services"]["learner"]
+    assert learner["command"] == ["${RLVR_RECIPE:-quickstart-cluster}"]
+    assert learner["environment"]["RLVR_ENGINES"] == "${RLVR_ENGINES:-auto}"
+
+
+def test_the_gpu_overlay_gives_limits_memory_and_caches():
+    found = compose("compose.gpu.yaml")
+    for service in found["services"].values():
+        assert service["ulimits"] == {"memlock": {"soft": -1, "hard": -1}, "stack": 64 << 20}
+        assert service["shm_size"] == "${RLVR_SHM:-64gb}"
+        assert service["volumes"] == [
+            f"vllm_cache:{HOME}/.cache/vllm",
+            f"triton_cache:{HOME}/.triton",
+        ]
+    assert set(found["volumes"]) == {"vllm_cache", "triton_cache"}
+
+
+def composer() -> list[str]:
+    """The command of Docker Compose here; empty where there is none."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version"], capture_output=True)
+            if done.returncode == 0:
+                return command
+    return []
+
+
+@pytest.mark.skipif(not composer(), reason="Docker Compose is not installed")
+@pytest.mark.parametrize(("gpus", "count"), [("", -1), ("2", 2)])
+def test_docker_compose_reads_both_files_as_they_are_meant(gpus: str, count: int):
+    files = [part for n in ("compose.yaml", "compose.gpu.yaml") for part in ("-f", f"docker/{n}")]
+    environment = {"PATH": os.environ["PATH"], "RAY_AUTH_TOKEN": "t", "RLVR_GPUS": gpus}
+    done = subprocess.run(
+        [*composer(), *files, "config"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    learner = yaml.safe_load(done.stdout)["services"]["learner"]
+    (device,) = learner["deploy"]["resources"]["reservations"]["devices"]
+    assert device["count"] == count
+    assert set(learner["ulimits"]) == {"nofile", "memlock", "stack"}
+    assert len(learner["volumes"]) == 4
+    assert learner["command"] == ["quickstart-cluster"]
+    assert learner["environment"]["RLVR_ENGINES"] == "auto"

@@ -3,24 +3,31 @@
 import asyncio
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlvr.config.load import load_recipe
 from rlvr.config.recipe import EngineDtype
-from rlvr.errors import LearnerError
+from rlvr.errors import ConfigError, LearnerError
+from rlvr.learner import publication as publication_module
+from rlvr.learner import weights_file
 from rlvr.learner.perturbation import Perturbation
-from rlvr.learner.publication import Publication
+from rlvr.learner.publication import Publication, require_room
 from rlvr.learner.tensor_groups import tensor_groups
 from rlvr.learner.weights_file import WeightsFolder, place_for, remove_stale
 from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.scoring import score_rows
 from rlvr.records import Transport, WeightsKind
+from rlvr.run.start_learner import start_learner
 from tests.unit.group_cases import make_batch, start_group
 from tests.unit.proof_cases import ProofWorld, tiny_policy
 
@@ -155,8 +162,123 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
         )
 
 
-def test_more_than_shared_memory_has_goes_to_the_temporary_folder():
-    assert place_for(1 << 60) != Path("/dev/shm")
+@pytest.fixture
+def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for `/dev/shm` of 64 MiB, of which 60 are free: what Docker gives a container."""
+    memory = tmp_path / "shm"
+    memory.mkdir()
+    usage = shutil.disk_usage(tmp_path)
+    small = usage._replace(total=64 << 20, used=4 << 20, free=60 << 20)
+    monkeypatch.setattr(weights_file, "_SHARED_MEMORY", memory)
+    monkeypatch.setattr(
+        weights_file.shutil, "disk_usage", lambda place: small if Path(place) == memory else usage
+    )
+    monkeypatch.delenv("RLVR_WEIGHTS_FOLDER", raising=False)
+    return memory
+
+
+def test_weights_that_fit_go_to_shared_memory(small_memory: Path):
+    assert place_for(60 << 20) == small_memory
+
+
+def test_too_little_shared_memory_is_refused_with_the_bytes_and_what_to_do(small_memory: Path):
+    with pytest.raises(ConfigError) as found:
+        place_for((1 << 30) + 1)
+    message = str(found.value)
+    assert "need 1,073,741,825 bytes (1.0 GiB)" in message
+    assert f"{small_memory} has 62,914,560 bytes (0.1 GiB) free of 67,108,864 bytes" in message
+    assert "docker run --shm-size=2g; RLVR_SHM=2gb" in message
+    assert "set RLVR_WEIGHTS_FOLDER" in message
+    assert found.value.exit_code == 2
+
+
+def test_shared_memory_that_cannot_be_written_is_refused(
+    small_memory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(weights_file.os, "access", lambda place, mode: False)
+    with pytest.raises(ConfigError, match=r"shm is not writable.*RLVR_WEIGHTS_FOLDER"):
+        place_for(1)
+
+
+def test_a_folder_that_is_named_takes_the_place_of_shared_memory(
+    small_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    disk = tmp_path / "disk" / "weights"
+    monkeypatch.setenv("RLVR_WEIGHTS_FOLDER", str(disk))
+    assert place_for(61 << 20) == disk
+    assert disk.is_dir()
+    with pytest.raises(ConfigError, match=r"disk/weights has .*; set RLVR_WEIGHTS_FOLDER"):
+        place_for(1 << 60)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RLVR_WEIGHTS_FOLDER", str(tmp_path / "file" / "below"))
+    with pytest.raises(ConfigError, match=r"RLVR_WEIGHTS_FOLDER=.*cannot be made"):
+        place_for(1)
+
+
+def test_without_shared_memory_the_temporary_folder_is_used(
+    small_memory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(weights_file, "_SHARED_MEMORY", small_memory / "absent")
+    assert place_for(1) == Path(tempfile.gettempdir())
+
+
+@pytest.mark.parametrize(
+    ("rank", "kind", "numbers"),
+    [
+        (0, WeightsKind.FULL, lambda base, adapters: 4 * base),
+        (4, WeightsKind.FULL, lambda base, adapters: 4 * base),
+        (4, WeightsKind.ADAPTER, lambda base, adapters: base + 4 * adapters),
+    ],
+)
+def test_room_is_looked_for_before_a_learner_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int,
+    kind: WeightsKind,
+    numbers: Callable[[int, int], int],
+):
+    asked: list[int] = []
+    monkeypatch.setattr(publication_module, "place_for", asked.append)
+    model = tiny_policy(rank=rank).model
+    trained = {n: p.numel() for n, p in model.named_parameters() if ".lora_" in n}
+    base = sum(p.numel() for p in model.parameters()) - sum(trained.values())
+    for transport in Transport:
+        require_room(model, transport=transport, dtype=torch.bfloat16, kind=kind)
+    assert asked == [2 * numbers(base, sum(trained.values()))]
+
+
+def test_a_base_needs_room_once_and_versions_four_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+
+    def place(num_bytes: int) -> Path:
+        asked.append(num_bytes)
+        return tmp_path
+
+    monkeypatch.setattr(weights_file, "place_for", place)
+    for write in (
+        lambda folder: folder.write(0, [("a", torch.ones(2))], shapes={"a": (2,)}, dtype=torch.float32),
+        lambda folder: folder.write_base([("a", torch.ones(2))], shapes={"a": (2,)}, dtype=torch.float32),
+    ):  # fmt: skip
+        folder = WeightsFolder()
+        write(folder)
+        folder.close()
+    assert asked == [4 * 8, 8]
+
+
+def test_a_run_that_has_no_room_for_its_weights_ends_before_its_cold_start(
+    small_memory: Path, tmp_path: Path
+):
+    recipe = load_recipe("tiny", ["cluster.backend=ray", "rollout.engine_dtype=float32"]).recipe
+    policy = tiny_policy()
+    policy.model.resize_token_embeddings(1_000_000)  # 64 MB and more in float32
+    steps: list[int] = []
+    with pytest.raises(ConfigError, match=r"RLVR_WEIGHTS_FOLDER"):
+        start_learner(
+            recipe, policy=policy, transport=Transport.FILE, faults=tmp_path, reference_folder=tmp_path,
+            checkpoint=None, progress=lambda step, loss: steps.append(step),
+        )  # fmt: skip
+    assert steps == []
 
 
 def test_perturbed_weights_come_back_bit_for_bit():
