@@ -68,7 +68,7 @@ class PolicyLearner:
         fault_folder: where a micro-batch with a non-finite gradient is kept.
         published_dtype: of the copy that engines keep, where `transport` says that they do.
         published_kind: ADAPTER where engines are sent adapters alone.
-        weights_folder: where Transport.FILE makes a folder of its own; None: in memory where there is room.
+        weights_folder: where Transport.FILE makes a folder of its own; None: what `weights_file.place_for` says.
         lr_decay: (first step, last step, final share of lr) of a linear fall; None keeps lr constant after warm-up.
         peers: the other processes of this optimiser step; None: there are none.
         """

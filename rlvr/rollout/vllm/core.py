@@ -17,6 +17,7 @@ from rlvr.config.model import LoraConfig
 from rlvr.errors import ConfigError, RolloutError
 from rlvr.models.lora import ADAPTER_WEIGHTS
 from rlvr.rollout.vllm import adapter, environment
+from rlvr.rollout.vllm.last_errors import last_errors
 from rlvr.rollout.vllm.outline import write_adapters, write_outline
 from rlvr.rollout.vllm.settings import EngineSettings
 
@@ -158,6 +159,8 @@ class VllmCore:
         environment.require_no_strangers(
             environment.strangers(), torch_version=str(torch.__version__)
         )
+        if self._settings.is_cpu:
+            environment.require_libraries()
         missing = adapter.missing_capabilities()
         if missing:
             raise ConfigError(
@@ -175,8 +178,11 @@ class VllmCore:
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except (ValueError, RuntimeError, OSError, TypeError) as error:
+            cause = last_errors()
             raise RolloutError(
-                f"vLLM did not start: {type(error).__name__}: {error}. VLLM_LOGGING_LEVEL=INFO makes it say more"
+                f"vLLM did not start: {type(error).__name__}: {error}. "
+                + (f"Its processes wrote: {cause}. " if cause else "")
+                + "VLLM_LOGGING_LEVEL=INFO makes it say more"
             ) from error
 
     async def _outputs(self, prompt: Any, params: Any, name: str) -> AsyncIterator[Any]:

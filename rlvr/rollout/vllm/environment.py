@@ -1,10 +1,12 @@
 """What must hold before vLLM is imported: environment variables, and an installed version that was tried."""
 
 import ast
+import ctypes
 import difflib
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +145,8 @@ def engine_environment(*, is_cpu: bool, threads: int) -> dict[str, str]:
         are not bound are spread by the kernel.
     VLLM_LOGGING_LEVEL=ERROR: else each load of weights warns of layers without tensors of their own.
     VLLM_ENABLE_V1_MULTIPROCESSING=0: on a CPU the worker lives in the core's process, one process less an engine.
+    TORCH_COMPILE_DISABLE=1 where there is no C++ compiler: vLLM compiles a few helpers even in eager mode, and its core
+        would end at the first of them.
 
     >>> engine_environment(is_cpu=False, threads=4)["VLLM_LOGGING_LEVEL"]
     'ERROR'
@@ -155,12 +159,34 @@ def engine_environment(*, is_cpu: bool, threads: int) -> dict[str, str]:
     }
     if not is_cpu:
         return shared
-    return shared | {
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }
+    eager = {} if has_compiler() else {"TORCH_COMPILE_DISABLE": "1"}
+    return (
+        shared
+        | eager
+        | {
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+    )
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler: the one that CXX names, else g++."""
+    return shutil.which(os.environ.get("CXX") or "g++") is not None
+
+
+def require_libraries(name: str = "libnuma.so.1") -> None:
+    """Raises ConfigError where a library that vLLM on a CPU is linked with is missing; vLLM itself says only that its
+    core did not start."""
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise ConfigError(
+            f"rollout.engine=vllm: on a CPU vLLM needs {name}, which cannot be loaded here: {error}; install it "
+            "(Debian, Ubuntu: apt install libnuma1; Fedora: dnf install numactl-libs)"
+        ) from error
 
 
 def prepare_environment(

@@ -39,7 +39,7 @@ class WeightFiles:
     """
 
     def __init__(self, place: Path | None = None) -> None:
-        """Args: place: where copies are made; None: `/dev/shm` where it has room for them, or the temporary folder."""
+        """Args: place: where copies are made; None: what `weights_file.place_for` says."""
         self._place = place
         self._folder: Path | None = None
         self._users = -1
@@ -47,7 +47,7 @@ class WeightFiles:
     def here(self, ref: WeightsRef, source: WeightSource) -> WeightsRef:
         """The same reference with a path on this node. Waits for the copy; blocks, so call it in a thread.
 
-        Raises: LearnerLost when the learner that has the file is gone, OSError when there is no room for it.
+        Raises: LearnerLost when the learner that has the file is gone, ConfigError or OSError when there is no room.
         """
         if ref.base is not None:
             ref = replace(ref, base=self.here(ref.base, source))
@@ -56,7 +56,9 @@ class WeightFiles:
         if ray.get_runtime_context().get_node_id() == source.node_id:
             return ref
         path = Path(ref.uri)
-        folder = self._shared_folder(path.parent.name, num_bytes=_size(ref))
+        is_base = path.stem == "base"  # it stays, where versions come and go
+        num_bytes = _size(ref) * (1 if is_base else _KEPT + 1)
+        folder = self._shared_folder(path.parent.name, num_bytes=num_bytes)
         target = folder / path.name
         with _locked(folder / "lock"):
             if not target.exists():
@@ -75,7 +77,7 @@ class WeightFiles:
     def _shared_folder(self, name: str, *, num_bytes: int) -> Path:
         if self._folder is None or self._folder.name != name:
             self.close()
-            place = self._place or place_for(num_bytes * (_KEPT + 1))
+            place = self._place or place_for(num_bytes)
             folder = place / "rlvr-weights-copies" / name
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.parent / "lock"):
