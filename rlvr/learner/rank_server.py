@@ -117,6 +117,7 @@ class RankServer:
                 release(model)
         elif op == "accumulate":
             self._learner.accumulate(frame_batch(request))
+            release(self._policy.model)  # the last pass may have been forward only
         elif op == "apply":
             outcome = self._learner.update(Denominators(**request.body["denominators"]))
             result["outcome"] = outcome.to_json()

@@ -121,6 +121,19 @@ def test_fewer_rows_than_ranks(groups: dict[int, LearnerGroup], tmp_path: Path):
     compare_steps(group, one, batches)
 
 
+@pytest.mark.parametrize("silent", [[1], [0, 2, 3], [0, 1, 2, 3]])
+def test_groups_without_a_gradient_are_run_forward_only_by_every_rank(
+    groups: dict[int, LearnerGroup], tmp_path: Path, silent: list[int]
+):
+    """Ranks with nothing but such groups, and a step in which no rank has a gradient."""
+    loss = make_loss()
+    group, one = begin(groups[4], tmp_path, loss=loss), alone(tmp_path, loss=loss)
+    first, second = make_batch(seed=1), make_batch(seed=2)
+    is_silent = torch.isin(second.group_index, torch.tensor(silent))[:, None]
+    second = replace(second, advantages=second.advantages.masked_fill(is_silent, 0.0))
+    compare_steps(group, one, [first, second])
+
+
 def test_log_probs_come_back_in_the_order_of_the_rows(
     groups: dict[int, LearnerGroup], tmp_path: Path
 ):
