@@ -71,6 +71,7 @@ class Verifier(Protocol):
 class Limits:
     """What a program may use in a sandbox.
 
+    wall_s: seconds; a box that can tell does not count those in which the program was ready and no core was free.
     cpu_s: seconds of each process; 0 means `wall_s` + 1. memory_mb: all processes together where the box can see that,
     else each. pids: processes and threads. output_bytes: of stdout; more sets `overflowed`. stderr_bytes: what is kept
     of stderr (its end). file_bytes: of one file, and of all files together where the box can see that.
@@ -84,6 +85,11 @@ class Limits:
     stderr_bytes: int = 65_536
     file_bytes: int = 67_108_864
 
+    @property
+    def longest_s(self) -> float:
+        """Seconds after which a program is ended however little of a core it got."""
+        return 10.0 * self.wall_s + 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
@@ -94,6 +100,8 @@ class RunResult:
     stderr: at most `stderr_bytes` bytes, the end of what was written.
     seconds: wall time. cpu_s, memory_mb: CPU time of all its processes that ended in order, and the largest resident
         set of one of them; 0 where the box cannot tell.
+    delay_s: seconds of the wall time in which the program was ready and got no core; None where the box cannot tell.
+    starved: ended after `Limits.longest_s`, most of which it waited for a core; `timed_out` is then True, too.
     timed_out: ended by the wall limit. out_of_memory: ended by the memory limit (a MemoryError that the program saw
         itself is an ordinary exit).
     """
@@ -104,7 +112,9 @@ class RunResult:
     seconds: float
     cpu_s: float = 0.0
     memory_mb: float = 0.0
+    delay_s: float | None = None
     timed_out: bool = False
+    starved: bool = False
     out_of_memory: bool = False
     overflowed: bool = False
 

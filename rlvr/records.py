@@ -9,7 +9,7 @@ tokens, T completion tokens. A worked example:
 >>> prompt = Prompt(prompt_id="sums/0", text="2 + 2 =", checks=(check,), source="sums")
 >>> prompt.reference
 '4'
->>> Verdict(status=Status.PASS, score=1.0, reason="equal", verifier="text_match@1", seconds=0.0).passed
+>>> Verdict(status=Status.PASS, score=1.0, reason="equal", verifier="text_match@2", seconds=0.0).passed
 True
 """
 

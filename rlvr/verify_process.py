@@ -10,11 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from rlvr.verify_wire import MEMORY_EXIT_CODE, take_frame
 
 _READ_BYTES = 1 << 18
+_MAX_EXTENSION_S = 60.0
+_QUICK_SHARE = (
+    0.9  # of its time that an item has left when waiting for a processor begins to be counted
+)
 
 
 class WorkerLost(Exception):  # noqa: N818 - an event that the pool handles, not an error of its own
@@ -70,19 +75,36 @@ class WorkerProcess:
         """The next answer; writes what is queued meanwhile. What has arrived is read before it is
         called late.
 
+        Time that the worker waited for a processor does not count, and each import that it tells of begins the time
+        anew; both together add a minute at most.
+
         Raises: WorkerLost.
         """
-        deadline = time.monotonic() + timeout_s
+        start = time.monotonic()
+        deadline, latest = start + timeout_s, start + timeout_s + _MAX_EXTENSION_S
+        starved_s: float | None = (
+            None  # read once an answer takes a while: reading it costs as much as a quick item
+        )
         while True:
             try:
                 message = take_frame(self._incoming)
             except ValueError as error:
                 raise WorkerLost("crash", f"it broke the protocol: {error}") from error
+            if message is not None and message.get("op") == "importing":
+                deadline = min(time.monotonic() + timeout_s, latest)
+                continue
             if message is not None:
                 return message
             left = deadline - time.monotonic()
+            if starved_s is None and left <= _QUICK_SHARE * timeout_s:
+                starved_s = self._starved_s()
+            if starved_s is not None and left <= 0.0:
+                before, starved_s = starved_s, self._starved_s()
+                deadline = min(deadline + max(0.0, starved_s - before), latest)
+                left = deadline - time.monotonic()
+            until = left if starved_s is not None else left - _QUICK_SHARE * timeout_s
             try:
-                is_idle = not self._pump(max(left, 0.0))
+                is_idle = not self._pump(max(until, 0.0))
             except OSError as error:
                 raise WorkerLost("crash", f"its pipe broke: {error}") from error
             if left <= (0.0 if is_idle else -1.0):
@@ -106,6 +128,14 @@ class WorkerProcess:
         for pipe in (self._to_worker, self._from_worker):
             with contextlib.suppress(OSError):
                 pipe.close()
+
+    def _starved_s(self) -> float:
+        """Seconds that the worker's threads were ready and had no processor, those of the thread that waited most."""
+        found = 0.0
+        for file in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                found = max(found, int(file.read_text().split()[1]) / 1e9)
+        return found
 
     def _pump(self, timeout_s: float) -> bool:
         """Waits for the pipe and moves bytes; False when nothing moved in time. Raises WorkerLost

@@ -8,7 +8,8 @@ kills it and starts another.
     build_failed
                         {"op": "judge", "id", "key", "prompt", "completion"}            -> verdict
                         {"op": "parse", "id", "key", "references"}                      -> verdict
-    worker -> parent    {"op": "ready"} once, then one answer to each message, in order
+    worker -> parent    {"op": "ready"} once, then one answer to each message, in order; before it, {"op": "importing"}
+                        while a module is looked for, whose loading must not count against an item
 """
 
 import asyncio
@@ -18,8 +19,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rlvr.plugin import VerifierContext
@@ -42,6 +44,7 @@ from rlvr.verify_wire import (
 
 _PR_SET_PDEATHSIG = 1
 _MAX_REASON_CHARS = 500
+_TELL_EVERY_S = 0.05
 
 
 class _Worker:
@@ -52,6 +55,7 @@ class _Worker:
         self.fd_out = fd_out
         self.verifiers: dict[str, Verifier] = {}
         self.deadline_s = 0.0
+        self.lock = threading.RLock()  # an import inside of a frame's writing may tell of itself
 
     def run(self) -> None:
         """Answers messages until the parent closes the pipe."""
@@ -62,12 +66,18 @@ class _Worker:
             except MemoryError:
                 os._exit(MEMORY_EXIT_CODE)
 
+    def importing(self) -> None:
+        """Tells the parent that an item has to wait for an import."""
+        _limit_cpu(self.deadline_s)
+        self.send({"op": "importing"})
+
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["op"] == "build":
             return self.build(message)
         verifier = self.verifiers[message["key"]]
         _limit_cpu(self.deadline_s)
-        verdict = (_parse if message["op"] == "parse" else _judge)(verifier, message)
+        with _Imports(self.importing):
+            verdict = (_parse if message["op"] == "parse" else _judge)(verifier, message)
         reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
         try:
             frame(reply)
@@ -97,9 +107,10 @@ class _Worker:
         return {"op": "built", "key": key, "label": label_of(verifier)}
 
     def send(self, message: dict[str, Any]) -> None:
-        data = memoryview(frame(message))
-        while data:
-            data = data[os.write(self.fd_out, data) :]
+        with self.lock:
+            data = memoryview(frame(message))
+            while data:
+                data = data[os.write(self.fd_out, data) :]
 
     def receive(self) -> dict[str, Any] | None:
         """The next message; waits for the parent. None when the parent is gone."""
@@ -117,6 +128,29 @@ class _Worker:
                 return None
             data += part
         return data
+
+
+class _Imports:
+    """In front of the finders of modules while an item is judged: calls `tell` when one is looked for."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._pid = os.getpid()
+        self._last = 0.0
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Finds nothing: the other finders do."""
+        now = time.monotonic()
+        if now - self._last >= _TELL_EVERY_S and os.getpid() == self._pid:
+            self._last = now
+            self._tell()
 
 
 def _judge(verifier: Verifier, message: dict[str, Any]) -> Verdict:

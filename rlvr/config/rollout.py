@@ -65,6 +65,9 @@ class Truncated(StrEnum):
 class RewardConfig(Section):
     """From verdicts to a reward. max_error_rate: the run stops when verifier errors stay above it for 3 steps.
 
+    It stops too when a verifier hangs, exits or runs out of memory on more than 90 % of the completions (or than
+    max_error_rate, if that is higher) for 3 steps.
+
     overlong_buffer_tokens: the last so many tokens before the limit cost reward, linearly up to overlong_penalty
         (0 = off).
     """

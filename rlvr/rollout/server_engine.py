@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlvr.errors import RolloutError
 from rlvr.json_client import RETRIED_STATUS, DeadlineError, JsonClient
+from rlvr.models.prompting import decode, tag_ids
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
 from rlvr.records import Completion, FinishReason, Prompt, WeightsRef
 from rlvr.rollout.server_dialect import (
@@ -296,9 +297,11 @@ class ServerEngine:
         return str(self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
     def _completion(self, request: GenerationRequest, reply: Reply) -> Completion:
-        ids = reply.token_ids
+        ids, text = reply.token_ids, reply.text
         if ids is None:
-            ids = tuple(self._tokenizer.encode(reply.text, add_special_tokens=False))
+            ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        elif not tag_ids(self._tokenizer).isdisjoint(ids):
+            text = decode(ids, self._tokenizer)  # servers leave special tokens out, tags too
         logprobs = reply.logprobs
         if logprobs is None or len(logprobs) != len(ids):
             logprobs = (math.nan,) * len(ids)
@@ -310,7 +313,7 @@ class ServerEngine:
             token_ids=ids,
             logprobs=logprobs,
             sampled_mask=(True,) * len(ids),
-            text=reply.text,
+            text=text,
             finish_reason=reply.finish_reason,
             policy_versions=(0,) * len(ids),
         )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from rlvr.errors import Interrupted, VerifierError
 from rlvr.records import Group
+from rlvr.run.broken_checkers import CheckerWatch
 from rlvr.run.evaluation import Evaluation
 from rlvr.run.parts import RunParts
 from rlvr.run.producer import produce
@@ -41,6 +42,11 @@ async def run_loop(parts: RunParts) -> int:
         parts.recorder.evaluations(0, await parts.evaluate(0, sync.version, in_full=True))
     producer = asyncio.create_task(produce(parts))
     settlement = Settlement(parts)
+    checkers = CheckerWatch(
+        parts.recorder.event,
+        max_error_rate=parts.max_error_rate,
+        patience_steps=ERROR_RATE_PATIENCE_STEPS,
+    )
     last_step, error_steps = parts.first_step - 1, 0
     try:
         for step in range(parts.first_step, parts.num_steps + 1):
@@ -67,11 +73,14 @@ async def run_loop(parts: RunParts) -> int:
             pause = steer(parts, step, metrics)
             unjudged = metrics["reward/unjudged_rate"]
             error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
-            is_broken = error_steps >= ERROR_RATE_PATIENCE_STEPS
-            if is_end or is_stopping or is_broken or pause or parts.is_checkpoint_due(step):
+            broken = checkers.observe(step, update.taken.groups)
+            if error_steps >= ERROR_RATE_PATIENCE_STEPS:
+                message = _error_rate_message(unjudged, parts, update.taken.groups)
+                broken = broken or VerifierError(message)
+            if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
                 await parts.thread.run(lambda s=step: _save(parts, s))
-            if is_broken:
-                raise VerifierError(_error_rate_message(unjudged, parts, update.taken.groups))
+            if broken:
+                raise broken
             if pause and not is_end:
                 raise pause
             if is_stopping:

@@ -26,9 +26,6 @@ from rlvr_sandboxes.session import BoxSession
 from rlvr_sandboxes.slot import BrokenBoxError, Slot, run_in
 from rlvr_sandboxes.users import UserIds
 
-_STALLED_CPU_SHARE = (
-    0.5  # a run that timed out with less CPU than this share of its time is run once more
-)
 NUM_ATTEMPTS = 4  # of a run under which the box breaks
 _CONTROL_RUN = Request(
     argv=("python", "main.py"), files={"main.py": b"print(6 * 7)"}, limits=Limits(wall_s=20.0)
@@ -162,10 +159,6 @@ class BoxedSandbox(abc.ABC):
         pool = self._open_pool()
         result = await self._run_surviving(request)
         pool.counters.runs += 1
-        if result.timed_out and result.cpu_s < _STALLED_CPU_SHARE * result.seconds:
-            # the machine may have stalled, not the program: once more before it counts
-            pool.counters.retried_stalled += 1
-            result = await self._run_surviving(request)
         pool.counters.cpu_s += result.cpu_s
         return result
 

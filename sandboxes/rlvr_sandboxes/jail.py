@@ -127,6 +127,7 @@ def environment(home: str, packages: str) -> dict[str, str]:
         "PYTHONPATH": packages,
         "PYTHONHASHSEED": "0",  # equal programs get equal verdicts
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONINTMAXSTRDIGITS": "0",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "LD_BIND_NOW": "1",  # of the zygote, which takes it out: bound once there, and not in each fork

@@ -12,11 +12,15 @@ from typing import NamedTuple
 MIB = 1 << 20
 ADDRESS_SPACE_SLACK_MB = 768  # thread stacks and OpenBLAS reserve far more than they touch
 SAMPLE_EVERY_S = 0.02
+# The kernel leaves at least 128 MiB for the stack of a process that is running already, and what is asked for to one
+# that is started; judges of programs that recurse give it all memory.
+STACK_BYTES, STARTED_STACK_BYTES = 120 * MIB, 256 * MIB
 _PAGE = resource.getpagesize()
 
 
 class RunLimits(NamedTuple):
-    """The limits of one run as the zygote gets them; `extra_tasks` are those of the same user beside the run."""
+    """The limits of one run as the zygote gets them; `total_cpu_s` is of all its processes
+    together, `cpu_s` of each; `extra_tasks` are those of the same user beside the run."""
 
     wall_s: float
     cpu_s: float
@@ -24,6 +28,7 @@ class RunLimits(NamedTuple):
     pids: int
     output_bytes: int
     file_bytes: int
+    total_cpu_s: float = math.inf
     extra_tasks: int = 2
 
     def apply(self) -> None:
@@ -35,6 +40,7 @@ class RunLimits(NamedTuple):
         _set(resource.RLIMIT_NOFILE, 128)
         _set(resource.RLIMIT_AS, space)
         _set(resource.RLIMIT_NPROC, self.pids + self.extra_tasks)
+        allow_stack(STACK_BYTES)
 
 
 def apply_constant() -> None:
@@ -51,6 +57,13 @@ def apply_constant() -> None:
         (resource.RLIMIT_NICE, 0),
     ):
         _set(which, value)
+
+
+def allow_stack(size: int) -> None:
+    """Sets how far the stack may grow, as far as the hard limit goes, which stays: programs raise theirs themselves."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (size, hard))
 
 
 def _set(which: int, value: int) -> None:

@@ -34,7 +34,6 @@ class Counters:
     replaced_worn: int = 0
     replaced_broken: int = 0
     retried_broken: int = 0
-    retried_stalled: int = 0
     cpu_s: float = 0.0
 
 

@@ -46,7 +46,7 @@ class BoxSession:
                     os.set_blocking(self._to_program, False)
                     os.set_blocking(self._from_program, False)
                     standard = (output.stdin, output.stdout, output.stderr)
-                    self._end = time.monotonic() + request.limits.wall_s
+                    self._end = time.monotonic() + request.limits.longest_s
                     slot.begin(request, (*standard, program_reads, program_writes))
             stack.pop_all()
         self._is_over = False

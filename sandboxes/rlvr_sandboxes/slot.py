@@ -185,6 +185,7 @@ class Slot:
             "limits": {
                 "wall_s": limits.wall_s,
                 "cpu_s": request.cpu_s,
+                "total_cpu_s": limits.cpu_s or limits.wall_s,
                 "memory_mb": limits.memory_mb,
                 "pids": limits.pids,
                 "output_bytes": limits.output_bytes,
@@ -240,7 +241,9 @@ class Slot:
             seconds=answer["seconds"],
             cpu_s=answer["cpu_s"],
             memory_mb=answer["rss_bytes"] / 2**20,
-            timed_out=cause == "wall",
+            delay_s=answer["delay_s"],
+            timed_out=cause in ("wall", "starved"),
+            starved=cause == "starved",
             out_of_memory=cause == "memory" or (exit_code != 0 and self.was_out_of_memory()),
             overflowed=written > limits.output_bytes,
         )
@@ -278,7 +281,7 @@ async def run_in(slot: Slot, request: Request) -> RunResult:
         slot.begin(request, (output.stdin, output.stdout, output.stderr))
         start = time.monotonic()
         try:
-            answer = await slot.answer(request.limits.wall_s + GRACE_S)
+            answer = await slot.answer(request.limits.longest_s + GRACE_S)
         except BrokenBoxError:
             if not slot.was_out_of_memory():
                 raise

@@ -30,9 +30,8 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRI
 _PREFIX = "rlvr-run-"
 _FIRST_UID = 60000  # of runs; no other user's processes are ever touched
 _CHUNK = 65536
-_MAX_QUEUED = (
-    4 << 20
-)  # bytes for the outside, or for the child, beyond which the other side has to wait
+# bytes for the outside, or for the child, beyond which the other side has to wait
+_MAX_QUEUED = 4 << 20
 _DRAIN_S = 2.0
 
 
@@ -175,6 +174,7 @@ class Supervisor:
         environment = {
             "HOME": self.folder, "TMPDIR": self.folder, "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8",
             "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONINTMAXSTRDIGITS": "0",
         }  # fmt: skip
         os.execvpe(argv[0], argv, environment)
 

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from rlvr_sandboxes import candidate, landlock_start, launch, limits
 from rlvr_sandboxes.candidate import Preloaded
+from rlvr_sandboxes.delays import SAMPLE_EVERY_S, Delays
 from rlvr_sandboxes.limits import RunLimits
 from rlvr_sandboxes.rooms import FIRST_KEPT, NUM_KEPT, NamespaceRoom, Room
 
@@ -155,34 +156,19 @@ class Zygote:
             candidate.run_preloaded(self._preloaded[argv[1]], argv[1:])
         if argv[0] in ("python", "python3") and len(argv) > 1 and argv[1] in sources:
             candidate.run_source(sources[argv[1]], argv[1:])
+        if argv[0] not in ("python", "python3"):
+            limits.allow_stack(limits.STARTED_STACK_BYTES)
         candidate.execute(argv)
 
     def _watch(self, pid: int, start: float, run_limits: RunLimits) -> dict[str, Any]:
         """Waits for the end of the first process, the deadline, a cancellation or a limit; leaves it dead."""
-        end = start + run_limits.wall_s
+        clock = Delays(self._room.pids, start, run_limits.wall_s)
         ended = os.pidfd_open(pid)
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        poll.register(self._control, select.POLLIN)
-        cause = ""
         try:
-            while not cause:
-                left = end - time.monotonic()
-                wait = min(left, limits.SAMPLE_EVERY_S) if self._samples else left
-                events = poll.poll(max(0.0, wait) * 1000)
-                if any(descriptor == ended for descriptor, _ in events):
-                    break
-                if events:
-                    # a word from the supervisor ends the run; so does its death
-                    message, unexpected = self._receive()
-                    for descriptor in unexpected:
-                        os.close(descriptor)
-                    cause = "cancelled" if message else "orphaned"
-                elif time.monotonic() >= end:
-                    cause = "wall"
-                elif self._samples:
-                    cause = self._exceeded(run_limits)
+            cause = self._await_end(ended, clock, run_limits)
             if cause:
+                if clock.is_due(time.monotonic()):
+                    clock.sample(time.monotonic())
                 os.kill(pid, signal.SIGKILL)
         finally:
             os.close(ended)
@@ -198,9 +184,37 @@ class Zygote:
             "status": status,
             "cause": cause,
             "seconds": time.monotonic() - start,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "cpu_s": max(usage.ru_utime + usage.ru_stime, clock.cpu_s),
+            "delay_s": clock.delay_s if clock.is_known else None,
             "rss_bytes": peak,
         }
+
+    def _await_end(self, ended: int, clock: Delays, run_limits: RunLimits) -> str:
+        """Why the run has to be ended; "" when its first process, a pidfd, has ended by itself."""
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        pace = limits.SAMPLE_EVERY_S if self._samples else SAMPLE_EVERY_S
+        cause = ""
+        while not cause:
+            asked = time.monotonic()
+            wait = max(0.0, min(clock.left_s(asked), pace))
+            events = poll.poll(wait * 1000)
+            if any(descriptor == ended for descriptor, _ in events):
+                break
+            if events:
+                # a word from the supervisor ends the run; so does its death
+                message, unexpected = self._receive()
+                for descriptor in unexpected:
+                    os.close(descriptor)
+                return "cancelled" if message else "orphaned"
+            now = time.monotonic()
+            if clock.is_due(now) or clock.left_s(now) <= 0.0:
+                clock.sample(now, overslept_s=now - asked - wait)
+                cause = clock.verdict(now, run_limits.total_cpu_s)
+            if not cause and self._samples:
+                cause = self._exceeded(run_limits)
+        return cause
 
     def _exceeded(self, run_limits: RunLimits) -> str:
         """The limit that the run is above, where no cgroup holds it; else nothing."""
@@ -278,6 +292,9 @@ def main(argument: str) -> None:
         if is_landlock
         else NamespaceRoom(can_exec=config["can_exec"], has_proc=config["has_proc"])
     )
+    sys.set_int_max_str_digits(
+        0
+    )  # programs may read and print numbers of any length; time limits bound them
     candidate.interactive_names()
     candidate.standard_streams()
     limits.apply_constant()

@@ -212,6 +212,28 @@ def test_a_broken_verifier_is_an_error_not_a_zero_and_stops_the_run(tmp_path: Pa
     assert any(e["kind"] == "group_dropped" for e in events)
 
 
+def test_a_verifier_that_dies_on_every_completion_is_told_of_and_stops_the_run(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "import os\nfrom rlvr.plugin import verifier\n\n@verifier(version='1')\n"
+        "def dies(text, reference):\n    os._exit(3)\n"
+    )
+    out = rlvr("train", "tiny", *TINY, "run.eval_every_steps=0", "data.eval=[]", "rollout.prompts_per_step=1",
+               "data.train.0.verifier=mine.py:dies", "data.train.0.verifier_settings={}", "--run-dir", "run",
+               cwd=tmp_path, expect=1)  # fmt: skip
+    assert "for 3 steps verifier 'dies@1'" in out
+    assert "look for os._exit" in out
+    events = [
+        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    ]
+    broken = [event for event in events if event["kind"] == "broken_checker"]
+    assert [(event["step"], event["cause"], event["rate"]) for event in broken] == [
+        (1, "exit", 1.0),
+        (2, "exit", 1.0),
+        (3, "exit", 1.0),
+    ]
+    assert sum(event["kind"] == "checkpoint" for event in events) == 1
+
+
 def test_dry_run_creates_nothing(tmp_path: Path):
     out = rlvr("train", "tiny", "--dry-run", cwd=tmp_path)
     assert "256" in out  # completions a step

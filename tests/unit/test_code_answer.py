@@ -16,7 +16,7 @@ from rlvr.protocols import Limits, RunResult
 from rlvr.records import Check, Completion, Prompt, Verdict
 from rlvr_verifiers.code_answer import CodeConfig, CodeVerifier
 from rlvr_verifiers.codecheck.comparison import output_problem
-from rlvr_verifiers.codecheck.outcome import MAX_REPEATS
+from rlvr_verifiers.codecheck.patience import MAX_KILLS
 from rlvr_verifiers.codecheck.references import Tolerance, read_reference
 from rlvr_verifiers.codecheck.suspicion import signs
 from tests.unit.code_box import PlainBox, PlainSession
@@ -134,8 +134,8 @@ class Breaking(PlainBox):
 
 
 def test_a_box_that_keeps_breaking_gives_no_verdict() -> None:
-    assert ask(build(Breaking(MAX_REPEATS)), DOUBLE, RIGHT).status == "pass"
-    verifier = build(Breaking(MAX_REPEATS + 1))
+    assert ask(build(Breaking(MAX_KILLS)), DOUBLE, RIGHT).status == "pass"
+    verifier = build(Breaking(MAX_KILLS + 1))
     with pytest.raises(SandboxError):
         ask(verifier, DOUBLE, RIGHT)
     assert ask(verifier, DOUBLE, RIGHT).status == "pass"  # an error is not remembered
@@ -220,7 +220,8 @@ def test_cpp_programs_are_compiled_and_run() -> None:
 
 
 OUTPUTS = [
-    (b"1\n2\n", "1\n2", ""), (b"1 \t\r\n\n\n", "1", ""), (b"", "", ""), (b"\n", "", ""), (b" 1", "1", "line"),
+    (b"1\n2\n", "1\n2", ""), (b"1 \t\r\n\n\n", "1", ""), (b"", "", ""), (b"\n", "", ""), (b" 1", "1", ""),
+    (b"1", " 1\n2", "expected 2"), (b"1 2", "1  2", "line"),
     (b"1\n\n2", "1\n2", "printed 3 lines, expected 2"), (b"1", "1\n2", "printed 1 line, expected 2"),
     (b"\xff", "1", "no UTF-8"), (b"1\x0c2", "1\n2", "printed 1 line"), (b"x" * 1000, "y", "…"),
 ]  # fmt: skip

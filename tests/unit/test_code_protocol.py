@@ -93,7 +93,7 @@ def test_a_setup_that_fails_in_the_program_is_a_fail() -> None:
 
 
 def test_an_object_of_the_tests_that_cannot_travel_is_the_references_fault() -> None:
-    reference = boxed("assert f(T()) == 1", setup="class T:\n    pass")
+    reference = boxed("assert f(t) == 1", setup="class T:\n    pass\nt = T()")
     with pytest.raises(VerifierError, match="pass a T, which cannot leave their box"):
         judge(reference, "def f(t): return 1")
 

@@ -178,9 +178,9 @@ def test_rows_of_known_data_sets_are_references() -> None:
     pairs = stdio({"inputs": ["1\n"], "outputs": ["2\n"], "id": 0, "problem": "?"})
     assert (pairs.tests[0].stdin, pairs.tests[0].stdout) == (b"1\n", "2\n")
     apps = {"input_output": json.dumps({"fn_name": "f", "inputs": [[1, [2]]], "outputs": [[3]]})}
-    assert function(apps).tests == ("assert f(1, [2]) == 3",)
+    assert function(apps).tests == ("assert f(1, [2]) in (3, [3])",)
     method = {**apps, "starter_code": "class Solution:\n    def f(self, x): ..."}
-    assert function(method).tests == ("assert Solution().f(1, [2]) == 3",)
+    assert function(method).tests == ("assert Solution().f(1, [2]) in (3, [3])",)
     assert len(function(method).literal_asserts) == 1
     deep = {
         "public_tests": {"input": ["1"], "output": ["2"]},

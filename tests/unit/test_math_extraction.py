@@ -11,17 +11,21 @@ from rlvr_verifiers.mathcheck.extraction import (
     Extraction,
     ExtractionOptions,
     Found,
-    after_thinking,
     extract,
     is_placeholder,
 )
 from rlvr_verifiers.mathcheck.markers import ALL_MARKERS, Origin, last_marked, whole_text
+from rlvr_verifiers.thinking import Thinking
 
 LIMIT_S = 0.25  # of texts of a million characters; 0.05 on an idle core
 
 
 def found(text: str, *, is_cut: bool = False, **options: object) -> Extraction:
     return extract(text, is_cut=is_cut, options=ExtractionOptions(**options))  # type: ignore[arg-type] # by name
+
+
+def thought(text: str, **options: object) -> Extraction:
+    return found(text, thinking=Thinking(**options))  # type: ignore[arg-type] # by name
 
 
 @pytest.mark.parametrize(
@@ -235,14 +239,14 @@ def test_only_the_text_after_the_last_closed_think_tag_counts() -> None:
     assert found(r"\boxed{16}</think>So \boxed{17}").answer == "17"
     assert found(r"<think>\boxed{16}</think> done").found is Found.NONE
     tags = (("[THINK]", "[/THINK]"), ("<think>", "</think>"))
-    assert found(r"[THINK]\boxed{1}[/THINK] \boxed{2}", think_tags=tags).answer == "2"
-    assert found(r"<think>\boxed{1}", think_tags=()).answer == "1"
-    assert after_thinking("a</think>b<think>c</think>d") == "d"
+    assert thought(r"[THINK]\boxed{1}[/THINK] \boxed{2}", think_tags=tags).answer == "2"
+    assert thought(r"<think>\boxed{1}", think_tags=()).answer == "1"
+    assert Thinking().answer_of("a</think>b<think>c</think>d") == "d"
 
 
 def test_a_prompt_that_opens_the_thinking_needs_a_closing_tag() -> None:
-    assert found(r"hm \boxed{1}", starts_thinking=True).found is Found.TRUNCATED
-    assert found(r"hm \boxed{1}</think>\boxed{2}", starts_thinking=True).answer == "2"
+    assert thought(r"hm \boxed{1}", starts_thinking=True).found is Found.TRUNCATED
+    assert thought(r"hm \boxed{1}</think>\boxed{2}", starts_thinking=True).answer == "2"
 
 
 BIG = {

@@ -48,6 +48,6 @@ def test_words_are_read_as_what_they_are() -> None:
     assert choice("BA") is None
     assert clock("4.30") is None
     assert clock("25:00") is None
-    assert clock("12:05 a.m.") == Clock(5, is_half_known=True)
+    assert clock("12:05 a.m.") == Clock(5, has_half=True)
     assert date("2024-02-29") == Date(2024, 2, 29)
     assert number_word("ninety nine") == 99

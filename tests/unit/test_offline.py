@@ -39,7 +39,7 @@ def test_rows_come_out_in_order_with_the_keys_of_the_format(tmp_path: Path) -> N
         ("two", "FAIL", 0.0),
         (None, "PASS", 1.0),
     ]
-    assert rows[0]["verifier"] == "text_match@1"
+    assert rows[0]["verifier"] == "text_match@2"
     assert (report.num_rows, report.had_errors) == (3, False)
     assert report.counts[Status.PASS] == 2
 

@@ -25,20 +25,24 @@ from rlvr.records import Completion, Json, Prompt, Status, Verdict
 from rlvr_verifiers.codecheck.boxes import Boxes
 from rlvr_verifiers.codecheck.fences import Program, find_program
 from rlvr_verifiers.codecheck.function_calls import judge_literals
-from rlvr_verifiers.codecheck.outcome import MAX_REPEATS, Ending, Outcome
+from rlvr_verifiers.codecheck.outcome import Ending, Outcome
+from rlvr_verifiers.codecheck.patience import MAX_KILLS
 from rlvr_verifiers.codecheck.references import (
     FunctionReference,
     Reference,
     StdioReference,
     apply_limits,
     digest_of,
+    names_of,
+    program_of,
     read_reference,
-    with_prompt,
     without_first,
 )
 from rlvr_verifiers.codecheck.relay import judge_in_boxes
+from rlvr_verifiers.codecheck.statements import accepts_one_of_many
 from rlvr_verifiers.codecheck.stdio import judge_stdio
 from rlvr_verifiers.codecheck.suspicion import signs
+from rlvr_verifiers.thinking import ThinkingConfig
 
 logger = logging.getLogger(__name__)
 _MAX_EXTRACTED_CHARS = 20_000
@@ -68,42 +72,52 @@ class CodeLimits(BaseModel):
     file_bytes: int = Field(default=67_108_864, ge=0)
 
 
-class CodeConfig(BaseModel):
+class CodeConfig(ThinkingConfig):
     """Settings of `code`.
 
     modules: what tests may import beside the standard library; the sandbox's interpreter must have them.
     shown_tests: so many tests of each reference, from its first on, stand in the prompt; where there are others only
         those count, so that copying what is shown earns nothing.
+    tolerance: how far a printed number, or a number of a JSON result, may be from an expected one that has a fraction,
+        where the reference does not say; whole numbers are compared exactly. 0: outputs are compared as text.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     score: Score = Score.ALL_OR_NOTHING
     languages: tuple[Literal["python", "cpp"], ...] = Field(default=("python",), min_length=1)
     modules: tuple[str, ...] = ("numpy",)
     shown_tests: int = Field(default=0, ge=0)
+    tolerance: float = Field(default=1e-6, ge=0, lt=1)
     limits: CodeLimits = Field(default_factory=CodeLimits)
 
 
 class CodeVerifier:
-    """Runs the last fenced block against the reference's tests: stdin and stdout, asserts, or a `check` function."""
+    """Runs the solution among the fenced blocks against the tests: stdin and stdout, asserts, or a `check` function."""
 
     name: ClassVar[str] = "code"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     execution: ClassVar[Execution] = Execution.SANDBOXED
     Config: ClassVar[type[BaseModel]] = CodeConfig
 
     def __init__(self, config: CodeConfig, context: VerifierContext) -> None:
         self.config = config
         self.context = context
+        self._thinking = config.thinking
         self._limits = Limits(**config.limits.model_dump())
         self._boxes = Boxes(context.sandbox) if context.sandbox is not None else None
         self._read = lru_cache(maxsize=_MAX_KEPT)(self._read_text)
         self._shared = _Shared()
+        self._has_warned = False
 
     def parse_reference(self, reference: Json) -> None:
         """Raises ValueError on tests that no program could be judged by."""
-        found = read_reference(reference, modules=self.config.modules)
+        found = read_reference(reference, modules=self.config.modules, loose=self.config.tolerance)
+        self._check_outputs(found)
+        if not self._has_warned and accepts_one_of_many(reference, found):
+            self._has_warned = True
+            logger.warning(
+                "a statement allows several right outputs, but its tests accept one: right programs may FAIL; give "
+                "the row a `checker` program or `stdout` lists, or drop it (said once; there may be more such rows)"
+            )
         needs_session = isinstance(found, FunctionReference)
         if needs_session and self._boxes is not None and not self._boxes.can_talk:
             raise ValueError("tests of a function need a sandbox with sessions; this one has none")
@@ -112,9 +126,21 @@ class CodeVerifier:
                 f"tests of a function need python in languages={list(self.config.languages)}"
             )
 
+    def _check_outputs(self, reference: Reference) -> None:
+        """Raises ValueError when a right program could not print what a test expects."""
+        if not isinstance(reference, StdioReference):
+            return
+        most = apply_limits(self._limits, reference.limits).output_bytes
+        for index, test in enumerate(reference.tests):
+            size = len(test.stdout.encode("utf-8", "surrogatepass"))
+            if size > most:
+                raise ValueError(
+                    f"tests[{index}] expects {size} bytes, and limits.output_bytes={most} is less; raise it"
+                )
+
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
         """Settles a completion without a program; all others need the sandbox."""
-        program, problem = find_program(completion.text, self.config.languages)
+        program, problem = self._program(completion)
         return verdict(self, Status.UNPARSED, problem) if program is None else None
 
     async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
@@ -122,16 +148,17 @@ class CodeVerifier:
 
         Raises: SandboxError (the box broke), VerifierError (the reference is at fault), PluginError (no sandbox).
         """
-        program, problem = find_program(completion.text, self.config.languages)
+        hashed = _Hashed(prompt.reference)
+        reference = self._read(hashed)
+        program, problem = self._program(completion, names_of(reference))
         if program is None:
             return verdict(self, Status.UNPARSED, problem)
-        digest = digest_of(prompt.reference)
         code = program.code.encode("utf-8", "surrogatepass")
-        key = hashlib.sha256(digest + program.language.encode() + b"\0" + code).digest()
+        key = hashlib.sha256(hashed.digest + program.language.encode() + b"\0" + code).digest()
         while True:
             future, is_first = self._shared.future_of(key)
             if is_first:
-                return await self._fulfil(key, future, prompt.reference, program)
+                return await self._fulfil(key, future, reference, program)
             try:
                 return await asyncio.shield(asyncio.wrap_future(future))
             except asyncio.CancelledError:
@@ -144,11 +171,17 @@ class CodeVerifier:
         """The verdicts of one prompt's completions, as many at once as the sandbox has slots."""
         return list(await asyncio.gather(*(self.verify(prompt, item) for item in completions)))
 
+    def _program(
+        self, completion: Completion, names: Sequence[str] = ()
+    ) -> tuple[Program | None, str]:
+        languages = self.config.languages
+        return find_program(completion.text, languages, names=names, thinking=self._thinking)
+
     async def _fulfil(
-        self, key: bytes, future: "Future[Verdict]", reference: Json, program: Program
+        self, key: bytes, future: "Future[Verdict]", reference: Reference, program: Program
     ) -> Verdict:
         try:
-            answer = await self._judge(self._reference(reference), program)
+            answer = await self._judge(reference, program)
         except asyncio.CancelledError:
             self._shared.forget(key)
             future.cancel()
@@ -165,16 +198,23 @@ class CodeVerifier:
         limits = apply_limits(self._limits, reference.limits)
         is_complete = self.config.score is Score.FRACTION
         if isinstance(reference, StdioReference):
-            code = program.code.encode("utf-8", "surrogatepass")
+            is_python = program.language == "python"
+            source = program_of(program.code, reference) if is_python else program.code
             outcome = await judge_stdio(
-                boxes, program.language, code, reference, limits, is_complete=is_complete
+                boxes,
+                program.language,
+                source.encode("utf-8", "surrogatepass"),
+                reference,
+                limits,
+                is_complete=is_complete,
+                loose=self.config.tolerance,
             )
             return self._verdict("stdio", outcome, reference, program)
         if program.language != "python":
             reason = f"the program is in {program.language}, and tests of a function need python"
             return verdict(self, Status.UNPARSED, reason, extracted=_short(program.code))
         boxes.require_sessions()
-        code = with_prompt(program.code, reference).encode("utf-8", "surrogatepass")
+        code = program_of(program.code, reference).encode("utf-8", "surrogatepass")
         how, outcome = await _judge_surviving(boxes, code, reference, limits, is_complete)
         return self._verdict(how, outcome, reference, program)
 
@@ -214,11 +254,10 @@ class CodeVerifier:
             )
         return self._boxes
 
-    def _reference(self, reference: Json) -> Reference:
-        return self._read(_Hashed(reference))
-
     def _read_text(self, reference: "_Hashed") -> Reference:
-        found = read_reference(reference.value, modules=self.config.modules)
+        found = read_reference(
+            reference.value, modules=self.config.modules, loose=self.config.tolerance
+        )
         return without_first(found, self.config.shown_tests)
 
 
@@ -231,7 +270,7 @@ async def _judge_surviving(
         try:
             return await _judge_function(boxes, code, reference, limits, is_complete)
         except SandboxError as error:
-            if num_repeats == MAX_REPEATS:
+            if num_repeats == MAX_KILLS:
                 raise
             num_repeats += 1
             logger.info("a box broke under function tests, which run again: %s", error)

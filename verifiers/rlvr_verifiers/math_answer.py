@@ -10,16 +10,17 @@ import zlib
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 from rlvr_verifiers import math_cross_check
-from rlvr_verifiers.mathcheck.compare import CompareOptions
+from rlvr_verifiers.mathcheck.compare import CompareOptions, evaluate
 from rlvr_verifiers.mathcheck.extraction import Extraction, ExtractionOptions, Found
 from rlvr_verifiers.mathcheck.judging import Judge, JudgingOptions, Outcome, Result
 from rlvr_verifiers.mathcheck.markers import Origin
+from rlvr_verifiers.thinking import ThinkingConfig
 
 _MAX_EXTRACTED_CHARS = 2_000
 _CROSS_CHECK_S = 0.25  # math-verify takes 3 ms for most answers, and seconds for hostile ones
@@ -30,10 +31,8 @@ _STATUS = {
 }
 
 
-class MathConfig(BaseModel):
+class MathConfig(ThinkingConfig):
     """How `math` finds an answer and compares it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hash_marks: bool = Field(True, description="without a box, read `#### x`")
     final_answer: bool = Field(
@@ -43,14 +42,6 @@ class MathConfig(BaseModel):
     whole_text: bool = Field(
         True,
         description="without a box, read a text that is one value or a sentence around one formula",
-    )
-    think_tags: tuple[tuple[str, str], ...] = Field(
-        (("<think>", "</think>"),),
-        description="opening and closing tags of thinking; only what follows counts",
-    )
-    starts_thinking: bool = Field(
-        False,
-        description="the prompt opens a think tag; a text that never closes one has no answer",
     )
     decimal_digits: int = Field(
         0,
@@ -77,8 +68,7 @@ class MathConfig(BaseModel):
         return JudgingOptions(
             extraction=ExtractionOptions(
                 markers=frozenset(origin for origin, is_on in switches.items() if is_on),
-                think_tags=self.think_tags,
-                starts_thinking=self.starts_thinking,
+                thinking=self.thinking,
             ),
             comparison=CompareOptions(decimal_digits=self.decimal_digits),
         )
@@ -105,8 +95,10 @@ class MathVerifier:
 
     def parse_reference(self, reference: Json) -> None:
         """Raises ValueError on a gold answer that no completion could be compared with."""
-        for gold in accepted(reference):
-            self._judge.gold(gold)
+        for text in accepted(reference):
+            gold = self._judge.gold(text)
+            if self._is_worker:
+                evaluate(gold)
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
         """Settles what takes microseconds; None for the rest, and for the sample that is cross-checked."""

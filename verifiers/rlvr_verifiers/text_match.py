@@ -1,17 +1,18 @@
-"""`text_match`: the completion, or a part of it, equals the reference as text."""
+"""`text_match`: what follows the thinking, or a part of it, equals the reference as text."""
 
 import re
 from enum import StrEnum
 from typing import ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, Json, Prompt, Status, Verdict
+from rlvr_verifiers.choices import ChoiceReader
+from rlvr_verifiers.thinking import NEVER_CLOSED, ThinkingConfig
 
 _SHOWN_CHARS = 60
-_ARTICLE = re.compile(r"\s+(?!(?:is|and|or)\b)[a-z]")  # after "A" of "A dog": no choice
 
 
 class Mode(StrEnum):
@@ -19,18 +20,16 @@ class Mode(StrEnum):
 
     EXACT = "exact"  # all of it
     REGEX = "regex"  # the group of the last match of `pattern`
-    CHOICE = "choice"  # the last letter that stands alone
+    CHOICE = "choice"  # the letter of the last statement that names one
 
 
-class TextMatchConfig(BaseModel):
+class TextMatchConfig(ThinkingConfig):
     """Settings of `text_match`.
 
     ignore_case, ignore_full_stop: before comparing; white space at both ends never counts.
     pattern: for mode regex; exactly one group, the answer.
     choices: for mode choice; one letter each.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Mode = Mode.EXACT
     ignore_case: bool = False
@@ -57,15 +56,16 @@ class TextMatchVerifier:
     """
 
     name: ClassVar[str] = "text_match"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     execution: ClassVar[Execution] = Execution.PROCESS
     Config: ClassVar[type[BaseModel]] = TextMatchConfig
 
     def __init__(self, config: TextMatchConfig, context: VerifierContext) -> None:
         self.config = config
         self.context = context
+        self._thinking = config.thinking
         self._pattern = re.compile(config.pattern)
-        self._choice = _ChoiceReader(config.choices, ignore_case=config.ignore_case)
+        self._choice = ChoiceReader(config.choices, ignore_case=config.ignore_case)
 
     def parse_reference(self, reference: Json) -> None:
         """Raises ValueError unless the reference is text, a whole number, or a list of those."""
@@ -79,7 +79,7 @@ class TextMatchVerifier:
         """
         if self.config.mode is not Mode.EXACT:
             return None
-        return self._compare(completion.text, reference)
+        return self._exact(reference, completion)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
         """PASS when the extracted text equals an accepted reference; UNPARSED when there is
@@ -87,16 +87,13 @@ class TextMatchVerifier:
         """
         reference = prompt.reference
         if self.config.mode is Mode.EXACT:
-            return self._compare(completion.text, reference)
+            return self._exact(reference, completion)
+        text = self._thinking.answer_of(completion.text)
+        if text is None:
+            return verdict(self, Status.UNPARSED, NEVER_CLOSED)
         if self.config.mode is Mode.REGEX:
-            answer: str | None = None
-            for match in self._pattern.finditer(completion.text):
-                answer = match.group(1) if match.group(1) is not None else answer
-            if answer is None:
-                reason = f"nothing in the completion matches {self.config.pattern!r}"
-                return verdict(self, Status.UNPARSED, reason)
-            return self._compare(answer, reference)
-        letters = self._choice.read(completion.text)
+            return self._regex(reference, text)
+        letters = self._choice.read(text)
         if len(letters) != 1:
             found = " and ".join(sorted(letters))
             reason = (
@@ -104,6 +101,21 @@ class TextMatchVerifier:
             )
             return verdict(self, Status.UNPARSED, reason, extracted=found or None)
         return self._compare(letters.pop(), reference)
+
+    def _exact(self, reference: Json, completion: Completion) -> Verdict:
+        text = self._thinking.answer_of(completion.text)
+        if text is None:
+            return verdict(self, Status.UNPARSED, NEVER_CLOSED)
+        return self._compare(text, reference)
+
+    def _regex(self, reference: Json, text: str) -> Verdict:
+        answer: str | None = None
+        for match in self._pattern.finditer(text):
+            answer = match.group(1) if match.group(1) is not None else answer
+        if answer is None:
+            reason = f"nothing in the completion matches {self.config.pattern!r}"
+            return verdict(self, Status.UNPARSED, reason)
+        return self._compare(answer, reference)
 
     def _compare(self, answer: str, reference: Json) -> Verdict:
         accepted = _accepted(reference)
@@ -119,59 +131,6 @@ class TextMatchVerifier:
             text = text.removesuffix(".").rstrip()
         is_caseless = self.config.ignore_case or self.config.mode is Mode.CHOICE
         return text.casefold() if is_caseless else text
-
-
-class _ChoiceReader:
-    """Reads a choice's letter; a stronger form (a box, "the answer is") beats a weaker one."""
-
-    def __init__(self, choices: str, *, ignore_case: bool) -> None:
-        self.choices = choices.upper()
-        letter = f"[{choices}{choices.swapcase() if ignore_case else ''}]"
-        alone = rf"(?<![A-Za-z0-9'\\])\(?({letter})\)?(?![A-Za-z0-9'])"
-        self._letter = re.compile(alone)
-        # `answer` itself may be written in any case, the letter only with ignore_case
-        words = r"(?i:answer|choice|option)\W{0,4}(?i:is|:)?[\s:*$(\[]{0,6}"
-        answer_is = rf"{words}{letter}(?![A-Za-z0-9'])"
-        self._forms = (
-            re.compile(r"\\boxed\s*\{(?:[^{}]|\{[^{}]*\})*\}"),
-            re.compile(answer_is),
-            re.compile(rf"(?<![A-Za-z0-9])(?:\({letter}\)|{letter}[.):](?=\s|$))"),
-            re.compile(rf"(?m)^[\s*$]*{letter}[\s*$.]*$"),
-        )
-
-    def is_choice(self, text: str) -> bool:
-        """Whether the text is one of the letters."""
-        return len(text.strip()) == 1 and text.strip().upper() in self.choices
-
-    def read(self, text: str) -> set[str]:
-        """The letters of the last statement that names any, in upper case."""
-        text = text.strip()
-        for form in self._forms:
-            last = None
-            for match in form.finditer(text):
-                last = match
-            if last is not None:
-                return self._letters(text[last.start() : _statement_end(text, last.end())])
-        last_line = _unwrap(text[text.rfind("\n") + 1 :])
-        return {
-            match.group(1).upper()
-            for match in self._letter.finditer(last_line)
-            if not _ARTICLE.match(last_line, match.end())
-        }
-
-    def _letters(self, statement: str) -> set[str]:
-        return {match.group(1).upper() for match in self._letter.finditer(_unwrap(statement))}
-
-
-def _unwrap(statement: str) -> str:
-    """Without LaTeX commands, whose braces would hide a letter."""
-    return re.sub(r"\\[A-Za-z]+\s*\{?", " ", statement)
-
-
-def _statement_end(text: str, start: int) -> int:
-    """Where the sentence that goes on at `start` ends."""
-    end = re.compile(r"[.!?;](?=\s|$)|\n").search(text, start)
-    return end.start() if end else len(text)
 
 
 def _accepted(reference: Json) -> list[str]:

@@ -73,7 +73,7 @@ def sampling_arguments(
         "ignore_eos": True,
         "include_stop_str_in_output": True,
         "detokenize": bool(sampling.stop_strings),
-        "skip_special_tokens": True,
+        "skip_special_tokens": False,  # a stop string may be a tag that is a special token
         "logprobs": 0,
         "flat_logprobs": True,
     }

@@ -18,6 +18,7 @@ class Boxes:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
+        self.checkers: dict[bytes, bytes] = {}  # compiled programs of references, by their source
         self.can_talk = Capability.SESSION in sandbox.capabilities
         self._sources = {name: bundle(file) for name, file in _SOURCES.items()}
         self._is_preloaded = Capability.PRELOAD in sandbox.capabilities

@@ -5,10 +5,12 @@
     HumanEval       the row, or {"test", "entry_point", "prompt"}
     MBPP            the row, or its `test_list` (the entry point is read from the asserts)
     APPS, TACO      `input_output`: {"inputs", "outputs"} with stdin and stdout, or with "fn_name" arguments and results
+                    (also as a text of one JSON value a line); so are the pairs of PRIME and Eurus
     CodeContests    {"inputs", "outputs"}, or the row's `public_tests`, `private_tests` and `generated_tests`
     LiveCodeBench   the row with `public_test_cases`, `private_test_cases` and `metadata`
 """
 
+import ast
 import base64
 import binascii
 import json
@@ -47,7 +49,8 @@ def as_reference(value: Json) -> Json:
     row = cast("dict[str, Json]", value)
     for key, convert in _ROWS.items():
         if key in row:
-            return {**convert(row), **{k: row[k] for k in ("checker", "limits") if k in row}}
+            kept = ("checker", "limits", "white_space")
+            return {**convert(row), **{k: row[k] for k in kept if k in row}}
     return row
 
 
@@ -71,10 +74,81 @@ def from_pairs(row: Mapping[str, Json]) -> dict[str, Json]:
     pairs = list(zip(cast("list[Json]", inputs), cast("list[Json]", outputs), strict=True))
     name = row.get("fn_name")
     if not name:
-        return _stdio((_text(given), _text(wanted)) for given, wanted in pairs)
+        tests = _stdio((_text(given), _text(wanted)) for given, wanted in pairs)
+        return {**tests, "usual_imports": True, "white_space": "words"}
     starter = str(row.get("starter_code") or "")
-    calls = [(given, wanted[0] if _is_boxed(wanted) else wanted) for given, wanted in pairs]
-    return _calls(str(name), calls, is_method="class Solution" in starter, prompt="")
+    return _calls(str(name), _read_calls(pairs), is_method="class Solution" in starter)
+
+
+def _read_calls(pairs: Sequence[tuple[Json, Json]]) -> list[tuple[list[Json], list[Json]]]:
+    """(arguments, accepted results) of each row, in the one way that fits all rows.
+
+    A text of arguments is one JSON value a line, and then so is the result. Where every result is a list of one, it
+    may be the result itself, or boxed, as in APPS: both are accepted.
+
+    Raises: ValueError when rows cannot be read.
+    """
+    are_texts = {isinstance(given, str) for given, _ in pairs}
+    if len(are_texts) > 1 or not all(isinstance(given, (str, list)) for given, _ in pairs):
+        raise ValueError("with fn_name, inputs are lists of arguments, or texts of one a line")
+    if are_texts == {True}:
+        pairs = [
+            (_values(str(given), index), _result(wanted, index))
+            for index, (given, wanted) in enumerate(pairs)
+        ]
+        return [(cast("list[Json]", given), [wanted]) for given, wanted in pairs]
+    is_boxed = all(_is_boxed(wanted) for _, wanted in pairs)
+    return [
+        (
+            [_with_int_keys(item) for item in cast("list[Json]", given)],
+            [_with_int_keys(v) for v in ([cast("list[Json]", wanted)[0], wanted] if is_boxed else [wanted])],
+        )
+        for given, wanted in pairs
+    ]  # fmt: skip
+
+
+def _values(text: str, index: int) -> list[Json]:
+    """The values of a text, one a line; a text that is one list over several lines counts as one."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    try:
+        return [_value(line) for line in lines]
+    except ValueError:
+        try:
+            return [_value(text)]
+        except ValueError as error:
+            raise ValueError(
+                f"inputs[{index}]={text[:60]!r} is neither a list of arguments nor a text with one JSON value a line"
+            ) from error
+
+
+def _result(wanted: Json, index: int) -> Json:
+    if not isinstance(wanted, str):
+        return wanted
+    try:
+        return _value(wanted)
+    except ValueError as error:
+        raise ValueError(f"outputs[{index}]={wanted[:60]!r} is no JSON value") from error
+
+
+def _value(text: str) -> Json:
+    """A value in JSON, or as Python writes it. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text.strip())
+        except (SyntaxError, MemoryError, RecursionError) as error:
+            raise ValueError("no value") from error
+
+
+def _with_int_keys(value: Json) -> Json:
+    """JSON has no keys but texts; those that are whole numbers were numbers."""
+    if not isinstance(value, dict) or not value:
+        return value
+    row = cast("dict[str, Json]", value)
+    if not all(key.lstrip("-").isdecimal() and key.isascii() for key in row):
+        return value
+    return cast("Json", {int(key): item for key, item in row.items()})
 
 
 def from_apps(row: Mapping[str, Json]) -> dict[str, Json]:
@@ -90,7 +164,7 @@ def from_code_contests(row: Mapping[str, Json]) -> dict[str, Json]:
     for part in ("public_tests", "private_tests", "generated_tests"):
         tests = row.get(part) or {"input": [], "output": []}
         pairs += zip(tests["input"], tests["output"], strict=True)
-    return _stdio(pairs)
+    return {**_stdio(pairs), "usual_imports": True}
 
 
 def from_live_code_bench(row: Mapping[str, Json]) -> dict[str, Json]:
@@ -99,19 +173,17 @@ def from_live_code_bench(row: Mapping[str, Json]) -> dict[str, Json]:
     metadata = row.get("metadata") or "{}"
     metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
     if not any(test.get("testtype") == "functional" for test in tests):
-        return _stdio((test["input"], test["output"]) for test in tests)
+        stdio = _stdio((test["input"], test["output"]) for test in tests)
+        return {**stdio, "usual_imports": True, "white_space": "words"}
     name = str(metadata.get("func_name") or "")
     if not name:
         raise ValueError("functional tests, but metadata has no func_name")
     calls = [
-        (
-            [json.loads(line) for line in test["input"].split("\n") if line],
-            json.loads(test["output"]),
-        )
-        for test in tests
+        (_values(test["input"], index), [_result(test["output"], index)])
+        for index, test in enumerate(tests)
     ]
     starter = str(row.get("starter_code") or "class Solution")
-    return _calls(name, calls, is_method="class Solution" in starter, prompt="")
+    return _calls(name, calls, is_method="class Solution" in starter)
 
 
 def _stdio(pairs: Iterable[tuple[str, str]]) -> dict[str, Json]:
@@ -120,15 +192,23 @@ def _stdio(pairs: Iterable[tuple[str, str]]) -> dict[str, Json]:
 
 
 def _calls(
-    name: str, calls: Sequence[tuple[Any, Any]], *, is_method: bool, prompt: str
+    name: str, calls: Sequence[tuple[list[Any], list[Any]]], *, is_method: bool
 ) -> dict[str, Json]:
+    """Asserts over calls whose arguments and results came as JSON: it has one kind of sequence."""
     target = f"Solution().{name}" if is_method else name
     asserts = [
-        f"assert {target}({', '.join(repr(argument) for argument in arguments)}) == {wanted!r}"
-        for arguments, wanted in calls
+        f"assert {target}({', '.join(map(repr, arguments))}) "
+        + (f"== {accepted[0]!r}" if len(accepted) == 1 else f"in {tuple(accepted)!r}")
+        for arguments, accepted in calls
     ]
-    entry_point = "Solution" if is_method else name
-    return {"kind": "function", "entry_point": entry_point, "asserts": asserts, "prompt": prompt}
+    return {
+        "kind": "function",
+        "entry_point": "Solution" if is_method else name,
+        "asserts": asserts,
+        "function_name": name,
+        "usual_imports": True,
+        "is_json": True,
+    }
 
 
 def _is_boxed(value: Json) -> bool:

@@ -16,10 +16,9 @@ from rlvr_verifiers.codecheck.outcome import (
     TestOutcome,
     all_failed,
     bad_end,
-    deserves_repeat,
-    patient,
     with_facts,
 )
+from rlvr_verifiers.codecheck.patience import Patience, own_delay_s
 from rlvr_verifiers.codecheck.references import FunctionReference
 
 MAX_REPLY_BYTES = 65_536  # of a value that is compared outside; larger ones cost only the boxes
@@ -45,10 +44,25 @@ class Line:
         self.session = session
         self.limits = limits
         self.ended: RunResult | None = None
-        self._deadline = time.monotonic() + limits.wall_s + GRACE_S
+        self.idle_s = 0.0  # in which the candidate had no request and waited for its judge
+        self._num_open = 0
+        self._idle_since = time.monotonic()
+        self._delay_at_start = own_delay_s()
+        self._deadline = self._idle_since + limits.longest_s + GRACE_S
+
+    def excused_s(self, tests_delay_s: float = 0.0) -> float:
+        """Seconds that the candidate waited for a judge that the machine kept waiting."""
+        return min(self.idle_s, self.judge_delay_s() + tests_delay_s)
+
+    def judge_delay_s(self) -> float:
+        """Seconds that the machine kept this side waiting."""
+        return own_delay_s() - self._delay_at_start
 
     async def send(self, nonce: bytes, kind: bytes, body: bytes) -> None:
         """Sends one frame. Raises Unanswered when the candidate is gone."""
+        if not self._num_open:
+            self.idle_s += time.monotonic() - self._idle_since
+        self._num_open += 1
         try:
             await self.session.send(nonce + kind + body)
         except EOFError:
@@ -62,6 +76,9 @@ class Line:
             raise await self.gone() from None
         except ValueError as error:
             raise _protocol("a frame of the program is too long") from error
+        self._num_open -= 1
+        if not self._num_open:
+            self._idle_since = time.monotonic()
         size = wire.NONCE_BYTES
         if frame[:size] != nonce:
             raise _protocol("the program wrote to the descriptors of its judge")
@@ -69,6 +86,8 @@ class Line:
 
     async def gone(self) -> Unanswered:
         """How a candidate that is gone had ended."""
+        if not self._num_open:
+            self.idle_s += time.monotonic() - self._idle_since
         result = self.ended = await self.session.close()
         end = bad_end(result, self.limits)
         if end is None:
@@ -99,29 +118,34 @@ async def judge_literals(
 ) -> Outcome | None:
     """The outcome, or None when a value came that only the boxes may compare.
 
-    Raises: SandboxError when the box broke.
+    Raises: SandboxError when the box broke, or the machine is too busy to judge.
     """
-    more, num_repeats = limits, 0
+    patience = Patience(limits)
     while True:
-        outcome, result, ended = await _attempt(
-            boxes, code, reference, more, is_complete=is_complete
+        outcome, result, line = await _attempt(
+            boxes, code, reference, patience.limits, is_complete=is_complete
         )
-        if ended is None or not deserves_repeat(ended, limits, num_repeats):
+        ended = line.ended
+        if ended is None and patience.is_late(result, line.judge_delay_s()):
+            why = f"the program ran longer than {limits.wall_s:g} s"
+            return all_failed(Ending.TIMEOUT, why, len(reference.literal_asserts), result)
+        if ended is None or not patience.wants_repeat(
+            ended, excused_s=line.excused_s(), judge_delay_s=line.judge_delay_s()
+        ):
             return None if outcome is None else with_facts(outcome, result)
-        more, num_repeats = patient(limits), num_repeats + 1
 
 
 async def _attempt(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
-) -> tuple[Outcome | None, RunResult, RunResult | None]:
-    """(the outcome, what was used, how the program ended when it did so before its tests)."""
+) -> tuple[Outcome | None, RunResult, Line]:
+    """(the outcome, what was used, the conversation)."""
     session = await boxes.open_candidate(code, limits)
     line = Line(session, limits)
     try:
         outcome = await _converse(line, reference, is_complete=is_complete)
     finally:
         result = await session.close()
-    return outcome, result, line.ended
+    return outcome, result, line
 
 
 async def _converse(

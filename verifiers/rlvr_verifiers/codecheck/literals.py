@@ -55,17 +55,23 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiteralAssert:
-    """An assert over one call. `judge(value)` is "" when it holds for what the call gave, else why not."""
+    """An assert over one call. `judge(value)` is "" when it holds for what the call gave, else why not.
+
+    is_json: the expected value was JSON, so that tuples count as lists.
+    """
 
     source: str
     call: Call
     test: ast.expr
     call_node: ast.Call
     tolerance: tuple[float, float] | None
+    is_json: bool = False
 
     def judge(self, value: Any) -> str:
         """Why the assert fails for this value; "" when it holds. Raises NotHere."""
         check_plain(value)
+        if self.is_json:
+            value = as_lists(value)
         try:
             left, sign, right = self._sides(value)
             if not sign:
@@ -73,6 +79,9 @@ class LiteralAssert:
             compare = next(function for name, function in _COMPARE.values() if name == sign)
             if sign == "==" and self.tolerance:
                 holds = is_close(left, right, *self.tolerance)
+            elif sign == "in" and self.is_json:
+                tolerance = self.tolerance or (0.0, 0.0)
+                holds = any(is_close(left, item, *tolerance) for item in right)
             else:
                 holds = bool(compare(left, right))
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
@@ -126,7 +135,11 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 
 
 def read_assert(
-    source: str, entry_point: str, *, tolerance: tuple[float, float] | None
+    source: str,
+    entry_point: str,
+    *,
+    tolerance: tuple[float, float] | None,
+    is_json: bool = False,
 ) -> LiteralAssert | None:
     """The assert as one that can be judged outside, or None when it needs the boxes.
 
@@ -159,7 +172,12 @@ def read_assert(
     if not all(_is_simple(side, call_node) for side in sides):
         return None
     return LiteralAssert(
-        source=source, call=call, test=test, call_node=call_node, tolerance=tolerance
+        source=source,
+        call=call,
+        test=test,
+        call_node=call_node,
+        tolerance=tolerance,
+        is_json=is_json,
     )
 
 
@@ -169,6 +187,8 @@ def is_close(left: Any, right: Any, abs_tol: float, rel_tol: float) -> bool:
     >>> is_close([1.0, (2,)], [1.0000001, (2.0,)], 1e-6, 0.0)
     True
     """
+    if type(left) is int and type(right) is int:
+        return left == right
     if type(left) in (int, float) and type(right) in (int, float):
         return left == right or math.isclose(left, right, abs_tol=abs_tol, rel_tol=rel_tol)
     if type(left) is type(right) and isinstance(left, (list, tuple)):
@@ -180,6 +200,19 @@ def is_close(left: Any, right: Any, abs_tol: float, rel_tol: float) -> bool:
         same = mine.keys() == other.keys()
         return same and all(is_close(mine[key], other[key], abs_tol, rel_tol) for key in mine)
     return left == right
+
+
+def as_lists(value: Any) -> Any:
+    """The value with lists in place of its tuples, at any depth of lists, tuples and dicts.
+
+    >>> as_lists((1, [(2,)]))
+    [1, [[2]]]
+    """
+    if isinstance(value, (list, tuple)):
+        return [as_lists(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {key: as_lists(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return value
 
 
 def check_plain(value: Any) -> None:

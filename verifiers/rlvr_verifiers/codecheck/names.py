@@ -6,7 +6,16 @@ import symtable
 import sys
 from collections.abc import Iterable, Sequence
 
+from rlvr_verifiers.codecheck.pytest_shim import ATTRIBUTES
+
 _ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sp": "scipy"}
+_REDIRECTS = ("redirect_stdout", "redirect_stderr")
+_PATCHERS = {
+    "unittest.mock": ("patch",), "mock": ("patch",), "contextlib": _REDIRECTS,
+    "pytest": ("MonkeyPatch",),
+}  # fmt: skip
+_STREAMS = {"sys.stdin", "sys.stdout", "sys.stderr", "builtins.input", "builtins.print"}
+_FIXTURES = {"monkeypatch", "capsys", "capfd", "mocker"}
 _SOURCE_READERS = {"getsource", "getsourcelines", "getsourcefile"}
 
 
@@ -37,7 +46,9 @@ def guess_entry_point(trees: Sequence[ast.Module]) -> str:
 
 def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
     """Raises ValueError for tests that could never pass in a box of their own."""
-    known = {*sys.stdlib_module_names, "solution", *modules}
+    known = {*sys.stdlib_module_names, "solution", "pytest", *modules}
+    _check_pytest(trees)
+    _check_passed_objects(trees)
     free = set().union(*(free_names(ast.unparse(tree)) for tree in trees))
     for node in (node for tree in trees for node in ast.walk(tree)):
         for module in _imported(node):
@@ -57,10 +68,90 @@ def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
                         f"the tests derive {node.name} from {base.id}, a class of the program; its objects live in "
                         "another box and cannot be a base here"
                     )
+        if _reaches_over(node):
+            raise ValueError(
+                f"the tests patch, capture or feed the program's surroundings ({_reaches_over(node)}), which are in "
+                "another box"
+            )
         if isinstance(node, ast.Attribute) and node.attr in _SOURCE_READERS:
             raise ValueError(
                 f"the tests read the program's source ({node.attr}), which they cannot see"
             )
+
+
+def _check_pytest(trees: Sequence[ast.Module]) -> None:
+    """Raises ValueError for what tests use of pytest beyond the stand-in, and for arguments that nothing gives."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    used = [n.attr for n in nodes if isinstance(n, ast.Attribute) and _is_name(n.value, "pytest")]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module == "pytest":
+            used += [alias.name for alias in node.names]
+    missing = sorted(set(used) - set(ATTRIBUTES))
+    if missing:
+        raise ValueError(
+            f"the tests use pytest.{missing[0]}; of pytest there is {', '.join(ATTRIBUTES)}"
+        )
+    tests = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith("test")]
+    if not used:
+        return
+    marks = [ast.unparse(mark) for node in nodes for mark in getattr(node, "decorator_list", ())]
+    given = {n.name for n in nodes if isinstance(n, ast.FunctionDef)} | {"self", "cls"}
+    for test in tests:
+        for argument in test.args.args[: len(test.args.args) - len(test.args.defaults)]:
+            is_row = any("parametrize" in mark and argument.arg in mark for mark in marks)
+            if argument.arg not in given and not is_row:
+                raise ValueError(
+                    f"{test.name} asks for the fixture {argument.arg!r}, which is not there"
+                )
+
+
+def _check_passed_objects(trees: Sequence[ast.Module]) -> None:
+    """Raises ValueError for calls of the program with objects of the tests' own classes, which cannot travel."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    own = {n.name for n in nodes if isinstance(n, ast.ClassDef) and not n.bases}
+    defined = own | {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    for node in nodes:
+        if not isinstance(node, ast.Call) or _root_of(node.func) in defined | set(vars(builtins)):
+            continue
+        for part in (inner for argument in node.args for inner in ast.walk(argument)):
+            if (
+                isinstance(part, ast.Call)
+                and isinstance(part.func, ast.Name)
+                and part.func.id in own
+            ):
+                raise ValueError(
+                    f"the tests pass an object of their own class {part.func.id} to the program, which lives in "
+                    "another box; let the program define the class, or pass plain data"
+                )
+
+
+def _root_of(node: ast.expr) -> str:
+    """The name that a called expression begins with: `Solution` of `Solution().run`; "self" stays out of it."""
+    while isinstance(node, (ast.Attribute, ast.Call)):
+        node = node.value if isinstance(node, ast.Attribute) else node.func
+    name = node.id if isinstance(node, ast.Name) else "len"
+    return "len" if name in ("self", "np", "math", "json", "pytest", "copy") else name
+
+
+def _reaches_over(node: ast.AST) -> str:
+    """What a node of the tests does to the process that it takes for the program's own; "" for nothing.
+
+    A patch, a replaced stream and a captured output would be those of the tests' box, and right programs would fail.
+    """
+    if isinstance(node, ast.ImportFrom) and node.module in _PATCHERS:
+        return next(
+            (alias.name for alias in node.names if alias.name in _PATCHERS[node.module]), ""
+        )
+    if isinstance(node, ast.Attribute):
+        is_mock = isinstance(node.value, (ast.Name, ast.Attribute))
+        owner = getattr(node.value, "id", getattr(node.value, "attr", "")) if is_mock else ""
+        return f"{owner}.{node.attr}" if node.attr in _PATCHERS.get(owner, ()) else ""
+    if isinstance(node, ast.Assign):
+        streams = [ast.unparse(target) for target in node.targets]
+        return next((name for name in streams if name in _STREAMS), "")
+    if isinstance(node, ast.arg):
+        return node.arg if node.arg in _FIXTURES else ""
+    return ""
 
 
 def _imported(node: ast.AST) -> Iterable[str]:

@@ -6,8 +6,7 @@ from enum import StrEnum
 
 from rlvr.protocols import Limits, RunResult
 
-STARVED_SHARE = 0.8
-MAX_REPEATS = 3  # of a program that was killed and no limit says why; after a time-out it is one
+LATE_SHARE = 1.1  # of the wall limit: a program that ended by itself so late had a stretched limit
 _SHOWN_CHARS = 160
 
 
@@ -78,35 +77,10 @@ def with_facts(outcome: Outcome, *results: RunResult | None) -> Outcome:
     return replace(outcome, cpu_s=cpu_s, memory_mb=memory_mb)
 
 
-def is_doubtful(result: RunResult, limits: Limits) -> bool:
-    """Whether the end of a program may be the machine's doing, so that it deserves a second attempt.
-
-    It ran out of wall time without having had the processor for it, as on a busy machine (a program that sleeps does
-    so again), or it was killed and no limit of its own says why.
-    """
-    if result.timed_out:
-        return result.cpu_s < STARVED_SHARE * limits.wall_s
-    end = bad_end(result, limits)
-    return result.signal == signal.SIGKILL and end is not None and end.ending is Ending.RAISED
-
-
-def deserves_repeat(result: RunResult, limits: Limits, num_repeats: int) -> bool:
-    """Whether to run a program again that ended like this, after so many repeats.
-
-    Somebody who kills processes at random must not turn a right program into a wrong one, and a program that kills
-    itself must not run for ever.
-    """
-    return is_doubtful(result, limits) and num_repeats < (1 if result.timed_out else MAX_REPEATS)
-
-
-def patient(limits: Limits) -> Limits:
-    """The limits of a second attempt: the same processor time, with twice the wall time to get it in."""
-    return replace(limits, wall_s=2 * limits.wall_s, cpu_s=limits.cpu_s or limits.wall_s)
-
-
 def bad_end(result: RunResult, limits: Limits, what: str = "the program") -> TestOutcome | None:
     """The failed test of a run that did not end in order; None for exit code 0 within all limits."""
-    if result.timed_out:
+    own_s = result.seconds - (result.delay_s or 0.0)
+    if result.timed_out or (result.delay_s is not None and own_s > LATE_SHARE * limits.wall_s):
         return TestOutcome(ending=Ending.TIMEOUT, why=f"{what} ran longer than {limits.wall_s:g} s")
     if result.out_of_memory:
         why = f"{what} used more than {limits.memory_mb} MB of memory"

@@ -24,12 +24,29 @@ from rlvr_verifiers.codecheck.names import (
     guess_entry_point,
     real_modules,
 )
+from rlvr_verifiers.codecheck.stdio_tests import (
+    CheckerProgram,
+    StdioReference,
+    StdioTest,
+    Tolerance,
+    WhiteSpace,
+    read_limits,
+    read_stdio,
+    refuse_unknown,
+    text_of,
+    tolerance_of,
+)
+from rlvr_verifiers.codecheck.surroundings import with_either_form, with_usual_imports
 
-_STDIO_KEYS = {"kind", "tests", "checker", "limits"}
-_FUNCTION_KEYS = {"kind", "entry_point", "asserts", "setup", "test", "prompt", "checker", "limits"}
-_LIMITS = {
-    "wall_s": float, "cpu_s": float, "memory_mb": int, "pids": int, "output_bytes": int, "file_bytes": int,
-    "stderr_bytes": int,
+__all__ = [
+    "CheckerProgram", "FunctionReference", "Reference", "StdioReference", "StdioTest", "Style", "Tolerance",
+    "WhiteSpace", "apply_limits", "defines", "digest_of", "names_of", "program_of", "read_reference", "with_prompt",
+    "without_first",
+]  # fmt: skip
+
+_FUNCTION_KEYS = {
+    "kind", "entry_point", "asserts", "setup", "test", "prompt", "checker", "limits", "usual_imports", "is_json",
+    "function_name",
 }  # fmt: skip
 
 
@@ -42,31 +59,6 @@ class Style(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerance:
-    """Numbers are equal within abs_tol, or within rel_tol of the expected one."""
-
-    abs_tol: float
-    rel_tol: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StdioTest:
-    """What is fed to the program, and what it must print."""
-
-    stdin: bytes
-    stdout: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StdioReference:
-    """Programs that read standard input and write standard output."""
-
-    tests: tuple[StdioTest, ...]
-    tolerance: Tolerance | None
-    limits: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionReference:
     """Programs that define `entry_point`.
 
@@ -74,7 +66,9 @@ class FunctionReference:
     helper it is part of their setup, because the program's own could say anything. names: what the tests use without
     defining it, which the program must or may define. modules: such names that mean a module (`math`, `np`); the tests
     get the real one, never the program's. literal_asserts: all tests, where all can be judged outside; else empty.
-    is_setup_pure: the setup uses nothing of the program, so that its failure is the reference's.
+    is_setup_pure: the setup uses nothing of the program, so that its failure is the reference's. usual_imports: the
+    program may take common modules for imported. is_json: arguments and results were JSON, in which a tuple is a list
+    and 2.0 is 2. function_name: what a program may define as a function or as a method of `Solution`; "" for no choice.
     """
 
     entry_point: str
@@ -87,6 +81,9 @@ class FunctionReference:
     modules: Mapping[str, str]
     literal_asserts: tuple[LiteralAssert, ...]
     is_setup_pure: bool
+    usual_imports: bool
+    is_json: bool
+    function_name: str
     tolerance: Tolerance | None
     limits: Mapping[str, float]
 
@@ -94,17 +91,23 @@ class FunctionReference:
 Reference = StdioReference | FunctionReference
 
 
-def read_reference(value: Json, *, modules: Sequence[str] = ("numpy",)) -> Reference:
-    """The reference, checked; `modules` are what the tests may import beside the standard library.
+def read_reference(
+    value: Json, *, modules: Sequence[str] = ("numpy",), loose: float = 1e-6
+) -> Reference:
+    """The reference, checked.
+
+    Args:
+        modules: what the tests may import beside the standard library.
+        loose: how far a number may be from one of a JSON result, where the reference itself does not say.
 
     Raises: ValueError that says what is wrong with it.
     """
     data = as_reference(value)
     kind = data.get("kind") or ("stdio" if "tests" in data else "function")
     if kind == "stdio":
-        return _read_stdio(data)
+        return read_stdio(data)
     if kind == "function":
-        return _read_function(data, modules)
+        return _read_function(data, modules, loose)
     raise ValueError(f"kind={kind!r} is not 'stdio' or 'function'")
 
 
@@ -147,6 +150,23 @@ def defines(code: str, name: str) -> bool:
     return False
 
 
+def names_of(reference: Reference) -> tuple[str, ...]:
+    """What a program may define to be the one that the tests want; none when it reads standard input."""
+    if not isinstance(reference, FunctionReference):
+        return ()
+    either = (reference.function_name, "Solution") if reference.function_name else ()
+    return tuple(dict.fromkeys((reference.entry_point, *either)))
+
+
+def program_of(code: str, reference: Reference) -> str:
+    """The Python program to run, with all around it that its judge would give it."""
+    if isinstance(reference, FunctionReference):
+        if reference.function_name:
+            code = with_either_form(code, reference.function_name)
+        code = with_prompt(code, reference)
+    return with_usual_imports(code) if reference.usual_imports else code
+
+
 def with_prompt(code: str, reference: FunctionReference) -> str:
     """The program to run: after the prompt that it continues, or after the prompt's imports and helpers."""
     prompt = reference.prompt
@@ -169,54 +189,29 @@ def _helpers(prompt: str, entry_point: str) -> str:
     return "\n".join(map(ast.unparse, kept))
 
 
-def _read_stdio(data: Mapping[str, Json]) -> StdioReference:
-    _refuse_unknown(data, _STDIO_KEYS)
-    tests = data.get("tests")
-    if not isinstance(tests, list) or not tests:
-        raise ValueError("tests must be a list with at least one test")
-    read: list[StdioTest] = []
-    for index, test in enumerate(cast("list[Any]", tests)):
-        given, wanted = _pair(test, index)
-        read.append(StdioTest(stdin=given.encode("utf-8", "surrogatepass"), stdout=wanted))
-    return StdioReference(
-        tests=tuple(read), tolerance=_tolerance(data), limits=_read_limits(data.get("limits"))
-    )
-
-
-def _pair(test: Any, index: int) -> tuple[str, str]:
-    if not isinstance(test, dict):
-        raise ValueError(f"tests[{index}] is a {type(test).__name__}; it must be an object")
-    row = cast("dict[str, Any]", test)
-    given, wanted = row.get("stdin", row.get("input", "")), row.get("stdout", row.get("output"))
-    if not isinstance(given, str) or not isinstance(wanted, str):
-        raise ValueError(f"tests[{index}] needs `stdin` and `stdout` as text")
-    unknown = row.keys() - {"stdin", "stdout", "input", "output", "testtype"}
-    if unknown:
-        raise ValueError(f"tests[{index}] has unknown keys {', '.join(sorted(unknown))}")
-    return given, wanted
-
-
-def _read_function(data: Mapping[str, Json], modules: Sequence[str]) -> FunctionReference:
+def _read_function(
+    data: Mapping[str, Json], modules: Sequence[str], loose: float
+) -> FunctionReference:
     asserts, test = data.get("asserts"), data.get("test")
     if (asserts is None) == (test is None):
         raise ValueError("a function reference needs exactly one of `asserts` and `test`")
     if test is not None:  # a row of a data set may be given as it is
         data = {key: value for key, value in data.items() if key in _FUNCTION_KEYS}
-    _refuse_unknown(data, _FUNCTION_KEYS)
-    setup = _text(data, "setup").replace("\r\n", "\n")
+    refuse_unknown(data, _FUNCTION_KEYS)
+    setup = text_of(data, "setup").replace("\r\n", "\n")
     if test is not None:
-        tests = (_text(data, "test"),)
+        tests = (text_of(data, "test"),)
     else:
         tests = _assert_list(asserts)
     trees = [
         _parse(source, "the setup" if i == 0 else f"test {i - 1}")
         for i, source in enumerate((setup, *tests))
     ]
-    entry_point = _text(data, "entry_point") or guess_entry_point(trees[1:])
+    entry_point = text_of(data, "entry_point") or guess_entry_point(trees[1:])
     if not entry_point.isidentifier():
         raise ValueError(f"entry_point={entry_point!r} is no name")
     style = Style.ASSERTS if test is None else _style_of(trees[1])
-    helpers = _helpers(_text(data, "prompt"), entry_point)
+    helpers = _helpers(text_of(data, "prompt"), entry_point)
     if bound_names(helpers) & free_names("\n".join((setup, *tests))):
         setup = f"{helpers}\n{setup}"
         trees[0] = ast.parse(setup)
@@ -226,11 +221,15 @@ def _read_function(data: Mapping[str, Json], modules: Sequence[str]) -> Function
     names = asked_names(
         free - real.keys(), trees, entry_point, must_be_used=style is not Style.CHECK
     )
-    tolerance = _tolerance(data)
+    tolerance = tolerance_of(data)
+    if tolerance is None and data.get("is_json") and loose:
+        # 1e-5 is LeetCode's own; the relative part is for noise in large numbers
+        tolerance = Tolerance(abs_tol=10 * loose, rel_tol=1e-3 * loose)
     pair = (tolerance.abs_tol, tolerance.rel_tol) if tolerance else None
     literal: tuple[LiteralAssert, ...] = ()
     if style is Style.ASSERTS and _only_imports(trees[0]):
-        read = [read_assert(source, entry_point, tolerance=pair) for source in tests]
+        is_json = bool(data.get("is_json"))
+        read = [read_assert(s, entry_point, tolerance=pair, is_json=is_json) for s in tests]
         found = tuple(item for item in read if item is not None)
         literal = found if len(found) == len(tests) else ()
     return FunctionReference(
@@ -238,14 +237,17 @@ def _read_function(data: Mapping[str, Json], modules: Sequence[str]) -> Function
         style=style,
         setup=setup,
         tests=tests,
-        prompt=_text(data, "prompt"),
+        prompt=text_of(data, "prompt"),
         helpers=helpers,
         names=names,
         modules=real,
         literal_asserts=literal,
         is_setup_pure=not free_names(setup) & set(names),
+        usual_imports=bool(data.get("usual_imports")) or entry_point == "Solution",
+        is_json=bool(data.get("is_json")),
+        function_name=text_of(data, "function_name") or _method_of(entry_point, trees[1:]),
         tolerance=tolerance,
-        limits=_read_limits(data.get("limits")),
+        limits=read_limits(data.get("limits")),
     )
 
 
@@ -268,56 +270,21 @@ def _style_of(tree: ast.Module) -> Style:
     return Style.CHECK if is_check else Style.MODULE
 
 
+def _method_of(entry_point: str, trees: Sequence[ast.Module]) -> str:
+    """The one method of `Solution()` that all tests call, when that is how they are written."""
+    if entry_point != "Solution":
+        return ""
+    names = {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "Solution"
+    }
+    return names.pop() if len(names) == 1 else ""
+
+
 def _only_imports(tree: ast.Module) -> bool:
     return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body)
-
-
-def _text(data: Mapping[str, Json], key: str) -> str:
-    value = data.get(key) or ""
-    if not isinstance(value, str):
-        raise ValueError(f"{key} is a {type(value).__name__}; it must be text")
-    return value
-
-
-def _tolerance(data: Mapping[str, Json]) -> Tolerance | None:
-    checker = data.get("checker")
-    if not checker:
-        return None
-    settings: dict[str, Any] = {"type": checker} if isinstance(checker, str) else dict(checker)
-    kind = settings.pop("type", None)
-    if kind == "exact" and not settings:
-        return None
-    if kind != "float" or settings.keys() - {"abs_tol", "rel_tol"}:
-        raise ValueError(
-            f"checker={checker!r} is not known; expected "
-            '{"type": "float", "abs_tol": 1e-6, "rel_tol": 1e-6} or {"type": "exact"}'
-        )
-    found = Tolerance(
-        abs_tol=float(settings.get("abs_tol", 1e-6)), rel_tol=float(settings.get("rel_tol", 1e-6))
-    )
-    if not (0 <= found.abs_tol < 1e9 and 0 <= found.rel_tol < 1):
-        raise ValueError(f"checker={checker!r}: tolerances are at least 0, and rel_tol is below 1")
-    return found
-
-
-def _read_limits(limits: Json) -> dict[str, float]:
-    if limits is None:
-        return {}
-    if not isinstance(limits, dict):
-        raise ValueError(f"limits={limits!r} must be an object")
-    found: dict[str, float] = {}
-    for key, value in cast("dict[str, Any]", limits).items():
-        if key not in _LIMITS:
-            raise ValueError(f"limits.{key} is not known; there are {', '.join(_LIMITS)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise ValueError(f"limits.{key}={value!r} must be a number above 0")
-        found[key] = _LIMITS[key](value)
-    return found
-
-
-def _refuse_unknown(data: Mapping[str, Json], known: set[str]) -> None:
-    unknown = data.keys() - known
-    if unknown:
-        raise ValueError(
-            f"unknown keys {', '.join(sorted(unknown))}; a reference of this kind has {', '.join(sorted(known))}"
-        )

@@ -25,11 +25,11 @@ from rlvr_verifiers.codecheck.outcome import (
     Ending,
     Outcome,
     TestOutcome,
+    all_failed,
     bad_end,
-    deserves_repeat,
-    patient,
     with_facts,
 )
+from rlvr_verifiers.codecheck.patience import Patience
 from rlvr_verifiers.codecheck.references import FunctionReference, Style
 
 MAX_MESSAGES = 100_000
@@ -45,6 +45,8 @@ class _Report:
     is_done: bool = False
     problem: TestOutcome | None = None
     ended: RunResult | None = None  # of the box that was gone too early
+    judge_delay_s: float = 0.0  # of this side and of the tests' box
+    excused_s: float = 0.0  # of it, what the candidate is known to have waited for
 
 
 async def judge_in_boxes(
@@ -53,15 +55,23 @@ async def judge_in_boxes(
     """The outcome of all tests.
 
     Raises:
-        SandboxError: a box broke.
+        SandboxError: a box broke, or the machine is too busy to judge.
         VerifierError: the reference itself is at fault: its setup fails by itself, or it passes what cannot travel.
     """
-    more, num_repeats = limits, 0
+    patience = Patience(limits)
     while True:
-        report, results = await _attempt(boxes, code, reference, more, is_complete=is_complete)
-        if report.ended is None or not deserves_repeat(report.ended, limits, num_repeats):
+        report, results = await _attempt(
+            boxes, code, reference, patience.limits, is_complete=is_complete
+        )
+        if report.ended is None:
+            if patience.is_late(results[0], report.judge_delay_s):
+                why = f"the program ran longer than {limits.wall_s:g} s"
+                return all_failed(Ending.TIMEOUT, why, len(reference.tests), *results[:1])
             break
-        more, num_repeats = patient(limits), num_repeats + 1
+        if not patience.wants_repeat(
+            report.ended, excused_s=report.excused_s, judge_delay_s=report.judge_delay_s
+        ):
+            break
     count = (
         len(reference.tests) if reference.style is Style.ASSERTS else max(1, len(report.outcomes))
     )
@@ -77,11 +87,13 @@ async def judge_in_boxes(
 async def _attempt(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
 ) -> tuple[_Report, tuple[RunResult, ...]]:
-    test_limits = replace(limits, wall_s=limits.wall_s + TESTS_EXTRA_S, cpu_s=0.0)
+    cpu_s = limits.cpu_s or limits.wall_s + TESTS_EXTRA_S
+    test_limits = replace(limits, wall_s=limits.longest_s + TESTS_EXTRA_S, cpu_s=cpu_s)
     candidate, tests = await boxes.open_both(code, limits, test_limits)
     report = _Report()
+    line = Line(candidate, limits)
     try:
-        relay = _Relay(Line(candidate, limits), tests, test_limits, report)
+        relay = _Relay(line, tests, test_limits, report)
         await relay.run(reference, is_complete=is_complete)
     except Unanswered as gone:
         report.problem = gone.outcome
@@ -91,6 +103,9 @@ async def _attempt(
             candidate_result = await candidate.close()
         finally:
             tests_result = await tests.close()
+    tests_delay_s = tests_result.delay_s or 0.0
+    report.excused_s = line.excused_s(tests_delay_s)
+    report.judge_delay_s = line.judge_delay_s() + tests_delay_s
     return report, (candidate_result, tests_result)
 
 
@@ -199,5 +214,6 @@ def task_body(reference: FunctionReference, names: dict[str, Any], *, is_complet
         "modules": dict(reference.modules),
         "tolerance": [tolerance.abs_tol, tolerance.rel_tol] if tolerance else None,
         "is_complete": is_complete,
+        "is_json": reference.is_json,
     }
     return wire.dump(cast("dict[str, Any]", task))

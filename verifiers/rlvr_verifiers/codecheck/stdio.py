@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from rlvr.errors import VerifierError
 from rlvr.protocols import Limits, RunResult
 from rlvr_verifiers.codecheck.boxes import Boxes
 from rlvr_verifiers.codecheck.comparison import output_problem
@@ -16,15 +17,22 @@ from rlvr_verifiers.codecheck.outcome import (
     TestOutcome,
     all_failed,
     bad_end,
-    deserves_repeat,
     with_facts,
 )
-from rlvr_verifiers.codecheck.references import StdioReference, StdioTest
+from rlvr_verifiers.codecheck.patience import Patience
+from rlvr_verifiers.codecheck.stdio_tests import CheckerProgram, StdioReference, StdioTest
 
 MAX_TIMEOUTS = 3  # of one program, when all tests are wanted
 NUM_AT_ONCE = 4
 _COMPILE_LIMITS = Limits(wall_s=30.0, memory_mb=2048, output_bytes=32 << 20)
-_COMPILE = "g++ -O2 -std=gnu++17 -o a.out main.cpp >&2 && cat a.out"
+# what C++20 took names for, or took away, is still right in C++17, so that comes first
+_COMPILE = (
+    "g++ -O2 -std=gnu++17 -o a.out main.cpp 2>first >&2 || g++ -O2 -std=gnu++20 -o a.out main.cpp >&2 "
+    "|| { cat first >&2; exit 1; }; cat a.out"
+)
+_CHECKER_LIMITS = Limits(wall_s=10.0)
+_MAX_CHECKERS = 64  # compiled ones that are kept
+_WRONG = (1, 2)  # exit codes of a checker for a wrong output
 
 Run = Callable[[bytes, Limits], Awaitable[RunResult]]
 
@@ -37,13 +45,15 @@ async def judge_stdio(
     limits: Limits,
     *,
     is_complete: bool,
+    loose: float,
 ) -> Outcome:
     """Runs the tests in an order that the program decides by its own text; stops at the first failure.
 
     Args:
         is_complete: run all tests, several at once; after three time-outs the rest is not run.
+        loose: how far a number may be from the expected one, as in `output_problem`, where the reference says nothing.
 
-    Raises: SandboxError when the box broke.
+    Raises: SandboxError when the box broke; VerifierError when the reference's checker is at fault.
     """
     run, problem = await _runner(boxes, language, code)
     if run is None:
@@ -59,7 +69,8 @@ async def judge_stdio(
         done = await asyncio.gather(*(_run_test(run, reference.tests[i], limits) for i in part))
         for index, result in zip(part, done, strict=True):
             results.append(replace(result, stdout=b"", stderr=b""))
-            outcomes[index] = _outcome(result, reference.tests[index], reference, limits)
+            test = reference.tests[index]
+            outcomes[index] = await _outcome(boxes, result, test, reference, limits, loose)
             num_timeouts += outcomes[index].ending is Ending.TIMEOUT
         if num_timeouts >= MAX_TIMEOUTS:
             break
@@ -72,8 +83,7 @@ async def _runner(boxes: Boxes, language: str, code: bytes) -> tuple[Run | None,
     """How one test is run, or why the program cannot run at all."""
     if language == "python":
         return lambda stdin, limits: boxes.run(code, stdin, limits), ""
-    argv = ("/bin/sh", "-c", _COMPILE)
-    built = await boxes.execute(argv, {"main.cpp": code}, b"", _COMPILE_LIMITS)
+    built = await _compile(boxes, code)
     end = bad_end(built, _COMPILE_LIMITS, "the compiler")
     if end is not None:
         return None, end.why
@@ -81,21 +91,93 @@ async def _runner(boxes: Boxes, language: str, code: bytes) -> tuple[Run | None,
     return lambda stdin, limits: boxes.execute(("./a.out",), {"a.out": binary}, stdin, limits), ""
 
 
+async def _compile(boxes: Boxes, code: bytes) -> RunResult:
+    """The end of the compiler, with the program as its output."""
+    argv = ("/bin/sh", "-c", _COMPILE)
+    files = {"main.cpp": code}
+    return await _settled(lambda limits: boxes.execute(argv, files, b"", limits), _COMPILE_LIMITS)
+
+
 async def _run_test(run: Run, test: StdioTest, limits: Limits) -> RunResult:
-    """One run, and others after a kill that no limit explains; the sandbox itself repeats stalled runs."""
-    num_repeats = 0
+    return await _settled(lambda given: run(test.stdin, given), limits)
+
+
+async def _settled(run: Callable[[Limits], Awaitable[RunResult]], limits: Limits) -> RunResult:
+    """The end of a program that counts, after as many attempts as it takes. Raises SandboxError."""
+    patience = Patience(limits)
     while True:
-        result = await run(test.stdin, limits)
-        if result.timed_out or not deserves_repeat(result, limits, num_repeats):
+        result = await run(patience.limits)
+        if not patience.wants_repeat(result):
             return result
-        num_repeats += 1
 
 
-def _outcome(
-    result: RunResult, test: StdioTest, reference: StdioReference, limits: Limits
+async def _outcome(
+    boxes: Boxes,
+    result: RunResult,
+    test: StdioTest,
+    reference: StdioReference,
+    limits: Limits,
+    loose: float,
 ) -> TestOutcome:
     end = bad_end(result, limits)
     if end is not None:
         return end
-    problem = output_problem(result.stdout, test.stdout, reference.tolerance)
-    return TestOutcome(ending=Ending.WRONG, why=problem) if problem else PASSED
+    if reference.checker is not None:
+        problem = await _checked(boxes, reference.checker, test, result.stdout)
+        return TestOutcome(ending=Ending.WRONG, why=problem) if problem else PASSED
+    problem = ""
+    for expected in (test.stdout, *test.others):
+        found = output_problem(
+            result.stdout,
+            expected,
+            reference.tolerance,
+            white_space=reference.white_space,
+            loose=loose if reference.is_loose else 0.0,
+            whole_by_value=reference.usual_imports,  # rows whose own runners compare so
+        )
+        if not found:
+            return PASSED
+        problem = problem or found
+    more = f" (or one of {len(test.others)} more outputs)" if test.others else ""
+    return TestOutcome(ending=Ending.WRONG, why=problem + more)
+
+
+async def _checked(boxes: Boxes, checker: CheckerProgram, test: StdioTest, printed: bytes) -> str:
+    """Why the checker, in a box of its own, refuses an output; "" when it accepts it.
+
+    Raises: VerifierError when it ends otherwise than a checker should.
+    """
+    files = {
+        "input.txt": test.stdin,
+        "output.txt": printed,
+        "answer.txt": test.stdout.encode("utf-8", "surrogatepass"),
+    }
+    argv: tuple[str, ...] = ("python", "main.py", *files)
+    program = {"main.py": checker.code}
+    if checker.language == "cpp":
+        argv, program = ("./a.out", *files), {"a.out": await _built_checker(boxes, checker)}
+    result = await _settled(
+        lambda limits: boxes.execute(argv, {**program, **files}, b"", limits), _CHECKER_LIMITS
+    )
+    if result.is_clean:
+        return ""
+    if result.exit_code in _WRONG:
+        said = (result.stderr or result.stdout)[-500:].decode("utf-8", "replace").strip()
+        return f"the checker refuses the output{': ' + said.splitlines()[-1][:120] if said else ''}"
+    end = bad_end(result, _CHECKER_LIMITS, "the reference's checker")
+    raise VerifierError(f"{end.why if end else 'the checker broke'}; repair it or drop this row")
+
+
+async def _built_checker(boxes: Boxes, checker: CheckerProgram) -> bytes:
+    """The compiled checker, which is compiled once. Raises VerifierError."""
+    known = boxes.checkers.get(checker.code)
+    if known is not None:
+        return known
+    built = await _compile(boxes, checker.code)
+    end = bad_end(built, _COMPILE_LIMITS, "the compiler of the reference's checker")
+    if end is not None:
+        raise VerifierError(f"{end.why}; repair the checker or drop this row")
+    if len(boxes.checkers) >= _MAX_CHECKERS:
+        boxes.checkers.clear()
+    boxes.checkers[checker.code] = built.stdout
+    return built.stdout

@@ -3,7 +3,8 @@
 The first frame is the task:
 
     {"setup": source, "tests": [source], "style": "asserts" | "check" | "module", "entry_point": name,
-     "names": {name: value of the candidate}, "tolerance": [abs_tol, rel_tol] | null, "is_complete": bool}
+     "names": {name: value of the candidate}, "tolerance": [abs_tol, rel_tol] | null, "is_complete": bool,
+     "is_json": bool}
 
 Then this side asks (REQUEST, and ANSWER to a CALLBACK), and reports: OUTCOME {"i", "ok", "why"} for each test, and
 DONE at the end. Every comparison happens here, on exact built-in values; a candidate's object that is not plain is a
@@ -21,6 +22,7 @@ import types
 from typing import Any
 
 from rlvr_verifiers.codecheck.proxies import Dead, Link, Remote
+from rlvr_verifiers.codecheck.pytest_shim import cases_of, install
 from rlvr_verifiers.codecheck.wire import DONE, OUTCOME, REPLY, Decoder, WireError, dump, parse
 
 SHOWN_CHARS = 120
@@ -54,6 +56,8 @@ def is_close(left, right, abs_tol, rel_tol):
     """Equal, with numbers within a tolerance, at any depth of lists, tuples and dicts of one type."""
     numbers = (int, float)
     if type(left) in numbers and type(right) in numbers:
+        if float not in (type(left), type(right)):
+            return left == right
         return left == right or math.isclose(left, right, abs_tol=abs_tol, rel_tol=rel_tol)
     if type(left) is type(right) and type(left) in (list, tuple):
         pairs = zip(left, right, strict=False)
@@ -62,6 +66,15 @@ def is_close(left, right, abs_tol, rel_tol):
         same = left.keys() == right.keys()
         return same and all(is_close(left[key], right[key], abs_tol, rel_tol) for key in left)
     return left == right
+
+
+def as_lists(value):
+    """The value with lists in place of its tuples, at any depth of exact lists, tuples and dicts."""
+    if type(value) in (list, tuple):
+        return [as_lists(item) for item in value]
+    if type(value) is dict:
+        return {key: as_lists(item) for key, item in value.items()}
+    return value
 
 
 def rewrite_asserts(body):
@@ -95,8 +108,13 @@ class Tests:
 
     def check(self, sign, left, right):
         """An assert over one comparison. Raises Mismatch."""
+        if self.task["is_json"]:
+            left = as_lists(left)
         if sign == "==" and self.tolerance and not isinstance(left, Remote):
             is_true = is_close(left, right, *self.tolerance)
+        elif sign == "in" and self.task["is_json"]:
+            tolerance = self.tolerance or (0.0, 0.0)
+            is_true = any(is_close(left, item, *tolerance) for item in right)
         else:
             is_true = DO_COMPARE[sign](left, right)
         if not is_true:
@@ -137,14 +155,17 @@ class Tests:
             return
         for name, value in sorted(self.names.items(), key=lambda pair: _line_of(pair[1])):
             if name.startswith("test") and isinstance(value, types.FunctionType):
-                yield name, value
+                for arguments in cases_of(value, self.names):
+                    yield name, lambda test=value, given=arguments: test(**given())
             elif isinstance(value, type) and value.__module__ == "tests":
-                yield from _methods(value)
+                yield from _methods(value, self.names)
 
     def run(self):
         """Runs all, and reports each outcome."""
         try:
             self.bind()
+            if any("pytest" in source for source in (self.task["setup"], *self.task["tests"])):
+                install()
             self.execute(self.task["setup"], "setup")
             if self.task["style"] != "asserts":
                 self.execute(self.task["tests"][0], "test")
@@ -198,7 +219,7 @@ def _line_of(value):
     return code.co_firstlineno if code is not None else 0
 
 
-def _methods(kind):
+def _methods(kind, names):
     """The tests of a class: unittest's or plain ones."""
     is_case = any(base.__name__ == "TestCase" for base in kind.__mro__)
     if not is_case and not kind.__name__.startswith("Test"):
@@ -209,12 +230,21 @@ def _methods(kind):
         if not (name.startswith("test") and isinstance(method, types.FunctionType)):
             continue
 
-        def step(name=name):
-            case = kind(name) if is_case else kind()
-            for part in ("setUp", name, "tearDown") if is_case else (name,):
+        for arguments in cases_of(method, names):
+            yield kind.__name__ + "." + name, _step(kind, name, arguments, is_case)
+
+
+def _step(kind, name, arguments, is_case):
+    def step():
+        case = kind(name) if is_case else kind()
+        before, after = ("setUp", "tearDown") if is_case else ("setup_method", "teardown_method")
+        for part in (before, name, after):
+            if part == name:
+                getattr(case, part)(**arguments())
+            elif hasattr(case, part):
                 getattr(case, part)()
 
-        yield kind.__name__ + "." + name, step
+    return step
 
 
 class _Echo(Link):
@@ -233,7 +263,7 @@ def rehearse():
     task = {
         "setup": "n = 0", "tests": ["assert f([1]) == 2", "assert f(n, 'a') in (1, 2)"], "style": "asserts",
         "entry_point": "f", "names": {"f": ["o", 0, "f", "function"]}, "modules": {}, "tolerance": None,
-        "is_complete": False,
+        "is_complete": False, "is_json": False,
     }  # fmt: skip
     for _ in range(20):
         Tests(_Echo(), parse(dump(task))).run()

@@ -1,1 +1,3 @@
-"""Whether a written mathematical answer equals a reference: the standard library only, in bounded time."""
+"""Whether a written mathematical answer equals a reference, in bounded time: the standard library alone, but for the
+value of a reference that sympy has to find.
+"""

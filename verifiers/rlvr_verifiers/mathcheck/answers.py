@@ -66,11 +66,19 @@ class Based:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Several answers in one. A pair in round brackets keeps its text: it may be an open interval as well."""
+    """Several answers in one.
+
+    Attributes:
+        pair: the text of a pair in round brackets, which may be an open interval as well.
+        names: of a tuple, what its parts are called; of a list, the one name that all of them have.
+        is_apart: joined by "and" or "or", or values of one name, so that it is no tuple.
+    """
 
     group: Group
     items: "tuple[Answer, ...]"
     pair: str = ""
+    names: tuple[str, ...] = ()
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +148,25 @@ class Family:
     parameter: str
 
 
+@dataclass(frozen=True, slots=True)
+class Congruence:
+    """quantity ≡ remainders (mod modulus). The quantity is "" where none was written."""
+
+    quantity: str
+    remainders: "tuple[Answer, ...]"
+    modulus: "Answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Piecewise:
+    """A function of one variable: values, each with the region where it holds."""
+
+    pieces: "tuple[tuple[Answer, Region], ...]"
+
+
 Reading = (
     Number | Phrase | Choice | Clock | Date | Based | Parts | Named | Labelled | Chained | Alternatives | Equation
-    | Chain | Matrix | Family | Region | Formula
+    | Chain | Matrix | Family | Region | Congruence | Piecewise | Formula
 )  # fmt: skip
 
 
@@ -183,5 +207,6 @@ def kind_of(answer: Answer) -> str:
     names: dict[type, str] = {
         Phrase: "text", Choice: "letter", Clock: "time", Date: "date", Based: "base", Equation: "equation",
         Chain: "relation", Matrix: "matrix", Family: "family", Region: "interval", Formula: "expression",
+        Congruence: "congruence", Piecewise: "piecewise",
     }  # fmt: skip
     return names[type(first)]

@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from .answers import Answer, Formula, Parts, kind_of
+from .answers import Answer, Formula, Named, Parts, kind_of
 from .decision import Decision, Problem
 from .groups import is_ragged
 from .method import Method
 from .numbers import Form, Number, plain_number
 from .pairing import compare_answers
 from .reading import read, read_tidied
-from .spelling import MAX_CHARS, compact, is_balanced, tidy, unwrapped_text
+from .spelling import MAX_CHARS, compact, is_balanced, split_outside, tidy, unwrapped_text
 from .words import Phrase
 
 __all__ = [
@@ -55,6 +55,7 @@ class Gold:
         plain: its value when it is nothing but a number: answers of digits are settled with it alone.
         compact: its tidied text without spaces.
         is_value: whether it is one value, so that an integral or a sum left to do is no answer.
+        operations: its expressions that hold an integral, a sum or a limit; sympy knows the values of some.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Gold:
     compact: str = field(repr=False)
     plain: Fraction | None = None
     is_value: bool = False
+    operations: tuple[str, ...] = ()
 
 
 _SAME_TEXT = Decision(result=True, method=Method.STRING, reason="the texts are the same")
@@ -74,7 +76,11 @@ _OUTSIDE = re.compile(
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_WORD = re.compile(r"[A-Za-z]{3,}")
+_WORD = re.compile(r"[A-Za-z]{3,}|[^\W\d_a-zA-Z]{2,}")
+_SIGN = re.compile(
+    r"\\(?:ldots|begin|text|parallel|nparallel|perp|times|mapsto|subset|subseteq|supset|sim|propto|angle|triangle|otimes"
+    r"|oplus|forall|exists|neg|to|leftrightarrow|widehat|overset|underset)(?![a-z])|∪"
+)
 _UNEVALUATED = re.compile(r"\\(?:i{1,3}nt|oint|sum|prod|coprod|lim|limsup|liminf)(?![a-z])")
 
 
@@ -110,7 +116,8 @@ def read_gold(text: str) -> Gold:
     if is_one and isinstance(first, Number) and not first.unit and first.form is not Form.PERCENT:
         plain = first.value
     kind = kind_of(answer) if is_read else "text"
-    return Gold(text, kind, answer, compact(answer.text), plain, is_read and _is_value(answer))
+    is_value = is_read and _is_value(answer)
+    return Gold(text, kind, answer, compact(answer.text), plain, is_value, _operations(answer))
 
 
 def compare(gold: Gold, answer: str, *, bounded: bool, options: CompareOptions = EXACT) -> Decision:
@@ -140,14 +147,36 @@ def compare(gold: Gold, answer: str, *, bounded: bool, options: CompareOptions =
     if tidied == gold.answer.text or compact(tidied) == gold.compact:
         return _SAME_TEXT
     found = read_tidied(tidied)
-    if gold.is_value and _UNEVALUATED.search(found.text):
+    is_left_to_do = (
+        "\\" in found.text
+        and _UNEVALUATED.search(found.text) is not None
+        and _UNEVALUATED.search(split_outside(found.text, "=")[-1]) is not None
+    )
+    if gold.is_value and is_left_to_do:
         reason = "it leaves an integral, a sum, a product or a limit to do"
         return Decision(
             result=False, method=Method.STRUCTURE, reason=reason, problem=Problem.UNEVALUATED
         )
-    return compare_answers(
-        gold.answer, found, bounded=bounded, decimal_digits=options.decimal_digits
-    )
+    digits = options.decimal_digits
+    decision = compare_answers(gold.answer, found, bounded=bounded, decimal_digits=digits)
+    if decision.result is not False or not gold.operations or is_left_to_do:
+        return decision
+    if bounded:
+        reason = "the reference has to be evaluated"
+        return Decision(result=None, method=Method.SYMBOLIC, reason=reason)
+    evaluated = evaluate(gold)
+    if evaluated is None:
+        return decision
+    return compare_answers(evaluated, found, bounded=bounded, decimal_digits=digits)
+
+
+def evaluate(gold: Gold) -> Answer | None:
+    """The value of a gold that is an integral, a sum or a limit, found once in each process; None without one."""
+    from .evaluation import value_of
+
+    values = [value_of(text) for text in gold.operations]
+    readings = tuple(Formula("", None, value) for value in values if value is not None)
+    return Answer("", readings) if readings else None
 
 
 def _refused(text: str, problem: str) -> ValueError:
@@ -176,7 +205,7 @@ def _is_text(text: str) -> bool:
         or text[-1] in "+-*/^_=<>\\"
     ):
         return False
-    has_signs = any(sign in text for sign in ("\\ldots", "\\begin", "∪", "\\text"))
+    has_signs = _SIGN.search(text) is not None
     return has_signs or _WORD.search(_COMMAND.sub(" ", text)) is not None
 
 
@@ -199,6 +228,17 @@ def _is_undefined(formula: Formula) -> bool:
     except TooBig:
         return False
     return False
+
+
+def _operations(answer: Answer) -> tuple[str, ...]:
+    if "\\" not in answer.text or not _UNEVALUATED.search(answer.text):
+        return ()
+    readings = [
+        inner
+        for reading in answer.readings
+        for inner in (reading.value.readings if isinstance(reading, Named) else (reading,))
+    ]
+    return tuple(one.text for one in readings if isinstance(one, Formula) and one.unit is None)
 
 
 def _is_value(answer: Answer) -> bool:

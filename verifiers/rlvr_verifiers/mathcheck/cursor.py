@@ -16,6 +16,7 @@ class Cursor:
         self.at = 0
         self.depth = 0
         self.bars = 0  # how many | are open in the present bracket
+        self.integrals = 0  # how many | are open in the present bracket
 
     def error(self) -> Unreadable:
         kind, value = self.kinds[self.at], self.values[self.at]

@@ -31,10 +31,18 @@ from .nodes import (
     walk,
 )
 from .residues import P
-from .rewriting import expanded_signs, expanded_sums, is_unevaluated
+from .rewriting import (
+    at,
+    bound_renamed,
+    expanded_signs,
+    expanded_sums,
+    is_unevaluated,
+    range_names,
+)
 from .sampling import Relation, agree, differ, seed_of
 
 _INFINITY = Const("oo")
+_BOUNDS = range(1, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,12 @@ def _compared(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> Eq
         return Equality(False, Method.STRUCTURE, f"it is too big to evaluate: {error}", "too_big")
     except Undefined as error:
         return Equality(False, Method.NUMBER, f"it has no value: {error}", "undefined")
-    if found.result is False and relation is Relation.EQUAL and not found.problem:
+    if found.result is not False:
+        bases = _bases(gold) | _bases(answer)
+        if None in bases and Const("e") in bases:  # beside ln, a bare log is in base ten
+            return _compared(_log_in_base_ten(gold), _log_in_base_ten(answer), relation, bounded)
+        return found
+    if relation is Relation.EQUAL and not found.problem:
         for other_gold, other_answer in _other_readings(gold, answer):
             other = _compared(other_gold, other_answer, relation, bounded)
             if other.result is not False:
@@ -109,9 +122,8 @@ def _other_readings(gold: Expr, answer: Expr) -> list[tuple[Expr, Expr]]:
         if (plain[0], plain[1]) != (gold, answer):
             found.append((plain[0], plain[1]))
     logs = [_bases(expr) for expr in (gold, answer)]
-    if None in logs[0] | logs[1] and Const("e") not in logs[0] | logs[1]:
-        decimal = _log_in_base_ten(gold), _log_in_base_ten(answer)
-        found.append(decimal)
+    if None in logs[0] | logs[1]:
+        found.append((_log_in_base_ten(gold), _log_in_base_ten(answer)))
     applied = {
         node.name for expr in (gold, answer) for node in walk(expr) if isinstance(node, Apply)
     }
@@ -182,13 +194,31 @@ def _with_signs(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> 
         return Equality(
             False, Method.STRUCTURE, "the answer was left unevaluated", problem="unevaluated"
         )
-    if is_unevaluated(gold) and not is_unevaluated(answer):
-        gold = expanded_sums(gold)
+    if is_unevaluated(gold):
+        gold, answer = bound_renamed(expanded_sums(gold)), bound_renamed(expanded_sums(answer))
+        names = range_names(gold) | range_names(answer)
+        if len(names) == 1 and relation is Relation.EQUAL:
+            found = _at_whole_numbers(gold, answer, next(iter(names)), bounded)
+            if found is not None:
+                return found
     infinite = _infinite_sign(gold), _infinite_sign(answer)
     if infinite != (0, 0):
         is_same = infinite[0] == infinite[1] is not None
         return Equality(is_same, Method.NUMBER, "infinity equals only infinity of the same sign")
     return _decided(gold, answer, relation, bounded)
+
+
+def _at_whole_numbers(gold: Expr, answer: Expr, name: str, bounded: bool) -> Equality | None:
+    """The comparison of sums and products up to a variable bound, written out for its first values."""
+    for value in _BOUNDS:
+        number = Num(Fraction(value))
+        sides = [expanded_sums(at(expr, {name: number})) for expr in (gold, answer)]
+        if any(map(is_unevaluated, sides)):
+            return None
+        found = _compared(sides[0], sides[1], Relation.EQUAL, bounded)
+        if not found.result:
+            return found
+    return Equality(True, Method.SYMBOLIC, f"equal for {name} = 1 to {_BOUNDS[-1]}")
 
 
 def _same_lists(

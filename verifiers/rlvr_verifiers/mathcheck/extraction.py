@@ -14,8 +14,10 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ..retraction import Retraction, hedge, retraction
+from ..thinking import DEFAULT_THINKING, NEVER_CLOSED, Thinking
 from .boxes import Box, last_boxes
-from .markers import ALL_MARKERS, Origin, last_marked, tagged, whole_text
+from .markers import ALL_MARKERS, Origin, as_marked, last_marked, tagged, whole_text
 from .surroundings import alternative, is_denied, with_surroundings
 
 _MAX_LINK_CHARS = 80
@@ -57,14 +59,10 @@ class Found(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractionOptions:
-    """What counts where there is no box, and what encloses thinking.
-
-    starts_thinking: the prompt ends inside a think tag, so that a text without a closing tag is all thinking.
-    """
+    """What counts where there is no box, and what encloses thinking."""
 
     markers: frozenset[Origin] = ALL_MARKERS
-    think_tags: tuple[tuple[str, str], ...] = (("<think>", "</think>"),)
-    starts_thinking: bool = False
+    thinking: Thinking = DEFAULT_THINKING
 
 
 DEFAULT = ExtractionOptions()
@@ -92,29 +90,15 @@ class Extraction:
     rival: str = ""
 
 
-def after_thinking(text: str, *, options: ExtractionOptions = DEFAULT) -> str | None:
-    """The text after the last closed think tag; all of it without thinking; None when thinking never closed."""
-    start, is_closed = 0, False
-    for opening, closing in options.think_tags:
-        opened, closed = text.rfind(opening), text.rfind(closing)
-        if opened > closed:
-            return None
-        if closed >= 0:
-            start, is_closed = max(start, closed + len(closing)), True
-    if options.starts_thinking and not is_closed:
-        return None
-    return text[start:] if start else text
-
-
 def extract(text: str, *, is_cut: bool, options: ExtractionOptions = DEFAULT) -> Extraction:
     """The final answer of a completion.
 
     Args:
         is_cut: the completion hit its length limit; then only a closed box counts.
     """
-    body = after_thinking(text, options=options)
+    body = options.thinking.answer_of(text)
     if body is None:
-        return Extraction(found=Found.TRUNCATED, reason="the thinking was never closed")
+        return Extraction(found=Found.TRUNCATED, reason=NEVER_CLOSED)
     if "<|" in body:
         body = _of_one_turn(body)
     found = last_boxes(body)
@@ -138,8 +122,15 @@ def extract(text: str, *, is_cut: bool, options: ExtractionOptions = DEFAULT) ->
         return Extraction(
             found=Found.EMPTY, reason="the final answer is empty", origin=marked.origin
         )
+    tail = body[marked.tail :] if marked.tail >= 0 else ""
+    if (taken_back := retraction(tail)) is not None:
+        return _instead(taken_back, marked.origin)
     return Extraction(
-        found=Found.ANSWER, origin=marked.origin, answer=marked.answer, core=marked.core
+        found=Found.ANSWER,
+        origin=marked.origin,
+        answer=marked.answer,
+        core=marked.core,
+        rival=hedge(tail),
     )
 
 
@@ -175,6 +166,8 @@ def _from_boxes(body: str, boxes: tuple[Box, ...], options: ExtractionOptions) -
         return Extraction(found=Found.NONE, reason="the only box is what the answer is not")
     if is_placeholder(last.content):
         return Extraction(found=Found.EMPTY, reason="the last box is empty", origin=Origin.BOX)
+    if (taken_back := retraction(after)) is not None:
+        return _instead(taken_back, Origin.BOX)
     parts: tuple[str, ...] = ()
     list_parts: tuple[str, ...] = ()
     if len(boxes) > 1:
@@ -188,6 +181,25 @@ def _from_boxes(body: str, boxes: tuple[Box, ...], options: ExtractionOptions) -
         list_parts=list_parts if len(list_parts) > 1 else (),
         rival=_rival(before, after, options),
     )
+
+
+def _instead(taken_back: Retraction, origin: Origin) -> Extraction:
+    """What stands in place of an answer that was taken back."""
+    if not taken_back.value:
+        reason = "the final answer was taken back, and no other stands in its place"
+        return Extraction(found=Found.NONE, reason=reason, origin=origin)
+    marked = as_marked(taken_back.value, origin)
+    return Extraction(
+        found=Found.ANSWER,
+        origin=origin,
+        answer=_unboxed(marked.answer),
+        core=_unboxed(marked.core),
+    )
+
+
+def _unboxed(answer: str) -> str:
+    boxes = last_boxes(answer).boxes
+    return boxes[-1].content if boxes else answer
 
 
 def _before(body: str, box: Box) -> str:
@@ -228,7 +240,7 @@ def _is_link(between: str) -> bool:
 
 def _rival(before: str, tail: str, options: ExtractionOptions) -> str:
     """Another final answer beside the last box: "or 5", or what a marker after it announces."""
-    if beside := alternative(before, tail):
+    if beside := alternative(before, tail) or hedge(tail):
         return beside
     if "nswer" not in tail and "####" not in tail and "NSWER" not in tail:
         return ""

@@ -4,7 +4,20 @@ from fractions import Fraction
 
 from .literals import quotient
 from .name_reader import NameReader
-from .nodes import MINUS_ONE, TWO, Const, Expr, Func, Mul, Num, Pow, Unevaluated, Unreadable, Var
+from .nodes import (
+    MINUS_ONE,
+    TWO,
+    Const,
+    Expr,
+    Func,
+    Mul,
+    Num,
+    Pow,
+    Unevaluated,
+    Unreadable,
+    Var,
+    transformed,
+)
 from .rewriting import negated
 from .vocabulary import INVERSE, STARTS, TRIGONOMETRIC
 
@@ -70,6 +83,8 @@ class FunctionReader(NameReader):
                     break  # \sin x e^{x}
                 if kinds[self.at] == "frac" and first == "name":
                     break
+                if self.integrals and self.values[self.at] == "d" and kinds[self.at + 1] == "name":
+                    break  # \int \sin x dx
                 factors.append(self.power())
                 has_pi = has_pi or factors[-1] == Const("pi")
         argument = factors[0] if len(factors) == 1 else Mul(tuple(factors))
@@ -141,7 +156,7 @@ class FunctionReader(NameReader):
             elif kind in ("sum", "prod", "lim"):
                 variable, low = self.lower_bound()
             else:
-                self.unit(whole_number=True)
+                low = self.unit(whole_number=True)
             over += mark + "".join(
                 value or token
                 for token, value in zip(
@@ -149,11 +164,20 @@ class FunctionReader(NameReader):
                 )
             )
         self.deeper()
+        self.integrals += kind == "int"
         sign = self.kinds[self.at]
         body = self.signed() if sign == "-" else self.product()
         self.depth -= 1
+        self.integrals -= kind == "int"
+        if kind == "int" and low is not None and high is not None:
+            return Unevaluated(kind, over, body, "", low, high)
+        if kind == "lim" and variable and low is not None:
+            return Unevaluated(kind, over, body, variable, low)
         if not (variable and low is not None and high is not None):
             variable, low, high = "", None, None
+        elif variable in ("i", "e"):  # an index and no constant
+            index = Const(variable)
+            body = transformed(body, lambda node: Var(variable) if node == index else node)
         return Unevaluated(kind, over, body, variable, low, high)
 
     def lower_bound(self) -> tuple[str, Expr | None]:
@@ -167,8 +191,36 @@ class FunctionReader(NameReader):
                 low = self.sum()
                 self.expect("}")
                 return name, low
+            if kinds[start + 2] == "to" and (low := self.approached(start + 3)) is not None:
+                return name, low
         self.subscript()
         return "", None
+
+    def approached(self, start: int) -> Expr | None:
+        """What a variable goes to, up to the closing brace, without the side that it comes from; None, and nothing
+        taken, when that is no expression.
+        """
+        kinds, depth, bars = self.kinds, self.depth, self.bars
+        opened, end = 0, start
+        while kinds[end] != "end" and (opened or kinds[end] != "}"):
+            opened += (kinds[end] == "{") - (kinds[end] == "}")
+            end += 1
+        last = end
+        for size in (2, 4):
+            tail = "".join(kinds[max(start, end - size) : end])
+            if tail in ("^+", "^-", "^{+}", "^{-}"):
+                last = end - size
+        before = self.at
+        self.at, kept, kinds[last] = start, kinds[last], "}"
+        try:
+            low = self.sum()
+            is_whole = self.at == last
+        except Unreadable:
+            low, is_whole = None, False
+        kinds[last] = kept
+        self.depth, self.bars = depth, bars
+        self.at = end + 1 if is_whole else before
+        return low if is_whole else None
 
 
 def _function(name: str, arguments: tuple[Expr, ...], base: Expr | None) -> Expr:

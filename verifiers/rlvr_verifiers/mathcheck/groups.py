@@ -18,8 +18,8 @@ from .answers import (
     Reader,
     Reading,
 )
-from .equalities import AND, CONDITION, tuple_of_names
-from .numbers import Form, Number, parse_number
+from .equalities import AND, CONDITION, tuple_of_names, with_names
+from .numbers import INDIAN_THOUSANDS, Form, Number, parse_number
 from .relations import region
 from .spelling import is_balanced, split_outside
 from .units import Unit
@@ -42,6 +42,11 @@ _IS_CONDITION = re.compile(
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)(?P<rest>\D.*)?")
 _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
 _TO = re.compile(r"\s*(?:\\text\s*\{\s*to\s*\}|(?<![A-Za-z])to(?![A-Za-z]))\s*")
+_CONNECTIVE = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", re.IGNORECASE)
+_CONNECTIVES = re.compile(
+    r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*",
+    re.IGNORECASE,
+)
 PLAIN_FORMULA = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -69,6 +74,8 @@ def listed(text: str, reader: Reader) -> list[Reading] | None:
         and any(len(split_outside(piece, ",")) > 1 for piece in pieces)
     ):
         return [Parts(Group.LIST, tuple(reader.answer(piece) for piece in pieces))]
+    if (solutions := _solutions(text, reader)) is not None:
+        return solutions
     joined = AND.sub(" , ", text)
     parts = [part for part in split_outside(joined, ",") if part]
     if len(parts) < 2:
@@ -94,20 +101,46 @@ def listed(text: str, reader: Reader) -> list[Reading] | None:
         for answer in answers
     ]
     found: list[Reading] = []
+    common: tuple[str, ...] = ()
+    is_apart = _CONNECTIVE.search(text) is not None and None in names
     if names[0] is not None and (not any(names[1:]) or len(set(names)) == 1):
-        answers = values
+        answers, common, is_apart = values, (names[0],), True
     elif names[0] is None and (match := re.match(r"\(.*?\)\s*=", parts[0])):
         names_found = tuple_of_names(match[0][:-1].strip())
         if names_found and not any("=" in part for part in parts[1:]):
-            answers[0] = reader.answer(parts[0][match.end() :].strip())
-    found.append(Parts(Group.LIST, _flattened(answers)))
+            first = reader.answer(parts[0][match.end() :].strip())
+            plain = tuple(re.sub(r"[{} ]", "", name) for name in names_found)
+            answers = [
+                Answer(one.text, tuple(with_names(reading, plain) for reading in one.readings))
+                for one in (first, *answers[1:])
+            ]
+    found.append(Parts(Group.LIST, _flattened(answers), names=common, is_apart=is_apart))
     if len(answers) == 2 and _OR.search(text):
         found.append(Alternatives(tuple(answers)))
-    if match := _DECIMAL_COMMA.fullmatch(text):
+    if INDIAN_THOUSANDS.fullmatch(text):
+        found.append(Number(Fraction(text.replace(",", ""))))
+    elif match := _DECIMAL_COMMA.fullmatch(text):
         number = parse_number(f"{match[1]}.{match[2]}{match['rest'] or ''}")
         if number is not None and "," not in (match["rest"] or "") and match[2].strip("0"):
             found.append(number)
     return found
+
+
+def _solutions(text: str, reader: Reader) -> list[Reading] | None:
+    """`x = 1, y = 2 or x = 2, y = 1`: the solutions of a system; None for any other list."""
+    chunks = split_outside(_CONNECTIVES.sub(";", text), ";")
+    if len(chunks) < 2 or not all("=" in chunk and "," in chunk for chunk in chunks):
+        return None
+    answers = [reader.answer(chunk.strip(" ,")) for chunk in chunks]
+    names: list[frozenset[str]] = []
+    for answer in answers:
+        first = answer.readings[0] if answer.readings else None
+        items = first.items if isinstance(first, Parts) and first.group is Group.LIST else ()
+        found = [next((r.name for r in i.readings if isinstance(r, Named)), "") for i in items]
+        names.append(frozenset(found) if len(set(found)) == len(found) > 1 else frozenset())
+    if not names[0] or "" in names[0] or len(set(names)) != 1:
+        return None
+    return [Parts(Group.LIST, tuple(answers), is_apart=True)]
 
 
 def grouped(text: str, reader: Reader) -> list[Reading] | None:
@@ -141,6 +174,8 @@ def grouped(text: str, reader: Reader) -> list[Reading] | None:
         if opening == "[":
             return []
         return reader.readings(inner) if opening == "(" and not _formula_like(inner) else None
+    if opening == "[" and all(part.startswith("[") and part.endswith("]") for part in parts):
+        return _rows(parts, reader)
     is_pair = len(parts) == 2
     found = region(text) if is_pair and (opening == "[" or "\\infty" in text) else None
     if opening == "[" and found is not None:
@@ -155,6 +190,18 @@ def grouped(text: str, reader: Reader) -> list[Reading] | None:
     if found is not None:
         return [found, Parts(group, items)]
     return [Parts(group, items, text if is_pair and group is Group.TUPLE else "")]
+
+
+def _rows(parts: list[str], reader: Reader) -> list[Reading]:
+    """[[1, 2], [3, 4]] as a matrix, and as a list of tuples."""
+    rows = [tuple(map(reader.answer, split_outside(part[1:-1], ","))) for part in parts]
+    tuples = tuple(
+        Answer(part, (Parts(Group.TUPLE, row),)) for part, row in zip(parts, rows, strict=True)
+    )
+    if sum(map(len, rows)) > MAX_PARTS:
+        return []
+    found: list[Reading] = [Parts(Group.BRACKET, tuples)]
+    return [Matrix(tuple(rows)), *found] if len({len(row) for row in rows}) == 1 else found
 
 
 def _formula_like(text: str) -> bool:

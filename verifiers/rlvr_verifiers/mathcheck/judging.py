@@ -198,8 +198,11 @@ def _outcome(gold: Gold, found: Extraction, decision: Decision) -> Outcome:
         reason = f"{_shown(found.answer)} equals {_shown(gold.text)}: {decision.reason}"
     else:
         reason = f"{_shown(found.answer)} is not {_shown(gold.text)}: {decision.reason}"
+    result = Result.PASS if decision.result else Result.FAIL
+    if found.origin is Origin.WHOLE_TEXT and decision.problem is Problem.UNREADABLE:
+        result = Result.UNPARSED  # a text without a mark that is no value has no answer
     return Outcome(
-        result=Result.PASS if decision.result else Result.FAIL,
+        result=result,
         reason=reason,
         extracted=found.answer,
         origin=found.origin,

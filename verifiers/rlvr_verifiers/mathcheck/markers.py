@@ -10,7 +10,7 @@ formula; a number in running text never is.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -26,11 +26,15 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """What a marker announces ("" when nothing follows it); core: the formula or the bold part that it begins with."""
+    """What a marker announces ("" when nothing follows it).
+
+    core: the formula or the bold part that it begins with. tail: where in the text the statement ends; -1: it is all.
+    """
 
     answer: str
     origin: Origin
     core: str = ""
+    tail: int = -1
 
 
 ALL_MARKERS = frozenset(set(Origin) - {Origin.BOX})
@@ -114,9 +118,10 @@ def last_marked(text: str, *, markers: frozenset[Origin] = ALL_MARKERS) -> Marke
     if origin is Origin.HASH_MARKS:
         end = text.find("\n", start)
         line = text[start : end if end >= 0 else len(text)]
-        return _marked(line[:_MAX_ANSWER_CHARS], origin)
+        return as_marked(line[:_MAX_ANSWER_CHARS], origin, tail=start + len(line))
     rest = text[start : start + _MAX_ANSWER_CHARS]
-    return _marked(_sentence(rest), origin)
+    sentence = _sentence(rest)
+    return as_marked(sentence, origin, tail=start + max(0, rest.find(sentence)) + len(sentence))
 
 
 def tagged(text: str) -> Marked | None:
@@ -132,7 +137,8 @@ def tagged(text: str) -> Marked | None:
     inner = text[start + len("<answer>") : end].strip()
     if len(inner) > _MAX_ANSWER_CHARS:
         return None
-    return last_marked(inner) or _marked(inner, Origin.FINAL_ANSWER)
+    found = last_marked(inner) or as_marked(inner, Origin.FINAL_ANSWER)
+    return replace(found, tail=end + len("</answer>"))
 
 
 def whole_text(text: str) -> Marked | None:
@@ -147,7 +153,7 @@ def whole_text(text: str) -> Marked | None:
     if not text or len(text) > _MAX_SENTENCE_CHARS:
         return None
     if len(text) <= _MAX_BARE_CHARS and "\n" not in text and _is_bare(text):
-        return _marked(text, Origin.WHOLE_TEXT)
+        return as_marked(text, Origin.WHOLE_TEXT)
     pieces = _pieces(text)
     if len(pieces) != 3:
         return None
@@ -249,7 +255,8 @@ def _sentence(rest: str) -> str:
     return sentence
 
 
-def _marked(text: str, origin: Origin) -> Marked:
+def as_marked(text: str, origin: Origin, *, tail: int = -1) -> Marked:
+    """A statement of an answer, read; without emphasis and dollars around it."""
     text = text.strip().strip("`").strip()
     bold = _BOLD.match(text)
     core, rest = ("", "") if bold is None else (_inner(bold), text[bold.end() :])
@@ -261,7 +268,7 @@ def _marked(text: str, origin: Origin) -> Marked:
     if origin is Origin.FINAL_ANSWER and not core and _PROSE.search(answer):
         core = _said_in_prose(answer)
     is_part = _trim(core) != answer and _MORE.search(rest) is None
-    return Marked(answer, origin, _trim(core) if is_part else "")
+    return Marked(answer, origin, _trim(core) if is_part else "", tail)
 
 
 def _said_in_prose(sentence: str) -> str:

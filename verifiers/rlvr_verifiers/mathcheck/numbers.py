@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
+from .languages import SCALES
 from .spelling import unwrapped_text
 from .units import Unit, conversion, is_known, parse_unit
+from .vocabulary import words
 
 MAX_DIGITS = 1000
 _MAX_EXPONENT = 1000
@@ -43,6 +45,7 @@ class Number:
 
 
 PLAIN = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")
+INDIAN_THOUSANDS = re.compile(r"[1-9]\d?(?:,\d{2})+,\d{3}(?:\.\d+)?")
 _DECIMAL = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+)"
 _TEN = r"\s*(?:\\times|\\cdot|\*|[x×])\s*10\s*(?:\^|\*\*)\s*"
 _EXPONENT = r"(?:\{{\s*(?P<{0}1>[+-]?\s*\d+)\s*\}}|(?P<{0}2>-?\d+)|\((?P<{0}3>[+-]?\d+)\))"
@@ -76,70 +79,47 @@ _SCALE = re.compile(
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
+_SYMBOLS = "$€£¥₹₩₽₪₺₫₦"
+_CODES = "USD|EUR|GBP|INR|JPY|CNY|RMB|CHF|KRW|AUD|CAD|RUB|Rs|Fr"
 _CURRENCY = re.compile(
-    r"(?:\\text\{)?\s*(?:US|USD|CAD|A|Rs\.?)?\s*(\\\$|[$€£¥₹])\s*\}?|(?:USD|Rs\.)\s+"
+    r"(?:\\text\s*\{)?\s*(?:US|USD|CAD|CA|C|AUD|AU|A|HKD?|NZ|NT|SGD?|S|R|Rs\.?)?\s*"
+    rf"(?P<symbol>\\\$|[{_SYMBOLS}])\s*\}}?|(?:\\text\s*\{{\s*)?(?P<code>{_CODES})\.?\s*\}}?\s*(?=[-\d.])"
 )
 _UNIT_LIKE = re.compile(
-    r"(?:\\(?:text|cdot|times|circ|Omega|\$)|[-A-Za-z{}^/ .'()$€£¥₹¢μ,*]|(?<=[\^{-])[1-9])+"
-)
-_UNIT_FRACTION = re.compile(
-    r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}"
+    r"(?:\\(?:text|cdot|times|circ|Omega|mu|\$)|[^\W\d_]|[-{}^/ .'()\[\]$€£¥₹₩₽¢°,*]|(?<=[\^{-])[1-9])+"
 )
 _COMPOUND = re.compile(
     r"(?P<n>\d+(?:\.\d+)?(?:/\d+)?)\s*(?:\\text\s*\{\s*)?(?P<u>[A-Za-z]+\.?)\s*\}?\s*(?:,|and|\\text\{\s*,?\s*and\s*\})?\s*"
 )
+_FOREIGN_SCALES = sorted(SCALES, key=len, reverse=True)
+_FIRST = f"-+.(\\{_SYMBOLS}"
 _NOT_UNITS = frozenset(
+    words(
+        "sin cos tan cot sec csc log ln exp pi sqrt mod and or if for all where when with not no"
+        " k n i e x y z the is times over base choose lambda inf infinity max min gcd lcm less"
+        " greater than to"
+    )
+)
+_REMARKS = frozenset(
     [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "pi",
-        "sqrt",
-        "mod",
-        "and",
-        "or",
-        "if",
-        "for",
-        "all",
-        "where",
-        "when",
-        "with",
-        "not",
-        "no",
-        "k",
-        "n",
-        "i",
-        "e",
-        "x",
-        "y",
-        "z",
-        "the",
-        "is",
-        "times",
-        "over",
-        "base",
-        "choose",
-        "lambda",
-        "inf",
-        "infinity",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "less",
-        "greater",
-        "than",
-        "to",
+        "only",
+        "more",
+        "left",
+        "total",
+        "in total",
+        "AD",
+        "CE",
+        "A.D.",
+        "C.E.",
+        "each",
+        "altogether",
+        "away",
     ]
 )
-_REMARKS = frozenset(["only", "more", "left", "total", "in total", "each", "altogether", "away"])
-_SINGLE = frozenset(["m", "s", "g", "h", "L", "J", "N", "W", "V", "K"])
+_SINGLE = frozenset(["m", "s", "g", "h", "L", "J", "N", "W", "V", "K", "A", "C", "T", "Å", "Ω"])
+_FEET_AND_INCHES = re.compile(
+    r"(?P<feet>\d{1,6})\s*'\s*(?P<inches>\d{1,2}(?:\.\d{1,6})?)\s*(?:''|\"|\^\s*\{?'')\}?"
+)
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -169,7 +149,7 @@ def parse_number(text: str, *, is_reference: bool = False) -> Number | None:
     if PLAIN.fullmatch(text):
         return _plain(text, 1)
     first = text[0]
-    if not (first.isdigit() or first in "-+.($€£¥₹\\" or text[:2] in ("US", "Rs")):
+    if not (first.isdigit() or first in _FIRST or (first.isupper() and _CURRENCY.match(text))):
         return None
     if not any(character.isdigit() for character in text):
         return None
@@ -181,9 +161,7 @@ def parse_number(text: str, *, is_reference: bool = False) -> Number | None:
             sign *= second
     if (match := _CURRENCY.match(text)) and match.end():
         text, second = _signed(text[match.end() :].strip())
-        return _money(
-            text, sign * second, match[1] or ("\\$" if match[0].startswith("USD") else "₹")
-        )
+        return _money(text, sign * second, match["symbol"] or match["code"].casefold())
     return _quantity(text, sign, is_reference=is_reference)
 
 
@@ -248,6 +226,7 @@ def _signed(text: str) -> tuple[str, int]:
 
 
 def _money(text: str, sign: int, symbol: str) -> Number | None:
+    text = text.replace(",", "") if INDIAN_THOUSANDS.fullmatch(text) else text
     inner = _quantity(text, sign, is_reference=False)
     if inner is None or inner.form is Form.PERCENT:
         return None
@@ -287,8 +266,9 @@ def _quantity(text: str, sign: int, *, is_reference: bool) -> Number | None:
     if arc := _ARC.fullmatch(text):
         value = Fraction(arc["d"]) + Fraction(arc["m"]) / 60 + Fraction(arc["s"] or 0) / 3600
         return Number(sign * value, Form.RATIONAL, parse_unit("degree"))
-    if "\\frac" in rest:
-        rest = _UNIT_FRACTION.sub(r"\\text{\1/\2}", rest)
+    if "'" in text and (feet := _FEET_AND_INCHES.fullmatch(text)):
+        total = Fraction(feet["feet"]) + Fraction(feet["inches"]) / 12
+        return Number(sign * total, Form.RATIONAL, parse_unit("foot"))
     if _UNIT_LIKE.fullmatch(rest) is None:
         return _compound(text, sign) if match["decimal"] and value else None
     name = unwrapped_text(rest).strip()
@@ -297,6 +277,9 @@ def _quantity(text: str, sign: int, *, is_reference: bool) -> Number | None:
         if not name[:1].isalpha():
             return None
     scale = 1
+    if not name.isascii():
+        mark = next((mark for mark in _FOREIGN_SCALES if name.startswith(mark)), "")
+        scale, name = SCALES.get(mark, 1), name.removeprefix(mark).strip()
     while scaled := _SCALE.match(name):
         scale *= _SCALES[scaled[1].casefold()]
         name = name[scaled.end() :].strip()
@@ -315,20 +298,29 @@ def _may_be_unit(written: str, name: str, *, is_apart: bool, is_reference: bool)
     """Whether letters behind a number may be a unit rather than variables."""
     if name.startswith(("\\cdot", "\\times", "*", "/", "(", ")", "{", "}", ",", ".", "'")):
         return False
-    if "\\text" in written or not name[0].isalpha():
+    if not name.isascii():
         return True
-    words = re.findall(r"[A-Za-z]+", name)
-    if words[0].casefold() in _NOT_UNITS:
+    if "\\text" in written or "\\mu" in written or not name[0].isalpha():
+        return not name.startswith("\\mu") or is_known_unit(name)
+    parts = re.findall(r"[A-Za-z]+", name)
+    if parts[0].casefold() in _NOT_UNITS and parts[0] != "K":
         return False
     unit = parse_unit(name)
     if unit is None:
         return False
-    if len(words[0]) == 1:
-        has_power = bool(re.search(r"\^\s*\{?\s*[23]", name)) or "/" in name
-        return words[0] in _SINGLE and not is_reference and (has_power or is_apart)
+    if len(parts[0]) == 1:
+        has_power = bool(re.search(r"\^\s*\{?\s*-?[1-9]", name)) or "/" in name
+        if is_reference:  # "5 m/s" is no product of variables; "5 m" may be
+            return has_power and is_apart and all(map(is_known_unit, parts))
+        return parts[0] in _SINGLE and (has_power or is_apart)
     if is_known(unit):
         return True
-    return len(words[0]) >= 4 and any(vowel in words[0].casefold() for vowel in "aeiou")
+    return len(parts[0]) >= 4 and any(vowel in parts[0].casefold() for vowel in "aeiou")
+
+
+def is_known_unit(name: str) -> bool:
+    unit = parse_unit(name)
+    return unit is not None and is_known(unit)
 
 
 def _compound(text: str, sign: int) -> Number | None:

@@ -10,6 +10,9 @@ _BASED = re.compile(
     r"\(?(?:\\text\s*\{)?(?P<digits>[0-9A-Fa-f]+(?:[ ,][0-9A-Fa-f]{3,4})*)(?:\.(?P<fixed>[0-9A-Fa-f]+)"
     r")?\}?\)?\s*_\s*(?:\{?\s*(?:\\text\s*\{)?\s*\(?(?P<base>\d{1,2}|[a-z]+)\)?\s*\}*|(?P<one>\d))"
 )
+_IN_BASE = re.compile(
+    r"([0-9A-Fa-f]+)\s*(?:\\text\s*\{)?\s*,?\s*\(?\s*(?:in |\s)?base[- ]?(?:\s*\}\s*)?(\d{1,2}|[a-z]+)\s*\)?\s*\}?$"
+)
 _BASE_WORDS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
     "twelve": 12, "sixteen": 16, "binary": 2, "octal": 8, "hex": 16,
@@ -19,8 +22,10 @@ _EUROPEAN = re.compile(
 )
 
 
-def based(text: str) -> Based | Number | None:
-    """Digits with their base below them: 1011_2, (2A)_{16}; a plain number in base ten."""
+def based(text: str) -> Based | None:
+    """Digits with their base below them: 1011_2, (2A)_{16}."""
+    if "base" in text:
+        text = _IN_BASE.sub(r"\1_{\2}", text)
     if "_" not in text:
         return None
     sign = -1 if text.startswith("-") else 1
@@ -37,7 +42,7 @@ def based(text: str) -> Based | Number | None:
         value = sign * Fraction(int(digits + fixed, base), base ** len(fixed))
     except ValueError:  # a digit that the base does not have
         return None
-    return Number(value) if base == 10 else Based(value, base)
+    return Based(value, base)
 
 
 def european(text: str) -> Number | None:

@@ -4,7 +4,7 @@ Every value of another type is wrong without arithmetic: {1,2} is not (1,2), and
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .answers import (
@@ -13,6 +13,7 @@ from .answers import (
     Based,
     Chain,
     Chained,
+    Congruence,
     Equation,
     Family,
     Formula,
@@ -20,23 +21,28 @@ from .answers import (
     Matrix,
     Named,
     Parts,
+    Piecewise,
     Reading,
 )  # fmt: skip
+from .congruences import congruence_of, congruences, residues
 from .decision import Decision, Problem
 from .equations import chains, equation_formula, equations, families, family_formula, formula_family
 from .method import Method
 from .numbers import Form, Number
 from .parts import expr_of, matrices, parts, parts_region, region_parts, regions, single
+from .piecewise import piecewise_formula, piecewise_functions
 from .regions import Region
-from .session import Session, no
+from .session import Session, no, yes
 from .spelling import compact
 from .values import (
     based,
+    based_number,
     choices,
     clocks,
     dates,
     formula_number,
     formulas,
+    number_based,
     number_formula,
     numbers,
     phrases,
@@ -81,7 +87,12 @@ def _named(session: Session, gold: Named, answer: Named, depth: int) -> Decision
     value = answer.value
     if gold.arguments != answer.arguments:
         value = _renamed(value, dict(zip(answer.arguments, gold.arguments, strict=True)))
-    return session.answers(gold.value, value, depth + 1)
+    decision = session.answers(gold.value, value, depth + 1)
+    if decision.result is False and gold.arguments == answer.arguments == ():
+        sets = residues(gold), residues(answer)
+        if sets[0] is not None and sets[0] == sets[1]:
+            return yes(Method.NUMBER, "the same numbers, with another letter for the integer")
+    return decision
 
 
 def _renamed(answer: Answer, names: dict[str, str]) -> Answer:
@@ -107,7 +118,7 @@ def _value_of(
     session: Session, other: Reading, named: Named, depth: int, is_gold: bool
 ) -> Decision | None:
     """A value against `name = value`: the left side may be left out."""
-    if isinstance(other, (Equation, Region, Chain)):
+    if isinstance(other, (Equation, Region, Chain)) and not _has_type(named.value, type(other)):
         return None
     bare = Answer("", (other,))
     if is_gold:
@@ -115,12 +126,17 @@ def _value_of(
     return session.answers(bare, named.value, depth + 1)
 
 
+def _has_type(answer: Answer, kind: type) -> bool:
+    """Whether the answer may be a region: D = [-2, 3)."""
+    return kind is Region and any(isinstance(one, (Region, Parts)) for one in answer.readings)
+
+
 def _label_of(
     session: Session, other: Reading, labelled: Labelled, depth: int, is_gold: bool
 ) -> Decision | None:
-    if isinstance(other, (Equation, Region, Chain)) or (
-        isinstance(other, Named) and other.arguments
-    ):
+    if (
+        isinstance(other, (Equation, Region, Chain)) and not _has_type(labelled.value, type(other))
+    ) or (isinstance(other, Named) and other.arguments):
         return None
     bare = Answer("", (other,))
     if is_gold:
@@ -166,6 +182,7 @@ def _alternatives(
         return None
     bare = Answer("", (other,))
     decisions = [session.answers(bare, value, depth + 1) for value in said.values]
+    decisions = _in_other_units(session, said.values, decisions)
     if any(decision.result is False for decision in decisions):
         return no(Method.STRUCTURE, "it offers values that are not all equal", Problem.AMBIGUOUS)
     return next((one for one in decisions if one.result is None), decisions[-1])
@@ -176,6 +193,7 @@ def _agreeing(session: Session, other: Reading, said: tuple[Answer, ...], depth:
     values = list({compact(value.text): value for value in said}.values())
     bare = Answer("", (other,))
     decisions = [session.answers(bare, value, depth + 1) for value in values]
+    decisions = _in_other_units(session, values, decisions)
     stated = [i for i, value in enumerate(values) if _is_literal(value)]
     rounded = [i for i in stated if _is_rounded(values[i])]
     exact = [i for i in stated if i not in rounded]
@@ -192,6 +210,25 @@ def _agreeing(session: Session, other: Reading, said: tuple[Answer, ...], depth:
     if any(decision.result for decision in decisions):
         return no(Method.STRUCTURE, "it states values that are not equal", Problem.AMBIGUOUS)
     return decisions[judged[-1]]
+
+
+def _in_other_units(
+    session: Session, values: Sequence[Answer], decisions: list[Decision]
+) -> list[Decision]:
+    """The decisions, with that on a right value for a value that says the same in another unit: 12 cm = 0.12 m."""
+    stated = [next((r for r in one.readings if isinstance(r, Number)), None) for one in values]
+    right = [
+        (number, decision)
+        for number, decision in zip(stated, decisions, strict=True)
+        if number is not None and number.unit is not None and decision.result
+    ]
+    found: list[Decision] = []
+    for number, decision in zip(stated, decisions, strict=True):
+        if decision.result is False and number is not None and number.unit is not None:
+            same = (d for other, d in right if numbers(session, other, number, 0).result)
+            decision = next(same, decision)
+        found.append(decision)
+    return found
 
 
 def _two_chains(session: Session, gold: Chained, answer: Chained, depth: int) -> Decision:
@@ -228,6 +265,29 @@ def _is_near(rounded: Answer, exact: Answer) -> bool:
     )
 
 
+def chain_parts(session: Session, gold: Chain, answer: Parts, depth: int) -> Decision | None:
+    """a < b < c against its inequalities one by one: b > a, c > b."""
+    links = _links(gold)
+    return None if links is None else session.matched(links, answer.items, depth)
+
+
+def parts_chain(session: Session, gold: Parts, answer: Chain, depth: int) -> Decision | None:
+    links = _links(answer)
+    return None if links is None else session.matched(gold.items, links, depth)
+
+
+def _links(chain: Chain) -> tuple[Answer, ...] | None:
+    """The single inequalities of a chain of several."""
+    if len(chain.operands) < 3:
+        return None
+    return tuple(
+        Answer("", (Chain((first, second), (sign,)),))
+        for first, second, sign in zip(
+            chain.operands, chain.operands[1:], chain.signs, strict=False
+        )
+    )
+
+
 _COMPARISONS: dict[tuple[type, type], Callable[..., Decision | None]] = {
     (Number, Number): numbers,
     (Number, Formula): number_formula,
@@ -238,6 +298,8 @@ _COMPARISONS: dict[tuple[type, type], Callable[..., Decision | None]] = {
     (Clock, Clock): clocks,
     (Date, Date): dates,
     (Based, Based): based,
+    (Based, Number): based_number,
+    (Number, Based): number_based,
     (Parts, Parts): parts,
     (Named, Named): _named,
     (Labelled, Labelled): _labels,
@@ -252,10 +314,16 @@ _COMPARISONS: dict[tuple[type, type], Callable[..., Decision | None]] = {
     (Family, Family): families,
     (Family, Formula): family_formula,
     (Formula, Family): formula_family,
+    (Congruence, Congruence): congruences,
+    (Piecewise, Piecewise): piecewise_functions,
+    (Piecewise, Formula): piecewise_formula,
+    (Chain, Parts): chain_parts,
+    (Parts, Chain): parts_chain,
 }
 _UNWRAPPED: dict[type, Callable[..., Decision | None]] = {
     Chained: _chained,
     Alternatives: _alternatives,
+    Congruence: congruence_of,
     Named: _value_of,
     Labelled: _label_of,
     Parts: single,

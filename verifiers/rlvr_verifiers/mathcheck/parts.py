@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from .answers import Answer, Formula, Group, Matrix, Named, Parts, Reading
 from .decision import Decision, Problem
+from .lines import with_parameter
 from .method import Method
 from .numbers import Form, Number
 from .regions import End, Interval, Region, union
@@ -20,9 +21,13 @@ def parts(session: Session, gold: Parts, answer: Parts, depth: int) -> Decision:
     groups = (gold.group, answer.group)
     if Group.RATIO in groups:
         return _ratios(session, gold, answer, depth) if groups[0] is groups[1] else OTHER_TYPE
-    if groups[0] is not groups[1] and Group.LIST not in groups:
+    if not _may_be_one(gold, answer):
         return no(Method.STRUCTURE, f"a {groups[1]} is no {groups[0]}")
-    if Group.TUPLE not in groups and Group.BRACKET not in groups:
+    if _names_differ(gold, answer):
+        return no(Method.STRUCTURE, "its parts have other names")
+    if len(gold.items) == len(answer.items) and (_has_dots(gold) or _has_dots(answer)):
+        return session.all_of(list(zip(gold.items, answer.items, strict=True)), depth)
+    if Group.TUPLE not in groups and groups != (Group.BRACKET, Group.BRACKET):
         if groups == (Group.LIST, Group.LIST) and len(gold.items) == len(answer.items):
             letters, others = _letters(gold.items), _letters(answer.items)
             if len(set(letters)) == len(gold.items) and not any(others):
@@ -30,29 +35,80 @@ def parts(session: Session, gold: Parts, answer: Parts, depth: int) -> Decision:
         return session.matched(gold.items, answer.items, depth)
     if len(gold.items) != len(answer.items):
         return no(Method.STRUCTURE, f"it has {len(answer.items)} parts and not {len(gold.items)}")
+    pairs = list(zip(*_in_one_order(gold, answer), strict=True))
+    decision = session.all_of(pairs, depth)
+    if decision.result is False and groups == (Group.TUPLE, Group.TUPLE):
+        renamed = with_parameter(gold, answer)
+        if renamed is not None:
+            return session.all_of(list(zip(gold.items, renamed.items, strict=True)), depth)
+    return decision
+
+
+def _may_be_one(gold: Parts, answer: Parts) -> bool:
+    """Whether the brackets of two groups allow that they are equal: a bare list may be in any, square ones may mean
+    any but a pair of numbers.
+    """
+    groups = {gold.group, answer.group}
+    if len(groups) == 1:
+        return True
+    if Group.BRACKET in groups:
+        return len(gold.items) > 2 or all(
+            any(isinstance(reading, Parts) for reading in item.readings)
+            for item in (*gold.items, *answer.items)
+        )
+    if Group.LIST not in groups:
+        return False
+    return Group.TUPLE not in groups or not (gold.is_apart or answer.is_apart)
+
+
+def _named(item: Answer) -> str:
+    """The name of a part such as `x = 3`; "" for one without a name."""
+    return next((r.name for r in item.readings if isinstance(r, Named) and not r.arguments), "")
+
+
+def _names(parts: Parts) -> tuple[str, ...]:
+    return parts.names or tuple(filter(None, map(_named, parts.items)))
+
+
+def _names_differ(gold: Parts, answer: Parts) -> bool:
+    """Whether both name their parts, and otherwise; x_1 and x_2 may stand for the values of one x."""
+    sides = [set(_names(side)) for side in (gold, answer)]
+    if not sides[0] or not sides[1] or sides[0] == sides[1]:
+        return False
+    if min(map(len, sides)) > 1:
+        return True
+    bases = [{name.partition("_")[0] for name in side} for side in sides]
+    return bases[0] != bases[1]
+
+
+def _in_one_order(gold: Parts, answer: Parts) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
+    """The parts of both in the order of the names where both have names."""
     golds, answers = gold.items, answer.items
-    if Group.LIST in groups:
-        golds, answers = _by_name(golds), _by_name(answers)
-    return session.all_of(list(zip(golds, answers, strict=True)), depth)
+    names = [
+        side.names if side.group is Group.TUPLE else tuple(map(_named, side.items))
+        for side in (gold, answer)
+    ]
+    if set(names[0]) == set(names[1]) and len(set(names[0])) == len(golds) and "" not in names[0]:
+        return golds, tuple(answers[names[1].index(name)] for name in names[0])
+    if Group.LIST in (gold.group, answer.group) and not (gold.names or answer.names):
+        return _by_name(golds), _by_name(answers)
+    return golds, answers
+
+
+def _has_dots(parts: Parts) -> bool:
+    return any(item.text.strip() in ("\\ldots", "...", "..") for item in parts.items)
 
 
 def _letters(items: tuple[Answer, ...]) -> list[str]:
     """The one-letter names of parts such as `x = 3`; "" and nothing more for other parts."""
-    names = (
-        next((reading.name for reading in item.readings if isinstance(reading, Named)), "")
-        for item in items
-    )
-    return [name for name in names if len(name) == 1]
+    return [name for name in map(_named, items) if len(name) == 1]
 
 
 def _by_name(items: tuple[Answer, ...]) -> tuple[Answer, ...]:
     """The parts of `y = 2, x = 1` in the order of their names; others, and longer names, as they stand."""
-    names: list[str] = []
-    for item in items:
-        name = next((reading.name for reading in item.readings if isinstance(reading, Named)), "")
-        if len(name) != 1:
-            return items
-        names.append(name)
+    names = [_named(item) for item in items]
+    if any(len(name) != 1 for name in names):
+        return items
     return tuple(
         item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0])
     )

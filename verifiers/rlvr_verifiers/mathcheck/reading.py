@@ -16,15 +16,20 @@ from .answers import (
     Reader,
     Reading,
 )
-from .equalities import AND, CONDITION, approximation, arrow, equality
-from .explanations import explained
+from .conditions import conditional
+from .congruences import congruence
+from .descriptions import described
+from .equalities import AND, CONDITION, approximation, arrow, equality, tuple_of_names, with_names
+from .explanations import enumerated, explained, remarked
 from .groups import PLAIN_FORMULA, grouped, listed, matrix, ratio, signed
+from .lines import line
 from .numbers import Number, parse_number
 from .numerals import based, european
+from .piecewise import piecewise
 from .relations import region
 from .spelling import is_balanced, split_outside, tidy, unwrapped_text
 from .units import Unit, is_known, parse_unit
-from .words import Phrase, choice, clock, date, number_word, phrase
+from .words import Choice, Phrase, choice, choice_text, clock, date, main_words, number_word, phrase
 
 if TYPE_CHECKING:
     from .nodes import Expr
@@ -43,11 +48,12 @@ _TEXT_PARAMETER = re.compile(
     r"|every )?(?:\$)?(?P<before>integers?)?\s*\}?\s*\$?(?P<name>[a-z])\$?\s*"
     r"(?:\\text\s*\{)?\s*(?:is an(?:y)? integer|an integer|integer|∈[^{}]*)?\s*\)?\}?"
 )
+_TEXT_UNIT = r"\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)?"
 _UNIT_TAIL = re.compile(
-    r"(?P<body>.*?[^\s])\s*(?P<unit>\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?(?:\s*(?:[/-]|\\cdot)?\s*\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?){0,3}|\^\\circ)\s*"
+    rf"(?P<body>.*?[^\s])\s*(?P<unit>(?:\\mu\s*)?{_TEXT_UNIT}(?:\s*(?:[/-]|\\cdot)?\s*{_TEXT_UNIT}){{0,3}}|\^\\circ)\s*"
 )
 _PLAIN_UNIT_TAIL = re.compile(
-    r"(?P<body>.*[\d})])\s+(?P<unit>[A-Za-z][A-Za-z.]+(?: [A-Za-z]+)?(?:\^\s*\{?[23]\}?)?)"
+    r"(?P<body>.*[\d})])\s+(?P<unit>[A-Za-z][A-Za-z.]+(?: [A-Za-z]+)?(?:\^\s*\{?\s*-?[1-9]\s*\}?)?)"
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _TEXT_DIGITS = re.compile(r"\d\s*\\text\s*\{\s*\d|\\text\s*\{[^{}]*\d\s*\}\s*\d")
@@ -82,11 +88,11 @@ def read_tidied(text: str, *, is_reference: bool = False) -> Answer:
 class _Reader:
     """Reads texts at one depth; past the deepest one nothing is read."""
 
-    __slots__ = ("_is_reference", "depth")
+    __slots__ = ("depth", "is_reference")
 
     def __init__(self, depth: int, *, is_reference: bool = False) -> None:
         self.depth = depth
-        self._is_reference = is_reference
+        self.is_reference = is_reference
 
     def at_depth(self, text: str) -> Answer:
         """All readings of a text at this depth."""
@@ -103,7 +109,7 @@ class _Reader:
     def _read(self, text: str) -> list[Reading]:
         if not text or self.depth > _MAX_DEPTH:
             return []
-        number = parse_number(text, is_reference=self._is_reference)
+        number = parse_number(text, is_reference=self.is_reference)
         if number is not None:
             return _with_number(text, number, self)
         if _PLAIN_GROUP.fullmatch(text):
@@ -111,6 +117,8 @@ class _Reader:
         found: list[Reading] = []
         if text[0].isalpha() or text[0] in "\\(∅[":
             found.extend(_verbal(text))
+            if not self.is_reference and self.depth == 0 and (main := main_words(text)):
+                found.extend(_verbal(main))
             if (
                 found
                 and isinstance(found[0], Phrase)
@@ -129,6 +137,8 @@ class _Reader:
                 return [*found, foreign]
         if (numeral := based(text)) is not None:
             return [numeral]
+        if found and isinstance(found[0], Choice) and (rest := choice_text(text)):
+            return found + self.readings(rest)
         for attempt in _ATTEMPTS:
             result = attempt(text, self)
             if result is not None:
@@ -138,7 +148,11 @@ class _Reader:
 
 def _with_number(text: str, number: Number, reader: _Reader) -> list[Reading]:
     found: list[Reading] = [number]
-    if "," in text and text.replace(",", "").replace("-", "").isdigit():
+    has_month = number.unit is not None and reader.depth == 0 and not text.islower()
+    if has_month and (day := date(text)) is not None:
+        return [day]
+    is_thousands = reader.is_reference and reader.depth == 0  # a reference is one number
+    if "," in text and not is_thousands and text.replace(",", "").replace("-", "").isdigit():
         items = tuple(reader.answer(part) for part in text.split(","))
         found.append(Parts(Group.LIST, items))
     if reader.depth == 0 and (time := clock(text)) is not None:
@@ -257,9 +271,12 @@ def _relation(text: str, reader: Reader) -> list[Reading] | None:
                 signs.reverse()
             turned = tuple(_UPWARD[sign] for sign in signs)
             found.append(Chain(tuple(Formula(operand) for operand in operands), turned))
-    if not found and "∈" in text and not has_order:
-        member = text.partition("∈")[2].strip()
-        return reader.readings(member) or None
+    if not found and not has_order and len(split_outside(text, "∈")) > 1:
+        names, _, member = text.partition("∈")
+        found = reader.readings(member.strip())
+        if names_found := tuple_of_names(names.strip()):
+            found = [with_names(reading, tuple(names_found)) for reading in found]
+        return found or None
     return found or None
 
 
@@ -323,5 +340,6 @@ def _components(formula: Formula) -> list[Reading]:
 
 
 _ATTEMPTS: tuple[Callable[[str, Reader], list[Reading] | None], ...] = (
-    arrow, approximation, matrix, _family, _relation, equality, listed, grouped, ratio, explained,
+    enumerated, arrow, approximation, piecewise, line, matrix, congruence, _family, described, conditional, _relation,
+    remarked, equality, listed, grouped, ratio, explained,
 )  # fmt: skip

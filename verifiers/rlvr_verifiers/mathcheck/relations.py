@@ -7,6 +7,7 @@ expressions. Ends are ordered by their values in doubles; whether two ends are e
 import math
 import re
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .numbers import Form, parse_number
@@ -178,6 +179,8 @@ def _inequality(text: str, depth: int) -> Region | None:
         return _listed(parts, depth)
     operands = [piece.strip() for piece in _RELATION.split(text)]
     signs = _RELATION.findall(text)
+    if len(signs) == 1 and "|" in text and (found := _absolute(operands, signs[0])) is not None:
+        return found
     if len(signs) == 1:
         left, right, sign = operands[0], operands[1], signs[0]
         if not _NAME.fullmatch(left) and _NAME.fullmatch(right):
@@ -197,6 +200,57 @@ def _inequality(text: str, depth: int) -> Region | None:
         piece = Interval(low, high, signs[0] == "≤", signs[1] == "≤")
         return Region(operands[1], (piece,))
     return None
+
+
+def _absolute(operands: list[str], sign: str) -> Region | None:
+    """|ax + b| < c with rational a, b and c as an interval or its complement; None for anything else."""
+    left, right = operands
+    if not left.startswith("|"):
+        left, right, sign = right, left, _FLIPPED[sign]
+    bound = parse_number(right)
+    inner = left[1:-1]
+    if (
+        bound is None
+        or bound.unit is not None
+        or bound.value <= 0
+        or left[-1:] != "|"
+        or "|" in inner
+    ):
+        return None
+    line = _line(inner)
+    if line is None or sign == "≠":
+        return None
+    name, slope, offset = line
+    ends = sorted(((-bound.value - offset) / slope, (bound.value - offset) / slope))
+    low, high = (End(str(value), float(value), value) for value in ends)
+    if sign in "<≤":
+        return Region(name, (Interval(low, high, sign == "≤", sign == "≤"),))
+    below = Interval(MINUS_INFINITY, low, False, sign == "≥")
+    return Region(name, (below, Interval(high, INFINITY, sign == "≥", False)))
+
+
+def _line(text: str) -> tuple[str, Fraction, Fraction] | None:
+    """The variable, a and b of ax + b; None for anything else."""
+    from .exact import Undefined, exact_value
+    from .expression import Num, parse, substituted, variables
+
+    try:
+        expr = parse(text)
+        names = variables(expr)
+        if len(names) != 1:
+            return None
+        (name,) = names
+        values = [
+            exact_value(substituted(expr, {name: Num(Fraction(at))})) for at in (0, 1, 2, 5, -3)
+        ]
+    except (ValueError, Undefined):
+        return None
+    kept = [value for value in values if value is not None]
+    if len(kept) != len(values) or kept[0] == kept[1]:
+        return None
+    slope = kept[1] - kept[0]
+    is_line = all(v == kept[0] + slope * at for v, at in zip(kept, (0, 1, 2, 5, -3), strict=True))
+    return (name, slope, kept[0]) if is_line else None
 
 
 def _listed(parts: list[str], depth: int) -> Region | None:

@@ -19,6 +19,7 @@ from .nodes import (
     Var,
     substituted,
     transformed,
+    variables,
     walk,
 )
 
@@ -108,7 +109,51 @@ def without_degrees(expr: Expr) -> Expr:
     return transformed(expr, lambda node: ONE if node == Const("degree") else node)
 
 
-def bound_renamed(node: Unevaluated, name: str) -> Unevaluated:
-    """A sum or product with its bound variable renamed."""
-    body = substituted(node.body, {node.variable: Var(name)})
-    return replace(node, body=body, variable=name)
+def at(expr: Expr, values: dict[str, Expr]) -> Expr:
+    """The tree with variables replaced in the bounds of sums and products too."""
+
+    def change(node: Expr) -> Expr:
+        if isinstance(node, Var):
+            return values.get(node.name, node)
+        if isinstance(node, Unevaluated) and node.low is not None and node.high is not None:
+            return replace(node, low=at(node.low, values), high=at(node.high, values))
+        return node
+
+    return transformed(expr, change)
+
+
+def range_names(expr: Expr) -> frozenset[str]:
+    """The variables in the bounds of sums and products."""
+    names: frozenset[str] = frozenset()
+    for node in walk(expr):
+        if not isinstance(node, Unevaluated) or node.kind not in ("sum", "prod"):
+            continue
+        if node.low is not None and node.high is not None:
+            names |= variables(node.low) | variables(node.high)
+    return names
+
+
+def bound_renamed(expr: Expr) -> Expr:
+    """The tree with one name for the variable of each integral, sum and product."""
+
+    def change(node: Expr) -> Expr:
+        if not isinstance(node, Unevaluated):
+            return node
+        name = node.variable or _differential(node.body)
+        if not name:
+            return node
+        over = node.over.replace(f"{{{name}", "{~", 1) if node.variable else node.over
+        body = substituted(node.body, {name: Var("~")})
+        return replace(node, over=over, body=body, variable="~" if node.variable else "")
+
+    return transformed(expr, change)
+
+
+def _differential(body: Expr) -> str:
+    """The name v of the factor dv in an integrand; "" without one."""
+    for node in walk(body):
+        if isinstance(node, Mul):
+            for first, second in itertools.pairwise(node.factors):
+                if first == Var("d") and isinstance(second, Var):
+                    return second.name
+    return ""

@@ -10,7 +10,7 @@ from .method import Method
 from .numbers import Form, Number
 from .spelling import compact
 from .units import conversion
-from .words import Clock
+from .words import Choice, Clock
 
 if TYPE_CHECKING:
     from .equality import Equality
@@ -53,11 +53,14 @@ class Session:
         if gold.text == answer.text and _is_text_enough(gold):
             return yes(Method.STRING, "the texts are the same")
         best: Decision | None = None
+        are_choices = _has_letter(gold) and _has_letter(answer)
         are_times = _has_time(gold) and _has_time(answer)
         for gold_reading in gold.readings:
             for reading in answer.readings:
                 if are_times and isinstance(gold_reading, Parts):
                     continue  # 8:15 and 16:30 are times and no ratios
+                if are_choices and not isinstance(gold_reading, Choice):
+                    continue  # (B) 12 is not (C) 12
                 decision = self.readings(gold_reading, reading, depth)
                 if decision is None:
                     continue
@@ -177,6 +180,10 @@ def later(first: Method, second: Method) -> Method:
 
 def _has_time(answer: Answer) -> bool:
     return any(isinstance(reading, Clock) for reading in answer.readings)
+
+
+def _has_letter(answer: Answer) -> bool:
+    return any(isinstance(reading, Choice) and not reading.is_bare for reading in answer.readings)
 
 
 def _is_text_enough(gold: Answer) -> bool:

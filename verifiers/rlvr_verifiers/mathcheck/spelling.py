@@ -8,6 +8,11 @@ that cannot be read in another way.
 import re
 import unicodedata
 
+from .languages import LATIN_CONNECTIVES, with_english_connectives
+from .layout import without_json, without_layout
+from .unit_spelling import plain_units, without_si
+from .vocabulary import words
+
 MAX_CHARS = 2000
 
 _UNICODE = str.maketrans({
@@ -15,7 +20,8 @@ _UNICODE = str.maketrans({
     "∙": "\\cdot ", "•": "\\cdot ", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "°": "^\\circ ", "º": "^\\circ ",
     "˚": "^\\circ ",
     "π": "\\pi ", "𝜋": "\\pi ", "∞": "\\infty ", "⩽": "≤", "≦": "≤", "⩾": "≥", "≧": "≥", "≃": "≈", "≅": "≈",
-    "∅": "∅", "∖": "∖", "±": "\\pm ", "∓": "\\mp ", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"',
+    "∅": "∅", "∖": "∖",
+    "≡": "=", "±": "\\pm ", "∓": "\\mp ", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"',
     "，": ",", "、": ",", "；": ";", "：": ":", "（": "(", "）": ")", "［": "[", "］": "]", "｛": "{", "｝": "}",
     "。": ".", "＝": "=", "＋": "+", "－": "-", "＜": "<", "＞": ">", "％": "%", "｜": "|", "∣": "|", "⟨": "(",
     "⟩": ")",
@@ -72,39 +78,24 @@ _COMMANDS = {
     "Bbb": "\\mathbb", "lor": "\\text{ or }", "vee": "\\text{ or }", "land": "\\text{ and }",
     "wedge": "\\text{ and }",
     "dots": "\\ldots ", "cdots": "\\ldots ", "dotsc": "\\ldots ", "dotsb": "\\ldots ",
-    "textdollar": "\\$", "euro": "€", "pounds": "£", "textpm": "\\pm ", "bmod": "\\bmod ",
+    "textdollar": "\\$", "euro": "€",
+    "cent": "¢", "textcent": "¢", "AA": "Å", "textmu": "\\mu ",
+    "pounds": "£", "textpm": "\\pm ", "bmod": "\\bmod ",
     "implies": "\\Rightarrow ", "Longrightarrow": "\\Rightarrow ", "iff": "\\Rightarrow ",
     "Leftrightarrow": "\\Rightarrow ",
     "therefore": "", "equiv": "=", "ast": "*", "langle": "(", "rangle": ")",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\\\(?:\s*\[[\d.]+\s*[a-z]+\])?|\\([A-Za-z]+|[^A-Za-z])")
 _FUNCTION_NAMES = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "log",
-        "ln",
-        "exp",
-        "gcd",
-        "lcm",
-        "max",
-        "det",
-    ]
+    words("sin cos tan cot csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max det")
 )
 _TEXT_GROUP = re.compile(r"\\text\s*\{([^{}]*)\}")
+_NO_TEXT = re.compile(r"\\text\s*\{\s*\}")
 _TEXT_UNBRACED = re.compile(r"\\text\s+([A-Za-z])(?![A-Za-z{])")
 _COLOR = re.compile(
     r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}"
 )
+_NO_BRACKET = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)\s*\.(?!\d)")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]%$])")
 _CHOOSE = re.compile(
     r"\{\s*([^{}\\]+?)\s*\\choose\s*([^{}\\]+?)\s*\}|(?<![^\s])\s*([^{}\\\s]+?)\s*\\choose\s*([^{}\\\s]+?)\s*$"
@@ -120,6 +111,11 @@ _BACKSLASH_SPACE_COMMA = re.compile(r",\s*\\!\s*(?=\d{3}(?!\d))")
 _BRACED_COMMA = re.compile(r"(?<=\d)\s*\{\s*,\s*\}\s*(\d+)?")
 _BRACED_SIGN = re.compile(r"(?<![\\^_a-zA-Z}])\{\s*([:=<>+/-])\s*\}")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,A-Za-z_^{])\d{1,3}(?: \d{3})+(?![\d]| ?[/,]|\.\d* \d)")
+_MARKED_THOUSANDS = re.compile(r"(?<![\d'.])[1-9]\d{0,2}(?:'\d{3})+(?![\d'])")
+_SAID_CONSTANT = re.compile(
+    r"([+-])\s*(?:\\text\s*\{\s*(?:an? |any |some )?(?:arbitrary )?const(?:ant)?\.?\s*\}|(?:const|constant)\b\.?)",
+    re.IGNORECASE,
+)
 _CIRCLE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*")
 _MARKS = re.compile(r"\s*\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime))")
 _APART = re.compile(  # $y_1 = a$ $y_2 = b$
@@ -140,27 +136,40 @@ def tidy(text: str) -> str:
     if len(text) > MAX_CHARS:
         return text
     if not text.isascii():
-        text = _plain_unicode(text)
+        text = with_english_connectives(_plain_unicode(text))
+    elif " " in text and ("text" in text or any(word in text for word in LATIN_CONNECTIVES)):
+        text = with_english_connectives(text)
+    if 'nswer"' in text:
+        text = without_json(text)
     text = _peel(text)
+    if "C" in text and "_" in text:
+        text = without_layout(text)
     if _SAFE.fullmatch(text):
         if "{" in text:
             text = _commas(text)
         if "pi" in text:
             text = _BARE_PI.sub(r"\\pi ", text)
         return _tidy_comparisons(_spaced_thousands(_SPACES.sub(" ", text)).strip())
-    text = _commas(text)
+    text = _commas(without_layout(text))
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     if "\\choose" in text:
         text = _CHOOSE.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     if "box" in text:
         text = _unboxed(text)
+    text = without_si(text)
+    if "." in text:
+        text = _NO_BRACKET.sub(" ", text)
     text = _COLOR.sub(" ", text)
     text = _COMMAND.sub(_command, text)
     text = _MATHBB.sub(r"\\mathbb{\1}", text) if "\\mathb" in text else text
     if "\\text" in text:
-        text = _TEXT_UNBRACED.sub(r"\\text{\1}", text)
+        text = plain_units(_TEXT_UNBRACED.sub(r"\\text{\1}", text))
         text = _TEXT_GROUP.sub(_text_group, text)
+        if "{}" in text or "{ }" in text:
+            text = _NO_TEXT.sub(" ", text)
+    if "const" in text or "Const" in text:
+        text = _SAID_CONSTANT.sub(r"\1 C", text)
     if "circ" in text:
         text = _CIRCLE.sub(r"^\\circ ", text)
     if "\\prime" in text:
@@ -296,6 +305,8 @@ def _tidy_comparisons(text: str) -> str:
 
 
 def _spaced_thousands(text: str) -> str:
+    if "'" in text:
+        text = _MARKED_THOUSANDS.sub(lambda m: m[0].replace("'", ""), text)
     if " " in text:
         return _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
     return text
@@ -308,7 +319,7 @@ def _dollars(text: str) -> str:
     if count == 0:
         return text
     if count == 1 and (
-        re.match(r"\s*[-+(]?\s*\$\s*[-\d.]", bare) or re.search(r"\d\s*\$\s*$", bare)
+        re.match(r"\s*[-+(]?\s*[A-Z]{0,3}\s?\$\s*[-\d.]", bare) or re.search(r"\d\s*\$\s*$", bare)
     ):
         return text.replace("$", "\\$").replace("\\\\$", "\\$")
     text = _APART.sub(" , ", text)

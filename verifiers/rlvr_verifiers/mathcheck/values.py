@@ -1,21 +1,24 @@
 """Single values: numbers against numbers and expressions, words, times, dates, digits in a base."""
 
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .answers import Based, Family, Formula
+from .constants import same_family
 from .decision import Decision
 from .equations import families
 from .method import Method
 from .numbers import Form, Number, agrees_when_rounded, same_number
-from .session import OTHER_NUMBER, SAME_NUMBER, Session, decided, no, yes
+from .session import OTHER_NUMBER, SAME_NUMBER, Session, no, yes
 from .units import Unit
 from .words import Choice, Clock, Date, Phrase, same_clock, same_date
 
 if TYPE_CHECKING:
-    from .nodes import Expr
+    pass
 
 _INTEGER_NAMES = frozenset("klmnt")
+_HAS_CONSTANT = re.compile(r"[CcKkABD]|\\\\(?:alpha|beta)")
 _DEGREE = (("degree", 1),)
 
 
@@ -91,8 +94,10 @@ def _formula_of(
 
 def formulas(session: Session, gold: Formula, answer: Formula, depth: int) -> Decision:
     decision = session.formulas(gold, answer)
-    if decision.result is False and "C" in gold.text and ("C" in answer.text or "c" in answer.text):
-        return _antiderivatives(session, gold, answer) or decision
+    if decision.result is False and _HAS_CONSTANT.search(gold.text):
+        family = same_family(session, gold, answer)
+        if family is not None and family.result is not False:
+            return family
     if decision.result is False and "\\pi" in gold.text and "\\pi" in answer.text:
         # k pi and n pi: the integer needs no name
         from .expression import variables
@@ -106,32 +111,6 @@ def formulas(session: Session, gold: Formula, answer: Formula, depth: int) -> De
         ):
             return families(session, Family(gold, *names[0]), Family(answer, *names[1]), depth)
     return decision
-
-
-def _antiderivatives(session: Session, gold: Formula, answer: Formula) -> Decision | None:
-    """F(x) + C against G(x) + C, which may differ by a constant; None for anything else."""
-    from .equality import same_up_to_constant
-
-    try:
-        bodies = [_without_constant(formula.expr()) for formula in (gold, answer)]
-    except ValueError:
-        return None
-    if bodies[0] is None or bodies[1] is None:
-        return None
-    found = decided(same_up_to_constant(bodies[0], bodies[1], bounded=session.bounded))
-    return None if found.result is False else found
-
-
-def _without_constant(expr: "Expr") -> "Expr | None":
-    """The sum without its one term C (or c); None where C stands elsewhere, or beside several variables."""
-    from .expression import Add, Var, variables
-
-    if not isinstance(expr, Add):
-        return None
-    kept = tuple(term for term in expr.terms if term not in (Var("C"), Var("c")))
-    body = Add(kept)
-    is_one = len(kept) == len(expr.terms) - 1 and len(variables(body)) == 1
-    return body if is_one and not variables(body) & {"C", "c"} else None
 
 
 def phrases(session: Session, gold: Phrase, answer: Phrase, depth: int) -> Decision:
@@ -160,3 +139,21 @@ def based(session: Session, gold: Based, answer: Based, depth: int) -> Decision:
     if gold.base != answer.base:
         return no(Method.NUMBER, f"it is in base {answer.base} and not {gold.base}")
     return SAME_NUMBER if gold.value == answer.value else OTHER_NUMBER
+
+
+def based_number(session: Session, gold: Based, answer: Number, depth: int) -> Decision:
+    """The digits of a numeral without their base, which may be left out as a unit may."""
+    if gold.base == 10:
+        return SAME_NUMBER if gold.value == answer.value else OTHER_NUMBER
+    if answer.unit is not None or answer.value.denominator != 1:
+        return OTHER_NUMBER
+    try:
+        return SAME_NUMBER if int(str(answer.value), gold.base) == gold.value else OTHER_NUMBER
+    except ValueError:
+        return OTHER_NUMBER
+
+
+def number_based(session: Session, gold: Number, answer: Based, depth: int) -> Decision:
+    """A numeral whose base is written is that number only in base ten."""
+    is_same = answer.base == 10 and gold.value == answer.value
+    return SAME_NUMBER if is_same else OTHER_NUMBER

@@ -24,11 +24,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A time of day in minutes after midnight; `is_half_known` when a.m. or p.m. or 24 hours told th"
-    "e half of the day."""
+    """A time of day in minutes after midnight; without a.m. or p.m. as its digits say."""
 
     minutes: int
-    is_half_known: bool
+    has_half: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +45,17 @@ _MEANINGS = {
         "no values",
         "no real root", "no real roots", "no root", "no roots", "no such number", "no such numbers",
         "no integer solutions",
-        "no integer solution", "empty set", "empty", "there are no solutions", "there is no solution", "no such",
+        "no integer solution", "无解", "無解", "空集", "해가 없다", "нет решений", "keine lösung", "pas de solution",
+        "sin solución", "empty set", "empty", "there are no solutions", "there is no solution", "no such",
         "no positive integer solutions", "there are no such", "null set", "nil", "impossible",
     ),
     "undefined": (
         "undefined", "dne", "does not exist", "not defined", "do not exist", "doesnt exist", "d n e",
-        "limit does not exist", "indeterminate",
+        "不存在", "не существует", "limit does not exist", "indeterminate",
     ),
-    "yes": ("yes", "true", "correct"),
-    "no": ("no", "false", "incorrect"),
+    "yes": ("yes", "true", "correct", "是", "对", "正确", "はい", "예", "да", "ja", "oui", "sí", "sim"),
+    "no": ("no", "false", "incorrect", "否", "不是", "错", "错误", "不正确",
+        "いいえ", "아니오", "нет", "nein", "non", "não"),
     "infinite": (
         "infinity", "infinite", "infinitely many", "infinitely many solutions", "infinite solutions",
         "infinite number of solutions", "there are infinitely many solutions",
@@ -68,8 +69,8 @@ _CLASS = {phrase: name for name, phrases in _MEANINGS.items() for phrase in phra
 _DROPPED = frozenset(
     ["the", "a", "an", "is", "are", "it", "its", "on", "in", "at", "this", "that", "answer"]
 )
-_WORD_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9' .,;:()\"&/-]*")
-_LONG_WORD = re.compile(r"[A-Za-z]{2,}")
+_WORD_LIKE = re.compile(r"[^\W\d_](?:[^\W_]|[' .,;:()\"&/-])*")
+_LONG_WORD = re.compile(r"[^\W\d_]{2,}|[\u3400-\u9fff]")
 _SMALL = [
     "zero",
     "one",
@@ -114,7 +115,7 @@ _CHOICE = re.compile(
 )
 _CHOICE_WITH_TEXT = re.compile(r"\(?(?P<letter>[A-J])(?:\)|[.:])[\s~]*(?P<rest>\S.*)")
 _OTHER_CHOICE = re.compile(
-    r"(?:^|[\s(,/])[A-J]\s*[).:]|^\(?[A-J]\)?\.?$|^(?:or|and|not|nor)\b|^(?:is|are|was)(?:\s+not|n't|\s+(?:wrong|false|incorrect))\b"
+    r"\bor\s+(?:[-\d$\\]|[A-J]\b)|(?:^|[\s(,/])[A-J]\s*[).:]|^\(?[A-J]\)?\.?$|^(?:or|and|not|nor)\b|^(?:is|are|was)(?:\s+not|n't|\s+(?:wrong|false|incorrect))\b"
 )
 _LETTER_RUN = re.compile(r"[A-J]{2,10}")
 _CLOCK = re.compile(
@@ -145,8 +146,34 @@ _DATE_WORDS = (
         rf"ear>\d{{4}}))?", re.IGNORECASE
     ),
 )  # fmt: skip
-_DATE_ISO = re.compile(r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})")
+_MIN_DATE_CHARS = 8
+_DATE_DIGITS = (
+    re.compile(r"(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"),
+    re.compile(r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})"),
+    re.compile(r"(?P<month>0?[1-9]|1[0-2])/(?P<day>\d{1,2})/(?P<year>\d{4})"),
+    re.compile(r"(?P<day>\d{1,2})/(?P<month>\d{1,2})/(?P<year>\d{4})"),
+)
 _WEEKDAY = re.compile(r"^(?:mon|tues|wednes|thurs|fri|satur|sun)day\s*,?\s+(?=\S)", re.IGNORECASE)
+
+
+_WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+_CALENDAR = {name[:size]: name for name in _WEEKDAYS for size in (3, 4, 5)} | {
+    name[:3]: name for name in _MONTHS if name != "may"
+}
+_CALENDAR |= {"sept": "september"}
+_ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
+_BESIDE_NUMERALS = frozenset(["and", "only", "statement", "statements", "both"])
+_WEEKDAY_WITH_DAY = re.compile(
+    rf"(?P<main>{'|'.join(_WEEKDAYS)})\s*,?\s*(?:the\s+)?(?:\d{{1,2}}(?:st|nd|rd|th)?(?:\s+of\s+[A-Z][a-z]+)?|[A-Z][a-z]+\s+\d{{1,2}}(?:st|nd|rd|th)?)(?:,?\s*\d{{4}})?",
+    re.IGNORECASE,
+)
+_SUBJECT = re.compile(
+    r"(?P<main>[A-Z][a-z]+) (?:is|was|has|had|will be|won) (?:the|a|an) [a-z]+(?: [a-z]+){0,4}"
+)
+_OF_A_KIND = re.compile(
+    r"(?:in |on )?(?:the )?(?:month of|letter|word|day|colou?r|city of|name) (?P<main>[A-Za-z]+)",
+    re.IGNORECASE,
+)
 
 
 def phrase(text: str) -> Phrase | None:
@@ -164,13 +191,44 @@ def phrase(text: str) -> Phrase | None:
         return None
     if _LONG_WORD.search(plain) is None:
         return None
-    words = re.sub(r"[^a-z0-9 ]", " ", plain.casefold().replace("'", "")).split()
+    words = re.sub(r"[\W_]", " ", plain.casefold().replace("'", "")).split()
+    if said := _numerals_or_calendar(words, plain):
+        return Phrase(said)
     joined = " ".join(words)
     if joined in _CLASS:
         return Phrase(_CLASS[joined])
     kept = [word for word in words if word not in _DROPPED]
     joined = " ".join(kept or words)
     return Phrase(_CLASS.get(joined, "".join(kept or words)))
+
+
+def _numerals_or_calendar(words: list[str], plain: str) -> str:
+    """The key of Roman numerals ("I and III only") or of a short name of a weekday or month; "" for others."""
+    numerals = [word for word in words if word not in _BESIDE_NUMERALS]
+    if (
+        numerals
+        and all(word in _ROMAN for word in numerals)
+        and plain.upper().startswith(plain[:1])
+    ):
+        is_list = len(numerals) > 1 or len(words) > 1
+        return "roman" + "".join(sorted(set(numerals), key=_ROMAN.index)) if is_list else ""
+    if len(words) == 1 and plain[:1].isupper():
+        return _CALENDAR.get(words[0], "")
+    return ""
+
+
+def main_words(text: str) -> str:
+    """The words that an answer comes down to: "Anna" in "Anna is the tallest", "Saturday" in "Saturday, the 5th"; ""
+    where it has no others.
+    """
+    if " " not in text:
+        return ""
+    plain = unwrapped_text(text).strip()
+    if "\\" in plain or not plain[:1].isalpha():
+        return ""
+    match = _WEEKDAY_WITH_DAY.fullmatch(plain) or _SUBJECT.fullmatch(plain)
+    match = match or _OF_A_KIND.fullmatch(plain)
+    return match["main"] if match else ""
 
 
 def number_word(text: str) -> Fraction | None:
@@ -239,14 +297,16 @@ def clock(text: str) -> Clock | None:
         return Clock(hour % 12 * 60 + minute, True)
     if half in ("pm", "noon"):
         return Clock((hour % 12 + 12) * 60 + minute, True)
-    return Clock(hour * 60 + minute, hour > 12 or hour == 0)
+    return Clock(hour * 60 + minute, False)
 
 
 def same_clock(gold: Clock, answer: Clock) -> bool:
-    """Whether both are one time; the half of the day may be left out as a unit may."""
-    if gold.is_half_known and answer.is_half_known:
-        return gold.minutes == answer.minutes
-    return (gold.minutes - answer.minutes) % 720 == 0
+    """Whether both are one time. a.m. and p.m. may be left out or added, as a unit may; but 16:30 is not 4:30."""
+    if gold.minutes == answer.minutes:
+        return True
+    bare = [clock.minutes for clock in (gold, answer) if not clock.has_half]
+    is_one_bare = len(bare) == 1 and 60 <= bare[0] < 13 * 60
+    return is_one_bare and (gold.minutes - answer.minutes) % 720 == 0
 
 
 def date(text: str) -> Date | None:
@@ -258,8 +318,10 @@ def date(text: str) -> Date | None:
     plain = _WEEKDAY.sub("", unwrapped_text(text).strip())
     if not plain or len(plain) > 40 or not any(character.isdigit() for character in plain):
         return None
-    match = _DATE_ISO.fullmatch(plain)
-    if match:
+    is_digits = plain[0].isdigit() and plain[-1].isdigit() and len(plain) >= _MIN_DATE_CHARS
+    patterns = _DATE_DIGITS if is_digits else ()
+    match = next(filter(None, (pattern.fullmatch(plain) for pattern in patterns)), None)
+    if match and int(match["month"]) <= 12 and int(match["day"]) <= 31:
         return Date(int(match["year"]), int(match["month"]), int(match["day"]))
     for pattern in _DATE_WORDS:
         if match := pattern.fullmatch(plain):
@@ -273,6 +335,6 @@ def date(text: str) -> Date | None:
 
 
 def same_date(gold: Date, answer: Date) -> bool:
-    """Whether both are one day; the year may be left out."""
+    """Whether both are one day; a year may be added, but not left out."""
     same_day = (gold.month, gold.day) == (answer.month, answer.day)
-    return same_day and (gold.year == answer.year or 0 in (gold.year, answer.year))
+    return same_day and gold.year in (answer.year, 0)

@@ -1,0 +1,263 @@
+r"""The letter that a completion chooses: the last statement that names a choice decides.
+
+A statement is a box, `<answer>C</answer>`, "the answer is C", "I choose C", "C is correct", "so C." or a last line
+that is a letter. Without any, a letter in brackets or with a full stop counts, then the letters of the last line. A
+letter in a formula, an article, a pronoun, a question and what is denied are no choice.
+
+>>> reader = ChoiceReader("ABCD", ignore_case=False)
+>>> reader.read(r"We need \boxed{B = \mu_0 H}. The best answer is C, not A.")
+{'C'}
+>>> sorted(reader.read(r"$\boxed{A}$ or $\boxed{C}$"))
+['A', 'C']
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlvr_verifiers.mathcheck.boxes import last_boxes
+from rlvr_verifiers.retraction import retraction
+
+_READ_CHARS = 20_000
+_STATEMENT_CHARS = 300
+_BEFORE_CHARS = 60
+_QUOTED = re.compile(r"(?<![A-Za-z0-9])['\u2018]([A-Za-z])['\u2019](?![A-Za-z0-9])")
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|[ ,;:!()\[\]])")
+_MARKS = re.compile(r"[{}$*`\"\u201c\u201d~]|</?answer>")
+_FILLING = re.compile(
+    r"(?:(?:either|option|choice|letter|answer|clearly|likely|probably|possibly|perhaps|maybe|most\s+likely|therefore|thus|then"
+    r"|just|simply|actually|indeed|definitely|certainly|of\s+course|in\s+fact|given\s+by|the|be|is|i\s+(?:think|believe|guess"
+    r"|would\s+say))\b[\s,:]*|[\s:\u2013\u2014-]+){0,8}",
+    re.IGNORECASE,
+)
+_IN_FORMULA = re.compile(r"\s*[=<>^+|\u2264\u2265\u2248\u2208]|\s*[*/\u00b7]\s*\d|\s*-\s*\d|[_(\[]")
+_FOLLOWS = (
+    r"(?:because|since|as|and|or|with|which|is|if|from|by|for|per|due|based|but|not|in|given|rather|instead|when"
+    r"|assuming|then|so|unless|according|among)\b"
+)
+_WORD = re.compile(rf"\s+(?!{_FOLLOWS})[a-z]")
+_VERB = re.compile(
+    r"(?:['\u2019]s|\s+(?:is|are|was|were|has|have|had|would|will|can|cannot|could|does|do|did|am|seems?|says?|states?"
+    r"|looks?|fails?|gives?|means?|refers?|describes?)(?:n['\u2019]t)?)\b"
+)
+_SEPARATOR = re.compile(
+    r"[\s)]*(?:(?P<comma>,)|/|&|\+|;|,?[\s(]*\b(?:and/or|and|or)\b)[\s(]*(?:(?:also|either|even|maybe|possibly|perhaps"
+    r"|probably|else|option|choice|the|answer|is)\b\s*){0,3}[(\s]*",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(r"[\s)\]]*(?:$|[.,;:!?\n)]|and\b|or\b)")
+_LINK = re.compile(
+    r"(?:[\s$*,;&/|()]|\\[()\[\]]|\b(?:and/or|and|or|either|option)\b){1,40}", re.IGNORECASE
+)
+_CONNECTIVE = re.compile(r"[,;&/]|\b(?:and|or)\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?=[\s*$\"')]|$)|\n")
+
+_ANNOUNCED = re.compile(
+    r"\b(?:answer|choice|option|response|selection|solution)s?\b(?:\s+(?:to|for|of)\s[^.:\n]{1,60}?)?[\s*_)\]\"']{0,4}"
+    r"(?::|=|->|\u2192|\b(?:is|are|was|would\s+be|must\s+be|should\s+be|has\s+to\s+be|will\s+be|seems\s+to\s+be)\b)"
+    r"|\banswer(?=[\s*_$(\[]{1,6}\S)"
+    r"|\b(?:choos(?:e|ing)|pick(?:ing)?|select(?:ing)?|chose|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+on)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\b(?:so|thus|hence|therefore|leaves(?:\s+us\s+with)?|leaving|only|it\s+is|it['\u2019]s|must\s+be|should\s+be|actually|rather|no(?=,)|that\s+is"
+    r"|that['\u2019]s|which\s+is)\b[ \t,:]*|[\u2234\u2192]\s*|=>\s*|->\s*",
+    re.IGNORECASE,
+)
+_IS_RIGHT = re.compile(
+    r"[\s$*)}\]\"']{0,6}(?:\s(?:is|must\s+be|seems|remains|would\s+be|has\s+to\s+be)|['\u2019]s)\s+"
+    r"(?:(?:therefore|thus|indeed|clearly|then|definitely|actually)\s+)?(?:the\s+)?"
+    r"(?:(?:(?:only|most|best|correct|right|appropriate|valid|true|final)\s+){0,3}(?:answer|choice|option|one)\b"
+    r"|(?:correct|right|the\s+best)\b(?=[\s*)\"']*(?:[.,;!\n]|$|because\b|since\b)))"
+)
+_OF_OTHERS = re.compile(
+    r"\b(?:incorrect|wrong|false|tempting|common|initial|previous|student['\u2019]?s?|students|people|who|his|her|their|you)"
+    r"[\s*_]{0,4}$|\b(?:if|suppose|assum\w+|whether|unless)\b[^.!?\n]{0,40}$|\bnot\b[\s*_]{0,4}(?:to\s+|the\s+)?$"
+    r"|\b(?:first|initially|originally)\s+(?:thought|said|guessed|assumed|believed)[^.!?\n]{0,30}$",
+    re.IGNORECASE,
+)
+_OF_STATEMENTS = re.compile(
+    r"\b(?:not|statement|assertion|reason|claim|if|whether)[\s(*]{0,4}$", re.IGNORECASE
+)
+_DENIED = re.compile(
+    r"\b(?:not|never|neither|nor|than|eliminate|exclude|against)[\s(*$]{0,4}(?:option\s+)?$",
+    re.IGNORECASE,
+)
+_IS_WRONG = re.compile(
+    r"[\s)*]{0,4}(?:is|are|was)\s+(?:not|wrong|incorrect|false|out)\b|[\s)*]{0,4}isn['\u2019]t\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """Where the letter of a statement stands, and all letters that it names."""
+
+    start: int
+    end: int
+    letters: frozenset[str]
+
+
+class ChoiceReader:
+    """Reads the letter of a choice.
+
+    Args:
+        choices: one letter each.
+        ignore_case: a small letter is a choice too.
+    """
+
+    def __init__(self, choices: str, *, ignore_case: bool) -> None:
+        self.choices = choices.upper()
+        letter = f"[{choices}{choices.swapcase() if ignore_case else ''}]"
+        self._first = re.compile(rf"[\s(\[]*({letter})(?![A-Za-z0-9'\u2019])[)\]]?")
+        self._alone = re.compile(
+            rf"(?<![A-Za-z0-9'\u2019\\])\(?({letter})\)?(?![A-Za-z0-9'\u2019])"
+        )
+        self._labelled = re.compile(
+            rf"(?<![A-Za-z0-9])(?:\({letter}\)|{letter}[.):](?=\s|$))|(?m:^[\s*$]*{letter}[\s*$.]*$)"
+        )
+        self._line = re.compile(
+            rf"[\s*$({{\[]*(?:\\(?:text|textbf|mathrm)\{{)?\(?{letter}[\s*$.)}}\]]*"
+        )
+
+    def is_choice(self, text: str) -> bool:
+        """Whether the text is one of the letters."""
+        return len(text.strip()) == 1 and text.strip().upper() in self.choices
+
+    def read(self, text: str) -> set[str]:
+        """The letters of the last statement that names any, in upper case; of long texts the end is read."""
+        text = _QUOTED.sub(r"\1", text.strip()[-_READ_CHARS:])
+        last = max(self._statements(text), key=lambda found: found.start, default=None)
+        if last is None:
+            return self._named(text)
+        taken_back = retraction(text[last.end :])
+        if taken_back is None:
+            return set(last.letters)
+        return set(self._leading(_clean(taken_back.value)))
+
+    def _statements(self, text: str) -> Iterator[_Statement]:
+        """Every statement of a choice, in no order."""
+        yield from self._boxed(text)
+        end = text.rfind("</answer>")
+        start = text.rfind("<answer>", 0, end) if end >= 0 else -1
+        if start >= 0:
+            yield from self._at(text, start + len("<answer>"), until=end)
+        for match in _ANNOUNCED.finditer(text):
+            if not _OF_OTHERS.search(text, max(0, match.start() - _BEFORE_CHARS), match.start()):
+                yield from self._at(text, match.end())
+        last = len(text.rstrip("*$). "))
+        for match in _CONCLUDES.finditer(text):
+            for found in self._at(text, match.end()):
+                end = _past_marks(text, found.end)
+                if end >= last or _SENTENCE_END.match(text, end):
+                    yield found
+        for match in self._alone.finditer(text):
+            before = text[max(0, match.start() - _BEFORE_CHARS) : match.start()]
+            if _IS_RIGHT.match(text, match.end()) and not _OF_STATEMENTS.search(before):
+                yield from self._at(text, match.start())
+        line_start = text.rfind("\n") + 1
+        if self._line.fullmatch(text, line_start):
+            yield from self._at(text, line_start)
+
+    def _boxed(self, text: str) -> Iterator[_Statement]:
+        """The last box that holds a choice, with those that "or" and commas join to it."""
+        boxes = last_boxes(text).boxes
+        letters: set[str] = set()
+        first, start = None, 0
+        for box in reversed(boxes):
+            found = self._leading(_clean(box.content))
+            if first is None:
+                if not found or _is_question(text, box.end):
+                    continue
+                first = box
+                letters |= found | self._leading(
+                    _clean(text[box.start : box.end + _STATEMENT_CHARS])
+                )
+            elif found and _LINK.fullmatch(text, box.end, start):
+                letters |= found
+            else:
+                break
+            start = box.start
+        if first is not None:
+            yield _Statement(first.start, first.end, frozenset(letters))
+
+    def _at(self, text: str, start: int, *, until: int | None = None) -> Iterator[_Statement]:
+        """The statement that begins at `start`, where it names a choice and asks nothing."""
+        end = min(len(text), start + _STATEMENT_CHARS) if until is None else until
+        letters = self._leading(_clean(text[start:end]))
+        place = self._alone.search(text, start, end)
+        if letters and place and not _is_question(text, place.end()):
+            yield _Statement(place.start(), place.end(), letters)
+
+    def _leading(self, statement: str) -> frozenset[str]:
+        """The letters that a cleaned statement begins with."""
+        filled = _FILLING.match(statement)
+        position = filled.end() if filled else 0
+        match = self._first.match(statement, position)
+        if match is None or not self._is_letter(statement, match):
+            return frozenset()
+        letters = {match.group(1).upper()}
+        while (joint := _SEPARATOR.match(statement, match.end())) is not None:
+            match = self._first.match(statement, joint.end())
+            if match is None or not self._is_letter(statement, match):
+                break
+            if _VERB.match(statement, match.end()):
+                break
+            if joint["comma"] and not _ENDS.match(statement, match.end()):
+                break
+            letters.add(match.group(1).upper())
+        return frozenset(letters)
+
+    def _is_letter(self, statement: str, match: re.Match[str]) -> bool:
+        """Whether it is a choice and no part of a formula, no article and no pronoun."""
+        end = match.end()
+        if match.group().endswith((")", "]")):
+            return True
+        if _IN_FORMULA.match(statement, end):
+            return False
+        return match.group(1) not in "AaIi" or _WORD.match(statement, end) is None
+
+    def _named(self, text: str) -> set[str]:
+        """Without a statement: the last letter with a bracket or a full stop, else the letters of the last line."""
+        labelled = [
+            match for match in self._labelled.finditer(text) if not self._is_denied(text, match)
+        ]
+        if labelled:
+            start = labelled[-1].start()
+            line = text.rfind("\n", 0, start) + 1
+            for earlier in reversed(labelled[:-1]):
+                if earlier.start() == line:
+                    start = line
+                    break
+                between = text[earlier.end() : start]
+                if not (_LINK.fullmatch(between) and _CONNECTIVE.search(between)):
+                    break
+                start = earlier.start()
+            return set(self._leading(_clean(text[start : start + _STATEMENT_CHARS])))
+        start = text.rfind("\n") + 1
+        line = _COMMAND.sub(" ", text[start:])
+        return {
+            match.group(1).upper()
+            for match in self._alone.finditer(line)
+            if self._is_letter(line, match) and not self._is_denied(line, match)
+        }
+
+    def _is_denied(self, text: str, match: re.Match[str]) -> bool:
+        before = text[max(0, match.start() - _BEFORE_CHARS) : match.start()]
+        return bool(_DENIED.search(before) or _IS_WRONG.match(text, match.end()))
+
+
+def _clean(statement: str) -> str:
+    """Without LaTeX commands, emphasis and marks, which would hide a letter."""
+    return _MARKS.sub("", _COMMAND.sub(" ", statement))
+
+
+def _past_marks(text: str, start: int) -> int:
+    while start < len(text) and text[start] in "*$)\"'} ":
+        start += 1
+    return start
+
+
+def _is_question(text: str, start: int) -> bool:
+    """Whether the sentence that goes on at `start` asks."""
+    end = _SENTENCE_END.search(text, start)
+    return end is not None and end.group() == "?"
