@@ -5,6 +5,7 @@
     attention                 4 L Q FLOPs forward for each pair of a token and one before it, twice that backward
     one token of R rows       the larger of reading the weights once and 2 R P FLOPs; and for each layer the time of
                               OPERATIONS calls
+    a completion              the time of ROW_CALLS calls when it is generated, and again when it is trained
 
 Every completion is taken at its limit, so these are upper ends for a policy that stops earlier.
 """
@@ -17,6 +18,9 @@ from rlvr.planner.setup import Setup
 # Kernels that transformers calls in one decoder layer for one token, and Python between them, in units of a small
 # product's time.
 OPERATIONS = 60
+# What Python does for one completion, in the same units: its request, verdict and record; its place in a batch. It is
+# most of a tiny model's step, and nothing of a large one's.
+ROW_CALLS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,7 @@ def pace_of(setup: Setup, speed: Speed) -> Pace:
     generation_s = decode_s(setup, speed, rows=rows, prompts=setup.prompts_per_step)
     per_token = pass_flops(setup) * learner_tokens + attention_flops(setup) * rows
     training_s = per_token / (speed.flops * speed.attained * setup.num_learners)
+    training_s += rows * ROW_CALLS * speed.call_s
     evaluated = setup.num_eval_completions
     total_s = setup.num_steps * (generation_s + training_s)
     if evaluated:
@@ -89,4 +94,5 @@ def decode_s(setup: Setup, speed: Speed, *, rows: int, prompts: int) -> float:
     prefill = (
         2 * prompts * lengths.prompt_mean * model.num_multiplied / (speed.flops * speed.attained)
     )
-    return prefill + waves * lengths.completion * token_s
+    handling = rows * ROW_CALLS * speed.call_s
+    return prefill + waves * lengths.completion * token_s + handling

@@ -221,6 +221,13 @@ def test_decoding_reads_the_weights_once_a_token_or_multiplies() -> None:
     assert decode_s(SETUP, busy, rows=8, prompts=4) == pytest.approx(prefill + 4 * 8.0)
 
 
+def test_a_tiny_models_time_is_that_of_calls() -> None:
+    """4 tokens through 3 layers of 60 operations, and 100 calls' time for each completion, twice when it is trained."""
+    slow = Speed(flops=1e30, bytes=1e30, call_s=0.001, attained=0.5)
+    assert decode_s(SETUP, slow, rows=8, prompts=4) == pytest.approx(4 * 3 * 0.06 + 8 * 0.1)
+    assert pace_of(SETUP, slow).training_s == pytest.approx(SETUP.rows_per_step * 0.1)
+
+
 def test_the_run_is_its_steps_its_evaluations_and_its_cold_start() -> None:
     speed = Speed(flops=1e6, bytes=1e6, call_s=1e-6, attained=0.5)
     plain = pace_of(SETUP, speed)

@@ -143,7 +143,9 @@ class VllmCore:
                 return f"vLLM's process {process.pid} is gone (killed, or out of memory); start the engine anew"
             if state == psutil.STATUS_STOPPED:
                 return f"vLLM's process {process.pid} is stopped (SIGSTOP) and answers nothing"
-        return "vLLM's core has died; its log says why" if self._llm.errored else ""
+        if not self._llm.errored:
+            return ""
+        return f"vLLM's core has died (killed, out of memory, or: {last_errors() or 'its log says why'})"
 
     def memory_bytes(self) -> int:
         """Resident memory of vLLM's processes together (pages that they share count in each)."""
