@@ -19,7 +19,7 @@ quickstart: $(VENV)/.base
 	$(BIN)/rlvr train quickstart
 
 test: $(VENV)/.full
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image"
 
 lint: $(VENV)/.full
 	$(BIN)/ruff format .

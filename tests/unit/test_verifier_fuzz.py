@@ -1,5 +1,5 @@
 """Random completions and references for each verifier: no exception, no hang, the same verdict twice, a gold answer
-passes, and one changed number fails. The same cases in every run; `slow` has more of them, and others each time.
+passes, and one changed number fails. The same cases in every run; `pytest -m fuzz` has more, and others each time.
 """
 
 import json
@@ -198,13 +198,13 @@ def test_an_expression_passes_and_another_target_or_number_does_not(
     assert not verdict_of(COUNTDOWN, other, f"<answer>{text}</answer>").passed
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", sorted(LONGER_TESTS))
 def test_more_cases_and_other_ones(name: str) -> None:
     LONGER_TESTS[name]()
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("verifier", VERIFIERS)
 def test_more_references_are_accepted_or_refused(verifier: Any) -> None:
     @cases(120 * LONGER, JSON, TEXTS)
