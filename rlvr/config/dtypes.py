@@ -41,15 +41,12 @@ def with_dtypes(recipe: Recipe, *, learner: LearnerDtype) -> Recipe:
 def with_stored_dtypes(loaded: LoadedRecipe, stored: Recipe) -> LoadedRecipe:
     """The recipe of a run that goes on: where it says `auto`, the choice that was made when the run started."""
     recipe = loaded.recipe
-    is_auto = (
-        recipe.learner.dtype is LearnerDtype.AUTO,
-        recipe.rollout.engine_dtype is EngineDtype.AUTO,
-    )
-    kept = _with(
-        recipe,
-        learner=stored.learner.dtype if is_auto[0] else recipe.learner.dtype,
-        engine=stored.rollout.engine_dtype if is_auto[1] else recipe.rollout.engine_dtype,
-    )
+    learner, engine = recipe.learner.dtype, recipe.rollout.engine_dtype
+    if learner is LearnerDtype.AUTO:
+        learner = stored.learner.dtype
+    if engine is EngineDtype.AUTO:
+        engine = stored.rollout.engine_dtype
+    kept = _with(recipe, learner=learner, engine=engine)
     return with_choice(loaded, kept, reason="auto: chosen when the run started")
 
 

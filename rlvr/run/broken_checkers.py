@@ -51,7 +51,7 @@ class CheckerWatch:
     Args:
         tell: writes an event with its fields.
         max_error_rate: never below it is a checker called broken.
-        patience_steps: so many broken steps in a row end the run.
+        patience_steps: how many consecutive broken steps end the run.
     """
 
     def __init__(

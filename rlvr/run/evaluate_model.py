@@ -44,7 +44,7 @@ def evaluate_model(
     """Rows (metric, value, interval) of each evaluation set.
 
     Args:
-        activity: told what is being done.
+        activity: shows the progress of loading and evaluation.
         model: anything `model.path` takes, or a run directory (its newest whole checkpoint), or a checkpoint in one.
         recipe: default is the recipe of the run.
         prompts: a source in place of `data.eval`; columns and verifier are those of the first evaluation set.

@@ -42,7 +42,7 @@ async def evaluate(
 
     Unjudged rollouts (verifier errors) leave numerator and denominator and are counted in `error_rate`.
 
-    Args: activity: told of the evaluation, and of each prompt that is done.
+    Args: activity: shows the evaluation and counts its finished prompts.
     """
     if activity is not None:
         activity.begin(f"evaluating {name}: prompts", total=len(prompts))

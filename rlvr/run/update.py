@@ -96,7 +96,7 @@ class Updater:
         activity: Activity,
     ) -> None:
         """Args:
-        activity: told what the step is doing.
+        activity: shows which part of the step is running.
         may_overlap: the learner may work while the engine generates; False where they share tensors, and streaming
             then begins after the last group.
         """

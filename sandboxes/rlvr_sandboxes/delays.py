@@ -27,7 +27,7 @@ def longest_s(wall_s: float) -> float:
 
 
 class Delays:
-    """The clock of one run; `sample` at its pace. is_known: the kernel told something."""
+    """The clock of one run; `sample` at its pace. is_known: whether the kernel reported any schedule statistics."""
 
     def __init__(self, list_pids: Callable[[], Iterable[int]], start: float, wall_s: float) -> None:
         self._list_pids = list_pids
@@ -69,7 +69,7 @@ class Delays:
             before = self._seen.get(task, _Task(0.0, 0.0))
             used, waited = max(0.0, cpu_s - before.cpu_s), max(0.0, delay_s - before.delay_s)
             if is_ready:
-                # a wait that lasts is told when it ends; until then it may be all that is left of the time
+                # the kernel adds a wait only when it ends; one still under way may account for all the missing time
                 under_way = max(under_way, passed - used - waited)
             lost = max(lost, waited)
             self.cpu_s += used

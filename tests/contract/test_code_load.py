@@ -40,7 +40,7 @@ KINDS = {"stdio": STDIO, "literals": LITERALS, "two_boxes": BOXED}
 
 @contextlib.contextmanager
 def busy(count: int) -> Generator[None]:
-    """Within it, so many processes want a core all the time."""
+    """Keeps this number of processes busy on the cores."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -118,7 +118,7 @@ from rlvr.plugin import verifier
 
 @verifier(version="1")
 def lazy(text: str, reference: str) -> bool:
-    """Imports on first use what takes longer than the deadline, and hangs where it is told to."""
+    """A first-use import longer than the deadline, and a hang for completions that ask for one."""
     import sys
     sys.path.insert(0, {folder!r})
     import heavy_part_one, heavy_part_two

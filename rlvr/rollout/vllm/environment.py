@@ -178,8 +178,10 @@ def has_compiler() -> bool:
 
 
 def require_libraries(name: str = "libnuma.so.1") -> None:
-    """Raises ConfigError where a library that vLLM on a CPU is linked with is missing; vLLM itself says only that its
-    core did not start."""
+    """Loads a library that CPU vLLM is linked with; without it vLLM says only that its core did not start.
+
+    Raises: ConfigError that names the package to install.
+    """
     try:
         ctypes.CDLL(name)
     except OSError as error:
