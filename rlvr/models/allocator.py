@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep the memory that tensors free, for the next ones; settings that the user made stay.
 
     By default big blocks go back to the kernel, and are faulted in again at every step: 1.5 million page faults and a
-    third of a step of a 135M model. One arena: what the engine's thread frees, the learner's can take (a process of
+    quarter of a step of a 135M model. One arena: what the engine's thread frees, the learner's can take (a process of
     5.1 GiB came to 4.5 GiB, at the same speed). Each process needs it for itself: call it early in its life. Does
     nothing where the C library is another one.
     """

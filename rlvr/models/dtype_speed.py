@@ -62,12 +62,14 @@ class DtypeSpeeds:
         )
 
 
-def measure_dtypes(model: PreTrainedModel, device: torch.device) -> DtypeSpeeds:
-    """The speeds of a model's largest linear layers on a device; weights may be on any device, or on none (meta).
+def measure_dtypes(model: PreTrainedModel, device: torch.device | None = None) -> DtypeSpeeds:
+    """The speeds of a model's largest linear layers; takes a fraction of a second and changes no random state.
 
-    Takes a fraction of a second, changes no random state, and uses torch's present number of threads.
+    Uses torch's present number of threads.
+
+    Args: device: where they are timed; None is the model's own. An outline on the meta device needs one.
     """
-    return measure_shapes(linear_shapes(model), device)
+    return measure_shapes(linear_shapes(model), device or next(model.parameters()).device)
 
 
 def measure_shapes(shapes: Sequence[Shape], device: torch.device) -> DtypeSpeeds:

@@ -142,8 +142,7 @@ async def _here(
 ) -> AsyncIterator[tuple[RolloutEngine, CompletionJudge, PolicyText]]:
     """Within it, this process generates and judges."""
     policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
-    device = next(policy.model.parameters()).device
-    choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(policy.model, device))
+    choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(policy.model))
     recipe = recipe if choice is None else choice.recipe
     data.limit_prompts(partial(is_too_long, text=policy.text, recipe=recipe))
     engine = build_engine(recipe, policy=policy)

@@ -59,8 +59,7 @@ class LocalBackend:
     def measure_dtypes(self) -> DtypeSpeeds:
         """In this process, on the policy's device."""
         assert self._policy is not None  # `conduct` opens first
-        model = self._policy.model
-        return measure_dtypes(model, next(model.parameters()).device)
+        return measure_dtypes(self._policy.model)
 
     def use(self, recipe: Recipe) -> None:
         """From now on this recipe."""

@@ -71,8 +71,7 @@ class LearnerActor:
     def measure_dtypes(self) -> DtypeSpeeds:
         """Which arithmetic is the faster one in this process, on the policy's device."""
         assert self._policy is not None  # the handle opens first
-        model = self._policy.model
-        return measure_dtypes(model, next(model.parameters()).device)
+        return measure_dtypes(self._policy.model)
 
     def start(
         self, recipe: Recipe, faults: str, reference_folder: str, checkpoint: str | None
