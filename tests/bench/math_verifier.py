@@ -85,7 +85,7 @@ def _tuple(rng: random.Random) -> Pair:
 
 
 def _set(rng: random.Random) -> Pair:
-    a, b, c = sorted(rng.sample(range(-500, 500), 3))
+    a, b, c = sorted(rng.sample(range(-99, 100), 3))  # "145,316,499" would be a number
     return f"{a},{b},{c}", f"\\{{{c}, {a}, {b}\\}}", f"{a},{b},{c + 1}"
 
 

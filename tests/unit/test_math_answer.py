@@ -57,7 +57,7 @@ def test_easy_answers_are_settled_in_the_parent(
     verdict = prejudge(reference, f"\\boxed{{{answer}}}")
     assert verdict is not None
     assert verdict.details == {"gold_type": gold_type, "origin": "box", "method": method}
-    assert (verdict.extracted, verdict.verifier) == (answer, "math@2")
+    assert (verdict.extracted, verdict.verifier) == (answer, "math@3")
 
 
 def test_what_the_parent_settles_the_worker_settles_alike() -> None:

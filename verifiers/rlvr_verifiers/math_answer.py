@@ -78,7 +78,7 @@ class MathVerifier:
     """Compares the last `\\boxed{}` (else `#### x`, `Final answer: x`, `the answer is x`) with the gold answer."""
 
     name: ClassVar[str] = "math"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     execution: ClassVar[Execution] = Execution.PROCESS
     Config: ClassVar[type[BaseModel]] = MathConfig
 

@@ -57,8 +57,13 @@ _TAKES_BACK = re.compile(
     r"|(?P<at_once>\A[\s$*)\]]*(?:is|was)\s+(?:wrong|incorrect|not\s+(?:right|correct))\b)",
     re.IGNORECASE,
 )
+_LOOKS_AGAIN = (  # "let me recheck. It should be 13": a value that is stated as due, not one on the way
+    r"let(?:['\u2019]s|\s+me)\s+(?:just\s+)?(?:re-?check|re-?compute|re-?calculate|reconsider|re-?do|re-?verify|double[\s-]?check|check|verify|count"
+    r"|compute|calculate|think)(?:\s+\w+){0,3}[\s.!:;,\u2026\u2014-]{1,8}(?:(?:so|then|actually)\b,?\s+)?"
+    rf"(?=(?:it|that|this|(?:the|my)\s+(?:{_TRUE}\s+)?{_QUANTITY})\s+(?:should|must)\b)"
+)
 _AMENDS = re.compile(
-    rf"(?:\A|(?<=[.!?;:\n,(\u2014\u2013])){_GAP}(?:(?:{_INTERJECTION}\b{_GAP}){{1,4}}|(?=i\s+(?:now\s+)?(?:think|believe|guess)\b))"
+    rf"(?:\A|(?<=[.!?;:\n,(\u2014\u2013])){_GAP}(?:(?:{_INTERJECTION}\b{_GAP}){{1,4}}(?:{_LOOKS_AGAIN})?|(?=i\s+(?:now\s+)?(?:think|believe|guess)\b))"
     rf"(?:(?:so|then|i\s+(?:now\s+)?(?:think|believe|guess)|that(?=\s+(?:it|this|the)\b)|now)\s+){{0,3}}(?P<said>(?:it|that|this|(?:the|my)\s+{_TRUE}\s+{_QUANTITY})\s*(?:['\u2019]s|is|was|should|must)\b"
     rf"|(?:the|my)\s+{_QUANTITY}\s+(?:should|must)\b"
     r"|(?:make\s+(?:it|that)|i\s+meant)\b)|\bcorrection\s*(?P<label>:)(?=\s)",
@@ -96,7 +101,7 @@ _OTHER = re.compile(r"\s+be\s+(?:negative|positive|doubled|halved|twice|half)\b"
 _AFFIRMS = re.compile(
     rf"\b(?:it|that|this|everything|(?:the|my)\s+(?:(?:first|original|previous|above|boxed|initial)\s+)?{_QUANTITY})"
     r"(?:\s*['\u2019]s|\s+(?:is|was))\s+(?:(?:indeed|actually|still|in\s+fact|all|quite)\s+)?(?:right|correct|fine|okay|ok|valid)\b"
-    r"|\b(?:right|correct)\s+after\s+all\b|\bno\s+(?:mistake|error)\b",
+    r"|\band\s+(?:it|that|this|so)\s+(?:is|does|it\s+is)\b(?=\s*[.!,;])|\b(?:right|correct)\s+after\s+all\b|\bno\s+(?:mistake|error)\b",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(

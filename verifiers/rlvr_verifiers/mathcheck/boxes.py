@@ -53,7 +53,7 @@ def last_boxes(text: str) -> Boxes:
     if not found:
         return Boxes((), bool(still_open))
     last = found[-1]
-    is_open = any(
+    is_open = bool(still_open) and any(
         begin > last[0] or text.find("\n", begin, last[0]) < 0 for begin in still_open[-_MAX_BOXES:]
     )
     boxes = tuple(Box(begin, end, _clean(text[inner:close])) for begin, inner, close, end in found)

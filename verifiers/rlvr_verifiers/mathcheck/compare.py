@@ -190,11 +190,15 @@ def _with_readable(answer: Answer) -> tuple[Answer, bool]:
     A gold that nothing reads is compared as text.
     """
     readings = answer.readings
+    if len(readings) == 1 and isinstance(readings[0], Number):
+        return answer, True
     if isinstance(readings[0] if readings else None, Parts):
         # "-3,0" is a list of two; "1,22" may be a decimal
         readings = tuple(r for r in readings if not isinstance(r, Number) or r.decimals > 1)
     kept = tuple(r for r in readings if not isinstance(r, Formula) or _parses(r))
-    return (replace(answer, readings=kept), True) if kept else (answer, False)
+    if not kept:
+        return answer, False
+    return (answer if len(kept) == len(answer.readings) else replace(answer, readings=kept)), True
 
 
 def _is_text(text: str) -> bool:

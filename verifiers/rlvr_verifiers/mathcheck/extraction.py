@@ -33,6 +33,12 @@ _BREAK = re.compile(
     r"[.!?](?:\s|$)|\n\s*\n|\b(?:but|wait|actually|instead|no|correct(?:ion|ed)?|so|hence|thus|therefore)\b|=\s*\$?$",
     re.IGNORECASE,
 )
+_PART = r"(?:root|solution|zero|value|intercept|number|integer)"
+_NEXT_PART = re.compile(  # "\n\nSecond root: " between two boxes
+    rf"[\s$.*;,\\)\]]{{0,12}}\n[\s*#>-]{{0,8}}(?:and\s+)?(?:the\s+)?(?:(?:second|third|fourth|fifth|other|last)\s+{_PART}"
+    rf"|{_PART}\s+(?:[2-9]|two|three|four|five))[\s*]{{0,4}}(?:is|:|=)[\s$*]{{0,6}}(?:[A-Za-z](?:_\{{?\d\}}?)?\s?=[\s$]{{0,4}})?",
+    re.IGNORECASE,
+)
 _FILLING = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|quad|qquad|square|Box|ldots|dots|cdots|phantom|hspace|underline)\b"
     r"|[\s{}\[\]<>()$*_.…?~\\:!-]"
@@ -221,12 +227,16 @@ def _joined(body: str, boxes: tuple[Box, ...]) -> list[Box]:
 
 
 def _of_one_sentence(body: str, boxes: tuple[Box, ...]) -> list[Box]:
-    """The last boxes that stand in one sentence, with nothing in between that takes an earlier one back."""
+    """The last boxes of one sentence, or on lines such as "Second root: ", with nothing in between that takes one back."""
     joined = [boxes[-1]]
     for earlier in reversed(boxes[:-1]):
         between = body[earlier.end : joined[0].start]
         is_apart = len(between) > _MAX_APART_CHARS or _BREAK.search(between) is not None
-        if is_apart and not _is_link(between):
+        if (
+            is_apart
+            and not _is_link(between)
+            and not _NEXT_PART.fullmatch(between[:_MAX_LINK_CHARS])
+        ):
             break
         joined.insert(0, earlier)
     return joined

@@ -45,6 +45,8 @@ def line(text: str, reader: Reader) -> list[Reading] | None:
 
 def with_parameter(gold: Parts, answer: Parts) -> Parts | None:
     """The answer with the gold's letter for its parameter; None where either has none, or both the same."""
+    if not (any(map(_is_formula, gold.items)) and any(map(_is_formula, answer.items))):
+        return None
     from .nodes import Var, substituted, variables
 
     exprs = [[_expr(item) for item in side.items] for side in (gold, answer)]
@@ -63,6 +65,10 @@ def with_parameter(gold: Parts, answer: Parts) -> Parts | None:
         if expr is not None
     )
     return Parts(answer.group, items)
+
+
+def _is_formula(item: Answer) -> bool:
+    return not (item.readings and isinstance(item.readings[0], Number))
 
 
 def _expr(answer: Answer) -> "Expr | None":

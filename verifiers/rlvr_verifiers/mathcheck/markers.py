@@ -97,6 +97,7 @@ _FORMULA = re.compile(r"\\\(\s*(.+?)\s*\\\)|\\\[\s*(.+?)\s*\\\]", re.DOTALL)
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?![\w.]*\w)")
 _IS = re.compile(r".*\b(?:is|are|equals)\s+(?=[^\s]*[\d\\$])", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```(?:text|txt|plaintext|latex|tex|math)?[ \t]*\n(?P<inner>[^`\n]+)\n\s*```")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 
 
@@ -150,6 +151,8 @@ def whole_text(text: str) -> Marked | None:
     True
     """
     text = text.strip()
+    if fenced := _FENCED.fullmatch(text):
+        text = fenced["inner"].strip()
     if not text or len(text) > _MAX_SENTENCE_CHARS:
         return None
     if len(text) <= _MAX_BARE_CHARS and "\n" not in text and _is_bare(text):

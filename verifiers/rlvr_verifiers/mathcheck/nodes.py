@@ -193,7 +193,8 @@ def walk(expr: Expr) -> Iterator[Expr]:
     while stack:
         node = stack.pop()
         yield node
-        stack.extend(node.parts)
+        if parts := node.parts:
+            stack.extend(parts)
 
 
 def variables(expr: Expr) -> frozenset[str]:

@@ -63,7 +63,10 @@ def _may_be_one(gold: Parts, answer: Parts) -> bool:
 
 def _named(item: Answer) -> str:
     """The name of a part such as `x = 3`; "" for one without a name."""
-    return next((r.name for r in item.readings if isinstance(r, Named) and not r.arguments), "")
+    for reading in item.readings:
+        if isinstance(reading, Named) and not reading.arguments:
+            return reading.name
+    return ""
 
 
 def _names(parts: Parts) -> tuple[str, ...]:

@@ -326,19 +326,30 @@ def _dollars(text: str) -> str:
     return re.sub(r"(?<!\\)\$", " ", text)
 
 
-_PAIRS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ("__", "__"),
-    ('"', '"'),
-)  # fmt: skip
-_WRAPPERS = (
-    "\\boxed",
-    "\\fbox",
-    "\\text",
-    "\\mathbf",
-    "\\boldsymbol",
-    "\\bm",
-    "\\mathit",
-    "\\displaystyle",
+_PAIRS = {  # of the character that ends them
+    "$": (("$$", "$$"), ("$", "$")),
+    ")": (("\\(", "\\)"),),
+    "]": (("\\[", "\\]"),),
+    "*": (("**", "**"),),
+    "`": (("`", "`"),),
+    "_": (("__", "__"),),
+    '"': (('"', '"'),),
+}
+_WRAPPERS = tuple(
+    command + "{"
+    for command in (
+        "",
+        "\\boxed",
+        "\\fbox",
+        "\\text",
+        "\\mathbf",
+        "\\boldsymbol",
+        "\\bm",
+        "\\mathit",
+        "\\displaystyle",
+    )
 )
+_BRACE = re.compile(r"(?<!\\)[{}]")
 
 
 def _peel(text: str) -> str:
@@ -350,11 +361,14 @@ def _peel(text: str) -> str:
             text = _REPEATING.sub(r"\1\\overline{\2}", text)
         while text and text[-1] in ".,;:" and not text.endswith(("\\,", "\\;", "\\:")):
             text = text[:-1].rstrip()
-        if text.endswith("\\"):
+        if not text:
+            break
+        if text[-1] == "\\":
             text = text.rstrip("\\").rstrip()
         if text.startswith((",", ";", ":")):
             text = text[1:].lstrip()
-        for opening, closing in _PAIRS:
+        last = text[-1:]
+        for opening, closing in _PAIRS.get(last, ()):
             inner = text[len(opening) : -len(closing)]
             if (
                 len(text) > len(opening) + len(closing)
@@ -365,11 +379,10 @@ def _peel(text: str) -> str:
             ):
                 text = inner
                 break
-        if text.endswith("}"):
-            for wrapper in ("", *_WRAPPERS):
-                if text.startswith(wrapper + "{") and _closes_at_end(text, len(wrapper)):
-                    text = text[len(wrapper) + 1 : -1]
-                    break
+        if text.endswith("}") and text.startswith(_WRAPPERS):
+            start = text.index("{")
+            if _closes_at_end(text, start):
+                text = text[start + 1 : -1]
         if text == before:
             break
     return text
@@ -383,15 +396,8 @@ def _closes_at_end(text: str, start: int) -> bool:
 def _closing(text: str, start: int) -> int:
     """Where the brace at `start` is closed; -1 when it is not."""
     depth = 0
-    previous = ""
-    for index in range(start, len(text)):
-        character = text[index]
-        if previous != "\\":
-            if character == "{":
-                depth += 1
-            elif character == "}":
-                depth -= 1
-                if depth == 0:
-                    return index
-        previous = character
+    for match in _BRACE.finditer(text, start):
+        depth += 1 if match[0] == "{" else -1
+        if depth == 0:
+            return match.start()
     return -1
