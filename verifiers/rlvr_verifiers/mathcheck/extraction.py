@@ -227,7 +227,7 @@ def _joined(body: str, boxes: tuple[Box, ...]) -> list[Box]:
 
 
 def _of_one_sentence(body: str, boxes: tuple[Box, ...]) -> list[Box]:
-    """The last boxes of one sentence, or on lines such as "Second root: ", with nothing in between that takes one back."""
+    """The last boxes of a sentence, or on lines like "Second root: ", with nothing between that takes one back."""
     joined = [boxes[-1]]
     for earlier in reversed(boxes[:-1]):
         between = body[earlier.end : joined[0].start]

@@ -381,16 +381,11 @@ def _peel(text: str) -> str:
                 break
         if text.endswith("}") and text.startswith(_WRAPPERS):
             start = text.index("{")
-            if _closes_at_end(text, start):
+            if _closing(text, start) == len(text) - 1:
                 text = text[start + 1 : -1]
         if text == before:
             break
     return text
-
-
-def _closes_at_end(text: str, start: int) -> bool:
-    """Whether the brace at `start` is closed by the last character."""
-    return _closing(text, start) == len(text) - 1
 
 
 def _closing(text: str, start: int) -> int:
