@@ -12,15 +12,17 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlvr.errors import PluginError
 from rlvr.plugin import FunctionVerifier, VerifierContext
@@ -28,6 +30,9 @@ from rlvr.protocols import Sandbox, Verifier
 
 VERIFIERS = "rlvr.verifiers"
 SANDBOXES = "rlvr.sandboxes"
+LOSSES = "rlvr.losses"
+ADVANTAGES = "rlvr.advantages"
+_KINDS = {VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage"}
 _CONTRACTS = {
     VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
     SANDBOXES: (
@@ -101,7 +106,7 @@ def find(group: str, name: str) -> PluginSource:
     entries = {entry.name: entry for entry in list_plugins(group)}
     if name in entries:
         return PluginSource(group=group, name=name, target=entries[name].target)
-    kind = group.rpartition(".")[2].removesuffix("s").replace("sandboxe", "sandbox")
+    kind = _KINDS[group]
     close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise PluginError(
@@ -128,6 +133,58 @@ def load(source: PluginSource) -> Any:
 
     Raises: PluginError that names the distribution, its version and the entry point.
     """
+    loaded = _imported(source)
+    if isinstance(loaded, FunctionVerifier):
+        return loaded.as_class()
+    if not isinstance(loaded, type):
+        raise PluginError(
+            f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a plugin is a class, or for a "
+            "verifier a function decorated with @rlvr.plugin.verifier(version=...)"
+        )
+    return loaded
+
+
+def build_function(group: str, name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function of a plugin with its settings bound; they are its keyword-only parameters.
+
+    Args:
+        group: `LOSSES` or `ADVANTAGES`.
+
+    Raises: PluginError when it is no function, or the settings are not its own.
+    """
+    source = find(group, name)
+    loaded = _imported(source)
+    what = f"{_KINDS[group]} {name!r} ({_origin(source)})"
+    if not callable(loaded):
+        raise PluginError(f"{what} is a {type(loaded).__name__} and not a function")
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(loaded).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            has_default = parameter.default is not inspect.Parameter.empty
+            annotation = _setting_type(parameter)
+            fields[parameter.name] = (annotation, parameter.default if has_default else ...)
+    config = create_model("Settings", __config__=ConfigDict(extra="forbid"), **fields)
+    try:
+        values = config(**settings)
+    except ValidationError as error:
+        raise PluginError(f"settings of {what}: {_bad_settings(config, error)}") from error
+    return partial(loaded, **{key: getattr(values, key) for key in fields})
+
+
+def _setting_type(parameter: inspect.Parameter) -> Any:
+    """The type of a setting; that of its default where its annotation cannot be read."""
+    annotation: Any = parameter.annotation
+    if annotation is not inspect.Parameter.empty and not isinstance(annotation, str):
+        return annotation
+    known: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
+    default = cast(object, parameter.default)
+    is_known = default is not inspect.Parameter.empty and default is not None
+    of_default: Any = type(default) if is_known else Any
+    return known.get(str(annotation), of_default)
+
+
+def _imported(source: PluginSource) -> Any:
+    """The attribute that a plugin's target names."""
     module_name, _, attribute = source.target.rpartition(":")
     try:
         if source.source:
@@ -142,13 +199,6 @@ def load(source: PluginSource) -> Any:
             f"plugin {source.name!r} ({_origin(source)}) failed to load: {type(error).__name__}: {error}; "
             f"try `python -c 'import {module_name.removesuffix('.py')}'` to see its traceback"
         ) from error
-    if isinstance(loaded, FunctionVerifier):
-        return loaded.as_class()
-    if not isinstance(loaded, type):
-        raise PluginError(
-            f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a plugin is a class, or for a "
-            "verifier a function decorated with @rlvr.plugin.verifier(version=...)"
-        )
     return loaded
 
 
@@ -185,14 +235,17 @@ def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any
     try:
         return loaded.Config(**settings)
     except ValidationError as error:
-        known = ", ".join(loaded.Config.model_fields) or "none"
-        problems = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})"
-            for e in error.errors()
-        )
-        raise PluginError(
-            f"settings of {kind.lower()} {source.name!r}: {problems}. It knows: {known}"
-        ) from error
+        problems = _bad_settings(loaded.Config, error)
+        raise PluginError(f"settings of {kind.lower()} {source.name!r}: {problems}") from error
+
+
+def _bad_settings(config: type[BaseModel], error: ValidationError) -> str:
+    known = ", ".join(config.model_fields) or "none"
+    problems = "; ".join(
+        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})"
+        for e in error.errors()
+    )
+    return f"{problems}. It knows: {known}"
 
 
 def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:

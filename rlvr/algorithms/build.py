@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, assert_never, runtime_checkable
+from typing import Any, Protocol, assert_never, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -55,11 +55,14 @@ from rlvr.config.algorithm import (
     LossConfig,
     MaxRlAdvantage,
     PassAtKAdvantage,
+    PluginAdvantage,
+    PluginLoss,
     PolicyGradientLoss,
     RlooAdvantage,
     SapoLoss,
     Weighting,
 )
+from rlvr.registry import build_function
 
 AdvantageFunction = Callable[[Sequence[GroupRewards]], list[list[float | None]]]
 
@@ -116,6 +119,8 @@ def build_advantage(config: AdvantageConfig) -> AdvantageFunction:
             )
         case GdpoAdvantage():
             return partial(gdpo_advantages, eps=config.eps)
+        case PluginAdvantage():
+            return build_function(config.GROUP, config.name, config.settings)
         case _:
             assert_never(config)
 
@@ -145,17 +150,25 @@ def build_token_loss(config: LossConfig) -> TokenLossFunction:
             )
         case PolicyGradientLoss():
             return policy_gradient
+        case PluginLoss():
+            return build_function(config.GROUP, config.name, config.settings)
         case _:
             assert_never(config)
 
 
 def is_scaled_by_advantage(config: LossConfig) -> bool:
-    """Whether a token with advantage 0 has loss and gradient 0; DPPO's squared log-ratio pulls on every token."""
+    """Whether a token with advantage 0 has loss and gradient 0; DPPO's squared log-ratio pulls on every token.
+
+    A loss of a plugin says so by an attribute `is_scaled_by_advantage`; without it, it is not assumed.
+    """
     match config:
         case ClippedLoss() | GspoLoss() | CispoLoss() | SapoLoss() | PolicyGradientLoss():
             return True
         case DppoLoss():
             return config.log_ratio_coef == 0.0
+        case PluginLoss():
+            loss: Any = build_function(config.GROUP, config.name, config.settings)
+            return bool(getattr(loss.func, "is_scaled_by_advantage", False))
         case _:
             assert_never(config)
 

@@ -5,13 +5,14 @@ Unions are told apart by `kind`; `rlvr.algorithms.build` is the one place that b
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rlvr.config.section import (
     Fraction,
     NonNegative,
+    PluginSection,
     Positive,
     PositiveInt,
     Section,
@@ -117,6 +118,27 @@ class PassAtKAdvantage(Advantage):
         return self.k + 1
 
 
+class PluginAdvantage(PluginSection, Advantage):
+    """An advantage of another package.
+
+    needs_judged: how many judged rollouts a group needs. whole_batch: whether a group's advantages depend on others.
+    """
+
+    GROUP: ClassVar[str] = "rlvr.advantages"
+    needs_judged: PositiveInt = 2
+    whole_batch: bool = True
+
+    @property
+    def min_judged(self) -> int:
+        """As stated."""
+        return self.needs_judged
+
+    @property
+    def is_per_group(self) -> bool:
+        """As stated."""
+        return not self.whole_batch
+
+
 AdvantageConfig = Annotated[
     GrpoAdvantage
     | DrGrpoAdvantage
@@ -124,7 +146,8 @@ AdvantageConfig = Annotated[
     | BatchNormAdvantage
     | MaxRlAdvantage
     | GdpoAdvantage
-    | PassAtKAdvantage,
+    | PassAtKAdvantage
+    | PluginAdvantage,
     Field(discriminator="kind"),
     kind_or_mapping("grpo"),
 ]
@@ -200,8 +223,14 @@ class PolicyGradientLoss(Section):
     kind: Literal["policy_gradient"] = "policy_gradient"
 
 
+class PluginLoss(PluginSection):
+    """A token loss of another package."""
+
+    GROUP: ClassVar[str] = "rlvr.losses"
+
+
 LossConfig = Annotated[
-    ClippedLoss | GspoLoss | CispoLoss | SapoLoss | DppoLoss | PolicyGradientLoss,
+    ClippedLoss | GspoLoss | CispoLoss | SapoLoss | DppoLoss | PolicyGradientLoss | PluginLoss,
     Field(discriminator="kind"),
     kind_or_mapping("clipped"),
 ]

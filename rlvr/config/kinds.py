@@ -4,16 +4,23 @@ A union may be written short: `advantage: rloo` is `advantage: {kind: rloo}`. An
 to it: when a higher layer (the file over the one it extends, the command line over both, all over a preset)
 sets another kind, what lower layers wrote for theirs is dropped, so that a `clip_low` meant for one loss
 never reaches another that has a key of the same name.
+
+Where a union has a plugin, `kind` may name one: `loss: {kind: "my_pkg.losses:my_loss", alpha: 0.1}` is
+`loss: {kind: plugin, name: "my_pkg.losses:my_loss", settings: {alpha: 0.1}}`.
 """
 
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 from pydantic import BaseModel, JsonValue
 
 from rlvr.config.paths import annotation_at, kinds
+from rlvr.config.section import PluginSection
 from rlvr.config.yaml_lines import Document, KeyPath, value_at
 
 KIND = "kind"
+PLUGIN = "plugin"
+_SETTINGS = "settings"
 
 
 def unfold(document: Document, *, model: type[BaseModel]) -> None:
@@ -24,6 +31,7 @@ def unfold(document: Document, *, model: type[BaseModel]) -> None:
             document.origins[(*path, KIND)] = document.origins[path]
             return {KIND: value}
         if isinstance(value, dict):
+            _unfold_plugin(document, value, path, kinds(annotation_at(model, path)))
             for key, inner in value.items():
                 value[key] = visit(inner, (*path, key))
         elif isinstance(value, list):
@@ -31,6 +39,38 @@ def unfold(document: Document, *, model: type[BaseModel]) -> None:
         return value
 
     visit(document.values, ())
+
+
+def _unfold_plugin(
+    document: Document,
+    union: dict[str, JsonValue],
+    path: KeyPath,
+    known: dict[str, type[BaseModel]],
+) -> None:
+    """Writes a kind that names a plugin as `kind: plugin`, with the other keys as its settings."""
+    section, kind = known.get(PLUGIN), union.get(KIND)
+    if section is None or not issubclass(section, PluginSection) or not isinstance(kind, str):
+        return
+    if kind not in known and _names_plugin(kind, section):
+        document.origins[(*path, "name")] = document.origins[(*path, KIND)]
+        union |= {KIND: PLUGIN, "name": kind}
+    if union[KIND] != PLUGIN:
+        return
+    for key in [key for key in union if key not in section.model_fields]:
+        settings = union.setdefault(_SETTINGS, {})
+        if not isinstance(settings, dict):
+            return  # validation says what is wrong with it
+        settings[key] = union.pop(key)
+        here = (*path, key)
+        document.origins.setdefault((*path, _SETTINGS), document.origins[here])
+        for place in [place for place in document.origins if place[: len(here)] == here]:
+            moved = (*path, _SETTINGS, *place[len(path) :])
+            document.origins[moved] = document.origins.pop(place)
+
+
+def _names_plugin(kind: str, section: type[PluginSection]) -> bool:
+    """Whether it is `package.module:function`, or the entry point of an installed package."""
+    return ":" in kind or kind in entry_points(group=section.GROUP).names
 
 
 def written_kinds(document: Document, *, model: type[BaseModel]) -> dict[KeyPath, str]:

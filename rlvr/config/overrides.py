@@ -40,6 +40,9 @@ def apply_overrides(
         problem = _apply(document, override, model)
         if problem:
             document.problems.append(Problem(origin=Origin(override=override), text=problem))
+    clear_replaced_kinds(
+        document, before, model=model
+    )  # keys of another kind are no settings of a plugin
     unfold(document, model=model)
     clear_replaced_kinds(document, before, model=model)
 

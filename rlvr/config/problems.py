@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from rlvr.config.kinds import KIND
+from rlvr.config.kinds import KIND, PLUGIN
 from rlvr.config.paths import annotation_at, kinds
 from rlvr.config.suggestions import Suggestions, close, did_you_mean, listed
 from rlvr.config.yaml_lines import Document, KeyPath, Origin, Problem, dotted
@@ -155,8 +155,10 @@ class _Translator:
 
     def _wrong_kind(self, path: KeyPath, given: Any) -> Problem:
         value: object = cast(Mapping[str, object], given)[KIND]
-        options = [repr(kind) for kind in kinds(annotation_at(self.model, path[:-1]))]
+        known = kinds(annotation_at(self.model, path[:-1]))
+        options = [repr(kind) for kind in known if kind != PLUGIN]
         text = f"must be one of {listed(options, 'or')}"
+        text += ", or package.module:function" if PLUGIN in known else ""
         text += did_you_mean(close(repr(value), options))
         return self._problem(path, text + _got(value, _origin(self.document, path)))
 

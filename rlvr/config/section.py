@@ -1,8 +1,8 @@
 """What every section of the recipe is made of."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -15,6 +15,18 @@ class Section(BaseModel):
     """A part of the recipe: immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PluginSection(Section):
+    """A function of another package. In a recipe `kind` may be its name, with its settings beside it.
+
+    name: an entry point of `GROUP`, `package.module:function` or `path/file.py:function`.
+    """
+
+    GROUP: ClassVar[str]
+    kind: Literal["plugin"] = "plugin"
+    name: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
 
 def kind_or_mapping(default: str) -> BeforeValidator:

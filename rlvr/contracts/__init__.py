@@ -5,9 +5,29 @@ def test_my_verifier():
 
 def test_my_sandbox():
     assert check_sandbox(MySandbox, settings={"slots": 2}) == []
+
+def test_my_loss():
+    assert check_loss(my_loss, expected=[[-1.0, -1.8, -0.4], [1.0, 0.4, 1.8]]) == []
+
+def test_my_advantage():
+    assert check_advantage(my_advantage, expected=[([1.0, 0.0], [0.5, -0.5])]) == []
 """
+
+from typing import TYPE_CHECKING, Any
 
 from rlvr.contracts.sandboxes import check_sandbox
 from rlvr.contracts.verifiers import check_verifier
 
-__all__ = ["check_sandbox", "check_verifier"]
+if TYPE_CHECKING:
+    from rlvr.contracts.algorithms import check_advantage, check_loss
+
+__all__ = ["check_advantage", "check_loss", "check_sandbox", "check_verifier"]
+
+
+def __getattr__(name: str) -> Any:
+    """The contracts that need torch, which the others do without."""
+    if name in ("check_advantage", "check_loss"):
+        from rlvr.contracts import algorithms
+
+        return getattr(algorithms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rlvr.config.recipe import Recipe
+from rlvr.config.section import PluginSection
 from rlvr.data.load import EvalPrompts, open_eval, open_train
 from rlvr.data.order import PromptStream
 from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
-from rlvr.registry import VERIFIERS, find, load
+from rlvr.registry import VERIFIERS, build_function, find, load
 from rlvr.verify import Judge
 
 NUM_GENERATED_CHECKED = 64  # draws of an endless source whose references are checked
@@ -35,6 +36,9 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
     """
     if recipe.model.path:
         locate(recipe.model.path)
+    for plugin in (recipe.algorithm.loss, recipe.algorithm.advantage):
+        if isinstance(plugin, PluginSection):
+            build_function(plugin.GROUP, plugin.name, plugin.settings)
     for source in (*recipe.data.train, *recipe.data.eval):
         for check in source.all_checks.values():
             load(find(VERIFIERS, check.verifier))

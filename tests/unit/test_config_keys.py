@@ -36,6 +36,16 @@ KEYS: dict[str, tuple[str, ...]] = {
     "algorithm.advantage.weighting": ("token", "algorithm.advantage.kind=batch_norm"),
     "algorithm.advantage.k": ("3", "algorithm.advantage.kind=pass_at_k"),
     "algorithm.advantage.threshold": ("0.5", "algorithm.advantage.kind=pass_at_k"),
+    "algorithm.advantage.needs_judged": (
+        "3",
+        "algorithm.advantage.kind=plugin",
+        "algorithm.advantage.name=mine",
+    ),
+    "algorithm.advantage.whole_batch": (
+        "false",
+        "algorithm.advantage.kind=plugin",
+        "algorithm.advantage.name=mine",
+    ),
     "algorithm.loss.kind": ("policy_gradient",),
     "algorithm.loss.clip_low": ("0.1",),
     "algorithm.loss.clip_high": ("0.3",),
@@ -144,8 +154,11 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_key_of_these_sections_is_listed_here() -> None:
     keys = {path for path in leaf_paths(Recipe) if path.startswith(SECTIONS)}
-    # settings of the sandbox and of vLLM are theirs
-    assert keys - {"sandbox.settings", "rollout.engine_args"} == set(KEYS)
+    # settings of plugins and of vLLM are theirs, and without its name a plugin is none
+    free = {path for path in keys if path.endswith((".settings", ".name"))} | {
+        "rollout.engine_args"
+    }
+    assert keys - free == set(KEYS)
 
 
 def test_arguments_of_the_engine_reach_the_recipe_as_they_are() -> None:

@@ -17,7 +17,9 @@ data: {train: [{source: generator:sums, verifier: text_match}]}
 algorithm:
 """
 Load = Callable[..., LoadedRecipe]
-LOSSES = "'clipped', 'gspo', 'cispo', 'sapo', 'dppo' or 'policy_gradient'"
+LOSSES = (
+    "'clipped', 'gspo', 'cispo', 'sapo', 'dppo' or 'policy_gradient', or package.module:function"
+)
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ def test_a_problem_inside_a_union_names_the_key_as_it_is_written(
     ("override", "message"),
     [
         ("algorithm.advantage=rlo", "algorithm.advantage.kind: must be one of 'grpo', 'dr_grpo', "
-         "'rloo', 'batch_norm', 'maxrl', 'gdpo' or 'pass_at_k'; did you mean 'rloo'?"),
+         "'rloo', 'batch_norm', 'maxrl', 'gdpo' or 'pass_at_k', or package.module:function; did you mean 'rloo'?"),
         ("algorithm.loss.kind=sappo", f"must be one of {LOSSES}; did you mean 'sapo'?"),
         ("algorithm.loss.ratio_max=3", "not a key of kind clipped (the default), but of kind cispo; "
          "remove it, or set algorithm.loss.kind=cispo"),
