@@ -1,6 +1,7 @@
 # make setup       everything that runs on this machine, into .venv (again only when the lock changes)
 # make quickstart  trains for real, on a CPU, in minutes
 # make test        the tests
+# make check       format, lint, types, layout: what a commit must pass
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer)
 # PIP_FLAGS=...       more flags for pip, for example an index with CPU builds of torch
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test lint types golden bench clean cuda-libraries
+.PHONY: setup quickstart test check lint types golden bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -20,6 +21,13 @@ quickstart: $(VENV)/.base
 
 test: $(VENV)/.full
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image"
+
+check: $(VENV)/.full
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tests/layout.py
+	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/lint-imports
+	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/pyright
 
 lint: $(VENV)/.full
 	$(BIN)/ruff format .
@@ -31,7 +39,7 @@ types: $(VENV)/.full
 	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/pyright
 
 golden: $(VENV)/.full
-	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_recipes.py
+	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_recipes.py tests/unit/test_config_presets.py
 
 bench: $(VENV)/.full
 	$(BIN)/python tests/bench/against_trl.py
