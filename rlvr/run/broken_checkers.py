@@ -61,9 +61,13 @@ class CheckerWatch:
         self._least = max(NEARLY_ALL, max_error_rate)
         self._patience = patience_steps
         self._num_steps: Counter[str] = Counter()
+        self._num_completions = 0
+        self._has_judged = False
 
     def observe(self, step: int, groups: Sequence[Group]) -> VerifierError | None:
         """Tells of the step's broken checkers. Returns the error that ends the run, once patience is over."""
+        self._num_completions += sum(len(group.rollouts) for group in groups)
+        self._has_judged = self._has_judged or any(map(_is_any_judged, groups))
         found = [broken for broken in broken_checkers(groups) if broken.rate > self._least]
         num_steps = Counter({b.check: self._num_steps[b.check] + 1 for b in found})
         self._num_steps, before = num_steps, self._num_steps
@@ -83,6 +87,35 @@ class CheckerWatch:
             if broken.is_paid and num_steps[broken.check] >= self._patience:
                 return VerifierError(f"for {self._patience} steps {broken.message()}")
         return None
+
+    def nothing_judged(self, groups: Sequence[Group]) -> VerifierError | None:
+        """The error that ends a run of which no completion was ever judged, however many errors the recipe allows.
+
+        Args: groups: of the last step.
+        """
+        if self._has_judged or not self._num_completions:
+            return None
+        reasons = (
+            f" The last reason: {verdict.reason}."
+            for group in groups
+            for rollout in group.rollouts
+            for verdict in rollout.verdicts.values()
+            if verdict.score is None or _cause(verdict)
+        )
+        return VerifierError(
+            f"none of the run's {self._num_completions:,} completions could be judged, so nothing was learned."
+            f"{next(reasons, '')} See events.jsonl, and try the verifier with `rlvr verify NAME --explain`"
+        )
+
+
+def _is_any_judged(group: Group) -> bool:
+    """Whether a completion has a reward that does not come from a lost checker."""
+    paid = {check.name for check in group.prompt.checks if check.role is not Role.SHADOW}
+    return any(
+        rollout.reward is not None
+        and not any(_cause(v) for name, v in rollout.verdicts.items() if name in paid)
+        for rollout in group.rollouts
+    )
 
 
 def broken_checkers(groups: Sequence[Group]) -> list[Broken]:

@@ -132,7 +132,7 @@ async def _evaluate(
         with output.open("w", encoding="utf-8") as file:
             for evaluation in evaluations:
                 for row in _rollout_rows(evaluation, text.tokenizer):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     return evaluations
 
 
@@ -191,9 +191,11 @@ def _rollout_rows(evaluation: Evaluation, tokenizer: Any) -> list[dict[str, Any]
             "prompt": prompt_text(group.prompt, tokenizer),
             "completion": rollout.completion.text,
             "finish_reason": rollout.completion.finish_reason.value,
+            "reference": group.prompt.checks[0].reference,  # all checks of a row have the same
             "reward": rollout.reward,
             "verdicts": {
                 name: {
+                    "role": roles.get(name),
                     "status": v.status.value,
                     "score": v.score,
                     "extracted": v.extracted,
@@ -203,5 +205,6 @@ def _rollout_rows(evaluation: Evaluation, tokenizer: Any) -> list[dict[str, Any]
             },
         }
         for group in evaluation.groups
+        for roles in [{check.name: check.role.value for check in group.prompt.checks}]
         for rollout in group.rollouts
     ]

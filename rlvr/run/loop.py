@@ -70,6 +70,7 @@ async def run_loop(parts: RunParts) -> int:
                 evaluations = await parts.evaluate(step, sync.version, in_full=is_end)
             parts.recorder.step(step, update, metrics, evaluations)
 
+            parts.alarms.observe(step, update)
             pause = steer(parts, step, metrics)
             unjudged = metrics["reward/unjudged_rate"]
             error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
@@ -77,6 +78,8 @@ async def run_loop(parts: RunParts) -> int:
             if error_steps >= ERROR_RATE_PATIENCE_STEPS:
                 message = _error_rate_message(unjudged, parts, update.taken.groups)
                 broken = broken or VerifierError(message)
+            if is_end:
+                broken = broken or checkers.nothing_judged(update.taken.groups)
             if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
                 await parts.thread.run(lambda s=step: _save(parts, s))
             if broken:

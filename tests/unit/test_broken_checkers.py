@@ -159,3 +159,29 @@ def test_time_without_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch
     finally:
         worker.kill()
         worker.close_pipes()
+
+
+@pytest.mark.parametrize("allowed", [0.2, 1.0])
+def test_a_short_run_that_judged_nothing_ends_with_an_error(allowed: float) -> None:
+    watch = watch_of([], max_error_rate=allowed)
+    groups = [group_of(["hang"] * 4)]
+    for step in (1, 2):
+        assert watch.observe(step, groups) is None
+    error = watch.nothing_judged(groups)
+    assert error is not None
+    assert "none of the run's 8 completions could be judged" in str(error)
+    assert "took longer than 5 s" in str(error)
+
+
+def test_one_judged_completion_is_enough_for_a_run_to_be_done() -> None:
+    watch = watch_of([])
+    watch.observe(1, [group_of(["hang"] * 3 + [""])])
+    watch.observe(2, [group_of(["hang"] * 4)])
+    assert watch.nothing_judged([group_of(["hang"] * 4)]) is None
+
+
+def test_a_lost_shadow_check_does_not_unmake_a_judgement() -> None:
+    watch = watch_of([])
+    shadow = [group_of(["hang"] * 4, role=Role.SHADOW)]
+    watch.observe(1, shadow)
+    assert watch.nothing_judged(shadow) is None
