@@ -190,12 +190,28 @@ def _zero_reward(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> Findin
         alarm=Alarm.ZERO_REWARD,
         what=f"every reward was 0{_why_zero(groups, rollouts)}",
         advice="Read some of the completions; `rlvr verify "
-        f"{check.verifier} --explain --completion TEXT --reference TEXT` says how one is judged. Usual causes: "
-        "prompt_format does not say how to give the answer, rollout.max_completion_tokens is too small, or the "
-        "problems are too hard for this model",
+        f"{check.verifier} --explain --completion TEXT --reference TEXT` says how one is judged. "
+        + _usual_causes(rollouts),
         examples=_ids(rollouts),
         facts={"mean_reward": 0.0},
     )
+
+
+def _usual_causes(rollouts: Sequence[Rollout]) -> str:
+    """What to look at first: where a check that pays has passed some, what took their reward away."""
+    right = [
+        r for r in rollouts if any(r.verdicts[k].passed for k in r.reward_parts if k in r.verdicts)
+    ]
+    if not right:
+        return (
+            "Usual causes: prompt_format does not say how to give the answer, rollout.max_completion_tokens is too "
+            "small, or the problems are too hard for this model"
+        )
+    if all(map(_is_cut, right)):
+        return (
+            "Right answers were cut off and so earned nothing: raise rollout.max_completion_tokens"
+        )
+    return f"{len(right)} of {len(rollouts)} answers were right and vetoed: see the reasons of the gate"
 
 
 def _why_zero(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> str:

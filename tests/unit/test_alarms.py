@@ -146,6 +146,9 @@ def test_zero_reward_names_what_took_it() -> None:
     assert zero.alarm is Alarm.ZERO_REWARD
     assert "25% cut off at the length limit" in zero.what
     assert "100% vetoed by gate 'format'" in zero.what
+    assert zero.advice.endswith("4 of 4 answers were right and vetoed: see the reasons of the gate")
+    cut = findings(step_of(group([0.0] * 4, cut=4, verdicts={"main": Status.PASS})))[0]
+    assert "Right answers were cut off" in cut.advice
     unread = group([0.0] * 4, verdicts={"main": Status.UNPARSED})
     assert "100% without an answer that check 'main' can read" in findings(step_of(unread))[0].what
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.errors import VerifierError
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Group, Prompt, Role, Rollout, Status, Verdict
 from rlvr.run.broken_checkers import CheckerWatch, broken_checkers
+from rlvr.run.evaluate_model import _require_judged
+from rlvr.run.evaluation import Evaluation, summarize
 from rlvr.verify import Judge
 from rlvr.verify_process import WorkerLost, WorkerProcess
 
@@ -101,6 +104,36 @@ def test_no_rate_is_too_high_where_all_errors_are_allowed() -> None:
     watch = watch_of([], max_error_rate=1.0)
     for step in range(1, 6):
         assert watch.observe(step, [group_of(["hang"] * 4)]) is None
+
+
+def evaluation_of(causes: list[str]) -> Evaluation:
+    return summarize("held", [group_of(causes)], is_greedy=False)
+
+
+def test_a_broken_checker_of_an_evaluation_is_told_of_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events: list[dict[str, object]] = []
+    watch = watch_of(events)
+    for step in range(4):
+        watch.observe_evaluations(step, [evaluation_of(["hang"] * 4)])
+    watch.observe_evaluations(5, [evaluation_of(["hang", ""])])
+    assert [(event["evaluation"], event["step"]) for event in events] == [
+        ("held", step) for step in range(4)
+    ]
+    assert len(caplog.records) == 1
+    assert "evaluation 'held'" in caplog.text
+
+
+def test_an_evaluation_without_any_judged_completion_has_no_figures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(
+        VerifierError, match=r"none of 4 completions could be judged.*longer than 5 s"
+    ):
+        _require_judged([evaluation_of(["hang"] * 4)])
+    assert "evaluation 'held'" in caplog.text
+    _require_judged([evaluation_of(["hang"] * 4), evaluation_of(["hang", ""])])
 
 
 SLOW_IMPORT = """
