@@ -6,7 +6,6 @@
 Each alarm is an event and one line on the console. It names the completions to look at and says what to do.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,8 +16,6 @@ from rlvr.run.evaluation import is_passed
 from rlvr.run.shaping import EQUAL, Shaped
 from rlvr.run.update import Update
 from rlvr.run.verdict_metrics import has_no_readable_answer
-
-logger = logging.getLogger(__name__)
 
 TRUNCATED_RATE = 0.5  # above this share of completions cut off at the length limit
 ENTROPY_NATS = 0.01  # below this mean entropy a token the policy always writes the same
@@ -72,15 +69,15 @@ class AlarmWatch:
     """Counts for how many steps in a row each finding holds, and tells when it becomes an alarm and when it clears.
 
     Args:
-        tell: writes an event with its fields.
+        alarm: writes an event `alarm` with its fields, and a line on the console; "" is no line.
         remark: writes an event and a line on the console.
         after_steps: consecutive steps until an alarm is raised; 0 switches alarms off.
     """
 
     def __init__(
-        self, tell: Callable[..., None], remark: Callable[..., None], *, after_steps: int
+        self, alarm: Callable[..., None], remark: Callable[..., None], *, after_steps: int
     ) -> None:
-        self._tell = tell
+        self._alarm = alarm
         self._remark = remark
         self._after_steps = after_steps
         self._num_steps: dict[str, int] = {}
@@ -125,8 +122,13 @@ class AlarmWatch:
     def _raise(self, step: int, finding: Finding, num_steps: int) -> None:
         file = f"rollouts/step_{step:06d}.parquet"
         check = {"check": finding.check} if finding.check else {}
-        self._tell(
-            "alarm",
+        steps = "1 step" if num_steps == 1 else f"{num_steps} steps in a row"
+        line = (
+            f"step {step}: alarm {finding.alarm}: for {steps} {finding.what}. {finding.advice}. "
+            f"See {file}"
+        )
+        self._alarm(
+            "" if finding.is_implied else line,
             alarm=str(finding.alarm),
             step=step,
             since=step - num_steps + 1,
@@ -136,17 +138,6 @@ class AlarmWatch:
             rollouts={"file": file, "completion_ids": list(finding.examples)},
             **finding.facts,
         )
-        if not finding.is_implied:
-            logger.warning(
-                "step %d: alarm %s: for %d %s in a row %s. %s. See %s",
-                step,
-                finding.alarm,
-                num_steps,
-                "step" if num_steps == 1 else "steps",
-                finding.what,
-                finding.advice,
-                file,
-            )
 
     def _clear(self, step: int, key: str, *, raised_at: int) -> None:
         alarm, _, check = key.partition(":")

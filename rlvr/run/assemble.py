@@ -67,7 +67,7 @@ def assemble(
         correction=build_correction(recipe.algorithm.correction),
         max_staleness=recipe.rollout.max_staleness,
     )
-    alarms = AlarmWatch(recorder.event, recorder.remark, after_steps=recipe.run.alarm_after_steps)
+    alarms = AlarmWatch(recorder.alarm, recorder.remark, after_steps=recipe.run.alarm_after_steps)
     solve_rates = _solve_rates(recipe, data.stream)
     if resumed is not None:
         data.stream.restore(resumed.state["stream"])

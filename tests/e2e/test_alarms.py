@@ -15,6 +15,7 @@ TINY = [
     "run.steps=6", "run.eval_prompts=2", "run.trackers=[]", "data.train.0.verifier_settings={}",
 ]  # fmt: skip
 CHECKS = '''
+import os
 from rlvr.plugin import verifier
 
 @verifier(version="1")
@@ -26,6 +27,11 @@ def never(text: str, reference: str) -> bool:
 def always(text: str, reference: str) -> bool:
     """Everything passes."""
     return True
+
+@verifier(version="1")
+def dies(text: str, reference: str) -> bool:
+    """Ends its worker."""
+    os._exit(3)
 '''
 
 
@@ -82,3 +88,22 @@ def test_equal_rewards_are_no_signal_after_as_many_steps_as_the_recipe_says(tmp_
         "step 2: alarm no_signal: for 2 steps in a row every completion earned the same reward, 1"
         in out
     )
+
+
+def test_a_short_run_of_which_nothing_was_judged_does_not_end_as_done(tmp_path: Path):
+    dies = [f"data.{part}.0.verifier=my_checks.py:dies" for part in ("train", "eval")]
+    settings = ["data.eval.0.verifier_settings={}", "run.steps=2", "rollout.prompts_per_step=1"]
+    out = train(tmp_path, "run", *dies, *settings, expect=1)
+    assert "none of the run's 4 completions could be judged" in out
+    assert "done" not in out
+    assert [event["error"] for event in events_of(tmp_path / "run", "stopped")] == ["VerifierError"]
+    assert events_of(tmp_path / "run", "done") == []
+    broken = [
+        event.get("evaluation", "") for event in events_of(tmp_path / "run", "broken_checker")
+    ]
+    assert broken == ["sort", "", "", "sort"]
+    assert out.count("evaluation 'sort': verifier 'dies@1'") == 1
+    command = [sys.executable, "-m", "rlvr.cli", "eval", "run"]
+    judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert judged.returncode == 1
+    assert "none of 2 completions could be judged" in judged.stderr
