@@ -78,8 +78,8 @@ svg text { fill:var(--soft); font-size:11px; }
 /* A wide picture is drawn 680 units wide and scaled to the page: its labels keep their size on a narrow one. */
 .wide svg { overflow:visible; } .wide svg text { font-size:8px; }
 @media (max-width:900px) { .wide svg text { font-size:12px; } }
-@media (max-width:560px) { .wide svg text { font-size:22px; transform:translateY(6px); } .wide svg .line { stroke-width:3.5; }
-  .wide svg circle { r:6px; } }
+@media (max-width:560px) { .wide svg text { font-size:22px; transform:translateY(6px); }
+  .wide svg .line { stroke-width:3.5; } .wide svg circle { r:6px; } }
 figure.alarmed { border-color:var(--bad); } svg .alarm { fill:var(--bad); opacity:.13; }
 svg .bound { stroke:var(--bad); stroke-width:1; stroke-dasharray:4 3; }
 svg .grid { stroke:var(--line); stroke-width:1; }
