@@ -31,7 +31,7 @@ app.add_typer(sandboxes_app, name="sandboxes")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="override any leaf of the recipe"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="override any key of the recipe"),
 ]
 
 
@@ -239,7 +239,7 @@ def verify(
 
 @app.command()
 def doctor() -> None:
-    """Say what works on this machine, and how to mend what does not."""
+    """Say what works on this machine, and how to fix what does not work."""
     from rlvr.run.console import Console
     from rlvr.run.doctor import examine
 

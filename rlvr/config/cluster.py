@@ -31,7 +31,7 @@ class ClusterConfig(Section):
         lost engines are started again, before the run stops.
     heartbeat_deadline_s: an engine or a judge that does not answer for so long is frozen, and is replaced.
     start_deadline_s, sync_deadline_s, step_deadline_s: longest wait for an actor to start, for one weight sync, and for
-        any other answer; then the run stops and names who was waited for.
+        any other answer; then the run stops and names the component that did not respond.
     """
 
     backend: Backend = Backend.LOCAL

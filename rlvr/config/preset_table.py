@@ -126,7 +126,7 @@ PRESETS: dict[str, Preset] = {
                 "kl_placement": "reward",
             }
         ),
-        left_out="`algorithm.kl_coef` (0.03 there, beside a learned reward)",
+        left_out="`algorithm.kl_coef` (0.03 there, with a learned reward)",
     ),
     "reinforce_pp": Preset(
         summary="no baseline; rewards with their KL are normalised over all tokens of the step",

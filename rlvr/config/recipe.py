@@ -54,7 +54,11 @@ class TrackerKind(StrEnum):
 
 
 class RunConfig(Section):
-    """How long, how often, and what is kept. An interval of 0 means never; the last step always evaluates and saves."""
+    """How long, how often, and what is kept. An interval of 0 means never; the last step always evaluates and saves.
+
+    alarm_after_steps: for how many steps in a row nothing is learned, every reward is 0 or most completions are cut
+        off before the run raises an alarm (0 = no alarms).
+    """
 
     steps: PositiveInt = 100
     eval_every_steps: NonNegativeInt = 0
@@ -63,6 +67,7 @@ class RunConfig(Section):
     checkpoint_every_steps: NonNegativeInt = 0
     keep_checkpoints: PositiveInt = 2
     sample_every_steps: NonNegativeInt = 10
+    alarm_after_steps: NonNegativeInt = 5
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
 
 

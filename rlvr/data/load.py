@@ -2,6 +2,7 @@
 demonstrations.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,6 +16,8 @@ from rlvr.records import Prompt
 
 logger = logging.getLogger(__name__)
 
+_RENDERING = ("template", "system_prompt", "prompt_format", "assistant_prefix")
+_MAX_SHOWN = 80  # characters of a value in a warning
 TooLong = Callable[[Prompt], bool]
 _MAX_REPEATS = (
     2000  # draws in a row that bring nothing fresh, before an evaluation set is taken as complete
@@ -108,6 +111,33 @@ def open_eval(
         found[source.name] = prompts
         found.num_too_long[source.name] = num_long
     return found
+
+
+def prompts_that_differ(config: DataConfig) -> list[str]:
+    """A warning for each key of an evaluation source that is left out, while all of `data.train` set it otherwise.
+
+    The policy is then asked in another way than it is trained. A key that is written out in the evaluation source is
+    meant so, and some train source rendered alike is enough.
+    """
+    found: list[str] = []
+    for index, source in enumerate(config.eval):
+        for key in _RENDERING:
+            value = getattr(source, key)
+            is_alone = all(getattr(train, key) != value for train in config.train)
+            if is_alone and key not in source.model_fields_set:
+                given = getattr(config.train[0], key)
+                found.append(
+                    f"data.eval.{index} ({source_name(source)}) has no {key}, and data.train.0 has "
+                    f"{_shown(given)}: it is evaluated on another prompt than it is trained on. Write the same {key} "
+                    f"there, or {key}: {_shown(value)} if that is meant"
+                )
+    return found
+
+
+def _shown(value: str) -> str:
+    """The value as it may be written in YAML; of a long one the beginning."""
+    text = json.dumps(str(value), ensure_ascii=False)
+    return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}..."'
 
 
 def demonstrations(train: Sequence[DataSource], *, seed: int) -> Iterator[tuple[Prompt, str]]:

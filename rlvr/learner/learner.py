@@ -126,7 +126,10 @@ class PolicyLearner:
         return replace(batch, **self.annotations(batch))
 
     def annotations(self, batch: Batch | None) -> dict[str, Tensor]:
-        """What `annotate` puts into the batch. None: this rank has no rows, and keeps its peers company."""
+        """What `annotate` puts into the batch.
+
+        None: this rank has no rows, and runs empty passes so that collectives match.
+        """
         found: dict[str, Tensor | None] = {}
         if self._reference is not None:
             is_policy = self._reference is self.policy.model

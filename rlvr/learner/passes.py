@@ -102,7 +102,10 @@ class Passes:
         return full
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probs of every token but the first of each row, at temperature 1; no rows: keeps its peers company."""
+        """Log-probs of every token but the first of each row, at temperature 1.
+
+        Without rows it runs empty passes, so that collectives match.
+        """
         with self._arithmetic():
             scores = score_rows(self._model, rows)
         with torch.no_grad():

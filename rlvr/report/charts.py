@@ -42,9 +42,13 @@ def line_chart(
     width: float = 340,
     height: float = 170,
     has_dots: bool = False,
+    bound: float | None = None,
+    alarms: Sequence[tuple[float, float]] = (),
+    is_bad: bool = False,
 ) -> str:
     """A figure with one line; a None value leaves a gap. band: (x, low, high), an interval around the line.
 
+    bound: where healthy ends, a dashed line. alarms: (first, last) x of shaded stretches. is_bad: it ends unhealthy.
     A long series is thinned to the lowest and highest value of each stretch, so that no spike is lost.
     """
     shown = _thinned(points)
@@ -54,7 +58,12 @@ def line_chart(
     if not known:
         return _figure(title, legend="no finite value", body="", note=note)
     frame = _frame([x for x, _ in points], values, width=width, height=height)
-    parts = [_axes(frame)]
+    parts = [_axes(frame), *(_shade(frame, first, last) for first, last in alarms)]
+    if bound is not None and frame.y_low <= bound <= frame.y_high:
+        y = frame.y(bound)
+        parts.append(
+            f'<line class="bound" x1="{_LEFT:g}" x2="{frame.width - _RIGHT:g}" y1="{y}" y2="{y}"/>'
+        )
     parts += [
         _area(frame, stretch, css="band f1")
         for stretch in _stretches([(x, low, high) for x, low, high in band])
@@ -69,7 +78,7 @@ def line_chart(
                 f"<title>step {number(x)}: {number(y)}</title></circle>"
             )
     legend = number(known[0]) if len(known) == 1 else f"{number(known[0])} → {number(known[-1])}"
-    return _figure(title, legend=legend, body=_svg(frame, title, parts), note=note)
+    return _figure(title, legend=legend, body=_svg(frame, title, parts), note=note, is_bad=is_bad)
 
 
 def stacked_chart(
@@ -105,10 +114,22 @@ def stacked_chart(
     return _figure(title, legend=keys, body=_svg(frame, title, parts), note="")
 
 
-def _figure(title: str, *, legend: str, body: str, note: str) -> str:
-    tail = f'<p class="soft">{escaped(note)}</p>' if note else ""
-    caption = f'<span>{escaped(title)}</span><span class="soft">{legend}</span>'
-    return f"<figure><figcaption>{caption}</figcaption>{body}{tail}</figure>"
+def _figure(title: str, *, legend: str, body: str, note: str, is_bad: bool = False) -> str:
+    css = "bad" if is_bad else "soft"
+    tail = f'<p class="{css}">{escaped(note)}</p>' if note else ""
+    caption = f'<span>{escaped(title)}</span><span class="{css}">{legend}</span>'
+    mark = ' class="alarmed"' if is_bad else ""
+    return f"<figure{mark}><figcaption>{caption}</figcaption>{body}{tail}</figure>"
+
+
+def _shade(frame: _Frame, first: float, last: float) -> str:
+    """A stretch of steps over the whole height; one step is as wide as can be seen."""
+    left, right = (frame.x(min(max(x, frame.x_low), frame.x_high)) for x in (first, last))
+    width = max(3.0, right - left)
+    return (
+        f'<rect class="alarm" x="{left:g}" y="{_TOP:g}" width="{width:.1f}" '
+        f'height="{frame.height - _TOP - _BOTTOM:g}"/>'
+    )
 
 
 def _svg(frame: _Frame, title: str, parts: Sequence[str]) -> str:

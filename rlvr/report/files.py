@@ -11,7 +11,7 @@ from rlvr.errors import ConfigError
 
 COLUMNS = (
     "prompt_id", "group_id", "prompt_text", "sample_index", "completion", "finish_reason", "reward",
-    "status", "reason", "extracted", "overlong_penalty", "kl_penalty", "advantage",
+    "status", "reason", "extracted", "overlong_penalty", "kl_penalty", "advantage", "reference", "verdicts",
 )  # fmt: skip
 Row = dict[str, Any]
 

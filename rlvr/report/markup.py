@@ -74,7 +74,15 @@ figcaption { display:flex; flex-wrap:wrap; justify-content:space-between; gap:0 
 figcaption .soft { font-weight:400; }
 .charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(300px,1fr)); gap:.8rem; }
 .wide { display:grid; gap:.8rem; }
-svg text { fill:var(--soft); font-size:11px; } svg .grid { stroke:var(--line); stroke-width:1; }
+svg text { fill:var(--soft); font-size:11px; }
+/* A wide picture is drawn 680 units wide and scaled to the page: its labels keep their size on a narrow one. */
+.wide svg { overflow:visible; } .wide svg text { font-size:8px; }
+@media (max-width:900px) { .wide svg text { font-size:12px; } }
+@media (max-width:560px) { .wide svg text { font-size:22px; transform:translateY(6px); }
+  .wide svg .line { stroke-width:3.5; } .wide svg circle { r:6px; } }
+figure.alarmed { border-color:var(--bad); } svg .alarm { fill:var(--bad); opacity:.13; }
+svg .bound { stroke:var(--bad); stroke-width:1; stroke-dasharray:4 3; }
+svg .grid { stroke:var(--line); stroke-width:1; }
 svg .line { fill:none; stroke-width:1.8; stroke-linejoin:round; } svg .band { opacity:.18; }
 svg .area { opacity:.75; }
 .s1 { stroke:var(--s1); } .s2 { stroke:var(--s2); } .s3 { stroke:var(--s3); }

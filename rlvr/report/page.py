@@ -1,5 +1,6 @@
 """The page of a run: one HTML file that needs nothing else, made from what the run left in its directory."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +15,30 @@ from rlvr.report.markup import STYLE, duration, escaped, number
 from rlvr.report.rollouts import evaluation_section, training_section
 
 ALARMS = (
-    "stopped", "mismatch_alarm", "verifier_error", "group_dropped", "step_without_groups", "refill_spent",
+    "stopped", "alarm", "alarm_cleared", "broken_checker", "mismatch_alarm", "verifier_error", "group_dropped",
+    "step_without_groups", "refill_spent",
 )  # fmt: skip
+_SHOWN_FIRST = (
+    "stopped",
+    "alarm",
+    "alarm_cleared",
+    "mismatch_alarm",
+)  # few, and the others may be many
 NUM_ALARMS = 50
+_LEGEND = (
+    "No signal (reward/zero_variance_rate): the share of groups whose completions all earned the same reward; nothing "
+    "is learned from them. Cut (rollout/truncated_rate): the share of completions that hit "
+    "rollout.max_completion_tokens before they ended. Dashed: where healthy ends. Shaded: an alarm."
+)
+# Beyond these a curve is unhealthy.
+_HEALTHY_BELOW = {
+    "rollout/truncated_rate": 0.2, "mismatch/kl_k3": 0.01, "reward/zero_variance_rate": 0.7,
+}  # fmt: skip
+_HEALTHY_ABOVE = {"mismatch/ess": 0.95}
+_ALARM_CURVES = {
+    "no_signal": "reward/zero_variance_rate", "zero_reward": "reward/mean", "truncated": "rollout/truncated_rate",
+    "entropy_collapse": "policy/entropy",
+}  # fmt: skip
 _CURVES = (
     ("reward/mean", "before any filter"),
     ("rollout/length_mean_tokens", "tokens a completion"),
@@ -188,7 +210,7 @@ def _evaluation_charts(run: RunFiles) -> str:
         note = "Band: the 95 % interval." if band else ""
         charts.append(
             line_chart(
-                name, points=points, band=band, note=note, width=1040, height=260, has_dots=True
+                name, points=points, band=band, note=note, width=680, height=190, has_dots=True
             )
         )
     if not charts:
@@ -198,11 +220,7 @@ def _evaluation_charts(run: RunFiles) -> str:
 
 def _training_charts(run: RunFiles) -> str:
     present = set(run.metric_names())
-    charts = [
-        line_chart(name, points=run.series(name), note=note)
-        for name, note in _CURVES
-        if name in present
-    ]
+    charts = [_training_chart(run, name, note) for name, note in _CURVES if name in present]
     layers = [
         (part, run.series(f"time/{part}_s")) for part in _TIMES if f"time/{part}_s" in present
     ]
@@ -212,19 +230,61 @@ def _training_charts(run: RunFiles) -> str:
         charts.append(line_chart("time/step_s", points=run.series("time/step_s")))
     if not charts:
         return '<p class="soft">No training step was recorded.</p>'
-    return f'<div class="charts">{"".join(charts)}</div>'
+    return f'<p class="soft">{_LEGEND}</p><div class="charts">{"".join(charts)}</div>'
+
+
+def _training_chart(run: RunFiles, name: str, note: str) -> str:
+    """A curve with its alarms shaded; it is marked where an alarm holds at its end, or its last value is unhealthy."""
+    points = run.series(name)
+    last_step = points[-1][0]
+    stretches = [
+        (kind, first, last)
+        for kind, first, last in _stretches(run.events, last_step=last_step)
+        if _ALARM_CURVES.get(kind) == name
+    ]
+    told = [f"alarm {kind}, steps {number(a)} to {number(b)}" for kind, a, b in stretches]
+    bound = _HEALTHY_BELOW.get(name, _HEALTHY_ABOVE.get(name))
+    value = next((y for _, y in reversed(points) if y is not None), None)
+    is_beyond = value is not None and (
+        value > _HEALTHY_BELOW.get(name, math.inf) or value < _HEALTHY_ABOVE.get(name, -math.inf)
+    )
+    return line_chart(
+        name,
+        points=points,
+        note="; ".join((note, *told)),
+        bound=bound,
+        alarms=[(first, last) for _, first, last in stretches],
+        is_bad=is_beyond or any(last >= last_step for _, _, last in stretches),
+    )
+
+
+def _stretches(events: Sequence[Row], *, last_step: float) -> list[tuple[str, float, float]]:
+    """The steps of each alarm of the run: (alarm, first, last); one that still holds ends at `last_step`."""
+    open_since: dict[str, float] = {}
+    found: list[tuple[str, float, float]] = []
+    for event in events:
+        name, step = event.get("alarm"), finite(event.get("step"))
+        if not isinstance(name, str) or step is None or "check" in event:
+            continue
+        if event.get("kind") == "alarm":
+            since = finite(event.get("since"))
+            open_since.setdefault(name, step if since is None else since)
+        elif event.get("kind") == "alarm_cleared" and name in open_since:
+            found.append((name, open_since.pop(name), step))
+    return found + [(name, since, last_step) for name, since in open_since.items()]
 
 
 def _alarms(events: Sequence[Row]) -> str:
-    """Counts by kind, then the first events, stops before all others."""
+    """Counts by kind, then the first events, stops and alarms before all others."""
     found = [e for e in events if e.get("kind") in ALARMS]
     if not found:
         return '<p class="soft">None.</p>'
-    counts = Counter(str(e["kind"]) for e in found)
-    summary = ", ".join(f"{counts[kind]:,} {kind}" for kind in ALARMS if counts[kind])
-    shown = sorted(found, key=lambda e: e["kind"] != "stopped")[:NUM_ALARMS]
+    found.sort(key=lambda e: (e["kind"] != "stopped", e["kind"] not in _SHOWN_FIRST))
+    counts = Counter(map(_kind, sorted(found, key=lambda e: ALARMS.index(e["kind"]))))
+    summary = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    shown = found[:NUM_ALARMS]
     rows = "".join(
-        f'<tr><td class="tight">{escaped(e.get("time", ""))}</td><td class="tight">{escaped(e["kind"])}</td>'
+        f'<tr><td class="tight">{escaped(e.get("time", ""))}</td><td class="tight">{escaped(_kind(e))}</td>'
         f"<td>{number(e['step']) if 'step' in e else ''}</td><td>{escaped(_where(e))}</td>"
         f"<td>{escaped(_why(e))}</td></tr>"
         for e in shown
@@ -237,18 +297,32 @@ def _alarms(events: Sequence[Row]) -> str:
     )
 
 
+def _kind(event: Row) -> str:
+    """The kind, with the name of an alarm."""
+    return " ".join(str(event[key]) for key in ("kind", "alarm") if key in event)
+
+
 def _where(event: Row) -> str:
-    return " ".join(
+    parts = [
         str(event[key])
         for key in ("prompt_id", "completion_id", "group_id", "check")
         if key in event
-    )
+    ]
+    rollouts = event.get("rollouts")
+    if isinstance(rollouts, dict):
+        ids = rollouts.get("completion_ids")
+        parts += [str(rollouts.get("file")), *map(str, ids if isinstance(ids, list) else ())]
+    return " ".join(parts)
 
 
 def _why(event: Row) -> str:
     parts = [str(event[key]) for key in ("error", "message", "reason") if event.get(key)]
     if event.get("kind") == "mismatch_alarm":
         parts.insert(0, str(event.get("action")))
+    if event.get("kind") == "alarm":
+        parts = [f"from step {event.get('since')} on {event.get('reason')}. {event.get('advice')}"]
+    if event.get("kind") == "alarm_cleared":
+        parts.append(f"it was raised at step {event.get('raised_at')}")
     if event.get("kind") == "refill_spent":
         parts.append(f"{event.get('kept')} of {event.get('groups')} groups carried a signal")
     return ": ".join(parts)[:1000]

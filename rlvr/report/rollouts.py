@@ -1,5 +1,6 @@
-"""Rollouts as HTML: what was asked, what was written, and what was paid for it."""
+"""Rollouts as HTML: what was asked, what was written, what each check said of it, and what was paid for it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ NUM_COMPLETIONS = 16
 NUM_PAIRS = 20
 _PROMPT_CHARACTERS = 600
 _COMPLETION_CHARACTERS = 6000
+_REFERENCE_CHARACTERS = 400
+_SAID_ROLES = ("gate", "shadow")
 
 
 def training_section(files: Mapping[int, Path]) -> str:
@@ -71,18 +74,20 @@ def _prompt(row: Row) -> str:
     text = str(row.get("prompt_text") or "")
     left_out = len(text) - _PROMPT_CHARACTERS
     note = f" (its end; {left_out:,} characters before it are left out)" if left_out > 0 else ""
-    return f'<p class="soft">Prompt{note}</p><pre>{escaped(text[-_PROMPT_CHARACTERS:])}</pre>'
+    shown = f'<p class="soft">Prompt{note}</p><pre>{escaped(text[-_PROMPT_CHARACTERS:])}</pre>'
+    if row.get("reference") is not None:
+        shown += f'<p class="soft">Reference</p><pre>{escaped(_cut(row["reference"], _REFERENCE_CHARACTERS))}</pre>'
+    return shown
 
 
 def _rollout(row: Row) -> str:
-    """One completion with its reward, and why."""
-    status = row.get("status")
-    css = {"pass": "good", "error": "odd"}.get(str(status), "bad")
+    """One completion with its reward, and what each check said of it."""
+    outcome = _outcome(row)
     advantage = finite(row.get("advantage"))
     reward = finite(row.get("reward"))
     facts = [
         f"<b>{'no reward' if reward is None else f'reward {number(reward)}'}</b>",
-        f'<b class="{css}">{escaped(status or "not judged")}</b>',
+        f'<b class="{_css(outcome)}">{escaped(outcome)}</b>',
         f"ended by {escaped(row.get('finish_reason') or 'unknown')}",
     ]
     for penalty, name in (("overlong_penalty", "length"), ("kl_penalty", "KL")):
@@ -90,17 +95,57 @@ def _rollout(row: Row) -> str:
             facts.append(f"{number(-taken)} for {name}")
     if advantage is not None:
         facts.append(f"advantage {'+' if advantage > 0 else ''}{number(advantage)}")
-    if row.get("extracted") is not None:
+    verdicts = _verdicts(row)
+    if len(verdicts) < 2 and row.get("extracted") is not None:
         facts.append(f"answer read: {escaped(_cut(row['extracted'], 120))}")
     reason = row.get("reason")
     tail = f'<p class="soft">{escaped(_cut(reason, 600))}</p>' if reason else ""
+    if len(verdicts) > 1:
+        tail = "".join(map(_verdict, verdicts))
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
-    side = escaped(status or "none")
+    side = escaped(outcome)
     text = _cut(row.get("completion") or "", _COMPLETION_CHARACTERS)
     return (
         f'<div class="rollout {side}"><div class="facts">{spans}</div>'
         f"{tail}<pre>{escaped(text) or '(empty)'}</pre></div>"
     )
+
+
+def _outcome(row: Row) -> str:
+    """The status of the check that pays; what took its reward away, where it passed and nothing was paid."""
+    status = str(row.get("status") or "not judged")
+    if status != "pass" or row.get("reward") != 0:
+        return status
+    vetoes = [v for v in _verdicts(row) if v.get("role") == "gate" and v.get("status") != "pass"]
+    if vetoes:
+        return f"vetoed by {', '.join(str(v.get('check')) for v in vetoes)}"
+    return status if row.get("finish_reason") in ("stop", None) else "cut off, so not paid"
+
+
+def _css(status: str) -> str:
+    return {"pass": "good", "error": "odd"}.get(status, "bad")
+
+
+def _verdicts(row: Row) -> list[Row]:
+    """What each check said; [] in a file that does not hold it."""
+    try:
+        found = json.loads(row.get("verdicts") or "[]")
+    except (TypeError, json.JSONDecodeError):
+        return []
+    return [v for v in found if isinstance(v, dict)] if isinstance(found, list) else []
+
+
+def _verdict(verdict: Row) -> str:
+    """One line of a check: its role where it is not to pay, status, score, answer and reason."""
+    role, status = verdict.get("role"), str(verdict.get("status"))
+    name = escaped(verdict.get("check")) + (f" ({escaped(role)})" if role in _SAID_ROLES else "")
+    score = finite(verdict.get("score"))
+    parts = [f'<b class="{_css(status)}">{escaped(status)}</b>']
+    parts += [] if score is None else [f"score {number(score)}"]
+    if verdict.get("extracted") is not None:
+        parts.append(f"answer read: {escaped(_cut(verdict['extracted'], 120))}")
+    reason = escaped(_cut(verdict.get("reason") or "", 600))
+    return f'<p class="soft">{name}: {", ".join(parts)}{f"; {reason}" if reason else ""}</p>'
 
 
 def _card(row: Row, *, body: str) -> str:
@@ -110,7 +155,7 @@ def _card(row: Row, *, body: str) -> str:
 
 
 def _pair(before: Row, after: Row, *, first: int, last: int) -> str:
-    change = f"{escaped(before.get('status') or 'not judged')} → {escaped(after.get('status') or 'not judged')}"
+    change = f"{escaped(_outcome(before))} → {escaped(_outcome(after))}"
     sides = "".join(
         f'<div><p class="soft">Step {step}</p>{_rollout(row)}</div>'
         for step, row in ((first, before), (last, after))

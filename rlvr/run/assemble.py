@@ -15,6 +15,7 @@ from rlvr.models.prompting import encode_prompt
 from rlvr.protocols import RolloutEngine, Sampling
 from rlvr.records import Json
 from rlvr.run.activity import Activity
+from rlvr.run.alarms import AlarmWatch
 from rlvr.run.buffer import GroupBuffer
 from rlvr.run.canary import build_canary
 from rlvr.run.difficulty import SolveRates
@@ -66,10 +67,13 @@ def assemble(
         correction=build_correction(recipe.algorithm.correction),
         max_staleness=recipe.rollout.max_staleness,
     )
+    alarms = AlarmWatch(recorder.alarm, recorder.remark, after_steps=recipe.run.alarm_after_steps)
     solve_rates = _solve_rates(recipe, data.stream)
     if resumed is not None:
         data.stream.restore(resumed.state["stream"])
         governor.restore(resumed.state["governor"])
+        if "alarms" in resumed.state:  # not in a checkpoint of a version without alarms
+            alarms.restore(resumed.state["alarms"])
         set_correction(governor.correction)
         if solve_rates is not None:
             solve_rates.restore(resumed.state["solve_rates"])
@@ -95,6 +99,7 @@ def assemble(
             activity=recorder.activity,
         ),
         governor=governor,
+        alarms=alarms,
         set_correction=set_correction,
         solve_rates=solve_rates,
         evaluate=_evaluator(recipe, sampler=sampler, data=data, activity=recorder.activity),

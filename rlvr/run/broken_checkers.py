@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlvr.errors import VerifierError
-from rlvr.records import Group, Role, Verdict
+from rlvr.records import Group, Json, Role, Verdict
+from rlvr.run.evaluation import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,16 @@ class Broken:
     rate: float
     is_paid: bool
     reason: str
+
+    def facts(self) -> dict[str, Json]:
+        """The fields of an event."""
+        return {
+            "check": self.check,
+            "verifier": self.verifier,
+            "cause": self.cause,
+            "rate": self.rate,
+            "reason": self.reason,
+        }
 
     def message(self) -> str:
         """What happened, why it is no zero, and what to do."""
@@ -61,28 +72,71 @@ class CheckerWatch:
         self._least = max(NEARLY_ALL, max_error_rate)
         self._patience = patience_steps
         self._num_steps: Counter[str] = Counter()
+        self._warned: set[tuple[str, str]] = set()
+        self._num_completions = 0
+        self._has_judged = False
 
     def observe(self, step: int, groups: Sequence[Group]) -> VerifierError | None:
         """Tells of the step's broken checkers. Returns the error that ends the run, once patience is over."""
+        self._num_completions += sum(len(group.rollouts) for group in groups)
+        self._has_judged = self._has_judged or any(map(is_any_judged, groups))
         found = [broken for broken in broken_checkers(groups) if broken.rate > self._least]
         num_steps = Counter({b.check: self._num_steps[b.check] + 1 for b in found})
         self._num_steps, before = num_steps, self._num_steps
         for broken in found:
-            self._tell(
-                "broken_checker",
-                step=step,
-                check=broken.check,
-                verifier=broken.verifier,
-                cause=broken.cause,
-                rate=broken.rate,
-                reason=broken.reason,
-            )
+            self._tell("broken_checker", step=step, **broken.facts())
             if not before[broken.check]:
                 logger.warning("step %d: %s", step, broken.message())
         for broken in found:
             if broken.is_paid and num_steps[broken.check] >= self._patience:
                 return VerifierError(f"for {self._patience} steps {broken.message()}")
         return None
+
+    def observe_evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
+        """Tells of the broken checkers of evaluations: their figures mean nothing, but nothing is learned from them."""
+        for evaluation in evaluations:
+            for broken in broken_checkers(evaluation.groups):
+                if broken.rate <= self._least:
+                    continue
+                name = evaluation.name
+                self._tell("broken_checker", step=step, evaluation=name, **broken.facts())
+                if (name, broken.check) not in self._warned:
+                    self._warned.add((name, broken.check))
+                    logger.warning("step %d: evaluation %r: %s", step, name, broken.message())
+
+    def nothing_judged(self, groups: Sequence[Group]) -> VerifierError | None:
+        """The error that ends a run of which no completion was ever judged, however many errors the recipe allows.
+
+        Args: groups: of the last step.
+        """
+        if self._has_judged or not self._num_completions:
+            return None
+        return unjudged(groups, what=f"the run's {self._num_completions:,} completions")
+
+
+def unjudged(groups: Sequence[Group], *, what: str) -> VerifierError:
+    """The error for completions of which none could be judged. groups: where to find a reason. what: of which."""
+    reasons = (
+        f" One reason: {verdict.reason}."
+        for group in groups
+        for rollout in group.rollouts
+        for verdict in rollout.verdicts.values()
+        if verdict.score is None or _cause(verdict)
+    )
+    return VerifierError(
+        f"none of {what} could be judged, so there is no result.{next(reasons, '')} Try the verifier on one completion "
+        "with `rlvr verify NAME --explain --completion TEXT --reference TEXT`"
+    )
+
+
+def is_any_judged(group: Group) -> bool:
+    """Whether a completion has a reward that does not come from a lost checker."""
+    paid = {check.name for check in group.prompt.checks if check.role is not Role.SHADOW}
+    return any(
+        rollout.reward is not None
+        and not any(_cause(v) for name, v in rollout.verdicts.items() if name in paid)
+        for rollout in group.rollouts
+    )
 
 
 def broken_checkers(groups: Sequence[Group]) -> list[Broken]:

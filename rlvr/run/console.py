@@ -99,6 +99,10 @@ class Console:
         """One remark."""
         self._line((text, "dim"))
 
+    def warning(self, text: str) -> None:
+        """One line that asks a person to act."""
+        self._line((text, "bold yellow"))
+
     def cold_start(self, step: int, num_steps: int, loss: float) -> None:
         """The progress of the cold start: its first step, each tenth part, and the last."""
         every = max(1, num_steps // 10)
@@ -129,14 +133,15 @@ class Console:
         if reward is not None:
             cells += [("  reward ", "dim"), (f"{reward:.3f}", "bold"), (trend, "green")]
         shown = (
-            ("no signal", "reward/zero_variance_rate", "{:.0%}"),
-            ("length", "rollout/length_mean_tokens", "{:.0f}"),
-            ("cut", "rollout/truncated_rate", "{:.0%}"),
-            ("tok/s", "rollout/tokens_per_s", "{:,.0f}"),
+            ("no signal", "reward/zero_variance_rate", "{:.0%}", 0.999),
+            ("length", "rollout/length_mean_tokens", "{:.0f}", math.inf),
+            ("cut", "rollout/truncated_rate", "{:.0%}", 0.5),
+            ("tok/s", "rollout/tokens_per_s", "{:,.0f}", math.inf),
         )
-        for label, name, form in shown:
+        for label, name, form, most in shown:
             if name in metrics:
-                cells += [(f"  {label} ", "dim"), (form.format(metrics[name]), "")]
+                style = "bold yellow" if metrics[name] > most else ""
+                cells += [(f"  {label} ", "dim"), (form.format(metrics[name]), style)]
         if seconds is not None:
             cells.append((f"  {seconds:.1f}s", "dim"))
         left = self._num_steps - step

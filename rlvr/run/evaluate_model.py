@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,6 +19,7 @@ from rlvr.protocols import RolloutEngine
 from rlvr.rollout.build import build_engine
 from rlvr.run.activity import Activity
 from rlvr.run.backends import require_backend
+from rlvr.run.broken_checkers import NEARLY_ALL, broken_checkers, is_any_judged, unjudged
 from rlvr.run.choose_dtypes import choose_dtypes
 from rlvr.run.conduct import is_too_long
 from rlvr.run.directory import RunDirectory
@@ -28,6 +30,8 @@ from rlvr.run.preflight import OpenedData, opened
 from rlvr.run.sampler import CompletionJudge, SingleTurnSampler
 from rlvr.run.start_learner import place_policy
 from rlvr.verify import Judge
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -50,7 +54,7 @@ def evaluate_model(
         prompts: a source in place of `data.eval`; columns and verifier are those of the first evaluation set.
         server: who generates; `model` then gives tokenizer, chat template and limits, and its weights are not loaded.
 
-    Raises: ConfigError, DataError, PluginError, RolloutError.
+    Raises: ConfigError, DataError, PluginError, RolloutError; VerifierError when no completion could be judged.
     """
     path, own_recipe = _locate(model)
     if recipe is None and own_recipe is None:
@@ -84,7 +88,20 @@ def evaluate_model(
             activity=activity,
         )
     )
+    _require_judged(evaluations)
     return [row for evaluation in evaluations for row in _rows(evaluation)]
+
+
+def _require_judged(evaluations: Sequence[Evaluation]) -> None:
+    """Warns of checkers that broke. Raises VerifierError where nothing was judged: there is no figure then."""
+    for evaluation in evaluations:
+        for broken in broken_checkers(evaluation.groups):
+            if broken.rate > NEARLY_ALL:
+                logger.warning("evaluation %r: %s", evaluation.name, broken.message())
+    groups = [group for evaluation in evaluations for group in evaluation.groups]
+    if not any(map(is_any_judged, groups)):
+        count = sum(len(group.rollouts) for group in groups)
+        raise unjudged(groups, what=f"{count:,} completions")
 
 
 async def _evaluate(
@@ -132,7 +149,7 @@ async def _evaluate(
         with output.open("w", encoding="utf-8") as file:
             for evaluation in evaluations:
                 for row in _rollout_rows(evaluation, text.tokenizer):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     return evaluations
 
 
@@ -191,9 +208,11 @@ def _rollout_rows(evaluation: Evaluation, tokenizer: Any) -> list[dict[str, Any]
             "prompt": prompt_text(group.prompt, tokenizer),
             "completion": rollout.completion.text,
             "finish_reason": rollout.completion.finish_reason.value,
+            "reference": group.prompt.checks[0].reference,  # all checks of a row have the same
             "reward": rollout.reward,
             "verdicts": {
                 name: {
+                    "role": roles.get(name),
                     "status": v.status.value,
                     "score": v.score,
                     "extracted": v.extracted,
@@ -203,5 +222,6 @@ def _rollout_rows(evaluation: Evaluation, tokenizer: Any) -> list[dict[str, Any]
             },
         }
         for group in evaluation.groups
+        for roles in [{check.name: check.role.value for check in group.prompt.checks}]
         for rollout in group.rollouts
     ]

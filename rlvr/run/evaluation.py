@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlvr.protocols import Sampling
-from rlvr.records import FinishReason, Group, Prompt, Rollout, Status
+from rlvr.records import FinishReason, Group, Prompt, Rollout
 from rlvr.run.activity import Activity
 from rlvr.run.failures import first_failure
 from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
+from rlvr.run.verdict_metrics import check_metrics, has_no_readable_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ async def evaluate(
 
 
 def summarize(name: str, groups: Sequence[Group], *, is_greedy: bool) -> Evaluation:
-    """The metrics of judged groups. Intervals are Wilson's, 95 %, over prompts."""
+    """The metrics of judged groups. Intervals are Wilson's, 95 %, over prompts. With several checks, those of each."""
     size = max(len(group.rollouts) for group in groups)
     judged = [[r for r in group.rollouts if r.reward is not None] for group in groups]
     scored = [rollouts for rollouts in judged if rollouts]
@@ -102,6 +103,8 @@ def summarize(name: str, groups: Sequence[Group], *, is_greedy: bool) -> Evaluat
             if k > 1 and values:
                 metrics[f"pass@{k}"] = sum(values) / len(values)
         metrics[f"maj@{size}"] = sum(map(_majority_passes, scored)) / max(1, len(scored))
+    if any(len(group.prompt.checks) > 1 for group in groups):
+        metrics |= check_metrics(groups)
     return Evaluation(
         name=name,
         num_prompts=len(scored),
@@ -144,10 +147,10 @@ def is_passed(rollout: Rollout) -> bool:
 
 def is_formatted(rollout: Rollout) -> bool:
     """An answer could be read from it, and the completion ended by itself."""
-    parsed = all(
-        v.status is not Status.UNPARSED
-        for k, v in rollout.verdicts.items()
-        if k in rollout.reward_parts
+    parsed = not any(
+        has_no_readable_answer(verdict)
+        for name, verdict in rollout.verdicts.items()
+        if name in rollout.reward_parts
     )
     return parsed and not _is_truncated(rollout)
 

@@ -11,6 +11,8 @@ from typing import Any
 from rlvr.records import Group, Json, Role, Rollout, Verdict
 from rlvr.run.shaping import Shaped
 
+MAX_REFERENCE_CHARACTERS = 2_000  # references of code can be megabytes of tests
+
 
 def repair_lines(path: Path, *, last_step: int | None = None) -> int:
     """How many lines were cut: a torn last line, other lines that are no object, rows beyond `last_step`.
@@ -191,8 +193,9 @@ def _rollout_row(
 ) -> dict[str, Any]:
     completion = rollout.completion
     prompt = group.prompt
-    main = next((c.name for c in prompt.checks if c.role is Role.REWARD), prompt.checks[0].name)
-    verdict = rollout.verdicts.get(main)
+    main = next((c for c in prompt.checks if c.role is Role.REWARD), prompt.checks[0])
+    roles = {check.name: check.role for check in prompt.checks}
+    verdict = rollout.verdicts.get(main.name)
     return {
         "step": step,
         "purpose": purpose,
@@ -215,8 +218,9 @@ def _rollout_row(
         "reason": None if verdict is None else verdict.reason,
         "extracted": None if verdict is None else verdict.extracted,
         "verdicts": json.dumps(
-            [_verdict_json(n, v) for n, v in rollout.verdicts.items()], default=str
+            [_verdict_json(n, v, roles.get(n)) for n, v in rollout.verdicts.items()], default=str
         ),
+        "reference": _reference_text(main.reference),
         "shaped_reward": None if shaped is None else shaped.reward,
         "overlong_penalty": None if shaped is None else shaped.overlong_penalty,
         "kl_penalty": None if shaped is None else shaped.kl_penalty,
@@ -224,9 +228,23 @@ def _rollout_row(
     }
 
 
-def _verdict_json(check: str, verdict: Verdict) -> dict[str, Json]:
+def _reference_text(reference: Json) -> str:
+    """Text as it is, any other value as JSON; of a long one the beginning, because every row of a group repeats it."""
+    text = (
+        reference
+        if isinstance(reference, str)
+        else json.dumps(reference, ensure_ascii=False, default=str)
+    )
+    text = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate would break the file
+    if len(text) <= MAX_REFERENCE_CHARACTERS:
+        return text
+    return f"{text[:MAX_REFERENCE_CHARACTERS]}... ({len(text):,} characters)"
+
+
+def _verdict_json(check: str, verdict: Verdict, role: Role | None) -> dict[str, Json]:
     return {
         "check": check,
+        "role": None if role is None else role.value,
         "status": verdict.status.value,
         "score": verdict.score,
         "extracted": verdict.extracted,
@@ -250,7 +268,7 @@ def _schema(pa: Any) -> Any:
             ("policy_versions", ints), ("finish_reason", text), ("reward", pa.float64()),
             ("reward_parts", text), ("status", text), ("reason", text), ("extracted", text),
             ("verdicts", text), ("shaped_reward", pa.float64()), ("overlong_penalty", pa.float64()),
-            ("kl_penalty", pa.float64()), ("advantage", pa.float64()),
+            ("kl_penalty", pa.float64()), ("advantage", pa.float64()), ("reference", text),
         ]
     )  # fmt: skip
 

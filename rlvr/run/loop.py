@@ -38,15 +38,17 @@ async def run_loop(parts: RunParts) -> int:
     """
     parts.recorder.activity.begin("sending the first weights, and proving that they arrived")
     sync = await first_sync(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
-    if parts.first_step == 1:
-        parts.recorder.evaluations(0, await parts.evaluate(0, sync.version, in_full=True))
-    producer = asyncio.create_task(produce(parts))
-    settlement = Settlement(parts)
     checkers = CheckerWatch(
         parts.recorder.event,
         max_error_rate=parts.max_error_rate,
         patience_steps=ERROR_RATE_PATIENCE_STEPS,
     )
+    if parts.first_step == 1:
+        before = await parts.evaluate(0, sync.version, in_full=True)
+        parts.recorder.evaluations(0, before)
+        checkers.observe_evaluations(0, before)
+    producer = asyncio.create_task(produce(parts))
+    settlement = Settlement(parts)
     last_step, error_steps = parts.first_step - 1, 0
     try:
         for step in range(parts.first_step, parts.num_steps + 1):
@@ -70,13 +72,17 @@ async def run_loop(parts: RunParts) -> int:
                 evaluations = await parts.evaluate(step, sync.version, in_full=is_end)
             parts.recorder.step(step, update, metrics, evaluations)
 
+            parts.alarms.observe(step, update)
             pause = steer(parts, step, metrics)
             unjudged = metrics["reward/unjudged_rate"]
             error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
             broken = checkers.observe(step, update.taken.groups)
+            checkers.observe_evaluations(step, evaluations)
             if error_steps >= ERROR_RATE_PATIENCE_STEPS:
                 message = _error_rate_message(unjudged, parts, update.taken.groups)
                 broken = broken or VerifierError(message)
+            if is_end:
+                broken = broken or checkers.nothing_judged(update.taken.groups)
             if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
                 await parts.thread.run(lambda s=step: _save(parts, s))
             if broken:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rlvr.records import FinishReason, Group, Status
 from rlvr.run.buffer import DropReason, Taken
 from rlvr.run.shaping import Shaped
-from rlvr.run.verdict_metrics import verdict_metrics
+from rlvr.run.verdict_metrics import check_metrics, verdict_metrics
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -47,6 +47,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         / num_rollouts,
         "rollout/num_completions": float(len(rollouts)),
         **verdict_metrics(groups),
+        **check_metrics(groups),
     }
 
 

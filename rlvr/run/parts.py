@@ -8,6 +8,7 @@ from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner
 from rlvr.data.order import Issue
 from rlvr.protocols import RolloutEngine
+from rlvr.run.alarms import AlarmWatch
 from rlvr.run.buffer import GroupBuffer
 from rlvr.run.difficulty import SolveRates
 from rlvr.run.evaluation import Evaluation
@@ -78,6 +79,7 @@ class RunParts:
     buffer: GroupBuffer
     updater: Updater
     governor: Governor
+    alarms: AlarmWatch
     set_correction: Callable[[Correction], None]
     solve_rates: SolveRates | None
     evaluate: Evaluator
@@ -92,5 +94,6 @@ class RunParts:
         return {
             "stream": self.stream.state(),
             "governor": self.governor.state(),
+            "alarms": self.alarms.state(),
             "solve_rates": None if self.solve_rates is None else self.solve_rates.state(),
         }

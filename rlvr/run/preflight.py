@@ -1,17 +1,20 @@
 """What can be checked before any weights are loaded: plugins, data, references."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rlvr.config.recipe import Recipe
 from rlvr.config.section import PluginSection
-from rlvr.data.load import EvalPrompts, open_eval, open_train
+from rlvr.data.load import EvalPrompts, open_eval, open_train, prompts_that_differ
 from rlvr.data.order import PromptStream
 from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
 from rlvr.registry import VERIFIERS, build_function, find, load
 from rlvr.verify import Judge
+
+logger = logging.getLogger(__name__)
 
 NUM_GENERATED_CHECKED = 64  # draws of an endless source whose references are checked
 
@@ -32,6 +35,8 @@ class OpenedData:
 def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
     """The recipe's data, with every plugin built and every reference of a finite source parsed.
 
+    An evaluation source that asks in another way than training does is warned about.
+
     Raises: PluginError, DataError, ConfigError: all before torch is imported.
     """
     if recipe.model.path:
@@ -42,6 +47,9 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
     for source in (*recipe.data.train, *recipe.data.eval):
         for check in source.all_checks.values():
             load(find(VERIFIERS, check.verifier))
+
+    for warning in prompts_that_differ(recipe.data):
+        logger.warning("%s", warning)
 
     def open_all(is_too_long: Callable[[Prompt], bool] | None) -> tuple[PromptStream, EvalPrompts]:
         stream = open_train(recipe.data, seed=recipe.seed, is_too_long=is_too_long)

@@ -68,6 +68,12 @@ class Recorder:
         self.event(kind, **fields)
         self._console.note(text)
 
+    def alarm(self, text: str, **fields: Json) -> None:
+        """An event `alarm`, with a line that asks the person at the console to act; "" writes no line."""
+        self.event("alarm", **fields)
+        if text:
+            self._console.warning(text)
+
     def rewind(self, step: int, *, next_issue: int) -> None:
         """Forgets all that lies beyond the checkpoint of `step`."""
         cut = self._metrics.truncate_after(step)

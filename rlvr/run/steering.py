@@ -38,7 +38,7 @@ def steer(parts: RunParts, step: int, metrics: Mapping[str, float]) -> RlvrError
             return RlvrError(
                 f"paused after step {step}: the engine's policy has left the learner's, {decision.reason}; the "
                 "correction is as strict as it gets and nothing is stale. A checkpoint was saved. Look at mismatch/* "
-                "in the report; go on with --resume once the engine is mended, or as it is with --resume "
+                "in the report; go on with --resume once the engine is fixed, or as it is with --resume "
                 "algorithm.governor.mode=warn"
             )
         case Action.WARN:

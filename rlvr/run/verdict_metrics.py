@@ -4,6 +4,8 @@ A verifier takes part by its `details`: `method` (how it decided), `problem` (wh
 not in the form that was asked for) and `cross_check` ("agrees" or "disagrees": a second checker's word on a sample).
 """
 
+import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +13,7 @@ from rlvr.records import Group, Status, Verdict
 
 NUMERIC = "numeric"
 AMBIGUOUS = "ambiguous"
+UNREADABLE = "unreadable"
 
 
 def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -41,6 +44,36 @@ def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
         suspected = sum(map(_is_suspected, by_check))
         metrics["verifier/suspected_false_negative_rate"] = suspected / len(by_check)
     return metrics
+
+
+def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """`check/NAME/*` of each check, shadows and gates included; sources that share a check's name are taken together.
+
+    pass_rate, error_rate and unparsed_rate are shares of its verdicts; mean_score is over those that have a score,
+    and not a number where none has.
+    """
+    by_name: dict[str, list[Verdict]] = {}
+    for group in groups:
+        for rollout in group.rollouts:
+            for name, verdict in rollout.verdicts.items():
+                by_name.setdefault(name, []).append(verdict)
+    metrics: dict[str, float] = {}
+    for name, verdicts in sorted(by_name.items()):
+        scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+        metrics |= {
+            f"check/{name}/pass_rate": _share(verdicts, Status.PASS),
+            f"check/{name}/mean_score": statistics.fmean(scores) if scores else math.nan,
+            f"check/{name}/error_rate": _share(verdicts, Status.ERROR),
+            f"check/{name}/unparsed_rate": _share(verdicts, Status.UNPARSED),
+        }
+    return metrics
+
+
+def has_no_readable_answer(verdict: Verdict) -> bool:
+    """Whether no answer was found, or what is marked as the answer cannot be read, as in `\\boxed{+++}`."""
+    return verdict.status is Status.UNPARSED or (
+        verdict.status is Status.FAIL and verdict.details.get("problem") == UNREADABLE
+    )
 
 
 def _share(verdicts: Sequence[Verdict], status: Status) -> float:

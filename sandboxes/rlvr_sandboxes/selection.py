@@ -1,4 +1,4 @@
-"""`auto`: the strongest backend that works on this machine, or a refusal that says why and how to mend it."""
+"""`auto`: the strongest backend that works on this machine, or a refusal that says why and how to fix it."""
 
 import logging
 from collections.abc import Mapping, Sequence

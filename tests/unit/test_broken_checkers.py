@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.errors import VerifierError
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Group, Prompt, Role, Rollout, Status, Verdict
 from rlvr.run.broken_checkers import CheckerWatch, broken_checkers
+from rlvr.run.evaluate_model import _require_judged
+from rlvr.run.evaluation import Evaluation, summarize
 from rlvr.verify import Judge
 from rlvr.verify_process import WorkerLost, WorkerProcess
 
@@ -103,6 +106,36 @@ def test_no_rate_is_too_high_where_all_errors_are_allowed() -> None:
         assert watch.observe(step, [group_of(["hang"] * 4)]) is None
 
 
+def evaluation_of(causes: list[str]) -> Evaluation:
+    return summarize("held", [group_of(causes)], is_greedy=False)
+
+
+def test_a_broken_checker_of_an_evaluation_is_told_of_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events: list[dict[str, object]] = []
+    watch = watch_of(events)
+    for step in range(4):
+        watch.observe_evaluations(step, [evaluation_of(["hang"] * 4)])
+    watch.observe_evaluations(5, [evaluation_of(["hang", ""])])
+    assert [(event["evaluation"], event["step"]) for event in events] == [
+        ("held", step) for step in range(4)
+    ]
+    assert len(caplog.records) == 1
+    assert "evaluation 'held'" in caplog.text
+
+
+def test_an_evaluation_without_any_judged_completion_has_no_figures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(
+        VerifierError, match=r"none of 4 completions could be judged.*longer than 5 s"
+    ):
+        _require_judged([evaluation_of(["hang"] * 4)])
+    assert "evaluation 'held'" in caplog.text
+    _require_judged([evaluation_of(["hang"] * 4), evaluation_of(["hang", ""])])
+
+
 SLOW_IMPORT = """
 import time
 for part in range({count}):
@@ -159,3 +192,29 @@ def test_time_without_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch
     finally:
         worker.kill()
         worker.close_pipes()
+
+
+@pytest.mark.parametrize("allowed", [0.2, 1.0])
+def test_a_short_run_that_judged_nothing_ends_with_an_error(allowed: float) -> None:
+    watch = watch_of([], max_error_rate=allowed)
+    groups = [group_of(["hang"] * 4)]
+    for step in (1, 2):
+        assert watch.observe(step, groups) is None
+    error = watch.nothing_judged(groups)
+    assert error is not None
+    assert "none of the run's 8 completions could be judged" in str(error)
+    assert "took longer than 5 s" in str(error)
+
+
+def test_one_judged_completion_is_enough_for_a_run_to_be_done() -> None:
+    watch = watch_of([])
+    watch.observe(1, [group_of(["hang"] * 3 + [""])])
+    watch.observe(2, [group_of(["hang"] * 4)])
+    assert watch.nothing_judged([group_of(["hang"] * 4)]) is None
+
+
+def test_a_lost_shadow_check_does_not_unmake_a_judgement() -> None:
+    watch = watch_of([])
+    shadow = [group_of(["hang"] * 4, role=Role.SHADOW)]
+    watch.observe(1, shadow)
+    assert watch.nothing_judged(shadow) is None

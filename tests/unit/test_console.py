@@ -132,3 +132,22 @@ def test_metrics_that_are_missing_are_left_out() -> None:
     console, file = made()
     console.step(1, {})
     assert file.getvalue() == "step    1\n"
+
+
+def test_a_step_without_signal_or_with_most_completions_cut_stands_out() -> None:
+    def shown(**metrics: float) -> str:
+        file = io.StringIO()
+        console = Console(file=file, width=80, is_terminal=True)
+        console.step(1, {name.replace("__", "/"): value for name, value in metrics.items()})
+        return file.getvalue()
+
+    bold_yellow = "\x1b[1;33m"
+    assert f"{bold_yellow}100%" in shown(reward__zero_variance_rate=1.0)
+    assert f"{bold_yellow}75%" in shown(rollout__truncated_rate=0.75)
+    assert bold_yellow not in shown(reward__zero_variance_rate=0.9, rollout__truncated_rate=0.5)
+
+
+def test_a_warning_is_one_plain_line_in_a_log() -> None:
+    console, file = made()
+    console.warning("step 5: alarm zero_reward: " + "x" * 200)
+    assert file.getvalue() == "step 5: alarm zero_reward: " + "x" * 200 + "\n"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from rlvr.records import (
     Check,
@@ -18,7 +19,12 @@ from rlvr.records import (
     Status,
     Verdict,
 )
-from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter
+from rlvr.run.journal import (
+    MAX_REFERENCE_CHARACTERS,
+    EventsFile,
+    MetricsFile,
+    RolloutWriter,
+)
 from rlvr.run.shaping import Shaped
 
 
@@ -144,6 +150,31 @@ def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert (one["shaped_reward"], one["overlong_penalty"], one["kl_penalty"]) == (0.7, 0.2, 0.1)
     assert (two["reward"], two["advantage"], two["status"]) == (None, None, "error")
     assert (two["shaped_reward"], two["overlong_penalty"], two["kl_penalty"]) == (None, None, None)
+
+
+def test_rollouts_hold_the_reference_and_the_role_of_every_verdict(tmp_path: Path) -> None:
+    row = pq.read_table(
+        RolloutWriter(tmp_path).write(1, groups=[group()], prompt_texts={})
+    ).to_pylist()[0]
+    assert row["reference"] == "4"
+    roles = {v["check"]: v["role"] for v in json.loads(row["verdicts"])}
+    assert roles == {"watch": "shadow", "main": "reward"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        (["a", {"b": 1}], '["a", {"b": 1}]'),
+        ("\ud800", "?"),
+        ("x" * 5_000, "x" * MAX_REFERENCE_CHARACTERS + "... (5,000 characters)"),
+    ],
+)
+def test_any_reference_can_be_written(tmp_path: Path, reference: object, expected: str) -> None:
+    before = group()
+    checks = tuple(replace(check, reference=reference) for check in before.prompt.checks)
+    changed = replace(before, prompt=replace(before.prompt, checks=checks))
+    path = RolloutWriter(tmp_path).write(1, groups=[changed], prompt_texts={})
+    assert pq.read_table(path).to_pylist()[0]["reference"] == expected
 
 
 def test_log_probs_that_are_not_finite_are_written_as_they_are(tmp_path: Path) -> None:

@@ -245,6 +245,90 @@ def test_alarms_are_counted_and_the_first_are_shown(run_dir: Path) -> None:
     assert ">g49<" not in page
 
 
+def alarm_of(name: str, step: int, **changes: Any) -> dict[str, Any]:
+    event = {
+        "time": "t", "kind": "alarm", "alarm": name, "step": step, "since": step - 1, "reason": "it went wrong",
+        "advice": "Do <this>", "rollouts": {"file": "rollouts/step_000002.parquet", "completion_ids": ["c7"]},
+    }  # fmt: skip
+    return event | changes
+
+
+def test_an_alarm_is_listed_with_its_advice_and_marks_its_chart(run_dir: Path) -> None:
+    errors = [{"kind": "verifier_error", "step": 1, "check": f"c{index}"} for index in range(60)]
+    cleared = {"kind": "alarm_cleared", "alarm": "truncated", "step": 2, "raised_at": 1}
+    alarms = [alarm_of("truncated", 1, since=0), cleared, alarm_of("zero_reward", 2)]
+    write_lines(run_dir / "events.jsonl", [*errors, *alarms])
+    page = page_of(run_dir)
+    assert (
+        "1 alarm truncated, 1 alarm zero_reward, 1 alarm_cleared truncated, 60 verifier_error"
+        in page
+    )
+    assert "<td>rollouts/step_000002.parquet c7</td>" in page
+    assert "from step 1 on it went wrong. Do &lt;this&gt;" in page
+    assert "it was raised at step 1" in page
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    marked = [figure for figure in figures if 'class="alarmed"' in figure]
+    assert ["reward/mean" in figure for figure in marked] == [True, False]
+    assert "alarm zero_reward, steps 1 to 2" in marked[0]
+    assert marked[0].count('<rect class="alarm"') == 1
+    assert "alarm truncated, steps 0 to 2" in marked[1]
+
+
+def test_an_alarm_about_one_check_marks_no_chart(run_dir: Path) -> None:
+    write_lines(run_dir / "events.jsonl", [alarm_of("unparsed", 2, check="main")])
+    page = page_of(run_dir)
+    assert 'class="alarmed"' not in page
+    assert "1 alarm unparsed" in page
+
+
+def test_a_curve_that_ends_unhealthy_is_marked_without_any_event(run_dir: Path) -> None:
+    changes = {"reward/zero_variance_rate": 1.0, "rollout/truncated_rate": 0.1}
+    write_lines(run_dir / "metrics.jsonl", [step_row(1), step_row(2, **changes)])
+    page = page_of(run_dir)
+    (marked,) = re.findall(r'<figure class="alarmed">.*?</figure>', page, flags=re.DOTALL)
+    assert "reward/zero_variance_rate" in marked
+    assert '<line class="bound"' in marked
+    assert "No signal (reward/zero_variance_rate)" in page
+    assert "Cut (rollout/truncated_rate)" in page
+
+
+def test_every_check_and_the_reference_are_shown(run_dir: Path) -> None:
+    verdicts = [
+        {"check": "main", "role": "reward", "status": "pass", "score": 1.0, "extracted": "4", "reason": "equal"},
+        {"check": "tags", "role": "gate", "status": "fail", "score": 0.0, "extracted": None, "reason": "no <b>"},
+        {"check": "watch", "role": "shadow", "status": "error", "score": None, "reason": "it broke"},
+    ]  # fmt: skip
+    for name in ("step_000002", "step_000002.eval-sum"):
+        write_rollouts(
+            run_dir / "rollouts" / f"{name}.parquet",
+            reward=0.0, verdicts=json.dumps(verdicts), reference="the gold & answer",
+        )  # fmt: skip
+    page = page_of(run_dir)
+    for text in (
+        '<b class="bad">vetoed by tags</b>', "the gold &amp; answer", "fail → vetoed by tags",
+        'main: <b class="good">pass</b>, score 1, answer read: 4; equal',
+        'tags (gate): <b class="bad">fail</b>, score 0; no &lt;b&gt;',
+        'watch (shadow): <b class="odd">error</b>; it broke',
+    ):  # fmt: skip
+        assert text in page, text
+
+
+def test_a_right_answer_that_was_cut_off_says_why_it_earned_nothing(run_dir: Path) -> None:
+    path = run_dir / "rollouts" / "step_000002.parquet"
+    write_rollouts(path, reward=0.0, finish_reason="length")
+    assert '<b class="bad">cut off, so not paid</b>' in page_of(run_dir)
+
+
+@pytest.mark.parametrize("width", [320, 390, 560, 700, 1080])
+def test_labels_of_the_wide_chart_can_be_read_at_any_width(run_dir: Path, width: int) -> None:
+    page = page_of(run_dir)
+    drawn = float(re.search(r'class="wide"><figure>.*?viewBox="0 0 (\d+) ', page, re.DOTALL)[1])  # type: ignore[index]
+    rules = re.findall(r"(?:max-width:(\d+)px\) \{ )?\.wide svg text \{ font-size:(\d+)px", page)
+    sizes = [float(size) for most, size in rules if not most or width <= int(most)]
+    shown_px = sizes[-1] * (width - 66) / drawn  # 66: the margins of page and figure
+    assert 8 <= shown_px <= 17
+
+
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_folder_without_metrics_is_not_a_run(tmp_path: Path, name: str) -> None:
     expected = "there is no such folder" if name else "it has no metrics.jsonl"

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.config.recipe import DataSource
+from rlvr.config.load import list_recipes, load_recipe
+from rlvr.config.recipe import DataConfig, DataSource
+from rlvr.data.load import prompts_that_differ
 from rlvr.data.sources import Row
 from rlvr.data.templates import build_prompt, substitute
 from rlvr.errors import ConfigError, DataError
@@ -96,3 +98,48 @@ def test_a_system_prompt_needs_a_chat() -> None:
 def test_messages_need_a_chat() -> None:
     with pytest.raises(DataError, match=r"row '7'.*needs template 'chat'"):
         build_prompt(config(template="plain"), row([{"role": "user", "content": "q"}]))
+
+
+def data(train: list[dict[str, Any]], held_out: dict[str, Any]) -> DataConfig:
+    base = {"source": "data/sums.jsonl", "verifier": "text_match"}
+    return DataConfig.model_validate(
+        {"train": [base | more for more in train], "eval": [base | {"name": "held"} | held_out]}
+    )
+
+
+ASKS = {"prompt_format": "{prompt}\nUse \\boxed{}."}
+
+
+def test_an_evaluation_that_leaves_out_what_training_sets_is_told_of() -> None:
+    (warning,) = prompts_that_differ(data([ASKS], {}))
+    for part in (
+        "data.eval.0 (held) has no prompt_format",
+        r'data.train.0 has "{prompt}\nUse \\boxed{}."',
+        'prompt_format: "{prompt}" if that is meant',
+    ):
+        assert part in warning
+    both = prompts_that_differ(data([{"template": "r1_zero", "assistant_prefix": " <x>"}], {}))
+    assert ["template" in both[0], "assistant_prefix" in both[1]] == [True, True]
+    (system,) = prompts_that_differ(data([{"system_prompt": "Be brief."}], {}))
+    assert "system_prompt" in system
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ([ASKS], ASKS),
+        ([ASKS], {"prompt_format": "{prompt}"}),  # written out, so it is meant
+        ([ASKS, {}], {}),  # one of the training sources asks alike
+        ([{}], {}),
+        ([{}], ASKS),
+    ],
+)
+def test_evaluations_that_ask_alike_or_on_purpose_are_not_told_of(
+    train: list[dict[str, Any]], held_out: dict[str, Any]
+) -> None:
+    assert prompts_that_differ(data(train, held_out)) == []
+
+
+def test_no_packaged_recipe_evaluates_another_prompt_than_it_trains() -> None:
+    for info in list_recipes():
+        assert prompts_that_differ(load_recipe(info.name).recipe.data) == [], info.name

@@ -1,11 +1,14 @@
 """What verdicts say of their verifier in metrics.jsonl."""
 
+import math
+
 import pytest
 
 from rlvr.plugin import completion_from_text
-from rlvr.records import Check, Group, Prompt, Rollout, Status, Verdict
+from rlvr.records import Check, Group, Prompt, Role, Rollout, Status, Verdict
+from rlvr.run.evaluation import summarize
 from rlvr.run.metrics import rollout_metrics
-from rlvr.run.verdict_metrics import verdict_metrics
+from rlvr.run.verdict_metrics import check_metrics, verdict_metrics
 
 
 def said(
@@ -98,3 +101,70 @@ def test_they_stand_in_the_row_of_a_step() -> None:
     row = rollout_metrics([group(said(Status.PASS, method="string"))])
     assert row["verifier/method_string_rate"] == 1.0
     assert row["verifier/pass_rate"] == 1.0
+
+
+def checked_group() -> Group:
+    """Two completions, of which a reward, a gate and a shadow say different things."""
+    checks = (
+        Check(name="main", verifier="math"),
+        Check(name="tags", verifier="v", role=Role.GATE),
+        Check(name="watch", verifier="v", role=Role.SHADOW),
+    )
+    prompt = Prompt(prompt_id="p", text="?", checks=checks, source="s")
+    partial = Verdict(status=Status.FAIL, score=0.5, reason="half", verifier="v@1", seconds=0.0)
+    verdicts = (
+        {
+            "main": said(Status.PASS),
+            "tags": said(Status.UNPARSED, None),
+            "watch": said(Status.ERROR),
+        },
+        {"main": partial, "tags": said(Status.PASS), "watch": said(Status.ERROR)},
+    )
+    rollouts = tuple(
+        Rollout(
+            completion=completion_from_text("text", prompt_id="p"),
+            verdicts=given,
+            reward=reward,
+            reward_parts={"main": reward},
+        )
+        for given, reward in zip(verdicts, (0.0, 0.5), strict=True)
+    )
+    return Group(group_id="0", prompt=prompt, rollouts=rollouts)
+
+
+def test_each_check_has_its_own_metrics_gates_and_shadows_too() -> None:
+    found = rollout_metrics([checked_group()])
+    own = {name: value for name, value in found.items() if name.startswith("check/")}
+    assert math.isnan(own.pop("check/watch/mean_score"))  # an error is not a zero
+    assert own == {
+        "check/main/pass_rate": 0.5, "check/main/mean_score": 0.75, "check/main/error_rate": 0.0,
+        "check/main/unparsed_rate": 0.0,
+        "check/tags/pass_rate": 0.5, "check/tags/mean_score": 0.5, "check/tags/error_rate": 0.0,
+        "check/tags/unparsed_rate": 0.5,
+        "check/watch/pass_rate": 0.0, "check/watch/error_rate": 1.0, "check/watch/unparsed_rate": 0.0,
+    }  # fmt: skip
+
+
+def test_an_evaluation_names_each_check_where_there_are_several() -> None:
+    found = summarize("held", [checked_group()], is_greedy=False).metrics
+    assert found["eval/held/check/main/mean_score"] == 0.75
+    assert found["eval/held/check/watch/error_rate"] == 1.0
+    alone = summarize("held", [group(said(Status.PASS))], is_greedy=True).metrics
+    assert not any("/check/" in name for name in alone)
+
+
+def test_a_step_without_verdicts_has_no_check_metrics() -> None:
+    assert check_metrics([]) == {}
+
+
+def test_an_answer_that_cannot_be_read_is_not_formatted() -> None:
+    answers = (
+        said(Status.PASS),
+        said(Status.FAIL),
+        said(Status.FAIL, problem="other_form"),
+        said(Status.FAIL, problem="unreadable"),
+        said(Status.UNPARSED, None),
+    )
+    found = summarize("held", [group(*answers)], is_greedy=False).metrics
+    assert found["eval/held/format_rate"] == 0.6
+    assert found["eval/held/score_given_format"] == pytest.approx(1 / 3)

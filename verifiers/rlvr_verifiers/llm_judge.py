@@ -3,7 +3,7 @@
 For answers that no program can compare. What the policy wrote is an adversary's text in the judge's prompt, so: it
 stands between two marks that it cannot know (a hash of itself), what spells a control token of a chat template is
 broken, only the last line of the judge's answer counts, text without a letter or digit is never shown, and a judge that
-twice gives no verdict has not accepted it.
+twice returns no verdict counts as FAIL.
 
 NOT stopped: persuasion. A policy under optimisation finds what a given judge likes; watch `eval` by another verifier.
 """

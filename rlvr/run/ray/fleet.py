@@ -3,7 +3,7 @@
     generate x N --(this turn of the event loop)--> whole groups to the HEALTHY engine with the fewest open tokens
                  --one `generate` a member and turn--> completions, to each caller as they finish
     a lost engine: its open requests are given to others (same seed), it is started again, and serves only after it has
-                   loaded the weights of now and passed the checks of `fleet_weights`
+                   loaded the current weights and passed the checks of `fleet_weights`
 
 With one engine a turn's requests reach it in one call and in the order of arrival, so its waves are those of an engine
 in process.
@@ -152,7 +152,7 @@ class Fleet:
         )
 
     def add(self) -> str:
-        """Starts one more engine, which serves as soon as it holds the weights of now; returns its id."""
+        """Starts one more engine, which serves as soon as it holds the current weights; returns its id."""
         name = f"engine-{self._num_joined}"
         self._num_joined += 1
         self._starting[name] = asyncio.create_task(self._join(name, why="joined"))
