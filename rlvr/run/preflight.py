@@ -9,8 +9,9 @@ from rlvr.data.load import EvalPrompts, open_eval, open_train
 from rlvr.data.order import PromptStream
 from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
-from rlvr.registry import VERIFIERS, find, load
+from rlvr.registry import VERIFIERS, find
 from rlvr.verify import Judge
+from rlvr.verify_trial import load_tried
 
 NUM_GENERATED_CHECKED = 64  # draws of an endless source whose references are checked
 
@@ -37,7 +38,7 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
         locate(recipe.model.path)
     for source in (*recipe.data.train, *recipe.data.eval):
         for check in source.all_checks.values():
-            load(find(VERIFIERS, check.verifier))
+            load_tried(find(VERIFIERS, check.verifier))
 
     def open_all(is_too_long: Callable[[Prompt], bool] | None) -> tuple[PromptStream, EvalPrompts]:
         stream = open_train(recipe.data, seed=recipe.seed, is_too_long=is_too_long)
