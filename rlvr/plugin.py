@@ -205,10 +205,10 @@ def _read_signature(
                 f"verifier {name!r}: parameter {parameter.name!r} is not one of {', '.join(_NAMES)}; "
                 f"settings come after a `*` and have defaults (def {name}(text, reference, *, {parameter.name}=...))"
             )
-    if not {"text", "completion"} & set(arguments):
+    if not arguments:
         raise PluginError(
-            f"verifier {name!r} takes neither text nor completion, so every answer would get the same verdict; "
-            f"write def {name}(text, reference)"
+            f"verifier {name!r} takes none of {', '.join(_NAMES)}, so every answer would get the same verdict; write "
+            f"def {name}(text, reference)"
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise PluginError(

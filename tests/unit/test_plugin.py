@@ -98,11 +98,11 @@ def test_signatures_that_cannot_be_served_are_refused_at_once() -> None:
 
 
 def test_a_function_that_sees_no_answer_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"'f' takes neither text nor completion.*def f\(text"):
+    with pytest.raises(PluginError, match=r"'f' takes none of text, .*write def f\(text"):
 
         @verifier(version="1")
-        def f(reference: str) -> bool:
-            return bool(reference)
+        def f(*, strict: bool = True) -> bool:
+            return strict
 
 
 def test_a_function_that_yields_is_refused() -> None:
