@@ -319,10 +319,11 @@ def verifiers_show(name: str) -> None:
     """Show a verifier: what it does, its version, how it runs, its settings."""
     import inspect
 
-    from rlvr.registry import VERIFIERS, find, load, setting_rows
+    from rlvr.registry import VERIFIERS, find, setting_rows
     from rlvr.run.console import Console
+    from rlvr.verify_trial import load_tried
 
-    loaded = load(find(VERIFIERS, name))
+    loaded = load_tried(find(VERIFIERS, name))
     console = Console()
     console.note(inspect.getdoc(loaded) or "")
     rows = [("version", loaded.version, ""), ("runs", str(loaded.execution), "")]

@@ -10,6 +10,11 @@ class RlvrError(Exception):
     exit_code = 1
 
 
+# What the code of a plugin may raise in this process: `sys.exit` in a verifier must not end a run. A KeyboardInterrupt
+# is not among them, because a person's Ctrl-C cannot be told from one that a plugin raises.
+PLUGIN_FAULTS: tuple[type[BaseException], ...] = (Exception, SystemExit)
+
+
 class ConfigError(RlvrError):
     """The recipe or the call is wrong (exit code 2); the message lists every problem at once."""
 

@@ -205,6 +205,15 @@ def _read_signature(
                 f"verifier {name!r}: parameter {parameter.name!r} is not one of {', '.join(_NAMES)}; "
                 f"settings come after a `*` and have defaults (def {name}(text, reference, *, {parameter.name}=...))"
             )
+    if not arguments:
+        raise PluginError(
+            f"verifier {name!r} takes none of {', '.join(_NAMES)}, so every answer would get the same verdict; write "
+            f"def {name}(text, reference)"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise PluginError(
+            f"verifier {name!r} yields; a verifier returns one bool, score or Verdict"
+        )
     config = create_model(
         f"{name}_config", __config__=ConfigDict(extra="forbid", frozen=True), **settings
     )

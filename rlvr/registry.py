@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlvr.errors import PluginError
+from rlvr.input_files import is_file, other_kind, read_input_text
 from rlvr.plugin import FunctionVerifier, VerifierContext
 from rlvr.protocols import Sandbox, Verifier
 
@@ -33,6 +35,7 @@ SANDBOXES = "rlvr.sandboxes"
 LOSSES = "rlvr.losses"
 ADVANTAGES = "rlvr.advantages"
 _KINDS = {VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage"}
+_MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which travels to every worker
 _CONTRACTS = {
     VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
     SANDBOXES: (
@@ -117,11 +120,13 @@ def find(group: str, name: str) -> PluginSource:
 
 def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource:
     file = Path(path)
-    if not file.is_file():
-        raise PluginError(
-            f"plugin file {path!r} does not exist (looked in {Path.cwd()}); named by {name!r}"
-        )
-    source = file.read_text(encoding="utf-8")
+    if not is_file(file):
+        kind = other_kind(file)
+        what = f"is {kind}, not a file" if kind else f"does not exist (looked in {Path.cwd()})"
+        raise PluginError(f"plugin file {path!r} {what}; named by {name!r}")
+    source = read_input_text(
+        file, what=f"plugin file {path!r}", max_bytes=_MAX_SOURCE_BYTES, error=PluginError
+    )
     digest = hashlib.sha256(source.encode()).hexdigest()
     return PluginSource(
         group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest
@@ -194,12 +199,38 @@ def _imported(source: PluginSource) -> Any:
         loaded: Any = module
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
-    except Exception as error:
-        raise PluginError(
-            f"plugin {source.name!r} ({_origin(source)}) failed to load: {type(error).__name__}: {error}; "
-            f"try `python -c 'import {module_name.removesuffix('.py')}'` to see its traceback"
-        ) from error
+    except KeyboardInterrupt:
+        raise  # a person's Ctrl-C; one that the plugin raises itself is found by `rlvr.verify_trial`
+    except BaseException as error:
+        raise PluginError(load_failure(source, error)) from error
     return loaded
+
+
+def load_failure(source: PluginSource, error: BaseException) -> str:
+    """What to say of a plugin whose import raised `error`, with the file and line."""
+    module_name = source.target.rpartition(":")[0]
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        what += " (a plugin must not end the process that imports it)"
+    command = (
+        f"python {source.name.rpartition(':')[0]}"
+        if source.source
+        else f"python -c 'import {module_name}'"
+    )
+    return (
+        f"plugin {source.name!r} ({_origin(source)}) failed to load: {_place_of(error, module_name)}{what}; "
+        f"try `{command}` to see its traceback"
+    )
+
+
+def _place_of(error: BaseException, module_name: str) -> str:
+    """`mine.py:12: `, the last line of the plugin's own file that the exception passed; "" where it passed none."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f"{error.filename}:{error.lineno}: "
+    file_name = f"{module_name.replace('.', '/').removesuffix('/py')}.py"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename == file_name or f.filename.endswith(f"/{file_name}")]
+    return f"{file_name}:{own[-1].lineno}: " if own else ""
 
 
 def build_verifier(

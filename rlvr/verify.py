@@ -19,14 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlvr.errors import DataError, PluginError
+from rlvr.errors import PLUGIN_FAULTS, DataError, PluginError
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Execution, Sandbox, Verifier
 from rlvr.records import Check, Completion, Prompt, Status, Verdict
-from rlvr.registry import VERIFIERS, PluginSource, build_sandbox, build_verifier, find, load
+from rlvr.registry import SANDBOXES, VERIFIERS, PluginSource, build_sandbox, build_verifier, find
 from rlvr.verify_pool import VerifierPool
 from rlvr.verify_references import problem_here, problems_in_pool
 from rlvr.verify_shared import Places, SharedWork
+from rlvr.verify_trial import load_tried
 from rlvr.verify_wire import as_verdict, error_verdict, label_of
 
 __all__ = ["Judge", "JudgeCounters", "VerifierPool"]
@@ -189,7 +190,7 @@ class Judge:
                 verdict = None
                 if answer is not None:
                     verdict = as_verdict(entry.label, answer, seconds=seconds)
-            except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
+            except PLUGIN_FAULTS as error:
                 verdict = error_verdict(entry.label, error, seconds=time.perf_counter() - start)
             if verdict is not None:
                 settled[check.name] = verdict
@@ -258,14 +259,14 @@ class Judge:
     def _build(self, check: Check) -> _Entry:
         source = self._sources.get(check.verifier) or find(VERIFIERS, check.verifier)
         sandbox = None
-        if getattr(load(source), "execution", None) is Execution.SANDBOXED:
+        if getattr(load_tried(source), "execution", None) is Execution.SANDBOXED:
             sandbox = self._make_sandbox()
         context = VerifierContext(deadline_s=self.deadline_s, sandbox=sandbox)
         try:
             verifier = build_verifier(source, check.settings, context)
         except PluginError:
             raise
-        except Exception as error:
+        except PLUGIN_FAULTS as error:
             raise PluginError(
                 f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}"
             ) from error
@@ -284,6 +285,7 @@ class Judge:
     def _make_sandbox(self) -> Sandbox | None:
         """The run's one sandbox, not started yet."""
         if self._sandbox is None and self._sandbox_choice is not None:
+            load_tried(find(SANDBOXES, self._sandbox_choice[0]))
             self._sandbox = build_sandbox(*self._sandbox_choice)
         return self._sandbox
 
@@ -306,7 +308,7 @@ class Judge:
             return await asyncio.wrap_future(future)
         try:
             text = work_key(narrowed.reference, completion)
-        except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
+        except PLUGIN_FAULTS as error:
             return error_verdict(entry.label, error)
         future, is_first = self._shared.future_of(
             entry.pool_key,
@@ -350,7 +352,7 @@ class Judge:
                 seconds=seconds,
                 details={"cause": "timeout"},
             )
-        except Exception as error:  # noqa: BLE001 - becomes an ERROR verdict
+        except PLUGIN_FAULTS as error:
             return error_verdict(entry.label, error, seconds=time.perf_counter() - start)
 
     def _count(self, verdict: Verdict, *, is_prejudged: bool) -> None:

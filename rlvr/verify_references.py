@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from rlvr.errors import PLUGIN_FAULTS
 from rlvr.protocols import Verifier
 from rlvr.records import Json, Status, Verdict
 from rlvr.verify_pool import VerifierPool
@@ -44,7 +45,7 @@ def problem_here(verifier: Verifier, reference: Json) -> str:
         parse(reference)
     except ValueError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+    except PLUGIN_FAULTS as error:
         return f"{type(error).__name__}: {error}"
     return ""
 

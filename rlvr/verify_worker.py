@@ -8,6 +8,8 @@ kills it and starts another.
     build_failed
                         {"op": "judge", "id", "key", "prompt", "completion"}            -> verdict
                         {"op": "parse", "id", "key", "references"}                      -> verdict
+                        {"op": "load", "plugin", "cpu_deadline_s", "wall_deadline_s", "data_bytes"}   -> loaded |
+    load_failed
     worker -> parent    {"op": "ready"} once, then one answer to each message, in order; before it, {"op": "importing"}
                         while a module is looked for, whose loading must not count against an item
 """
@@ -24,10 +26,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from rlvr.errors import PluginError
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Verifier
 from rlvr.records import Status, Verdict
-from rlvr.registry import build_verifier
+from rlvr.registry import PluginSource, build_verifier, load, load_failure
 from rlvr.verify_wire import (
     HEADER,
     MEMORY_EXIT_CODE,
@@ -45,6 +48,7 @@ from rlvr.verify_wire import (
 _PR_SET_PDEATHSIG = 1
 _MAX_REASON_CHARS = 500
 _TELL_EVERY_S = 0.05
+_WATCH_EVERY_S = 0.2
 
 
 class _Worker:
@@ -74,6 +78,8 @@ class _Worker:
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["op"] == "build":
             return self.build(message)
+        if message["op"] == "load":
+            return self.load(message)
         verifier = self.verifiers[message["key"]]
         _limit_cpu(self.deadline_s)
         with _Imports(self.importing):
@@ -106,6 +112,26 @@ class _Worker:
         self.verifiers[key] = verifier
         return {"op": "built", "key": key, "label": label_of(verifier)}
 
+    def load(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Imports a plugin that may hang: past a deadline another thread answers with the line."""
+        source = source_from_json(message["plugin"])
+        _limit(resource.RLIMIT_DATA, message["data_bytes"])
+        watch = _ImportWatch(
+            source, message["cpu_deadline_s"], message["wall_deadline_s"], answer=self.send
+        )
+        watch.start()
+        try:
+            with _Imports(lambda: (watch.note_import(), self.send({"op": "importing"}))):
+                load(source)
+        except KeyboardInterrupt as error:  # of the plugin: Ctrl-C does not reach a worker
+            reason = load_failure(source, error)
+        except PluginError as error:
+            reason = str(error)
+        else:
+            reason = ""
+        watch.has_ended.set()
+        return {"op": "load_failed", "reason": reason[:2000]} if reason else {"op": "loaded"}
+
     def send(self, message: dict[str, Any]) -> None:
         with self.lock:
             data = memoryview(frame(message))
@@ -130,10 +156,58 @@ class _Worker:
         return data
 
 
+class _ImportWatch(threading.Thread):
+    """Answers for a plugin whose import does not come to its end, with the line that it stands at."""
+
+    def __init__(
+        self,
+        source: PluginSource,
+        cpu_deadline_s: float,
+        wall_deadline_s: float,
+        *,
+        answer: Callable[[dict[str, Any]], None],
+    ) -> None:
+        super().__init__(daemon=True)
+        self.has_ended = threading.Event()
+        self._source = source
+        self._cpu_deadline_s = cpu_deadline_s
+        self._wall_deadline_s = wall_deadline_s
+        self._answer = answer
+        self._importer = threading.get_ident()
+        self.note_import()
+
+    def note_import(self) -> None:
+        """A further module is looked for: the time begins anew."""
+        self._since = time.process_time(), time.monotonic()
+
+    def run(self) -> None:
+        """Looks at the clocks until the import has ended."""
+        while not self.has_ended.wait(_WATCH_EVERY_S):
+            cpu_s = time.process_time() - self._since[0]
+            wall_s = time.monotonic() - self._since[1]
+            if cpu_s > self._cpu_deadline_s or wall_s > self._wall_deadline_s:
+                self._answer({"op": "load_failed", "reason": self._reason(cpu_s, wall_s)})
+                return
+
+    def _reason(self, cpu_s: float, wall_s: float) -> str:
+        file_name = self._source.target.rpartition(":")[0]
+        frame_now = sys._current_frames().get(self._importer)
+        place = ""
+        while frame_now is not None and not place:
+            if frame_now.f_code.co_filename == file_name:
+                place = f" at {file_name}:{frame_now.f_lineno}"
+            frame_now = frame_now.f_back
+        spent = f"{cpu_s:.0f} s of processor time, {wall_s:.0f} s in all"
+        return (
+            f"plugin {self._source.name!r} failed to load: its import has not come to its end after {spent}{place}; "
+            "put long work into `warm_up`, not into the module"
+        )
+
+
 class _Imports:
     """In front of the finders of modules while an item is judged: calls `tell` when one is looked for."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, tell: Callable[[], object]) -> None:
         self._tell = tell
         self._pid = os.getpid()
         self._last = 0.0
@@ -220,9 +294,14 @@ def _confine(parent_pid: int, memory_bytes: int) -> None:
             os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    _limit(resource.RLIMIT_AS, memory_bytes)
+
+
+def _limit(kind: int, num_bytes: int) -> None:
+    """Sets the soft limit, as far as the hard one lets it."""
+    hard = resource.getrlimit(kind)[1]
+    limit = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(kind, (limit, hard))
 
 
 def main() -> None:

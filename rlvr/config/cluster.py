@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Section
+from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Seconds, Section
 
 
 class Backend(StrEnum):
@@ -43,7 +43,7 @@ class ClusterConfig(Section):
     verifier_pools: NonNegativeInt = 0
     max_learner_restarts: NonNegativeInt = 3
     max_engine_restarts: NonNegativeInt = 10
-    heartbeat_deadline_s: Positive = 60.0
-    start_deadline_s: Positive = 600.0
-    sync_deadline_s: Positive = 300.0
-    step_deadline_s: Positive = 3600.0
+    heartbeat_deadline_s: Seconds = 60.0
+    start_deadline_s: Seconds = 600.0
+    sync_deadline_s: Seconds = 300.0
+    step_deadline_s: Seconds = 3600.0

@@ -21,6 +21,7 @@ from rlvr.config.model import LoraConfig
 from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
 
 MOST_RANK_ALONE = 512  # of adapters that vLLM takes
+MOST_COMPLETIONS = 2**22  # of one step; a hundred times the largest that was published
 
 
 def contradictions(
@@ -61,6 +62,12 @@ def _of_sizes(
         yield (
             f"rollout.group_size={rollout.group_size}: the {advantage.kind} advantage{of_k} compares the rollouts of "
             f"a group and needs at least {advantage.min_judged}; 8 is usual"
+        )
+    completions = rollout.prompts_per_step * rollout.group_size
+    if completions > MOST_COMPLETIONS:
+        yield (
+            f"rollout.prompts_per_step={rollout.prompts_per_step} with rollout.group_size={rollout.group_size} are "
+            f"{completions:,} completions a step; at most {MOST_COMPLETIONS:,} are held at once"
         )
     if rollout.prompts_per_step % learner.minibatches_per_step:
         yield (

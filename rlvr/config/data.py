@@ -70,6 +70,11 @@ class DataSource(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":
+        if not self.source.strip():
+            raise ValueError(
+                "source is empty: name a file (.jsonl, .json, .parquet), a folder of them, a hub name, or "
+                "generator:NAME; a single dot is the current folder"
+            )
         if bool(self.verifier) == bool(self.checks):
             raise ValueError(
                 f"source {self.source!r} needs `verifier:` (one check) or `checks:` (several), exactly one"

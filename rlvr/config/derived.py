@@ -21,6 +21,15 @@ def due_steps(steps: int, *, every: int) -> tuple[int, ...]:
     return regular if steps in regular else (*regular, steps)
 
 
+def num_due(steps: int, *, every: int) -> int:
+    """How many steps `due_steps` has, without making them.
+
+    >>> num_due(10, every=4), num_due(8, every=4), num_due(10**9, every=1)
+    (3, 2, 1000000000)
+    """
+    return -(-steps // every) if every else 1
+
+
 def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, str, str]]:
     """Rows (quantity, value, how it was computed).
 
@@ -32,8 +41,6 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
     minibatches = learner.minibatches_per_step
     per_minibatch = prompts // minibatches
     cold = recipe.cold_start
-    evaluations = (0, *due_steps(run.steps, every=run.eval_every_steps))
-    checkpoints = due_steps(run.steps, every=run.checkpoint_every_steps)
     return [
         *_parts(recipe),
         _arithmetic(recipe, dtype_reason),
@@ -67,12 +74,16 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
         ),
         (
             "evaluations at steps",
-            _listed(evaluations) if recipe.data.eval else "none",
+            _listed((0,), run.steps, run.eval_every_steps) if recipe.data.eval else "none",
             _interval(run.eval_every_steps, "before training, ")
             if recipe.data.eval
             else "data.eval is empty",
         ),
-        ("checkpoints at steps", _listed(checkpoints), _interval(run.checkpoint_every_steps, "")),
+        (
+            "checkpoints at steps",
+            _listed((), run.steps, run.checkpoint_every_steps),
+            _interval(run.checkpoint_every_steps, ""),
+        ),
     ]
 
 
@@ -125,11 +136,13 @@ def _versions(number: int) -> str:
     return "1 version" if number == 1 else f"{number:,} versions"
 
 
-def _listed(steps: tuple[int, ...]) -> str:
-    if len(steps) <= _MOST_SHOWN:
-        return ", ".join(str(step) for step in steps)
-    first = ", ".join(str(step) for step in steps[:3])
-    return f"{first}, ..., {steps[-1]} ({len(steps)} in all)"
+def _listed(before: tuple[int, ...], steps: int, every: int) -> str:
+    """The steps `before` and those that are due; the first three and the last where they are many."""
+    count = len(before) + num_due(steps, every=every)
+    if count <= _MOST_SHOWN:
+        return ", ".join(map(str, (*before, *due_steps(steps, every=every))))
+    first = ", ".join(map(str, (*before, every, 2 * every, 3 * every)[:3]))
+    return f"{first}, ..., {steps} ({count} in all)"
 
 
 def _interval(every: int, before: str) -> str:

@@ -15,14 +15,27 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from rlvr.config.bounds import MAX_RECIPE_BYTES
 from rlvr.config.overrides import apply_overrides
 from rlvr.config.packaged import RecipeInfo, find_recipe, list_recipes
 from rlvr.config.presets import NONE, PRESET, PRESETS, changes_nothing, stack, unknown_preset
-from rlvr.config.problems import boolean_problems, problem_at, unique, validation_problems
+from rlvr.config.problems import (
+    boolean_problems,
+    infinite_problems,
+    problem_at,
+    unique,
+    validation_problems,
+)
 from rlvr.config.recipe import Recipe
 from rlvr.config.resolved_yaml import provenance_of, resolved_yaml
-from rlvr.config.yaml_lines import Document, Origin, read_document, value_at
+from rlvr.config.yaml_lines import (
+    Document,
+    Origin,
+    read_document,
+    value_at,
+)
 from rlvr.errors import ConfigError
+from rlvr.input_files import read_input_text
 
 __all__ = ["LoadedRecipe", "RecipeInfo", "find_recipe", "list_recipes", "load_recipe"]
 
@@ -69,6 +82,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
         problems += validation_problems(error, document, model=Recipe)
     else:
         problems += boolean_problems(document, model=recipe)
+        problems += infinite_problems(document)
     if problems or recipe is None:
         raise ConfigError("\n".join(str(problem) for problem in unique(problems)))
     return LoadedRecipe(recipe=recipe, provenance=provenance_of(recipe, document), path=path)
@@ -121,12 +135,7 @@ def _layers(path: Path) -> list[Document]:
 
 def _read(path: Path) -> Document:
     label = _shown(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{label}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise ConfigError(f"{label}: cannot be read: {error.strerror}") from error
+    text = read_input_text(path, what=label, max_bytes=MAX_RECIPE_BYTES, error=ConfigError)
     return read_document(text, label=label)
 
 

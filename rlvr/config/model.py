@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Section
 
 ALL_LINEAR = "all-linear"
+MAX_TINY_PARAMETERS = 1_000_000_000  # 4 GB of float32; larger models have weights to load
 
 
 class TinyModel(Section):
@@ -23,9 +24,20 @@ class TinyModel(Section):
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by heads={self.heads}"
             )
+        if self.num_parameters > MAX_TINY_PARAMETERS:
+            raise ValueError(
+                f"tiny would have {self.num_parameters:,} parameters, at most {MAX_TINY_PARAMETERS:,} are built: lower "
+                "layers, hidden_size or intermediate_size, or name a model in path"
+            )
         if len(set(self.characters)) != len(self.characters) or not self.characters:
             raise ValueError(f"characters={self.characters!r} must be distinct and not empty")
         return self
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the layers and the embedding, without the norms."""
+        per_layer = 4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size
+        return self.layers * per_layer + len(self.characters) * self.hidden_size
 
 
 class LoraConfig(Section):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, JsonValue
 
+from rlvr.config.bounds import MAX_DEPTH, is_finite, require_text
 from rlvr.config.kinds import KIND, clear_replaced_kinds, unfold, written_kinds
 from rlvr.config.paths import annotation_at, container, is_text, kinds
 from rlvr.config.yaml_lines import (
@@ -65,14 +66,30 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, JsonValue]:
         if text.lstrip()[:1] in {"'", '"', "[", "{"}:
             settings[key.strip()] = read_inline(text, path=(key,), override=pair).values["value"]
         else:
-            settings[key.strip()] = plain_scalar(text) if text else ""
+            settings[key.strip()] = _plain(text, pair)
+    for key, value in settings.items():
+        if not is_finite(value):
+            raise ConfigError(f"command line: {key}={value}: must be a finite number")
     return settings
+
+
+def _plain(text: str, pair: str) -> JsonValue:
+    try:
+        return plain_scalar(text) if text else ""
+    except ValueError as error:
+        raise ConfigError(f"command line: {pair[:40]}...: {error}") from error
 
 
 def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
     """Sets one value; returns what is wrong, or an empty text."""
     key, equals, text = override.partition("=")
     parts = tuple(key.strip().split("."))
+    try:
+        require_text(override)
+    except ValueError as error:
+        return str(error)
+    if len(parts) > MAX_DEPTH:
+        return f"a key of {len(parts):,} parts; keys nest {MAX_DEPTH} levels at most"
     if not equals:
         return f"no equals sign; {_EXAMPLE}"
     if not all(parts):
@@ -90,7 +107,10 @@ def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
     try:
         inline = _value(text, path, model, override)
     except ConfigError as error:
-        return str(error).removeprefix(f"command line: {override}: ") + (
+        text = str(error)
+        if not text.startswith("command line: "):
+            return text
+        return text.removeprefix(f"command line: {override}: ") + (
             "; put text that begins with a bracket or a quote in quotes"
         )
     value = inline.values["value"]
@@ -116,7 +136,10 @@ def _value(text: str, path: KeyPath, model: type[BaseModel], override: str) -> D
     if not text or (is_text(annotation_at(model, path)) and text not in _NULLS):
         document.values["value"] = text
     else:
-        document.values["value"] = plain_scalar(text.strip())
+        try:
+            document.values["value"] = plain_scalar(text.strip())
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return document
 
 
@@ -174,7 +197,7 @@ def _make(annotation: object, next_part: str) -> dict[str, JsonValue] | list[Jso
 
 def _check_index(part: str, path: KeyPath, size: int) -> str:
     entries = "1 entry" if size == 1 else f"{size} entries"
-    if not part.isdigit():
+    if not (part.isascii() and part.isdigit() and len(part) < 10):
         return (
             f"{dotted(path)} is a list of {entries}; name one by its position, "
             f"for example {dotted(path)}.0"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlvr.config.yaml_lines import read_document
 from rlvr.errors import ConfigError
+from rlvr.input_files import is_file, other_kind
 
 _ENDING = ".yaml"
 
@@ -56,7 +57,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     path = Path(name_or_path)
     if beside is not None and not path.is_absolute():
         path = beside / path
-    if path.is_file():
+    if is_file(path):
         return path
     try:
         folder = recipe_folder()
@@ -66,12 +67,22 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
     bare = _bare(name_or_path)
     if bare in packaged:
         return packaged[bare]
+    kind = other_kind(path)
+    if kind:
+        raise ConfigError(
+            f"{_brief(name_or_path)} is {kind}, and a recipe is a YAML file (or one of the packaged recipes: "
+            f"{', '.join(packaged) or 'none'})"
+        )
     near = difflib.get_close_matches(_bare(path.name), packaged, n=1, cutoff=0.5)
     meant = f". Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"no recipe {name_or_path!r}: no such file, and not one of the packaged recipes: "
+        f"no recipe {_brief(name_or_path)}: no such file, and not one of the packaged recipes: "
         f"{', '.join(packaged) or 'none'}{meant}"
     )
+
+
+def _brief(name: str) -> str:
+    return repr(name if len(name) <= 200 else f"{name[:100]}...")
 
 
 def _bare(name: str) -> str:

@@ -93,11 +93,12 @@ def _step(annotation: Any, part: str | int) -> Any:
     kind, arguments = container(annotation), _arguments(annotation)
     if kind is dict:
         return arguments[1] if arguments else Any
-    if kind is not None and str(part).isdigit():
+    if kind is not None and str(part).isascii() and str(part).isdigit():
         if not arguments:
             return Any
         is_fixed = kind is tuple and arguments[-1] is not ...
-        return arguments[min(int(part), len(arguments) - 1)] if is_fixed else arguments[0]
+        position = int(part) if len(str(part)) < 10 else len(arguments)
+        return arguments[min(position, len(arguments) - 1)] if is_fixed else arguments[0]
     return None
 
 

@@ -6,10 +6,17 @@ from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from rlvr.config.bounds import MAX_PROBLEMS, is_finite
 from rlvr.config.kinds import KIND, PLUGIN
 from rlvr.config.paths import annotation_at, kinds
 from rlvr.config.suggestions import Suggestions, close, did_you_mean, listed
-from rlvr.config.yaml_lines import Document, KeyPath, Origin, Problem, dotted
+from rlvr.config.yaml_lines import (
+    Document,
+    KeyPath,
+    Origin,
+    Problem,
+    dotted,
+)
 
 _MOST_CHARS = 60
 _LEADING_KEY = re.compile(r"[a-z_][\w.]*(?=[=:])")
@@ -74,6 +81,26 @@ def boolean_problems(document: Document, *, model: BaseModel) -> list[Problem]:
     return found
 
 
+def infinite_problems(document: Document) -> list[Problem]:
+    """The places in free mappings (a plugin's settings) where a number is infinite or not a number."""
+    found: list[Problem] = []
+
+    def visit(value: JsonValue, path: KeyPath) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(inner, (*path, key))
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                visit(inner, (*path, index))
+        elif not is_finite(value):
+            origin = _origin(document, path)
+            text = f"{_PLAIN_WORDS['finite_number']}{_got(value, origin)}"
+            found.append(Problem(origin=origin, text=_with_path(text, path, origin)))
+
+    visit(document.values, ())
+    return found
+
+
 def problem_at(document: Document, path: KeyPath, text: str) -> Problem:
     """A problem of the key at `path`, where it was written."""
     origin = _origin(document, path)
@@ -100,7 +127,8 @@ class _Translator:
 
     def problems(self, error: ValidationError) -> list[Problem]:
         found = [(self._path(item["loc"]), item) for item in error.errors(include_url=False)]
-        details = [(path, item) for path, item in found if path not in self.document.broken]
+        found = [(path, item) for path, item in found if path not in self.document.broken]
+        details = found[:MAX_PROBLEMS]
         misspelt: set[KeyPath] = set()
         result: list[Problem] = []
         for path, item in details:
@@ -118,6 +146,9 @@ class _Translator:
                     result.append(self._problem(path, _PLAIN_WORDS["missing"]))
             elif item["type"] != "extra_forbidden":
                 result.append(self._invalid(path, cast(Mapping[str, Any], item)))
+        if len(found) > len(details):
+            more = f"and {len(found) - len(details):,} more problems"
+            result.append(Problem(origin=_origin(self.document, ()), text=more))
         return result
 
     def _path(self, loc: tuple[int | str, ...]) -> KeyPath:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel
 
-from rlvr.config.yaml_lines import Document, KeyPath, dotted, plain_scalar
+from rlvr.config.yaml_lines import Document, KeyPath, dotted, reads_as_text
 
 _DEFAULT = "default"
 _TYPED = "command line"
@@ -126,7 +126,7 @@ def _number(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    is_plain = _PLAIN.fullmatch(text) and isinstance(plain_scalar(text), str)
+    is_plain = _PLAIN.fullmatch(text) and reads_as_text(text)
     if is_plain and text.lower() not in _YAML_1_1_WORDS:
         return text
     style = "'" if text.isprintable() else '"'

@@ -1,6 +1,7 @@
 """The rollout and the reward section: how completions are generated, and what they earn."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field, JsonValue
 
@@ -8,8 +9,8 @@ from rlvr.config.section import (
     Fraction,
     NonNegative,
     NonNegativeInt,
-    Positive,
     PositiveInt,
+    Seconds,
     Section,
 )
 
@@ -47,10 +48,10 @@ class RolloutConfig(Section):
     group_size: PositiveInt = 8
     max_staleness: NonNegativeInt = 0
     max_completion_tokens: PositiveInt = 256
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=0.01, le=100.0)] = 1.0
     stop_strings: list[str] = Field(default_factory=list[str])
     max_batch_rows: PositiveInt = 256
-    completion_deadline_s: Positive = 3600.0
+    completion_deadline_s: Seconds = 3600.0
     engine_args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
 
@@ -77,5 +78,5 @@ class RewardConfig(Section):
     overlong_buffer_tokens: NonNegativeInt = 0
     overlong_penalty: NonNegative = 1.0
     verifier_workers: PositiveInt = 2
-    verifier_deadline_s: Positive = 5.0
+    verifier_deadline_s: Seconds = 5.0
     max_error_rate: Fraction = 0.2

@@ -9,10 +9,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import cast
 
 import yaml
 from pydantic import JsonValue
 
+from rlvr.config.bounds import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_PROBLEMS,
+    MAX_VALUES,
+    require_text,
+)
 from rlvr.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -113,15 +121,20 @@ class Document:
 
     def merged_over(self, base: "Document") -> "Document":
         """This document's values over those of `base`: mappings merge, all else is replaced."""
-        result = Document(
+        replaced: set[KeyPath] = set()
+        values = _merge(base.values, self.values, (), replaced)
+        kept = {
+            path: origin
+            for path, origin in base.origins.items()
+            if not any(path[:end] in replaced for end in range(1, len(path) + 1))
+        }
+        return Document(
             label=self.label,
-            values=base.values,
-            origins={**base.origins, (): self.origins[()]},
+            values=values,
+            origins=kept | self.origins,
             problems=[*base.problems, *self.problems],
             broken=base.broken | self.broken,
         )
-        result.values = _merge(result, over=self, below=base.values, above=self.values, path=())
-        return result
 
 
 def dotted(path: KeyPath) -> str:
@@ -153,18 +166,32 @@ def value_at(values: JsonValue, path: KeyPath) -> JsonValue:
 def plain_scalar(text: str) -> JsonValue:
     """The value of an unquoted scalar.
 
+    Raises: ValueError for a number of more than MAX_DIGITS digits.
+
     >>> [plain_scalar(text) for text in ("1e-5", "010", "off", "True", "~", "1.2.3")]
     [1e-05, 10, 'off', True, None, '1.2.3']
     """
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError(
+                f"a number of {len(text):,} digits is not read (at most {MAX_DIGITS}); put it in quotes if it is text"
+            )
         return int(text, 0) if text[:2] in {"0x", "0o"} else int(text)
     if _FLOAT.fullmatch(text):
         return float(text)
     if _SPECIAL_FLOAT.fullmatch(text):
         return float(text.replace(".", ""))
     return text
+
+
+def reads_as_text(text: str) -> bool:
+    """Whether an unquoted scalar of these characters is text."""
+    try:
+        return isinstance(plain_scalar(text), str)
+    except ValueError:
+        return False
 
 
 def read_document(text: str, *, label: str) -> Document:
@@ -204,6 +231,26 @@ class _PlainLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - read by PyYAML, never written
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._num_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """One node. Raises MarkedYAMLError below MAX_DEPTH, before Python's own stack ends, and above MAX_VALUES."""
+        self._depth += 1
+        self._num_nodes += 1
+        if self._depth > MAX_DEPTH:
+            raise self._refused(f"values nest deeper than {MAX_DEPTH} levels")
+        if self._num_nodes > 2 * MAX_VALUES:  # keys are nodes too
+            raise self._refused(f"there are more than {MAX_VALUES:,} values")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refused(self, why: str) -> yaml.MarkedYAMLError:
+        event = cast(yaml.Event, self.peek_event())  # type: ignore[no-untyped-call] # PyYAML is untyped
+        return yaml.MarkedYAMLError(None, None, why, event.start_mark)
+
 
 def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | None:
     try:
@@ -221,6 +268,11 @@ def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | N
         character = ascii(text[error.position : error.position + 1])
         place = label if is_inline else f"{label}:line {line}"
         raise ConfigError(f"{place}: not valid YAML: the character {character}") from error
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # an escape that is no character, a huge version number
+        raise ConfigError(f"{label}: not valid YAML: {error}") from error
 
 
 def _tab_hint(text: str, line: int) -> str:
@@ -236,8 +288,16 @@ class _Reader:
 
     document: Document
     override: str = ""
+    num_values: int = 0
 
     def read(self, node: yaml.Node, path: KeyPath, inside: tuple[int, ...]) -> JsonValue:
+        self.num_values += 1
+        if self.num_values > MAX_VALUES:
+            place = self.document.origins.get(path[:1], self._origin(node)).place
+            raise ConfigError(
+                f"{place}: {dotted(path)}: the recipe has more than {MAX_VALUES:,} values; each use of an alias "
+                "(`*name`) counts all that it stands for"
+            )
         if path not in self.document.origins:
             self.document.origins[path] = self._origin(node)
         if id(node) in inside:
@@ -251,9 +311,17 @@ class _Reader:
                 self.read(item, (*path, index), inside) for index, item in enumerate(_items(node))
             ]
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
-            return plain_scalar(node.value) if node.style is None else node.value
+            return self._scalar(node, path)
         self.document.broken.add(path)
         return self._bad(node, f"{dotted(path)}: the tag {node.tag!r} is not supported in a recipe")
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> JsonValue:
+        try:
+            require_text(str(node.value))
+            return str(node.value) if node.style is not None else plain_scalar(node.value)
+        except ValueError as error:
+            self.document.broken.add(path)
+            return self._bad(node, f"{dotted(path)}: {error}")
 
     def _mapping(
         self, node: yaml.MappingNode, path: KeyPath, inside: tuple[int, ...]
@@ -282,7 +350,10 @@ class _Reader:
         return Origin(label=self.document.label, line=node.start_mark.line + 1)
 
     def _bad(self, node: yaml.Node, text: str) -> None:
-        self.document.problems.append(Problem(origin=self._origin(node), text=text))
+        problems = self.document.problems
+        problems.append(Problem(origin=self._origin(node), text=text))
+        if len(problems) >= MAX_PROBLEMS:
+            raise ConfigError("\n".join([*map(str, problems), "and perhaps more"]))
 
 
 def _items(node: yaml.SequenceNode) -> Iterator[yaml.Node]:
@@ -294,24 +365,19 @@ def _pairs(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
 
 
 def _merge(
-    result: Document,
-    *,
-    over: Document,
     below: dict[str, JsonValue],
     above: dict[str, JsonValue],
     path: KeyPath,
+    replaced: set[KeyPath],
 ) -> dict[str, JsonValue]:
+    """`above` over `below`. Adds to `replaced` the paths below which nothing of `below` is left."""
     merged = dict(below)
     for key, value in above.items():
         here = (*path, key)
         lower = below.get(key)
         if isinstance(value, dict) and isinstance(lower, dict):
-            result.origins[here] = over.origins[here]
-            merged[key] = _merge(result, over=over, below=lower, above=value, path=here)
-            continue
-        result.forget(here)
-        for known, origin in over.origins.items():
-            if known[: len(here)] == here:
-                result.origins[known] = origin
-        merged[key] = value
+            merged[key] = _merge(lower, value, here, replaced)
+        else:
+            replaced.add(here)
+            merged[key] = value
     return merged

@@ -3,8 +3,6 @@ name.
 """
 
 import difflib
-import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.data.bounded import open_text, parquet_rows, parse_json
 from rlvr.errors import ConfigError, DataError
+from rlvr.input_files import is_file, is_folder, other_kind
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 SPLIT_WORDS = frozenset({"train", "training", "test", "dev", "val", "valid", "validation", "eval"})
@@ -42,18 +42,22 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
         DataError: nothing is there, or a file cannot be read as a whole.
         ConfigError: the `datasets` package is needed and missing.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = _expanded(source)
+    if is_folder(path):
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return _read_saved(path, split=split, limit=limit)
         files = _files_of(path, split=split)
-    elif path.is_file():
+    elif is_file(path):
         if not path.name.endswith(SUFFIXES):
             raise DataError(
                 f"source {source!r} has an ending that is not read; expected one of "
                 f"{', '.join(SUFFIXES)}"
             )
         files = [path]
+    elif kind := other_kind(path):
+        raise DataError(
+            f"source {_brief(source)} is {kind}, and a source is a file, a folder of files or a hub name"
+        )
     elif _looks_like_file(source):
         raise DataError(_missing(source, path))
     else:
@@ -65,6 +69,17 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
             if limit and len(rows) >= limit:
                 return rows
     return rows
+
+
+def _expanded(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:  # `~name` of a user that does not exist
+        raise DataError(f"source {_brief(source)}: {error}") from error
+
+
+def _brief(source: str) -> str:
+    return repr(source if len(source) <= 200 else f"{source[:100]}...")
 
 
 def _looks_like_file(source: str) -> bool:
@@ -119,39 +134,29 @@ def _read_file(path: Path) -> Iterator[RawRow]:
         ) from error
 
 
-def _open_text(path: Path) -> Any:
-    return (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8")
-    )
-
-
 def _read_lines(path: Path) -> Iterator[RawRow]:
-    with _open_text(path) as lines:
+    with open_text(path, has_lines=True) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield RawRow(
-                    where=where, columns={}, fault=f"not JSON ({error.msg}, column {error.colno})"
-                )
+                value = parse_json(line.rstrip())
+            except ValueError as error:
+                yield RawRow(where=where, columns={}, fault=str(error))
                 continue
             yield _row(where, value)
 
 
 def _read_json(path: Path) -> Iterator[RawRow]:
-    with _open_text(path) as file:
-        try:
-            value = json.load(file)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{error.lineno}: not JSON ({error.msg}); if it holds one object a line, "
-                "name it .jsonl"
-            ) from error
+    with open_text(path, has_lines=False) as file:
+        text = file.read()
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: {error}; if it holds one object a line, name it .jsonl"
+        ) from error
     if isinstance(value, dict):
         lists = [inner for inner in value.values() if isinstance(inner, list)]
         value = lists[0] if len(lists) == 1 else value
@@ -162,18 +167,8 @@ def _read_json(path: Path) -> Iterator[RawRow]:
 
 
 def _read_parquet(path: Path) -> Iterator[RawRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise DataError(f"cannot read {str(path)!r} as Parquet: {error}") from error
-    number = 0
-    for batch in table.to_batches(max_chunksize=1024):
-        for item in batch.to_pylist():
-            number += 1
-            yield _row(f"{path} row {number}", item)
+    for number, item in enumerate(parquet_rows(path), start=1):
+        yield _row(f"{path} row {number}", item)
 
 
 def _row(where: str, value: object) -> RawRow:

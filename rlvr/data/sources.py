@@ -3,6 +3,7 @@ once.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,10 @@ def open_source(config: DataSource, *, seed: int) -> FiniteRows | GeneratedRows:
             "remove them"
         )
     pattern = _compile(config)
-    raw = read_rows(config.source, subset=config.subset, split=config.split, limit=config.limit)
+    try:
+        raw = read_rows(config.source, subset=config.subset, split=config.split, limit=config.limit)
+    except OSError as error:
+        raise DataError(f"source {config.source!r} cannot be read: {error}") from error
     if not raw:
         raise DataError(f"source {config.source!r} ({name}) is empty: it has no row")
     return FiniteRows(rows=_map_rows(config, raw, pattern))
@@ -265,10 +269,14 @@ def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str]
                 f"reference_pattern={pattern.pattern!r} finds nothing in {_short(value)!r}"
             )
         return match.group(1)
-    if not _is_scalar(value):
+    if not isinstance(value, str):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"column {column!r} (columns.reference) holds {value}, which no answer equals"
+            )
         try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"column {column!r} (columns.reference) is not a JSON value: {error}"
             ) from error

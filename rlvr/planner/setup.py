@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlvr.config.derived import due_steps
+from rlvr.config.derived import num_due
 from rlvr.config.learner import Layout, LearnerDtype, OptimizerKind
 from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
 from rlvr.config.rollout import RolloutConfig
@@ -158,7 +158,7 @@ def _num_eval_completions(recipe: Recipe) -> int:
     run = recipe.run
     if not recipe.data.eval:
         return 0
-    due = due_steps(run.steps, every=run.eval_every_steps)
+    num_evaluations = num_due(run.steps, every=run.eval_every_steps)
     between = run.eval_prompts_between or run.eval_prompts
     whole = 2 * run.eval_prompts  # before the first step and after the last
-    return len(recipe.data.eval) * (whole + (len(due) - 1) * between)
+    return len(recipe.data.eval) * (whole + (num_evaluations - 1) * between)

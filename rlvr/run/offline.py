@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rlvr.data.bounded import open_lines
 from rlvr.errors import ConfigError, DataError
+from rlvr.input_files import is_file, other_kind
 from rlvr.plugin import completion_from_text
 from rlvr.records import (
     Check,
@@ -83,8 +85,11 @@ def judge_file(
         a file cannot be opened.
     """
     source, target = Path(input_path), Path(output_path)
-    if not source.is_file():
-        raise DataError(f"input file {str(source)!r} does not exist or is not a file")
+    _require_input(source)
+    if target.exists() and target.samefile(source):
+        raise ConfigError(
+            f"--input and --output are one file, {str(source)!r}: its rows would be lost; choose another output"
+        )
     judge = Judge(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings)
@@ -152,8 +157,7 @@ def given_pair(
         raise ConfigError(
             "rlvr verify --explain needs --completion TEXT and --reference TEXT, or --input FILE with one row"
         )
-    if not path.is_file():
-        raise DataError(f"input file {str(path)!r} does not exist or is not a file")
+    _require_input(path)
     rows = list(itertools.islice(_read(path, Check(name=_CHECK, verifier="")), 2))
     if len(rows) != 1:
         raise DataError(
@@ -164,6 +168,14 @@ def given_pair(
         raise DataError(f"{str(path)!r}: {row.problem}")
     messages: list[Json] = [{"role": m.role, "content": m.content} for m in row.prompt.messages]
     return row.completion.text, row.prompt.reference, row.prompt.text or messages
+
+
+def _require_input(path: Path) -> None:
+    """Raises DataError when it is no file."""
+    if not is_file(path):
+        raise DataError(
+            f"input file {str(path)!r} {f'is {kind}' if (kind := other_kind(path)) else 'does not exist'}"
+        )
 
 
 async def _judge_rows(
@@ -225,11 +237,11 @@ def _read(path: Path, check: Check) -> Iterator[_Row]:
     """
     number = 0
     try:
-        with _open(path, "rb", is_gzip=path.suffix == ".gz") as lines:
+        with open_lines(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _parse(line, number, check)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, DataError) as error:
         problem = f"line {number + 1}: the file cannot be read further: {error}"
         yield _Row(row_id=None, problem=problem)
 

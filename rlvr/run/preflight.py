@@ -11,8 +11,9 @@ from rlvr.data.load import EvalPrompts, open_eval, open_train, prompts_that_diff
 from rlvr.data.order import PromptStream
 from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
-from rlvr.registry import VERIFIERS, build_function, find, load
+from rlvr.registry import VERIFIERS, build_function, find
 from rlvr.verify import Judge
+from rlvr.verify_trial import load_tried
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
             build_function(plugin.GROUP, plugin.name, plugin.settings)
     for source in (*recipe.data.train, *recipe.data.eval):
         for check in source.all_checks.values():
-            load(find(VERIFIERS, check.verifier))
+            load_tried(find(VERIFIERS, check.verifier))
 
     for warning in prompts_that_differ(recipe.data):
         logger.warning("%s", warning)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlvr.errors import PluginError, SandboxError
 from rlvr.registry import SANDBOXES, build_sandbox, find, list_plugins, load, setting_rows
+from rlvr.verify_trial import load_tried
 
 Row = tuple[str, str, str]
 AUTO = "auto"
@@ -64,7 +65,7 @@ def describe(name: str) -> SandboxDescription:
 
     Raises: PluginError when it is not installed.
     """
-    loaded = load(find(SANDBOXES, name))
+    loaded = load_tried(find(SANDBOXES, name))
     capabilities = ", ".join(sorted(loaded.capabilities)) or "runs only"
     rows: list[Row] = [("can", capabilities, "")]
     rows += setting_rows(loaded.Config)

@@ -294,7 +294,7 @@ def test_an_unknown_recipe_gets_a_suggestion() -> None:
 
 def test_text_that_is_not_utf_8_is_an_error() -> None:
     Path("x.yaml").write_bytes(b"name: \xff\n")
-    with pytest.raises(ConfigError, match=r"^x.yaml: not UTF-8 text \(byte 6\)$"):
+    with pytest.raises(ConfigError, match=r"^x.yaml is not UTF-8 text \(byte 6, line 1\)"):
         load_recipe("x.yaml")
 
 

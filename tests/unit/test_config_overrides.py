@@ -165,5 +165,5 @@ def test_wrong_overrides_are_all_reported_beside_those_of_the_file(load: Load) -
         "x.yaml:9: run.steps: must be at least 1 (got 0)",
         "command line: oops: no equals sign; write key=value, for example run.steps=10",
         "command line: seed=-1: must be at least 0",
-        "command line: rollout.temperature=0: must be above 0.0",
+        "command line: rollout.temperature=0: must be at least 0.01",
     ]

@@ -1,6 +1,7 @@
 """The decorator for verifier functions: arguments, settings, returned values."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -94,3 +95,19 @@ def test_signatures_that_cannot_be_served_are_refused_at_once() -> None:
 
     with pytest.raises(PluginError, match="version"):
         verifier(version="")
+
+
+def test_a_function_that_sees_no_answer_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"'f' takes none of text, .*write def f\(text"):
+
+        @verifier(version="1")
+        def f(*, strict: bool = True) -> bool:
+            return strict
+
+
+def test_a_function_that_yields_is_refused() -> None:
+    with pytest.raises(PluginError, match="'f' yields; a verifier returns one bool"):
+
+        @verifier(version="1")
+        def f(text: str) -> Iterator[bool]:
+            yield bool(text)
