@@ -43,7 +43,8 @@ class Broken:
     @property
     def advice(self) -> str:
         """What to look for, and how to try the verifier."""
-        return f"{_ADVICE[self.cause]}. `rlvr verify {self.source} --explain --completion TEXT --reference TEXT` tries one"
+        command = f"rlvr verify {self.source} --explain --completion TEXT --reference TEXT"
+        return f"{_ADVICE[self.cause]}. `{command}` tries one"
 
     def facts(self) -> dict[str, Json]:
         """The fields of an event."""
