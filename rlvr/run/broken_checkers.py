@@ -26,7 +26,10 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """One check of a step that lost its checker. source: as the recipe names it. rate: of its verdicts."""
+    """One check of a step that lost its checker.
+
+    source: as the recipe names it. rate: of its verdicts. examples: ids of the completions that lost it.
+    """
 
     check: str
     source: str
@@ -35,6 +38,13 @@ class Broken:
     rate: float
     is_paid: bool
     reason: str
+    examples: tuple[str, ...]
+
+    @property
+    def advice(self) -> str:
+        """What to look for, and how to try the verifier."""
+        command = f"rlvr verify {self.source} --explain --completion TEXT --reference TEXT"
+        return f"{_ADVICE[self.cause]}. `{command}` tries one"
 
     def facts(self) -> dict[str, Json]:
         """The fields of an event."""
@@ -51,8 +61,7 @@ class Broken:
         return (
             f"verifier {self.verifier!r} of check {self.check!r} broke ({self.cause}) on {self.rate:.0%} of the "
             f"completions; first: {self.reason}. So many are the checker's fault and not theirs, and their zeros mean "
-            f"nothing: {_ADVICE[self.cause]}. `rlvr verify {self.source} --explain --completion TEXT --reference TEXT` "
-            "tries one"
+            f"nothing: {self.advice}"
         )
 
 
@@ -141,7 +150,7 @@ def is_any_judged(group: Group) -> bool:
 
 def broken_checkers(groups: Sequence[Group]) -> list[Broken]:
     """For each check that lost its checker at least once: how often, of all its verdicts, and mostly by what."""
-    verdicts: dict[str, list[Verdict]] = {}
+    verdicts: dict[str, list[tuple[Verdict, str]]] = {}
     paid: set[str] = set()
     sources: dict[str, str] = {}
     for group in groups:
@@ -149,13 +158,14 @@ def broken_checkers(groups: Sequence[Group]) -> list[Broken]:
         sources |= {check.name: check.verifier for check in group.prompt.checks}
         for rollout in group.rollouts:
             for name, verdict in rollout.verdicts.items():
-                verdicts.setdefault(name, []).append(verdict)
+                entry = (verdict, rollout.completion.completion_id)
+                verdicts.setdefault(name, []).append(entry)
     found: list[Broken] = []
     for name, given in verdicts.items():
-        lost = [verdict for verdict in given if _cause(verdict)]
+        lost = [(verdict, name_of) for verdict, name_of in given if _cause(verdict)]
         if lost:
-            cause = Counter(map(_cause, lost)).most_common(1)[0][0]
-            first = next(verdict for verdict in lost if _cause(verdict) == cause)
+            cause = Counter(_cause(verdict) for verdict, _ in lost).most_common(1)[0][0]
+            first = next(verdict for verdict, _ in lost if _cause(verdict) == cause)
             found.append(
                 Broken(
                     check=name,
@@ -165,6 +175,7 @@ def broken_checkers(groups: Sequence[Group]) -> list[Broken]:
                     rate=len(lost) / len(given),
                     is_paid=name in paid,
                     reason=first.reason,
+                    examples=tuple(name_of for _, name_of in lost),
                 )
             )
     return found

@@ -9,8 +9,9 @@ import pytest
 
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, FinishReason, Group, Prompt, Role, Rollout, Status, Verdict
-from rlvr.run.alarms import Alarm, AlarmWatch, findings
+from rlvr.run.alarms import AlarmWatch
 from rlvr.run.buffer import Taken
+from rlvr.run.findings import Alarm, findings
 from rlvr.run.shaping import Shaped
 from rlvr.run.update import Update
 
@@ -185,6 +186,29 @@ def test_the_only_check_of_a_prompt_is_left_to_the_alarms_of_the_step() -> None:
 def test_certainty_is_an_alarm_only_where_it_is_wrong() -> None:
     assert names_of(step_of(group([0.0, 1.0, 0.0, 1.0]), entropy=0.001)) == ["entropy_collapse"]
     assert names_of(step_of(group([1.0] * 19 + [0.0]), entropy=0.001)) == []
+
+
+def test_a_check_that_breaks_on_some_completions_is_an_alarm_before_it_ends_the_run() -> None:
+    def with_hangs(count: int) -> Update:
+        whole = group([1.0, 0.0, 1.0, 0.0, 0.0])
+        hung = replace(
+            said(Status.FAIL), reason="took longer than 5 s", details={"cause": "timeout"}
+        )
+        rollouts = [
+            replace(rollout, verdicts={"main": hung}, reward=0.0) if index >= 5 - count else rollout
+            for index, rollout in enumerate(whole.rollouts)
+        ]
+        return step_of(replace(whole, rollouts=tuple(rollouts)))
+
+    (found,) = findings(with_hangs(2))
+    assert (found.alarm, found.check) == (Alarm.CHECK_BREAKS, "main")
+    assert "broke (hang) on 40% of the completions" in found.what
+    assert "took longer than 5 s" in found.what
+    for part in ("reward.verifier_deadline_s", "rlvr verify math --explain"):
+        assert part in found.advice
+    assert found.examples == ("c3", "c4")
+    assert found.facts == {"rate": 0.4, "threshold": 0.2, "cause": "hang"}
+    assert findings(with_hangs(1)) == []
 
 
 class Told:

@@ -4,7 +4,10 @@ import math
 
 import pytest
 
+from rlvr.config.recipe import TinyModel
+from rlvr.models.policy import build_tiny
 from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Rollout, Status, Verdict
+from rlvr.run.evaluate_model import _rollout_rows
 from rlvr.run.evaluation import pass_at_k, summarize, wilson_interval
 
 PROMPT = Prompt(
@@ -89,3 +92,14 @@ def test_pass_at_k_equals_counting_all_subsets():
         subsets = list(combinations(outcomes, k))
         assert pass_at_k(6, 2, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
     assert math.isclose(pass_at_k(6, 6, 6), 1.0)
+
+
+def test_rows_of_an_evaluation_hold_the_reference_and_every_verdict_with_its_role():
+    found = summarize("s", [group(rollout(Status.FAIL, answer="5"))], is_greedy=True)
+    (row,) = _rollout_rows(
+        found, build_tiny(TinyModel(characters="0123456789+="), seed=0).text.tokenizer
+    )
+    assert row["reference"] == "4"
+    assert row["verdicts"] == {
+        "main": {"role": "reward", "status": "fail", "score": 0.0, "extracted": "5", "reason": "r"}
+    }
