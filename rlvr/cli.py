@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from rlvr.cli_recipes import recipes_app
 from rlvr.errors import ConfigError, RlvrError
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
 verifiers_app = typer.Typer(
     help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
 )
@@ -62,13 +62,17 @@ def train(
         return
     from rlvr.run.directory import open_directory
     from rlvr.run.preflight import opened
+    from rlvr.run.unstarted import UnstartedRun
 
     with ExitStack() as stack:
         stack.callback(console.activity.end)
         console.activity.begin("checking plugins, data and references")
         # what is wrong ends here, before torch is imported
         judge, data = stack.enter_context(opened(loaded.recipe))
+        unstarted = stack.enter_context(UnstartedRun(run_dir))
         directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        if not resume:
+            unstarted.made(directory)
         console.activity.begin("loading libraries")
         from rlvr.report.page import write_report
 
@@ -281,24 +285,6 @@ def parity(
         console.print(summary(rows))
     if not all(row.holds for row in rows):
         raise typer.Exit(1)
-
-
-@recipes_app.callback()
-def recipes(context: typer.Context) -> None:
-    """List the recipes that come with rlvr."""
-    if context.invoked_subcommand is None:
-        from rlvr.config.load import list_recipes
-        from rlvr.run.console import Console
-
-        Console().table("recipes", [(r.name, r.description, "") for r in list_recipes()])
-
-
-@recipes_app.command("show")
-def recipes_show(name: str) -> None:
-    """Print a recipe as it is resolved, with where each value comes from."""
-    from rlvr.config.load import load_recipe
-
-    print(load_recipe(name).to_yaml(), end="")
 
 
 @verifiers_app.callback()

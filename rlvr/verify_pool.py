@@ -15,6 +15,8 @@ here touches signals or the event loop.
 
 import itertools
 import json
+import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
+from rlvr.errors import ConfigError
 from rlvr.records import Completion, Json, Prompt, Verdict
 from rlvr.registry import PluginSource
 from rlvr.verify_dispatch import BUILD_DEADLINE_S, Dispatcher, Job, Plugin, build, error_of
@@ -30,6 +33,11 @@ from rlvr.verify_spare import Spare
 from rlvr.verify_wire import completion_to_json, frame, prompt_to_json
 
 CHUNK_ITEMS = 8
+
+
+def most_workers() -> int:
+    """Of one pool; verification is work for a processor, so more than a few a core only take memory."""
+    return max(64, 8 * (os.cpu_count() or 1))
 
 
 class VerifierPool:
@@ -54,6 +62,15 @@ class VerifierPool:
         if num_workers < 1 or deadline_s <= 0:
             raise ValueError(
                 f"num_workers={num_workers} and deadline_s={deadline_s} must be positive"
+            )
+        if num_workers > most_workers():
+            raise ConfigError(
+                f"{num_workers:,} verifier workers: each is a process, at most {most_workers()} are started on this "
+                f"machine of {os.cpu_count()} cores; lower reward.verifier_workers (or --workers)"
+            )
+        if not math.isfinite(deadline_s):
+            raise ConfigError(
+                f"a deadline of {deadline_s} s for one item; give seconds, for example 5"
             )
         self.num_workers = num_workers
         self.deadline_s = deadline_s

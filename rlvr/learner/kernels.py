@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlvr.config.extras import needed
 from rlvr.config.learner import Kernels, LearnerConfig
 from rlvr.errors import ConfigError
 
@@ -49,10 +50,7 @@ def use_liger(model: PreTrainedModel, *, device: torch.device) -> None:
             _apply_liger_kernel_to_instance,
         )
     except ImportError as error:
-        raise ConfigError(
-            f"learner.kernels=liger needs liger-kernel ({error}): pip install 'liger-kernel>=0.7' (or 'rlvr[liger]'), "
-            "or set learner.kernels=torch"
-        ) from error
+        raise ConfigError(needed("liger_kernel", error)) from error
     kind = model.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         known = ", ".join(sorted(MODEL_TYPE_TO_APPLY_LIGER_FN))

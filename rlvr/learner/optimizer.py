@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.distributed.tensor import DTensor
 
+from rlvr.config.extras import needed
 from rlvr.config.learner import LearnerConfig, OptimizerKind
 from rlvr.errors import ConfigError
 
@@ -66,10 +67,7 @@ def _adamw_8bit(
     try:
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
-        raise ConfigError(
-            f"learner.optimizer=adamw_8bit needs bitsandbytes ({error}): pip install 'bitsandbytes>=0.50' "
-            "(or 'rlvr[eightbit]'), or set learner.optimizer=adamw"
-        ) from error
+        raise ConfigError(needed("bitsandbytes", error)) from error
     return AdamW8bit(
         parameters,
         lr=config.lr,

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlvr.config.extras import needed
 from rlvr.config.model import ALL_LINEAR, LoraConfig
 from rlvr.errors import CheckpointError, ConfigError
 
@@ -50,10 +51,7 @@ def attach(
     try:
         import peft
     except ImportError as error:
-        raise ConfigError(
-            f"model.lora.rank={config.rank} needs peft ({error}): pip install 'peft>=0.19' (or 'rlvr[lora]'), or set "
-            "model.lora.rank=0 to train all weights"
-        ) from error
+        raise ConfigError(needed("peft", error)) from error
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type] # peft divides it; a float serves

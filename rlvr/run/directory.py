@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.errors import CheckpointError, ConfigError
+from rlvr.input_files import is_file, is_folder, other_kind
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class RunDirectory:
             ConfigError: there is a run already, or the place cannot be written.
         """
         if path is not None:
-            return cls._make(Path(path).expanduser())
+            return cls._make(_usable(path))
         home = Path("runs") / recipe_name
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         chosen, number = home / stamp, 1
@@ -167,6 +168,16 @@ class RunDirectory:
                     f"cannot remove checkpoint {str(folder)!r}: {error}"
                 ) from error
         return gone
+
+
+def _usable(path: Path | str) -> Path:
+    """The path, where a folder is or can be. Raises ConfigError that says what else is there."""
+    found = Path(path).expanduser()
+    kind = "a file" if is_file(found) else "" if is_folder(found) else other_kind(found)
+    if kind:
+        shown = str(found) if len(str(found)) <= 200 else f"{str(found)[:100]}..."
+        raise ConfigError(f"run directory {shown!r} is {kind}; choose another --run-dir")
+    return found
 
 
 def _point_latest(home: Path, target: Path) -> None:

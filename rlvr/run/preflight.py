@@ -7,11 +7,18 @@ from dataclasses import dataclass
 
 from rlvr.config.recipe import Recipe
 from rlvr.config.section import PluginSection
-from rlvr.data.load import EvalPrompts, open_eval, open_train, prompts_that_differ
+from rlvr.data.load import (
+    EvalPrompts,
+    demonstrations,
+    open_eval,
+    open_train,
+    prompts_that_differ,
+)
 from rlvr.data.order import PromptStream
 from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
 from rlvr.registry import VERIFIERS, build_function, find
+from rlvr.run.machine_checks import require_machine
 from rlvr.verify import Judge
 from rlvr.verify_trial import load_tried
 
@@ -60,6 +67,8 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
         return stream, evals
 
     stream, evals = open_all(None)
+    if recipe.cold_start.steps:
+        demonstrations(recipe.data.train, seed=recipe.seed)  # refuses a source that has none
     prompts: list[Prompt] = [prompt for found in evals.values() for prompt in found]
     places = dict(evals.places)
     for source in stream.sources:
@@ -82,6 +91,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Judge, OpenedData]]:
 
     Raises: PluginError, DataError, ConfigError: before torch is imported.
     """
+    require_machine(recipe)
     judge = Judge(
         recipe.reward.verifier_workers,
         recipe.reward.verifier_deadline_s,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlvr.config.extras import is_missing
 from rlvr.config.recipe import TrackerKind
 from rlvr.errors import ConfigError
 from rlvr.protocols import MetricSink
@@ -104,6 +105,13 @@ class GuardedSink:
                 "tracker %r failed (%s: %s); the run goes on, and metrics.jsonl has every row",
                 self._name, type(error).__name__, error,
             )  # fmt: skip
+
+
+def require_trackers(trackers: Sequence[TrackerKind]) -> None:
+    """Raises ConfigError for a tracker whose package is not installed, as `build_sinks` does; imports nothing."""
+    for kind in trackers:
+        if is_missing(kind.value):
+            raise _missing(kind.value, kind.value)
 
 
 def build_sinks(

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlvr.errors import SandboxError
 from rlvr.protocols import Capability, Limits, Program, RunResult
 from rlvr_sandboxes import cgroups, jail
+from rlvr_sandboxes.bounds import MOST_SLOTS
 from rlvr_sandboxes.cgroups import Cgroup, Places
 from rlvr_sandboxes.pool import Counters, Pool
 from rlvr_sandboxes.probes import Probe
@@ -38,7 +39,9 @@ class BoxConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    slots: int = Field(default_factory=lambda: max(2, len(os.sched_getaffinity(0))), ge=2)
+    slots: int = Field(
+        default_factory=lambda: max(2, len(os.sched_getaffinity(0))), ge=2, le=MOST_SLOTS
+    )
     """Boxes that run at the same time; default: one a core. At least two, because a function test needs two."""
     recycle_after: int = Field(default=2000, ge=1)
     """Runs after which a box is replaced."""

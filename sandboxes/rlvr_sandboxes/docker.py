@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlvr.errors import SandboxError
 from rlvr.protocols import Capability, Limits, RunResult
+from rlvr_sandboxes.bounds import MOST_SLOTS
 from rlvr_sandboxes.link import Link
 from rlvr_sandboxes.supervised_box import SupervisedBox, supervisor_source
 
@@ -34,7 +35,7 @@ class DockerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str = "python:3.11-slim"
-    slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MOST_SLOTS)
     memory_mb: int = Field(default=0, ge=0)
     pids: int = Field(default=0, ge=0)
     runtime: str = ""

@@ -58,7 +58,7 @@ class RemoteConfig(BaseModel):
 
     url: Annotated[str, AfterValidator(_checked_url)]
     service: Service = Service.SANDBOXFUSION
-    slots: int = Field(default=32, ge=1)
+    slots: int = Field(default=32, ge=1, le=4096)
     retries: int = Field(default=5, ge=0)
     backoff_s: float = Field(default=0.5, gt=0)
     grace_s: float = Field(default=30.0, gt=0)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlvr.errors import SandboxUnavailable
 from rlvr.protocols import Capability, Limits
+from rlvr_sandboxes.bounds import MOST_SLOTS
 from rlvr_sandboxes.link import Link
 from rlvr_sandboxes.supervised_box import SupervisedBox, supervisor_source
 
@@ -25,7 +26,7 @@ class UnsafeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     i_understand_unsafe: bool = False
-    slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MOST_SLOTS)
 
 
 class UnsafeSandbox(SupervisedBox):
