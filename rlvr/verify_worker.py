@@ -13,7 +13,6 @@ kills it and starts another.
 """
 
 import asyncio
-import ctypes
 import inspect
 import os
 import resource
@@ -24,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from rlvr.lifeline import end_with_parent
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Verifier
 from rlvr.records import Status, Verdict
@@ -42,7 +42,6 @@ from rlvr.verify_wire import (
     verdict_to_json,
 )
 
-_PR_SET_PDEATHSIG = 1
 _MAX_REASON_CHARS = 500
 _TELL_EVERY_S = 0.05
 
@@ -214,10 +213,7 @@ def _confine(parent_pid: int, memory_bytes: int) -> None:
     """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core
     file.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # the parent died before the line above took effect
-            os._exit(0)
+    end_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
