@@ -92,6 +92,7 @@ def _start(pid: int) -> int:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != FOLDER_OF},
             cwd="/",
             check=True,
         )

@@ -54,7 +54,12 @@ class TrackerKind(StrEnum):
 
 
 class RunConfig(Section):
-    """How long, how often, and what is kept. An interval of 0 means never; the last step always evaluates and saves."""
+    """How long, how often, and what is kept. An interval of 0 means never; the last step always evaluates and saves.
+
+    max_hours: then the run saves after the step that runs, ends with exit code 130, and can be resumed; the hours of a
+        resumed run count anew. null: no limit.
+    grace_s: what SIGTERM leaves the run to finish its step and save, and a second Ctrl-C to end.
+    """
 
     steps: PositiveInt = 100
     eval_every_steps: NonNegativeInt = 0
@@ -64,6 +69,18 @@ class RunConfig(Section):
     keep_checkpoints: PositiveInt = 2
     sample_every_steps: NonNegativeInt = 10
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
+    max_hours: Annotated[
+        Positive | None,
+        Field(
+            description="hours after which the run saves and ends with exit code 130; null is no limit"
+        ),
+    ] = None
+    grace_s: Annotated[
+        Positive,
+        Field(
+            description="seconds in which the run ends after SIGTERM or a second Ctrl-C, dropping its step if need be"
+        ),
+    ] = 30.0
 
 
 class Recipe(Section):

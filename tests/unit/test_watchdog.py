@@ -85,3 +85,37 @@ def test_a_folder_in_use_a_link_and_anything_else_stay(tmp_path: Path):
     assert not watchdog.remove_unused(tmp_path / "link")
     assert watchdog.remove_unused(used)
     assert watchdog.remove_unused(tmp_path / "was never there")
+
+
+NESTED = """
+import os, signal, sys, time
+from pathlib import Path
+from rlvr import watchdog
+outer, inner = map(Path, sys.argv[1:3])
+outer.mkdir()
+watchdog.guard(outer, with_users=True)
+os.environ[watchdog.FOLDER_OF] = str(outer)
+if os.fork() == 0:  # as an actor of a private Ray, which has its variable from its start
+    program = (
+        "import sys, time; from pathlib import Path; from rlvr import watchdog; folder = Path(sys.argv[1]); "
+        "folder.mkdir(); watchdog.guard(folder); print(flush=True); time.sleep(1000)"
+    )
+    os.execv(sys.executable, [sys.executable, "-c", program, str(inner)])
+time.sleep(1000)
+"""
+
+
+def test_one_watchdog_ends_the_owner_of_another_which_then_does_its_own_work(tmp_path: Path):
+    outer, inner = tmp_path / "outer", tmp_path / "inner"
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", NESTED, str(outer), str(inner)],
+        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert owner.stdout is not None
+    owner.stdout.readline()
+    assert inner.is_dir()
+    owner.kill()
+    owner.wait()
+    wait_until(lambda: not outer.exists() and not inner.exists())
+    owner.stdout.close()
