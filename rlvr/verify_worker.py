@@ -15,7 +15,6 @@ kills it and starts another.
 """
 
 import asyncio
-import ctypes
 import inspect
 import os
 import resource
@@ -27,6 +26,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rlvr.errors import PluginError
+from rlvr.lifeline import end_with_parent
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Verifier
 from rlvr.records import Status, Verdict
@@ -45,7 +45,6 @@ from rlvr.verify_wire import (
     verdict_to_json,
 )
 
-_PR_SET_PDEATHSIG = 1
 _MAX_REASON_CHARS = 500
 _TELL_EVERY_S = 0.05
 _WATCH_EVERY_S = 0.2
@@ -288,10 +287,7 @@ def _confine(parent_pid: int, memory_bytes: int) -> None:
     """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core
     file.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # the parent died before the line above took effect
-            os._exit(0)
+    end_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_AS, memory_bytes)

@@ -58,6 +58,9 @@ class RunConfig(Section):
 
     alarm_after_steps: for how many steps in a row nothing is learned, every reward is 0 or most completions are cut
         off before the run raises an alarm (0 = no alarms).
+    max_hours: then the run saves after the step that runs, ends with exit code 130, and can be resumed; the hours of a
+        resumed run count anew. null: no limit.
+    grace_s: what SIGTERM leaves the run to finish its step and save, and a second Ctrl-C to end.
     """
 
     steps: PositiveInt = 100
@@ -69,6 +72,18 @@ class RunConfig(Section):
     sample_every_steps: NonNegativeInt = 10
     alarm_after_steps: NonNegativeInt = 5
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
+    max_hours: Annotated[
+        Positive | None,
+        Field(
+            description="hours after which the run saves and ends with exit code 130; null is no limit"
+        ),
+    ] = None
+    grace_s: Annotated[
+        Positive,
+        Field(
+            description="seconds in which the run ends after SIGTERM or a second Ctrl-C, dropping its step if need be"
+        ),
+    ] = 30.0
 
 
 class Recipe(Section):

@@ -12,7 +12,6 @@ The result of a step does not depend on the number of ranks (up to rounding), no
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from rlvr.learner.nonfinite import judge_nonfinite
 from rlvr.learner.perturbation import Perturbation
 from rlvr.learner.publication import Publication
 from rlvr.learner.rank_frames import Frame, batch_frame
-from rlvr.learner.rank_memory import Shared, share
+from rlvr.learner.rank_memory import Meeting, Shared, share
 from rlvr.learner.rank_pool import START_UP, RankPool
 from rlvr.learner.rank_rows import split_over_ranks
 from rlvr.learner.rank_server import RankTask, correction_to_json, task_frame
@@ -69,7 +68,7 @@ class LearnerGroup:
         lr_decay: tuple[int, int, float] | None = None,
         silence_s: float = SILENCE_S,
     ) -> None:
-        """Starts the ranks and waits for them. Arguments as `PolicyLearner`'s, and:
+        """Starts the ranks and waits for them; they end with the calling thread. Arguments as `PolicyLearner`'s, and:
 
         Args:
             reference: given to the ranks in parts; drop your own after this call, and its memory is free.
@@ -101,8 +100,7 @@ class LearnerGroup:
         if reference is not None and not is_policy:
             segments["reference"] = share(reference)
         self._memory = segments["policy"].pairs
-        # Where the ranks meet; kept, because connections of some kinds are made at their first use.
-        self._meeting = tempfile.TemporaryDirectory(prefix="rlvr-ranks-")
+        self._meeting = Meeting()
         try:
             self._pool = self._start(
                 segments,
@@ -118,7 +116,7 @@ class LearnerGroup:
                 lr_decay=lr_decay,
             )
         except BaseException:
-            self._meeting.cleanup()
+            self._meeting.close()
             raise
 
     def begin(
@@ -290,7 +288,7 @@ class LearnerGroup:
         """Ends the ranks; the policy's weights stay as last published. Safe to call twice."""
         self._publication.close()
         self._pool.close()
-        self._meeting.cleanup()
+        self._meeting.close()
 
     def _ask(self, op: str, values: Mapping[str, Any]) -> list[Frame]:
         return self._pool.call([Frame(body={"op": op, **values})] * self.num_ranks, what=op)
@@ -341,13 +339,16 @@ class LearnerGroup:
             for fd in inherited:
                 stack.callback(os.close, fd)
             pool = RankPool(
-                self.num_ranks, num_threads=num_threads, inherited=inherited, silence_s=silence_s
+                self.num_ranks,
+                num_threads=num_threads,
+                inherited=[*inherited, *self._meeting.fds],
+                silence_s=silence_s,
             )
             common = {
                 "op": "setup",
                 "size": self.num_ranks,
                 "device_type": device_type,
-                "store_file": f"{self._meeting.name}/store",
+                "store_file": self._meeting.path,
                 "num_threads": num_threads,
                 "config": self.config.model_dump(mode="json"),
                 "reference_is_policy": reference_is_policy,

@@ -1,21 +1,19 @@
-"""The process of one rank: started by `rlvr.learner.rank_process` as `python -m rlvr.learner.rank_main`.
+"""The process of one rank: `rlvr.learner.rank_process` starts it bound to its own (`rlvr.lifeline`).
 
 The first frame says what the rank is made of; then it answers one frame after another. It trusts its parent alone. A
-thread of its own reads standard input and ends the process when that closes, whatever the rank is doing then: so no
-rank outlives its parent, and none waits for ever in a collective that another has left.
+thread of its own reads standard input and ends the process when that closes, so that none waits for ever in a
+collective that another has left. With its parent the kernel ends it, also where that thread cannot run.
 """
 
 import faulthandler
 import logging
 import os
 import queue
-import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -34,13 +32,12 @@ _SIGN_OF_LIFE_S = 1.0
 
 
 class _Pipes:
-    """The two descriptors that lead to the parent. meeting: a folder to remove where the parent cannot."""
+    """The two descriptors that lead to the parent."""
 
     def __init__(self, fd_in: int, fd_out: int) -> None:
         self._fd_in = fd_in
         self._fd_out = fd_out
         self._requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        self.meeting: Path | None = None
         self._last_sign = 0.0
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -69,8 +66,6 @@ class _Pipes:
             buffer += data
             while (frame := take_frame(buffer)) is not None:
                 self._requests.put(frame)
-        if self.meeting is not None:
-            shutil.rmtree(self.meeting, ignore_errors=True)
         os._exit(0)  # the parent closed the pipe, or is gone
 
 
@@ -89,7 +84,6 @@ class _Warnings(logging.Handler):
 def build_server(first: Frame, pipes: _Pipes) -> RankServer:
     """The rank that the first frame describes."""
     body = first.body
-    pipes.meeting = Path(body["store_file"]).parent
     torch.set_num_threads(body["num_threads"])
     segments = body["segments"]
     policy: Policy = attach(segments["policy"], first.tensors["policy"])
@@ -105,7 +99,7 @@ def build_server(first: Frame, pipes: _Pipes) -> RankServer:
         rank=body["rank"],
         size=body["size"],
         device_type=body["device_type"],
-        store_file=Path(body["store_file"]),
+        store_file=body["store_file"],
         alive=pipes.alive,
     )
 

@@ -56,6 +56,30 @@ class Shared:
         return {"fd": self.fd, "windows": [(w.dtype, w.shape, w.offset) for w in self.windows]}
 
 
+class Meeting:
+    """The file by which ranks find each other; it has no name where the system can do that, so that none is left.
+
+    Keep it open while ranks live: some connections are made at their first use. Ranks must inherit `fds`.
+    """
+
+    def __init__(self) -> None:
+        self.fds: list[int] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if hasattr(os, "memfd_create"):
+            self.fds = [os.memfd_create("rlvr-ranks", os.MFD_CLOEXEC)]
+            self.path = f"/proc/self/fd/{self.fds[0]}"
+        else:
+            self._folder = tempfile.TemporaryDirectory(prefix="rlvr-ranks-")
+            self.path = f"{self._folder.name}/store"
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        while self.fds:
+            os.close(self.fds.pop())
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
 def share(value: Any) -> Shared:
     """Copies every tensor of `value` into shared memory.
 

@@ -1,7 +1,7 @@
 """The process of one rank, as its parent sees it: pipes, signs of life, last words, its end.
 
-A rank ends by itself when its standard input closes, which the parent's death does too. Its standard error goes to a
-file without a name, from which a failure is explained.
+A rank ends by itself when its standard input closes, and the kernel ends it with its parent. Its standard error goes to
+a file without a name, from which a failure is explained.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from rlvr.learner.rank_frames import Frame, encode, take_frame
+from rlvr.lifeline import bound_command
 
 _READ_BYTES = 1 << 20
 _TAIL_BYTES = 4096
@@ -22,7 +23,7 @@ _TAIL_LINES = 12
 
 
 class RankProcess:
-    """A running `rlvr.learner.rank_main` in a session of its own."""
+    """A running `rlvr.learner.rank_main` in a session of its own; it ends with the thread that made this object."""
 
     def __init__(self, rank: int, *, num_threads: int, inherited: Sequence[int]) -> None:
         """Args: inherited: descriptors that the rank finds open under the same numbers."""
@@ -30,7 +31,7 @@ class RankProcess:
         self.last_sign = time.monotonic()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rlvr.learner.rank_main"],
+            bound_command("rlvr.learner.rank_main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -56,7 +56,7 @@ class RankServer:
         rank: int,
         size: int,
         device_type: str,
-        store_file: Path,
+        store_file: str,
         alive: Callable[[], None],
     ) -> None:
         """Joins the other ranks and shards the models; waits for the others, for as long as the parent does.
@@ -70,7 +70,7 @@ class RankServer:
             torch.cuda.set_device(rank)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-            store=FileStore(str(store_file), size),
+            store=FileStore(store_file, size),
             rank=rank,
             world_size=size,
             timeout=_NEVER,

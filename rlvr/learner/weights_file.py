@@ -3,7 +3,8 @@
     <parent>/rlvr-weights-<pid>-<random>/v<version>.safetensors, and base.safetensors where adapters travel alone
 
 A file is written under another name and renamed, so that nobody reads half of it; only the newest are kept. The folder
-goes with `close`; where a process was killed before that, the next one on this machine removes what it left.
+goes with `close`, or with its process (`rlvr.watchdog`); where both were killed, the next one on this machine removes
+what they left. Nobody else can read it, and what others put beside it is not followed.
 
 A disk is only used where RLVR_WEIGHTS_FOLDER names a folder on one: in a container, shared memory that is too small for
 the model would else turn every weight sync into writes to the container's disk, and nothing would say so.
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlvr import watchdog
 from rlvr.errors import ConfigError, LearnerError
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry
@@ -128,6 +130,7 @@ class WeightsFolder:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(self._lock)
+            watchdog.forget(folder)
 
     def _made(self, num_bytes: int) -> Path:
         if self._folder is None:
@@ -136,6 +139,7 @@ class WeightsFolder:
                 parent.mkdir(parents=True, exist_ok=True)
                 remove_stale(parent)
                 made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
+                watchdog.guard(Path(made))
                 self._lock = os.open(made, os.O_RDONLY)
                 fcntl.flock(
                     self._lock, fcntl.LOCK_EX
@@ -208,8 +212,7 @@ def remove_stale(parent: Path) -> list[Path]:
     removed: list[Path] = []
     for folder in parent.glob(f"{_PREFIX}*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)) and not _is_locked(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        if pid.isdecimal() and not _is_alive(int(pid)) and watchdog.remove_unused(folder):
             removed.append(folder)
     return removed
 
@@ -222,20 +225,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
-
-
-def _is_locked(folder: Path) -> bool:
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError:  # gone, or another user's
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _versions(folder: Path) -> list[tuple[int, Path]]:

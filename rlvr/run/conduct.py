@@ -25,6 +25,7 @@ from rlvr.config.derived import derived_table
 from rlvr.config.dtypes import with_stored_dtypes
 from rlvr.config.load import LoadedRecipe, load_recipe
 from rlvr.config.recipe import Recipe
+from rlvr.errors import Interrupted
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt, prompt_text
@@ -124,12 +125,17 @@ def conduct(
         directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
         stop = stack.enter_context(
             listen_for_stop(
-                lambda: console.note("stopping after this step; once more to stop without saving")
+                grace_s=loaded.recipe.run.grace_s,
+                max_hours=loaded.recipe.run.max_hours,
+                note=console.note,
+                last_words=directory.way_on,
             )
         )
+        stack.enter_context(_told_where_to_go_on(directory, stop))
         stack.callback(console.activity.end)
         console.activity.begin("loading the policy")
         text = backend.open()
+        _stop_early(stop)
         console.activity.begin("choosing dtypes")
         choice = choose_dtypes(loaded.recipe, measure=backend.measure_dtypes)
         if choice is not None:
@@ -165,7 +171,7 @@ def conduct(
         )
         if choice is not None:
             recorder.event("dtypes", **choice.event)
-        with _recorded(recorder):
+        with _recorded(recorder), _told_where_to_go_on(directory, stop):
             num_lost = 0
             while True:
                 scene = Scene(
@@ -176,6 +182,7 @@ def conduct(
                     if num_lost:
                         text = backend.open()
                         data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+                    _stop_early(stop)
                     last_step = asyncio.run(_run(scene, backend=backend, text=text, data=data))
                     break
                 except LearnerLost as error:
@@ -188,25 +195,30 @@ def conduct(
 
 
 async def _run(scene: Scene, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
-    """Returns the last step."""
+    """Returns the last step. Raises CancelledError when the step that runs is to be dropped."""
     scene.console.activity.begin("starting learner and engines")
-    async with backend.crew(scene) as crew:
-        parts = assemble(
-            scene.recipe,
-            text=text,
-            engine=crew.engine,
-            learner=crew.learner,
-            set_correction=crew.set_correction,
-            judge=crew.judge,
-            data=data,
-            recorder=scene.recorder,
-            stop=scene.stop,
-            resumed=scene.resumed,
-        )
-        if scene.resumed is not None:
-            scene.recorder.rewind(scene.resumed.step, next_issue=parts.stream.num_issued)
-            scene.recorder.event("resumed_with", changes=scene.resumed.changed)
-        return await run_loop(parts)
+    with scene.stop.droppable():
+        async with backend.crew(scene) as crew:
+            return await _loop_with(crew, scene, text=text, data=data)
+
+
+async def _loop_with(crew: Crew, scene: Scene, *, text: PolicyText, data: OpenedData) -> int:
+    parts = assemble(
+        scene.recipe,
+        text=text,
+        engine=crew.engine,
+        learner=crew.learner,
+        set_correction=crew.set_correction,
+        judge=crew.judge,
+        data=data,
+        recorder=scene.recorder,
+        stop=scene.stop,
+        resumed=scene.resumed,
+    )
+    if scene.resumed is not None:
+        scene.recorder.rewind(scene.resumed.step, next_issue=parts.stream.num_issued)
+        scene.recorder.event("resumed_with", changes=scene.resumed.changed)
+    return await run_loop(parts)
 
 
 def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | None:
@@ -233,6 +245,23 @@ def is_too_long(prompt: Prompt, *, text: PolicyText, recipe: Recipe) -> bool:
     length = len(encode_prompt(prompt, text.tokenizer))
     room = text.max_positions - recipe.rollout.max_completion_tokens
     return length > min(recipe.data.max_prompt_tokens, room)
+
+
+def _stop_early(stop: StopRequest) -> None:
+    """Raises KeyboardInterrupt where somebody asked while nothing was begun that could be finished."""
+    if stop.requested:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _told_where_to_go_on(directory: RunDirectory, stop: StopRequest) -> Iterator[None]:
+    """A run that was broken off ends as Interrupted, with its newest checkpoint and the command to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and not stop.is_dropped:
+            raise
+        raise Interrupted(directory.way_on()) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -140,6 +141,17 @@ class RunDirectory:
         """The newest whole checkpoint as (step, folder); None when there is none."""
         whole = self.whole_checkpoints()
         return whole[-1] if whole else None
+
+    def way_on(self, how: str = "stopped") -> str:
+        """The newest checkpoint and the command to go on from it: the last line of a run that was stopped.
+
+        Args: how: it was stopped; the beginning of the line.
+        """
+        found = self.newest_checkpoint()
+        if found is None:
+            return f"{how} before the first checkpoint: {self.path} cannot be resumed; start anew"
+        command = ["rlvr", "train", str(self.recipe), "--run-dir", str(self.path), "--resume"]
+        return f"{how}; the newest checkpoint is {found[1]}; go on with: {shlex.join(command)}"
 
     def prune_checkpoints(self, keep: int) -> list[Path]:
         """The folders removed, so that only the newest `keep` whole checkpoints stay.

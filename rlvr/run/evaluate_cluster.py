@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from rlvr import watchdog
 from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import RolloutEngine
@@ -46,6 +47,7 @@ async def on_cluster(
     recipe = recipe.model_copy(update={"cold_start": cold_start})
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlvr-eval-"))
+        watchdog.guard(Path(folder))
         backend = stack.enter_context(opened_backend(recipe, judge=judge, run_dir=EVERYWHERE))
         text = await asyncio.to_thread(backend.open)
         choice = await asyncio.to_thread(choose_dtypes, recipe, measure=backend.measure_dtypes)

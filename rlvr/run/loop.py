@@ -65,7 +65,7 @@ async def run_loop(parts: RunParts) -> int:
             metrics |= _speed(update, sync, has_overlap=parts.buffer.max_staleness > 0)
 
             is_exhausted = not parts.buffer.num_in_flight and parts.stream.is_exhausted()
-            is_stopping = parts.stop.requested and step < parts.num_steps and not is_exhausted
+            is_stopping = parts.stop.is_due and step < parts.num_steps and not is_exhausted
             is_end = is_exhausted or step == parts.num_steps
             evaluations: list[Evaluation] = []
             if parts.is_eval_due(step) or is_end:
@@ -90,9 +90,8 @@ async def run_loop(parts: RunParts) -> int:
             if pause and not is_end:
                 raise pause
             if is_stopping:
-                raise Interrupted(
-                    f"stopped after step {step} of {parts.num_steps}; go on with --resume"
-                )
+                how = f"{parts.stop.reason} after step {step} of {parts.num_steps}"
+                raise Interrupted(parts.recorder.way_on(how))
             if is_end:
                 break
             parts.buffer.advance()

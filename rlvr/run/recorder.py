@@ -59,6 +59,10 @@ class Recorder:
         """The line that says what the run is doing."""
         return self._console.activity
 
+    def way_on(self, how: str) -> str:
+        """How the run was stopped, its newest checkpoint, and the command to go on from it."""
+        return self._run_dir.way_on(how)
+
     def event(self, kind: str, **fields: Json) -> None:
         """A start, a stop, a fault, an alarm or a decision."""
         self._events.write(kind, **fields)

@@ -3,9 +3,12 @@
 Standard library only: this file runs as the zygote, before any program.
 """
 
+import contextlib
 import fcntl
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -20,9 +23,13 @@ from rlvr_sandboxes.rooms import (
     kill_descendants,
 )
 
+# A supervisor that is killed closes the control socket, which the zygote sees, a moment before the directory.
+_LOOKS, _BETWEEN_LOOKS_S = 10, 0.005
 
-def fork_guard() -> None:
-    """Returns in a child. The parent stays as the guard: when the zygote dies, by whatever hand, it ends what is left.
+
+def fork_guard(scratch: str) -> None:
+    """Returns in a child. The parent stays as the guard: when the zygote dies, by whatever hand, it ends what is left,
+    and removes the slot's directory where the supervisor is gone too.
 
     Without it a run whose zygote was killed would go on with no limit on its time. Below Landlock 6 (only as root) it
     leaves that to the kernel, which ends the first process of a run with its zygote.
@@ -40,7 +47,22 @@ def fork_guard() -> None:
         if pid == zygote:
             if can_kill:
                 kill_descendants()
+            _remove_orphaned(scratch)
             os._exit(0)
+
+
+def _remove_orphaned(scratch: str) -> None:
+    """Removes the slot's directory unless the supervisor holds it, which removes it itself."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        for _ in range(_LOOKS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_BETWEEN_LOOKS_S)
+            else:
+                shutil.rmtree(scratch, ignore_errors=True)
+                return
 
 
 def _enclose_guard() -> None:

@@ -284,7 +284,7 @@ def main(argument: str) -> None:
     is_landlock = config["mode"] == "landlock"
     if is_landlock:
         launch.join(config["cgroups"])
-        landlock_start.fork_guard()
+        landlock_start.fork_guard(config["scratch"])
     control = socket.socket(fileno=os.dup(config["control"]))  # low, so that a run closes it
     os.close(config["control"])
     room: Room = (

@@ -1,7 +1,9 @@
 """Copies of weights on the nodes of engines: shared, and removed by the last user or the next one."""
 
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("ray")
+from rlvr.errors import RolloutError
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.run.ray import weight_files
 from rlvr.run.ray.weight_files import WeightFiles, WeightSource
@@ -48,7 +51,7 @@ def test_a_learner_that_was_replaced_leaves_no_copies(tmp_path: Path):
     files.close()
 
 
-def test_what_a_killed_engine_left_is_removed_by_the_next(tmp_path: Path):
+def test_what_a_killed_engine_left_is_removed_by_its_watchdog(tmp_path: Path):
     code = (
         "import os, sys; from pathlib import Path; from rlvr.run.ray.weight_files import WeightFiles; "
         "files = WeightFiles(Path(sys.argv[1])); files._shared_folder('rlvr-weights-1-a', num_bytes=1); "
@@ -56,11 +59,56 @@ def test_what_a_killed_engine_left_is_removed_by_the_next(tmp_path: Path):
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)
-    left = tmp_path / "rlvr-weights-copies" / "rlvr-weights-1-a"
-    assert left.is_dir()
+    left = tmp_path / "rlvr-weights-copies-a"
+    until = time.monotonic() + 60
+    while left.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_what_was_left_where_the_watchdog_was_killed_too_is_removed_by_the_next(tmp_path: Path):
+    left = tmp_path / "rlvr-weights-copies-a"
+    left.mkdir(mode=0o700)
+    (left / "v1.safetensors").write_bytes(b"x")
     files, _ = opened(tmp_path, "rlvr-weights-2-b")
     assert not left.exists()
     files.close()
+
+
+def test_nobody_else_can_enter_the_folder_and_what_they_planted_is_refused(tmp_path: Path):
+    files, folder = opened(tmp_path)
+    assert folder.stat().st_mode & 0o077 == 0
+    (folder / "lock").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(OSError, match="symbolic link"), weight_files._locked(folder / "lock"):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"
+    files.close()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o700)
+    (tmp_path / "rlvr-weights-copies-b").symlink_to(theirs)
+    with pytest.raises(RolloutError, match=r"copies-b, where .* is a link"):
+        opened(tmp_path, "rlvr-weights-1-b")
+    os.mkfifo(tmp_path / "rlvr-weights-copies-c")
+    with pytest.raises(RolloutError, match=r"copies-c, where .* is a link, no folder"):
+        opened(tmp_path, "rlvr-weights-1-c")
+    (tmp_path / "rlvr-weights-copies-d").mkdir()
+    (tmp_path / "rlvr-weights-copies-d").chmod(0o777)
+    with pytest.raises(RolloutError, match="can be entered by others"):
+        opened(tmp_path, "rlvr-weights-1-d")
+    assert theirs.is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to own a folder for somebody else")
+def test_a_folder_of_another_user_is_refused_and_left_alone(tmp_path: Path):
+    theirs = tmp_path / "rlvr-weights-copies-a"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 65534, 65534)
+    files, _ = opened(tmp_path, "rlvr-weights-2-b")
+    assert theirs.is_dir()
+    files.close()
+    with pytest.raises(RolloutError, match="another user's"):
+        opened(tmp_path)
 
 
 def test_adapters_bring_their_base_once_and_it_stays_when_versions_go(

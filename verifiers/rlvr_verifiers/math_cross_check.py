@@ -13,6 +13,8 @@ import signal
 import time
 from collections.abc import Sequence
 
+from rlvr.lifeline import end_with_parent
+
 _MAX_CHARS = 400
 
 
@@ -32,8 +34,9 @@ def judge(golds: Sequence[str], answer: str, *, limit_s: float) -> bool | None:
     if len(answer) > _MAX_CHARS:
         return None
     reader, writer = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
+        end_with_parent(parent)
         os.close(reader)
         code = 1
         with contextlib.suppress(BaseException):

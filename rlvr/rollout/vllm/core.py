@@ -13,6 +13,7 @@ import psutil
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from rlvr import watchdog
 from rlvr.config.model import LoraConfig
 from rlvr.errors import ConfigError, RolloutError
 from rlvr.models.lora import ADAPTER_WEIGHTS
@@ -63,6 +64,7 @@ class VllmCore:
                 return
             before = {child.pid for child in psutil.Process().children(recursive=True)}
             self._folder = Path(tempfile.mkdtemp(prefix="rlvr-vllm-"))
+            watchdog.guard(self._folder)
             write_outline(self._folder, architecture=self._architecture, tokenizer=self._tokenizer)
             try:
                 self._llm = await asyncio.to_thread(self._build, str(self._folder))
@@ -81,6 +83,7 @@ class VllmCore:
             await asyncio.to_thread(_end, self._processes)
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
+                watchdog.forget(self._folder)
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Awaits a method of vLLM's `AsyncLLM`."""

@@ -7,6 +7,7 @@ vLLM imports this module by its name in each worker process. One load, step by s
     rlvr_repack    packs again what the reload left stale
 """
 
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,14 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from rlvr.lifeline import end_with_parent
 from rlvr.models.checksum import tensor_checksum
 from rlvr.rollout.vllm import adapter
 from rlvr.rollout.vllm.settings import BACKEND
+
+# vLLM's core itself does not notice that the engine's process was killed.
+if (_engine := multiprocessing.parent_process()) is not None and _engine.pid is not None:
+    end_with_parent(_engine.pid)
 
 
 @dataclass

@@ -65,7 +65,8 @@ def opened_backend(recipe: Recipe, *, judge: Judge, run_dir: Path) -> Iterator["
         board = WaitBoard()
         sentinel = Sentinel(board, end=end_process)
         stack.callback(sentinel.close)
-        stack.enter_context(connected(recipe.cluster))
+        logs = run_dir / "faults" / "ray" if run_dir.name else None
+        stack.enter_context(connected(recipe.cluster, logs=logs))
         sources = verifier_sources(recipe)
         modules = sorted({
             source.target.partition(":")[0] for source in sources.values() if not source.source

@@ -1,7 +1,8 @@
 """A Ray cluster for one run: a private one on this machine, or the one that `cluster.address` names.
 
-A private one has no dashboard, a random token that every connection must show, and an object store of a stated size;
-it ends with the run. A cluster that is joined stays, and only this run's actors end.
+A private one has no dashboard, a random token that every connection must show, an object store of a stated size, and
+its sockets and logs in a folder that only this user can enter. It listens on the loopback interface alone. It ends with
+the run, however the run ends. A cluster that is joined stays, and only this run's actors end.
 """
 
 import ipaddress
@@ -10,24 +11,29 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import exceptions as ray_errors
+from ray._private import services
 from ray._raylet import (
     AuthenticationTokenLoader,  # type: ignore # compiled, without a stub
     Config,  # type: ignore # the same
 )
 
 import rlvr
+from rlvr import watchdog
 from rlvr.config.cluster import ClusterConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, Interrupted
 
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
 _TOKEN_BYTES = 32
+_PREFIX = "rlvr-ray-"
+_MAX_PLACE = 20  # characters: the path of a socket has room for 107, and Ray puts some 70 behind the folder's
 # What an actor's process must share with the driver's beside the code: caches of models, and the settings of libraries.
 _CARRIED = (
     "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY",
@@ -36,8 +42,10 @@ _CARRIED = (
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
+def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[None]:
     """Within it, this process drives a Ray cluster.
+
+    Args: logs: where the logs of a private one go when an error leaves the context; None: nowhere.
 
     Raises: ConfigError when the cluster cannot be reached, or does not let us in.
     """
@@ -46,19 +54,54 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     os.environ.update(environment)
     if environment:
         _read_environment_again()
-    try:
+    with ExitStack() as stack:
+        stack.callback(_restore, before)
         if config.address:
+            stack.callback(ray.shutdown)
             _join(config.address)
         else:
-            _start()
+            folder = stack.enter_context(_private_folder(logs))
+            stack.callback(ray.shutdown)
+            _start(folder)
         yield
+
+
+def _restore(before: Mapping[str, str | None]) -> None:
+    """The environment as it was."""
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _private_folder(logs: Path | None) -> Iterator[Path]:
+    """A folder for sockets and logs, closed to other users. At its end, also by a kill, those who use it are ended.
+
+    Ray opens the folder that it is given to everybody; so it gets one inside.
+    """
+    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    place = place if len(place) <= _MAX_PLACE else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+    watchdog.guard(folder, with_users=True)
+    try:
+        yield folder
+    except Interrupted:
+        raise
+    except Exception:
+        if logs is not None:
+            with suppress(OSError):  # the error that led here is the one to tell
+                shutil.copytree(_inside(folder) / "session_latest/logs", logs, dirs_exist_ok=True)
+        raise
     finally:
-        ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        watchdog.end_users(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        watchdog.forget(folder)
+
+
+def _inside(folder: Path) -> Path:
+    return folder / "r"
 
 
 def actor_environment() -> dict[str, str]:
@@ -89,17 +132,40 @@ def _read_environment_again() -> None:
     Config.initialize("")
 
 
-def _start() -> None:
+def _start(folder: Path) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free if shared.is_dir() else OBJECT_STORE_BYTES
-    _init(
-        address="local",
-        num_cpus=cores,
-        object_store_memory=max(80 << 20, min(OBJECT_STORE_BYTES, free // 4)),
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-    )
+    with _loopback_stays(), _named_for_children(folder):
+        _init(
+            address="local",
+            num_cpus=cores,
+            object_store_memory=max(80 << 20, min(OBJECT_STORE_BYTES, free // 4)),
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(_inside(folder)),
+        )
+
+
+@contextmanager
+def _loopback_stays() -> Iterator[None]:
+    """Within it, Ray keeps 127.0.0.1 as its address; else it takes the machine's own one, and listens there."""
+    original = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = original
+
+
+@contextmanager
+def _named_for_children(folder: Path) -> Iterator[None]:
+    """What is started within it, and all that these start, is known as the folder's."""
+    os.environ[watchdog.FOLDER_OF] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[watchdog.FOLDER_OF]
 
 
 def _join(address: str) -> None:

@@ -3,9 +3,8 @@
 import fcntl
 import math
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,15 @@ import ray
 import torch
 from ray import exceptions as ray_errors
 
-from rlvr.learner.weights_file import place_for
+from rlvr import watchdog
+from rlvr.errors import RolloutError
+from rlvr.learner.weights_file import FOLDER_VARIABLE, place_for
 from rlvr.records import Transport, WeightsRef
 from rlvr.run.failures import LearnerLost
 
 CHUNK_BYTES = 64 << 20
 _KEPT = 2  # versions, as the learner keeps
+_PREFIX = "rlvr-weights-copies-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +35,18 @@ class WeightSource:
 class WeightFiles:
     """Finds or makes the local file of a version. Engines of one node and learner share a folder of copies:
 
-    <place>/rlvr-weights-copies/<the learner's folder>/{v<version>.safetensors, base.safetensors, users}
+    <place>/rlvr-weights-copies-<random part of the learner's folder>/{v<version>.safetensors, base.safetensors}
 
-    Each holds a shared lock on `users`; whoever closes last removes the folder, and the next one what the killed left.
+    It is this user's and closed to all others; what somebody else put in its place is refused, and no link is followed.
+    Each engine holds a shared lock on the folder. Whoever closes last removes it; where engines were killed, their
+    watchdogs do, and the next engine of the node where those were killed too.
     """
 
     def __init__(self, place: Path | None = None) -> None:
         """Args: place: where copies are made; None: what `weights_file.place_for` says."""
         self._place = place
         self._folder: Path | None = None
-        self._users = -1
+        self._held = -1
 
     def here(self, ref: WeightsRef, source: WeightSource) -> WeightsRef:
         """The same reference with a path on this node. Waits for the copy; blocks, so call it in a thread.
@@ -61,7 +65,7 @@ class WeightFiles:
         folder = self._shared_folder(path.parent.name, num_bytes=num_bytes)
         target = folder / path.name
         with _locked(folder / "lock"):
-            if not target.exists():
+            if not os.path.lexists(target):
                 _prune(folder, kept=_KEPT - 1)
                 _fetch(ref, source, target)
         return replace(ref, uri=str(target))
@@ -70,47 +74,67 @@ class WeightFiles:
         """Lets go of the copies; without another user they are removed. Safe to call twice."""
         folder, self._folder = self._folder, None
         if folder is not None:
-            with _locked(folder.parent / "lock"):
-                os.close(self._users)
-                _remove_unused(folder)
+            os.close(self._held)
+            watchdog.remove_unused(folder)
+            watchdog.forget(folder)
 
     def _shared_folder(self, name: str, *, num_bytes: int) -> Path:
-        if self._folder is None or self._folder.name != name:
+        """Args: name: of the learner's folder, which the system made with a random part.
+
+        Raises: RolloutError when something that is not ours stands there.
+        """
+        mark = _PREFIX + name.rpartition("-")[2]
+        if self._folder is None or self._folder.name != mark:
             self.close()
             place = self._place or place_for(num_bytes)
-            folder = place / "rlvr-weights-copies" / name
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.parent / "lock"):
-                for other in folder.parent.iterdir():
-                    if other.is_dir() and other != folder:
-                        _remove_unused(other)
-                folder.mkdir(exist_ok=True)
-                self._users = os.open(folder / "users", os.O_RDWR | os.O_CREAT, 0o644)
-                fcntl.flock(self._users, fcntl.LOCK_SH)
+            for other in place.glob(f"{_PREFIX}*"):
+                if other.name != mark:
+                    watchdog.remove_unused(other)
+            folder = place / mark
+            watchdog.guard(folder)
+            self._held = _hold(folder)
             self._folder = folder
         return self._folder
+
+
+def _hold(folder: Path) -> int:
+    """Makes a folder that only this user can enter, and returns a descriptor with a shared lock on it.
+
+    Another engine may remove the folder between the two; then it is made again. Raises: RolloutError.
+    """
+    while True:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        descriptor = watchdog.open_own(folder)
+        if descriptor is None:
+            if not os.path.lexists(folder):
+                continue
+            raise RolloutError(
+                f"{folder}, where copies of weights would go, is a link, no folder, or another user's; remove it, or "
+                f"set {FOLDER_VARIABLE} on this node to a folder of your own"
+            )
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        mine = os.fstat(descriptor)
+        if mine.st_mode & 0o077:
+            os.close(descriptor)
+            raise RolloutError(
+                f"{folder}, where copies of weights would go, can be entered by others; remove it"
+            )
+        if os.path.lexists(folder) and folder.lstat().st_ino == mine.st_ino:
+            return descriptor
+        os.close(descriptor)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process of this node at a time."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-
-
-def _remove_unused(folder: Path) -> None:
-    try:
-        users = os.open(folder / "users", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:  # another user's
-        return
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return
     finally:
-        os.close(users)
+        os.close(descriptor)
 
 
 def _size(ref: WeightsRef) -> int:

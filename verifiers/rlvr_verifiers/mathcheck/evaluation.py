@@ -11,6 +11,8 @@ import signal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from rlvr.lifeline import end_with_parent
+
 from .nodes import (
     ONE,
     Add,
@@ -87,8 +89,9 @@ def _in_child(expr: Expr, names: list[str]) -> str:
     import sympy  # noqa: F401 - once here, and not in each child
 
     reader, writer = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
+        end_with_parent(parent)
         os.close(reader)
         with contextlib.suppress(BaseException):
             os.write(writer, _written(expr, names).encode()[:_MAX_BYTES])
