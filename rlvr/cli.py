@@ -44,7 +44,7 @@ def train(
         bool, typer.Option("--resume", help="go on from the newest whole checkpoint")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check everything that needs no weights")
+        bool, typer.Option("--dry-run", help="check all that needs no weights, show prompts")
     ] = False,
 ) -> None:
     """Train a policy by a recipe."""
@@ -56,18 +56,20 @@ def train(
     require_backend(loaded.recipe)
     console = Console()
     if dry_run:
-        from rlvr.run.dry_run import dry_run_rows
+        from rlvr.run.dry_run import show_dry_run
 
-        console.table(f"{loaded.recipe.name}: nothing was started", dry_run_rows(loaded.recipe))
+        show_dry_run(loaded.recipe, console)
         return
     from rlvr.run.directory import open_directory
     from rlvr.run.preflight import opened
+    from rlvr.run.prompt_check import check_prompts
 
     with ExitStack() as stack:
         stack.callback(console.activity.end)
         console.activity.begin("checking plugins, data and references")
-        # what is wrong ends here, before torch is imported
+        # what is wrong ends here, before a folder is made
         judge, data = stack.enter_context(opened(loaded.recipe))
+        check_prompts(loaded.recipe, data, tell=console.note)
         directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
         console.activity.begin("loading libraries")
         from rlvr.report.page import write_report

@@ -12,6 +12,8 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import linecache
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,11 +64,8 @@ class PluginSource:
 
 
 def list_plugins(group: str) -> tuple[PluginEntry, ...]:
-    """Every registered plugin of a group, by name.
-
-    Raises: PluginError when two distributions register one name.
-    """
-    entries: dict[str, PluginEntry] = {}
+    """Every registered plugin of a group, by name; a name that two distributions register comes twice."""
+    entries: dict[tuple[str, str, str], PluginEntry] = {}
     for point in sorted(entry_points(group=group), key=lambda p: p.name):
         entry = PluginEntry(
             name=point.name,
@@ -74,33 +73,31 @@ def list_plugins(group: str) -> tuple[PluginEntry, ...]:
             distribution=point.dist.name if point.dist else "?",
             version=point.dist.version if point.dist else "?",
         )
-        other = entries.get(point.name)
-        if other is not None and (other.target, other.distribution) != (
-            entry.target,
-            entry.distribution,
-        ):
-            raise PluginError(
-                f"two distributions register the {group} plugin {point.name!r}: {other.distribution} "
-                f"{other.version} ({other.target}) and {entry.distribution} {entry.version} ({entry.target}); "
-                "uninstall one, or name the one you mean as package.module:attribute"
-            )
-        entries[point.name] = entry
+        entries[entry.name, entry.target, entry.distribution] = entry
     return tuple(entries.values())
 
 
 def find(group: str, name: str) -> PluginSource:
     """Where a plugin lives, without importing it.
 
-    Raises: PluginError when the name is unknown or the file is missing.
+    Raises: PluginError when the name is unknown, two distributions register it, or the file is missing.
     """
     if ":" in name:
         path, _, attribute = name.rpartition(":")
         if path.endswith(".py"):
             return _find_file(group, name, path, attribute)
         return PluginSource(group=group, name=name, target=name)
-    entries = {entry.name: entry for entry in list_plugins(group)}
-    if name in entries:
-        return PluginSource(group=group, name=name, target=entries[name].target)
+    listed = list_plugins(group)
+    found = [entry for entry in listed if entry.name == name]
+    if len(found) > 1:
+        both = " and ".join(f"{e.distribution} {e.version} ({e.target})" for e in found)
+        raise PluginError(
+            f"two distributions register the {group} plugin {name!r}: {both}; uninstall one, or name the one you mean "
+            f"by its place, such as {found[0].target}"
+        )
+    if found:
+        return PluginSource(group=group, name=name, target=found[0].target)
+    entries = dict.fromkeys(entry.name for entry in listed)
     kind = group.rpartition(".")[2].removesuffix("s").replace("sandboxe", "sandbox")
     close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -116,7 +113,9 @@ def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource
         raise PluginError(
             f"plugin file {path!r} does not exist (looked in {Path.cwd()}); named by {name!r}"
         )
-    source = file.read_text(encoding="utf-8")
+    source = file.read_text(
+        encoding="utf-8-sig"
+    )  # without a byte order mark, which Python would refuse
     digest = hashlib.sha256(source.encode()).hexdigest()
     return PluginSource(
         group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest
@@ -129,6 +128,7 @@ def load(source: PluginSource) -> Any:
     Raises: PluginError that names the distribution, its version and the entry point.
     """
     module_name, _, attribute = source.target.rpartition(":")
+    module = None
     try:
         if source.source:
             module = _module_from_source(source, module_name)
@@ -138,9 +138,13 @@ def load(source: PluginSource) -> Any:
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
     except Exception as error:
+        held = "" if module is None else _held(module, attribute)
         raise PluginError(
             f"plugin {source.name!r} ({_origin(source)}) failed to load: {type(error).__name__}: {error}; "
-            f"try `python -c 'import {module_name.removesuffix('.py')}'` to see its traceback"
+            + (
+                held
+                or f"try `python -c 'import {module_name.removesuffix('.py')}'` to see its traceback"
+            )
         ) from error
     if isinstance(loaded, FunctionVerifier):
         return loaded.as_class()
@@ -150,6 +154,29 @@ def load(source: PluginSource) -> Any:
             "verifier a function decorated with @rlvr.plugin.verifier(version=...)"
         )
     return loaded
+
+
+def _held(module: ModuleType, attribute: str) -> str:
+    """What a module has that could have been meant: its own plugins, the closest name first."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionVerifier)
+        or (isinstance(value, type) and hasattr(value, "version") and hasattr(value, "Config"))
+    ]
+    functions = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    ]
+    close = difflib.get_close_matches(attribute, [*own, *functions], n=1, cutoff=0.5)
+    hint = f". Did you mean {close[0]!r}?" if close else ""
+    if own:
+        return f"its plugins are: {', '.join(own)}{hint}"
+    return (
+        f"it has no plugin, and these functions: {', '.join(functions) or 'none'}{hint} A verifier is a function "
+        "decorated with @rlvr.plugin.verifier(version=...), or a class"
+    )
 
 
 def build_verifier(
@@ -203,6 +230,8 @@ def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    lines = source.source.splitlines(keepends=True)
+    linecache.cache[file_name] = (len(source.source), None, lines, file_name)  # for tracebacks
     try:
         exec(compile(source.source, file_name, "exec"), module.__dict__)  # the user's own file
     except BaseException:
