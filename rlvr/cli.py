@@ -176,7 +176,7 @@ def verify(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the verifier's settings")
     ] = None,
     input_: Annotated[
-        Path | None, typer.Option("--input", help="JSON Lines with id, completion, reference")
+        Path | None, typer.Option("--input", help="JSON Lines with completion, reference, id")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")
@@ -232,9 +232,7 @@ def verify(
         deadline_s=deadline_s,
         sandbox=where,
     )
-    Console().table(
-        f"verdicts in {output}", [(k.name, str(v), "") for k, v in outcome.counts.items()]
-    )
+    Console().table(f"verdicts in {output}", outcome.rows)
     if outcome.had_errors:
         raise typer.Exit(1)
 

@@ -66,7 +66,8 @@ class PluginSource:
 def list_plugins(group: str) -> tuple[PluginEntry, ...]:
     """Every registered plugin of a group, by name; a name that two distributions register comes twice."""
     entries: dict[tuple[str, str, str], PluginEntry] = {}
-    for point in sorted(entry_points(group=group), key=lambda p: p.name):
+    points = entry_points(group=group)
+    for point in sorted(points, key=lambda p: (p.name, p.dist.name if p.dist else "?")):
         entry = PluginEntry(
             name=point.name,
             target=point.value,

@@ -45,9 +45,9 @@ async def run_loop(parts: RunParts) -> int:
     checkers = CheckerWatch(
         parts.recorder.event,
         max_error_rate=parts.max_error_rate,
-        patience_steps=ERROR_RATE_PATIENCE_STEPS,
+        patience_steps=min(ERROR_RATE_PATIENCE_STEPS, parts.num_steps - parts.first_step + 1),
     )
-    last_step, error_steps = parts.first_step - 1, 0
+    last_step, error_steps, has_judged = parts.first_step - 1, 0, False
     try:
         for step in range(parts.first_step, parts.num_steps + 1):
             update = await parts.updater.step(policy_version=sync.version)
@@ -73,9 +73,10 @@ async def run_loop(parts: RunParts) -> int:
             pause = steer(parts, step, metrics)
             unjudged = metrics["reward/unjudged_rate"]
             error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
+            has_judged = has_judged or unjudged < 1.0
             broken = checkers.observe(step, update.taken.groups)
-            if error_steps >= ERROR_RATE_PATIENCE_STEPS:
-                message = _error_rate_message(unjudged, parts, update.taken.groups)
+            if error_steps >= ERROR_RATE_PATIENCE_STEPS or (is_end and not has_judged):
+                message = _error_rate_message(unjudged, error_steps, parts, update.taken.groups)
                 broken = broken or VerifierError(message)
             if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
                 await parts.thread.run(lambda s=step: _save(parts, s))
@@ -124,7 +125,9 @@ def _save(parts: RunParts, step: int) -> None:
     parts.recorder.checkpoint(step, learner=parts.learner, state=parts.state())
 
 
-def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -> str:
+def _error_rate_message(
+    rate: float, num_steps: int, parts: RunParts, groups: Sequence[Group]
+) -> str:
     broken = [
         (rollout.completion.completion_id, verdict.reason)
         for group in groups
@@ -138,6 +141,8 @@ def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -
         else "The engine cut them off at rollout.completion_deadline_s: raise it, or see why the engine is slow"
     )
     return (
-        f"{rate:.0%} of rollouts could not be judged for {ERROR_RATE_PATIENCE_STEPS} steps (reward.max_error_rate is "
-        f"{parts.max_error_rate:.0%}): training on what is left would be biased. " + cause
+        f"{rate:.0%} of rollouts could not be judged for {num_steps} step{'s' * (num_steps != 1)} "
+        f"(reward.max_error_rate is {parts.max_error_rate:.0%}): "
+        + ("nothing was learned. " if rate == 1.0 else "training on what is left would be biased. ")
+        + cause
     )
