@@ -44,7 +44,7 @@ def train(
         bool, typer.Option("--resume", help="go on from the newest whole checkpoint")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check everything that needs no weights")
+        bool, typer.Option("--dry-run", help="check all that needs no weights, show prompts")
     ] = False,
 ) -> None:
     """Train a policy by a recipe."""
@@ -56,19 +56,21 @@ def train(
     require_backend(loaded.recipe)
     console = Console()
     if dry_run:
-        from rlvr.run.dry_run import dry_run_rows
+        from rlvr.run.dry_run import show_dry_run
 
-        console.table(f"{loaded.recipe.name}: nothing was started", dry_run_rows(loaded.recipe))
+        show_dry_run(loaded.recipe, console)
         return
     from rlvr.run.directory import open_directory
     from rlvr.run.preflight import opened
+    from rlvr.run.prompt_check import check_prompts
     from rlvr.run.unstarted import UnstartedRun
 
     with ExitStack() as stack:
         stack.callback(console.activity.end)
         console.activity.begin("checking plugins, data and references")
-        # what is wrong ends here, before torch is imported
+        # what is wrong ends here, before a folder is made
         judge, data = stack.enter_context(opened(loaded.recipe))
+        check_prompts(loaded.recipe, data, tell=console.note)
         unstarted = stack.enter_context(UnstartedRun(run_dir))
         directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
         if not resume:
@@ -178,7 +180,7 @@ def verify(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the verifier's settings")
     ] = None,
     input_: Annotated[
-        Path | None, typer.Option("--input", help="JSON Lines with id, completion, reference")
+        Path | None, typer.Option("--input", help="JSON Lines with completion, reference, id")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")
@@ -234,9 +236,7 @@ def verify(
         deadline_s=deadline_s,
         sandbox=where,
     )
-    Console().table(
-        f"verdicts in {output}", [(k.name, str(v), "") for k, v in outcome.counts.items()]
-    )
+    Console().table(f"verdicts in {output}", outcome.rows)
     if outcome.had_errors:
         raise typer.Exit(1)
 

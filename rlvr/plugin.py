@@ -4,7 +4,10 @@ The shortest verifier is a function. Its first parameters are taken by name from
 parameter with a default becomes a setting of the recipe, validated before the run starts.
 
     text        the completion's text                 reference   the gold answer of this check
-    completion  the whole `Completion` record         prompt      the `Prompt`, narrowed to this check
+    completion  the whole `Completion` record         prompt      the `Prompt`, narrowed to this check; the row's other
+                                                                  columns are `prompt.tags`
+
+The function may be `async def`. It judges one completion of a single turn, without tools.
 
 >>> @verifier(version="1")
 ... def ends_with(text: str, reference: str, *, ignore_case: bool = False) -> bool:
@@ -18,21 +21,30 @@ parameter with a default becomes a setting of the recipe, validated before the r
 True
 """
 
+import dis
 import functools
 import inspect
+import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Real
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from rlvr.errors import PluginError
+from rlvr.peer_arguments import peer_argument
 from rlvr.protocols import Execution, Sandbox
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 
 _NAMES = ("text", "reference", "completion", "prompt")
+_BRING_OVER = (
+    "shift and scale every return value alike, such as (r + 1) / 2 for -1 to 1 or r / 10 for 0 to 10: advantages that "
+    "are normalised in the group stay the same. A penalty is a check of its own; what a check counts is its `weight`"
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -169,17 +181,41 @@ def _as_verdict(outer: "FunctionVerifier[Any, Any]", answer: Any, start: float) 
     seconds = time.perf_counter() - start
     if isinstance(answer, Verdict):
         return answer
-    if isinstance(answer, bool):
-        status = Status.PASS if answer else Status.FAIL
-        return verdict(outer, status, f"{outer.name} returned {answer}", seconds=seconds)
-    if isinstance(answer, (int, float)) and 0.0 <= answer <= 1.0:
-        status = Status.PASS if answer >= outer.pass_score else Status.FAIL
-        reason = f"{outer.name} returned {answer:g} (PASS from {outer.pass_score:g})"
-        return verdict(outer, status, reason, score=float(answer), seconds=seconds)
+    plain = _plain(answer)
+    if isinstance(plain, bool):
+        status = Status.PASS if plain else Status.FAIL
+        return verdict(outer, status, f"{outer.name} returned {plain}", seconds=seconds)
+    if isinstance(plain, float):
+        if not 0.0 <= plain <= 1.0:
+            raise PluginError(_out_of_range(outer.name, plain))
+        status = Status.PASS if plain >= outer.pass_score else Status.FAIL
+        reason = f"{outer.name} returned {plain:g} (PASS from {outer.pass_score:g})"
+        return verdict(outer, status, reason, score=plain, seconds=seconds)
+    shape = getattr(answer, "shape", None)
+    of_shape = "" if shape is None else f" and shape {tuple(shape)}"
     raise PluginError(
-        f"verifier {outer.name!r} returned {answer!r} of type {type(answer).__name__}; "
-        "return a bool, a score in [0, 1] or a rlvr.records.Verdict"
+        f"verifier {outer.name!r} returned {answer!r:.200} of type {type(answer).__name__}{of_shape}; "
+        "return one bool, one score in [0, 1] or a rlvr.records.Verdict"
     )
+
+
+def _plain(answer: Any) -> object:
+    """A bool or a float of what plainly is one, numpy's and torch's scalars too; anything else as it is."""
+    if getattr(answer, "ndim", None) == 0 and callable(getattr(answer, "item", None)):
+        answer = answer.item()
+    if type(answer) is bool:
+        return answer
+    return float(answer) if isinstance(answer, Real | Decimal) else cast(object, answer)
+
+
+def _out_of_range(name: str, score: float, where: str = "") -> str:
+    """What to say of a score that is none."""
+    if not math.isfinite(score):
+        return (
+            f"verifier {name!r}{where} returned {score}, which is no score; return a number in [0, 1], False where "
+            "nothing could be read, or raise an exception where the check itself failed"
+        )
+    return f"verifier {name!r}{where} returned {score:g}, and a score lies in [0, 1]; {_BRING_OVER}"
 
 
 def _read_signature(
@@ -188,7 +224,16 @@ def _read_signature(
     """The names a function takes and a pydantic Config of its keyword-only settings."""
     arguments: list[str] = []
     settings: dict[str, Any] = {}
+    for line, score in _constant_scores(function):
+        if not 0.0 <= score <= 1.0:
+            raise PluginError(_out_of_range(name, score, f" (line {line})"))
     for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else "*"
+            raise PluginError(
+                f"verifier {name!r}: {stars}{parameter.name} would always be empty; remove it, and name what the "
+                f"function needs of {', '.join(_NAMES)} (other columns of the row are in prompt.tags)"
+            )
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             if parameter.default is inspect.Parameter.empty:
                 raise PluginError(
@@ -200,6 +245,8 @@ def _read_signature(
             settings[parameter.name] = (annotation, parameter.default)
         elif parameter.name in _NAMES:
             arguments.append(parameter.name)
+        elif peer := peer_argument(parameter.name):
+            raise PluginError(f"verifier {name!r}: {peer}: def {name}(text, reference, prompt)")
         else:
             raise PluginError(
                 f"verifier {name!r}: parameter {parameter.name!r} is not one of {', '.join(_NAMES)}; "
@@ -220,22 +267,46 @@ def _read_signature(
     return tuple(arguments), config
 
 
+def _constant_scores(function: Callable[..., Any]) -> Iterator[tuple[int, float]]:
+    """(line, number) of each `return` of a constant number in a function; it may be a branch of a conditional."""
+    code = getattr(function, "__code__", None)
+    steps = list(dis.get_instructions(code)) if code is not None else []
+    returns = {step.offset for step in steps if step.opname == "RETURN_VALUE"}
+    line = 0
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        line = step.starts_line if step.starts_line else line
+        is_last = step.opname == "RETURN_CONST"
+        if step.opname == "LOAD_CONST" and after is not None:
+            goes_to = after.argval if after.opname == "JUMP_FORWARD" else after.offset
+            is_last = goes_to in returns
+        if is_last and isinstance(step.argval, int | float):
+            yield line, float(step.argval)
+
+
 def verifier(
+    function: Callable[..., Any] | None = None,
+    /,
     *,
-    version: str,
+    version: str = "",
     name: str | None = None,
     execution: Execution = Execution.PROCESS,
     pass_score: float = 1.0,
 ) -> Callable[[Callable[P, R]], FunctionVerifier[P, R]]:
-    """Makes a verifier of a function that returns a bool, a score in [0, 1] or a Verdict.
+    """Makes a verifier of a function, plain or `async`, that returns a bool, a score in [0, 1] or a Verdict.
 
     Args:
-        version: change it with the meaning; it is stored with every verdict and keys the caches.
+        function: nothing; it is there so that `@verifier` without parentheses can be answered.
+        version: needed; change it with the meaning; it is stored with every verdict and keys the caches.
         name: default is the function's name.
-        pass_score: a returned score of at least this is a PASS.
+        pass_score: a returned score of at least this is a PASS; below it the score is still paid.
 
     Raises: PluginError, at import, when the signature cannot be served.
     """
+    if function is not None or not version:
+        raise PluginError(
+            f"{getattr(function, '__name__', 'a verifier')}: a verifier needs a version, which is stored with every "
+            'verdict; write @verifier(version="1") above the function'
+        )
     if not re.fullmatch(r"[\w.+-]+", version):
         raise PluginError(f"verifier version={version!r} should be like '1' or '2.0.1'")
 

@@ -99,6 +99,8 @@ class Prompt:
     """One question: chat `messages` or plain `text` (exactly one), and the checks its completions face.
 
     assistant_prefix: text put after the generation prompt, as if the policy had begun its answer so.
+    chat_template_kwargs: what the chat template is given beside the messages.
+    tags: what else the row says, by column: one plain value each, or any JSON where the recipe's `columns` names it.
     """
 
     prompt_id: str
@@ -107,6 +109,7 @@ class Prompt:
     messages: tuple[Message, ...] = ()
     text: str = ""
     assistant_prefix: str = ""
+    chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict[str, Json])
     tags: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     def __post_init__(self) -> None:
@@ -208,6 +211,10 @@ class Verdict:
                 self.score is not None and math.isfinite(self.score) and 0.0 <= self.score <= 1.0,
                 f"the score of a {self.status} verdict must be in [0, 1], got {self.score!r}",
             )
+            if (
+                type(self.score) is not float
+            ):  # an int, or a scalar of numpy or torch, which JSON cannot say
+                object.__setattr__(self, "score", float(self.score or 0.0))
 
     @property
     def passed(self) -> bool:

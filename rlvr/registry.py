@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import linecache
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -70,45 +71,41 @@ class PluginSource:
 
 
 def list_plugins(group: str) -> tuple[PluginEntry, ...]:
-    """Every registered plugin of a group, by name.
-
-    Raises: PluginError when two distributions register one name.
-    """
-    entries: dict[str, PluginEntry] = {}
-    for point in sorted(entry_points(group=group), key=lambda p: p.name):
+    """Every registered plugin of a group, by name; a name that two distributions register comes twice."""
+    entries: dict[tuple[str, str, str], PluginEntry] = {}
+    points = entry_points(group=group)
+    for point in sorted(points, key=lambda p: (p.name, p.dist.name if p.dist else "?")):
         entry = PluginEntry(
             name=point.name,
             target=point.value,
             distribution=point.dist.name if point.dist else "?",
             version=point.dist.version if point.dist else "?",
         )
-        other = entries.get(point.name)
-        if other is not None and (other.target, other.distribution) != (
-            entry.target,
-            entry.distribution,
-        ):
-            raise PluginError(
-                f"two distributions register the {group} plugin {point.name!r}: {other.distribution} "
-                f"{other.version} ({other.target}) and {entry.distribution} {entry.version} ({entry.target}); "
-                "uninstall one, or name the one you mean as package.module:attribute"
-            )
-        entries[point.name] = entry
+        entries[entry.name, entry.target, entry.distribution] = entry
     return tuple(entries.values())
 
 
 def find(group: str, name: str) -> PluginSource:
     """Where a plugin lives, without importing it.
 
-    Raises: PluginError when the name is unknown or the file is missing.
+    Raises: PluginError when the name is unknown, two distributions register it, or the file is missing.
     """
     if ":" in name:
         path, _, attribute = name.rpartition(":")
         if path.endswith(".py"):
             return _find_file(group, name, path, attribute)
         return PluginSource(group=group, name=name, target=name)
-    entries = {entry.name: entry for entry in list_plugins(group)}
-    if name in entries:
-        return PluginSource(group=group, name=name, target=entries[name].target)
+    listed = list_plugins(group)
+    found = [entry for entry in listed if entry.name == name]
+    if len(found) > 1:
+        both = " and ".join(f"{e.distribution} {e.version} ({e.target})" for e in found)
+        raise PluginError(
+            f"two distributions register the {group} plugin {name!r}: {both}; uninstall one, or name the one you mean "
+            f"by its place, such as {found[0].target}"
+        )
+    if found:
+        return PluginSource(group=group, name=name, target=found[0].target)
+    entries = dict.fromkeys(entry.name for entry in listed)
     kind = _KINDS[group]
     close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -191,6 +188,7 @@ def _setting_type(parameter: inspect.Parameter) -> Any:
 def _imported(source: PluginSource) -> Any:
     """The attribute that a plugin's target names."""
     module_name, _, attribute = source.target.rpartition(":")
+    module = None
     try:
         if source.source:
             module = _module_from_source(source, module_name)
@@ -202,12 +200,17 @@ def _imported(source: PluginSource) -> Any:
     except KeyboardInterrupt:
         raise  # a person's Ctrl-C; one that the plugin raises itself is found by `rlvr.verify_trial`
     except BaseException as error:
-        raise PluginError(load_failure(source, error)) from error
+        held = (
+            _held(module, attribute)
+            if module is not None and isinstance(error, AttributeError)
+            else ""
+        )
+        raise PluginError(load_failure(source, error, held=held)) from error
     return loaded
 
 
-def load_failure(source: PluginSource, error: BaseException) -> str:
-    """What to say of a plugin whose import raised `error`, with the file and line."""
+def load_failure(source: PluginSource, error: BaseException, *, held: str = "") -> str:
+    """What to say of a plugin whose import raised `error`, with the file and line. held: what it has instead."""
     module_name = source.target.rpartition(":")[0]
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -219,7 +222,7 @@ def load_failure(source: PluginSource, error: BaseException) -> str:
     )
     return (
         f"plugin {source.name!r} ({_origin(source)}) failed to load: {_place_of(error, module_name)}{what}; "
-        f"try `{command}` to see its traceback"
+        + (held or f"try `{command}` to see its traceback")
     )
 
 
@@ -231,6 +234,29 @@ def _place_of(error: BaseException, module_name: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename == file_name or f.filename.endswith(f"/{file_name}")]
     return f"{file_name}:{own[-1].lineno}: " if own else ""
+
+
+def _held(module: ModuleType, attribute: str) -> str:
+    """What a module has that could have been meant: its own plugins, the closest name first."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionVerifier)
+        or (isinstance(value, type) and hasattr(value, "version") and hasattr(value, "Config"))
+    ]
+    functions = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    ]
+    close = difflib.get_close_matches(attribute, [*own, *functions], n=1, cutoff=0.5)
+    hint = f". Did you mean {close[0]!r}?" if close else ""
+    if own:
+        return f"its plugins are: {', '.join(own)}{hint}"
+    return (
+        f"it has no plugin, and these functions: {', '.join(functions) or 'none'}{hint} A verifier is a function "
+        "decorated with @rlvr.plugin.verifier(version=...), or a class"
+    )
 
 
 def build_verifier(
@@ -287,6 +313,8 @@ def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    lines = source.source.splitlines(keepends=True)
+    linecache.cache[file_name] = (len(source.source), None, lines, file_name)  # for tracebacks
     try:
         exec(compile(source.source, file_name, "exec"), module.__dict__)  # the user's own file
     except BaseException:

@@ -10,9 +10,12 @@ True
 """
 
 import json
+import os
 import struct
+import sysconfig
 import traceback
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from rlvr.protocols import Verifier
@@ -28,6 +31,9 @@ from rlvr.records import (
 )
 from rlvr.registry import PluginSource
 
+_CORE = str(Path(__file__).parent) + os.sep
+_PYTHON = sysconfig.get_path("stdlib")
+_INSTALLED = "site-packages"
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 1 << 30
 MEMORY_EXIT_CODE = 87  # a worker ends so after a MemoryError, which leaves a process in doubt
@@ -116,16 +122,33 @@ def verdict_from_json(data: dict[str, Any]) -> Verdict:
 
 
 def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> Verdict:
-    """An ERROR verdict that names an exception of the plugin, with the end of its traceback."""
+    """An ERROR verdict that names an exception of the plugin, where it was raised, and the end of its traceback."""
     tail = traceback.format_exception(error)[-4:]
     return Verdict(
         status=Status.ERROR,
         score=None,
-        reason=f"{label} raised {type(error).__name__}: {str(error)[:500]}",
+        reason=f"{label} raised {type(error).__name__}: {str(error)[:500]}{_place(error)}",
         verifier=label,
         seconds=seconds,
         details={"exception": type(error).__name__, "traceback": "".join(tail)[-2000:]},
     )
+
+
+def _place(error: BaseException) -> str:
+    """ " (file.py:12, in check: the line)" of the innermost frame that is no library's; "" where there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
+    own = [f for f in frames if _INSTALLED not in f.filename] or frames
+    if not own:
+        return ""
+    frame = own[-1]
+    line = f": {frame.line[:120]}" if frame.line else ""
+    return f" ({frame.filename}:{frame.lineno}, in {frame.name}{line})"
+
+
+def _is_foreign(file: str) -> bool:
+    """Whether it is of rlvr's core or of Python itself."""
+    is_python = file.startswith(_PYTHON) and _INSTALLED not in file
+    return is_python or file.startswith((_CORE, "<frozen "))
 
 
 def label_of(verifier: Verifier) -> str:

@@ -1,9 +1,10 @@
 """The data section: sources of prompts, how their answers are checked, and which prompts are drawn."""
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from rlvr.config.section import (
     Fraction,
@@ -16,6 +17,14 @@ from rlvr.config.section import (
 from rlvr.records import Role
 
 GENERATOR = "generator:"
+# Arguments of `apply_chat_template` that rlvr sets itself, or that would change more than the prompt.
+_RESERVED = frozenset(
+    {
+        "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
+        "continue_final_message", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length",
+        "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    }
+)  # fmt: skip
 
 
 class Template(StrEnum):
@@ -38,14 +47,18 @@ class CheckConfig(Section):
 class DataSource(Section):
     """One source of prompts.
 
-    source: a file (.jsonl, .json, .parquet, each also .gz), a folder of them, a hub name, or generator:NAME.
+    source: a file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet), a pattern such as `data/train-*.parquet`, a
+        folder of them (a clone of a hub data set too), a hub name, or generator:NAME.
     name: names it in metrics (`eval/<name>/...`); default is made from source.
     split: which part of a hub data set, or of a generator: train, dev and test never share a problem.
-    columns: which column holds what: prompt, reference, id (others are kept as tags). `a.b` reaches into an object,
-        `a.0` into a list, and `*` is the whole row.
+    columns: which column holds what: prompt, reference, id. `a.b` reaches into an object, `a.0` into a list, and `*` is
+        the whole row. All other columns with one plain value a row are kept as `prompt.tags`, which verifiers read and
+        formats may name; a column named here under a name of your own is kept whatever it holds, lists and objects too.
     reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
-    prompt_format: text around the question; {prompt} and any column may stand in it.
-    assistant_prefix: text that begins the answer for the policy; columns may stand in it.
+    prompt_format: text around the question. {prompt} and any column may stand in it, and in system_prompt and
+        assistant_prefix; {{name}} is the text {name}, and the braces of LaTeX and JSON need no escape.
+    assistant_prefix: text that begins the answer for the policy. (Messages that end in an assistant turn are refused.)
+    chat_template_kwargs: what the chat template is given beside the messages, such as {enable_thinking: false}.
     settings: of a generator. limit: use only so many rows (0 = all).
     """
 
@@ -61,6 +74,7 @@ class DataSource(Section):
     system_prompt: str = ""
     prompt_format: str = "{prompt}"
     assistant_prefix: str = ""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     verifier: str = ""
     verifier_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -82,6 +96,11 @@ class DataSource(Section):
         if self.verifier_settings and not self.verifier:
             raise ValueError(
                 f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings"
+            )
+        if reserved := _RESERVED.intersection(self.chat_template_kwargs):
+            raise ValueError(
+                f"source {self.source!r}: chat_template_kwargs: {', '.join(sorted(reserved))} cannot be set; only what "
+                "the template itself reads, such as enable_thinking"
             )
         roles = {check.role for check in self.all_checks.values()}
         if Role.REWARD not in roles:
@@ -128,4 +147,4 @@ def source_name(source: DataSource) -> str:
     if source.name:
         return source.name
     last = source.source.rstrip("/").rpartition("/")[2].removeprefix(GENERATOR)
-    return last.partition(".")[0] or "data"
+    return re.sub(r"[*?\[\]]+", "", last.partition(".")[0]).strip("-_") or "data"

@@ -32,6 +32,7 @@ _KERNELS = "learner.kernels"
 _LOGITS = "learner.logits_memory_mb"
 _RANK = "model.lora.rank"
 _ALPHA = "model.lora.alpha"
+_TEMPLATE = "data.train.N.chat_template_kwargs"
 _LEARNERS = "cluster.learners"
 
 _COUNTS_ROLLOUTS = "it counts rollouts; rlvr counts prompts, so divide by the group size"
@@ -101,6 +102,7 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "max_input_seq_length": PeerName("NeMo RL", _PROMPT_TOKENS),
     "stop": PeerName("vLLM", "rollout.stop_strings"),
     "stop_sequences": PeerName("prime-rl", "rollout.stop_strings"),
+    "eos_token_id": PeerName("transformers", "rollout.stop_token_ids", "beside the model's own"),
     # staleness
     "max_off_policy_steps": PeerName("prime-rl", _STALE, _VERSIONS),
     "max_staleness_steps": PeerName("SkyRL", _STALE, _VERSIONS),
@@ -211,6 +213,9 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "input_key": PeerName("OpenRLHF", "data.train.N.columns"),
     "label_key": PeerName("OpenRLHF", "data.train.N.columns"),
     "apply_chat_template": PeerName("OpenRLHF", "data.train.N.template"),
+    "chat_template_kwargs": PeerName("TRL, SkyRL", _TEMPLATE),
+    "apply_chat_template_kwargs": PeerName("verl", _TEMPLATE),
+    "enable_thinking": PeerName("AReaL", _TEMPLATE, "a key of it"),
     "max_steps": PeerName("TRL, prime-rl", "run.steps"),
     "max_num_steps": PeerName("NeMo RL", "run.steps"),
     "total_training_steps": PeerName("verl", "run.steps"),

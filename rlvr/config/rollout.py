@@ -40,6 +40,9 @@ class RolloutConfig(Section):
     engine_args: passed to vLLM by name (`gpu_memory_utilization`, `tensor_parallel_size`, `enforce_eager`, ...).
     max_staleness: how many versions older than the learner a completion may be (0 = strictly on-policy).
     completion_deadline_s: a completion that takes longer is cut off and leaves its group.
+    stop_strings: text that ends a completion and stays in it. The text of a special token (`<|im_end|>`) ends it too,
+        and is left out of the text like the model's own end tokens.
+    stop_token_ids: tokens that end a completion, beside the model's end tokens.
     """
 
     engine: EngineKind = EngineKind.TRANSFORMERS
@@ -49,7 +52,8 @@ class RolloutConfig(Section):
     max_staleness: NonNegativeInt = 0
     max_completion_tokens: PositiveInt = 256
     temperature: Annotated[float, Field(ge=0.01, le=100.0)] = 1.0
-    stop_strings: list[str] = Field(default_factory=list[str])
+    stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list[str])
+    stop_token_ids: list[NonNegativeInt] = Field(default_factory=list[int])
     max_batch_rows: PositiveInt = 256
     completion_deadline_s: Seconds = 3600.0
     engine_args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])

@@ -5,8 +5,13 @@ import contextlib
 import inspect
 import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +21,7 @@ from rlvr.protocols import Execution, Verifier
 from rlvr.records import Check, Json, Prompt, Status, Verdict
 
 Case = tuple[Json, str]
+_GRACE_S = 0.5  # for an asynchronous verifier to be cancelled in its own loop
 
 HARD_TEXTS: Mapping[str, str] = {
     "an empty text": "",
@@ -34,6 +40,7 @@ def check_verifier(
     passing: Iterable[Case],
     failing: Iterable[Case],
     settings: Mapping[str, Any] | None = None,
+    deadline_s: float = 30.0,
 ) -> list[str]:
     """The ways in which a verifier breaks its contract, one sentence each; empty when there are
     none.
@@ -43,8 +50,10 @@ def check_verifier(
         passing: (reference, text of a completion) that must PASS; at least one.
         failing: (reference, text) that must be judged and must not PASS.
         settings: of the verifier, as in a recipe.
+        deadline_s: wall-clock seconds that one answer may take; one that takes longer ends the check, with the text.
 
-    Runs the verifier here, without a deadline: a text that hangs it hangs the test.
+    Runs the verifier here, in a thread of its own, so it works inside a running event loop (a notebook) too. A thread
+    cannot be killed: a verifier that hangs goes on until the process ends.
     """
     loaded: Any = verifier.as_class() if isinstance(verifier, FunctionVerifier) else verifier
     problems = _shape_problems(loaded)
@@ -58,9 +67,14 @@ def check_verifier(
     if not passing:
         return ["no passing case was given; a verifier must accept its own reference"]
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        problems += _case_problems(loaded(config, VerifierContext()), passing, failing)
-        problems += _hard_text_problems(loaded(config, VerifierContext()), passing[0][0])
+    try:
+        with contextlib.redirect_stdout(printed):
+            asked = _Asked(verifier=loaded(config, VerifierContext()), deadline_s=deadline_s)
+            problems += _case_problems(asked, passing, failing)
+            asked = _Asked(verifier=loaded(config, VerifierContext()), deadline_s=deadline_s)
+            problems += _hard_text_problems(asked, passing[0][0])
+    except _Hangs as error:
+        return [*problems, str(error)]
     if printed.getvalue():
         problems.append(f"prints to standard output: {printed.getvalue()[:80]!r}; use logging")
     return problems
@@ -85,16 +99,57 @@ def _shape_problems(loaded: Any) -> list[str]:
     return problems
 
 
-def _case_problems(verifier: Verifier, passing: list[Case], failing: list[Case]) -> list[str]:
+class _Hangs(Exception):  # noqa: N818 - not a fault of this program
+    """A verifier has not answered within the deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A verifier whose every call runs in a thread, until the deadline."""
+
+    verifier: Verifier
+    deadline_s: float
+
+    def verify(self, what: str, reference: Json, text: str) -> Any:
+        """Its answer. Raises what it raises, and _Hangs."""
+        return self.call(what, partial(_ask, self.verifier, reference, text, self.deadline_s))
+
+    def call(self, what: str, function: Callable[[], Any]) -> Any:
+        """What `function` returns or raises. Raises _Hangs, which says for `what`, after the deadline."""
+        result: Future[Any] = Future()
+        context = copy_context()
+
+        def answer() -> None:
+            try:
+                result.set_result(context.run(function))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
+                result.set_exception(error)
+
+        threading.Thread(target=answer, name="rlvr-check-verifier", daemon=True).start()
+        try:
+            return result.result(timeout=self.deadline_s + _GRACE_S)
+        except (_Hangs, FutureTimeout) as error:
+            if result.done() and not isinstance(result.exception(), _Hangs):
+                raise
+            raise _Hangs(
+                f"{what}: no answer within {self.deadline_s:g} s; a run would count it as FAIL and end a checker "
+                "that often hangs"
+            ) from error
+
+
+def _case_problems(asked: _Asked, passing: list[Case], failing: list[Case]) -> list[str]:
     problems: list[str] = []
+    verifier = asked.verifier
     parse = getattr(verifier, "parse_reference", None)
     for index, (reference, text) in enumerate((*passing, *failing)):
         what = f"reference {reference!r}, text {text[:60]!r}"
         try:
             if parse is not None:
-                parse(reference)
-            first, second = _ask(verifier, reference, text), _ask(verifier, reference, text)
-            quick = _prejudge(verifier, reference, text)
+                asked.call(what, partial(parse, reference))
+            first, second = asked.verify(what, reference, text), asked.verify(what, reference, text)
+            quick = asked.call(what, partial(_prejudge, verifier, reference, text))
+        except _Hangs:
+            raise
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
             problems.append(f"{what}: raised {type(error).__name__}: {error}")
             continue
@@ -113,12 +168,15 @@ def _case_problems(verifier: Verifier, passing: list[Case], failing: list[Case])
     return problems
 
 
-def _hard_text_problems(verifier: Verifier, reference: Json) -> list[str]:
+def _hard_text_problems(asked: _Asked, reference: Json) -> list[str]:
     problems: list[str] = []
+    verifier = asked.verifier
     for what, text in HARD_TEXTS.items():
         try:
-            answer = _ask(verifier, reference, text)
-            _prejudge(verifier, reference, text)
+            answer = asked.verify(what, reference, text)
+            asked.call(what, partial(_prejudge, verifier, reference, text))
+        except _Hangs:
+            raise
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
             problems.append(f"{what}: raised {type(error).__name__}: {error}")
             continue
@@ -150,18 +208,23 @@ def _content(verdict: Verdict) -> Verdict:
     return replace(verdict, seconds=0.0)
 
 
-def _ask(verifier: Verifier, reference: Json, text: str) -> Any:
+def _ask(verifier: Verifier, reference: Json, text: str, deadline_s: float) -> Any:
     check = Check(name="main", verifier=verifier.name, reference=reference)
     prompt = Prompt(prompt_id="contract/0", text="?", checks=(check,), source="contract")
     answer: Any = verifier.verify(prompt, completion_from_text(text, prompt_id="contract/0"))
     if inspect.isawaitable(answer):
-        return asyncio.run(_result(answer))
+        return asyncio.run(_result(answer, deadline_s))
     return answer
 
 
-async def _result(answer: Any) -> Any:
-    """Waits for an asynchronous verifier."""
-    return await answer
+async def _result(answer: Any, deadline_s: float) -> Any:
+    """Waits for an asynchronous verifier, which is cancelled at the deadline."""
+    task = asyncio.ensure_future(answer)
+    done, _ = await asyncio.wait({task}, timeout=deadline_s)
+    if not done:
+        task.cancel()
+        raise _Hangs
+    return task.result()
 
 
 def _prejudge(verifier: Verifier, reference: Json, text: str) -> Verdict | None:

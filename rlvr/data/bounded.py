@@ -41,15 +41,18 @@ def open_lines(path: Path) -> IO[bytes]:
     return _open(path, most=None, has_lines=True)
 
 
-def open_text(path: Path, *, has_lines: bool) -> IO[str]:
+def open_text(path: Path, *, has_lines: bool, newline: str | None = None) -> IO[str]:
     """A file of UTF-8 text, unpacked where it ends in .gz; a byte order mark is read over.
 
-    Args: has_lines: its rows are lines; else it is one value and is read whole.
+    Args:
+        has_lines: its rows are lines; else it is one value and is read whole.
+        newline: as of `open`.
 
     What is read raises DataError at a bound, besides OSError, EOFError, zlib.error and UnicodeDecodeError.
     """
     most = most_bytes() if has_lines else MAX_JSON_BYTES
-    return io.TextIOWrapper(_open(path, most=most, has_lines=has_lines), encoding="utf-8-sig")
+    packed = _open(path, most=most, has_lines=has_lines)
+    return io.TextIOWrapper(packed, encoding="utf-8-sig", newline=newline)
 
 
 def _open(path: Path, *, most: int | None, has_lines: bool) -> io.BufferedReader:

@@ -2,7 +2,9 @@
 name.
 """
 
+import csv
 import difflib
+import glob
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,8 +16,13 @@ from rlvr.data.bounded import open_text, parquet_rows, parse_json
 from rlvr.errors import ConfigError, DataError
 from rlvr.input_files import is_file, is_folder, other_kind
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+SUFFIXES = (
+    ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz",
+)  # fmt: skip
 SPLIT_WORDS = frozenset({"train", "training", "test", "dev", "val", "valid", "validation", "eval"})
+_NO_ROWS = frozenset({"dataset_infos.json", "dataset_info.json", "state.json"})  # about the data
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_HUB_FOLDER = "data"  # where the hub's own layout has the files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +39,11 @@ class RawRow:
 
 
 def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRow]:
-    """The rows of a file, a folder of files, a saved data set or a hub data set; at most `limit` (0
-    = all).
+    """The rows of a file, a pattern, a folder of files, a saved data set or a hub data set; at most `limit` (0 = all).
 
-    A folder whose files are named after splits (`train.jsonl`, `test-00000.parquet`) yields only
-    those of `split`.
+    A folder whose files are named after splits (`train.jsonl`, `test-00000.parquet`) yields only those of `split`; so
+    does a pattern (`data/*.parquet`) whose files are of several splits. A folder without data files of its own is read
+    as a clone of a hub data set: files in `data/`, or in the folder of the subset.
 
     Raises:
         DataError: nothing is there, or a file cannot be read as a whole.
@@ -46,7 +53,7 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
     if is_folder(path):
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return _read_saved(path, split=split, limit=limit)
-        files = _files_of(path, split=split)
+        files = _files_of(_data_folder(path, subset=subset), split=split)
     elif is_file(path):
         if not path.name.endswith(SUFFIXES):
             raise DataError(
@@ -58,6 +65,8 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
         raise DataError(
             f"source {_brief(source)} is {kind}, and a source is a file, a folder of files or a hub name"
         )
+    elif glob.has_magic(source):
+        files = _matching(str(path), split=split)
     elif _looks_like_file(source):
         raise DataError(_missing(source, path))
     else:
@@ -101,19 +110,64 @@ def _missing(source: str, path: Path) -> str:
     return f"source {source!r} does not exist. Its folder holds: {held}.{hint}"
 
 
-def _files_of(folder: Path, *, split: str) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
-    if not files:
-        raise DataError(
-            f"folder {str(folder)!r} holds no data file; expected {', '.join(SUFFIXES)}"
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name.endswith(SUFFIXES) and path.name not in _NO_ROWS
+    )
+
+
+def _data_folder(folder: Path, *, subset: str) -> Path:
+    """Where the files are: in `folder` itself, or as the hub lays them out. Raises DataError."""
+    if subset and (folder / subset).is_dir():
+        return folder / subset
+    if _data_files(folder):
+        return folder
+    if (folder / _HUB_FOLDER).is_dir():
+        return _data_folder(folder / _HUB_FOLDER, subset=subset)
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._")
+    inner = [path for path in inner if _data_files(path)]
+    if len(inner) == 1 and not subset:
+        return inner[0]
+    held = ", ".join(path.name for path in inner[:12])
+    raise DataError(
+        f"folder {str(folder)!r} holds no data file; expected {', '.join(SUFFIXES)}"
+        + (
+            f". Its folders with data are: {held}; set subset to one of them, or name it as the source"
+            if inner
+            else ""
         )
-    words = {file: set(re.split(r"[^a-z]+", file.name.lower())) for file in files}
-    if not any(words[file] & SPLIT_WORDS for file in files):
+    )
+
+
+def _matching(pattern: str, *, split: str) -> list[Path]:
+    """The data files that a pattern matches; of several splits those of `split`. Raises DataError."""
+    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    files = [p for p in found if p.is_file() and p.name.endswith(SUFFIXES)]
+    if not files:
+        why = f"only files with other endings than {', '.join(SUFFIXES)}" if found else "no file"
+        raise DataError(f"source {pattern!r} matches {why} (looked from {str(Path.cwd())!r})")
+    words = {word for file in files for word in _words(file) & SPLIT_WORDS}
+    return files if len(words) < 2 else _of_split(files, split=split, where=f"source {pattern!r}")
+
+
+def _files_of(folder: Path, *, split: str) -> list[Path]:
+    return _of_split(_data_files(folder), split=split, where=f"folder {str(folder)!r}")
+
+
+def _words(file: Path) -> set[str]:
+    return set(re.split(r"[^a-z]+", file.name.lower()))
+
+
+def _of_split(files: list[Path], *, split: str, where: str) -> list[Path]:
+    """The files named after `split`; all of them where none is named after any."""
+    if not any(_words(file) & SPLIT_WORDS for file in files):
         return files
-    kept = [file for file in files if split.lower() in words[file]]
+    kept = [file for file in files if split.lower() in _words(file)]
     if not kept:
         raise DataError(
-            f"folder {str(folder)!r} has files named after splits, but none for split={split!r}: "
+            f"{where} has files named after splits, but none for split={split!r}: "
             f"{', '.join(file.name for file in files[:12])}; set split, or name one file as the "
             "source"
         )
@@ -126,12 +180,34 @@ def _read_file(path: Path) -> Iterator[RawRow]:
             yield from _read_parquet(path)
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
             yield from _read_lines(path)
+        elif path.name.endswith(_TABLES):
+            yield from _read_table(path)
         else:
             yield from _read_json(path)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise DataError(
             f"cannot read {str(path)!r}: {error}; is it whole, UTF-8 and what its ending says?"
         ) from error
+
+
+def _read_table(path: Path) -> Iterator[RawRow]:
+    """Rows of text under the names of the first line; an empty cell is no value."""
+    csv.field_size_limit(
+        1 << 28
+    )  # characters; the default of 131,072 is less than some tests of programs have
+    with open_text(path, has_lines=True, newline="") as lines:
+        reader = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",")
+        names = next(reader, [])
+        for cells in reader:
+            if not cells:
+                continue
+            where = f"{path}:{reader.line_num}"
+            if len(cells) != len(names):
+                fault = f"the line has {len(cells)} cells, and the first line names {len(names)} columns"
+                yield RawRow(where=where, columns={}, fault=fault)
+                continue
+            values = (cell or None for cell in cells)
+            yield _row(where, dict(zip(names, values, strict=True)))
 
 
 def _read_lines(path: Path) -> Iterator[RawRow]:

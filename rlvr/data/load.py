@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from rlvr.config.recipe import DataConfig, DataSource, source_name
-from rlvr.data.order import PromptStream
+from rlvr.data.order import LONG_ADVICE, PromptStream
 from rlvr.data.seeding import stable_hash
 from rlvr.data.sources import FiniteRows, GeneratedRows, open_source
-from rlvr.data.templates import build_prompt
+from rlvr.data.templates import build_prompt, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Prompt
 
@@ -31,7 +31,8 @@ class OpenedSource:
         self.config = config
         self.name = source_name(config)
         self.rows: FiniteRows | GeneratedRows = open_source(config, seed=seed)
-        build_prompt(config, self.rows.row(0))  # a wrong format is found now, not at the first step
+        check_formats(config, self.rows)  # a wrong format is found now, not at the first step
+        build_prompt(config, self.rows.row(0))
 
     @property
     def num_rows(self) -> int | None:
@@ -60,9 +61,15 @@ class EvalPrompts(dict[str, list[Prompt]]):
 
 
 def open_train(
-    config: DataConfig, *, seed: int, is_too_long: TooLong | None = None
+    config: DataConfig,
+    *,
+    seed: int,
+    is_too_long: TooLong | None = None,
+    long_advice: str = LONG_ADVICE,
 ) -> PromptStream:
     """The stream of training prompts.
+
+    Args: long_advice: what to do where every prompt is too long.
 
     Raises:
         DataError: a source cannot be used. ConfigError: a source is configured wrongly, or two
@@ -80,16 +87,23 @@ def open_train(
         seed=seed,
         shuffle=config.shuffle,
         is_too_long=is_too_long,
+        long_advice=long_advice,
     )
 
 
 def open_eval(
-    config: DataConfig, num_prompts: int, *, seed: int, is_too_long: TooLong | None = None
+    config: DataConfig,
+    num_prompts: int,
+    *,
+    seed: int,
+    is_too_long: TooLong | None = None,
+    long_advice: str = LONG_ADVICE,
 ) -> EvalPrompts:
-    """The fixed prompts of each evaluation: the first rows, or distinct draws of a generator.
+    """The fixed prompts of each evaluation: the first distinct rows, or distinct draws of a generator.
 
     Args:
-        num_prompts: at most so many of each source; a source that has fewer gives all it has.
+        num_prompts: at most so many of each source; a source that has fewer gives all it has. A row that repeats the
+            prompt and the reference of an earlier one is left out.
 
     Raises:
         DataError: a source cannot be used or has only prompts that are too long. ConfigError: it is
@@ -98,15 +112,26 @@ def open_eval(
     found = EvalPrompts()
     for source_config in config.eval:
         source = OpenedSource(source_config, seed=seed)
-        prompts, num_long = _first_distinct(source, num_prompts, is_too_long, found.places)
+        prompts, num_long, num_twice = _first_distinct(
+            source, num_prompts, is_too_long, found.places
+        )
         if not prompts:
             raise DataError(
-                f"evaluation {source.name!r}: all {num_long} prompts are too long; raise "
-                "data.max_prompt_tokens"
+                f"evaluation {source.name!r}: all {num_long} prompts are too long; {long_advice}"
             )
         if num_long:
             logger.warning(
-                "evaluation %r: %d prompts are too long and were dropped", source.name, num_long
+                "evaluation %r: %d prompts are too long and were dropped; to keep them, %s",
+                source.name,
+                num_long,
+                long_advice,
+            )
+        if num_twice and is_too_long is None:  # else it was said when the data was first opened
+            logger.warning(
+                "evaluation %r: %d rows repeat the prompt and the reference of an earlier row and were dropped: asked "
+                "twice, a prompt says no more, and the interval would be too narrow",
+                source.name,
+                num_twice,
             )
         found[source.name] = prompts
         found.num_too_long[source.name] = num_long
@@ -215,21 +240,25 @@ def _first_distinct(
     num_prompts: int,
     is_too_long: TooLong | None,
     places: dict[str, str],
-) -> tuple[list[Prompt], int]:
+) -> tuple[list[Prompt], int, int]:
+    """(prompts, how many were too long, how many rows of a finite source said the same as an earlier one)."""
     prompts: list[Prompt] = []
     keys: set[str] = set()
-    num_long = num_repeats = index = 0
+    num_long = num_repeats = num_twice = index = 0
     end = source.num_rows
     while (
         len(prompts) < num_prompts and (end is None or index < end) and num_repeats < _MAX_REPEATS
     ):
         row = source.rows.row(index)
         index += 1
-        if row.key in keys:
-            num_repeats += 1
+        prompt = None if end is None else build_prompt(source.config, row)
+        key = row.key if prompt is None else _content(prompt)
+        if key in keys:
+            num_repeats += end is None
+            num_twice += end is not None
             continue
-        keys.add(row.key)
-        prompt = build_prompt(source.config, row)
+        keys.add(key)
+        prompt = prompt or build_prompt(source.config, row)
         if is_too_long is not None and is_too_long(prompt):
             num_long += 1
             num_repeats += end is None  # an endless source of long prompts must end too
@@ -238,4 +267,10 @@ def _first_distinct(
         if row.where:
             places[prompt.prompt_id] = row.where
         prompts.append(prompt)
-    return prompts, num_long
+    return prompts, num_long, num_twice
+
+
+def _content(prompt: Prompt) -> str:
+    """What the policy is shown and what its answer is compared with; equal for rows that are one question."""
+    reference = json.dumps(prompt.checks[0].reference, sort_keys=True)
+    return repr((prompt.messages, prompt.text, prompt.assistant_prefix, reference))

@@ -20,6 +20,7 @@ from rlvr.records import Prompt
 
 logger = logging.getLogger(__name__)
 
+LONG_ADVICE = "raise data.max_prompt_tokens or shorten the prompts"
 MAX_LONG_DRAWS = 1000  # of an endless source, one after another, before it counts as all too long
 MAX_PASSED = 1000  # draws passed over one after another, before the next one is taken as it is
 
@@ -95,6 +96,7 @@ class PromptStream:
         sources: at least one. weights: positive, one a source; only their ratios matter.
         seed: decides the shuffling. shuffle: False keeps the rows of finite sources in their order.
         is_too_long: True for a prompt that must be skipped; asked once a row of a finite source.
+        long_advice: what to do when every prompt is too long.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class PromptStream:
         seed: int,
         shuffle: bool = True,
         is_too_long: Callable[[Prompt], bool] | None = None,
+        long_advice: str = LONG_ADVICE,
     ) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
             raise ValueError(
@@ -116,6 +119,7 @@ class PromptStream:
         self._seed = seed
         self._shuffle = shuffle
         self._is_too_long = is_too_long
+        self._long_advice = long_advice
         self._choose: Choose | None = None
         self._cursors = [_Cursor() for _ in sources]
         self._orders: list[tuple[int, list[int]]] = [(-1, []) for _ in sources]
@@ -241,17 +245,22 @@ class PromptStream:
         if not alive:
             if any(cursor.num_retired for cursor in self._cursors):
                 raise PoolExhausted
-            skipped = ", ".join(f"{name}: {count}" for name, count in self.num_too_long.items())
+            skipped = ", ".join(self._skipped(i) for i in range(len(self.sources)))
             raise DataError(
-                f"every prompt of every source is too long (skipped: {skipped}); raise "
-                "data.max_prompt_tokens or "
-                "shorten the prompts"
+                f"every prompt of every source is too long (skipped: {skipped}); {self._long_advice}"
             )
         total = sum(self._weights[i] for i in alive)
         issued = sum(self._cursors[i].issued for i in alive) + 1
         return max(
             alive, key=lambda i: (self._weights[i] / total * issued - self._cursors[i].issued, -i)
         )
+
+    def _skipped(self, which: int) -> str:
+        """How many different prompts of a source were too long."""
+        source = self.sources[which]
+        rows = self._long_rows[which]
+        count = self._cursors[which].num_too_long if source.num_rows is None else sum(rows.values())
+        return f"{source.name}: {count}"
 
     def _draw(self, which: int) -> tuple[int, Prompt] | None:
         """The next draw that may be handed out, and its prompt; None when a whole epoch had none."""

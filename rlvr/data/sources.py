@@ -12,12 +12,15 @@ from typing import Any, Protocol
 from rlvr.config.recipe import DataSource, source_name
 from rlvr.data.files import RawRow, read_rows
 from rlvr.data.generators import ProblemDraws, open_generator
+from rlvr.data.messages import read_messages
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Json
 
 GENERATOR_PREFIX = "generator:"
 WHOLE_ROW = "*"
 MAX_SHOWN = 10
+_LONG_FAULT = 120  # characters
+_ROLES = frozenset({"prompt", "reference", "id"})  # of `columns`; any other name in it is a tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,8 @@ class Row:
 
     row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
     key: two rows of one key are the same problem. tags: the other columns that hold one plain
-    value. where: the file and line it was read from; "" for a generated one.
+    value, and those that the recipe's `columns` names, whatever they hold. where: the file and
+    line it was read from; "" for a generated one.
     """
 
     row_id: str
@@ -52,9 +56,10 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FiniteRows:
-    """Rows held in memory."""
+    """Rows held in memory. columns: every column that some row has, but those of prompt and reference."""
 
     rows: Sequence[Row]
+    columns: frozenset[str] = frozenset()
 
     @property
     def num_rows(self) -> int | None:
@@ -119,7 +124,14 @@ def open_source(config: DataSource, *, seed: int) -> FiniteRows | GeneratedRows:
         raise DataError(f"source {config.source!r} cannot be read: {error}") from error
     if not raw:
         raise DataError(f"source {config.source!r} ({name}) is empty: it has no row")
-    return FiniteRows(rows=_map_rows(config, raw, pattern))
+    hidden = {_wanted(config)[role] for role in ("prompt", "reference")}
+    columns = {name for item in raw for name in item.columns} | (config.columns.keys() - _ROLES)
+    return FiniteRows(rows=_map_rows(config, raw, pattern), columns=frozenset(columns - hidden))
+
+
+def _wanted(config: DataSource) -> dict[str, str]:
+    """The column of each role."""
+    return {"prompt": "prompt", "reference": "reference", **config.columns}
 
 
 def _refuse_file_keys(config: DataSource) -> None:
@@ -153,10 +165,10 @@ def _compile(config: DataSource) -> re.Pattern[str] | None:
 def _map_rows(
     config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None
 ) -> list[Row]:
-    wanted = {"prompt": "prompt", "reference": "reference", **config.columns}
+    wanted = _wanted(config)
     _require_columns(config, raw, wanted)
     rows: list[Row] = []
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for index, item in enumerate(raw):
         try:
@@ -164,17 +176,28 @@ def _map_rows(
             if row.row_id in seen:
                 raise ValueError(f"id {row.row_id!r} is already used at {seen[row.row_id]}")
         except ValueError as error:
-            faults.append(f"  {item.where}: {error}")
+            faults.append((item.where, str(error)))
             continue
         seen[row.row_id] = item.where
         rows.append(row)
     if faults:
-        more = f"\n  ... and {len(faults) - MAX_SHOWN} more" if len(faults) > MAX_SHOWN else ""
-        raise DataError(
-            f"source {config.source!r}: {len(faults)} of {len(raw)} rows cannot be used; repair or "
-            "remove them:\n" + "\n".join(faults[:MAX_SHOWN]) + more
-        )
+        raise DataError(_faults_message(config, faults, num_rows=len(raw)))
     return rows
+
+
+def _faults_message(config: DataSource, faults: Sequence[tuple[str, str]], *, num_rows: int) -> str:
+    """A line a row, for the first rows; a long text that was said is not said again. Args: faults: place and what."""
+    lines: list[str] = []
+    said: set[str] = set()
+    for place, fault in faults[:MAX_SHOWN]:
+        lines.append(f"  {place}: {'the same' if fault in said else fault}")
+        if len(fault) > _LONG_FAULT:
+            said.add(fault)
+    more = f"\n  ... and {len(faults) - MAX_SHOWN} more" if len(faults) > MAX_SHOWN else ""
+    return (
+        f"source {config.source!r}: {len(faults)} of {num_rows} rows cannot be used; repair or "
+        "remove them:\n" + "\n".join(lines) + more
+    )
 
 
 def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[str, str]) -> None:
@@ -216,10 +239,10 @@ def _map_row(
     tags = {
         name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)
     }
-    for name in wanted.keys() - {"prompt", "reference", "id"}:
+    for name in wanted.keys() - _ROLES:
         value = _get(columns, wanted[name])
-        if _is_scalar(value):
-            tags[name] = value
+        if value is not None:
+            tags[name] = _as_json(value, name)
     return Row(
         row_id=row_id,
         question=question,
@@ -235,14 +258,7 @@ def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, s
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, list) and value:
-        if all(
-            isinstance(m, dict)
-            and isinstance(m.get("role"), str)
-            and isinstance(m.get("content"), str)
-            for m in value
-        ):
-            return [{"role": m["role"], "content": m["content"]} for m in value]
-        raise ValueError(f"column {column!r} is a list, but not of messages with role and content")
+        return read_messages(value, column)
     if value is None or value == "" or isinstance(value, str | list):
         raise ValueError(f"column {column!r} (columns.prompt) is empty")
     raise ValueError(
@@ -269,17 +285,19 @@ def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str]
                 f"reference_pattern={pattern.pattern!r} finds nothing in {_short(value)!r}"
             )
         return match.group(1)
-    if not isinstance(value, str):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(
-                f"column {column!r} (columns.reference) holds {value}, which no answer equals"
-            )
+    return _as_json(value, "reference", column)
+
+
+def _as_json(value: Any, role: str, column: str = "") -> Json:
+    """The value. Raises ValueError where JSON cannot say it."""
+    named = f"column {column!r} (columns.{role})" if column else f"columns.{role}"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{named} holds {value}, which no answer equals")
+    if not _is_scalar(value):
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"column {column!r} (columns.reference) is not a JSON value: {error}"
-            ) from error
+            raise ValueError(f"{named} is not a JSON value: {error}") from error
     return value
 
 

@@ -1,10 +1,10 @@
 """Rows become prompts: plain substitution into the source's formats, then chat messages or text."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 
 from rlvr.config.recipe import DataSource, Template, source_name
-from rlvr.data.sources import Row
+from rlvr.data.placeholders import named, substitute, unknown_names
+from rlvr.data.sources import MAX_SHOWN, FiniteRows, GeneratedRows, Row
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Check, Json, Message, Prompt
 
@@ -18,31 +18,20 @@ R1_ZERO = (
 )
 R1_ZERO_PREFIX = " <think>"
 
-_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.]*)\}")
-
-
-def substitute(text: str, values: Mapping[str, Json]) -> str:
-    """`text` with each `{name}` that `values` knows replaced; all else, braces included, stays as
-    it is.
-
-    One pass, so braces inside a value are never read again.
-
-    >>> substitute(r"{prompt} in \\boxed{} as {x}", {"prompt": "Say {x}", "y": 1})
-    'Say {x} in \\\\boxed{} as {x}'
-    """
-    return _NAME.sub(lambda m: str(values[m[1]]) if m[1] in values else m[0], text)
-
 
 def build_prompt(config: DataSource, row: Row) -> Prompt:
     """The prompt of one row, with every check of the source carrying the row's reference.
 
-    The reference column cannot be named in a format, so it never reaches the policy.
+    The reference column cannot be named in a format, so it never reaches the policy. What the formats name was
+    checked before, by `check_formats`.
 
-    Raises:
-        ConfigError: a format that names no column, or a system prompt where there is no chat.
-        DataError: a row of chat messages in a source whose template is not chat.
+    Raises: DataError for a row of chat messages in a source whose template is not chat.
     """
-    _check_formats(config, row)
+    if config.template is not Template.CHAT and not isinstance(row.question, str):
+        raise DataError(
+            f"source {config.source!r}, row {row.row_id!r}: the prompt is a list of messages, which needs template "
+            f"'chat', but it is {config.template.value!r}"
+        )
     name = source_name(config)
     checks = tuple(
         Check(
@@ -62,7 +51,7 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
     messages: tuple[Message, ...] = ()
     text = ""
     if config.template is Template.CHAT:
-        messages = _messages(config, row, asked)
+        messages = _messages(row, asked, system=substitute(config.system_prompt, values))
     elif config.template is Template.PLAIN:
         text = asked
     else:
@@ -75,40 +64,90 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
         messages=messages,
         text=text,
         assistant_prefix=prefix,
+        chat_template_kwargs=config.chat_template_kwargs,
         tags=row.tags,
     )
 
 
-def _messages(config: DataSource, row: Row, asked: str) -> tuple[Message, ...]:
+def check_formats(config: DataSource, rows: FiniteRows | GeneratedRows) -> None:
+    """Checks the source's formats against its columns, in every row.
+
+    Raises:
+        ConfigError: a format names no column, or one that does not exist; a chat's settings where there is no chat.
+        DataError: a format names a column that some rows do not have; with the places of those rows.
+    """
+    is_finite = isinstance(rows, FiniteRows)
+    checked = rows.rows if is_finite else [rows.row(0)]
+    known = {"prompt": None, **dict.fromkeys(name for row in checked for name in row.tags)}
+    there = {*known, *(rows.columns if is_finite else ())}
+    where = f"source {config.source!r}"
+    if config.template is not Template.CHAT:
+        for key in ("system_prompt", "chat_template_kwargs"):
+            if getattr(config, key):
+                raise ConfigError(
+                    f"{where}: {key} needs template 'chat', but it is {config.template.value!r}; "
+                    + ("put the text into prompt_format" if key == "system_prompt" else "remove it")
+                )
+    for key in ("prompt_format", "system_prompt", "assistant_prefix"):
+        text: str = getattr(config, key)
+        for name, close in unknown_names(text, there):
+            raise ConfigError(f"{where}: {key} names {_no_column(config, name, close, known)}")
+        for name in dict.fromkeys(named(text, there)):
+            _require_filled(config, key, name, checked, is_known=name in known)
+    if not named(config.prompt_format, known):
+        raise ConfigError(
+            f"{where}: prompt_format={config.prompt_format!r} names no column, so every prompt would be the same; put "
+            f"{{prompt}} into it. Names there are: {', '.join(sorted(known))}"
+        )
+
+
+def _no_column(config: DataSource, name: str, close: str, known: Collection[str]) -> str:
+    """What to do about a placeholder that is no column a format may show."""
+    if name in ("reference", config.columns.get("reference")):
+        return f"{{{name}}}, which is the reference: the policy must not see it"
+    if name == config.columns.get("prompt", "prompt"):
+        return f"{{{name}}}, which is the question itself; it is called {{prompt}} there"
+    hint = f"; did you mean {{{close}}}?" if close else "."
+    return (
+        f"{{{name}}}, which is no column of any row{hint} Names there are: {', '.join(sorted(known))}. To show "
+        f"{{{name}}} itself, write {{{{{name}}}}}"
+    )
+
+
+def _require_filled(
+    config: DataSource, key: str, name: str, rows: Sequence[Row], *, is_known: bool
+) -> None:
+    """Raises DataError or ConfigError when a named column has no value in some row."""
+    if name == "prompt":
+        return
+    empty = [row for row in rows if _is_missing(row.tags.get(name))]
+    if not empty:
+        return
+    where = f"source {config.source!r}: {key} names {{{name}}}"
+    if not is_known:
+        raise ConfigError(
+            f"{where}, which holds no text, number or truth value in any row; where it holds lists or objects, name "
+            f'it in `columns`, such as {{"{name}": "{name}"}}, or a part of it: {{"{name}": "{name}.0"}}'
+        )
+    shown = "\n".join(f"  {row.where or row.row_id}" for row in empty[:MAX_SHOWN])
+    more = f"\n  ... and {len(empty) - MAX_SHOWN} more" if len(empty) > MAX_SHOWN else ""
+    raise DataError(
+        f"{where}, which is null or missing in {len(empty)} of {len(rows)} rows; fill it there, remove those rows, or "
+        f"take it out of {key}:\n{shown}{more}"
+    )
+
+
+def _is_missing(value: Json) -> bool:
+    return value is None or value != value  # NaN stands for null in many tables
+
+
+def _messages(row: Row, asked: str, *, system: str) -> tuple[Message, ...]:
     earlier: list[Message] = []
     role = "user"
     if not isinstance(row.question, str):
         earlier = [Message(role=m["role"], content=m["content"]) for m in row.question[:-1]]
         role = row.question[-1]["role"]
-    if config.system_prompt:
+    if system:
         earlier = [m for m in earlier if m.role != "system"]
-        earlier.insert(0, Message(role="system", content=config.system_prompt))
+        earlier.insert(0, Message(role="system", content=system))
     return (*earlier, Message(role=role, content=asked))
-
-
-def _check_formats(config: DataSource, row: Row) -> None:
-    known = {"prompt", *row.tags}
-    if not any(name in known for name in _NAME.findall(config.prompt_format)):
-        raise ConfigError(
-            f"source {config.source!r}: prompt_format={config.prompt_format!r} names no column, so "
-            "every prompt would "
-            f"be the same; put {{prompt}} into it. Names there are: {', '.join(sorted(known))}"
-        )
-    if config.template is not Template.CHAT:
-        if config.system_prompt:
-            raise ConfigError(
-                f"source {config.source!r}: system_prompt needs template 'chat', but it is "
-                f"{config.template.value!r}; "
-                "put the text into prompt_format"
-            )
-        if not isinstance(row.question, str):
-            raise DataError(
-                f"source {config.source!r}, row {row.row_id!r}: the prompt is a list of messages, "
-                "which needs template "
-                f"'chat', but it is {config.template.value!r}"
-            )

@@ -5,6 +5,7 @@ for them, and its tokenizer.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -120,6 +122,26 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise _not_loaded(config, error) from error
 
 
+def end_token_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens at which a loaded policy ends a completion, from its small files alone; () where they cannot be read.
+
+    Reads what `load_policy` reads: the generation config, the config and the tokenizer.
+    """
+    if config.tiny is not None:
+        sources: list[Any] = [_tiny_architecture(config.tiny)]
+    else:
+        folder, arguments = _source(config)
+        sources = []
+        for kind in (AutoConfig, GenerationConfig):
+            with suppress(
+                OSError, ValueError, ImportError
+            ):  # many folders have no generation config
+                sources.append(kind.from_pretrained(folder, **arguments))
+        if not sources:
+            return ()
+    return _end_ids(*sources, tokenizer)
+
+
 def build_tiny(config: TinyModel, *, seed: int) -> Policy:
     """A small Llama with random weights; the tokenizer knows single characters only.
 
@@ -138,6 +160,9 @@ def _tiny_tokenizer(config: TinyModel) -> PreTrainedTokenizerFast:
     base = Tokenizer(models.WordLevel(vocab=vocab, unk_token="<unk>"))
     base.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # type: ignore[assignment] # stub
     base.decoder = decoders.Fuse()  # type: ignore[assignment] # the stub declares no setter type
+    base.post_processor = processors.TemplateProcessing(  # type: ignore[assignment] # the stub declares no setter type
+        single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=base,
         pad_token="<pad>",
@@ -218,10 +243,7 @@ def _tiny_architecture(config: TinyModel) -> LlamaConfig:
 
 
 def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
-    stops: list[int] = []
-    for source in (model.generation_config, model.config, tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        stops.extend(ids if isinstance(ids, list) else [ids] if ids is not None else [])
+    stops = _end_ids(model.generation_config, model.config, tokenizer)
     if not stops:
         raise ConfigError(
             "the model names no end token (eos_token_id); a completion could never stop"
@@ -231,9 +253,18 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Polic
     return Policy(
         model=model.train(),
         tokenizer=tokenizer,
-        stop_token_ids=tuple(dict.fromkeys(int(i) for i in stops)),
+        stop_token_ids=stops,
         pad_token_id=pad if isinstance(pad, int) else stops[0],
     )
+
+
+def _end_ids(*sources: Any) -> tuple[int, ...]:
+    """The end tokens that any of them names."""
+    stops: list[int] = []
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        stops.extend(ids if isinstance(ids, list) else [ids] if ids is not None else [])
+    return tuple(dict.fromkeys(int(i) for i in stops))
 
 
 def _without_dropout(model: PreTrainedModel) -> None:

@@ -12,12 +12,13 @@ from rlvr.records import Prompt
 _THINKS = re.compile(r"think|thought|reason|channel|message", re.IGNORECASE)
 _TURN_TAGS = frozenset({"[INST]", "[/INST]", "<s>", "</s>"})
 _TAG_IDS: MutableMapping[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDictionary()
+_BEGIN_IDS: MutableMapping[PreTrainedTokenizerBase, tuple[int, ...]] = WeakKeyDictionary()
 
 
 def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
     """The exact text the policy continues.
 
-    Raises: DataError when a chat prompt meets a tokenizer without a chat template.
+    Raises: DataError when a chat prompt meets a tokenizer without a chat template, or a template that refuses it.
     """
     if not prompt.messages:
         return prompt.text + prompt.assistant_prefix
@@ -27,28 +28,78 @@ def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
             "data.train.N.template=plain (or r1_zero for a base model)"
         )
     messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **prompt.chat_template_kwargs
+        )
+    except Exception as error:  # a template is foreign code, and raises what it likes
+        raise _refused(prompt, error) from error
     return str(text) + prompt.assistant_prefix
 
 
-def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of the prompt. A chat template writes its own special tokens; plain text gets the begin token.
+def _refused(prompt: Prompt, error: Exception) -> DataError:
+    """What to do where the chat template raised."""
+    roles = [message.role for message in prompt.messages]
+    hints: list[str] = []
+    if "system" in roles:
+        hints.append(
+            "if it takes no system message, remove data.train.N.system_prompt (or the system turn of the data) and put "
+            "that text into prompt_format, in front of {prompt}"
+        )
+    if roles not in (["user"], ["system", "user"]):
+        hints.append(
+            "its turns must be as the template wants them, usually user and assistant in turn"
+        )
+    if prompt.chat_template_kwargs:
+        hints.append(f"it was given chat_template_kwargs={dict(prompt.chat_template_kwargs)!r}")
+    said = str(error).strip() or "no message"
+    return DataError(
+        f"prompt {prompt.prompt_id!r} (turns: {', '.join(roles)}): the model's chat template refuses it: "
+        f"{type(error).__name__}: {said}" + "".join(f"; {hint}" for hint in hints)
+    )
 
-    The begin token is added only where the tokenizer has one that is not also its end token.
+
+def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids of the prompt. A chat template writes its own special tokens; plain text gets the tokenizer's.
+
+    So plain text begins as the tokenizer itself would begin it, with a begin token or without; what it would put after
+    a text, such as an end token, is left out, because the policy goes on there.
     """
     ids = tuple(tokenizer.encode(prompt_text(prompt, tokenizer), add_special_tokens=False))
-    bos = tokenizer.bos_token_id
-    if (
-        isinstance(bos, int)
-        and not prompt.messages
-        and bos not in (tokenizer.eos_token_id, *ids[:1])
-    ):
-        ids = (bos, *ids)
+    if not prompt.messages:
+        begin = _begin_ids(tokenizer)
+        ids = ids if ids[: len(begin)] == begin else (*begin, *ids)
     if not ids:
         raise DataError(
             f"prompt {prompt.prompt_id!r} has no tokens: its text is empty for this tokenizer"
         )
     return ids
+
+
+def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What the tokenizer puts in front of any text: a begin token, or nothing."""
+    found = _BEGIN_IDS.get(tokenizer)
+    if found is None:
+        bare = list(tokenizer.encode("1", add_special_tokens=False))
+        whole = list(tokenizer.encode("1", add_special_tokens=True))
+        places = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        found = _BEGIN_IDS[tokenizer] = tuple(whole[: next(places, 0)])
+    return found
+
+
+def stop_text(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text in which stop strings are looked for: with every special token, as vLLM looks for them."""
+    return str(
+        tokenizer.decode(
+            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )
+
+
+def special_stops(stop_strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of those stop strings that are one special token each, for servers whose text shows none of them."""
+    names = {str(tokenizer.convert_ids_to_tokens(n)): n for n in _special_ids(tokenizer)}
+    return [names[text] for text in stop_strings if text in names]
 
 
 def decode(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -48,7 +48,7 @@ def decode_rows(
 
     Args:
         requests: may differ in prompt, limit, temperature and stops; equal prompts are prefilled once.
-        to_text: decodes token ids; used only to look for stop strings.
+        to_text: decodes token ids, special ones too; used only to look for stop strings.
     """
     device = next(model.parameters()).device
     started = time.monotonic()

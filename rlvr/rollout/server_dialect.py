@@ -156,8 +156,14 @@ def _chat(prompt: Prompt | None, *, dialect: Dialect, prompt_id: str) -> dict[st
         raise ValueError(f"the messages of prompt {prompt_id!r} are not known here")
     messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
     messages = messages or [{"role": "user", "content": prompt.text}]
+    kwargs = dict(prompt.chat_template_kwargs)
+    if kwargs and not dialect.has_extras:
+        raise ValueError(
+            f"prompt {prompt_id!r} has chat_template_kwargs ({', '.join(kwargs)}), and chat of this server takes none"
+        )
+    body: dict[str, Json] = {"chat_template_kwargs": kwargs} if kwargs else {}
     if not prompt.assistant_prefix:
-        return {"messages": messages}
+        return {"messages": messages, **body}
     if not dialect.has_extras:
         raise ValueError(
             f"prompt {prompt_id!r} begins the answer ({prompt.assistant_prefix!r}), and chat of this server cannot"
@@ -167,6 +173,7 @@ def _chat(prompt: Prompt | None, *, dialect: Dialect, prompt_id: str) -> dict[st
         "messages": messages,
         "add_generation_prompt": False,
         "continue_final_message": True,
+        **body,
     }
 
 

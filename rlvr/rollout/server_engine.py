@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlvr.errors import RolloutError
 from rlvr.json_client import RETRIED_STATUS, DeadlineError, JsonClient
-from rlvr.models.prompting import decode, tag_ids
+from rlvr.models.prompting import decode, special_stops, tag_ids
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
 from rlvr.records import Completion, FinishReason, Prompt, WeightsRef
 from rlvr.rollout.server_dialect import (
@@ -285,12 +285,20 @@ class ServerEngine:
             is_whole = tuple(self._tokenizer.encode(text)) == tuple(ids)
             bare = text if is_whole else self._text(ids[1:])
             wording = replace(wording, text=text, text_as_tokenised=bare)
+        specials = special_stops(request.sampling.stop_strings, self._tokenizer)
+        asked = (*request.sampling.stop_token_ids, *specials)
+        if asked and not dialect.has_extras:
+            self._warn(
+                "server %s takes no stop_token_ids: completions may go on past rollout.stop_token_ids, and past stop "
+                "strings that are special tokens",
+                self._client.url,
+            )
         return request_body(
             request,
             dialect=dialect,
             model=self._model,
             wording=wording,
-            stop_token_ids=self._stop_token_ids,
+            stop_token_ids=(*self._stop_token_ids, *specials),
         )
 
     def _text(self, token_ids: Sequence[int]) -> str:

@@ -52,10 +52,11 @@ class ToyEngine:
     def _run_wave(self, requests: Sequence[GenerationRequest], emit: Emit) -> None:
         for request in requests:
             token_ids: list[int] = []
+            ends = {*self._text.stop_token_ids, *request.sampling.stop_token_ids}
             reason = FinishReason.LENGTH
             for u in uniforms(request.seed, request.sampling.max_tokens):
                 token_ids.append(min(int(u * self._vocab_size), self._vocab_size - 1))
-                if token_ids[-1] in self._text.stop_token_ids:
+                if token_ids[-1] in ends:
                     reason = FinishReason.STOP
                     break
             count = len(token_ids)

@@ -22,7 +22,7 @@ from rlvr.errors import RolloutError
 from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import Policy
-from rlvr.models.prompting import decode
+from rlvr.models.prompting import decode, stop_text
 from rlvr.models.scoring import score_rows
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Transport, WeightsRef
@@ -158,7 +158,7 @@ class TransformersEngine:
                         requests[start : start + self._max_batch_rows],
                         stop_token_ids=self._policy.stop_token_ids,
                         pad_token_id=self._policy.pad_token_id,
-                        to_text=lambda ids: decode(ids, self._policy.tokenizer),
+                        to_text=lambda ids: stop_text(ids, self._policy.tokenizer),
                         finished=finished,
                     )
         finally:

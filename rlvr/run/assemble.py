@@ -117,6 +117,7 @@ def training_plan(recipe: Recipe) -> SamplingPlan:
         temperature=recipe.rollout.temperature,
         max_tokens=recipe.rollout.max_completion_tokens,
         stop_strings=tuple(recipe.rollout.stop_strings),
+        stop_token_ids=tuple(recipe.rollout.stop_token_ids),
     )
     return SamplingPlan(sampling=sampling, group_size=recipe.rollout.group_size)
 
@@ -244,6 +245,7 @@ def _evaluator(
                 sampler=sampler,
                 max_completion_tokens=recipe.rollout.max_completion_tokens,
                 stop_strings=recipe.rollout.stop_strings,
+                stop_token_ids=recipe.rollout.stop_token_ids,
                 policy_version=policy_version,
                 activity=activity,
             )

@@ -98,7 +98,9 @@ class CheckerWatch:
                 logger.warning("step %d: %s", step, broken.message())
         for broken in found:
             if broken.is_paid and num_steps[broken.check] >= self._patience:
-                return VerifierError(f"for {self._patience} steps {broken.message()}")
+                return VerifierError(
+                    f"for {self._patience} step{'s' * (self._patience != 1)} {broken.message()}"
+                )
         return None
 
     def observe_evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,12 +24,12 @@ from rlvr.config.derived import derived_table
 from rlvr.config.dtypes import with_stored_dtypes
 from rlvr.config.load import LoadedRecipe, load_recipe
 from rlvr.config.recipe import Recipe
-from rlvr.errors import Interrupted
+from rlvr.data.order import LONG_ADVICE
+from rlvr.errors import ConfigError, Interrupted
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt, prompt_text
 from rlvr.protocols import RolloutEngine
-from rlvr.records import Prompt
 from rlvr.run.assemble import assemble
 from rlvr.run.checkpoints import read_run_state
 from rlvr.run.choose_dtypes import apply_choice, choose_dtypes
@@ -38,7 +37,7 @@ from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.failures import LearnerLost
 from rlvr.run.loop import run_loop
-from rlvr.run.preflight import OpenedData
+from rlvr.run.preflight import OpenedData, PromptLimit
 from rlvr.run.recorder import Recorder
 from rlvr.run.resume import Resume, find_resume
 from rlvr.run.sampler import CompletionJudge
@@ -144,7 +143,7 @@ def conduct(
         recipe = loaded.recipe
         backend.use(recipe)
         console.activity.begin("reading the data")
-        data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
         console.start(
             recipe_name=recipe.name,
             run_dir=directory.path,
@@ -181,7 +180,7 @@ def conduct(
                 try:
                     if num_lost:
                         text = backend.open()
-                        data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+                        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
                     _stop_early(stop)
                     last_step = asyncio.run(_run(scene, backend=backend, text=text, data=data))
                     break
@@ -240,11 +239,25 @@ def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | No
     return Resume(step=step, folder=found[1], state=read_run_state(found[1]), changed={})
 
 
-def is_too_long(prompt: Prompt, *, text: PolicyText, recipe: Recipe) -> bool:
-    """Whether prompt and completion would not fit the recipe's limit or the model's positions."""
-    length = len(encode_prompt(prompt, text.tokenizer))
-    room = text.max_positions - recipe.rollout.max_completion_tokens
-    return length > min(recipe.data.max_prompt_tokens, room)
+def prompt_limit(*, text: PolicyText, recipe: Recipe) -> PromptLimit:
+    """Which prompts are too long: with their completion they would not fit the recipe's limit or the model's positions.
+
+    Raises: ConfigError when the completion alone takes all positions.
+    """
+    completion = recipe.rollout.max_completion_tokens
+    room = text.max_positions - completion
+    of_model = (
+        f"the model has {text.max_positions} positions, of which rollout.max_completion_tokens={completion} leaves "
+        f"{room} for the prompt"
+    )
+    if room < 1:
+        raise ConfigError(f"{of_model}; lower rollout.max_completion_tokens")
+    is_of_model = room < recipe.data.max_prompt_tokens
+    longest = min(recipe.data.max_prompt_tokens, room)
+    return PromptLimit(
+        is_too_long=lambda prompt: len(encode_prompt(prompt, text.tokenizer)) > longest,
+        advice=f"{of_model}: lower it or shorten the prompts" if is_of_model else LONG_ADVICE,
+    )
 
 
 def _stop_early(stop: StopRequest) -> None:

@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from rlvr import watchdog
@@ -17,7 +16,7 @@ from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import RolloutEngine
 from rlvr.run.choose_dtypes import choose_dtypes
-from rlvr.run.conduct import Scene, is_too_long
+from rlvr.run.conduct import Scene, prompt_limit
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.learner_thread import LearnerThread
@@ -53,7 +52,7 @@ async def on_cluster(
         choice = await asyncio.to_thread(choose_dtypes, recipe, measure=backend.measure_dtypes)
         recipe = recipe if choice is None else choice.recipe
         backend.use(recipe)
-        data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
         directory = RunDirectory.create(Path(folder) / "run", recipe.name)
         console = Console()
         recorder = Recorder(

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from rlvr.run.activity import Activity
 from rlvr.run.backends import require_backend
 from rlvr.run.broken_checkers import NEARLY_ALL, broken_checkers, is_any_judged, unjudged
 from rlvr.run.choose_dtypes import choose_dtypes
-from rlvr.run.conduct import is_too_long
+from rlvr.run.conduct import prompt_limit
 from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluate_cluster import on_cluster
 from rlvr.run.evaluate_server import ServerChoice, served
 from rlvr.run.evaluation import Evaluation, evaluate
 from rlvr.run.preflight import OpenedData, opened
+from rlvr.run.prompt_check import check_prompts
 from rlvr.run.sampler import CompletionJudge, SingleTurnSampler
 from rlvr.run.start_learner import place_policy
 from rlvr.verify import Judge
@@ -116,6 +116,8 @@ async def _evaluate(
     if activity is not None:
         activity.begin("loading")
     with opened(recipe) as (judge, data):
+        for note in check_prompts(recipe, data).notes:
+            logger.warning(note.removeprefix("warning: "))
         if server is not None:
             crew = served(recipe, choice=server, alias=alias, data=data, judge=judge)
         elif recipe.cluster.backend is Backend.RAY:
@@ -138,6 +140,7 @@ async def _evaluate(
                     sampler=sampler,
                     max_completion_tokens=recipe.rollout.max_completion_tokens,
                     stop_strings=recipe.rollout.stop_strings,
+                    stop_token_ids=recipe.rollout.stop_token_ids,
                     policy_version=0,
                     samples_per_prompt=samples_per_prompt,
                     temperature=0.0 if samples_per_prompt == 1 else recipe.rollout.temperature,
@@ -161,7 +164,7 @@ async def _here(
     policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
     choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(policy.model))
     recipe = recipe if choice is None else choice.recipe
-    data.limit_prompts(partial(is_too_long, text=policy.text, recipe=recipe))
+    data.limit_prompts(prompt_limit(text=policy.text, recipe=recipe))
     engine = build_engine(recipe, policy=policy)
     try:
         yield engine, judge, policy.text

@@ -5,14 +5,13 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from rlvr.config.recipe import ModelConfig, Recipe
 from rlvr.errors import ConfigError
 from rlvr.json_client import JsonClient
 from rlvr.models.policy import PolicyText, load_tokenizer, outline
 from rlvr.rollout.server_engine import ServerEngine
-from rlvr.run.conduct import is_too_long
+from rlvr.run.conduct import prompt_limit
 from rlvr.run.preflight import OpenedData
 from rlvr.served_model import ServedModel, find_model
 from rlvr.verify import Judge
@@ -93,7 +92,7 @@ async def served(
     try:
         found = await find_model(client, name=choice.model, alias=alias)
         text = text_of(recipe.model, served=found)
-        data.limit_prompts(partial(is_too_long, text=text, recipe=recipe))
+        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
         engine = ServerEngine(
             client,
             model=found.name,

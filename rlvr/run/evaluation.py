@@ -34,6 +34,7 @@ async def evaluate(
     sampler: SingleTurnSampler,
     max_completion_tokens: int,
     stop_strings: Sequence[str],
+    stop_token_ids: Sequence[int] = (),
     policy_version: int,
     samples_per_prompt: int = 1,
     temperature: float = 0.0,
@@ -48,7 +49,10 @@ async def evaluate(
     if activity is not None:
         activity.begin(f"evaluating {name}: prompts", total=len(prompts))
     sampling = Sampling(
-        temperature=temperature, max_tokens=max_completion_tokens, stop_strings=tuple(stop_strings)
+        temperature=temperature,
+        max_tokens=max_completion_tokens,
+        stop_strings=tuple(stop_strings),
+        stop_token_ids=tuple(stop_token_ids),
     )
     plan = SamplingPlan(sampling=sampling, group_size=samples_per_prompt, purpose=f"eval:{name}")
     try:

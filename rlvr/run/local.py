@@ -13,7 +13,7 @@ from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
 from rlvr.rollout.build import build_engine
-from rlvr.run.conduct import Crew, Scene, conduct, is_too_long
+from rlvr.run.conduct import Crew, Scene, conduct
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.preflight import OpenedData
@@ -21,7 +21,7 @@ from rlvr.run.start_learner import has_own_arithmetic, place_policy, start_learn
 from rlvr.stages.supervised import SupervisedReport
 from rlvr.verify import Judge
 
-__all__ = ["LocalBackend", "is_too_long", "place_policy", "train"]
+__all__ = ["LocalBackend", "place_policy", "train"]
 
 
 def train(

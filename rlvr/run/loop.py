@@ -41,7 +41,7 @@ async def run_loop(parts: RunParts) -> int:
     checkers = CheckerWatch(
         parts.recorder.event,
         max_error_rate=parts.max_error_rate,
-        patience_steps=ERROR_RATE_PATIENCE_STEPS,
+        patience_steps=min(ERROR_RATE_PATIENCE_STEPS, parts.num_steps - parts.first_step + 1),
     )
     if parts.first_step == 1:
         before = await parts.evaluate(0, sync.version, in_full=True)
@@ -79,7 +79,7 @@ async def run_loop(parts: RunParts) -> int:
             broken = checkers.observe(step, update.taken.groups)
             checkers.observe_evaluations(step, evaluations)
             if error_steps >= ERROR_RATE_PATIENCE_STEPS:
-                message = _error_rate_message(unjudged, parts, update.taken.groups)
+                message = _error_rate_message(unjudged, error_steps, parts, update.taken.groups)
                 broken = broken or VerifierError(message)
             if is_end:
                 broken = broken or checkers.nothing_judged(update.taken.groups)
@@ -129,7 +129,9 @@ def _save(parts: RunParts, step: int) -> None:
     parts.recorder.checkpoint(step, learner=parts.learner, state=parts.state())
 
 
-def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -> str:
+def _error_rate_message(
+    rate: float, num_steps: int, parts: RunParts, groups: Sequence[Group]
+) -> str:
     broken = [
         (rollout.completion.completion_id, verdict.reason)
         for group in groups
@@ -143,6 +145,8 @@ def _error_rate_message(rate: float, parts: RunParts, groups: Sequence[Group]) -
         else "The engine cut them off at rollout.completion_deadline_s: raise it, or see why the engine is slow"
     )
     return (
-        f"{rate:.0%} of rollouts could not be judged for {ERROR_RATE_PATIENCE_STEPS} steps (reward.max_error_rate is "
-        f"{parts.max_error_rate:.0%}): training on what is left would be biased. " + cause
+        f"{rate:.0%} of rollouts could not be judged for {num_steps} step{'s' * (num_steps != 1)} "
+        f"(reward.max_error_rate is {parts.max_error_rate:.0%}): "
+        + ("nothing was learned. " if rate == 1.0 else "training on what is left would be biased. ")
+        + cause
     )

@@ -32,17 +32,28 @@ from rlvr.verify import Judge
 
 WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
+MAX_ERRORS_SHOWN = 3
 _CHECK = "main"
 _NO_QUESTION = "(no prompt given)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineReport:
-    """What `judge_file` wrote; `num_malformed` rows could not be read and are among the errors."""
+    """What `judge_file` wrote; `num_malformed` rows could not be read and are among the errors.
+
+    first_errors: of the first rows that got ERROR, the id and the reason.
+    """
 
     num_rows: int
     num_malformed: int
     counts: Mapping[Status, int]
+    first_errors: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """For a table: how many rows got each status, then the first errors."""
+        counted = [(status.name, str(count), "") for status, count in self.counts.items()]
+        return [*counted, *(("", "", error) for error in self.first_errors)]
 
     @property
     def had_errors(self) -> bool:
@@ -71,9 +82,9 @@ def judge_file(
 ) -> OfflineReport:
     """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
-    Reads {"id", "completion", "reference", "prompt"?}; writes {"id", "status", "score",
+    Reads {"id"?, "completion", "reference", "prompt"?}; writes {"id", "status", "score",
     "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
-    The output appears under its name when it is whole.
+    A row without id gets the number of its line, from 1. The output appears under its name when it is whole.
 
     Args:
         verifier: as in a recipe: a registered name, package.module:attribute or
@@ -185,12 +196,15 @@ async def _judge_rows(
     label = judge.label(check)
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
     num_malformed = 0
+    errors: list[str] = []
     window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
 
     async def write_oldest() -> None:
         row_id, pending = window.popleft()
         verdict = await pending if isinstance(pending, asyncio.Task) else pending
         statuses[verdict.status] += 1
+        if verdict.status is Status.ERROR and len(errors) < MAX_ERRORS_SHOWN:
+            errors.append(f"row {row_id!r}: {verdict.reason}")
         sink.write(_line(row_id, verdict))
 
     while block := list(itertools.islice(rows, BLOCK_ROWS)):
@@ -212,7 +226,10 @@ async def _judge_rows(
     while window:
         await write_oldest()
     return OfflineReport(
-        num_rows=statuses.total(), num_malformed=num_malformed, counts=dict(statuses)
+        num_rows=statuses.total(),
+        num_malformed=num_malformed,
+        counts=dict(statuses),
+        first_errors=tuple(errors),
     )
 
 
@@ -249,11 +266,11 @@ def _read(path: Path, check: Check) -> Iterator[_Row]:
 def _parse(line: bytes, number: int, check: Check) -> _Row:
     row_id: Json = None
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(row, dict):
             raise ValueError(f"a row is an object, not {type(row).__name__}")
-        row_id = row.get("id")
-        missing = [key for key in ("id", "completion", "reference") if key not in row]
+        row_id = row.get("id", number)
+        missing = [key for key in ("completion", "reference") if key not in row]
         if missing:
             raise ValueError(f"the row lacks {', '.join(missing)}")
         if not isinstance(row["completion"], str):

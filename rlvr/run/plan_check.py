@@ -21,6 +21,7 @@ from rlvr.records import Prompt
 from rlvr.run.choose_dtypes import choose_dtypes
 from rlvr.run.dry_run import data_rows
 from rlvr.run.preflight import OpenedData, opened
+from rlvr.run.prompt_check import check_prompts
 from rlvr.run.start_learner import use_threads
 
 NUM_MEASURED = 64  # prompts of each source whose tokens are counted
@@ -42,6 +43,7 @@ def check_recipe(recipe: Recipe) -> CheckReport:
     with opened(recipe) as (_, data):
         prompts = list(_sample(data))
         counts = data_rows(data)
+        notes = check_prompts(recipe, data).notes
     model = outline(recipe.model)
     found = devices(recipe.learner.device)
     use_threads(recipe)
@@ -59,7 +61,10 @@ def check_recipe(recipe: Recipe) -> CheckReport:
     ]
     return CheckReport(
         tables=tuple((title, tuple(found_rows)) for title, found_rows in tables),
-        warnings=tuple(_warnings(recipe, model, lengths, planned, found)),
+        warnings=(
+            *(note.removeprefix("warning: ") for note in notes),
+            *_warnings(recipe, model, lengths, planned, found),
+        ),
     )
 
 

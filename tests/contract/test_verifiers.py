@@ -2,11 +2,13 @@
 write one.
 """
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,41 @@ def test_the_contract_finds_what_a_bad_verifier_does() -> None:
     assert "must not PASS" in problems
     assert "a NUL character: raised RuntimeError" in problems
     assert "prints to standard output: 'hello" in problems
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_contract_ends_at_a_text_that_hangs_the_verifier(is_async: bool) -> None:
+    released = threading.Event()
+
+    @verifier(version="1")
+    def hangs(text: str, reference: str) -> bool:
+        return text == reference or (not text and not released.wait(60))
+
+    @verifier(version="1")
+    async def waits(text: str, reference: str) -> bool:
+        if not text:
+            await asyncio.sleep(60)
+        return text == reference
+
+    problems = check_verifier(
+        waits if is_async else hangs, passing=[("4", "4")], failing=[("4", "5")], deadline_s=0.2
+    )
+    released.set()
+    assert [problem.partition(";")[0] for problem in problems] == [
+        "an empty text: no answer within 0.2 s"
+    ]
+
+
+def test_the_contract_holds_inside_a_running_event_loop() -> None:
+    @verifier(version="1")
+    async def equal(text: str, reference: str) -> bool:
+        await asyncio.sleep(0)
+        return text == reference
+
+    async def notebook() -> list[str]:
+        return check_verifier(equal, passing=[("4", "4")], failing=[("4", "5")])
+
+    assert asyncio.run(notebook()) == []
 
 
 def test_the_contract_names_missing_members() -> None:

@@ -108,6 +108,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "rollout.max_completion_tokens": ("32",),
     "rollout.temperature": ("0.7",),
     "rollout.stop_strings": ("[stop]",),
+    "rollout.stop_token_ids": ("[7]",),
     "rollout.max_batch_rows": ("16",),
     "reward.unparsed_score": ("0.1",),
     "reward.truncated": ("mask",),

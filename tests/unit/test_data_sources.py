@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlvr.config.recipe import DataConfig, DataSource
+from rlvr.config.recipe import DataConfig, DataSource, source_name
 from rlvr.data.load import demonstrations, open_eval, open_train, summary
 from rlvr.data.sources import FiniteRows, open_source
 from rlvr.errors import ConfigError, DataError
@@ -182,9 +182,9 @@ def test_a_file_that_is_not_what_it_says_names_itself(
 
 
 def test_an_ending_that_is_not_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("a,b")
+    (tmp_path / "x.txt").write_text("a,b")
     with pytest.raises(DataError, match=r"expected one of .jsonl"):
-        rows_of(tmp_path / "x.csv")
+        rows_of(tmp_path / "x.txt")
 
 
 def test_a_hub_name_without_datasets_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,3 +247,100 @@ def test_gsm8k_opens_with_its_solutions_as_references() -> None:
     rows = rows_of(path, columns=mapped, reference_pattern=r"#### (.+)").rows
     assert len(rows) == 1319
     assert all(row.reference.replace(",", "") == row.tags["answer"] for row in rows)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv"])
+def test_a_byte_order_mark_is_skipped(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"d{ending}"
+    texts = {
+        ".jsonl": '{"prompt": "q", "reference": "4"}\n',
+        ".json": '[{"prompt": "q", "reference": "4"}]',
+        ".csv": "prompt,reference\nq,4\n",
+    }
+    path.write_text(texts[ending], encoding="utf-8-sig")
+    assert [(r.question, r.reference) for r in rows_of(path).rows] == [("q", "4")]
+
+
+@pytest.mark.parametrize(("ending", "comma"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ",")])
+def test_tables_are_read_with_quotes_and_empty_cells(
+    tmp_path: Path, ending: str, comma: str
+) -> None:
+    text = (
+        f'prompt{comma}reference{comma}hint\n"one{comma}\ntwo"{comma}4{comma}\nq{comma}5{comma}h\n'
+    )
+    path = tmp_path / f"d{ending}"
+    path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
+    rows = rows_of(path).rows
+    assert [(r.question, r.reference, dict(r.tags)) for r in rows] == [
+        (f"one{comma}\ntwo", "4", {}),
+        ("q", "5", {"hint": "h"}),
+    ]
+    assert rows[1].where.endswith(":4")
+
+
+def test_a_short_line_of_a_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("prompt,reference\nq\n")
+    with pytest.raises(DataError, match=r"d\.csv:2: the line has 1 cells, and the first .* 2"):
+        rows_of(path)
+
+
+def hub_clone(folder: Path) -> Path:
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\n---\n")
+    (folder / "dataset_infos.json").write_text('{"default": {}}')
+    for split in ("train", "test"):
+        rows = [{"prompt": split, "reference": 1}]
+        pq.write_table(
+            pa.Table.from_pylist(rows), folder / "data" / f"{split}-00000-of-00001.parquet"
+        )
+    return folder
+
+
+def test_a_clone_of_a_hub_data_set_is_read(tmp_path: Path) -> None:
+    folder = hub_clone(tmp_path / "clone")
+    assert [row.question for row in rows_of(folder).rows] == ["train"]
+    assert [row.question for row in rows_of(folder, split="test").rows] == ["test"]
+
+
+def test_a_subset_is_a_folder_of_the_clone(tmp_path: Path) -> None:
+    for subset in ("main", "other"):
+        (tmp_path / subset).mkdir()
+        write_lines(tmp_path / subset / "train.jsonl", [{"prompt": subset, "reference": 1}])
+    assert [row.question for row in rows_of(tmp_path, subset="main").rows] == ["main"]
+    with pytest.raises(DataError, match="Its folders with data are: main, other; set subset"):
+        rows_of(tmp_path)
+
+
+def test_a_pattern_reads_what_it_matches_and_never_mixes_splits(tmp_path: Path) -> None:
+    data = hub_clone(tmp_path / "clone") / "data"
+    assert [row.question for row in rows_of(f"{data}/*.parquet").rows] == ["train"]
+    assert [row.question for row in rows_of(f"{data}/*.parquet", split="test").rows] == ["test"]
+    assert [row.question for row in rows_of(f"{data}/test-*.parquet").rows] == ["test"]
+    assert [row.question for row in rows_of(f"{tmp_path}/**/train*").rows] == ["train"]
+    with pytest.raises(DataError, match=r"matches no file \(looked from"):
+        rows_of(f"{data}/dev-*.parquet")
+    with pytest.raises(DataError, match="none for split='dev'"):
+        rows_of(f"{data}/*.parquet", split="dev")
+    assert source_name(source(f"{data}/train-*.parquet")) == "train"
+
+
+def test_columns_that_are_named_are_kept_whatever_they_hold(tmp_path: Path) -> None:
+    row = {"prompt": "q", "reference": 1, "numbers": [1, 2], "more": {"level": 3}, "other": [4]}
+    path = write_lines(tmp_path / "d.jsonl", [row])
+    columns = {"numbers": "numbers", "level": "more.level", "all": "more"}
+    assert dict(rows_of(path, columns=columns).rows[0].tags) == {
+        "numbers": [1, 2],
+        "level": 3,
+        "all": {"level": 3},
+    }
+
+
+def test_a_repeated_row_is_evaluated_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"q{i}", "reference": i} for i in range(12)]
+    other = [{"prompt": "q0", "reference": "another"}]
+    held = write_lines(tmp_path / "held.jsonl", [*rows, *rows, *other])
+    config = DataConfig(train=[source(held)], eval=[source(held)])
+    prompts = open_eval(config, 20, seed=0)["held"]
+    assert [p.prompt_id for p in prompts] == [f"held/{i}" for i in (*range(12), 24)]
+    assert "evaluation 'held': 12 rows repeat the prompt and the reference" in caplog.text

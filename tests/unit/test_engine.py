@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,21 @@ def test_finish_reasons_stop_length_and_stop_string(policy: Policy):
     for c in stopped:
         assert "3" not in c.text[:-1]
         assert not c.text.endswith("3") or c.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("key", ["stop_strings", "stop_token_ids"])
+def test_a_special_token_ends_a_completion_and_is_no_part_of_its_text(policy: Policy, key: str):
+    name = "<unk>"
+    (token,) = policy.tokenizer.encode(name, add_special_tokens=False)
+    assert token not in policy.stop_token_ids
+    stops: dict[str, Any] = {key: (name if key == "stop_strings" else token,)}
+    completions = generate(engine_of(policy), requests_of(PROMPTS, group_size=16, **stops))
+    ended = [c for c in completions if token in c.token_ids]
+    assert ended
+    for c in ended:
+        assert c.token_ids.index(token) == len(c.token_ids) - 1
+        assert c.finish_reason is FinishReason.STOP
+        assert name not in c.text
 
 
 def test_deadline_ends_a_completion_with_abort(policy: Policy):

@@ -156,3 +156,36 @@ def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(DataError, match="cannot be written"):
         judge_file("text_match", source, tmp_path / "no" / "folder", {}, 1, 1.0)
     assert not target.exists()
+
+
+def test_a_row_without_id_gets_the_number_of_its_line(tmp_path: Path) -> None:
+    lines = [row("a", "yes"), {"completion": "no", "reference": "yes"}, row(None, "yes")]
+    report, rows = judge(tmp_path, lines)
+    assert [(out["id"], out["status"]) for out in rows] == [
+        ("a", "PASS"),
+        (2, "FAIL"),
+        (None, "PASS"),
+    ]
+    assert not report.had_errors
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    first = b"\xef\xbb\xbf" + json.dumps(row(1, "yes")).encode()
+    _, rows = judge(tmp_path, [first, row(2, "yes")])
+    assert [out["status"] for out in rows] == ["PASS", "PASS"]
+
+
+def test_a_raising_verifier_is_named_with_its_file_and_line(tmp_path: Path) -> None:
+    plugin = tmp_path / "bugs.py"
+    plugin.write_text(
+        "import json\nfrom rlvr.plugin import verifier\n\n@verifier(version='1')\ndef bug(text, reference):\n"
+        "    return helper(text) == reference\n\ndef helper(text):\n    return json.loads(text)['answer']\n"
+    )
+    lines = [row(i, text) for i, text in enumerate(['{"answer": "yes"}', "[1]", "x", "y", "{}"])]
+    report, rows = judge(tmp_path, lines, verifier=f"{plugin}:bug")
+    assert [out["status"] for out in rows] == ["PASS", *["ERROR"] * 4]
+    place = "(bugs.py:9, in helper: return json.loads(text)['answer'])"
+    assert all(place in out["reason"] for out in rows[1:])
+    assert len(report.first_errors) == 3
+    assert report.first_errors[0].startswith("row 1: bug@1 raised TypeError: ")
+    assert report.rows[-1] == ("", "", report.first_errors[-1])

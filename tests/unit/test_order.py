@@ -169,6 +169,18 @@ def test_nothing_short_enough_is_a_data_error_with_advice(size: int | None) -> N
         taken.take()
 
 
+def test_what_is_too_long_is_counted_once_a_row_with_the_advice_that_fits() -> None:
+    taken = PromptStream(
+        [Numbers("s0", 12)],
+        weights=[1.0],
+        seed=0,
+        is_too_long=lambda prompt: True,
+        long_advice="do so",
+    )
+    with pytest.raises(DataError, match=r"\(skipped: s0: 12\); do so$"):
+        taken.take()
+
+
 @pytest.mark.parametrize("other", [stream(4), stream(3, seed=1), stream(3, 3), stream(None)])
 def test_a_state_of_other_data_is_refused(other: PromptStream) -> None:
     with pytest.raises(CheckpointError, match="belongs to other data"):

@@ -94,3 +94,43 @@ def test_a_class_without_the_contracts_members_is_refused(tmp_path: Path) -> Non
     path.write_text("class Bare:\n    name = 'bare'\n", encoding="utf-8")
     with pytest.raises(PluginError, match="lacks version, execution, Config, verify"):
         build_verifier(find(VERIFIERS, f"{path}:Bare"), {}, VerifierContext())
+
+
+def register(folder: Path, distribution: str, name: str, target: str) -> None:
+    info = folder / f"{distribution}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[rlvr.verifiers]\n{name} = {target}\n")
+
+
+def test_a_name_that_two_distributions_register_is_an_error_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(tmp_path, "taker", "math", "taker.checks:Math")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [e.distribution for e in list_plugins(VERIFIERS) if e.name == "math"] == [
+        "rlvr",
+        "taker",
+    ]
+    assert find(VERIFIERS, "countdown").target.endswith("CountdownVerifier")
+    with pytest.raises(PluginError, match="two distributions register") as caught:
+        find(VERIFIERS, "math")
+    assert "rlvr_verifiers.math_answer:MathVerifier" in str(caught.value)
+    assert "taker 1.0 (taker.checks:Math)" in str(caught.value)
+    assert load(find(VERIFIERS, "rlvr_verifiers.math_answer:MathVerifier")).name == "math"
+
+
+def test_a_missing_attribute_is_answered_with_what_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD, encoding="utf-8")
+    with pytest.raises(PluginError, match=r"its plugins are: equal\. Did you mean 'equal'\?"):
+        load(find(VERIFIERS, f"{path}:equa"))
+    path.write_text("def check(text): return True\n")
+    with pytest.raises(PluginError, match=r"no plugin, and these functions: check.*decorated with"):
+        load(find(VERIFIERS, f"{path}:nope"))
+
+
+def test_a_file_with_a_byte_order_mark_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert load(find(VERIFIERS, f"{path}:equal")).version == "3"

@@ -38,13 +38,21 @@ CHAT_PROMPT = Prompt(
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return build_tiny(
+    """One that writes no begin token itself."""
+    found = build_tiny(
         TinyModel(layers=1, hidden_size=16, heads=2, characters="0123456789+=</x>"), seed=0
     ).tokenizer
+    found.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    return found
 
 
 def request(
-    index: int = 0, *, stop: Sequence[str] = (), deadline_s: float = 20.0, max_tokens: int = 5
+    index: int = 0,
+    *,
+    stop: Sequence[str] = (),
+    stop_ids: Sequence[int] = (),
+    deadline_s: float = 20.0,
+    max_tokens: int = 5,
 ) -> GenerationRequest:
     return GenerationRequest(
         request_id=f"g#{index}",
@@ -52,7 +60,12 @@ def request(
         prefix_token_ids=(1, 6, 14, 6, 15),  # <bos>2+2=
         sample_index=index,
         seed=2**63 + index,
-        sampling=Sampling(temperature=0.7, max_tokens=max_tokens, stop_strings=tuple(stop)),
+        sampling=Sampling(
+            temperature=0.7,
+            max_tokens=max_tokens,
+            stop_strings=tuple(stop),
+            stop_token_ids=tuple(stop_ids),
+        ),
         deadline_s=deadline_s,
     )
 

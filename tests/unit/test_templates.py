@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rlvr.config.load import list_recipes, load_recipe
 from rlvr.config.recipe import DataConfig, DataSource
 from rlvr.data.load import prompts_that_differ
-from rlvr.data.sources import Row
-from rlvr.data.templates import build_prompt, substitute
+from rlvr.data.placeholders import substitute
+from rlvr.data.sources import FiniteRows, GeneratedRows, Row, open_source
+from rlvr.data.templates import build_prompt, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Message, Role
 
@@ -85,14 +87,127 @@ def test_messages_keep_their_history_and_the_format_wraps_the_last() -> None:
     )
 
 
+def checked(source: DataSource, *rows: Row, columns: tuple[str, ...] = ()) -> None:
+    names = {name for one in rows for name in one.tags}
+    check_formats(source, FiniteRows(rows=rows, columns=frozenset({*names, *columns})))
+
+
 def test_a_format_that_names_no_column_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"names no column.*level, prompt"):
-        build_prompt(config(prompt_format="{promt}"), row(level=1))
+        checked(config(prompt_format="Solve it in \\boxed{}."), row(level=1))
 
 
-def test_a_system_prompt_needs_a_chat() -> None:
+def test_a_system_prompt_and_template_arguments_need_a_chat() -> None:
     with pytest.raises(ConfigError, match="system_prompt needs template 'chat'"):
-        build_prompt(config(template="plain", system_prompt="x"), row())
+        checked(config(template="plain", system_prompt="x"), row())
+    with pytest.raises(ConfigError, match="chat_template_kwargs needs template 'chat'"):
+        checked(config(template="plain", chat_template_kwargs={"enable_thinking": False}), row())
+
+
+@pytest.mark.parametrize("key", ["prompt_format", "system_prompt", "assistant_prefix"])
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{hnit}", r"\{hnit\}, which is no column of any row; did you mean \{hint\}"),
+        (
+            "{难}",
+            r"\{难\}, which is no column of any row\. Names there are: hint, prompt, source id, 难度",
+        ),
+        ("{sourceid}", r"did you mean \{source id\}"),
+        ("{ hint }", r"did you mean \{hint\}"),
+        ("{nothing-like-it}", r"To show \{nothing-like-it\} itself, write \{\{nothing-like-it\}\}"),
+        ("{prompt}{hnit}", r"did you mean \{hint\}"),
+        ("x_{hnt}", r"did you mean \{hint\}"),
+        ("{reference}", "which is the reference: the policy must not see it"),
+        ("{answer}", "which is the reference: the policy must not see it"),
+        ("{question}", r"which is the question itself; it is called \{prompt\} there"),
+    ],
+)
+def test_a_placeholder_that_nothing_fills_is_refused(key: str, written: str, said: str) -> None:
+    formats = {"prompt_format": "{prompt}", key: written + (" {prompt}" if "t_f" in key else "")}
+    source = config(columns={"prompt": "question", "reference": "answer"}, **formats)
+    tags: dict[str, Any] = {"hint": "h", "难度": "易", "source id": 1}
+    with pytest.raises(ConfigError, match=rf"{key} names .*{said}"):
+        checked(source, row(**tags))
+
+
+def test_any_column_name_is_filled() -> None:
+    tags: dict[str, Any] = {
+        "难度": "易",
+        "source-id": "a1",
+        "source id": 7,
+        "a.b": 0.5,
+        "Größe": True,
+    }
+    source = config(prompt_format="{prompt} {难度} {source-id} {source id} {a.b} {Größe}")
+    checked(source, row(**tags))
+    assert build_prompt(source, row(**tags)).messages[0].content == "2 + 2? 易 a1 7 0.5 True"
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        r"\boxed{answer} \frac{a}{b} \frac{\sqrt{a}}{b} \text{if } \begin{align*} \sqrt[n]{x}",
+        r"x_{n}^{max} $\{x, y\}$ {} { } {1} {1,2}",
+        'JSON: {"answer": 4, "steps": {"a": [1]}} {answer: 4} {...}',
+        "```c\nint main() { return 0; }\n``` {\n}",
+    ],
+)
+def test_braces_of_latex_json_and_programs_stay(kept: str) -> None:
+    source = config(prompt_format="{prompt} " + kept)
+    checked(source, row(level=1))
+    assert build_prompt(source, row(level=1)).messages[0].content == "2 + 2? " + kept
+
+
+def test_doubled_braces_are_literal_and_tripled_ones_hold_the_value() -> None:
+    source = config(prompt_format="{prompt} {{prompt}} {{x}} {{{level}}} {{1}}")
+    checked(source, row(level=3))
+    assert build_prompt(source, row(level=3)).messages[0].content == "2 + 2? {prompt} {x} {3} {{1}}"
+
+
+def test_rows_where_a_named_column_is_null_are_named() -> None:
+    rows = [
+        Row(row_id=str(i), question="q", reference="4", key=str(i), tags=tags, where=f"d.jsonl:{i}")
+        for i, tags in enumerate(
+            [{"hint": "h"}, {}, {"hint": None}, {"hint": float("nan")}, {"hint": ""}]
+        )
+    ]
+    with pytest.raises(DataError, match="null or missing in 3 of 5 rows") as caught:
+        checked(config(prompt_format="{prompt} {hint}"), *rows)
+    places = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert places == ["d.jsonl:1", "d.jsonl:2", "d.jsonl:3"]
+    checked(config(prompt_format="{prompt} {hint}"), rows[0], rows[4])
+
+
+def test_a_column_of_lists_is_named_with_what_to_do() -> None:
+    with pytest.raises(
+        ConfigError, match=r'name it in `columns`, such as \{"numbers": "numbers"\}'
+    ):
+        checked(config(prompt_format="{prompt} {numbers}"), row(), columns=("numbers",))
+    tags: dict[str, Any] = {"numbers": [1, "二"]}
+    source = config(prompt_format="{prompt} {numbers}")
+    assert build_prompt(source, row(**tags)).messages[0].content == '2 + 2? [1, "二"]'
+
+
+def test_a_generator_s_fields_may_be_named_and_nothing_else() -> None:
+    source = DataSource(source="generator:sums", verifier="text_match", prompt_format="{a}+{b}=")
+    rows = open_source(source, seed=0)
+    assert isinstance(rows, GeneratedRows)
+    check_formats(source, rows)
+    with pytest.raises(ConfigError, match=r"\{c\}, which is no column"):
+        check_formats(source.model_copy(update={"prompt_format": "{a}+{c}="}), rows)
+
+
+def test_columns_stand_in_the_system_prompt_too() -> None:
+    prompt = build_prompt(config(system_prompt="Level {level}, {{x}}."), row(level=3))
+    assert prompt.messages[0].content == "Level 3, {x}."
+
+
+def test_template_arguments_travel_with_the_prompt() -> None:
+    source = config(chat_template_kwargs={"enable_thinking": False})
+    assert build_prompt(source, row()).chat_template_kwargs == {"enable_thinking": False}
+    with pytest.raises(ValidationError, match="add_generation_prompt cannot be set"):
+        config(chat_template_kwargs={"add_generation_prompt": False})
 
 
 def test_messages_need_a_chat() -> None:

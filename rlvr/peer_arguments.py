@@ -1,0 +1,63 @@
+"""What reward functions of other trainers call their parameters, and what rlvr calls them; for error messages."""
+
+_ONE_TEXT = "rlvr calls the function once for each completion, with its text"
+_TAGS = "the columns of the row, as prompt.tags['column']"
+_MESSAGES = "prompt.messages (chat) or prompt.text"
+
+PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
+    # TRL, open-r1
+    "completions": ("TRL", "text", _ONE_TEXT),
+    "prompts": ("TRL", "prompt", _MESSAGES),
+    "completion_ids": ("TRL", "completion", "completion.token_ids"),
+    "completions_ids": ("TRL", "completion", "completion.token_ids"),
+    "trainer_state": ("TRL", "", "a verdict never depends on the step"),
+    "solution": ("TRL, open-r1", "reference", "the column that `columns.reference` names"),
+    "solutions": ("TRL", "reference", "the column that `columns.reference` names"),
+    # verl
+    "solution_str": ("verl", "text", _ONE_TEXT),
+    "ground_truth": ("verl", "reference", "the column that `columns.reference` names"),
+    "extra_info": ("verl", "prompt", _TAGS),
+    "data_source": ("verl", "prompt", "prompt.source, or prompt.tags['data_source']"),
+    "reward_model": ("verl", "reference", "set columns.reference: reward_model.ground_truth"),
+    "sandbox_fusion_url": ("verl", "", "programs run in the sandbox that the recipe names"),
+    # verifiers, prime-rl
+    "answer": ("verifiers", "reference", "the column that `columns.reference` names"),
+    "parser": ("verifiers", "", "read the answer out of `text`, or use the built-in verifiers"),
+    "state": ("verifiers", "completion", "single turn: the completion is all there is"),
+    "info": ("verifiers", "prompt", _TAGS),
+    "task": ("verifiers", "prompt", "prompt.source"),
+    # OpenRLHF, NeMo RL, SkyRL, AReaL
+    "queries": ("OpenRLHF", "text", "without the prompt; " + _ONE_TEXT),
+    "labels": ("OpenRLHF", "reference", "of one completion"),
+    "label": ("OpenRLHF", "reference", "the column that `columns.reference` names"),
+    "message_log": ("NeMo RL", "prompt", _MESSAGES),
+    "metadata": ("NeMo RL", "prompt", _TAGS),
+    "env_extras": ("SkyRL", "prompt", _TAGS),
+    "completion_str": ("AReaL", "text", _ONE_TEXT),
+    # of no trainer in particular
+    "response": ("other trainers", "text", _ONE_TEXT),
+    "responses": ("other trainers", "text", _ONE_TEXT),
+    "output": ("other trainers", "text", _ONE_TEXT),
+    "outputs": ("other trainers", "text", _ONE_TEXT),
+    "generation": ("other trainers", "text", _ONE_TEXT),
+    "prediction": ("other trainers", "text", _ONE_TEXT),
+    "question": ("other trainers", "prompt", _MESSAGES),
+    "target": ("other trainers", "reference", "the column that `columns.reference` names"),
+    "gold": ("other trainers", "reference", "the column that `columns.reference` names"),
+    "golden_answer": ("other trainers", "reference", "the column that `columns.reference` names"),
+    "gt": ("other trainers", "reference", "the column that `columns.reference` names"),
+}  # fmt: skip
+
+
+def peer_argument(name: str) -> str:
+    """What to take in place of another trainer's parameter; empty for a name that none has.
+
+    >>> peer_argument("ground_truth")
+    "'ground_truth' is its name in verl; take `reference` (the column that `columns.reference` names)"
+    """
+    if name not in PEER_ARGUMENTS:
+        return ""
+    peers, ours, remark = PEER_ARGUMENTS[name]
+    if not ours:
+        return f"{name!r} is a parameter in {peers}; remove it ({remark})"
+    return f"{name!r} is its name in {peers}; take `{ours}` ({remark})"
