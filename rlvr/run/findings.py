@@ -227,8 +227,8 @@ def _of_checks(
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     checks = {check.name: check for group in groups for check in group.prompt.checks}
-    is_one_of_several = {
-        c.name: len(group.prompt.checks) > 1 for group in groups for c in group.prompt.checks
+    one_of_several = {
+        c.name for group in groups if len(group.prompt.checks) > 1 for c in group.prompt.checks
     }
     for name, check in checks.items():
         judged = [r for r in rollouts if name in r.verdicts and r.verdicts[name].score is not None]
@@ -246,7 +246,7 @@ def _of_checks(
                 is_implied=is_zero and check.role is Role.REWARD,
                 facts={},
             )
-        elif not is_one_of_several[name]:
+        elif name not in one_of_several:
             continue  # then zero_reward and no_signal say it
         elif not any(verdict.score for verdict in verdicts):
             yield Finding(
