@@ -135,8 +135,14 @@ class FunctionVerifier(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def as_class(self) -> type[Any]:
-        """A class that fulfils `rlvr.protocols.Verifier`."""
+        """A class that fulfils `rlvr.protocols.Verifier`.
+
+        Raises: PluginError when the function returns a constant that is no score; so it is known before a run.
+        """
         outer = self
+        for line, score in _constant_scores(self.function):
+            if not 0.0 <= score <= 1.0:
+                raise PluginError(_out_of_range(self.name, score, f" (line {line})"))
 
         class Built:
             __doc__ = outer.__doc__
@@ -224,9 +230,6 @@ def _read_signature(
     """The names a function takes and a pydantic Config of its keyword-only settings."""
     arguments: list[str] = []
     settings: dict[str, Any] = {}
-    for line, score in _constant_scores(function):
-        if not 0.0 <= score <= 1.0:
-            raise PluginError(_out_of_range(name, score, f" (line {line})"))
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else "*"

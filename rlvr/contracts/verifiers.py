@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rlvr.errors import PluginError
 from rlvr.plugin import FunctionVerifier, VerifierContext, completion_from_text
 from rlvr.protocols import Execution, Verifier
 from rlvr.records import Check, Json, Prompt, Status, Verdict
@@ -55,7 +56,10 @@ def check_verifier(
     Runs the verifier here, in a thread of its own, so it works inside a running event loop (a notebook) too. A thread
     cannot be killed: a verifier that hangs goes on until the process ends.
     """
-    loaded: Any = verifier.as_class() if isinstance(verifier, FunctionVerifier) else verifier
+    try:
+        loaded: Any = verifier.as_class() if isinstance(verifier, FunctionVerifier) else verifier
+    except PluginError as error:
+        return [str(error)]
     problems = _shape_problems(loaded)
     if problems:
         return problems

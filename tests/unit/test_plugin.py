@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from rlvr.contracts import check_verifier
 from rlvr.errors import PluginError
 from rlvr.peer_arguments import PEER_ARGUMENTS
 from rlvr.plugin import FunctionVerifier, VerifierContext, verdict, verifier
@@ -182,25 +183,28 @@ def test_what_is_no_score_is_refused_with_its_value(value: Any, what: str) -> No
         ask(given)
 
 
-def test_a_constant_score_out_of_range_is_refused_at_import_with_its_line() -> None:
-    with pytest.raises(PluginError, match=r"'below' \(line \d+\) returned -1, .*\(r \+ 1\) / 2"):
+def test_a_constant_score_out_of_range_is_refused_before_a_run_with_its_line() -> None:
+    @verifier(version="1")
+    def below(text: str) -> float:
+        return 1.0 if text else -1.0
 
-        @verifier(version="1")
-        def below(text: str) -> float:
-            return 1.0 if text else -1.0
-
-    with pytest.raises(PluginError, match="returned 10, and"):
-
-        @verifier(version="1")
-        async def above(text: str) -> float:
-            if text:
-                return 10
-            return 0
+    @verifier(version="1")
+    async def above(text: str) -> float:
+        if text:
+            return 10
+        return 0
 
     @verifier(version="1")
     def fine(text: str) -> float:
         inner = -1.0  # a number that is not returned
         return 0.5 if len(text) > inner else 1
+
+    with pytest.raises(PluginError, match=r"'below' \(line \d+\) returned -1, .*\(r \+ 1\) / 2"):
+        below.as_class()
+    with pytest.raises(PluginError, match="returned 10, and"):
+        above.as_class()
+    assert fine.as_class().name == "fine"
+    assert "returned -1" in check_verifier(below, passing=[("4", "4")], failing=[])[0]
 
 
 def test_the_score_of_a_verdict_may_be_a_scalar_of_numpy() -> None:
