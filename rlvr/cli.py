@@ -1,7 +1,7 @@
 """The command line. Imports stay inside the commands, so that `rlvr --help` and a wrong recipe answer at once."""
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -54,7 +54,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     require_backend(loaded.recipe)
-    console = Console()
+    console = Console(is_steady=not dry_run)
     if dry_run:
         from rlvr.run.dry_run import dry_run_rows
 
@@ -358,26 +358,35 @@ USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted."""
+    """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted, 141 who
+    read the output has gone.
+    """
+    from rlvr.run.output import written
     from rlvr.run.process import configure_logging, prepare_process
 
     prepare_process()
     configure_logging()
     sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` lives where the user stands
+    raise SystemExit(written(_exit_code))
+
+
+def _exit_code() -> int:
+    from rlvr.run.output import tell
+
     try:
-        code = app(standalone_mode=False)  # what a command's typer.Exit carried, else None
+        return app(standalone_mode=False) or 0  # what a command's typer.Exit carried, else None
     except RlvrError as error:
-        print(f"rlvr: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
+        tell(f"rlvr: {error}")
+        return error.exit_code
     except USAGE_ERROR as error:
-        error.show()  # type: ignore[attr-defined] # every usage error of the parser has it
-        raise SystemExit(2) from None
+        with suppress(OSError):  # standard error may be full or closed too
+            error.show()  # type: ignore[attr-defined] # every usage error of the parser has it
+        return 2
     except typer.Exit as stop:
-        raise SystemExit(stop.exit_code) from None
+        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("rlvr: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    raise SystemExit(code or 0)
+        tell("rlvr: interrupted")
+        return 130
 
 
 if __name__ == "__main__":
