@@ -1,12 +1,13 @@
 """The command line. Imports stay inside the commands, so that `rlvr --help` and a wrong recipe answer at once."""
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from rlvr.cli_plugins import sandboxes_app, verifiers_app
 from rlvr.cli_recipes import recipes_app
 from rlvr.errors import ConfigError, RlvrError
 
@@ -18,16 +19,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-verifiers_app = typer.Typer(
-    help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
-)
-sandboxes_app = typer.Typer(
-    help="List sandboxes with what this machine gives them, or show one.",
-    invoke_without_command=True,
-)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(verifiers_app, name="verifiers")
 app.add_typer(sandboxes_app, name="sandboxes")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from rlvr import __version__
+
+        print(f"rlvr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def rlvr(
+    is_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="print the version and exit", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Reinforcement learning with verifiable rewards."""
+
 
 Overrides = Annotated[
     list[str] | None,
@@ -54,7 +69,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     require_backend(loaded.recipe)
-    console = Console()
+    console = Console(is_steady=not dry_run)
     if dry_run:
         from rlvr.run.dry_run import show_dry_run
 
@@ -287,97 +302,40 @@ def parity(
         raise typer.Exit(1)
 
 
-@verifiers_app.callback()
-def verifiers(context: typer.Context) -> None:
-    """List the installed verifiers; nothing is imported for it."""
-    if context.invoked_subcommand is None:
-        from rlvr.registry import VERIFIERS, list_plugins
-        from rlvr.run.console import Console
-
-        rows = [
-            (p.name, f"{p.distribution} {p.version}", p.target) for p in list_plugins(VERIFIERS)
-        ]
-        Console().table("verifiers", rows)
-
-
-@verifiers_app.command("show")
-def verifiers_show(name: str) -> None:
-    """Show a verifier: what it does, its version, how it runs, its settings."""
-    import inspect
-
-    from rlvr.registry import VERIFIERS, find, setting_rows
-    from rlvr.run.console import Console
-    from rlvr.verify_trial import load_tried
-
-    loaded = load_tried(find(VERIFIERS, name))
-    console = Console()
-    console.note(inspect.getdoc(loaded) or "")
-    rows = [("version", loaded.version, ""), ("runs", str(loaded.execution), "")]
-    rows += setting_rows(loaded.Config)
-    console.table(f"verifier {loaded.name}", rows)
-
-
-@verifiers_app.command("new")
-def verifiers_new(name: str) -> None:
-    """Write NAME.py, a verifier to start from, into this folder."""
-    from rlvr.run.console import Console
-    from rlvr.run.skeleton import write_skeleton
-
-    path = write_skeleton(name, folder=Path.cwd())
-    Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
-
-
-@sandboxes_app.callback()
-def sandboxes(context: typer.Context) -> None:
-    """List the installed sandboxes, and what each needs of this machine."""
-    if context.invoked_subcommand is None:
-        from rlvr.run.console import Console
-        from rlvr.run.sandbox_report import listing_rows, probe_rows
-
-        console = Console()
-        console.table("sandboxes", listing_rows())
-        console.table("this machine", probe_rows())
-
-
-@sandboxes_app.command("show")
-def sandboxes_show(name: str) -> None:
-    """Show a sandbox: what it can do, its settings, and its self-test here. Exit code 1 when that fails."""
-    from rlvr.run.console import Console
-    from rlvr.run.sandbox_report import describe
-
-    described = describe(name)
-    console = Console()
-    console.note(described.text)
-    console.table(f"sandbox {name}", described.rows)
-    if not described.is_usable:
-        raise typer.Exit(1)
-
-
 # The parser's own base class of usage errors; typer names only this child of it.
 USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted."""
+    """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted, 141 who
+    read the output has gone.
+    """
+    from rlvr.run.output import written
     from rlvr.run.process import configure_logging, prepare_process
 
     prepare_process()
     configure_logging()
     sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` lives where the user stands
+    raise SystemExit(written(_exit_code))
+
+
+def _exit_code() -> int:
+    from rlvr.run.output import tell
+
     try:
-        code = app(standalone_mode=False)  # what a command's typer.Exit carried, else None
+        return app(standalone_mode=False) or 0  # what a command's typer.Exit carried, else None
     except RlvrError as error:
-        print(f"rlvr: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
+        tell(f"rlvr: {error}")
+        return error.exit_code
     except USAGE_ERROR as error:
-        error.show()  # type: ignore[attr-defined] # every usage error of the parser has it
-        raise SystemExit(2) from None
+        with suppress(OSError):  # standard error may be full or closed too
+            error.show()  # type: ignore[attr-defined] # every usage error of the parser has it
+        return 2
     except typer.Exit as stop:
-        raise SystemExit(stop.exit_code) from None
+        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("rlvr: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    raise SystemExit(code or 0)
+        tell("rlvr: interrupted")
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The commands `rlvr recipes ...`. Imports stay inside the commands."""
 
+from typing import Annotated
+
 import typer
 
 recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
@@ -21,3 +23,14 @@ def recipes_show(name: str) -> None:
     from rlvr.config.load import load_recipe
 
     print(load_recipe(name).to_yaml(), end="")
+
+
+@recipes_app.command("explain")
+def recipes_explain(
+    key: Annotated[str, typer.Argument(metavar="[KEY]", help="a key or a section")] = "",
+) -> None:
+    """Say what a key of a recipe means, which values it takes and its default; of a section, all its keys."""
+    from rlvr.config.explain import explain
+    from rlvr.run.console import Console
+
+    Console().table(key or "a recipe", explain(key))

@@ -2,7 +2,7 @@
 
 A value in quotes, brackets or braces is read as YAML; any other is one plain scalar (`1e-5`, `true`,
 `null`, text), so `#` and `: ` need no quoting. Where the recipe wants text the value is taken as it
-stands. Nothing after `=` is the empty text.
+stands. Nothing after `=` is the empty text, and `=null` takes a named check out.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pydantic import BaseModel, JsonValue
 
 from rlvr.config.bounds import MAX_DEPTH, is_finite, require_text
 from rlvr.config.kinds import KIND, clear_replaced_kinds, unfold, written_kinds
-from rlvr.config.paths import annotation_at, container, is_text, kinds
+from rlvr.config.paths import annotation_at, container, is_text, kinds, sections_in
 from rlvr.config.yaml_lines import (
     Document,
     KeyPath,
@@ -115,6 +115,8 @@ def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
         )
     value = inline.values["value"]
     last = path[-1]
+    if value is None and isinstance(parent, dict) and _is_named_section(path, model):
+        return _remove(document, parent, path)
     if isinstance(parent, list):
         index = int(last)
         parent[index : index + 1] = [value]
@@ -124,6 +126,22 @@ def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
     document.origins.update(inline.origins)
     document.problems.extend(inline.problems)
     document.broken |= inline.broken
+    return ""
+
+
+def _is_named_section(path: KeyPath, model: type[BaseModel]) -> bool:
+    """Whether the path is an entry of a mapping of sections, such as `data.train.0.checks.NAME`."""
+    is_mapping = container(annotation_at(model, path[:-1])) is dict
+    return is_mapping and bool(sections_in(annotation_at(model, path)))
+
+
+def _remove(document: Document, parent: dict[str, JsonValue], path: KeyPath) -> str:
+    """Takes the entry out; returns what is wrong, or an empty text."""
+    if str(path[-1]) not in parent:
+        there = ", ".join(parent) or "none"
+        return f"there is no {path[-1]} to remove; {dotted(path[:-1])} has: {there}"
+    del parent[str(path[-1])]
+    document.forget(path)
     return ""
 
 

@@ -1,5 +1,6 @@
 """What a recipe asks of a machine, as numbers: the one place where the planner reads the recipe."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlvr.config.derived import num_due
@@ -106,9 +107,22 @@ class Setup:
 
 
 def setup_of(
-    recipe: Recipe, architecture: Architecture, *, num_adapters: int, lengths: Lengths
+    recipe: Recipe,
+    architecture: Architecture,
+    *,
+    num_adapters: int,
+    lengths: Lengths,
+    eval_sizes: Sequence[int] | None = None,
 ) -> Setup:
-    """The numbers of a recipe. Args: num_adapters: parameters of its adapters; 0 without."""
+    """The numbers of a recipe.
+
+    Args:
+        num_adapters: parameters of its adapters; 0 without.
+        eval_sizes: prompts of each evaluation, where the data was opened; None: as many as the recipe asks for.
+    """
+    sizes = [recipe.run.eval_prompts for _ in recipe.data.eval]
+    if eval_sizes is not None:
+        sizes = list(eval_sizes)
     rollout, learner, algorithm = recipe.rollout, recipe.learner, recipe.algorithm
     has_kl = algorithm.kl_coef > 0.0
     is_lora = recipe.model.lora.rank > 0
@@ -129,14 +143,14 @@ def setup_of(
         logits_bytes=learner.logits_memory_mb << 20,
         num_learners=recipe.cluster.learners,
         engine_bytes=_engine_bytes(rollout),
-        rows_at_once=_rows_at_once(recipe),
+        rows_at_once=_rows_at_once(recipe, sizes),
         overlaps=rollout.max_staleness > 0 or learner.streaming,
         num_workers=recipe.reward.verifier_workers,
         prompts_per_step=rollout.prompts_per_step,
         group_size=rollout.group_size,
         minibatches=learner.minibatches_per_step,
         num_steps=recipe.run.steps,
-        num_eval_completions=_num_eval_completions(recipe),
+        num_eval_completions=_num_eval_completions(recipe, sizes),
         cold_start_rows=recipe.cold_start.batch_size if recipe.cold_start.steps else 0,
         cold_start_steps=recipe.cold_start.steps,
     )
@@ -146,19 +160,18 @@ def _engine_bytes(rollout: RolloutConfig) -> int:
     return _COPY_BYTES[rollout.engine_dtype] if rollout.engine is EngineKind.TRANSFORMERS else 0
 
 
-def _rows_at_once(recipe: Recipe) -> int:
+def _rows_at_once(recipe: Recipe, eval_sizes: Sequence[int]) -> int:
     rollout = recipe.rollout
     in_flight = rollout.prompts_per_step * rollout.group_size * (1 + rollout.max_staleness)
-    evaluated = recipe.run.eval_prompts if recipe.data.eval else 0  # one set after the other
+    evaluated = max(eval_sizes, default=0)  # one set after the other
     return min(rollout.max_batch_rows, max(in_flight, evaluated))
 
 
-def _num_eval_completions(recipe: Recipe) -> int:
+def _num_eval_completions(recipe: Recipe, eval_sizes: Sequence[int]) -> int:
     """Greedy completions of all evaluations of the run."""
     run = recipe.run
-    if not recipe.data.eval:
-        return 0
-    num_evaluations = num_due(run.steps, every=run.eval_every_steps)
-    between = run.eval_prompts_between or run.eval_prompts
-    whole = 2 * run.eval_prompts  # before the first step and after the last
-    return len(recipe.data.eval) * (whole + (num_evaluations - 1) * between)
+    num_between = num_due(run.steps, every=run.eval_every_steps) - 1
+    # each in full before the first step and after the last
+    return sum(
+        2 * size + num_between * min(size, run.eval_prompts_between or size) for size in eval_sizes
+    )

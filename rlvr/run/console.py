@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from rich.console import Console as RichConsole
 from rich.panel import Panel
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rlvr.records import Rollout, Status
 from rlvr.run.activity import Activity
+from rlvr.run.output import LOG_FILE, Output
 
 Cell = tuple[str, str]  # text and style
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -47,6 +48,7 @@ class Console:
         file: where to write; None is standard output.
         width: columns; None asks the terminal.
         is_terminal: whether `file` is a terminal; None asks it.
+        is_steady: goes on when it cannot be written: what is shown then goes to a file in the run directory.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class Console:
         file: IO[str] | None = None,
         width: int | None = None,
         is_terminal: bool | None = None,
+        is_steady: bool = False,
     ) -> None:
+        self._output = Output(file, is_steady=is_steady)
         self._out = RichConsole(
-            file=file,
+            file=cast(IO[str], self._output),
             width=width,
             force_terminal=is_terminal,
             highlight=False,
@@ -84,6 +88,7 @@ class Console:
         """The banner. rows: (quantity, value, how computed). num_steps: 0 = not known, then no time left is shown."""
         self._num_steps = num_steps
         self._run_dir = str(run_dir)
+        self._output.log = Path(run_dir) / LOG_FILE
         self._line(("rlvr", "bold cyan"), (f"  {recipe_name}", "bold"))
         self._line(("  model    ", "dim"), (model, ""))
         self._line(("  run      ", "dim"), (self._run_dir, ""))

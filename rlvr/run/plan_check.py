@@ -44,6 +44,7 @@ def check_recipe(recipe: Recipe) -> CheckReport:
         prompts = list(_sample(data))
         counts = data_rows(data)
         notes = check_prompts(recipe, data).notes
+        eval_sizes = [len(found) for found in data.evals.values()]
     model = outline(recipe.model)
     found = devices(recipe.learner.device)
     use_threads(recipe)
@@ -51,7 +52,7 @@ def check_recipe(recipe: Recipe) -> CheckReport:
     recipe = recipe if choice is None else choice.recipe
     rows = [*derived_table(recipe, dtype_reason="" if choice is None else choice.reason), *counts]
     lengths = _lengths(recipe, prompts)
-    setup = _setup(recipe, model, lengths)
+    setup = _setup(recipe, model, lengths, eval_sizes)
     speed = measure(found[0], is_bfloat16=setup.is_bfloat16)
     planned = places(setup, found)
     tables = [
@@ -63,7 +64,7 @@ def check_recipe(recipe: Recipe) -> CheckReport:
         tables=tuple((title, tuple(found_rows)) for title, found_rows in tables),
         warnings=(
             *(note.removeprefix("warning: ") for note in notes),
-            *_warnings(recipe, model, lengths, planned, found),
+            *_warnings(recipe, model, lengths, eval_sizes, planned, found),
         ),
     )
 
@@ -72,6 +73,7 @@ def _warnings(
     recipe: Recipe,
     model: PreTrainedModel,
     lengths: Lengths,
+    eval_sizes: Sequence[int],
     planned: Sequence[Place],
     found: Sequence[Device],
 ) -> Iterator[str]:
@@ -91,17 +93,20 @@ def _warnings(
     for change in candidates(recipe, row_tokens=lengths.row_max):
         other = changed(recipe, change)
         if other is not None:
-            alternatives.append((override(change), _setup(other, model, lengths)))
+            alternatives.append((override(change), _setup(other, model, lengths, eval_sizes)))
     yield warning(fullest, remedies(fullest, found, alternatives))
 
 
-def _setup(recipe: Recipe, model: PreTrainedModel, lengths: Lengths) -> Setup:
+def _setup(
+    recipe: Recipe, model: PreTrainedModel, lengths: Lengths, eval_sizes: Sequence[int]
+) -> Setup:
     adapters = recipe.model.lora
     return setup_of(
         recipe,
         architecture_of(model),
         num_adapters=num_adapter_parameters(model, adapters) if adapters.rank else 0,
         lengths=lengths,
+        eval_sizes=eval_sizes,
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -128,13 +129,28 @@ def build_sinks(
 def _build(kind: TrackerKind, run_dir: Path, recipe: Mapping[str, Any]) -> MetricSink:
     if kind is TrackerKind.TENSORBOARD:
         return GuardedSink(kind.value, lambda: TensorBoardSink(run_dir / "tensorboard"))
-    if kind is TrackerKind.WANDB:
-        module, settings = _wandb(), {"dir": str(run_dir), "resume": "allow"}
-    else:
-        module, settings = _trackio(), {}
-    return GuardedSink(
-        kind.value, lambda: ServiceSink(module, recipe=recipe, run_dir=run_dir, settings=settings)
-    )
+    module = _wandb() if kind is TrackerKind.WANDB else _trackio()
+
+    def make() -> MetricSink:
+        run_id, is_resumed = _identity(run_dir, kind)
+        if kind is TrackerKind.WANDB:
+            settings = {"dir": str(run_dir), "id": run_id, "resume": "allow"}
+        else:  # it knows runs by their names
+            settings = {"resume": "allow"} if is_resumed else {}
+        return ServiceSink(module, recipe=recipe, run_dir=run_dir, settings=settings)
+
+    return GuardedSink(kind.value, make)
+
+
+def _identity(run_dir: Path, kind: TrackerKind) -> tuple[str, bool]:
+    """(the id that the run has at a tracker, kept in `RUN_DIR/<tracker>_run_id`; whether an earlier start made it)."""
+    file = run_dir / f"{kind.value}_run_id"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").strip(), True
+    run_id = secrets.token_hex(8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(run_id, encoding="utf-8")
+    return run_id, False
 
 
 def _wandb() -> Any:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rlvr import __version__
+
 OK = (
     "name: ok\nmodel: {tiny: {}}\nrun: {steps: 1, trackers: []}\n"
     "data: {train: [{source: rows.jsonl, template: plain, verifier: math}]}\n"
@@ -82,6 +84,14 @@ def test_listings_and_the_skeleton_work(tmp_path: Path):
     assert rlvr(tmp_path, "verifiers", "show", "mine.py:mine")[0] == 0
     assert rlvr(tmp_path, "verifiers", "new", "mine")[0] == 2
     assert rlvr(tmp_path, "doctor")[0] == 0
+
+
+def test_the_version_and_a_keys_meaning_are_told(tmp_path: Path):
+    assert rlvr(tmp_path, "--version") == (0, f"rlvr {__version__}\n")
+    code, output = rlvr(tmp_path, "recipes", "explain", "rollout.group_size")
+    assert code == 0, output
+    assert "Completions of each prompt" in output
+    assert rlvr(tmp_path, "recipes", "explain", "rollout.grp_size")[0] == 2
 
 
 def test_a_malformed_row_is_answered_and_ends_with_exit_code_1(tmp_path: Path):

@@ -68,6 +68,8 @@ def device(gibibytes: float, *, kind: str = "cpu", index: int = 0) -> Device:
     )
 
 
-def setup_for(*overrides: str, num_adapters: int = 0) -> Setup:
+def setup_for(*overrides: str, num_adapters: int = 0, eval_sizes: list[int] | None = None) -> Setup:
     recipe = with_dtypes(load_recipe("tiny", list(overrides)).recipe, learner=LearnerDtype.FLOAT32)
-    return setup_of(recipe, SMALL, num_adapters=num_adapters, lengths=SETUP.lengths)
+    return setup_of(
+        recipe, SMALL, num_adapters=num_adapters, lengths=SETUP.lengths, eval_sizes=eval_sizes
+    )

@@ -167,3 +167,19 @@ def test_wrong_overrides_are_all_reported_beside_those_of_the_file(load: Load) -
         "command line: seed=-1: must be at least 0",
         "command line: rollout.temperature=0: must be at least 0.01",
     ]
+
+
+def test_a_check_is_removed_by_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(
+        "name: x\nmodel: {tiny: {}}\ndata:\n  train:\n    - source: generator:sums\n      checks:\n"
+        "        right: {verifier: text_match}\n        extra: {verifier: countdown, role: shadow}\n"
+    )
+    source = load_recipe("x.yaml", ["data.train.0.checks.extra=null"]).recipe.data.train[0]
+    assert list(source.checks) == ["right"]
+    with pytest.raises(
+        ConfigError, match=r"there is no nope to remove; .*\.checks has: right, ext"
+    ):
+        load_recipe("x.yaml", ["data.train.0.checks.nope=null"])
+    with pytest.raises(ConfigError, match="no check with role reward"):
+        load_recipe("x.yaml", ["data.train.0.checks.right=null"])

@@ -8,8 +8,9 @@ import pytest
 from rlvr import cli
 from rlvr.config import extras
 from rlvr.config.load import load_recipe
-from rlvr.errors import ConfigError, DataError
-from rlvr.run import machine_checks, sinks
+from rlvr.errors import ConfigError
+from rlvr.run import backends, machine_checks, sinks
+from rlvr.run.directory import RunDirectory
 from rlvr.run.machine_checks import require_machine
 
 LACKING = {
@@ -77,12 +78,15 @@ def test_a_run_whose_policy_cannot_be_loaded_leaves_no_folder_and_moves_no_link(
     Path("runs/old").mkdir(parents=True)
     Path("there").mkdir()
     Path("runs/latest").symlink_to("old")
-    Path("model").mkdir()
-    Path("model/config.json").write_text("{}")
+
+    def refuse(*_: object, directory: RunDirectory, **__: object) -> None:
+        directory.recipe.write_text("name: x")  # as a start does before it loads the policy
+        raise ConfigError("the weights cannot be read")
+
+    monkeypatch.setattr(backends, "train_with", refuse)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    overrides = ["model.tiny=null", "model.path=model", "data.train.0.template=plain"]
-    with pytest.raises((ConfigError, DataError), match="'model'"):
-        cli.train("tiny", overrides, run_dir=chosen)
+    with pytest.raises(ConfigError, match="weights cannot be read"):
+        cli.train("tiny", [], run_dir=chosen)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert os.readlink("runs/latest") == "old"
 

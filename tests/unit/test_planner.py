@@ -197,6 +197,16 @@ def test_evaluations_are_counted_whole_and_in_between() -> None:
     assert partly.num_eval_completions == 2 * 10 + 3 * 4
 
 
+def test_an_evaluation_set_is_planned_with_the_rows_that_it_has() -> None:
+    asked, held = (
+        setup_for("run.eval_prompts=200", "run.eval_prompts_between=40", eval_sizes=sizes)
+        for sizes in (None, [30])
+    )
+    assert asked.num_eval_completions == 2 * 200 + 3 * 40
+    assert held.num_eval_completions == 5 * 30
+    assert held.rows_at_once <= asked.rows_at_once
+
+
 def test_passes_over_a_token_by_hand() -> None:
     assert pass_flops(SETUP) == 6 * 4000
     assert pass_flops(replace(SETUP, num_trained=100)) == 4 * 4000

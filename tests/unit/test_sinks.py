@@ -54,6 +54,35 @@ def test_a_service_is_told_the_recipe_and_each_row(
     assert calls[1:] == [(1, {"a/b": 1.0}), "finish"]
 
 
+@pytest.mark.parametrize("kind", [TrackerKind.WANDB, TrackerKind.TRACKIO])
+def test_a_resumed_run_goes_on_in_the_trackers_own_run(
+    kind: TrackerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: dict[str, list[int]] = {}  # as the service has them: wandb by id, trackio by name
+    current: list[str] = []
+
+    def init(**given: Any) -> None:
+        key = given["id"] if kind is TrackerKind.WANDB else given["name"]
+        if given.get("resume", "never") != "allow":
+            while key in runs:
+                key += "-again"
+        current[:] = [key]
+        runs.setdefault(key, [])
+
+    fake = SimpleNamespace(
+        init=init, log=lambda row, step: runs[current[0]].append(step), finish=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, kind.value, fake)
+    for step in (1, 2, 3):  # a start and two resumes
+        (sink,) = build_sinks([kind], tmp_path / "run7", {"name": "sums"})
+        sink.log(step, {"a/b": 1.0})
+        sink.close()
+    assert list(runs.values()) == [[1, 2, 3]]
+    (sink,) = build_sinks([kind], tmp_path / "elsewhere/run7", {"name": "sums"})
+    sink.log(1, {"a/b": 1.0})
+    assert list(runs.values()) == [[1, 2, 3], [1]]
+
+
 @pytest.mark.parametrize("failing", ["init", "log"])
 def test_a_network_fault_warns_once_and_goes_on(
     failing: str,
