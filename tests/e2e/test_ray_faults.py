@@ -1,6 +1,9 @@
 """Actors are killed or frozen in the middle of a run; it goes on, and nothing is lost or trained twice."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -145,3 +148,29 @@ def lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+HEADLESS = """
+import psutil
+from rlvr.config.load import load_recipe
+from rlvr.run.ray.connect import connected
+from rlvr.run.ray.placement import Reserved
+
+recipe = load_recipe("tiny", ["cluster.backend=ray", "rollout.engine_dtype=float32", "cluster.cpus_per_engine=0.5"])
+with connected(recipe.recipe.cluster):
+    reserved = Reserved(recipe.recipe)
+    (head,) = (p for p in psutil.Process().children(recursive=True) if p.name() == "gcs_server")
+    head.kill()
+    psutil.wait_procs([head])
+    reserved.close()
+print("done")
+"""
+
+
+def test_what_is_done_when_the_head_is_lost_ends_well(folder: Path):
+    """Without a head nothing can be given back; Ray ends a process that tries."""
+    done = subprocess.run(
+        [sys.executable, "-c", HEADLESS], cwd=folder, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()[-4:]) == (0, "done"), done.stdout + done.stderr
