@@ -227,6 +227,7 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "save_freq": PeerName("verl", "run.checkpoint_every_steps"),
     "ckpt_interval": PeerName("SkyRL", "run.checkpoint_every_steps"),
     "save_period": PeerName("NeMo RL", "run.checkpoint_every_steps"),
+    "checkpoint_must_save_by": PeerName("NeMo RL", "run.max_hours", "in hours"),
     "save_total_limit": PeerName("TRL", "run.keep_checkpoints"),
     "max_ckpt_to_keep": PeerName("verl", "run.keep_checkpoints"),
     "eval_steps": PeerName("TRL, OpenRLHF", "run.eval_every_steps"),

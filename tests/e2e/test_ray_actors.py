@@ -1,6 +1,7 @@
 """Judges and engines in real actors of a private Ray: hostile input, sudden death, coming and going, and the token."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlvr.config.cluster import ClusterConfig
@@ -133,6 +135,30 @@ def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_kille
     (rounds, events) = judging(recipe_of("code"), Check(name="c", verifier="code"), scene)
     assert rounds == [list(answers.values())] * 2
     assert events == ["judge_lost", "judge_restarted"]
+
+
+def test_all_ports_listen_on_the_loopback_interface_and_the_sockets_are_closed_to_others():
+    @ray.remote
+    class Actor:
+        def pid(self) -> int:
+            return os.getpid()
+
+    actor = Actor.remote()
+    ray.get(actor.pid.remote())
+    me = psutil.Process()
+    heard: dict[str, str] = {}
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    heard[f"{process.name()}:{connection.laddr.port}"] = connection.laddr.ip
+    assert len(heard) >= 6  # driver, GCS, raylet twice, agents, the actor
+    assert set(heard.values()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, heard
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    private = session.parents[1]
+    assert private.name.startswith("rlvr-ray-")
+    assert private.stat().st_mode & 0o077 == 0
+    ray.kill(actor)
 
 
 def requests_of(group: str, *, count: int, tokens: int) -> list[GenerationRequest]:

@@ -1,6 +1,10 @@
 """Actors are killed or frozen in the middle of a run; it goes on, and nothing is lost or trained twice."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -110,3 +114,63 @@ def test_engines_that_keep_dying_end_the_run_with_their_names(folder: Path):
     assert "no engine is left for" in said
     assert "cluster.max_engine_restarts is 0" in said
     assert "engine-0 (node" in said
+
+
+@pytest.mark.parametrize("victim", ["the driver", "gcs_server"])
+def test_a_killed_driver_or_head_leaves_no_process_no_weights_and_no_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+):
+    weights = folder / "weights"
+    monkeypatch.setenv("RLVR_WEIGHTS_FOLDER", str(weights))
+    long = [change for change in LONG if change not in TOY]
+    with Running(
+        folder / "run", *long, "cold_start.steps=0", "rollout.engine_dtype=float32", "run.steps=10000"
+    ) as running:  # fmt: skip
+        running.until(lambda: running.num_steps() >= 2)
+        assert list(weights.glob("rlvr-weights-*/*.safetensors"))
+        family = psutil.Process(running.process.pid).children(recursive=True)
+        (head,) = (process for process in family if process.name() == "gcs_server")
+        logs = next(word for word in head.cmdline() if word.startswith("--log_dir="))
+        private = Path(logs.partition("=")[2]).parents[2]
+        assert private.name.startswith("rlvr-ray-")
+        (running.process if victim == "the driver" else head).kill()
+        running.process.wait(timeout=240)
+        until = time.monotonic() + 240
+        while list(weights.iterdir()) or private.exists() or any(map(lives, family)):
+            left = [process for process in family if lives(process)]
+            assert time.monotonic() < until, (list(weights.iterdir()), private.exists(), left)
+            time.sleep(0.1)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that nobody has reaped yet has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+HEADLESS = """
+import psutil
+from rlvr.config.load import load_recipe
+from rlvr.run.ray.connect import connected
+from rlvr.run.ray.placement import Reserved
+
+recipe = load_recipe("tiny", ["cluster.backend=ray", "rollout.engine_dtype=float32", "cluster.cpus_per_engine=0.5"])
+with connected(recipe.recipe.cluster):
+    reserved = Reserved(recipe.recipe)
+    (head,) = (p for p in psutil.Process().children(recursive=True) if p.name() == "gcs_server")
+    head.kill()
+    psutil.wait_procs([head])
+    reserved.close()
+print("done")
+"""
+
+
+def test_what_is_done_when_the_head_is_lost_ends_well(folder: Path):
+    """Without a head nothing can be given back; Ray ends a process that tries."""
+    done = subprocess.run(
+        [sys.executable, "-c", HEADLESS], cwd=folder, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()[-4:]) == (0, "done"), done.stdout + done.stderr

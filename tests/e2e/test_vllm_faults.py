@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -143,6 +144,37 @@ def test_close_ends_the_processes_and_open_requests(policy: Policy, tmp_path: Pa
 
     living.run(work())
     living.end()
+
+
+OWNER = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import vllm_cases as cases
+
+if __name__ == "__main__":
+    living = cases.Living(cases.engine_for(cases.tiny_policy(seed=1)))
+    living.run(living.engine.start())
+    print("cores", *living.engine.process_ids, living.engine._core._folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_core_ends_when_the_engines_process_is_killed_and_its_folder_goes(tmp_path: Path):
+    (tmp_path / "owner.py").write_text(OWNER)
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "owner.py"), str(here)], stdout=subprocess.PIPE, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    line = next(line for line in done.stdout.splitlines() if line.startswith("cores"))
+    _, core, folder = line.split()
+    until = time.monotonic() + 120
+    while Path(folder).exists() or (
+        psutil.pid_exists(int(core)) and psutil.Process(int(core)).status() != psutil.STATUS_ZOMBIE
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

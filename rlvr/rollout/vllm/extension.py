@@ -8,6 +8,7 @@ vLLM imports this module by its name in each worker process. One load, step by s
 """
 
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,11 @@ from rlvr.models.checksum import tensor_checksum
 from rlvr.rollout.vllm import adapter
 from rlvr.rollout.vllm.settings import BACKEND
 
-# vLLM's core itself does not notice that the engine's process was killed.
-if (_engine := multiprocessing.parent_process()) is not None and _engine.pid is not None:
-    end_with_parent(_engine.pid)
+# vLLM's core does not notice by itself that the engine's process was killed. Of a fork server it would be no child.
+if (_engine := multiprocessing.parent_process()) is not None:
+    _pid = _engine.pid or 0
+    if os.getppid() == _pid or not _engine.is_alive():
+        end_with_parent(_pid)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 from ray import exceptions as ray_errors
-from ray._private import services
+from ray._private import ray_constants, services, worker
 from ray._raylet import (
     AuthenticationTokenLoader,  # type: ignore # compiled, without a stub
     Config,  # type: ignore # the same
@@ -64,6 +64,15 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[No
             stack.callback(ray.shutdown)
             _start(folder)
         yield
+
+
+def head_is_gone() -> bool:
+    """Whether the head that this process has started was lost: who asks it something waits until Ray ends him."""
+    node = worker._global_node
+    if node is None or not node.is_head():
+        return False
+    started = node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, [])
+    return any(head.process.poll() is not None for head in started)
 
 
 def _restore(before: Mapping[str, str | None]) -> None:
@@ -121,6 +130,7 @@ def _private_environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(_TOKEN_BYTES),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "AUTOSCALER_METRIC_PORT": "0",  # any; its own is one for all runs of a machine
         # where a signal to the whole process group has ended the head too, nothing comes back to wait a minute for
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     }

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlvr.config.recipe import EngineKind, Placement, Recipe
 from rlvr.errors import ConfigError
+from rlvr.run.ray.connect import head_is_gone
 
 LEARNER_CPUS = 1.0
 
@@ -188,8 +189,9 @@ class Reserved:
         return options
 
     def close(self) -> None:
-        """Gives everything back."""
-        remove_placement_group(self._group)
+        """Gives everything back; what has lost its head has nobody to give it to."""
+        if not head_is_gone():
+            remove_placement_group(self._group)
 
     def _strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
