@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rlvr.errors import ConfigError, RlvrError
+from rlvr.run.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
 
 app = typer.Typer(
     name="rlvr",
@@ -43,6 +44,8 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the newest whole checkpoint")
     ] = False,
+    checkpoint: Checkpoint = "",
+    allow_changed_inputs: AllowChangedInputs = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything that needs no weights")
     ] = False,
@@ -52,6 +55,7 @@ def train(
     from rlvr.run.backends import require_backend, train_with
     from rlvr.run.console import Console
 
+    choice = resume_choice(resume, checkpoint, allow_changed_inputs)
     loaded = load_recipe(recipe, overrides or [])
     require_backend(loaded.recipe)
     console = Console()
@@ -60,7 +64,7 @@ def train(
 
         console.table(f"{loaded.recipe.name}: nothing was started", dry_run_rows(loaded.recipe))
         return
-    from rlvr.run.directory import open_directory
+    from rlvr.run.directory import locked_directory
     from rlvr.run.preflight import opened
 
     with ExitStack() as stack:
@@ -68,17 +72,15 @@ def train(
         console.activity.begin("checking plugins, data and references")
         # what is wrong ends here, before torch is imported
         judge, data = stack.enter_context(opened(loaded.recipe))
-        directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        locked = locked_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        directory = stack.enter_context(locked)
         console.activity.begin("loading libraries")
-        from rlvr.report.page import write_report
+        from rlvr.report.page import reported
 
-        try:
-            train_with(
-                loaded, judge=judge, data=data, directory=directory, resume=resume, console=console
-            )
-        finally:
-            if directory.metrics.is_file() and directory.metrics.stat().st_size:
-                console.note(f"report {write_report(directory.path)}")
+        stack.enter_context(reported(directory.path, told=console.note))
+        train_with(
+            loaded, judge=judge, data=data, directory=directory, resume=resume, console=console, choice=choice,
+        )  # fmt: skip
 
 
 @app.command()
