@@ -10,6 +10,7 @@ import typer
 from rlvr.cli_plugins import sandboxes_app, verifiers_app
 from rlvr.cli_recipes import recipes_app
 from rlvr.errors import ConfigError, RlvrError
+from rlvr.run.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
 
 app = typer.Typer(
     name="rlvr",
@@ -58,6 +59,8 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the newest whole checkpoint")
     ] = False,
+    checkpoint: Checkpoint = "",
+    allow_changed_inputs: AllowChangedInputs = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check all that needs no weights, show prompts")
     ] = False,
@@ -67,6 +70,7 @@ def train(
     from rlvr.run.backends import require_backend, train_with
     from rlvr.run.console import Console
 
+    choice = resume_choice(resume, checkpoint, allow_changed_inputs)
     loaded = load_recipe(recipe, overrides or [])
     require_backend(loaded.recipe)
     console = Console(is_steady=not dry_run)
@@ -75,7 +79,7 @@ def train(
 
         show_dry_run(loaded.recipe, console)
         return
-    from rlvr.run.directory import open_directory
+    from rlvr.run.directory import locked_directory
     from rlvr.run.preflight import opened
     from rlvr.run.prompt_check import check_prompts
     from rlvr.run.unstarted import UnstartedRun
@@ -87,19 +91,17 @@ def train(
         judge, data = stack.enter_context(opened(loaded.recipe))
         check_prompts(loaded.recipe, data, tell=console.note)
         unstarted = stack.enter_context(UnstartedRun(run_dir))
-        directory = open_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        locked = locked_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
+        directory = stack.enter_context(locked)
         if not resume:
             unstarted.made(directory)
         console.activity.begin("loading libraries")
-        from rlvr.report.page import write_report
+        from rlvr.report.page import reported
 
-        try:
-            train_with(
-                loaded, judge=judge, data=data, directory=directory, resume=resume, console=console
-            )
-        finally:
-            if directory.metrics.is_file() and directory.metrics.stat().st_size:
-                console.note(f"report {write_report(directory.path)}")
+        stack.enter_context(reported(directory.path, told=console.note))
+        train_with(
+            loaded, judge=judge, data=data, directory=directory, resume=resume, console=console, choice=choice,
+        )  # fmt: skip
 
 
 @app.command()

@@ -56,9 +56,17 @@ class LearnerError(RlvrError):
 
 
 class CheckpointError(RlvrError):
-    """A checkpoint is missing, torn, or belongs to another recipe (exit code 2)."""
+    """A checkpoint is missing or damaged, or could not be written."""
+
+
+class OtherCheckpoint(CheckpointError):  # noqa: N818 - nothing is wrong with the checkpoint itself
+    """A checkpoint belongs to another recipe, model or data (exit code 2)."""
 
     exit_code = 2
+
+
+class StorageError(RlvrError):
+    """A file of the run could not be read or written: a full disk, rights, a folder that is gone."""
 
 
 class Interrupted(RlvrError):  # noqa: N818 - the word users know; it is not a fault

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from rlvr.data.seeding import stable_hash
-from rlvr.errors import CheckpointError, DataError
+from rlvr.errors import DataError, OtherCheckpoint
 from rlvr.records import Prompt
 
 logger = logging.getLogger(__name__)
@@ -218,11 +218,11 @@ class PromptStream:
         """Goes to a stored position.
 
         Raises:
-            CheckpointError: the state belongs to other sources, weights or another seed.
+            OtherCheckpoint: the state belongs to other sources, weights or another seed.
         """
         for stored, here in zip(_identity(state), _identity(self.state()), strict=True):
             if stored != here:
-                raise CheckpointError(
+                raise OtherCheckpoint(
                     f"the stored data position belongs to other data: stored {stored!r}, now "
                     f"{here!r}; resume with the "
                     "recipe and the data of the run, or start a fresh run directory"

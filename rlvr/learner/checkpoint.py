@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from rlvr.errors import CheckpointError
+from rlvr.errors import CheckpointError, OtherCheckpoint
 from rlvr.models import lora
 from rlvr.models.export import ADAPTER_FOLDER
 
@@ -114,7 +114,7 @@ def restore_optimizer(
         if name not in parameters or not _fits(values, parameters[name])
     ]
     if wrong:
-        raise CheckpointError(
+        raise OtherCheckpoint(
             f"checkpoint {folder}: {OPTIMIZER} is of other parameters than the model has ({len(wrong)} differ, first "
             f"{wrong[0]!r}); the recipe's model and learner.optimizer must be those of the run"
         )
@@ -141,7 +141,7 @@ def restore_weights(folder: Path, model: PreTrainedModel) -> None:
     missing = [name for name in own if name not in weights]
     wrong = [name for name, p in own.items() if name in weights and weights[name].shape != p.shape]
     if wrong or missing:
-        raise CheckpointError(
+        raise OtherCheckpoint(
             f"checkpoint {folder} is of another model: {len(missing)} tensors are missing and {len(wrong)} differ in "
             f"shape (first: {(missing + wrong)[0]!r}); the recipe's model section must be the one of the run"
         )
@@ -196,4 +196,6 @@ def _fits(values: Mapping[str, Any], parameter: Tensor) -> bool:
 
 
 def _unreadable(folder: Path, error: BaseException) -> CheckpointError:
-    return CheckpointError(f"checkpoint {folder} cannot be read: {error}; choose an older one")
+    return CheckpointError(
+        f"checkpoint {folder} cannot be read: {error}; go on from an older one with --checkpoint step_N"
+    )

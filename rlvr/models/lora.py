@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rlvr.config.extras import needed
 from rlvr.config.model import ALL_LINEAR, LoraConfig
-from rlvr.errors import CheckpointError, ConfigError
+from rlvr.errors import CheckpointError, ConfigError, OtherCheckpoint
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -206,7 +206,7 @@ def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"the adapter {file} cannot be read: {error}; choose an older checkpoint"
+            f"the adapter {file} cannot be read: {error}; go on from an older checkpoint with --checkpoint step_N"
         ) from error
     own = dict(model.named_parameters())
     names = adapter_names(model)
@@ -217,7 +217,7 @@ def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
     ]
     extra = set(saved) - set(names.values())
     if wrong or extra:
-        raise CheckpointError(
+        raise OtherCheckpoint(
             f"the adapter {file} is another one: {len(wrong)} tensors are missing or differ in shape and {len(extra)} "
             f"are unknown (first: {min([*wrong, *extra])!r}); model.lora must be the one of the run"
         )

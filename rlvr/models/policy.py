@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
@@ -27,12 +28,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rlvr import sealed_folders
 from rlvr.config.recipe import ModelConfig, TinyModel
 from rlvr.errors import ConfigError
 from rlvr.models import lora
 from rlvr.models.locate import locate
 
 logger = logging.getLogger(__name__)
+_NOT_READ = ("optimizer.pt",)  # of a run's checkpoint, whose other files are checked
 _SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # of a tiny policy
 
 
@@ -90,7 +93,7 @@ def load_policy(config: ModelConfig, *, seed: int) -> Policy:
         seed: of the random weights of a tiny architecture and of adapters.
 
     Raises: ConfigError when the model cannot be found, or adapters cannot be put on it; with what was tried and what
-        to do.
+        to do. CheckpointError when it is a checkpoint of a run and a file is damaged.
     """
     policy = _load_plain(config, seed=seed)
     if config.lora.rank:
@@ -104,9 +107,10 @@ def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
         return build_tiny(config.tiny, seed=seed)
     tokenizer = load_tokenizer(config)
     folder, arguments = _source(config)
+    sealed_folders.require_whole(Path(folder), ignoring=_NOT_READ)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_loaded(config, error) from error
     return _finish(_without_quantization(model), tokenizer)
 

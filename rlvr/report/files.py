@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, StorageError
 
 COLUMNS = (
     "prompt_id", "group_id", "prompt_text", "sample_index", "completion", "finish_reason", "reward",
@@ -46,7 +46,17 @@ def read_run(run_dir: Path) -> RunFiles:
 
     Raises:
         ConfigError: no run is there.
+        StorageError: a file of it cannot be read.
     """
+    try:
+        return _read_run(run_dir)
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or run_dir} cannot be read: {error.strerror or error}"
+        ) from error
+
+
+def _read_run(run_dir: Path) -> RunFiles:
     metrics = run_dir / "metrics.jsonl"
     if not metrics.is_file():
         state = "it has no metrics.jsonl" if run_dir.is_dir() else "there is no such folder"
@@ -105,7 +115,7 @@ def _read_lines(path: Path) -> list[Row]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)

@@ -1,22 +1,26 @@
 """The page of a run: one HTML file that needs nothing else, made from what the run left in its directory."""
 
+import logging
 import math
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from rlvr.errors import ConfigError
+from rlvr import atomic_files
+from rlvr.errors import RlvrError, StorageError
 from rlvr.report.charts import line_chart, stacked_chart
 from rlvr.report.files import Row, RunFiles, finite, read_run
 from rlvr.report.markup import STYLE, duration, escaped, number
 from rlvr.report.rollouts import evaluation_section, training_section
 
+logger = logging.getLogger(__name__)
+
 ALARMS = (
-    "stopped", "alarm", "alarm_cleared", "broken_checker", "mismatch_alarm", "verifier_error", "group_dropped",
-    "step_without_groups", "refill_spent",
+    "stopped", "alarm", "alarm_cleared", "resume_warning", "broken_checker", "mismatch_alarm", "verifier_error",
+    "group_dropped", "step_without_groups", "refill_spent",
 )  # fmt: skip
 _SHOWN_FIRST = (
     "stopped",
@@ -64,17 +68,36 @@ def write_report(run_dir: Path) -> Path:
     The page loads nothing and runs no script: what a policy wrote is shown as text, never interpreted.
 
     Raises:
-        ConfigError: `run_dir` is not a run directory, or the page cannot be written there.
+        ConfigError: `run_dir` is not a run directory.
+        StorageError: a file there cannot be read, or the page cannot be written.
     """
     text = _page(read_run(run_dir))
     path = run_dir / "report.html"
-    fresh = path.with_name(path.name + ".tmp")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, path)
+        atomic_files.write_text(path, text)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
+
+
+@contextmanager
+def reported(run_dir: Path, *, told: Callable[[str], None]) -> Iterator[None]:
+    """Writes the report at the end of what is done within, if there is anything to report, and says where it is.
+
+    Where the work failed, a report that fails too is a warning, and the work's own error goes on.
+    """
+    metrics = run_dir / "metrics.jsonl"
+    try:
+        yield
+    except BaseException:
+        try:
+            if metrics.is_file() and metrics.stat().st_size:
+                told(f"report {write_report(run_dir)}")
+        except (RlvrError, OSError) as second:
+            logger.warning("the report could not be written: %s", second)
+        raise
+    if metrics.is_file() and metrics.stat().st_size:
+        told(f"report {write_report(run_dir)}")
 
 
 def _page(run: RunFiles) -> str:

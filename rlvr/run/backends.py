@@ -9,6 +9,7 @@ from rlvr.rollout.vllm.environment import argument_names, installed_vllm, requir
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.preflight import OpenedData
+from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.verify import Judge
 
 
@@ -33,6 +34,7 @@ def train_with(
     directory: RunDirectory,
     resume: bool,
     console: Console,
+    choice: ResumeChoice = NO_CHOICE,
 ) -> None:
     """Runs a recipe to its end on its backend. `judge` and `data` come from `preflight.opened`.
 
@@ -42,4 +44,6 @@ def train_with(
         from rlvr.run.ray.backend import train
     else:
         from rlvr.run.local import train
-    train(loaded, judge=judge, data=data, directory=directory, resume=resume, console=console)
+    train(
+        loaded, judge=judge, data=data, directory=directory, resume=resume, console=console, choice=choice,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ A backend gives the crew and nothing else, so that a run leaves the same files w
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,32 +22,33 @@ from rlvr import __version__
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner
 from rlvr.config.derived import derived_table
-from rlvr.config.dtypes import with_stored_dtypes
-from rlvr.config.load import LoadedRecipe, load_recipe
+from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Recipe
 from rlvr.data.order import LONG_ADVICE
-from rlvr.errors import ConfigError, Interrupted
+from rlvr.errors import ConfigError, Interrupted, StorageError
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt, prompt_text
 from rlvr.protocols import RolloutEngine
 from rlvr.run.assemble import assemble
-from rlvr.run.checkpoints import read_run_state
+from rlvr.run.checkpoints import choose_checkpoint, read_run_state
 from rlvr.run.choose_dtypes import apply_choice, choose_dtypes
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.failures import LearnerLost
+from rlvr.run.inputs import input_digests
 from rlvr.run.loop import run_loop
 from rlvr.run.preflight import OpenedData, PromptLimit
+from rlvr.run.recipe_file import signed, write_recipe
 from rlvr.run.recorder import Recorder
-from rlvr.run.resume import Resume, find_resume
+from rlvr.run.reentry import finish_trained, start_over
+from rlvr.run.resume import BEFORE_EVERYTHING, Resume, find_resume
+from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.sampler import CompletionJudge
 from rlvr.run.sinks import build_sinks
 from rlvr.run.stop import StopRequest, listen_for_stop
 
-BEFORE_EVERYTHING = (
-    -1
-)  # the step after which nothing is kept: also step 0's evaluation is done again
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +114,24 @@ def conduct(
     directory: RunDirectory,
     resume: bool,
     console: Console,
+    choice: ResumeChoice = NO_CHOICE,
 ) -> None:
     """Runs a recipe to its end in `directory`. `data` comes from `preflight.opened`.
+
+    Args: choice: from where a resume goes on, and what it puts up with.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
     with ExitStack() as stack:
+        inputs = input_digests(loaded.recipe, train=data.stream.sources)
+        resumed = None
         if resume:
-            loaded = with_stored_dtypes(loaded, load_recipe(str(directory.recipe)).recipe)
-        resumed = find_resume(directory, loaded.recipe) if resume else None
-        directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
+            found = find_resume(directory, loaded, inputs=inputs, choice=choice)
+            loaded, resumed = found.loaded, found.resume
+        if resumed is not None and resumed.step == loaded.recipe.run.steps:
+            finish_trained(directory, resumed, console=console)
+            return
+        write_recipe(directory, loaded.to_yaml())
         stop = stack.enter_context(
             listen_for_stop(
                 grace_s=loaded.recipe.run.grace_s,
@@ -136,10 +146,10 @@ def conduct(
         text = backend.open()
         _stop_early(stop)
         console.activity.begin("choosing dtypes")
-        choice = choose_dtypes(loaded.recipe, measure=backend.measure_dtypes)
-        if choice is not None:
-            loaded = apply_choice(loaded, choice)
-            directory.recipe.write_text(loaded.to_yaml(), encoding="utf-8")
+        dtypes = choose_dtypes(loaded.recipe, measure=backend.measure_dtypes)
+        if dtypes is not None:
+            loaded = apply_choice(loaded, dtypes)
+            write_recipe(directory, loaded.to_yaml())
         recipe = loaded.recipe
         backend.use(recipe)
         console.activity.begin("reading the data")
@@ -148,7 +158,7 @@ def conduct(
             recipe_name=recipe.name,
             run_dir=directory.path,
             model=f"{recipe.model.path or 'tiny'} ({text.num_parameters:,} parameters)",
-            rows=derived_table(recipe, dtype_reason="" if choice is None else choice.reason),
+            rows=derived_table(recipe, dtype_reason="" if dtypes is None else dtypes.reason),
             num_steps=recipe.run.steps,
         )
         recorder = Recorder(
@@ -159,8 +169,10 @@ def conduct(
             keep_checkpoints=recipe.run.keep_checkpoints,
             sample_every_steps=recipe.run.sample_every_steps,
             elapsed_before_s=float(resumed.state["elapsed_s"]) if resumed else 0.0,
+            recipe=signed(loaded.to_yaml()),
+            inputs=inputs,
         )
-        stack.callback(recorder.close)
+        stack.enter_context(_closing(recorder))
         recorder.event(
             "start",
             recipe=recipe.name,
@@ -168,8 +180,13 @@ def conduct(
             torch=torch.__version__,
             seed=recipe.seed,
         )
-        if choice is not None:
-            recorder.event("dtypes", **choice.event)
+        recorder.event("inputs", **inputs)
+        if dtypes is not None:
+            recorder.event("dtypes", **dtypes.event)
+        for warning in resumed.warnings if resumed else ():
+            recorder.remark("resume_warning", f"warning: {warning}", message=warning)
+        if resume and resumed is None:
+            start_over(recorder)
         with _recorded(recorder), _told_where_to_go_on(directory, stop):
             num_lost = 0
             while True:
@@ -222,21 +239,23 @@ async def _loop_with(crew: Crew, scene: Scene, *, text: PolicyText, data: Opened
 
 def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | None:
     """Where the run goes on: the newest whole checkpoint; None: from the start, with nothing kept of before."""
-    found = scene.directory.newest_checkpoint()
-    step = found[0] if found else 0
+    chosen = choose_checkpoint(scene.directory)
+    step = chosen.step if chosen else 0
     scene.recorder.remark(
         "learner_restart",
         f"the learner was lost ({error}); going on from "
-        + (f"the checkpoint of step {step}" if found else "the start: there is no checkpoint yet"),
+        + (f"the checkpoint of step {step}" if chosen else "the start: there is no checkpoint yet"),
         message=str(error),
         from_step=step,
         restart=number,
         max_restarts=scene.recipe.cluster.max_learner_restarts,
     )
-    if found is None:
+    if chosen is None:
         scene.recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
         return None
-    return Resume(step=step, folder=found[1], state=read_run_state(found[1]), changed={})
+    for text in chosen.passed_over:
+        scene.recorder.remark("resume_warning", f"warning: {text}", message=text)
+    return Resume(step=step, folder=chosen.folder, state=read_run_state(chosen.folder), changed={})
 
 
 def prompt_limit(*, text: PolicyText, recipe: Recipe) -> PromptLimit:
@@ -283,5 +302,22 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        recorder.event("stopped", error=type(error).__name__, message=str(error))
+        try:
+            recorder.event("stopped", error=type(error).__name__, message=str(error))
+        except StorageError as second:  # the first one is what a person has to know
+            logger.warning("how the run ended could not be recorded: %s", second)
         raise
+
+
+@contextmanager
+def _closing(recorder: Recorder) -> Iterator[None]:
+    """Closes it at the end; where the run failed, what closing raises does not take the place of why."""
+    try:
+        yield
+    except BaseException:
+        try:
+            recorder.close()
+        except StorageError as second:
+            logger.warning("%s", second)
+        raise
+    recorder.close()

@@ -6,15 +6,18 @@ import re
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rlvr import sealed_folders
 from rlvr.errors import CheckpointError, ConfigError
 from rlvr.input_files import is_file, is_folder, other_kind
+from rlvr.run.lock import LOCK_FILE, RunLock, lock_directory
 
 logger = logging.getLogger(__name__)
 
-COMPLETE_MARKER = "complete.json"
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -23,10 +26,13 @@ class RunDirectory:
     """The files of one run.
 
     RUN_DIR/recipe.yaml, metrics.jsonl, events.jsonl, ledger.sqlite, rollouts/, checkpoints/step_N/,
-    report.html. A checkpoint is whole when it holds `complete.json`, which is written last.
+    report.html. A checkpoint is complete when it holds `complete.json`, which is written last.
+
+    lock: held by the process that writes here; None for readers.
     """
 
     path: Path
+    lock: RunLock | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def create(cls, path: Path | str | None, recipe_name: str) -> "RunDirectory":
@@ -40,9 +46,18 @@ class RunDirectory:
         home = Path("runs") / recipe_name
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         chosen, number = home / stamp, 1
-        while chosen.exists():
-            number += 1
-            chosen = home / f"{stamp}-{number}"
+        while True:
+            try:
+                chosen.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+                chosen = home / f"{stamp}-{number}"
+            except OSError as error:
+                raise ConfigError(
+                    f"run directory {str(chosen)!r} cannot be made: {error.strerror or error}; choose a "
+                    "writable place with --run-dir"
+                ) from error
         made = cls._make(chosen)
         _point_latest(Path("runs"), chosen)
         return made
@@ -51,13 +66,10 @@ class RunDirectory:
     def _make(cls, path: Path) -> "RunDirectory":
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run directory {str(path)!r} is a file; choose another --run-dir")
+        made = cls(path)
         try:
-            if path.is_dir() and any(path.iterdir()):
-                raise ConfigError(
-                    f"run directory {str(path)!r} exists and is not empty; add --resume to go on with "
-                    "that run, or choose another --run-dir"
-                )
-            for folder in (path, path / "rollouts", path / "checkpoints"):
+            made.require_unused()
+            for folder in (path, made.rollouts, made.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = path / f".write-{os.getpid()}"
             probe.touch()
@@ -67,7 +79,20 @@ class RunDirectory:
                 f"run directory {str(path)!r} cannot be written: {error.strerror or error}; choose a "
                 "writable place with --run-dir"
             ) from error
-        return cls(path)
+        return made
+
+    def require_unused(self) -> None:
+        """Raises ConfigError when there is more here than a run leaves that ended before it wrote its recipe."""
+        if not self.path.is_dir() or all(_is_trace(entry) for entry in self.path.iterdir()):
+            return
+        if self.recipe.is_file():
+            raise ConfigError(
+                f"run directory {str(self.path)!r} exists and is not empty; add --resume to go on with "
+                "that run, or choose another --run-dir"
+            )
+        raise ConfigError(
+            f"folder {str(self.path)!r} is not empty, and no run is in it; choose another --run-dir"
+        )
 
     @classmethod
     def open_existing(cls, path: Path | str) -> "RunDirectory":
@@ -77,14 +102,21 @@ class RunDirectory:
             ConfigError: no run is there.
         """
         found = cls(Path(path).expanduser())
-        if not found.recipe.is_file():
+        is_begun = found.recipe.is_file() or bool(found.complete_checkpoints())
+        # a run that was killed before it wrote its recipe leaves both folders, and nothing in them
+        if not is_begun and not (found.rollouts.is_dir() and found.checkpoints.is_dir()):
             state = "has no recipe.yaml" if found.path.is_dir() else "does not exist"
             raise ConfigError(
                 f"run directory {str(found.path)!r} {state}; there is no run to resume. "
-                "Name the folder that an earlier `rlvr train` left"
+                "Name the folder that an earlier `rlvr train` left, or start a run without --resume"
             )
-        found.rollouts.mkdir(exist_ok=True)
-        found.checkpoints.mkdir(exist_ok=True)
+        try:
+            found.rollouts.mkdir(exist_ok=True)
+            found.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"run directory {str(found.path)!r} cannot be used: {error.strerror or error}: {error.filename}"
+            ) from error
         return found
 
     @property
@@ -126,44 +158,65 @@ class RunDirectory:
         """The folder of that step's checkpoint, whether or not it exists."""
         return self.checkpoints / f"step_{step}"
 
-    def whole_checkpoints(self) -> list[tuple[int, Path]]:
-        """The whole checkpoints as (step, folder), oldest first; torn and `.tmp` ones are left out."""
+    def step_folders(self) -> list[tuple[int, Path]]:
+        """Every folder `step_N` as (step, folder), oldest first, complete or not."""
         if not self.checkpoints.is_dir():
             return []
         found: list[tuple[int, Path]] = []
         for folder in self.checkpoints.iterdir():
             match = _STEP.fullmatch(folder.name)
-            if match and (folder / COMPLETE_MARKER).is_file():
+            if match:
                 found.append((int(match[1]), folder))
         return sorted(found)
 
-    def newest_checkpoint(self) -> tuple[int, Path] | None:
-        """The newest whole checkpoint as (step, folder); None when there is none."""
-        whole = self.whole_checkpoints()
-        return whole[-1] if whole else None
+    def complete_checkpoints(self) -> list[tuple[int, Path]]:
+        """Those that hold their marker, as (step, folder), oldest first; their files were not read."""
+        return [pair for pair in self.step_folders() if (pair[1] / sealed_folders.MARKER).is_file()]
+
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Renames the checkpoints of later steps to `step_N.aside`, and returns their new paths.
+
+        A run that goes on from `step` writes its own; the old ones go when it has saved one of a later step. Unfinished
+        ones are removed. Raises CheckpointError.
+        """
+        moved: list[Path] = []
+        try:
+            for number, folder in self.step_folders():
+                if number > step:
+                    target = folder.with_name(f"{folder.name}.aside")
+                    shutil.rmtree(target, ignore_errors=True)
+                    moved.append(folder.rename(target))
+            for folder in self.checkpoints.glob("step_*.tmp"):
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints beyond step {step} cannot be set aside: {error}"
+            ) from error
+        return moved
 
     def way_on(self, how: str = "stopped") -> str:
         """The newest checkpoint and the command to go on from it: the last line of a run that was stopped.
 
         Args: how: it was stopped; the beginning of the line.
         """
-        found = self.newest_checkpoint()
-        if found is None:
-            return f"{how} before the first checkpoint: {self.path} cannot be resumed; start anew"
+        found = self.complete_checkpoints()
+        where = (
+            f"the newest checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
+        )
         command = ["rlvr", "train", str(self.recipe), "--run-dir", str(self.path), "--resume"]
-        return f"{how}; the newest checkpoint is {found[1]}; go on with: {shlex.join(command)}"
+        return f"{how}; {where}; go on with: {shlex.join(command)}"
 
     def prune_checkpoints(self, keep: int) -> list[Path]:
-        """The folders removed, so that only the newest `keep` whole checkpoints stay.
+        """The folders removed, so that only the newest `keep` complete checkpoints stay.
 
-        Torn ones older than the newest whole one go too. A folder loses its marker first, so that
-        a crash in between never leaves half a checkpoint that looks whole.
+        Torn ones, and ones that were set aside, go when a newer one is complete. A folder loses its marker first, so
+        that a crash in between never leaves half a checkpoint that looks complete.
         """
         if keep < 1:
             raise ValueError(
                 f"keep={keep} must be at least 1, or a run could lose its last checkpoint"
             )
-        whole = self.whole_checkpoints()
+        whole = self.complete_checkpoints()
         gone = [folder for _, folder in whole[:-keep]]
         if whole:
             kept = {folder for _, folder in whole}
@@ -173,7 +226,7 @@ class RunDirectory:
                     gone.append(folder)
         for folder in gone:
             try:
-                (folder / COMPLETE_MARKER).unlink(missing_ok=True)
+                (folder / sealed_folders.MARKER).unlink(missing_ok=True)
                 shutil.rmtree(folder)
             except OSError as error:
                 raise CheckpointError(
@@ -190,6 +243,13 @@ def _usable(path: Path | str) -> Path:
         shown = str(found) if len(str(found)) <= 200 else f"{str(found)[:100]}..."
         raise ConfigError(f"run directory {shown!r} is {kind}; choose another --run-dir")
     return found
+
+
+def _is_trace(entry: Path) -> bool:
+    """Whether a run that never got as far as its recipe left it."""
+    if entry.name in ("rollouts", "checkpoints"):
+        return entry.is_dir() and not any(entry.iterdir())
+    return entry.name == LOCK_FILE
 
 
 def _point_latest(home: Path, target: Path) -> None:
@@ -213,4 +273,27 @@ def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunD
         return RunDirectory.create(path, recipe_name)
     if path is None and not Path("runs/latest").exists():
         raise ConfigError("--resume needs --run-dir: there is no runs/latest in this folder")
-    return RunDirectory.open_existing(path or Path("runs/latest"))
+    return RunDirectory.open_existing(_without_links(path or Path("runs/latest")))
+
+
+def _without_links(path: Path) -> Path:
+    """The folder itself: `runs/latest` points elsewhere as soon as another run starts."""
+    real = path.expanduser().resolve()
+    if not path.is_symlink():
+        return path
+    return real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else real
+
+
+@contextmanager
+def locked_directory(
+    path: Path | None, *, recipe_name: str, resume: bool
+) -> Iterator[RunDirectory]:
+    """Within it, the directory of `open_directory` is written by this process alone.
+
+    Raises: ConfigError as `open_directory`, and when another process writes there.
+    """
+    directory = open_directory(path, recipe_name=recipe_name, resume=resume)
+    with lock_directory(directory.path) as lock:
+        if not resume:
+            directory.require_unused()  # a run may have begun and ended there in between
+        yield replace(directory, lock=lock)

@@ -19,6 +19,7 @@ from rlvr.rollout.build import build_engine
 from rlvr.run.activity import Activity
 from rlvr.run.backends import require_backend
 from rlvr.run.broken_checkers import NEARLY_ALL, broken_checkers, is_any_judged, unjudged
+from rlvr.run.checkpoints import NOT_FOR_INFERENCE, choose_checkpoint
 from rlvr.run.choose_dtypes import choose_dtypes
 from rlvr.run.conduct import prompt_limit
 from rlvr.run.directory import RunDirectory
@@ -27,6 +28,7 @@ from rlvr.run.evaluate_server import ServerChoice, served
 from rlvr.run.evaluation import Evaluation, evaluate
 from rlvr.run.preflight import OpenedData, opened
 from rlvr.run.prompt_check import check_prompts
+from rlvr.run.recipe_file import stored_recipe
 from rlvr.run.sampler import CompletionJudge, SingleTurnSampler
 from rlvr.run.start_learner import place_policy
 from rlvr.verify import Judge
@@ -173,17 +175,27 @@ async def _here(
 
 
 def _locate(model: str) -> tuple[str | None, Path | None]:
-    """(the model path, the recipe of the run it came from)."""
+    """(the model path, the recipe of the run it came from). Warns of a damaged checkpoint or recipe."""
     folder = Path(model)
-    if (folder / "recipe.yaml").is_file():
-        newest = RunDirectory.open_existing(folder).newest_checkpoint()
-        if newest is None:
-            raise ConfigError(f"run {model!r} has no whole checkpoint to evaluate")
-        return str(newest[1]), folder / "recipe.yaml"
-    run = folder.parent.parent / "recipe.yaml"
-    if folder.parent.name == "checkpoints" and run.is_file():
-        return model, run
-    return model, None
+    is_run = (folder / "checkpoints").is_dir() and not (folder / "config.json").is_file()
+    if is_run or (folder / "recipe.yaml").is_file():
+        directory, name = RunDirectory(folder), ""
+    elif folder.parent.name == "checkpoints" and (folder.parent.parent / "recipe.yaml").is_file():
+        directory, name = RunDirectory(folder.parent.parent), folder.name
+    else:
+        return model, None
+    if name and not name.startswith("step_"):
+        return model, directory.recipe
+    chosen = choose_checkpoint(directory, name=name, ignoring=NOT_FOR_INFERENCE)
+    if chosen is None:
+        raise ConfigError(f"run {model!r} has no checkpoint to evaluate")
+    recipe, problem = stored_recipe(directory, chosen)
+    for text in (*chosen.passed_over, problem):
+        if text:
+            logger.warning("%s", text)
+    if chosen.passed_over:
+        logger.warning("evaluating %s, the newest checkpoint that is whole", chosen.folder)
+    return str(chosen.folder), recipe
 
 
 def _on_source(recipe: Recipe, source: str) -> Recipe:

@@ -3,11 +3,14 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from rlvr import atomic_files
+from rlvr.errors import StorageError
 from rlvr.records import Group, Json, Role, Rollout, Verdict
 from rlvr.run.shaping import Shaped
 
@@ -17,35 +20,39 @@ MAX_REFERENCE_CHARACTERS = 2_000  # references of code can be megabytes of tests
 def repair_lines(path: Path, *, last_step: int | None = None) -> int:
     """How many lines were cut: a torn last line, other lines that are no object, rows beyond `last_step`.
 
-    The file is rewritten beside itself and renamed, so a crash leaves the one or the other whole.
+    The file is rewritten beside itself and renamed, so a crash leaves the one or the other whole. Raises StorageError.
     """
-    if not path.exists():
-        return 0
-    kept: list[str] = []
-    num_cut = 0
-    # Not splitlines(): it also splits at separators that JSON leaves bare inside a string.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            num_cut += 1
-            continue
-        is_beyond = (
-            last_step is not None and isinstance(row, dict) and row.get("step", 0) > last_step
-        )
-        if not isinstance(row, dict) or is_beyond:
-            num_cut += 1
-            continue
-        kept.append(line)
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    return num_cut
+    try:
+        if not path.exists():
+            return 0
+        # Not splitlines(): it also splits at separators that JSON leaves bare inside a string.
+        lines = [line for line in path.read_bytes().split(b"\n") if line]
+        kept = [line for line in lines if _is_kept(line, last_step)]
+        text = "".join(line.decode("utf-8", errors="replace") + "\n" for line in kept)
+        atomic_files.write_text(path, text)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return len(lines) - len(kept)
+
+
+def read_line(line: bytes) -> dict[str, Json] | None:
+    """The object of a line; None where it holds none. A step that is no number makes it none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
+        return None
+    return row
+
+
+def _is_kept(line: bytes, last_step: int | None) -> bool:
+    row = read_line(line)
+    return row is not None and (last_step is None or row.get("step", 0) <= last_step)
+
+
+def _unusable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} cannot be read or written: {error.strerror or error}")
 
 
 class _LinesFile:
@@ -53,12 +60,24 @@ class _LinesFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("a", encoding="utf-8")
+        self._file = self._opened()
 
     def append(self, row: Mapping[str, Json]) -> None:
-        """Writes one line."""
-        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        """Writes one line. Raises StorageError."""
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def flush(self) -> None:
+        """Has the disk hold every line. Raises StorageError."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unusable(self._path, error) from error
 
     def truncate_after(self, step: int) -> int:
         """How many lines were cut; see `repair_lines`."""
@@ -66,11 +85,20 @@ class _LinesFile:
         try:
             return repair_lines(self._path, last_step=step)
         finally:
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._opened()
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing."""
-        self._file.close()
+        """Closes the file; a second call does nothing. Raises StorageError when what is left cannot be written."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def _opened(self) -> TextIO:
+        try:
+            return self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unusable(self._path, error) from error
 
 
 class MetricsFile:
@@ -96,6 +124,10 @@ class MetricsFile:
         """How many rows were cut: those beyond `step`, and a torn last line."""
         return self._lines.truncate_after(step)
 
+    def flush(self) -> None:
+        """Has the disk hold every line."""
+        self._lines.flush()
+
     def close(self) -> None:
         """Closes the file."""
         self._lines.close()
@@ -113,6 +145,10 @@ class EventsFile:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._lines.append({"time": now, "kind": kind, **_finite(fields)})
 
+    def flush(self) -> None:
+        """Has the disk hold every line."""
+        self._lines.flush()
+
     def close(self) -> None:
         """Closes the file."""
         self._lines.close()
@@ -121,12 +157,16 @@ class EventsFile:
 class RolloutWriter:
     """rollouts/step_000012.parquet (training) and rollouts/step_000012.eval-NAME.parquet (evaluation).
 
-    A file is written under another name and renamed, so every `*.parquet` there is whole.
+    A file is written under another name and renamed, so every `*.parquet` there is whole. Errors are StorageErrors.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._unflushed: list[Path] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(folder, error) from error
 
     def write(
         self,
@@ -162,25 +202,48 @@ class RolloutWriter:
         ]
         path = self._folder / f"{self._stem(step, purpose)}.parquet"
         fresh = path.with_name(path.name + ".tmp")
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema(pa)), fresh, compression="zstd")
-        os.replace(fresh, path)
+        table = pa.Table.from_pylist(rows, schema=_schema(pa))
+        try:
+            pq.write_table(table, fresh, compression="zstd")
+            os.replace(fresh, path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        self._unflushed.append(path)
         return path
+
+    def flush(self) -> None:
+        """Has the disk hold every file written so far."""
+        try:
+            for path in self._unflushed:
+                atomic_files.flush(path)
+            atomic_files.flush(self._folder)
+        except OSError as error:
+            raise _unusable(self._folder, error) from error
+        self._unflushed = []
 
     def truncate_after(self, step: int) -> int:
         """How many files were removed: those of later steps, and unfinished ones."""
         num_removed = 0
-        for path in self._folder.iterdir():
-            digits = path.name.removeprefix("step_")[:6]
-            is_later = path.name.startswith("step_") and digits.isdigit() and int(digits) > step
-            if is_later or path.name.endswith(".tmp"):
-                path.unlink()
-                num_removed += 1
+        try:
+            for path in self._folder.iterdir():
+                number = rollout_step(path)
+                if (number is not None and number > step) or path.name.endswith(".tmp"):
+                    path.unlink()
+                    num_removed += 1
+        except OSError as error:
+            raise _unusable(self._folder, error) from error
         return num_removed
 
     @staticmethod
     def _stem(step: int, purpose: str) -> str:
         suffix = "" if purpose == "train" else "." + purpose.replace(":", "-")
         return f"step_{step:06d}{suffix}"
+
+
+def rollout_step(path: Path) -> int | None:
+    """The step of a file of rollouts; None for another file."""
+    found = re.match(r"step_(\d+)\.", path.name)
+    return int(found[1]) if found else None
 
 
 def _rollout_row(

@@ -4,12 +4,16 @@ The issue index comes from the prompt stream. Changes are committed once a step,
 step that they belong to; a crash before the commit leaves the ledger at the step before.
 """
 
+import hashlib
+import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from rlvr.errors import CheckpointError, RlvrError
+from rlvr.errors import RlvrError, StorageError
 
 
 class IssueState(StrEnum):
@@ -35,31 +39,50 @@ CREATE INDEX IF NOT EXISTS issues_by_state ON issues (state, step);
 """
 
 
+_SETTLED = (IssueState.TRAINED, IssueState.DROPPED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The prompts that were trained or dropped up to a step, and a digest of which and how."""
+
+    trained: int
+    dropped: int
+    digest: str
+
+
 class Ledger:
-    """The ledger of a run, in SQLite; one writer."""
+    """The ledger of a run, in SQLite; one writer.
+
+    Every method raises StorageError when the file cannot be read or written.
+    """
 
     def __init__(self, path: Path | str) -> None:
-        """Opens or makes the ledger. Raises CheckpointError when the file is no ledger."""
+        """Opens or makes the ledger. Raises StorageError when the file is no ledger or cannot be opened."""
         self._path = path
-        self._db = sqlite3.connect(path, isolation_level="DEFERRED")
+        try:
+            self._db = sqlite3.connect(path, isolation_level="DEFERRED")
+        except sqlite3.Error as error:
+            raise StorageError(f"ledger {str(path)!r} cannot be opened: {error}") from error
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             self._db.close()
-            raise CheckpointError(f"ledger {str(path)!r} cannot be read: {error}") from error
+            raise StorageError(f"ledger {str(path)!r} cannot be read: {error}") from error
 
     def issue(
         self, issue_index: int, *, prompt_id: str, group_id: str, issued_version: int
     ) -> None:
         """Notes that a prompt was handed out. Raises RlvrError when the index was issued before."""
         try:
-            self._db.execute(
-                "INSERT INTO issues (issue_index, prompt_id, group_id, issued_version, state) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (issue_index, prompt_id, group_id, issued_version, IssueState.ISSUED),
-            )
+            with self._told():
+                self._db.execute(
+                    "INSERT INTO issues (issue_index, prompt_id, group_id, issued_version, state) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (issue_index, prompt_id, group_id, issued_version, IssueState.ISSUED),
+                )
         except sqlite3.IntegrityError as error:
             raise RlvrError(
                 f"ledger: issue {issue_index} ({prompt_id!r}) was issued before; the data position "
@@ -81,8 +104,40 @@ class Ledger:
         self._move(issue_index, IssueState.DROPPED, allowed=before, step=step, reason=reason)
 
     def commit(self) -> None:
-        """Makes all changes since the last commit durable; once a step."""
-        self._db.commit()
+        """Makes all changes since the last commit outlast this process; once a step."""
+        with self._told():
+            self._db.commit()
+
+    def flush(self) -> None:
+        """Commits, and has the disk hold it all; once a checkpoint."""
+        with self._told():
+            self._db.commit()
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def settled(self, step: int) -> Settled:
+        """What was settled up to `step`."""
+        digest = hashlib.sha256()
+        counts = dict.fromkeys(_SETTLED, 0)
+        query = (
+            "SELECT issue_index, prompt_id, state, step FROM issues WHERE state IN (?, ?) AND step <= ? "
+            "ORDER BY issue_index"
+        )
+        with self._told():
+            for row in self._db.execute(query, (*_SETTLED, step)):
+                counts[row[2]] += 1
+                digest.update(repr(row).encode())
+        return Settled(
+            trained=counts[IssueState.TRAINED],
+            dropped=counts[IssueState.DROPPED],
+            digest=digest.hexdigest(),
+        )
+
+    def require_sound(self) -> None:
+        """Raises StorageError when the file is damaged."""
+        with self._told():
+            found = [str(row[0]) for row in self._db.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise StorageError(f"ledger {str(self._path)!r} is damaged: {' '.join(found)[:200]}")
 
     def counts(self) -> dict[IssueState, int]:
         """How many issued prompts stand where; every state is a key."""
@@ -101,11 +156,10 @@ class Ledger:
 
         All below it is settled; a checkpoint stores it.
         """
-        settled = (IssueState.TRAINED, IssueState.DROPPED)
         expected = 0
         query = "SELECT issue_index, state FROM issues ORDER BY issue_index"
         for issue_index, state in self._db.execute(query):
-            if issue_index != expected or state not in settled:
+            if issue_index != expected or state not in _SETTLED:
                 return expected
             expected += 1
         return expected
@@ -127,19 +181,31 @@ class Ledger:
             next_issue: the issue index at which the restored stream goes on; all from there on are
                 forgotten too.
         """
-        query = "DELETE FROM issues WHERE state IN (?, ?) OR step > ?"
-        values: list[object] = [IssueState.ISSUED, IssueState.COMPLETED, step]
+        query = "DELETE FROM issues WHERE state NOT IN (?, ?) OR step IS NULL OR step > ?"
+        values: list[object] = [*_SETTLED, step]
         if next_issue is not None:
             query += " OR issue_index >= ?"
             values.append(next_issue)
-        num_forgotten = self._db.execute(query, values).rowcount
-        self._db.commit()
+        with self._told():
+            num_forgotten = self._db.execute(query, values).rowcount
+            self._db.commit()
         return num_forgotten
 
     def close(self) -> None:
         """Commits and closes."""
-        self._db.commit()
-        self._db.close()
+        try:
+            self.commit()
+        finally:
+            self._db.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise StorageError(f"ledger {str(self._path)!r} cannot be used: {error}") from error
 
     def _move(
         self,
@@ -151,10 +217,11 @@ class Ledger:
         reason: str = "",
     ) -> None:
         marks = ", ".join("?" for _ in allowed)
-        changed = self._db.execute(
-            f"UPDATE issues SET state = ?, step = ?, reason = ? WHERE issue_index = ? AND state IN ({marks})",
-            (state, step, reason, issue_index, *allowed),
-        ).rowcount
+        with self._told():
+            changed = self._db.execute(
+                f"UPDATE issues SET state = ?, step = ?, reason = ? WHERE issue_index = ? AND state IN ({marks})",
+                (state, step, reason, issue_index, *allowed),
+            ).rowcount
         if changed != 1:
             query = "SELECT state FROM issues WHERE issue_index = ?"
             row = self._db.execute(query, (issue_index,)).fetchone()
@@ -163,3 +230,16 @@ class Ledger:
                 f"ledger: issue {issue_index} cannot become {state.value}: it is {now}, expected "
                 f"{' or '.join(allowed)}"
             )
+
+
+def move_aside(path: Path) -> Path:
+    """Renames a damaged ledger, with what SQLite keeps beside it; returns its new path. Raises StorageError."""
+    target = path.with_name(f"{path.name}.damaged")
+    try:
+        for ending in ("-wal", "-shm", ""):
+            part = path.with_name(path.name + ending)
+            if part.exists():
+                os.replace(part, target.with_name(target.name + ending))
+    except OSError as error:
+        raise StorageError(f"{path} is damaged and cannot be moved aside: {error}") from error
+    return target

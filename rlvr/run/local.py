@@ -17,6 +17,7 @@ from rlvr.run.conduct import Crew, Scene, conduct
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.preflight import OpenedData
+from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.start_learner import has_own_arithmetic, place_policy, start_learner
 from rlvr.stages.supervised import SupervisedReport
 from rlvr.verify import Judge
@@ -32,13 +33,16 @@ def train(
     directory: RunDirectory,
     resume: bool,
     console: Console,
+    choice: ResumeChoice = NO_CHOICE,
 ) -> None:
     """Runs a recipe to its end in this process. `judge` and `data` come from `preflight.opened`.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
     backend = LocalBackend(loaded.recipe, judge=judge)
-    conduct(loaded, backend=backend, data=data, directory=directory, resume=resume, console=console)
+    conduct(
+        loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
+    )  # fmt: skip
 
 
 class LocalBackend:

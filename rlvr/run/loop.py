@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Sequence
 
 from rlvr.errors import Interrupted, VerifierError
-from rlvr.records import Group
+from rlvr.records import Group, Json
 from rlvr.run.broken_checkers import CheckerWatch
 from rlvr.run.evaluation import Evaluation
 from rlvr.run.parts import RunParts
@@ -84,7 +84,8 @@ async def run_loop(parts: RunParts) -> int:
             if is_end:
                 broken = broken or checkers.nothing_judged(update.taken.groups)
             if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
-                await parts.thread.run(lambda s=step: _save(parts, s))
+                lineage = parts.recorder.lineage(step)  # here: the ledger belongs to this thread
+                await parts.thread.run(lambda s=step, found=lineage: _save(parts, s, found))
             if broken:
                 raise broken
             if pause and not is_end:
@@ -125,8 +126,9 @@ def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]
     }
 
 
-def _save(parts: RunParts, step: int) -> None:
-    parts.recorder.checkpoint(step, learner=parts.learner, state=parts.state())
+def _save(parts: RunParts, step: int, lineage: dict[str, Json]) -> None:
+    state = {**parts.state(), "lineage": lineage}
+    parts.recorder.checkpoint(step, learner=parts.learner, state=state)
 
 
 def _error_rate_message(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rlvr.run.directory import RunDirectory
 from rlvr.run.evaluation import Evaluation
 from rlvr.run.journal import EventsFile, MetricsFile, RolloutWriter
 from rlvr.run.ledger import Ledger
+from rlvr.run.lineage import lineage_of
 from rlvr.run.update import Update
 
 
@@ -32,10 +34,14 @@ class Recorder:
         keep_checkpoints: int,
         sample_every_steps: int,
         elapsed_before_s: float = 0.0,
+        recipe: str = "",
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         """Args:
         prompt_text: what the policy was shown for a prompt.
         elapsed_before_s: seconds of the run before it was resumed.
+        recipe: the text of recipe.yaml, of which each checkpoint has a copy.
+        inputs: digests of data and verifiers, which each checkpoint keeps.
         """
         self._run_dir = run_dir
         self._console = console
@@ -43,6 +49,8 @@ class Recorder:
         self._prompt_text = prompt_text
         self._keep_checkpoints = keep_checkpoints
         self._sample_every_steps = sample_every_steps
+        self._recipe = recipe
+        self._inputs = dict(inputs or {})
         self._start = time.monotonic() - elapsed_before_s
         self._metrics = MetricsFile(run_dir.metrics)
         self._events = EventsFile(run_dir.events)
@@ -79,7 +87,11 @@ class Recorder:
             self._console.warning(text)
 
     def rewind(self, step: int, *, next_issue: int) -> None:
-        """Forgets all that lies beyond the checkpoint of `step`."""
+        """Forgets all that lies beyond the checkpoint of `step`; checkpoints of later steps are set aside."""
+        for aside in self._run_dir.set_aside_after(step):
+            self.remark(
+                "checkpoint_set_aside", f"set aside checkpoint {aside.name}", path=aside.name
+            )
         cut = self._metrics.truncate_after(step)
         removed = self._rollouts.truncate_after(step)
         forgotten = self._ledger.forget_after(step, next_issue=next_issue)
@@ -114,6 +126,7 @@ class Recorder:
         evaluations: Sequence[Evaluation],
     ) -> None:
         """One training step: its row, its rollouts, the fate of its prompts, and what the console shows."""
+        self._require_ours()
         taken = update.taken
         for group in taken.groups:
             self._ledger.complete(int(group.group_id))
@@ -145,21 +158,35 @@ class Recorder:
         """A whole checkpoint of `step`; older ones beyond the number to keep go. state: of the run's parts."""
         start = time.monotonic()
         self.activity.begin(f"saving the checkpoint of step {step}")
+        self._require_ours()
         folder = self._run_dir.checkpoint(step)
-        run_state = {"step": step, "elapsed_s": self.elapsed_s, **state}
-        write_checkpoint(folder, learner=learner, run_state=run_state)
+        run_state = {
+            "step": step,
+            "elapsed_s": self.elapsed_s,
+            **state,
+            "inputs": self._inputs,
+        }
+        write_checkpoint(folder, learner=learner, run_state=run_state, recipe=self._recipe)
         for old in self._run_dir.prune_checkpoints(self._keep_checkpoints):
             self.event("checkpoint_removed", path=old.name)
         self.event("checkpoint", step=step, seconds=round(time.monotonic() - start, 3))
         self._console.note(f"checkpoint {_short(folder)}")
 
     def close(self) -> None:
-        """Flushes everything."""
-        for sink in self._sinks:
-            sink.close()
-        self._ledger.close()
-        self._metrics.close()
-        self._events.close()
+        """Flushes everything. Raises StorageError, after all else was closed, when a file cannot be written."""
+        with ExitStack() as stack:
+            for part in (self._events, self._metrics, self._ledger, *self._sinks):
+                stack.callback(part.close)
+
+    def lineage(self, step: int) -> dict[str, Json]:
+        """What the run's files hold after `step`; the disk holds it then."""
+        for part in (self._metrics, self._events, self._rollouts, self._ledger):
+            part.flush()
+        return lineage_of(self._run_dir, step, settled=self._ledger.settled(step))
+
+    def _require_ours(self) -> None:
+        if self._run_dir.lock is not None:
+            self._run_dir.lock.require_ours()
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._metrics.write(step, time_s=self.elapsed_s, metrics=metrics)

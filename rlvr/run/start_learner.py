@@ -3,19 +3,23 @@
 Used where the learner lives: in the run's own process, or in an actor.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from rlvr import sealed_folders
 from rlvr.algorithms.build import build_loss
 from rlvr.config.algorithm import RatioBase
 from rlvr.config.recipe import EngineDtype, EngineKind, ModelConfig, Recipe
 from rlvr.data.load import demonstrations
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, StorageError
 from rlvr.learner.group import LearnerGroup
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.publication import require_room
@@ -148,10 +152,26 @@ def _reference(
         kept = load_policy(ModelConfig(path=str(folder)), seed=recipe.seed)
         return place_policy(kept, recipe).model.eval().requires_grad_(False)
     if recipe.cold_start.steps:
-        export_policy(policy, folder)
+        _keep(policy, folder)
     elif recipe.model.lora.rank:
         return policy.model
     return lora.plain_copy(policy.model, dtype=policy.model.dtype)
+
+
+def _keep(policy: Policy, folder: Path) -> None:
+    """Writes the policy to `folder`, sealed, in the place of what a run that started over left. Raises StorageError."""
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        export_policy(policy, draft)
+        sealed_folders.seal(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise StorageError(
+            f"the policy after the cold start could not be kept in {folder}: {error}"
+        ) from error
 
 
 def use_threads(recipe: Recipe) -> None:

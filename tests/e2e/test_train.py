@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from rlvr.run.recipe_file import signed
+
 TINY = [
     "cold_start.steps=6", "cold_start.batch_size=16", "rollout.prompts_per_step=4", "rollout.group_size=4",
     "run.steps=4", "run.eval_every_steps=2", "run.eval_prompts=12", "run.trackers=[]",
@@ -118,9 +120,9 @@ def test_auto_dtypes_are_chosen_once_and_kept_with_their_figures(tmp_path: Path)
     # Resumed on another machine, which would choose otherwise: the run goes on in the arithmetic that it began in.
     other = "float32" if chosen == "bfloat16_autocast" else "bfloat16_autocast"
     engine = "shared" if other == "float32" else "bfloat16"
-    text = stored.read_text().replace(line, f"  dtype: {other}")
+    text = stored.read_text().partition("# end of the recipe")[0].replace(line, f"  dtype: {other}")
     kept = [x for x in text.splitlines() if x.strip().startswith("engine_dtype: ")]
-    stored.write_text(text.replace(kept[0], f"  engine_dtype: {engine}"))
+    stored.write_text(signed(text.replace(kept[0], f"  engine_dtype: {engine}")))
     rlvr(*run, "--resume", cwd=tmp_path)
     assert f"  dtype: {other}  # auto: chosen when the run started" in stored.read_text()
     assert f"engine_dtype: {engine}" in stored.read_text()
@@ -179,10 +181,13 @@ def test_resume_refuses_another_recipe_and_names_what_differs(finished: Path):
 
 
 def test_resuming_a_finished_run_says_that_nothing_is_left(finished: Path):
-    out = rlvr(
-        "train", "tiny", *TINY, "--run-dir", str(finished), "--resume", cwd=finished, expect=2
-    )
+    before = metrics_of(finished)
+    out = rlvr("train", "tiny", *TINY, "--run-dir", str(finished), "--resume", cwd=finished)
     assert "nothing left to train" in out
+    assert metrics_of(finished) == before
+    assert len(_events(finished, "done")) == 1
+    shorter = ("train", "tiny", *TINY, "run.steps=3", "--run-dir", str(finished), "--resume")
+    assert "nothing left to train" in rlvr(*shorter, cwd=finished, expect=2)
 
 
 def test_eval_reports_the_figure_of_the_last_row(finished: Path, tmp_path: Path):

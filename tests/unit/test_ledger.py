@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.errors import CheckpointError, RlvrError
+from rlvr.errors import RlvrError, StorageError
 from rlvr.run.ledger import IssueState, Ledger
 
 
@@ -70,5 +70,5 @@ def test_no_prompt_is_trained_or_issued_twice(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.sqlite").write_bytes(b"not a data base" * 100)
-    with pytest.raises(CheckpointError, match=r"l\.sqlite"):
+    with pytest.raises(StorageError, match=r"l\.sqlite"):
         Ledger(tmp_path / "l.sqlite")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.errors import ConfigError
-from rlvr.run.directory import RunDirectory
+from rlvr.run.directory import RunDirectory, open_directory
 
 
 def checkpoint(run: RunDirectory, step: int, *, is_whole: bool = True, ending: str = "") -> Path:
@@ -69,14 +69,59 @@ def test_resuming_needs_a_run(tmp_path: Path) -> None:
     assert RunDirectory.open_existing(tmp_path).metrics == tmp_path / "metrics.jsonl"
 
 
-def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+def test_checkpoints_without_a_marker_or_under_another_name_are_not_complete(
+    tmp_path: Path,
+) -> None:
     run = RunDirectory.create(tmp_path / "run", "x")
-    assert run.newest_checkpoint() is None
-    checkpoint(run, 9)
-    expected = checkpoint(run, 10)
-    checkpoint(run, 11, is_whole=False)
+    assert run.complete_checkpoints() == []
+    older = checkpoint(run, 9)
+    newer = checkpoint(run, 10)
+    torn = checkpoint(run, 11, is_whole=False)
     checkpoint(run, 12, ending=".tmp")
-    assert run.newest_checkpoint() == (10, expected)
+    assert run.complete_checkpoints() == [(9, older), (10, newer)]
+    assert run.step_folders() == [(9, older), (10, newer), (11, torn)]
+
+
+def test_checkpoints_of_later_steps_are_set_aside_and_go_when_a_newer_one_is_complete(
+    tmp_path: Path,
+) -> None:
+    run = RunDirectory.create(tmp_path / "run", "x")
+    for step in (3, 6, 9):
+        checkpoint(run, step)
+    checkpoint(run, 12, ending=".77.tmp")
+    assert run.set_aside_after(3) == [
+        run.checkpoints / "step_6.aside",
+        run.checkpoints / "step_9.aside",
+    ]
+    assert sorted(f.name for f in run.checkpoints.iterdir()) == [
+        "step_3",
+        "step_6.aside",
+        "step_9.aside",
+    ]
+    checkpoint(run, 7)
+    run.prune_checkpoints(1)
+    assert sorted(f.name for f in run.checkpoints.iterdir()) == ["step_7", "step_9.aside"]
+
+
+def test_what_a_run_leaves_that_ended_before_its_recipe_may_be_used_again(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, "x")
+    (tmp_path / ".lock").touch()
+    assert RunDirectory.create(tmp_path, "x").path == tmp_path
+    assert RunDirectory.open_existing(tmp_path).path == tmp_path
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="no run is in it"):
+        RunDirectory.create(tmp_path, "x")
+
+
+def test_a_run_that_goes_on_behind_a_link_keeps_its_folder_when_the_link_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = RunDirectory.create(None, "x")
+    first.recipe.touch()
+    found = open_directory(None, recipe_name="x", resume=True)
+    RunDirectory.create(None, "x")
+    assert found.path == first.path
 
 
 def test_pruning_keeps_the_newest_whole_ones_and_what_is_being_written(tmp_path: Path) -> None:

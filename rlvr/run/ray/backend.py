@@ -36,6 +36,7 @@ from rlvr.run.ray.learner_handle import LearnerHandle
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.recorder import Recorder
+from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.verify import Judge
 
 
@@ -47,6 +48,7 @@ def train(
     directory: RunDirectory,
     resume: bool,
     console: Console,
+    choice: ResumeChoice = NO_CHOICE,
 ) -> None:
     """Runs a recipe to its end on a Ray cluster. `judge` and `data` come from `preflight.opened`.
 
@@ -54,8 +56,8 @@ def train(
     """
     with opened_backend(loaded.recipe, judge=judge, run_dir=directory.path) as backend:
         conduct(
-            loaded, backend=backend, data=data, directory=directory, resume=resume, console=console
-        )
+            loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -1,0 +1,122 @@
+"""Digests of what a run learns from: the rows of its data and the code of its verifiers.
+
+They are kept in each checkpoint and in the `inputs` event, and compared when the run goes on:
+
+    a source                                the content of its rows, so another file with the same rows is the same data
+    an endless source                       its first draws
+    a verifier in a file of its own         its version and the file
+    a verifier in an importable module      its version and the sources of the module or package
+    an installed verifier                   its version and that of its package
+
+What a verifier imports is not looked into.
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from rlvr.config.recipe import Recipe
+from rlvr.data.load import OpenedSource
+from rlvr.errors import ConfigError
+from rlvr.registry import VERIFIERS, find, load
+
+NUM_DRAWS = 64  # of an endless source
+_OURS = "rlvr"
+
+
+def input_digests(recipe: Recipe, *, train: Sequence[object] = ()) -> dict[str, str]:
+    """A digest by input: `data.train.0 (rows.jsonl)`, `verifier checks.py:lottery`.
+
+    Args: train: training sources that are open already; all else is read.
+    """
+    found: dict[str, str] = {}
+    for number, source in enumerate(recipe.data.train):
+        known = train[number] if number < len(train) else None
+        opened = known if isinstance(known, OpenedSource) else None
+        found[f"data.train.{number} ({source.source})"] = _rows_digest(
+            opened or OpenedSource(source, seed=recipe.seed)
+        )
+    for number, source in enumerate(recipe.data.eval):
+        found[f"data.eval.{number} ({source.source})"] = _rows_digest(
+            OpenedSource(source, seed=recipe.seed)
+        )
+    checks = (
+        check
+        for source in (*recipe.data.train, *recipe.data.eval)
+        for check in source.all_checks.values()
+    )
+    for name in dict.fromkeys(check.verifier for check in checks):
+        found[f"verifier {name}"] = _verifier_digest(name)
+    return found
+
+
+def require_same_inputs(
+    stored: Mapping[str, str], now: Mapping[str, str], *, run: str, may_differ: bool
+) -> dict[str, str]:
+    """What differs, as "stored -> now" by input.
+
+    Raises: ConfigError when something does and `may_differ` is False.
+    """
+    changed = {
+        key: f"{stored[key]} -> {now[key]}"
+        for key in stored
+        if key in now and stored[key] != now[key]
+    }
+    if changed and not may_differ:
+        raise ConfigError(
+            f"{run} cannot go on: what it learns from has changed since it was started. Restore it, start a new run, "
+            "or go on all the same with --allow-changed-inputs. Different:\n  "
+            + "\n  ".join(f"{key}: {how}" for key, how in changed.items())
+        )
+    return changed
+
+
+def _rows_digest(opened: OpenedSource) -> str:
+    count = opened.num_rows
+    digest = hashlib.sha256()
+    for text in _row_texts(opened, NUM_DRAWS if count is None else count):
+        digest.update(text.encode())
+    rows = f"first {NUM_DRAWS} draws" if count is None else f"{count:,} rows"
+    return f"{rows}, sha256 {digest.hexdigest()[:16]}"
+
+
+def _row_texts(opened: OpenedSource, count: int) -> Iterator[str]:
+    for index in range(count):
+        row = opened.rows.row(index)
+        yield json.dumps([row.row_id, row.question, row.reference, row.tags], sort_keys=True) + "\n"
+
+
+def _verifier_digest(name: str) -> str:
+    source = find(VERIFIERS, name)
+    version = f"version {load(source).version}"
+    if source.source:
+        return f"{version}, sha256 {source.digest[:16]}"
+    package = _package(name)
+    if package:
+        return version if package.partition(" ")[0] == _OURS else f"{version}, {package}"
+    return f"{version}, sha256 {_module_digest(source.target.partition(':')[0])}"
+
+
+def _package(name: str) -> str:
+    """Name and version of the package that registers the verifier; "" for one that no package does."""
+    for point in entry_points(group=VERIFIERS, name=name):
+        return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+    return ""
+
+
+def _module_digest(module: str) -> str:
+    """SHA-256 (first 16 digits) of a module's file, or of the .py files of a package."""
+    spec: Any = importlib.util.find_spec(module)
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    if not folders and spec is not None and spec.origin:
+        files = [Path(spec.origin)]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,36 @@
+"""What the command line says about a resume. No torch here."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from rlvr.errors import ConfigError
+
+Checkpoint = Annotated[
+    str, typer.Option(metavar="step_N", help="with --resume: go on from this checkpoint")
+]
+AllowChangedInputs = Annotated[
+    bool, typer.Option("--allow-changed-inputs", help="with --resume: on other data or verifiers")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeChoice:
+    """From which checkpoint a run goes on, and whether data and verifiers may have changed.
+
+    checkpoint: `step_N`; "" for the newest whole one.
+    """
+
+    checkpoint: str = ""
+    allows_changed_inputs: bool = False
+
+
+NO_CHOICE = ResumeChoice()
+
+
+def resume_choice(resume: bool, checkpoint: str, allows_changed_inputs: bool) -> ResumeChoice:
+    """The options as given. Raises ConfigError for ones that mean nothing without --resume."""
+    if (checkpoint or allows_changed_inputs) and not resume:
+        raise ConfigError("--checkpoint and --allow-changed-inputs need --resume; add it")
+    return ResumeChoice(checkpoint=checkpoint, allows_changed_inputs=allows_changed_inputs)
