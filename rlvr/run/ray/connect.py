@@ -71,7 +71,7 @@ def head_is_gone() -> bool:
     node = worker._global_node
     if node is None or not node.is_head():
         return False
-    started = node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, [])
+    started: Any = node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, [])
     return any(head.process.poll() is not None for head in started)
 
 
