@@ -1,7 +1,7 @@
 """What reward functions of other trainers call their parameters, and what rlvr calls them; for error messages."""
 
 _ONE_TEXT = "rlvr calls the function once for each completion, with its text"
-_TAGS = "the columns of the row, as prompt.tags['column']"
+_TAGS = "the row's columns, as prompt.tags['column']; name one that holds an object in the recipe's `columns`"
 _MESSAGES = "prompt.messages (chat) or prompt.text"
 
 PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {

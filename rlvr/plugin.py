@@ -275,15 +275,13 @@ def _constant_scores(function: Callable[..., Any]) -> Iterator[tuple[int, float]
     code = getattr(function, "__code__", None)
     steps = list(dis.get_instructions(code)) if code is not None else []
     returns = {step.offset for step in steps if step.opname == "RETURN_VALUE"}
-    line = 0
     for step, after in zip(steps, [*steps[1:], None], strict=True):
-        line = step.starts_line if step.starts_line else line
         is_last = step.opname == "RETURN_CONST"
-        if step.opname == "LOAD_CONST" and after is not None:
+        if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and after is not None:
             goes_to = after.argval if after.opname == "JUMP_FORWARD" else after.offset
             is_last = goes_to in returns
         if is_last and isinstance(step.argval, int | float):
-            yield line, float(step.argval)
+            yield (step.positions and step.positions.lineno) or 0, float(step.argval)
 
 
 def verifier(

@@ -111,11 +111,13 @@ def _missing(source: str, path: Path) -> str:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return sorted(
+    """The data files of a folder; tables (.csv, .tsv) only where there is nothing else, for they are often notes."""
+    found = sorted(
         path
         for path in folder.iterdir()
         if path.is_file() and path.name.endswith(SUFFIXES) and path.name not in _NO_ROWS
     )
+    return [path for path in found if not path.name.endswith(_TABLES)] or found
 
 
 def _data_folder(folder: Path, *, subset: str) -> Path:

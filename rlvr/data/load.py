@@ -272,5 +272,5 @@ def _first_distinct(
 
 def _content(prompt: Prompt) -> str:
     """What the policy is shown and what its answer is compared with; equal for rows that are one question."""
-    reference = json.dumps(prompt.checks[0].reference, sort_keys=True)
+    reference = json.dumps(prompt.checks[0].reference, sort_keys=True, default=str)
     return repr((prompt.messages, prompt.text, prompt.assistant_prefix, reference))

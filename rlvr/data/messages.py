@@ -21,7 +21,8 @@ def read_messages(value: Sequence[Any], column: str) -> list[dict[str, str]]:
     messages = [_message(item, column) for item in value]
     last = messages[-1]["role"]
     if last == "assistant":
-        raise ValueError(_ends_in_an_answer(messages, column))
+        text = "value" if "value" in value[-1] else "content"
+        raise ValueError(_ends_in_an_answer(messages, column, text))
     if last == "system":
         raise ValueError(
             f"column {column!r}: the messages end in a system turn; a user turn must follow"
@@ -68,13 +69,13 @@ def _text(content: Any, role: str, column: str) -> str:
     return "".join(parts)
 
 
-def _ends_in_an_answer(messages: Sequence[Mapping[str, str]], column: str) -> str:
-    """What to do with messages whose last turn is the assistant's."""
+def _ends_in_an_answer(messages: Sequence[Mapping[str, str]], column: str, text: str) -> str:
+    """What to do with messages whose last turn is the assistant's. Args: text: the key of a turn's text."""
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
     last = len(messages) - 1
     one = (
-        f", for example columns={{prompt: {column}.{asked[0]}.content, reference: {column}.{last}.content}} (value for "
-        "ShareGPT) names the question and the answer"
+        f", for example columns={{prompt: {column}.{asked[0]}.{text}, reference: {column}.{last}.{text}}} names the "
+        "question and the answer"
         if len(asked) == 1
         else ""
     )

@@ -19,6 +19,8 @@ from rlvr.models.prompting import encode_prompt, prompt_text, special_stops
 from rlvr.records import Message, Prompt
 from rlvr.run.preflight import OpenedData
 
+_MAX_PROMPT_CHARS = 4000
+_MAX_REFERENCE_CHARS = 400
 _ANSWER = "rlvr-answer"  # stands for an answer where the template's end of a turn is looked for
 
 
@@ -45,7 +47,11 @@ def check_prompts(
     for _, prompt in data.samples:
         encode_prompt(prompt, tokenizer)
     ends = end_token_ids(recipe.model, tokenizer)
-    found = [*_unread_arguments(data, tokenizer), *_open_turns(recipe, data, tokenizer, ends)]
+    found = [
+        *_unread_arguments(data, tokenizer),
+        *_other_arguments(data),
+        *_open_turns(recipe, data, tokenizer, ends),
+    ]
     notes = tuple(dict.fromkeys(found))
     for note in notes:
         tell(note)
@@ -65,11 +71,12 @@ def rendered(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
 def sample_text(key: str, prompt: Prompt, text: str) -> str:
     """A prompt for a person: its text, its reference, its checks and the names of its tags."""
     lines = [f"prompt {prompt.prompt_id} of {key}, as the policy sees it:"]
-    lines += [f"  | {line}" for line in text.split("\n")]
-    lines.append(f"  reference: {json.dumps(prompt.checks[0].reference, ensure_ascii=False)}")
+    lines += [f"  | {line}" for line in _shortened(text, _MAX_PROMPT_CHARS).split("\n")]
+    reference = json.dumps(prompt.checks[0].reference, ensure_ascii=False, default=str)
+    lines.append(f"  reference: {_shortened(reference, _MAX_REFERENCE_CHARS)}")
     for check in prompt.checks:
         settings = (
-            f", settings {json.dumps(dict(check.settings), ensure_ascii=False)}"
+            f", settings {json.dumps(dict(check.settings), ensure_ascii=False, default=str)}"
             if check.settings
             else ""
         )
@@ -79,6 +86,14 @@ def sample_text(key: str, prompt: Prompt, text: str) -> str:
     if prompt.tags:
         lines.append(f"  tags: {', '.join(prompt.tags)}")
     return "\n".join(lines)
+
+
+def _shortened(text: str, limit: int) -> str:
+    """The text, or its beginning and its end with how much was left out between."""
+    if len(text) <= limit:
+        return text
+    end = limit // 4
+    return f"{text[: limit - end]} [... {len(text) - limit:,} characters ...] {text[-end:]}"
 
 
 def _require_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -104,6 +119,18 @@ def _unread_arguments(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> I
             yield (
                 f"warning: {key}.chat_template_kwargs: the model's chat template never reads {', '.join(unread)}, so "
                 "it changes nothing"
+            )
+
+
+def _other_arguments(data: OpenedData) -> Iterator[str]:
+    """A line for each evaluation set whose template is given what no training prompt's is."""
+    chats = [(key, dict(p.chat_template_kwargs)) for key, p in data.samples if p.messages]
+    trained = [kwargs for key, kwargs in chats if key.startswith("data.train")]
+    for key, kwargs in chats:
+        if trained and kwargs not in trained:
+            yield (
+                f"warning: {key}.chat_template_kwargs={json.dumps(kwargs)} is not what is trained with "
+                f"({json.dumps(trained[0])}): other prompts are evaluated than trained"
             )
 
 

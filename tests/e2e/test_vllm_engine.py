@@ -130,6 +130,21 @@ def test_a_stop_string_ends_a_completion_and_stays_in_it(living: Living):
     assert len(found.logprobs) == len(found.token_ids)
 
 
+def test_a_stop_string_that_is_a_special_token_ends_a_completion(living: Living, policy: Policy):
+    (token,) = policy.tokenizer.encode("<unk>", add_special_tokens=False)
+    names = [str(i) for i in range(24)]
+    free = living.generate(*(request(n, seed=i, max_tokens=60) for i, n in enumerate(names)))
+    reached = [name for name in names if token in free[name].token_ids]
+    assert reached
+    stops = {"stop_strings": ("<unk>",)}
+    found = living.generate(*(request(n, seed=int(n), max_tokens=60, **stops) for n in reached))
+    for name in reached:
+        ids = free[name].token_ids
+        assert found[name].token_ids == ids[: ids.index(token) + 1]
+        assert found[name].finish_reason is FinishReason.STOP
+        assert "<unk>" not in found[name].text
+
+
 def test_a_deadline_returns_what_was_generated_so_far(living: Living):
     begin = time.monotonic()
     found = living.generate(

@@ -34,7 +34,7 @@ def test_messages_of_other_forms_are_read(tmp_path: Path, form: str) -> None:
         ),
         (
             [{"from": "human", "value": "q"}, {"from": "gpt", "value": "4"}],
-            "end in an assistant turn",
+            r"assistant turn, .*columns=\{prompt: prompt\.0\.value, reference: prompt\.1\.value\}",
         ),
         ([{"role": "system", "content": "s"}], "end in a system turn; a user turn must follow"),
         (

@@ -278,6 +278,13 @@ def test_tables_are_read_with_quotes_and_empty_cells(
     assert rows[1].where.endswith(":4")
 
 
+def test_tables_beside_other_data_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("prompt,reference\nnote,1\n")
+    assert [row.question for row in rows_of(tmp_path).rows] == ["note"]
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "q", "reference": 1}])
+    assert [row.question for row in rows_of(tmp_path).rows] == ["q"]
+
+
 def test_a_short_line_of_a_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("prompt,reference\nq\n")

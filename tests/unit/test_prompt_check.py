@@ -11,10 +11,11 @@ from rlvr.config.model import ModelConfig
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError, DataError
 from rlvr.models.policy import build_tiny, end_token_ids, load_tokenizer
+from rlvr.records import Check, Prompt
 from rlvr.run.conduct import prompt_limit
 from rlvr.run.dry_run import dry_run
 from rlvr.run.preflight import opened
-from rlvr.run.prompt_check import check_prompts
+from rlvr.run.prompt_check import check_prompts, sample_text
 
 CLOSED = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -97,7 +98,8 @@ def test_an_empty_stop_string_is_refused(model: Path) -> None:
 def test_template_arguments_that_no_template_reads_are_told(model: Path) -> None:
     key = "data.train.0.chat_template_kwargs={enable_thinking: false, add_generation: 1}"
     found = [note for note in notes_of(recipe_of(model, ROWS, key)) if "kwargs" in note]
-    assert len(found) == 1
+    assert len(found) == 2
+    assert "data.eval.0.chat_template_kwargs={} is not what is trained with" in found[1]
     assert "data.train.0.chat_template_kwargs" in found[0]
     assert "never reads enable_thinking, add_generation, so" in found[0]
 
@@ -125,6 +127,16 @@ def test_a_dry_run_shows_a_prompt_of_each_source_with_its_reference_and_checks(m
     assert "of data.eval.0" in held_out
     assert "<|user|>1+3<|im_end|>" in held_out
     assert len(tried.notes) == 1
+
+
+def test_a_long_prompt_is_shown_by_its_beginning_and_its_end() -> None:
+    check = Check(name="main", verifier="text_match", reference="r" * 1000)
+    prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="s")
+    shown = sample_text("data.train.0", prompt, "begin " + "x" * 100_000 + " end")
+    assert len(shown) < 5000
+    assert "| begin x" in shown
+    assert "[... 96,010 characters ...]" in shown
+    assert "x end\n" in shown
 
 
 def test_a_dry_run_without_a_tokenizer_says_what_was_not_checked(model: Path) -> None:
