@@ -45,6 +45,7 @@ _PLAIN_WORDS = {
     "less_than": "must be below {lt}",
     "too_short": "needs at least {min_length} entry",
     "too_long": "takes at most {max_length} entries, not {actual_length}",
+    "string_too_long": "must be at most {max_length} characters",
     "string_pattern_mismatch": "must match the pattern {pattern}",
     "finite_number": "must be a finite number",
 }

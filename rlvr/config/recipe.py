@@ -89,7 +89,7 @@ class RunConfig(Section):
 class Recipe(Section):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelConfig

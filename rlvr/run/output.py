@@ -112,5 +112,8 @@ def written(command: Callable[[], int]) -> int:
 
 def tell(text: str) -> None:
     """A line on standard error, where that can be written."""
+    shown = text.encode(
+        "utf-8", "backslashreplace"
+    ).decode()  # half a surrogate pair is no character
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the last words of a command
+        print(shown, file=sys.stderr, flush=True)  # noqa: T201 - the last words of a command
