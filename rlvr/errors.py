@@ -70,6 +70,6 @@ class StorageError(RlvrError):
 
 
 class Interrupted(RlvrError):  # noqa: N818 - the word users know; it is not a fault
-    """The user asked to stop; the run saved a checkpoint first (exit code 130)."""
+    """The user asked to stop, or the time was over (exit code 130); the message names the newest checkpoint."""
 
     exit_code = 130

@@ -144,8 +144,8 @@ def listen_for_stop(
                 raise KeyboardInterrupt
         elif demand is not Demand.END:
             stop.ask()
-            within = f" within {grace_s:g} s" if demand is Demand.FINISH_IN_TIME else ""
-            note(f"stopping after this step{within}; Ctrl-C drops it")
+            limit = f", in {grace_s:g} s at most" if demand is Demand.FINISH_IN_TIME else ""
+            note(f"stopping after this step{limit}; Ctrl-C drops the step")
 
     enforcer = _Enforcer(stop, grace_s=grace_s, last_words=last_words)
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

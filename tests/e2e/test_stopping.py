@@ -42,7 +42,8 @@ def changes(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("where", "signals", "grace_s"), [
-    ("train", [signal.SIGTERM], 4), ("eval", [signal.SIGTERM], 4), ("train", [signal.SIGINT] * 2, 1000),
+    ("train", [signal.SIGTERM], 4), pytest.param("eval", [signal.SIGTERM], 4, marks=pytest.mark.slow),
+    pytest.param("train", [signal.SIGINT] * 2, 1000, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_go_on(
     tmp_path: Path, changes: list[str], where: str, signals: list[signal.Signals], grace_s: float
@@ -86,6 +87,7 @@ def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(
     assert [row["step"] for row in rows_of(tmp_path / "run")] == list(range(6))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_it_starts_says_that_there_is_nothing_to_resume(
     tmp_path: Path, changes: list[str]
 ):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,21 +137,34 @@ def test_folders_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path:
     assert remove_stale(tmp_path) == [held]
 
 
-def test_a_killed_process_leaves_a_folder_that_the_next_one_removes(tmp_path: Path):
+def test_what_others_put_in_the_place_of_a_folder_is_neither_followed_nor_waited_for(
+    tmp_path: Path,
+):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    os.mkfifo(tmp_path / f"rlvr-weights-{dead.pid}-fifo")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"rlvr-weights-{dead.pid}-link").symlink_to(tmp_path / "theirs")
+    assert remove_stale(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_folder_of_a_killed_process_goes_with_it(tmp_path: Path):
     code = (
         "import os, sys, torch; from pathlib import Path; from rlvr.learner.weights_file import WeightsFolder; "
-        "WeightsFolder(Path(sys.argv[1])).write(0, [('a', torch.ones(2))], shapes={'a': (2,)}, dtype=torch.float32); "
-        "os.kill(os.getpid(), 9)"
+        "written, _ = WeightsFolder(Path(sys.argv[1])).write("
+        "0, [('a', torch.ones(2))], shapes={'a': (2,)}, dtype=torch.float32); "
+        "print(written.stat().st_size, flush=True); os.kill(os.getpid(), 9)"
     )
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)
-    (left,) = tmp_path.iterdir()
-    assert (left / "v0.safetensors").exists()
-    folder = WeightsFolder(tmp_path)
-    folder.write(0, [("a", torch.ones(2))], shapes={"a": (2,)}, dtype=torch.float32)
-    assert not left.exists()
-    folder.close()
-    assert not list(tmp_path.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False, capture_output=True
+    )
+    assert int(done.stdout) > 8
+    until = time.monotonic() + 60
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):

@@ -68,7 +68,7 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[No
 
 def head_is_gone() -> bool:
     """Whether the head that this process has started was lost: who asks it something waits until Ray ends him."""
-    node = worker._global_node
+    node: Any = worker._global_node
     if node is None or not node.is_head():
         return False
     started: Any = node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, [])
