@@ -2,8 +2,8 @@
 
     {"format": 1, "files": {"model.safetensors": {"bytes": 81920, "sha256": "..."}, ...}}
 
-SHA-256, because processors have instructions for it and `sha256sum` checks it: 1.3 to 1.8 s a GiB and thread where they
-do. Files are read in up to four threads.
+SHA-256, because processors have instructions for it (0.8 s a GiB from a file in memory, half the time of BLAKE2b), and
+because `sha256sum` gives the same. Files are read in up to four threads.
 """
 
 import hashlib
