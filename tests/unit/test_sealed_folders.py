@@ -8,7 +8,7 @@ import pytest
 
 from rlvr import atomic_files, sealed_folders
 from rlvr.config.recipe import ModelConfig, TinyModel
-from rlvr.errors import CheckpointError
+from rlvr.errors import CheckpointError, StorageError
 from rlvr.models.export import export_policy
 from rlvr.models.policy import build_tiny, load_policy
 
@@ -60,6 +60,17 @@ def test_a_damaged_marker_is_never_taken_for_one_of_an_older_version(
     (folder / "complete.json").write_text(marker)
     (problem,) = sealed_folders.check(folder).problems
     assert problem.startswith("complete.json is damaged")
+
+
+def test_a_file_that_may_not_be_read_is_no_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sealed_folders, "file_digest", refused)
+    with pytest.raises(StorageError, match=r"weights may not be read: Permission denied"):
+        sealed_folders.check(folder)
 
 
 def test_a_folder_of_an_older_version_passes_unchecked(folder: Path) -> None:
