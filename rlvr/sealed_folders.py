@@ -2,8 +2,8 @@
 
     {"format": 1, "files": {"model.safetensors": {"bytes": 81920, "sha256": "..."}, ...}}
 
-SHA-256, because processors have instructions for it and `sha256sum` checks it: 1.3 to 1.8 s a GiB and thread where they
-do. Files are read in up to four threads.
+SHA-256, because processors have instructions for it (0.8 s a GiB from a file in memory, half the time of BLAKE2b), and
+because `sha256sum` gives the same. Files are read in up to four threads.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlvr import atomic_files
-from rlvr.errors import CheckpointError
+from rlvr.errors import CheckpointError, StorageError
 
 MARKER = "complete.json"
 _FORMAT = 1
@@ -49,9 +49,14 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path, *, ignoring: Collection[str] = ()) -> SealCheck:
-    """Compares the files in `folder` with its marker. Reads every file, but for the names in `ignoring`."""
+    """Compares the files in `folder` with its marker. Reads every file, but for the names in `ignoring`.
+
+    Raises: StorageError when a file may not be read, which is no damage.
+    """
     try:
         marker = json.loads((folder / MARKER).read_bytes())
+    except PermissionError as error:
+        raise _forbidden(folder / MARKER, error) from error
     except OSError as error:
         return _broken(f"{MARKER} cannot be read: {error.strerror or error}")
     except (ValueError, RecursionError):
@@ -92,6 +97,12 @@ def _known_digest(file: Path) -> str:
     return _known[key]
 
 
+def _forbidden(file: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{file} may not be read: {error.strerror or error}; give this user the right, or choose another checkpoint"
+    )
+
+
 def _broken(problem: str) -> SealCheck:
     return SealCheck(problems=(problem,), has_digests=False)
 
@@ -122,6 +133,8 @@ def _problem(folder: Path, name: str, num_bytes: int, digest: str) -> str:
             return f"{name} has {size:,} bytes of {num_bytes:,}"
         if _known_digest(file) != digest:
             return f"{name} is not what was written (its SHA-256 differs)"
+    except PermissionError as error:
+        raise _forbidden(file, error) from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
     return ""

@@ -5,10 +5,11 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rlvr.batch import Batch
-from rlvr.errors import LearnerError
+from rlvr.errors import LearnerError, StorageError
 from rlvr.learner.metrics import Outcome
 from rlvr.learner.peers import Peers
 
@@ -46,10 +47,15 @@ def find_offender(
 
 
 def keep_micro_batch(batch: Batch, folder: Path, *, number: int) -> Path:
-    """Writes what is needed to look into a fault; returns the file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes what is needed to look into a fault; returns the file. Raises StorageError."""
     path = folder / f"nonfinite_{number:03d}.safetensors"
-    save_file({name: getattr(batch, name).cpu().contiguous() for name in _KEPT}, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: getattr(batch, name).cpu().contiguous() for name in _KEPT}, path)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"the micro-batch with a non-finite gradient could not be kept in {path}: {error}"
+        ) from error
     return path
 
 

@@ -29,7 +29,7 @@ RUN_STATE = "run_state.json"
 RUN_RECIPE = "run_recipe.yaml"
 NOT_FOR_INFERENCE = ("optimizer.pt",)
 _FULL_BYTES = 32 << 20  # torch does not say of a full disk that it is one
-_REQUIRED = ("elapsed_s", "stream", "governor", "solve_rates")
+_REQUIRED = ("elapsed_s", "stream", "governor")
 
 
 def write_checkpoint(

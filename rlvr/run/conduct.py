@@ -41,7 +41,7 @@ from rlvr.run.loop import run_loop
 from rlvr.run.preflight import OpenedData, PromptLimit
 from rlvr.run.recipe_file import signed, write_recipe
 from rlvr.run.recorder import Recorder
-from rlvr.run.reentry import finish_trained, start_over
+from rlvr.run.reentry import finish_trained, start_over, warn
 from rlvr.run.resume import BEFORE_EVERYTHING, Resume, find_resume
 from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.sampler import CompletionJudge
@@ -184,7 +184,7 @@ def conduct(
         if dtypes is not None:
             recorder.event("dtypes", **dtypes.event)
         for warning in resumed.warnings if resumed else ():
-            recorder.remark("resume_warning", f"warning: {warning}", message=warning)
+            warn(recorder.event, warning)
         if resume and resumed is None:
             start_over(recorder)
         with _recorded(recorder), _told_where_to_go_on(directory, stop):
@@ -253,8 +253,8 @@ def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | No
     if chosen is None:
         scene.recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
         return None
-    for text in chosen.passed_over:
-        scene.recorder.remark("resume_warning", f"warning: {text}", message=text)
+    for warning in chosen.passed_over:
+        warn(scene.recorder.event, warning)
     return Resume(step=step, folder=chosen.folder, state=read_run_state(chosen.folder), changed={})
 
 

@@ -276,6 +276,16 @@ def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunD
     return RunDirectory.open_existing(_without_links(path or Path("runs/latest")))
 
 
+def _remove_drafts(folder: Path) -> None:
+    """Removes what a process that was killed had begun to write in the place of another file."""
+    for name in ("recipe.yaml", "metrics.jsonl", "events.jsonl", "reference"):
+        for draft in folder.glob(f"{name}.*.tmp"):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+
+
 def _without_links(path: Path) -> Path:
     """The folder itself: `runs/latest` points elsewhere as soon as another run starts."""
     real = path.expanduser().resolve()
@@ -294,6 +304,8 @@ def locked_directory(
     """
     directory = open_directory(path, recipe_name=recipe_name, resume=resume)
     with lock_directory(directory.path) as lock:
-        if not resume:
+        if resume:
+            _remove_drafts(directory.path)
+        else:
             directory.require_unused()  # a run may have begun and ended there in between
         yield replace(directory, lock=lock)

@@ -10,6 +10,7 @@ it is lost, and is told file by file; the weights, the data position and the opt
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,22 @@ from rlvr.run.directory import RunDirectory
 from rlvr.run.journal import read_line, rollout_step
 from rlvr.run.ledger import Ledger, Settled, move_aside
 
+logger = logging.getLogger(__name__)
+
 _MAX_NAMED = 5
 _PARQUET = b"PAR1"
 
 
 def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[str, Any]:
-    """What the files hold after `step`; flushed before. JSON-able. Raises StorageError."""
+    """What the files hold after `step`; flushed before. JSON-able. Warns of one that is gone. Raises StorageError."""
+    for path in (directory.metrics, directory.events):
+        if not path.exists():
+            logger.warning(
+                "%s was removed while the run goes on: what it writes there is lost until the run is resumed",
+                path,
+            )
+    metrics, events = _read(directory.metrics), _read(directory.events)
     try:
-        metrics, events = directory.metrics.read_bytes(), directory.events.read_bytes()
         rollouts = {
             path.name: path.stat().st_size
             for path in sorted(directory.rollouts.glob("step_*.parquet"))
@@ -34,7 +43,7 @@ def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[
         }
     except OSError as error:
         raise StorageError(
-            f"{error.filename} cannot be read: {error.strerror or error}; was it removed while the run went on?"
+            f"{error.filename or directory.rollouts} cannot be read: {error.strerror or error}"
         ) from error
     return {
         "metrics": {**_fingerprint(metrics), "steps": _spans(_steps(metrics))},

@@ -1,10 +1,28 @@
 """The two ends of a resume at which nothing is trained from a checkpoint: there is none yet, or it is the last one."""
 
+import logging
+from typing import Protocol
+
+from rlvr.records import Json
 from rlvr.run.console import Console
 from rlvr.run.directory import RunDirectory
 from rlvr.run.journal import EventsFile, MetricsFile, read_line
 from rlvr.run.recorder import Recorder
 from rlvr.run.resume import BEFORE_EVERYTHING, Resume
+
+logger = logging.getLogger(__name__)
+
+
+class Record(Protocol):
+    """Writes an event."""
+
+    def __call__(self, kind: str, **fields: Json) -> None: ...
+
+
+def warn(record: Record, text: str) -> None:
+    """Tells of damage on standard error and in events.jsonl."""
+    logger.warning("%s", text)
+    record("resume_warning", message=text)
 
 
 def start_over(recorder: Recorder) -> None:
@@ -24,9 +42,8 @@ def finish_trained(directory: RunDirectory, last: Resume, *, console: Console) -
     metrics = MetricsFile(directory.metrics)
     try:
         metrics.truncate_after(last.step)
-        for text in last.warnings:
-            console.note(f"warning: {text}")
-            events.write("resume_warning", message=text)
+        for warning in last.warnings:
+            warn(events.write, warning)
         if not was_done:
             events.write("done", step=last.step, seconds=round(float(last.state["elapsed_s"]), 1))
     finally:

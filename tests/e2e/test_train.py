@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +190,35 @@ def test_resuming_a_finished_run_says_that_nothing_is_left(finished: Path):
     assert len(_events(finished, "done")) == 1
     shorter = ("train", "tiny", *TINY, "run.steps=3", "--run-dir", str(finished), "--resume")
     assert "nothing left to train" in rlvr(*shorter, cwd=finished, expect=2)
+
+
+def test_a_run_that_saved_nothing_is_started_over_by_a_resume_and_ends_the_same(
+    finished: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints")  # as if it had been killed before the first one
+    out = rlvr("train", "tiny", *TINY, "--run-dir", "run", "--resume", cwd=tmp_path)
+    assert "it starts over from the first step" in out
+    assert metrics_of(run) == metrics_of(finished)
+    with sqlite3.connect(run / "ledger.sqlite") as ledger:
+        assert ledger.execute("SELECT COUNT(*) FROM issues").fetchone() == (16,)
+
+
+def test_a_damaged_checkpoint_ends_resume_and_eval_with_exit_code_1(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    weights = run / "checkpoints" / "step_4" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-9] ^= 2
+    weights.write_bytes(data)
+    for arguments in (
+        ("train", "tiny", *TINY, "run.steps=6", "--run-dir", "run", "--resume"),
+        ("eval", "run"),
+    ):
+        out = rlvr(*arguments, cwd=tmp_path, expect=1)
+        assert "step_4 is damaged: model.safetensors is not what was written" in out
+        assert "Traceback" not in out
 
 
 def test_eval_reports_the_figure_of_the_last_row(finished: Path, tmp_path: Path):

@@ -3,25 +3,41 @@
 Random damage is the same in every run; `pytest -m fuzz` has more of it, and other damage each time.
 """
 
+import io
 import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlvr.batch import Learner
 from rlvr.errors import CheckpointError, ConfigError, StorageError
 from rlvr.run.checkpoints import choose_checkpoint
-from rlvr.run.directory import RunDirectory
+from rlvr.run.console import Console
+from rlvr.run.directory import RunDirectory, locked_directory
+from rlvr.run.ledger import Ledger
+from rlvr.run.lineage import lineage_of
 from rlvr.run.recipe_file import stored_recipe
-from rlvr.run.resume import find_resume
+from rlvr.run.recorder import Recorder
+from rlvr.run.reentry import finish_trained
+from rlvr.run.resume import find_resume, resume_from
 from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
-from tests.unit.damaged_runs import DAMAGES, INPUTS, copied, files_of, make_run, recipe, resume
+from tests.unit.damaged_runs import (
+    DAMAGES,
+    INPUTS,
+    BytesLearner,
+    copied,
+    files_of,
+    make_run,
+    recipe,
+    resume,
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +182,51 @@ def test_a_recipe_that_no_checkpoint_can_replace_is_an_error(run: RunDirectory) 
     run.recipe.unlink()
     with pytest.raises(ConfigError, match=r"recipe\.yaml is missing; restore it from a copy"):
         stored_recipe(run, chosen)
+
+
+def test_a_recorder_saves_nothing_into_a_directory_that_another_run_has_taken(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    opening = locked_directory(run.path, recipe_name="x", resume=True)
+    with opening as directory:
+        recorder = Recorder(
+            directory, console=Console(file=io.StringIO()), sinks=(), prompt_text=lambda _: "", keep_checkpoints=1,
+            sample_every_steps=0,
+        )  # fmt: skip
+        run.path.rename(tmp_path / "moved")
+        other = RunDirectory.create(run.path, "x")
+        with locked_directory(run.path, recipe_name="x", resume=False):
+            learner = cast(Learner, BytesLearner(7))
+            with pytest.raises(StorageError, match="another run is there now"):
+                recorder.checkpoint(7, learner=learner, state={})
+        recorder.close()
+    assert other.step_folders() == []
+
+
+def test_metrics_that_are_removed_in_mid_run_are_told_and_the_checkpoint_is_saved(
+    run: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.metrics.unlink()
+    ledger = Ledger(run.ledger)
+    lineage = lineage_of(run, 7, settled=ledger.settled(7))
+    ledger.close()
+    assert lineage["metrics"]["bytes"] == 0
+    assert lineage["ledger"]["trained"] == 14
+    assert "metrics.jsonl was removed while the run goes on" in caplog.text
+
+
+def test_a_run_that_has_its_last_checkpoint_is_finished_and_done_once(run: RunDirectory) -> None:
+    chosen = choose_checkpoint(run)
+    assert chosen is not None
+    out = io.StringIO()
+    for _ in range(2):
+        last = resume_from(run, chosen, changed={})
+        finish_trained(run, last, console=Console(file=out))
+    events = [json.loads(line) for line in run.events.read_text().splitlines()]
+    assert [event["step"] for event in events if event["kind"] == "done"] == [6]
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(7))
+    assert "nothing left to train" in out.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from rlvr.errors import StorageError
 from rlvr.records import (
     Check,
     Completion,
@@ -209,3 +210,33 @@ def test_resuming_removes_rollouts_of_later_steps(tmp_path: Path) -> None:
         "step_000001.parquet",
         "step_000002.parquet",
     ]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    metrics = MetricsFile(Path("/dev/full"))
+    with pytest.raises(StorageError, match="/dev/full cannot be read or written: No space left"):
+        metrics.write(1, time_s=1.0, metrics={})
+    with pytest.raises(StorageError):
+        metrics.close()
+
+
+def test_a_folder_of_rollouts_that_is_gone_is_named(tmp_path: Path) -> None:
+    rollouts = RolloutWriter(tmp_path / "rollouts")
+    (tmp_path / "rollouts").rmdir()
+    with pytest.raises(StorageError, match=r"rollouts/step_000001\.parquet cannot be"):
+        rollouts.write(1, groups=[group()], prompt_texts={})
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": "x"}', b'{"step": {}}', b"[" * 100_000, b"\xff\xfe", b"3"]
+)
+def test_a_line_that_is_no_row_is_cut_and_the_others_stay_to_the_byte(
+    tmp_path: Path, line: bytes
+) -> None:
+    path = tmp_path / "m.jsonl"
+    good = '{"step": 1, "text": "\u2028 \u00e9"}\n'.encode()
+    path.write_bytes(good + line + b"\n" + b'{"step": 5}\n')
+    metrics = MetricsFile(path)
+    assert metrics.truncate_after(4) == 2
+    metrics.close()
+    assert path.read_bytes() == good

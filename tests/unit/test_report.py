@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlvr.errors import ConfigError
+from rlvr.errors import CheckpointError, ConfigError, StorageError
 from rlvr.report.charts import line_chart, stacked_chart
 from rlvr.report.markup import duration, escaped, number
-from rlvr.report.page import write_report
+from rlvr.report.page import reported, write_report
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -349,3 +349,52 @@ def test_numbers_are_written_for_people() -> None:
     ]
     assert [duration(s) for s in (51.3, 521.2, 8000)] == ["51.3 s", "8 min 41 s", "2 h 13 min"]
     assert escaped("a\n<b>") == "a\n&lt;b&gt;"
+
+
+def test_a_report_that_fails_too_does_not_hide_why_the_run_failed(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+):
+    (run_dir / "report.html").unlink(missing_ok=True)
+    (run_dir / "report.html").mkdir()
+    told: list[str] = []
+    with (
+        pytest.raises(CheckpointError, match="the disk is full"),
+        reported(run_dir, told=told.append),
+    ):
+        raise CheckpointError("the disk is full")
+    assert told == []
+    assert "the report could not be written" in caplog.text
+    with (
+        pytest.raises(StorageError, match=r"report\.html cannot be written"),
+        reported(run_dir, told=told.append),
+    ):
+        pass
+
+
+def test_the_report_is_written_whether_or_not_the_run_failed(run_dir: Path):
+    told: list[str] = []
+    with pytest.raises(CheckpointError), reported(run_dir, told=told.append):
+        raise CheckpointError("torn")
+    with reported(run_dir, told=told.append):
+        pass
+    assert told == [f"report {run_dir / 'report.html'}"] * 2
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": ' + "9" * 5000 + "}", '{"step": {}}'])
+def test_lines_that_no_reader_can_take_are_left_out(run_dir: Path, line: str):
+    before = write_report(run_dir).read_text()
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert write_report(run_dir).read_text() == before
+
+
+def test_a_file_that_cannot_be_read_is_named(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(path: Path, **_: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(
+        StorageError,
+        match=r"metrics\.jsonl cannot be read: Permission denied|recipe\.yaml cannot be read",
+    ):
+        write_report(run_dir)

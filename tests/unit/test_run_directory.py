@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.errors import ConfigError
-from rlvr.run.directory import RunDirectory, open_directory
+from rlvr.run.directory import RunDirectory, locked_directory, open_directory
 
 
 def checkpoint(run: RunDirectory, step: int, *, is_whole: bool = True, ending: str = "") -> Path:
@@ -132,3 +132,14 @@ def test_pruning_keeps_the_newest_whole_ones_and_what_is_being_written(tmp_path:
     checkpoint(run, 11, ending=".tmp")
     run.prune_checkpoints(2)
     assert sorted(f.name for f in run.checkpoints.iterdir()) == ["step_10", "step_11.tmp", "step_2"]
+
+
+def test_a_resume_removes_files_that_were_only_begun(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", "x")
+    for name in ("recipe.yaml", "recipe.yaml.77.tmp", "metrics.jsonl.77.tmp", "report.html.78.tmp"):
+        (run.path / name).touch()
+    (run.path / "reference.77.tmp").mkdir()
+    with locked_directory(run.path, recipe_name="x", resume=True):
+        pass
+    left = sorted(entry.name for entry in run.path.iterdir())
+    assert left == [".lock", "checkpoints", "recipe.yaml", "report.html.78.tmp", "rollouts"]
