@@ -15,6 +15,7 @@ from rlvr.report.rollouts import evaluation_section, training_section
 
 ALARMS = (
     "stopped", "mismatch_alarm", "verifier_error", "group_dropped", "step_without_groups", "refill_spent",
+    "mismatch_at_start",
 )  # fmt: skip
 NUM_ALARMS = 50
 _CURVES = (
