@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -63,7 +64,7 @@ def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") 
     Raises: CheckpointError when a file is absent or torn, or tensors are missing, unknown or of another shape.
     """
     try:
-        plain, found = type(model).from_pretrained(
+        loaded: Any = type(model).from_pretrained(
             folder,
             config=deepcopy(model.config),
             dtype=next(model.parameters()).dtype,
@@ -76,6 +77,7 @@ def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") 
         raise CheckpointError(
             f"checkpoint {folder} cannot be read: {error}; choose an older one"
         ) from error
+    plain, found = loaded  # the stub knows no output_loading_info
     differences = {
         "missing": sorted(found["missing_keys"]),
         "unknown": sorted(found["unexpected_keys"]),

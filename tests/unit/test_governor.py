@@ -179,25 +179,24 @@ def test_the_first_step_is_bounded_where_only_rounding_may_differ(
     assert start_bounds(recipe.model_copy(update={"rollout": stale})) == {}
 
 
+def make_bounded() -> Governor:
+    config = GovernorConfig()
+    return Governor(config, correction=Correction(), max_staleness=0, bounds={WORST: 1e-3})
+
+
 def test_the_first_step_with_a_mismatch_is_held_to_its_bounds_and_no_later_one():
-    governor = Governor(
-        GovernorConfig(), correction=Correction(), max_staleness=0, bounds={WORST: 1e-3}
-    )
+    governor = make_bounded()
     assert governor.beyond_rounding({"reward/mean": 0.5}) == ()
     assert governor.beyond_rounding({WORST: 0.78}) == ((WORST, 0.78, 1e-3),)
     assert governor.beyond_rounding({WORST: 0.78}) == ()
-    again = make_bounded()
-    governor.observe(CALM)
-    again.restore(governor.state())  # stopped after its first step, and resumed: it is judged again
-    assert again.beyond_rounding({WORST: 0.78})
-    governor.observe(CALM)
-    again.restore(governor.state())
-    assert again.beyond_rounding({WORST: 0.78}) == ()
-    calm = Governor(
-        GovernorConfig(), correction=Correction(), max_staleness=0, bounds={WORST: 1e-3}
-    )
-    assert calm.beyond_rounding({WORST: 9e-4}) == ()
-    broken = Governor(
-        GovernorConfig(), correction=Correction(), max_staleness=0, bounds={WORST: 1e-3}
-    )
-    assert [name for name, _, _ in broken.beyond_rounding({WORST: math.nan})] == [WORST]
+    assert make_bounded().beyond_rounding({WORST: 9e-4}) == ()
+    assert [name for name, _, _ in make_bounded().beyond_rounding({WORST: math.nan})] == [WORST]
+
+
+def test_a_run_that_was_stopped_after_its_first_step_is_judged_again_when_it_goes_on():
+    governor = make_bounded()
+    for num_steps, is_judged in ((1, True), (2, False)):
+        governor.observe(CALM)
+        again = make_bounded()
+        again.restore(governor.state())
+        assert bool(again.beyond_rounding({WORST: 0.78})) is is_judged, num_steps
