@@ -19,14 +19,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from rlvr.errors import CheckpointError, OtherCheckpoint
 from rlvr.models import lora
-from rlvr.models.export import ADAPTER_FOLDER
+from rlvr.models.export import ADAPTER_FOLDER, read_exported
 
 OPTIMIZER = "optimizer.pt"
 LEARNER = "learner.json"
@@ -133,21 +132,13 @@ def restore_weights(folder: Path, model: PreTrainedModel) -> None:
     Raises: CheckpointError when a file is missing or torn, or the weights are of another model.
     """
     if lora.has_adapters(model):
-        weights = lora.read_adapter(model, folder / ADAPTER_FOLDER)
-        own = {name: p for name, p in model.named_parameters() if name in weights}
+        weights: Mapping[str, Tensor] = lora.read_adapter(model, folder / ADAPTER_FOLDER)
     else:
-        weights = _read_weights(folder)
-        own = dict(model.named_parameters())
-    missing = [name for name in own if name not in weights]
-    wrong = [name for name, p in own.items() if name in weights and weights[name].shape != p.shape]
-    if wrong or missing:
-        raise OtherCheckpoint(
-            f"checkpoint {folder} is of another model: {len(missing)} tensors are missing and {len(wrong)} differ in "
-            f"shape (first: {(missing + wrong)[0]!r}); the recipe's model section must be the one of the run"
-        )
+        weights = dict(read_exported(folder, model).named_parameters())
+    own = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
+        for name, weight in weights.items():
+            own[name].copy_(weight)
 
 
 def trained_names(model: PreTrainedModel) -> list[str]:
@@ -164,16 +155,6 @@ def part_like(whole: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(
         local, parameter.device_mesh, parameter.placements, src_data_rank=None
     ).clone()
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
-    try:
-        for file in sorted(folder.glob("model*.safetensors")):
-            weights |= load_file(file)
-    except _UNREADABLE as error:
-        raise _unreadable(folder, error) from error
-    return weights
 
 
 def _whole(value: Any) -> Any:

@@ -1,12 +1,20 @@
-"""Writing a policy as a folder that transformers loads as it is."""
+"""Writing a policy as a folder that transformers loads as it is, and reading its weights back.
+
+Names in the files are those of the hub, and need not be those of the model's parameters: transformers fuses the experts
+of many architectures as it loads them, and splits them again as it saves. So files are read by its own loader.
+"""
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
+from rlvr.errors import CheckpointError, OtherCheckpoint
 from rlvr.models import lora
 from rlvr.models.policy import Policy
 
@@ -22,6 +30,8 @@ def export_policy(
     not exported: the policy was trained on its own distribution at temperature 1.
 
     Args: state: name -> whole tensor, for a learner whose parameters are sharded; None takes the model's own.
+
+    Raises: CheckpointError when transformers would not find every tensor of the architecture in what was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.model
@@ -43,3 +53,51 @@ def export_policy(
     settings = json.loads(config.read_text())
     if settings.pop("gguf_file", None) or settings.pop("name_or_path", None):
         config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    _check_written(folder, model)
+
+
+def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") -> PreTrainedModel:
+    """The plain architecture of `model` (no adapters) with the weights of a folder, by transformers' loader.
+
+    Args: device: of its tensors; "meta" compares names and shapes, and reads no weight.
+
+    Raises: CheckpointError when a file is absent or torn, or tensors are missing, unknown or of another shape.
+    """
+    try:
+        loaded: Any = type(model).from_pretrained(
+            folder,
+            config=deepcopy(model.config),
+            dtype=next(model.parameters()).dtype,
+            device_map=device,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, LookupError, EOFError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {folder} cannot be read: {error}; --checkpoint step_N chooses another"
+        ) from error
+    plain, found = loaded  # the stub knows no output_loading_info
+    differences = {
+        "missing": sorted(found["missing_keys"]),
+        "unknown": sorted(found["unexpected_keys"]),
+        "of another shape": sorted(str(key[0]) for key in found["mismatched_keys"]),
+    }
+    first = next((name for names in differences.values() for name in names), None)
+    if first is not None:
+        counts = ", ".join(f"{len(names)} {what}" for what, names in differences.items())
+        raise OtherCheckpoint(
+            f"checkpoint {folder} is of another model than this {type(model).__name__}: of its tensors {counts} "
+            f"(first: {first!r}); the recipe's model section must be the one of the run that wrote it"
+        )
+    return plain
+
+
+def _check_written(folder: Path, model: PreTrainedModel) -> None:
+    """Raises CheckpointError when transformers would not find every tensor: it would put random ones in their place."""
+    try:
+        read_exported(folder, model, device="meta")
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"what was just written is not what {type(model).__name__} loads, so nothing may rely on it: {error}"
+        ) from error

@@ -12,6 +12,7 @@ give what it has gathered.
 """
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -34,6 +35,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER = "default"
 _SAVED_PREFIX = "base_model.model."  # of every name in peft's files
+logger = logging.getLogger(__name__)
+# Linear layers of a state-space mixer whose weight its kernels, or its own code, take without calling the layer.
+_READ_BY_KERNELS = ("out_proj", "x_proj", "dt_proj")
 _MARKS = (f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}.")
 
 
@@ -46,7 +50,8 @@ def attach(
         seed: of the random A matrices.
         base_name: what the exported adapter names as its base.
 
-    Raises: ConfigError when peft is missing, a name matches nothing, or a layer shares its weight with another.
+    Raises: ConfigError when peft is missing or refuses a layer, a name matches nothing, or what it matches cannot be
+        merged again.
     """
     try:
         import peft
@@ -63,7 +68,12 @@ def attach(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(settings, model, adapter_name=_ADAPTER)
+        try:
+            peft.inject_adapter_in_model(settings, model, adapter_name=_ADAPTER)
+        except ValueError as error:
+            raise ConfigError(
+                f"model.lora.target_modules={config.target_modules}: peft refuses {type(model).__name__}: {error}"
+            ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(mark in name for mark in _MARKS))
     return model
@@ -72,15 +82,20 @@ def attach(
 def target_names(model: PreTrainedModel, wanted: Collection[str]) -> list[str]:
     """Names for peft of the layers wanted: `all-linear`, names of modules, or the last parts of them.
 
+    `all-linear` leaves out the head, and layers whose adapter could not be merged again; a warning names those.
+
     Raises: ConfigError.
     """
     linear = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
     head = model.get_output_embeddings()
     plain = {name for name, module in linear.items() if module is not head}
-    leaves = sorted({name.rpartition(".")[2] for name in plain})
+    unfit = unfit_layers(model, linear)
+    fit = plain - set(unfit)
+    leaves = sorted({_leaf(name) for name in fit})
     if ALL_LINEAR in wanted:
-        head_leaf = {name.rpartition(".")[2] for name in linear if name not in plain}
-        return leaves if head_leaf.isdisjoint(leaves) else sorted(plain)
+        _say_left_out(model, unfit)
+        other = {_leaf(name) for name, _ in model.named_modules() if name not in fit}
+        return leaves if other.isdisjoint(leaves) else sorted(fit)
     chosen: set[str] = set()
     for name in wanted:
         found = {full for full in linear if full == name or full.endswith(f".{name}")}
@@ -89,9 +104,30 @@ def target_names(model: PreTrainedModel, wanted: Collection[str]) -> list[str]:
                 f"model.lora.target_modules: {name!r} matches no linear layer of {type(model).__name__}; its linear "
                 f"layers are {', '.join(leaves)}; or [{ALL_LINEAR}] for all of them"
             )
+        refused = sorted(found & set(unfit))
+        if refused:
+            raise ConfigError(
+                f"model.lora.target_modules: {name!r} matches {refused[0]!r}, which takes no adapter: "
+                f"{unfit[refused[0]]}; take some of {', '.join(leaves)}, or model.lora.rank=0 to train all weights"
+            )
         chosen |= found
     _refuse_tied(model, chosen)
     return sorted(set(wanted))
+
+
+def unfit_layers(model: PreTrainedModel, linear: Mapping[str, torch.nn.Module]) -> dict[str, str]:
+    """Layer -> why an adapter on it would not act, or could not be merged into the layer's own weight."""
+    found: dict[str, str] = {}
+    fused = {leaf for leaf in {_leaf(name) for name in linear} if _is_fused_by_peft(model, leaf)}
+    for name, module in linear.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if not _is_plain_product(module):
+            found[name] = f"a {type(module).__name__} computes more than its product"
+        elif _leaf(name) in _READ_BY_KERNELS and hasattr(owner, "A_log"):
+            found[name] = "state-space layers read its weight and bypass the layer"
+        elif _leaf(name) in fused:
+            found[name] = "peft would put the adapter of this name on the fused experts"
+    return found
 
 
 def has_adapters(model: torch.nn.Module) -> bool:
@@ -244,6 +280,57 @@ def plain_copy(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel
             target[name].copy_(weight)
     clone.gradient_checkpointing_disable()
     return clone.eval()
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _is_plain_product(module: Any) -> bool:
+    """Whether a linear layer of a class of its own is one all the same (a router's result is a tuple, for example)."""
+    if type(module).forward in (torch.nn.Linear.forward, Conv1D.forward):
+        return True
+    row = torch.linspace(-1, 1, module.in_features).to(module.weight)[None]
+    with torch.no_grad():
+        result = module(row)
+        if not isinstance(result, Tensor):
+            return False
+        expected = torch.nn.functional.linear(row, module.weight, module.bias)
+        return result.is_meta or torch.allclose(result, expected, rtol=1e-3, atol=1e-5)
+
+
+def _is_fused_by_peft(model: PreTrainedModel, leaf: str) -> bool:
+    """Whether peft takes a layer's name for that of experts, which transformers 5 holds as one parameter."""
+    try:
+        from peft import LoraConfig as PeftConfig
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # no peft yet, or one that converts nothing
+        return False
+    settings = PeftConfig(target_modules=[leaf])
+    try:
+        convert_peft_config_for_transformers(settings, model=model, conversions=None)
+    except ValueError:  # one of two names that are fused into one
+        return True
+    return bool(settings.target_parameters)
+
+
+def _say_left_out(model: PreTrainedModel, unfit: Mapping[str, str]) -> None:
+    experts = [
+        name for name, p in model.named_parameters() if ".experts." in f".{name}" and p.dim() > 2
+    ]
+    leaves: dict[str, list[str]] = {}
+    for name, why in {_leaf(name): why for name, why in unfit.items()}.items():
+        leaves.setdefault(why, []).append(name)
+    parts = [f"{', '.join(names)} ({why})" for why, names in leaves.items()]
+    if experts:
+        parts.append(f"{len(experts)} parameters of fused experts (first: {experts[0]})")
+    if parts:
+        logger.warning(
+            "model.lora.target_modules=[%s] of %s leaves out %s; they stay as they are, model.lora.rank=0 trains them",
+            ALL_LINEAR,
+            type(model).__name__,
+            "; ".join(parts),
+        )
 
 
 def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,7 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -32,6 +33,7 @@ from rlvr import sealed_folders
 from rlvr.config.recipe import ModelConfig, TinyModel
 from rlvr.errors import ConfigError
 from rlvr.models import lora
+from rlvr.models.families import exact_attention, refuse_untrainable
 from rlvr.models.locate import locate
 
 logger = logging.getLogger(__name__)
@@ -106,12 +108,16 @@ def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
     if config.tiny is not None:
         return build_tiny(config.tiny, seed=seed)
     tokenizer = load_tokenizer(config)
+    attention = exact_attention(read_architecture(config))
     folder, arguments = _source(config)
     sealed_folders.require_whole(Path(folder), ignoring=_NOT_READ)
+    if attention:
+        arguments["attn_implementation"] = attention
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_loaded(config, error) from error
+    model.config.get_text_config().output_router_logits = False
     return _finish(_without_quantization(model), tokenizer)
 
 
@@ -182,22 +188,32 @@ def outline(config: ModelConfig) -> PreTrainedModel:
     Raises: ConfigError when there is none, with what to do.
     """
     if config.tiny is not None:
-        architecture: Any = _tiny_architecture(config.tiny)
+        architecture: PretrainedConfig = _tiny_architecture(config.tiny)
     else:
-        folder, arguments = _source(config)
-        try:
-            architecture = AutoConfig.from_pretrained(folder, **arguments)
-        except (OSError, ValueError, ImportError) as error:
-            raise ConfigError(
-                f"model.path={config.path!r}: its config.json cannot be read: {_first_line(error)}. A hub name needs "
-                "the network for this file of a few kilobytes; a local folder or a .gguf file needs none"
-            ) from error
+        architecture = read_architecture(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             architecture, trust_remote_code=config.trust_remote_code
         )
     model.tie_weights()
     return model
+
+
+def read_architecture(config: ModelConfig) -> PretrainedConfig:
+    """What config.json, or the header of a GGUF file, says of the architecture.
+
+    Raises: ConfigError when it cannot be read, or is of a family that cannot be trained (`rlvr.models.families`).
+    """
+    folder, arguments = _source(config)
+    try:
+        architecture = AutoConfig.from_pretrained(folder, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"model.path={config.path!r}: its config.json cannot be read: {_first_line(error)}. A hub name needs "
+            "the network for this file of a few kilobytes; a local folder or a .gguf file needs none"
+        ) from error
+    refuse_untrainable(architecture, name=config.path)
+    return architecture
 
 
 def _source(config: ModelConfig) -> tuple[str, dict[str, Any]]:
@@ -291,6 +307,7 @@ def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
     plain = model.config.to_dict()
     plain.pop("quantization_config", None)
     config = AutoConfig.for_model(plain.pop("model_type"), **plain)
+    config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
         clean = type(model)(config)
     clean.load_state_dict(model.state_dict(), assign=True)

@@ -19,8 +19,8 @@ from rlvr.report.rollouts import evaluation_section, training_section
 logger = logging.getLogger(__name__)
 
 ALARMS = (
-    "stopped", "alarm", "alarm_cleared", "resume_warning", "broken_checker", "mismatch_alarm", "verifier_error",
-    "group_dropped", "step_without_groups", "refill_spent",
+    "stopped", "alarm", "alarm_cleared", "resume_warning", "broken_checker", "mismatch_alarm", "mismatch_at_start",
+    "verifier_error", "group_dropped", "step_without_groups", "refill_spent",
 )  # fmt: skip
 _SHOWN_FIRST = (
     "stopped",

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from rlvr.protocols import GenerationRequest
 from rlvr.records import FinishReason
-from rlvr.rollout.key_value_cache import key_value_cache
+from rlvr.rollout.next_token import Way, rows_of
 
 # A row that has finished is dropped from the batch when at least this share of its rows has: dropping copies the cache.
 DROP_SHARE = 1 / 16
@@ -39,6 +39,7 @@ def decode_rows(
     model: PreTrainedModel,
     requests: Sequence[GenerationRequest],
     *,
+    way: Way,
     stop_token_ids: Sequence[int],
     pad_token_id: int,
     to_text: Callable[[Sequence[int]], str],
@@ -48,6 +49,7 @@ def decode_rows(
 
     Args:
         requests: may differ in prompt, limit, temperature and stops; equal prompts are prefilled once.
+        way: how logits are computed; with EQUAL_LENGTHS the prompts must be of one length.
         to_text: decodes token ids, special ones too; used only to look for stop strings.
     """
     device = next(model.parameters()).device
@@ -57,33 +59,11 @@ def decode_rows(
     prompt_of_row = torch.tensor(
         [prompts.index(r.prefix_token_ids) for r in requests], device=device
     )
-
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_token_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    cache = key_value_cache(model.config)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        # The last place, as an index: `1` would give the head a strided slice, which torch multiplies by one copy of
-        # a frozen head for each row (60 prompts of SmolLM2 in bfloat16: 21 s and 3.2 GiB in place of 0.05 s).
-        logits_to_keep=torch.tensor([width - 1], device=device),
-    ).logits[:, -1]
-
-    logits = logits[prompt_of_row]
     longest = max(row.request.sampling.max_tokens for row in rows)
-    # One mask for the whole generation: each step looks at a wider part of it.
-    mask = torch.cat([mask[prompt_of_row], mask.new_ones(len(rows), longest)], 1)
-    position = mask[:, :width].sum(1)
+    growing = rows_of(model, prompts, way=way, pad_token_id=pad_token_id, room=longest)
+    logits = growing.start()[prompt_of_row]
     if len(prompts) != len(rows):
-        cache.batch_select_indices(prompt_of_row)
+        growing.select(prompt_of_row)
     stops = [frozenset(stop_token_ids) | frozenset(r.sampling.stop_token_ids) for r in requests]
     live = list(range(len(rows)))
     for place in range(longest):
@@ -106,18 +86,10 @@ def decode_rows(
             return
         if len(live) - len(going) >= DROP_SHARE * len(live):
             index = torch.tensor(going, device=device)
-            cache.batch_select_indices(index)
-            tokens, mask, position = tokens[index], mask[index], position[index]
+            growing.select(index)
+            tokens = tokens[index]
             live = [live[k] for k in going]
-        logits = model(
-            input_ids=tokens[:, None],
-            attention_mask=mask[:, : width + place + 1],
-            position_ids=position[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        position = position + 1
+        logits = growing.append(tokens)
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ written into it.
 
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 _ROOM = 64  # tokens, at least
 _ROOM_SHARE = 0.25  # of what is held already
@@ -20,6 +20,21 @@ def key_value_cache(config: PretrainedConfig) -> DynamicCache:
         LayerWithRoom() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def select_rows(cache: DynamicCache, indices: Tensor) -> None:
+    """The cache's rows become these, in this order; states of recurrent layers with them.
+
+    `Cache.batch_select_indices` knows no such states.
+    """
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            for states in (layer.conv_states, layer.recurrent_states):
+                for key, state in states.items():
+                    if state is not None:
+                        states[key] = state.index_select(0, indices)
+        if isinstance(layer, DynamicLayer):
+            layer.batch_select_indices(indices)
 
 
 class LayerWithRoom(DynamicLayer):

@@ -10,7 +10,7 @@ A copy is refreshed from the learner's tensors, or, in a process of its own, fro
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,6 +27,7 @@ from rlvr.models.scoring import score_rows
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.rollout.decode import Row, decode_rows
+from rlvr.rollout.next_token import Way, way_of
 from rlvr.rollout.waves import Emit, WaveScheduler
 
 COPY_DTYPES = {EngineDtype.BFLOAT16: torch.bfloat16, EngineDtype.FLOAT32: torch.float32}
@@ -58,6 +59,8 @@ class TransformersEngine:
         self._autocast = autocast and engine_dtype is not EngineDtype.BFLOAT16
         self._max_batch_rows = max_batch_rows
         self._version = 0
+        # Asked of the policy and not of a copy: it is in float32, so that rounding hides nothing.
+        self._way = way_of(policy.model)
         self._waves = WaveScheduler(self._run_wave, name="rlvr-engine")
         if self._shared:
             self._model = policy.model
@@ -151,11 +154,12 @@ class TransformersEngine:
             emit(self._completion(row, version=version))
 
         try:
-            for start in range(0, len(requests), self._max_batch_rows):
+            for batch in self._batches(requests):
                 with self._arithmetic():
                     decode_rows(
                         self._model,
-                        requests[start : start + self._max_batch_rows],
+                        batch,
+                        way=self._way,
                         stop_token_ids=self._policy.stop_token_ids,
                         pad_token_id=self._policy.pad_token_id,
                         to_text=lambda ids: stop_text(ids, self._policy.tokenizer),
@@ -163,6 +167,18 @@ class TransformersEngine:
                     )
         finally:
             self._model.train(was_training)
+
+    def _batches(
+        self, requests: Sequence[GenerationRequest]
+    ) -> Iterator[Sequence[GenerationRequest]]:
+        """What runs together: at most `max_batch_rows`, and prompts of one length where the way asks for it."""
+        parts: dict[int, list[GenerationRequest]] = {}
+        for request in requests:
+            length = len(request.prefix_token_ids) if self._way is Way.EQUAL_LENGTHS else 0
+            parts.setdefault(length, []).append(request)
+        for part in parts.values():
+            for start in range(0, len(part), self._max_batch_rows):
+                yield part[start : start + self._max_batch_rows]
 
     def _completion(self, row: Row, *, version: int) -> Completion:
         if row.finish_reason is None:

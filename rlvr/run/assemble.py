@@ -20,7 +20,7 @@ from rlvr.run.buffer import GroupBuffer
 from rlvr.run.canary import build_canary
 from rlvr.run.difficulty import SolveRates
 from rlvr.run.evaluation import Evaluation, evaluate
-from rlvr.run.governor import Governor
+from rlvr.run.governor import Governor, start_bounds
 from rlvr.run.learner_thread import LearnerThread
 from rlvr.run.parts import Evaluator, RunParts
 from rlvr.run.preflight import OpenedData
@@ -66,6 +66,7 @@ def assemble(
         recipe.algorithm.governor,
         correction=build_correction(recipe.algorithm.correction),
         max_staleness=recipe.rollout.max_staleness,
+        bounds=start_bounds(recipe),
     )
     alarms = AlarmWatch(recorder.alarm, recorder.remark, after_steps=recipe.run.alarm_after_steps)
     solve_rates = _solve_rates(recipe, data.stream)

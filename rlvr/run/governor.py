@@ -13,6 +13,9 @@ alarm climbs one rung, and the counting begins anew, so that what was done can t
 The mismatch itself is measured before any correction, so a correction alone does not end an alarm: it makes the steps
 harmless that follow, and if the mismatch stays, the next rung is climbed.
 
+Where the engine has the learner's weights and arithmetic, the first step is judged by itself (`start_bounds`): there
+only rounding may differ, and a mismatch that is there from the start would pass for usual.
+
 The decision is a pure function of the metrics seen so far; `rlvr.run.steering` carries it out.
 """
 
@@ -25,6 +28,8 @@ from typing import Any
 
 from rlvr.algorithms.corrections import Correction, stricter
 from rlvr.config.algorithm import GovernorConfig, GovernorMode
+from rlvr.config.learner import LearnerDtype
+from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,34 @@ WATCHED = (
     Watched(metric="mismatch/max_abs_logprob_diff", is_high_bad=True, min_width=0.25),  # nats
     Watched(metric="mismatch/ess", is_high_bad=False, min_width=0.02),
 )
+
+
+# What the first step's differences may be, in nats. Rounding makes 3e-5 of the largest in float32 (SmolLM2-135M, 48
+# completions of 40 tokens; tiny models 1e-5), and 0.25, with a mean of 0.028, in bfloat16, where kernels of cached and
+# packed attention differ. What is wrong from the start makes 0.1 to 3 in float32.
+_START_BOUNDS: Mapping[LearnerDtype, Mapping[str, float]] = {
+    LearnerDtype.FLOAT32: {"mismatch/max_abs_logprob_diff": 1e-3},
+    LearnerDtype.BFLOAT16_AUTOCAST: {
+        "mismatch/mean_abs_logprob_diff": 0.1,
+        "mismatch/max_abs_logprob_diff": 2.0,
+    },
+}
+
+
+def start_bounds(recipe: Recipe) -> Mapping[str, float]:
+    """Metric -> the most that it may be at the first step; empty where more than rounding may differ.
+
+    They hold where the engine computes in the learner's arithmetic (`rollout.engine_dtype` shared, or float32, which
+    takes the learner's), with weights that are not stale.
+    """
+    rollout = recipe.rollout
+    is_own = rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype in (
+        EngineDtype.SHARED,
+        EngineDtype.FLOAT32,
+    )
+    if not is_own or rollout.max_staleness or recipe.algorithm.governor.mode is GovernorMode.OFF:
+        return {}
+    return _START_BOUNDS.get(recipe.learner.dtype, {})
 
 
 class Action(StrEnum):
@@ -90,10 +123,19 @@ class Governor:
     """Learns the bands and decides. `correction` and `max_staleness` are those in force."""
 
     def __init__(
-        self, config: GovernorConfig, *, correction: Correction, max_staleness: int
+        self,
+        config: GovernorConfig,
+        *,
+        correction: Correction,
+        max_staleness: int,
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
-        """Args: correction, max_staleness: what the recipe says."""
+        """Args:
+        correction, max_staleness: what the recipe says.
+        bounds: of the first step (`start_bounds`).
+        """
         self._config = config
+        self._bounds = dict(bounds or {})
         self.correction = correction
         self.max_staleness = max_staleness
         # While the pipeline fills up, staleness is below its steady value and the band would be too narrow.
@@ -128,6 +170,17 @@ class Governor:
             return None
         return self._alarm(readings)
 
+    def beyond_rounding(self, metrics: Mapping[str, float]) -> tuple[tuple[str, float, float], ...]:
+        """(metric, value, bound) of the first step's metrics above their bounds; of later steps none.
+
+        A step without mismatch metrics is not the first.
+        """
+        seen = {name: metrics[name] for name in self._bounds if name in metrics}
+        bounds = dict(self._bounds)
+        if seen:
+            self._bounds = {}
+        return tuple((n, v, bounds[n]) for n, v in seen.items() if not v <= bounds[n])
+
     def state(self) -> dict[str, Any]:
         """What was learned and done, as a JSON object."""
         return {
@@ -145,6 +198,8 @@ class Governor:
         self._num_ignored = int(state["num_ignored"])
         self._num_startup = int(state["num_startup"])
         self._num_outside = int(state["num_outside"])
+        if self._num_startup > 1:  # its start was judged, and the run went on
+            self._bounds = {}
         self.max_staleness = int(state["max_staleness"])
         for _ in range(int(state["num_stricter"])):
             self._climb_correction()

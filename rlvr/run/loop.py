@@ -22,7 +22,7 @@ from rlvr.run.evaluation import Evaluation
 from rlvr.run.parts import RunParts
 from rlvr.run.producer import produce
 from rlvr.run.settle import Settlement
-from rlvr.run.steering import steer
+from rlvr.run.steering import steer, unlike_from_start
 from rlvr.run.sync import Sync, first_sync, sync_weights
 from rlvr.run.update import Update
 
@@ -78,6 +78,7 @@ async def run_loop(parts: RunParts) -> int:
             error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
             broken = checkers.observe(step, update.taken.groups)
             checkers.observe_evaluations(step, evaluations)
+            broken = broken or unlike_from_start(parts, step, metrics)
             if error_steps >= ERROR_RATE_PATIENCE_STEPS:
                 message = _error_rate_message(unjudged, error_steps, parts, update.taken.groups)
                 broken = broken or VerifierError(message)

@@ -1,6 +1,7 @@
 """Carries out what the governor decides, and says so in events.jsonl."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -44,3 +45,27 @@ def steer(parts: RunParts, step: int, metrics: Mapping[str, float]) -> RlvrError
         case Action.WARN:
             pass
     return None
+
+
+def unlike_from_start(parts: RunParts, step: int, metrics: Mapping[str, float]) -> RlvrError | None:
+    """The error that ends a run whose engine and learner differ by more than rounding at the first step."""
+    found = parts.governor.beyond_rounding(metrics)
+    if not found:
+        return None
+    name, value, bound = found[0]
+    parts.recorder.event(
+        "mismatch_at_start",
+        step=step,
+        reason=f"{name} is {value:.3g} nats, and rounding makes at most {bound:g}",
+        readings=[
+            {"metric": name, "value": value if math.isfinite(value) else None, "bound": bound}
+            for name, value, bound in found
+        ],
+    )
+    return RlvrError(
+        f"stopped after step {step}: {name} is {value:.3g} nats, and rounding makes at most {bound:g} of it where "
+        "engine and learner have the same weights and the same arithmetic. So completions are not sampled from the "
+        "policy that is trained: the code of this model's family generates otherwise than it trains, which no setting "
+        "of the algorithm corrects. A checkpoint was saved. Try rollout.engine=vllm or a model of another family "
+        "(rlvr/README.md, 'Model families'); algorithm.governor.mode=off trains on regardless"
+    )

@@ -41,6 +41,14 @@ class DriftingEngine(TransformersEngine):
         return replace(found, logprobs=tuple(x - drift for x in found.logprobs))
 
 
+class UnlikeEngine(TransformersEngine):
+    """From the first version on its log-probs are not the learner's: a cache of a family that is wrong, for example."""
+
+    def _completion(self, row: Row, *, version: int) -> Completion:
+        found = super()._completion(row, version=version)
+        return replace(found, logprobs=tuple(x - 0.01 for x in found.logprobs))
+
+
 class ForgetfulEngine(TransformersEngine):
     """It loses the log-prob of each completion's first token."""
 
@@ -117,6 +125,24 @@ def test_an_engine_that_drifts_meets_stricter_corrections_and_then_a_pause(
 def test_a_run_on_a_sound_engine_raises_no_alarm(folder: Path):
     run = train(*ACT, "run.steps=12")
     assert not [row for row in lines(run / "events.jsonl") if row["kind"] == "mismatch_alarm"]
+
+
+def test_a_mismatch_that_is_there_from_the_first_step_stops_the_run_with_what_it_means(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    use(UnlikeEngine, monkeypatch)
+    exact = ["rollout.engine_dtype=shared", "learner.dtype=float32"]
+    with pytest.raises(
+        RlvrError, match=r"after step 1: mismatch/max_abs_logprob_diff is 0.01 nats"
+    ):
+        train(*exact, "run.steps=1")  # the last step too
+    run = folder / "run"
+    (event,) = [row for row in lines(run / "events.jsonl") if row["kind"] == "mismatch_at_start"]
+    assert event["readings"][0]["value"] == pytest.approx(0.01, abs=1e-4)
+    assert event["readings"][0]["bound"] == 1e-3
+    assert (run / "checkpoints" / "step_1" / "complete.json").is_file()
+    train(*exact, "run.steps=3", "algorithm.governor.mode=off", resume=True)
+    assert [row["step"] for row in lines(run / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_log_probs_that_an_engine_did_not_give_are_counted_and_harm_nothing(

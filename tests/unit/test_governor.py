@@ -7,7 +7,8 @@ import pytest
 
 from rlvr.algorithms.corrections import Bound, Correction, Level
 from rlvr.config.algorithm import GovernorConfig, GovernorMode
-from rlvr.run.governor import Action, Decision, Governor
+from rlvr.config.load import load_recipe
+from rlvr.run.governor import Action, Decision, Governor, start_bounds
 
 CALM = {"mismatch/kl_k3": 0.010, "mismatch/max_abs_logprob_diff": 0.5, "mismatch/ess": 0.98}
 
@@ -147,3 +148,55 @@ def test_a_restored_governor_decides_as_the_first_would_have(stop: int):
     third.restore(json.loads(json.dumps(second.state())))
     assert after(third, *values[stop:]) == whole[stop:]
     assert (third.correction, third.max_staleness) == (first.correction, first.max_staleness)
+
+
+WORST = "mismatch/max_abs_logprob_diff"
+
+
+@pytest.mark.parametrize(
+    ("changes", "bounds"),
+    [
+        (["learner.dtype=float32", "rollout.engine_dtype=shared"], {WORST: 1e-3}),
+        (["learner.dtype=float32", "rollout.engine_dtype=float32"], {WORST: 1e-3}),
+        (
+            ["learner.dtype=bfloat16_autocast", "rollout.engine_dtype=shared"],
+            {WORST: 2.0, "mismatch/mean_abs_logprob_diff": 0.1},
+        ),
+        (["learner.dtype=float32", "rollout.engine_dtype=bfloat16"], {}),
+        (
+            ["learner.dtype=float32", "rollout.engine_dtype=shared", "algorithm.governor.mode=off"],
+            {},
+        ),
+        (["learner.dtype=float32", "rollout.engine=toy"], {}),
+    ],
+)
+def test_the_first_step_is_bounded_where_only_rounding_may_differ(
+    changes: list[str], bounds: dict[str, float]
+):
+    recipe = load_recipe("tiny", changes).recipe
+    assert start_bounds(recipe) == bounds
+    stale = recipe.rollout.model_copy(update={"max_staleness": 1})
+    assert start_bounds(recipe.model_copy(update={"rollout": stale})) == {}
+
+
+def make_bounded() -> Governor:
+    config = GovernorConfig()
+    return Governor(config, correction=Correction(), max_staleness=0, bounds={WORST: 1e-3})
+
+
+def test_the_first_step_with_a_mismatch_is_held_to_its_bounds_and_no_later_one():
+    governor = make_bounded()
+    assert governor.beyond_rounding({"reward/mean": 0.5}) == ()
+    assert governor.beyond_rounding({WORST: 0.78}) == ((WORST, 0.78, 1e-3),)
+    assert governor.beyond_rounding({WORST: 0.78}) == ()
+    assert make_bounded().beyond_rounding({WORST: 9e-4}) == ()
+    assert [name for name, _, _ in make_bounded().beyond_rounding({WORST: math.nan})] == [WORST]
+
+
+def test_a_run_that_was_stopped_after_its_first_step_is_judged_again_when_it_goes_on():
+    governor = make_bounded()
+    for num_steps, is_judged in ((1, True), (2, False)):
+        governor.observe(CALM)
+        again = make_bounded()
+        again.restore(governor.state())
+        assert bool(again.beyond_rounding({WORST: 0.78})) is is_judged, num_steps

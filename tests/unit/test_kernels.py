@@ -16,6 +16,7 @@ from rlvr.models.logprobs import token_logprobs
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest, Sampling
 from rlvr.rollout.decode import decode_rows
+from rlvr.rollout.next_token import Way
 
 TINY = TinyModel(layers=3, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
 
@@ -91,6 +92,7 @@ def test_generation_with_a_compiled_model_compiles_nothing() -> None:
                 sampling=Sampling(temperature=1.0, max_tokens=5),
             )
         ],
+        way=Way.PADDED,
         stop_token_ids=(),
         pad_token_id=0,
         to_text=str,
