@@ -269,7 +269,13 @@ def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, s
 
 def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str] | None) -> Json:
     value = _get(columns, column)
-    if value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}):
+    is_nan = isinstance(value, float) and math.isnan(value)  # how many tables write null
+    if (
+        value is None
+        or is_nan
+        or (isinstance(value, str) and not value.strip())
+        or value in ([], {})
+    ):
         raise ValueError(
             f"column {column!r} (columns.reference) is empty; a row without reference cannot be "
             "verified"

@@ -132,6 +132,12 @@ def test_all_bad_rows_come_in_one_message_with_their_lines(tmp_path: Path) -> No
         assert what in message.split(f"d.jsonl:{line}: ")[1].splitlines()[0]
 
 
+def test_a_reference_that_is_not_a_number_is_empty(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "d.jsonl", [{"prompt": "q", "reference": float("nan")}])
+    with pytest.raises(DataError, match=r"'reference' \(columns\.reference\) is empty"):
+        rows_of(path)
+
+
 def test_at_most_ten_bad_rows_are_shown(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "d.jsonl", [{"prompt": "q", "reference": ""}] * 25)
     with pytest.raises(DataError, match="and 15 more") as caught:
