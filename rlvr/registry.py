@@ -15,7 +15,6 @@ import importlib.util
 import inspect
 import linecache
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -231,9 +230,13 @@ def _place_of(error: BaseException, module_name: str) -> str:
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}:{error.lineno}: "
     file_name = f"{module_name.replace('.', '/').removesuffix('/py')}.py"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename == file_name or f.filename.endswith(f"/{file_name}")]
-    return f"{file_name}:{own[-1].lineno}: " if own else ""
+    line, step = 0, error.__traceback__
+    while step is not None:  # by hand: an endless recursion leaves millions of them
+        name = step.tb_frame.f_code.co_filename
+        if name == file_name or name.endswith(f"/{file_name}"):
+            line = step.tb_lineno
+        step = step.tb_next
+    return f"{file_name}:{line}: " if line else ""
 
 
 def _held(module: ModuleType, attribute: str) -> str:

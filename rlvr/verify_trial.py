@@ -10,13 +10,14 @@ from typing import Any
 
 from rlvr.errors import PluginError
 from rlvr.registry import PluginSource, load
+from rlvr.verify_dispatch import CPU_LIMIT_ENDING
 from rlvr.verify_process import WorkerLost, WorkerProcess
 from rlvr.verify_wire import frame
 
 CPU_DEADLINE_S = 10.0  # of processor time without a further import
 WALL_DEADLINE_S = 60.0
 _DATA_BYTES = (
-    4 << 30
+    2 << 30
 )  # written memory; address space is no measure, because libraries for a GPU map much of it
 _ADDRESS_SPACE_BYTES = 1 << 42  # no bound
 _tried: set[PluginSource] = set()
@@ -48,6 +49,8 @@ def _try_import(source: PluginSource) -> None:
     except WorkerLost as lost:
         ending = worker.kill()
         how = str(lost) if lost.cause == "timeout" else f"it ended the process ({ending})"
+        if ending == CPU_LIMIT_ENDING:
+            how = f"it took more than {CPU_DEADLINE_S:g} s of processor time"
         raise PluginError(
             f"plugin {source.name!r} failed to load: while it was imported {how}; a plugin must come to its end when "
             "it is imported, and must not call os._exit"

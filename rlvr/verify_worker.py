@@ -176,7 +176,8 @@ class _ImportWatch(threading.Thread):
         self.note_import()
 
     def note_import(self) -> None:
-        """A further module is looked for: the time begins anew."""
+        """A further module is looked for: the time begins anew, also that of the kernel, which needs no answer."""
+        _limit_cpu(self._cpu_deadline_s / 2)
         self._since = time.process_time(), time.monotonic()
 
     def run(self) -> None:
