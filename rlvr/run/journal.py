@@ -52,7 +52,9 @@ def _is_kept(line: bytes, last_step: int | None) -> bool:
 
 
 def _unusable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path} cannot be read or written: {error.strerror or error}")
+    return StorageError(
+        f"{error.filename or path} cannot be read or written: {error.strerror or error}"
+    )
 
 
 class _LinesFile:

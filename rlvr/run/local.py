@@ -106,7 +106,7 @@ def show_cold_start(scene: Scene, step: int, loss: float) -> None:
     scene.console.cold_start(step, scene.recipe.cold_start.steps, loss)
     if scene.stop.requested:
         raise Interrupted(
-            f"stopped in the cold start at step {step}; it is too short to resume: start anew"
+            f"stopped in the cold start at step {step}; nothing was saved, --resume starts over"
         )
 
 

@@ -175,6 +175,11 @@ def test_a_file_in_place_of_which_a_folder_stands_is_named(run: RunDirectory) ->
         find_resume(run, recipe(), inputs=INPUTS, choice=NO_CHOICE)
 
 
+def test_a_folder_in_the_place_of_later_rollouts_is_named(run: RunDirectory) -> None:
+    DAMAGES["replace_by_folder"](run.rollouts / "step_000007.parquet", 0.0)
+    assert "step_000007.parquet cannot be read or written: Is a directory" in resume(run.path).error
+
+
 def test_a_recipe_that_no_checkpoint_can_replace_is_an_error(run: RunDirectory) -> None:
     chosen = choose_checkpoint(run)
     assert chosen is not None

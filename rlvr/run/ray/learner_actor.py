@@ -126,5 +126,5 @@ class LearnerActor:
         self._progress = ColdStartProgress(step=step, loss=loss)
         if self._stop.is_set():
             raise Interrupted(
-                f"stopped in the cold start at step {step}; it is too short to resume: start anew"
+                f"stopped in the cold start at step {step}; nothing was saved, --resume starts over"
             )
