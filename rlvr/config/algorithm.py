@@ -121,6 +121,8 @@ class PassAtKAdvantage(Advantage):
 class PluginAdvantage(PluginSection, Advantage):
     """An advantage of another package.
 
+    name: an entry point of `rlvr.advantages`, `package.module:function` or `path/file.py:function`.
+    settings: of that function, its keyword-only parameters.
     needs_judged: how many judged rollouts a group needs. whole_batch: whether a group's advantages depend on others.
     """
 
@@ -224,7 +226,11 @@ class PolicyGradientLoss(Section):
 
 
 class PluginLoss(PluginSection):
-    """A token loss of another package."""
+    """A token loss of another package.
+
+    name: an entry point of `rlvr.losses`, `package.module:function` or `path/file.py:function`.
+    settings: of that function, its keyword-only parameters.
+    """
 
     GROUP: ClassVar[str] = "rlvr.losses"
 

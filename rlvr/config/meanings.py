@@ -42,7 +42,6 @@ MEANINGS: dict[str, str] = {
     "RolloutConfig.temperature": (
         "Of sampling in training; the learner's log-probs are taken at it too. Evaluation is greedy."
     ),
-    "RolloutConfig.stop_strings": "A completion ends at the first of these texts.",
     "RolloutConfig.max_batch_rows": "Most completions that are decoded at once; bounds memory, not the mathematics.",
     "RewardConfig.unparsed_score": "What an answer earns that its verifier cannot read.",
     "RewardConfig.truncated": "What a completion earns that hit max_completion_tokens, and if it is learned from.",

@@ -118,8 +118,9 @@ async def _evaluate(
     if activity is not None:
         activity.begin("loading")
     with opened(recipe) as (judge, data):
-        for note in check_prompts(recipe, data).notes:
-            logger.warning(note.removeprefix("warning: "))
+        if server is None:  # whose tokenizer is not the recipe's
+            for note in check_prompts(recipe, data).notes:
+                logger.warning(note.removeprefix("warning: "))
         if server is not None:
             crew = served(recipe, choice=server, alias=alias, data=data, judge=judge)
         elif recipe.cluster.backend is Backend.RAY:

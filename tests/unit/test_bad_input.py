@@ -174,7 +174,7 @@ DATA: dict[str, tuple[bytes, str]] = {
     "list.jsonl": (b"[1, 2]\n", "expected an object, found list"),
     "numbers.jsonl": (b'{"prompt": 1, "reference": 2}\n', "holds int, expected text"),
     "nothing.jsonl": (b'{"prompt": null, "reference": null}\n', "(columns.prompt) is empty"),
-    "nan.jsonl": (b'{"prompt": "1:", "reference": NaN}\n', "holds nan"),
+    "nan.jsonl": (b'{"prompt": "1:", "reference": NaN}\n', "(columns.reference) is empty"),
     "inf.jsonl": (b'{"prompt": "1:", "reference": 1e999}\n', "holds inf"),
     "digits.jsonl": (b'{"prompt": "1:", "reference": ' + b"9" * 6000 + b"}\n", "4,300 digits"),
     "deep.jsonl": (b'{"prompt": "1:", "x": ' + b"[" * 9999 + b"]" * 9999 + b"}\n", "deeper than"),
