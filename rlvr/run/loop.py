@@ -41,7 +41,7 @@ async def run_loop(parts: RunParts) -> int:
     checkers = CheckerWatch(
         parts.recorder.event,
         max_error_rate=parts.max_error_rate,
-        patience_steps=min(ERROR_RATE_PATIENCE_STEPS, parts.num_steps - parts.first_step + 1),
+        patience_steps=ERROR_RATE_PATIENCE_STEPS,
     )
     if parts.first_step == 1:
         before = await parts.evaluate(0, sync.version, in_full=True)

@@ -72,6 +72,7 @@ def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_go_on(
     assert [row["step"] for row in rows_of(folder)] == list(range(6))
 
 
+@pytest.mark.slow
 def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(
     tmp_path: Path, changes: list[str]
 ):
@@ -88,7 +89,7 @@ def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_while_it_starts_says_that_there_is_nothing_to_resume(
+def test_a_run_that_is_stopped_while_it_starts_says_how_to_start_over(
     tmp_path: Path, changes: list[str]
 ):
     (tmp_path / "eval").touch()  # the evaluation before training hangs
@@ -105,5 +106,5 @@ def test_a_run_that_is_stopped_while_it_starts_says_that_there_is_nothing_to_res
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 130, said
     assert said.strip().splitlines()[-1] == (
-        "rlvr: stopped before the first checkpoint: run cannot be resumed; start anew"
+        "rlvr: stopped; there is no checkpoint yet; go on with: rlvr train run/recipe.yaml --run-dir run --resume"
     )

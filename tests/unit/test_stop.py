@@ -102,7 +102,7 @@ def test_a_process_that_is_stuck_ends_when_the_grace_is_over_or_at_the_third_int
 
 def test_the_last_line_names_the_newest_whole_checkpoint_and_how_to_go_on(tmp_path: Path):
     directory = RunDirectory.create(tmp_path / "my run", "x")
-    assert "before the first checkpoint" in directory.way_on()
+    assert "there is no checkpoint yet; go on with: rlvr train" in directory.way_on()
     directory.checkpoint(3).mkdir()
     (directory.checkpoint(3) / "complete.json").touch()
     directory.checkpoint(4).mkdir()  # torn
