@@ -80,7 +80,7 @@ def test_a_data_set_beyond_the_machines_memory_is_refused(monkeypatch: pytest.Mo
         (b'{"prompt": "1", "reference": ' + b"9" * 5000 + b"}", "more than 4,300 digits"),
         (b'{"prompt": "\\ud800", "reference": "1"}', "'\\ud800' is half of a surrogate pair"),
         (b'{"prompt": "1", "reference": "1", "x": "\\uDFFF"}', "half of a surrogate pair"),
-        (b'{"prompt": "1", "reference": NaN}', "(columns.reference) holds nan"),
+        (b'{"prompt": "1", "reference": NaN}', "(columns.reference) is empty"),
         (b'{"prompt": "1", "reference": 1e999}', "(columns.reference) holds inf"),
         (b'{"prompt": "1", "reference": [Infinity]}', "is not a JSON value"),
         (b'{"prompt": "1", "reference": "1"', "not JSON (Expecting ',' delimiter, column 33)"),
