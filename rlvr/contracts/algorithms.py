@@ -41,7 +41,7 @@ def check_loss(
     example = worked_example()
     try:
         first = bound(example)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
         return [f"the worked example: raised {type(error).__name__}: {error}"]
     problems = _form_problems(first, example)
     if problems:
@@ -205,7 +205,7 @@ def check_advantage(
             problems.append(f"a step of equal rewards must give exactly 0, and gives {equal}")
         if is_per_group and not _close([bound([group])[0] for group in groups], rows):
             problems.append("is_per_group is True, but other groups change a group's advantages")
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
         return [f"raised {type(error).__name__}: {error}"]
     return problems
 

@@ -97,7 +97,7 @@ async def _check(sandbox: Sandbox, *, num_rounds: int) -> list[str]:
                 found = await asyncio.wait_for(check(box), CHECK_DEADLINE_S)
             except TimeoutError:
                 found = [f"hangs: no answer in {CHECK_DEADLINE_S:g} s"]
-            except Exception as error:  # noqa: BLE001 - a backend may raise anything; the author is told
+            except Exception as error:  # noqa: BLE001 - a backend may raise anything; reported to its author
                 found = [f"raised {type(error).__name__}: {error}"]
             problems += [f"{title}: {problem}" for problem in found]
     finally:

@@ -154,7 +154,7 @@ def _case_problems(asked: _Asked, passing: list[Case], failing: list[Case]) -> l
             quick = asked.call(what, partial(_prejudge, verifier, reference, text))
         except _Hangs:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
             problems.append(f"{what}: raised {type(error).__name__}: {error}")
             continue
         if not isinstance(first, Verdict):
@@ -181,7 +181,7 @@ def _hard_text_problems(asked: _Asked, reference: Json) -> list[str]:
             asked.call(what, partial(_prejudge, verifier, reference, text))
         except _Hangs:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the author is told
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
             problems.append(f"{what}: raised {type(error).__name__}: {error}")
             continue
         if not isinstance(answer, Verdict):

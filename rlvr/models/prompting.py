@@ -32,7 +32,7 @@ def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
         text = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **prompt.chat_template_kwargs
         )
-    except Exception as error:  # a template is foreign code, and raises what it likes
+    except Exception as error:  # a template is foreign code and may raise anything
         raise _refused(prompt, error) from error
     return str(text) + prompt.assistant_prefix
 

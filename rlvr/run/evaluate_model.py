@@ -118,7 +118,7 @@ async def _evaluate(
     if activity is not None:
         activity.begin("loading")
     with opened(recipe) as (judge, data):
-        if server is None:  # whose tokenizer is not the recipe's
+        if server is None:  # a server has a tokenizer of its own
             for note in check_prompts(recipe, data).notes:
                 logger.warning(note.removeprefix("warning: "))
         if server is not None:

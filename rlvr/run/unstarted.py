@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rlvr.input_files import is_folder
 from rlvr.run.directory import RunDirectory
+from rlvr.run.lock import LOCK_FILE
 
 _LATEST = Path("runs/latest")
 
@@ -67,7 +68,7 @@ class UnstartedRun:
 
 def _has_started(directory: RunDirectory) -> bool:
     """Whether there is more than a recipe and empty folders and files."""
-    names = {directory.recipe, directory.path / ".lock"}
+    names = {directory.recipe, directory.path / LOCK_FILE}
     return any(
         path.stat().st_size > 0
         for path in directory.path.rglob("*")
