@@ -117,7 +117,9 @@ def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_loaded(config, error) from error
-    model.config.get_text_config().output_router_logits = False
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "output_router_logits", False):
+        text_config.output_router_logits = False  # its load-balancing loss is not this run's
     return _finish(_without_quantization(model), tokenizer)
 
 
