@@ -8,20 +8,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlvr.config.recipe import TinyModel
 from rlvr.models.policy import build_tiny
+from tests.unit.packing_cases import SMALL
 
 TINY = TinyModel(layers=1, hidden_size=16, heads=2, characters="0123456789:abcdefghijklmnop")
 VOCAB = 32
 
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_BASE = _IDS | {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+_BASE = SMALL | {"vocab_size": VOCAB}
 _HEAD = _BASE | {"head_dim": 8}
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _LOCAL_MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}

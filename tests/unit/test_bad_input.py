@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlvr import cli
+from tests.unit.recipe_cases import ALIASES
 
 GOOD = "".join(json.dumps({"prompt": f"{i}:", "reference": str(i)}) + "\n" for i in range(20))
 SOUND = """name: x
@@ -24,9 +25,6 @@ data:
 rollout: {prompts_per_step: 2, group_size: 2, max_completion_tokens: 4}
 run: {steps: 1}
 """
-ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-)
 
 
 @pytest.fixture(autouse=True)

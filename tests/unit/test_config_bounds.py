@@ -11,6 +11,7 @@ from rlvr.config.load import load_recipe
 from rlvr.config.overrides import parse_settings
 from rlvr.errors import ConfigError
 from rlvr.input_files import other_kind
+from tests.unit.recipe_cases import ALIASES
 
 SOUND = """name: x
 model: {tiny: {layers: 2, hidden_size: 32, characters: "0123456789:"}}
@@ -19,9 +20,6 @@ data:
     - {source: "generator:sort_digits", template: plain, verifier: text_match}
 run: {steps: 1}
 """
-ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-)
 
 
 @pytest.fixture(autouse=True)
