@@ -72,8 +72,8 @@ class Scene:
         self.pid = 0
 
     def start(self) -> None:
-        """Starts the run, or goes on with it; what has no checkpoint begins anew, as the message says."""
-        resume = ["--resume"] if self.newest() else []
+        """Starts the run, or resumes it; `--resume` starts over where there is no checkpoint."""
+        resume = ["--resume"] if (self.run / "recipe.yaml").is_file() else []
         if not resume:
             shutil.rmtree(self.run, ignore_errors=True)
         self.log.touch()
