@@ -16,7 +16,7 @@ import os
 import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,8 +54,15 @@ class RunLock:
                 f"the run directory {str(folder)!r} was replaced while this run wrote in it: another run is there now"
             )
 
+    def release(self) -> None:
+        """Lets go, whoever else has the descriptor: a child forked just now may not have closed its own yet."""
+        if self._descriptor >= 0:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.close()
+
     def close(self) -> None:
-        """Lets go. Safe to call twice."""
+        """Closes this process's descriptor alone, as a child does: its parent keeps the lock. Safe to call twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -100,7 +107,7 @@ def lock_directory(folder: Path) -> Iterator[RunLock]:
     try:
         yield lock
     finally:
-        lock.close()
+        lock.release()
 
 
 def _lock(path: Path, descriptor: int) -> None:

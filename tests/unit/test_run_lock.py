@@ -1,5 +1,6 @@
 """One writer a run directory: refused with its holder's name, free again whatever ends it."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -71,6 +72,25 @@ def test_neither_a_fork_nor_a_program_that_was_started_keeps_the_lock(tmp_path: 
         os.close(read)
         os.waitpid(child, 0)
         started.communicate(b"\n")
+
+
+def test_a_child_that_has_not_closed_its_descriptor_does_not_keep_the_lock(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with lock_directory(tmp_path):
+        child = ctypes.PyDLL(
+            None
+        ).fork()  # runs no hook of Python's: as a fork that has not got to run yet
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+    try:
+        with lock_directory(tmp_path):
+            pass
+    finally:
+        os.close(write)
+        os.close(read)
+        os.waitpid(child, 0)
 
 
 def test_a_forked_child_that_lets_go_does_not_free_the_lock_of_its_parent(tmp_path: Path) -> None:
