@@ -2,6 +2,7 @@
 # make quickstart  trains for real, on a CPU, in minutes
 # make test        the tests
 # make check       format, lint, types, layout: what a commit must pass
+# make parity      our losses and advantages, compared with those of six other trainers
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer)
 # PIP_FLAGS=...       more flags for pip, for example an index with CPU builds of torch
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test check lint types golden bench clean cuda-libraries
+.PHONY: setup quickstart test check lint types golden parity bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -39,7 +40,10 @@ types: $(VENV)/.full
 	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/pyright
 
 golden: $(VENV)/.full
-	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_recipes.py tests/unit/test_config_presets.py
+	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/config/test_recipes.py tests/unit/config/test_config_presets.py
+
+parity: $(VENV)/.full
+	$(BIN)/python -m tests.parity
 
 bench: $(VENV)/.full
 	$(BIN)/python tests/bench/against_trl.py

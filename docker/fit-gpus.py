@@ -18,9 +18,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from rlvr.config.cluster import Placement
 from rlvr.config.load import LoadedRecipe, load_recipe
-from rlvr.config.rollout import EngineKind
+from rlvr.config.sections.cluster import Placement
+from rlvr.config.sections.rollout import EngineKind
 from rlvr.errors import ConfigError
 
 _VALUED_OPTIONS = {"--run-dir"}  # of `rlvr train`: the word behind is no override

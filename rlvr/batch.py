@@ -155,7 +155,7 @@ class ProvableLearner(Learner, Protocol):
         ...
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """The trained tensors in about `most` groups that cover all; see `rlvr.learner.tensor_groups`."""
+        """The trained tensors in about `most` groups that cover all; see `rlvr.learner.weights.tensor_groups`."""
         ...
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:

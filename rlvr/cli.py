@@ -7,10 +7,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rlvr.cli_plugins import sandboxes_app, verifiers_app
-from rlvr.cli_recipes import recipes_app
+from rlvr.commands.plugins import sandboxes_app, verifiers_app
+from rlvr.commands.recipes import recipes_app
 from rlvr.errors import ConfigError, RlvrError
-from rlvr.run.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
+from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
 
 app = typer.Typer(
     name="rlvr",
@@ -66,23 +66,23 @@ def train(
     ] = False,
 ) -> None:
     """Train a policy by a recipe."""
+    from rlvr.commands.train import require_backend, train_with
     from rlvr.config.load import load_recipe
-    from rlvr.run.backends import require_backend, train_with
-    from rlvr.run.console import Console
+    from rlvr.run.record.console import Console
 
     choice = resume_choice(resume, checkpoint, allow_changed_inputs)
     loaded = load_recipe(recipe, overrides or [])
     require_backend(loaded.recipe)
     console = Console(is_steady=not dry_run)
     if dry_run:
-        from rlvr.run.dry_run import show_dry_run
+        from rlvr.commands.dry_run import show_dry_run
 
         show_dry_run(loaded.recipe, console)
         return
-    from rlvr.run.directory import locked_directory
-    from rlvr.run.preflight import opened
-    from rlvr.run.prompt_check import check_prompts
-    from rlvr.run.unstarted import UnstartedRun
+    from rlvr.run.launch.preflight import opened
+    from rlvr.run.launch.prompt_check import check_prompts
+    from rlvr.run.launch.unstarted import UnstartedRun
+    from rlvr.run.record.directory import locked_directory
 
     with ExitStack() as stack:
         stack.callback(console.activity.end)
@@ -113,8 +113,8 @@ def check(
     from rlvr.config.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    from rlvr.run.console import Console
-    from rlvr.run.plan_check import check_recipe
+    from rlvr.commands.check import check_recipe
+    from rlvr.run.record.console import Console
 
     report = check_recipe(loaded.recipe)
     console = Console()
@@ -165,9 +165,9 @@ def evaluate(
     ] = 64,
 ) -> None:
     """Evaluate a model: pass@1 greedy, or pass@k, avg@k and maj@k, with intervals."""
-    from rlvr.run.console import Console
-    from rlvr.run.evaluate_model import evaluate_model
-    from rlvr.run.evaluate_server import server_choice
+    from rlvr.commands.evaluate import evaluate_model
+    from rlvr.commands.evaluate_server import server_choice
+    from rlvr.run.record.console import Console
 
     console = Console()
     try:
@@ -222,9 +222,9 @@ def verify(
     question: Annotated[str, typer.Option("--prompt", help="with --explain: the question")] = "",
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
-    from rlvr.config.overrides import parse_settings
-    from rlvr.run.console import Console
-    from rlvr.run.offline import explain, given_pair, judge_file
+    from rlvr.commands.verify_file import explain, given_pair, judge_file
+    from rlvr.config.document.overrides import parse_settings
+    from rlvr.run.record.console import Console
 
     where = sandbox, parse_settings(sandbox_setting or [])
     if is_explained:
@@ -261,8 +261,8 @@ def verify(
 @app.command()
 def doctor() -> None:
     """Say what works on this machine, and how to fix what does not work."""
-    from rlvr.run.console import Console
-    from rlvr.run.doctor import examine
+    from rlvr.commands.doctor import examine
+    from rlvr.run.record.console import Console
 
     findings = examine()
     Console().table(
@@ -282,28 +282,6 @@ def report(
     print(write_report(run_dir))
 
 
-@app.command()
-def parity(
-    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
-) -> None:
-    """Compare our losses and advantages with those of other trainers. Exit code 1 when a claimed parity fails."""
-    from rlvr.parity.table import parity_rows, parity_table, summary
-
-    rows = parity_rows()
-    if as_json:
-        import json
-
-        print(json.dumps([row.as_json() for row in rows], indent=1))
-    else:
-        from rich.console import Console as RichConsole
-
-        console = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 100)
-        console.print(parity_table(rows))
-        console.print(summary(rows))
-    if not all(row.holds for row in rows):
-        raise typer.Exit(1)
-
-
 # The parser's own base class of usage errors; typer names only this child of it.
 USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
 
@@ -312,8 +290,8 @@ def main() -> NoReturn:
     """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted, 141 who
     read the output has gone.
     """
-    from rlvr.run.output import written
-    from rlvr.run.process import configure_logging, prepare_process
+    from rlvr.run.launch.process import configure_logging, prepare_process
+    from rlvr.run.record.stdout import written
 
     prepare_process()
     configure_logging()
@@ -322,7 +300,7 @@ def main() -> NoReturn:
 
 
 def _exit_code() -> int:
-    from rlvr.run.output import tell
+    from rlvr.run.record.stdout import tell
 
     try:
         return app(standalone_mode=False) or 0  # what a command's typer.Exit carried, else None

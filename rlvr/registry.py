@@ -26,9 +26,9 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlvr.errors import PluginError
-from rlvr.input_files import is_file, other_kind, read_input_text
 from rlvr.plugin import FunctionVerifier, VerifierContext
 from rlvr.protocols import Sandbox, Verifier
+from rlvr.storage.input_files import is_file, other_kind, read_input_text
 
 VERIFIERS = "rlvr.verifiers"
 SANDBOXES = "rlvr.sandboxes"
@@ -197,7 +197,7 @@ def _imported(source: PluginSource) -> Any:
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
     except KeyboardInterrupt:
-        raise  # a person's Ctrl-C; one that the plugin raises itself is found by `rlvr.verify_trial`
+        raise  # a person's Ctrl-C; one that the plugin raises itself is found by `rlvr.verification.trial`
     except BaseException as error:
         held = (
             _held(module, attribute)

@@ -1,13 +1,15 @@
-"""Checks the layout that tools do not: top-level folders, file lengths, recipe lengths. Run by CI and pre-commit."""
+"""Checks the layout that tools do not: folders, lengths of files and recipes, names. Run by CI and pre-commit."""
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"rlvr", "verifiers", "sandboxes", "recipes", "tests", "docker"}
 NOT_PACKAGES = ("verifiers", "sandboxes", "recipes", "docker")
 MAX_LINES = 400
+MAX_FILES = 15
 MAX_LOOP_LINES = 200
 MAX_RECIPE_LINES = 60
 BANNED_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
@@ -31,6 +33,12 @@ def problems() -> list[str]:
         if (ROOT / name / "__init__.py").exists():
             found.append(
                 f"{name}/__init__.py: a popular package owns this import name; no __init__.py here"
+            )
+    modules = Counter(f.parent for f in files if f.suffix == ".py" and f.name != "__init__.py")
+    for parent, count in sorted(modules.items()):
+        if count > MAX_FILES:
+            found.append(
+                f"{parent}/: {count} Python files; make folders by idea ({MAX_FILES} at most)"
             )
     for file in files:
         length = len((ROOT / file).read_text(encoding="utf-8", errors="replace").splitlines())

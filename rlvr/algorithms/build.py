@@ -36,7 +36,7 @@ from rlvr.algorithms.token_losses import (
     sapo,
 )
 from rlvr.batch import Batch, LossOutput
-from rlvr.config.algorithm import (
+from rlvr.config.sections.algorithm import (
     AdvantageConfig,
     Aggregation,
     AlgorithmConfig,

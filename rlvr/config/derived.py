@@ -2,9 +2,9 @@
 
 import math
 
-from rlvr.config.learner import LearnerDtype
 from rlvr.config.preset_table import PRESETS
 from rlvr.config.recipe import EngineDtype, Recipe
+from rlvr.config.sections.learner import LearnerDtype
 
 _MOST_SHOWN = 8
 

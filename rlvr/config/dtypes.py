@@ -10,11 +10,11 @@ The learner computes in bfloat16 where that is faster, else in float32. The engi
 
 from dataclasses import replace
 
-from rlvr.config.cluster import Backend
-from rlvr.config.learner import LearnerDtype
 from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Recipe
-from rlvr.config.rollout import EngineDtype, EngineKind
+from rlvr.config.sections.cluster import Backend
+from rlvr.config.sections.learner import LearnerDtype
+from rlvr.config.sections.rollout import EngineDtype, EngineKind
 
 LEARNER_KEY, ENGINE_KEY = "learner.dtype", "rollout.engine_dtype"
 

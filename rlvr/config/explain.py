@@ -12,13 +12,13 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rlvr.config.hints import answer
-from rlvr.config.kinds import KIND
-from rlvr.config.meanings import MEANINGS
-from rlvr.config.paths import annotation_at, container, is_text, key_paths, sections_in
+from rlvr.config.document.kinds import KIND
+from rlvr.config.document.paths import annotation_at, container, is_text, key_paths, sections_in
+from rlvr.config.document.yaml_lines import dotted
+from rlvr.config.messages.hints import answer
+from rlvr.config.messages.meanings import MEANINGS
+from rlvr.config.messages.suggestions import close, did_you_mean
 from rlvr.config.recipe import Recipe
-from rlvr.config.suggestions import close, did_you_mean
-from rlvr.config.yaml_lines import dotted
 from rlvr.errors import ConfigError
 
 Row = tuple[str, str, str]

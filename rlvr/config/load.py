@@ -15,27 +15,27 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlvr.config.bounds import MAX_RECIPE_BYTES
-from rlvr.config.overrides import apply_overrides
-from rlvr.config.packaged import RecipeInfo, find_recipe, list_recipes
-from rlvr.config.presets import NONE, PRESET, PRESETS, changes_nothing, stack, unknown_preset
-from rlvr.config.problems import (
+from rlvr.config.document.overrides import apply_overrides
+from rlvr.config.document.packaged import RecipeInfo, find_recipe, list_recipes
+from rlvr.config.document.resolved_yaml import provenance_of, resolved_yaml
+from rlvr.config.document.yaml_lines import (
+    Document,
+    Origin,
+    read_document,
+    value_at,
+)
+from rlvr.config.messages.problems import (
     boolean_problems,
     infinite_problems,
     problem_at,
     unique,
     validation_problems,
 )
+from rlvr.config.presets import NONE, PRESET, PRESETS, changes_nothing, stack, unknown_preset
 from rlvr.config.recipe import Recipe
-from rlvr.config.resolved_yaml import provenance_of, resolved_yaml
-from rlvr.config.yaml_lines import (
-    Document,
-    Origin,
-    read_document,
-    value_at,
-)
+from rlvr.config.sections.bounds import MAX_RECIPE_BYTES
 from rlvr.errors import ConfigError
-from rlvr.input_files import read_input_text
+from rlvr.storage.input_files import read_input_text
 
 __all__ = ["LoadedRecipe", "RecipeInfo", "find_recipe", "list_recipes", "load_recipe"]
 

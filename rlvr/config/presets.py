@@ -15,10 +15,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue
 
-from rlvr.config.kinds import clear_other_kinds, unfold
+from rlvr.config.document.kinds import clear_other_kinds, unfold
+from rlvr.config.document.yaml_lines import Document, Origin
+from rlvr.config.messages.suggestions import close, did_you_mean, listed
 from rlvr.config.preset_table import PRESETS, Preset
-from rlvr.config.suggestions import close, did_you_mean, listed
-from rlvr.config.yaml_lines import Document, Origin
 
 NONE = "none"
 PRESET = ("algorithm", "preset")

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rlvr.config.algorithm import AlgorithmConfig
-from rlvr.config.cluster import Backend, ClusterConfig, Placement
-from rlvr.config.contradictions import contradictions
-from rlvr.config.data import (
+from rlvr.config.presets import with_preset
+from rlvr.config.sections.algorithm import AlgorithmConfig
+from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
+from rlvr.config.sections.contradictions import contradictions
+from rlvr.config.sections.data import (
     CheckConfig,
     DataConfig,
     DataSource,
@@ -21,13 +22,18 @@ from rlvr.config.data import (
     Template,
     source_name,
 )
-from rlvr.config.learner import LearnerConfig
-from rlvr.config.model import LoraConfig, ModelConfig, TinyModel
-from rlvr.config.presets import with_preset
-from rlvr.config.proof import ProofConfig
-from rlvr.config.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig, Truncated
-from rlvr.config.sandbox import SandboxConfig
-from rlvr.config.section import NonNegativeInt, Positive, PositiveInt, Section
+from rlvr.config.sections.learner import LearnerConfig
+from rlvr.config.sections.model import LoraConfig, ModelConfig, TinyModel
+from rlvr.config.sections.proof import ProofConfig
+from rlvr.config.sections.rollout import (
+    EngineDtype,
+    EngineKind,
+    RewardConfig,
+    RolloutConfig,
+    Truncated,
+)
+from rlvr.config.sections.sandbox import SandboxConfig
+from rlvr.config.sections.section import NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = [
     "Backend", "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig",

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlvr.data.bounded import open_text, parquet_rows, parse_json
 from rlvr.errors import ConfigError, DataError
-from rlvr.input_files import is_file, is_folder, other_kind
+from rlvr.storage.input_files import is_file, is_folder, other_kind
 
 SUFFIXES = (
     ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz",

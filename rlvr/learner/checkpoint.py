@@ -7,7 +7,7 @@
 State stands under the names of parameters and in whole tensors, so what one number of ranks saved another restores.
 The functions about an optimiser take sharded parameters too; every rank must call them then.
 
-The caller writes into a folder with another name and renames it when it is whole (`rlvr.run.checkpoints`).
+The caller writes into a folder with another name and renames it when it is whole (`rlvr.run.record.checkpoints`).
 """
 
 import json

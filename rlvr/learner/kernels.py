@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlvr.config.extras import needed
-from rlvr.config.learner import Kernels, LearnerConfig
+from rlvr.config.sections.learner import Kernels, LearnerConfig
 from rlvr.errors import ConfigError
 
 

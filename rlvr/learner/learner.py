@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from rlvr.algorithms.build import LossFunction
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, StepReport
-from rlvr.config.learner import LearnerConfig, LearnerDtype
+from rlvr.config.sections.learner import LearnerConfig, LearnerDtype
 from rlvr.learner import checkpoint
 from rlvr.learner.flops import peak_flops, peak_memory_gb
 from rlvr.learner.kernels import prepare_model
@@ -32,10 +32,10 @@ from rlvr.learner.nonfinite import find_offender, judge_nonfinite, keep_micro_ba
 from rlvr.learner.optimizer import build_optimizer
 from rlvr.learner.passes import Passes
 from rlvr.learner.peers import Alone, Peers, total_norm
-from rlvr.learner.perturbation import Perturbation
-from rlvr.learner.publication import Publication
 from rlvr.learner.schedule import learning_rate
-from rlvr.learner.tensor_groups import tensor_groups
+from rlvr.learner.weights.perturbation import Perturbation
+from rlvr.learner.weights.publication import Publication
+from rlvr.learner.weights.tensor_groups import tensor_groups
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy

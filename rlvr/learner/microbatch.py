@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rlvr.batch import Batch
-from rlvr.config.learner import Layout
+from rlvr.config.sections.learner import Layout
 
 
 @dataclass(frozen=True, slots=True)

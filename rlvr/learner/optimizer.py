@@ -15,7 +15,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from rlvr.config.extras import needed
-from rlvr.config.learner import LearnerConfig, OptimizerKind
+from rlvr.config.sections.learner import LearnerConfig, OptimizerKind
 from rlvr.errors import ConfigError
 
 EPS = 1e-8  # of both kinds; added to the root of the second average

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from rlvr.algorithms.build import LossFunction
 from rlvr.batch import Batch
-from rlvr.config.learner import Layout, LearnerConfig, LearnerDtype
+from rlvr.config.sections.learner import Layout, LearnerConfig, LearnerDtype
 from rlvr.errors import LearnerError
 from rlvr.learner.flops import model_cost
 from rlvr.learner.metrics import MetricSums
@@ -37,7 +37,7 @@ class Passes:
     ) -> None:
         if config.dtype is LearnerDtype.AUTO:
             raise LearnerError(
-                "learner.dtype=auto must be chosen before the learner is built: see rlvr.run.choose_dtypes"
+                "learner.dtype=auto must be chosen before the learner is built: see rlvr.run.launch.choose_dtypes"
             )
         self._model = model
         self._config = config

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from rlvr.config.learner import LearnerDtype
+from rlvr.config.sections.learner import LearnerDtype
 
 NUM_TOKENS = 128  # rows of the products that are timed
 _MAX_WIDTH = 1536  # wider layers are timed at this width: the ratio of the two no longer changes, and time is short

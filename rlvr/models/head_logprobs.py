@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlvr.models.packing import Targets
+from rlvr.models.packed.packing import Targets
 
 # Numbers of float32 that a pass of the softmax covers at once: 2 MB on a CPU; on a GPU enough to fill it.
 _PASS_CPU = 1 << 19

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from rlvr.errors import ConfigError
-from rlvr.input_files import is_file, is_folder, other_kind
+from rlvr.storage.input_files import is_file, is_folder, other_kind
 
 _READ_ENDINGS = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")
 

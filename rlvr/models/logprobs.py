@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlvr.config.learner import Layout
-from rlvr.models.attention import (
+from rlvr.config.sections.learner import Layout
+from rlvr.models.head_logprobs import HeadRequest, logprobs_of_logits, selected_logprobs
+from rlvr.models.lm_head import head_computes, head_is_last
+from rlvr.models.packed.attention import (
     NO_MASK,
     UnsupportedAttentionError,
     can_pack,
@@ -24,11 +26,9 @@ from rlvr.models.attention import (
     refuse_packing,
     use_packed_attention,
 )
-from rlvr.models.head_logprobs import HeadRequest, logprobs_of_logits, selected_logprobs
-from rlvr.models.lm_head import head_computes, head_is_last
-from rlvr.models.packed_layout import PackedLayout
-from rlvr.models.packing import Stream, Targets, pack, pad
-from rlvr.models.ragged_attention import probe_kernel
+from rlvr.models.packed.layout import PackedLayout
+from rlvr.models.packed.packing import Stream, Targets, pack, pad
+from rlvr.models.packed.ragged_attention import probe_kernel
 
 __all__ = ["TokenLogprobs", "selected_logprobs", "token_logprobs", "usable_layout"]
 

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlvr.config.extras import needed
-from rlvr.config.model import ALL_LINEAR, LoraConfig
+from rlvr.config.sections.model import ALL_LINEAR, LoraConfig
 from rlvr.errors import CheckpointError, ConfigError, OtherCheckpoint
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -29,12 +29,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlvr import sealed_folders
 from rlvr.config.recipe import ModelConfig, TinyModel
 from rlvr.errors import ConfigError
 from rlvr.models import lora
 from rlvr.models.families import exact_attention, refuse_untrainable
 from rlvr.models.locate import locate
+from rlvr.storage import sealed_folders
 
 logger = logging.getLogger(__name__)
 _NOT_READ = ("optimizer.pt",)  # of a run's checkpoint, whose other files are checked

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from rlvr.config.model import LoraConfig
+from rlvr.config.sections.model import LoraConfig
 from rlvr.models import lora
 
 

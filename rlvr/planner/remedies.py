@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlvr.config.learner import OptimizerKind
 from rlvr.config.recipe import EngineDtype, Recipe
+from rlvr.config.sections.learner import OptimizerKind
 
 Change = tuple[str, Any]  # a dotted key and its value
 _SMALLER = (2, 4, 8)  # parts that a size is cut into

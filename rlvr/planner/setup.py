@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlvr.config.derived import num_due
-from rlvr.config.learner import Layout, LearnerDtype, OptimizerKind
 from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
-from rlvr.config.rollout import RolloutConfig
+from rlvr.config.sections.learner import Layout, LearnerDtype, OptimizerKind
+from rlvr.config.sections.rollout import RolloutConfig
 from rlvr.planner.architecture import Architecture
 
 _COPY_BYTES = {EngineDtype.SHARED: 0, EngineDtype.BFLOAT16: 2, EngineDtype.FLOAT32: 4}

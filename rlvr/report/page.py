@@ -9,12 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from rlvr import atomic_files
 from rlvr.errors import RlvrError, StorageError
 from rlvr.report.charts import line_chart, stacked_chart
 from rlvr.report.files import Row, RunFiles, finite, read_run
 from rlvr.report.markup import STYLE, duration, escaped, number
 from rlvr.report.rollouts import evaluation_section, training_section
+from rlvr.storage import atomic_files
 
 logger = logging.getLogger(__name__)
 

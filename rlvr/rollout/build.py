@@ -1,7 +1,7 @@
 """The rollout engine of a recipe; the one place that branches on its kind."""
 
-from rlvr.config.learner import LearnerDtype
 from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.config.sections.learner import LearnerDtype
 from rlvr.models.policy import Policy
 from rlvr.protocols import RolloutEngine
 from rlvr.rollout.toy_engine import ToyEngine

@@ -14,7 +14,8 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from rlvr.errors import RolloutError
-from rlvr.json_client import RETRIED_STATUS, DeadlineError, JsonClient
+from rlvr.http.client import RETRIED_STATUS, DeadlineError, JsonClient
+from rlvr.http.served_model import KEY_REFUSED, key_refused
 from rlvr.models.prompting import decode, special_stops, tag_ids
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
 from rlvr.records import Completion, FinishReason, Prompt, WeightsRef
@@ -28,7 +29,6 @@ from rlvr.rollout.server_dialect import (
     read_reply,
     request_body,
 )
-from rlvr.served_model import KEY_REFUSED, key_refused
 
 logger = logging.getLogger(__name__)
 _PROBE_DEADLINE_S = 300.0  # a server may still be loading or compiling when it is first asked

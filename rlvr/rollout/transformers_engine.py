@@ -51,7 +51,7 @@ class TransformersEngine:
         """
         if engine_dtype is EngineDtype.AUTO:
             raise RolloutError(
-                "rollout.engine_dtype=auto must be chosen before the engine is built: see rlvr.run.choose_dtypes"
+                "rollout.engine_dtype=auto must be chosen before the engine is built: see rlvr.run.launch.choose_dtypes"
             )
         self._policy = policy
         self._engine_id = engine_id

@@ -1,9 +1,9 @@
-"""The loop. It sees Protocols only; `rlvr.run.local` builds the parts, on a laptop as on a cluster.
+"""The loop. It sees Protocols only; `rlvr.run.launch.local` builds the parts, on a laptop as on a cluster.
 
-    producer:  take prompt -> make_group (generate, judge, reward) -> buffer.put            (rlvr.run.producer)
-    start:     publish -> engines load -> each group of tensors perturbed, engines must follow     (rlvr.run.proof)
-    learner:   updater.step: groups from the buffer -> advantages -> batch -> optimiser step  (rlvr.run.update)
-               -> publish -> engine loads -> receipt                                          (rlvr.run.sync)
+    producer:  take prompt -> make_group (generate, judge, reward) -> buffer.put              (run.producer)
+    start:     publish -> engines load -> each group of tensors perturbed, engines must follow   (run.weights.proof)
+    learner:   updater.step: groups from the buffer -> advantages -> batch -> optimiser step  (run.step.update)
+               -> publish -> engine loads -> receipt                                          (run.weights.sync)
                -> evaluation, checkpoint when due -> metrics -> buffer.advance()
 
 The producer waits in `buffer.admit` until `buffer.advance` says that the engine serves newer weights; with staleness it
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 from rlvr.errors import Interrupted, VerifierError
 from rlvr.records import Group, Json
-from rlvr.run.broken_checkers import CheckerWatch
-from rlvr.run.evaluation import Evaluation
+from rlvr.run.monitor.broken_checkers import CheckerWatch
 from rlvr.run.parts import RunParts
 from rlvr.run.producer import produce
 from rlvr.run.settle import Settlement
 from rlvr.run.steering import steer, unlike_from_start
-from rlvr.run.sync import Sync, first_sync, sync_weights
-from rlvr.run.update import Update
+from rlvr.run.step.evaluation import Evaluation
+from rlvr.run.step.update import Update
+from rlvr.run.weights.sync import Sync, first_sync, sync_weights
 
 ERROR_RATE_PATIENCE_STEPS = 3
 

@@ -8,17 +8,17 @@ from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner
 from rlvr.data.order import Issue
 from rlvr.protocols import RolloutEngine
-from rlvr.run.alarms import AlarmWatch
-from rlvr.run.buffer import GroupBuffer
-from rlvr.run.difficulty import SolveRates
-from rlvr.run.evaluation import Evaluation
-from rlvr.run.governor import Governor
-from rlvr.run.learner_thread import LearnerThread
-from rlvr.run.proof import WeightProof
-from rlvr.run.recorder import Recorder
-from rlvr.run.sampler import SamplingPlan, SingleTurnSampler
-from rlvr.run.stop import StopRequest
-from rlvr.run.update import Updater
+from rlvr.run.monitor.alarms import AlarmWatch
+from rlvr.run.monitor.governor import Governor
+from rlvr.run.record.recorder import Recorder
+from rlvr.run.step.buffer import GroupBuffer
+from rlvr.run.step.difficulty import SolveRates
+from rlvr.run.step.evaluation import Evaluation
+from rlvr.run.step.learner_thread import LearnerThread
+from rlvr.run.step.sampler import SamplingPlan, SingleTurnSampler
+from rlvr.run.step.stop import StopRequest
+from rlvr.run.step.update import Updater
+from rlvr.run.weights.proof import WeightProof
 
 
 class PromptSource(Protocol):

@@ -3,8 +3,8 @@
 import asyncio
 
 from rlvr.data.order import Issue, PoolExhausted
-from rlvr.run.failures import first_failure
 from rlvr.run.parts import RunParts
+from rlvr.run.step.failures import first_failure
 
 
 async def produce(parts: RunParts) -> None:

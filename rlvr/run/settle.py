@@ -3,7 +3,7 @@
 import logging
 
 from rlvr.run.parts import RunParts
-from rlvr.run.update import Update
+from rlvr.run.step.update import Update
 
 logger = logging.getLogger(__name__)
 

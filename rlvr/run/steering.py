@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from rlvr.errors import RlvrError
-from rlvr.run.governor import Action
+from rlvr.run.monitor.governor import Action
 from rlvr.run.parts import RunParts
 
 logger = logging.getLogger(__name__)

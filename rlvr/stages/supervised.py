@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rlvr.algorithms.aggregation import TokenMean
 from rlvr.algorithms.losses import SupervisedLoss
-from rlvr.config.learner import LearnerConfig
 from rlvr.config.recipe import ColdStartConfig
+from rlvr.config.sections.learner import LearnerConfig
 from rlvr.data.collate import collate_rows
 from rlvr.errors import LearnerError
 from rlvr.learner.learner import PolicyLearner

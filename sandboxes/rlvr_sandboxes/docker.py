@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlvr.errors import SandboxError
 from rlvr.protocols import Capability, Limits, RunResult
 from rlvr_sandboxes.bounds import MOST_SLOTS
-from rlvr_sandboxes.link import Link
-from rlvr_sandboxes.supervised_box import SupervisedBox, supervisor_source
+from rlvr_sandboxes.outside.link import Link
+from rlvr_sandboxes.outside.supervised_box import SupervisedBox, supervisor_source
 
 _FIRST_UID = 60000
 _START_S = 600.0  # the image may have to be pulled

@@ -19,10 +19,10 @@ from collections.abc import Generator
 from typing import ClassVar
 
 from rlvr.errors import SandboxError
-from rlvr_sandboxes import jail
-from rlvr_sandboxes.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
-from rlvr_sandboxes.probes import Probe, count_tasks, landlock_probes
-from rlvr_sandboxes.slot import Launched
+from rlvr_sandboxes.outside import jail
+from rlvr_sandboxes.outside.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
+from rlvr_sandboxes.outside.probes import Probe, count_tasks, landlock_probes
+from rlvr_sandboxes.outside.slot import Launched
 
 _PREFIX = "rlvr-box-"
 _SLACK_TASKS = 256  # of the same user beside the run, when it has no user of its own; the sampler counts exactly
@@ -63,7 +63,7 @@ class LandlockSandbox(BoxedSandbox):
                 packages=self._layout.packages,
                 executable=self._layout.executable,
             )
-            boot = jail.BOOT.format(code=os.path.dirname(jail.code_folder()))
+            boot = jail.BOOT.format(code=jail.import_folder())
             process = spawn(
                 [own_interpreter(), *jail.FLAGS, "-c", boot, argument],
                 jail.environment(f"{scratch}/run/w", f"{scratch}/packages"),

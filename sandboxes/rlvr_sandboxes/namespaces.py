@@ -14,10 +14,10 @@ import socket
 from typing import ClassVar
 
 from rlvr.errors import SandboxError
-from rlvr_sandboxes import jail
-from rlvr_sandboxes.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
-from rlvr_sandboxes.probes import Probe, namespace_probes
-from rlvr_sandboxes.slot import Launched
+from rlvr_sandboxes.outside import jail
+from rlvr_sandboxes.outside.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
+from rlvr_sandboxes.outside.probes import Probe, namespace_probes
+from rlvr_sandboxes.outside.slot import Launched
 
 
 class NamespacesSandbox(BoxedSandbox):

@@ -17,8 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rlvr.errors import SandboxError
 from rlvr.protocols import Capability, Limits, RunResult
-from rlvr_sandboxes.gate import SlotGate
-from rlvr_sandboxes.link import check_call
+from rlvr_sandboxes.outside.gate import SlotGate
+from rlvr_sandboxes.outside.link import check_call
 from rlvr_sandboxes.remote_services import INTERFACES, Service, ServiceFaultError, piston_request
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from rlvr.errors import SandboxError, SandboxUnavailable
 from rlvr.protocols import Capability, Limits, Program, RunResult, SandboxSession
-from rlvr_sandboxes.boxes import BoxConfig, BoxedSandbox
 from rlvr_sandboxes.landlock import LandlockSandbox
 from rlvr_sandboxes.namespaces import NamespacesSandbox
-from rlvr_sandboxes.probes import Probe
+from rlvr_sandboxes.outside.boxes import BoxConfig, BoxedSandbox
+from rlvr_sandboxes.outside.probes import Probe
 
 _LOG = logging.getLogger(__name__)
 _BACKENDS: tuple[type[BoxedSandbox], ...] = (NamespacesSandbox, LandlockSandbox)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlvr.errors import SandboxUnavailable
 from rlvr.protocols import Capability, Limits
 from rlvr_sandboxes.bounds import MOST_SLOTS
-from rlvr_sandboxes.link import Link
-from rlvr_sandboxes.supervised_box import SupervisedBox, supervisor_source
+from rlvr_sandboxes.outside.link import Link
+from rlvr_sandboxes.outside.supervised_box import SupervisedBox, supervisor_source
 
 _LOG = logging.getLogger(__name__)
 _SECRET_ENDINGS = ("_KEY", "_TOKEN", "_PASSWORD", "_CREDENTIALS")

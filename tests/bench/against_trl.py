@@ -48,17 +48,17 @@ def report(**row: float) -> None:
 
 def run_rlvr(options: argparse.Namespace) -> None:
     """The whole program as a user starts it; only the console is ours, and it waits for its turn."""
-    from rlvr.run.process import prepare_process
+    from rlvr.run.launch.process import prepare_process
 
     prepare_process()
     import torch
 
     torch.set_num_threads(2)
     from rlvr.config.load import load_recipe
-    from rlvr.run.console import Console
-    from rlvr.run.directory import open_directory
-    from rlvr.run.local import train
-    from rlvr.run.preflight import opened
+    from rlvr.run.launch.local import train
+    from rlvr.run.launch.preflight import opened
+    from rlvr.run.record.console import Console
+    from rlvr.run.record.directory import open_directory
 
     folder = Path(options.folder)
     steps = options.pairs + 2

@@ -35,7 +35,7 @@ from rlvr.protocols import Sandbox
 from rlvr.records import Check, Prompt, Verdict
 from rlvr.registry import build_sandbox
 from rlvr_verifiers.code_answer import CodeConfig, CodeVerifier
-from rlvr_verifiers.codecheck.references import read_reference
+from rlvr_verifiers.codecheck.references.references import read_reference
 
 TICK = os.sysconf("SC_CLK_TCK")
 STDIO = {"kind": "stdio", "tests": [{"stdin": "3 4\n", "stdout": "12\n"}]}

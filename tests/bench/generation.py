@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from rlvr.run.process import prepare_process
+from rlvr.run.launch.process import prepare_process
 
 prepare_process()
 

@@ -28,13 +28,13 @@ def measure(
     case: str, *, vocab: int, width: int, tokens: int, megabytes: int, cpu_time: bool
 ) -> dict[str, float]:
     """Seconds and peak MiB of one case, in this process."""
-    from rlvr.run.process import prepare_process
+    from rlvr.run.launch.process import prepare_process
 
     prepare_process()
     import torch
 
     from rlvr.models.head_logprobs import HeadRequest, linear_logprobs
-    from rlvr.models.packing import Targets
+    from rlvr.models.packed.packing import Targets
 
     torch.set_num_threads(2)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -25,7 +25,7 @@ import math_verify
 
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Completion, Prompt
-from rlvr.verify import Judge
+from rlvr.verification.service import Judge
 from rlvr_verifiers.math_answer import MathConfig, MathVerifier
 
 ROOT = Path(__file__).resolve().parents[2]

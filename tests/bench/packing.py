@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from rlvr.run.process import prepare_process
+from rlvr.run.launch.process import prepare_process
 
 prepare_process()
 
@@ -22,7 +22,7 @@ import torch  # noqa: E402 - the process is prepared first
 from gsm8k_rows import alternate, batch_of, load, spread  # noqa: E402
 
 from rlvr.batch import Batch  # noqa: E402
-from rlvr.config.learner import Layout  # noqa: E402
+from rlvr.config.sections.learner import Layout  # noqa: E402
 from rlvr.learner.microbatch import plan_micro_batches  # noqa: E402
 from rlvr.models.logprobs import token_logprobs  # noqa: E402
 

@@ -13,7 +13,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from rlvr.run.process import prepare_process
+from rlvr.run.launch.process import prepare_process
 
 prepare_process()
 
@@ -21,7 +21,7 @@ import torch  # noqa: E402 - the process is prepared first
 from gsm8k_rows import alternate, batch_of, load, spread  # noqa: E402
 from packing import run  # noqa: E402
 
-from rlvr.config.learner import Layout  # noqa: E402
+from rlvr.config.sections.learner import Layout  # noqa: E402
 
 
 def main() -> None:

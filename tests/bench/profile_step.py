@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rlvr.run.process import prepare_process
+from rlvr.run.launch.process import prepare_process
 
 prepare_process()
 
@@ -20,8 +20,8 @@ import torch  # noqa: E402 - the process is prepared first
 from gsm8k_rows import load  # noqa: E402
 
 from rlvr.algorithms.build import build_loss  # noqa: E402
-from rlvr.config.algorithm import AlgorithmConfig  # noqa: E402
-from rlvr.config.learner import LearnerConfig, LearnerDtype  # noqa: E402
+from rlvr.config.sections.algorithm import AlgorithmConfig  # noqa: E402
+from rlvr.config.sections.learner import LearnerConfig, LearnerDtype  # noqa: E402
 from rlvr.data.collate import collate_rows  # noqa: E402
 from rlvr.learner.learner import PolicyLearner  # noqa: E402
 from rlvr.records import Completion, FinishReason, Transport  # noqa: E402

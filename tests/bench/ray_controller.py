@@ -33,15 +33,15 @@ from rlvr.records import (
     WeightsKind,
     WeightsRef,
 )
-from rlvr.run.assemble import assemble
-from rlvr.run.console import Console
-from rlvr.run.directory import RunDirectory
+from rlvr.run.launch.assemble import assemble
+from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.loop import run_loop
-from rlvr.run.preflight import OpenedData
-from rlvr.run.ray.fleet import Fleet
-from rlvr.run.ray.fleet_member import FleetLimits
-from rlvr.run.recorder import Recorder
-from rlvr.run.stop import StopRequest
+from rlvr.run.ray.workers.fleet import Fleet
+from rlvr.run.ray.workers.fleet_member import FleetLimits
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.recorder import Recorder
+from rlvr.run.step.stop import StopRequest
 
 GROUP_SIZE = 8
 NUM_TOKENS = 32

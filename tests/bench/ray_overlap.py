@@ -23,9 +23,9 @@ from rlvr.config.recipe import Recipe
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest
 from rlvr.records import Completion
-from rlvr.run.console import Console
-from rlvr.run.directory import RunDirectory
-from rlvr.run.recorder import Recorder
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.recorder import Recorder
 
 PROMPTS = 8
 WARM_STEPS = 3  # the first ones fill the buffer

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlvr.run.process import prepare_process
+from rlvr.run.launch.process import prepare_process
 
 prepare_process()
 

@@ -23,7 +23,7 @@ import vllm_cases as cases
 from vllm_cases import Living, request
 
 from rlvr.config.load import load_recipe
-from rlvr.learner.publication import Publication
+from rlvr.learner.weights.publication import Publication
 from rlvr.models.policy import load_policy
 from rlvr.records import Transport, WeightsKind
 from rlvr.rollout.vllm.build import build_vllm_engine

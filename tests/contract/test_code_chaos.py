@@ -18,7 +18,7 @@ from rlvr.errors import SandboxError
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Prompt
 from rlvr.registry import SANDBOXES, build_sandbox, find, load
-from rlvr_sandboxes.limits import descendants
+from rlvr_sandboxes.inside.limits import descendants
 from rlvr_verifiers.code_answer import CodeConfig, CodeVerifier
 
 STDIO = {"kind": "stdio", "tests": [{"stdin": "3 4\n", "stdout": "12\n"}]}

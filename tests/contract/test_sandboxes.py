@@ -11,10 +11,10 @@ from rlvr.contracts import check_sandbox
 from rlvr.errors import PluginError, SandboxError, SandboxUnavailable
 from rlvr.protocols import Limits
 from rlvr.registry import SANDBOXES, build_sandbox, find, list_plugins, load
-from rlvr_sandboxes.gate import SlotGate
-from rlvr_sandboxes.link import check_call
+from rlvr_sandboxes.outside.gate import SlotGate
+from rlvr_sandboxes.outside.link import check_call
+from rlvr_sandboxes.outside.supervised_box import supervisor_source
 from rlvr_sandboxes.selection import AutoSandbox
-from rlvr_sandboxes.supervised_box import supervisor_source
 from rlvr_sandboxes.unsafe import UnsafeConfig, UnsafeSandbox, refusal
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_unsafe_refuses_as_root() -> None:
 def test_auto_refuses_with_every_reason_and_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     from rlvr_sandboxes.landlock import LandlockSandbox
     from rlvr_sandboxes.namespaces import NamespacesSandbox
-    from rlvr_sandboxes.probes import Probe
+    from rlvr_sandboxes.outside.probes import Probe
 
     for backend in (NamespacesSandbox, LandlockSandbox):
         probe = Probe(

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlvr.lifeline import end_with_parent
+from rlvr.processes.lifeline import end_with_parent
 
 MARK = "RLVR_CHAOS_MARK"
 HEAVY = ("torch", "pyarrow.parquet", "safetensors.torch", "transformers.models.llama.modeling_llama", "rlvr.cli",
-         "rlvr.run.local")  # fmt: skip
+         "rlvr.run.launch.local")  # fmt: skip
 
 
 class ForkServer:
@@ -109,9 +109,9 @@ def unfinished_files(run: Path) -> list[str]:
 
 
 def _serve() -> None:
-    import rlvr.run.process
+    import rlvr.run.launch.process
 
-    rlvr.run.process.prepare_process()
+    rlvr.run.launch.process.prepare_process()
     for name in HEAVY:
         importlib.import_module(name)
     ended: dict[int, int] = {}

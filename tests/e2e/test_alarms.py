@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from rlvr.run.findings import TRUNCATED_RATE
+from rlvr.run.monitor.findings import TRUNCATED_RATE
 
 TINY = [
     "cold_start.steps=0", "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_completion_tokens=1",

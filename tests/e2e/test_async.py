@@ -18,11 +18,11 @@ import torch
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import ModelConfig
 from rlvr.models.policy import load_policy
-from rlvr.run import local
-from rlvr.run.console import Console
-from rlvr.run.directory import open_directory
-from rlvr.run.journal import MetricsFile
-from rlvr.run.preflight import opened
+from rlvr.run.launch import local
+from rlvr.run.launch.preflight import opened
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import open_directory
+from rlvr.run.record.journal import MetricsFile
 
 # What a completion earns depends on its prompt and its sample index alone, so that what is dropped and what is solved
 # is the same whichever version sampled it.

@@ -26,7 +26,7 @@ from tests.e2e.chaos_runs import (
     unfinished_files,
     wait_until,
 )
-from tests.e2e.ray_runs import ledger_of, rows_of
+from tests.e2e.ray.ray_runs import ledger_of, rows_of
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,10 +17,10 @@ from rlvr.protocols import RolloutEngine
 from rlvr.records import Completion
 from rlvr.rollout.decode import Row
 from rlvr.rollout.transformers_engine import TransformersEngine
-from rlvr.run import local
-from rlvr.run.console import Console
-from rlvr.run.directory import open_directory
-from rlvr.run.preflight import opened
+from rlvr.run.launch import local
+from rlvr.run.launch.preflight import opened
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import open_directory
 
 SMALL = [
     "cold_start.steps=0", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.eval=[]", "run.trackers=[]",

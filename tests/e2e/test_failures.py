@@ -7,11 +7,11 @@ import pytest
 
 from rlvr.config.load import load_recipe
 from rlvr.errors import RolloutError
-from rlvr.run import local
-from rlvr.run.console import Console
-from rlvr.run.directory import open_directory
-from rlvr.run.preflight import opened
-from rlvr.run.recorder import Recorder
+from rlvr.run.launch import local
+from rlvr.run.launch.preflight import opened
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import open_directory
+from rlvr.run.record.recorder import Recorder
 
 SMALL = [
     "cold_start.steps=0",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.ray_runs import Running, command, environment, events_of, rlvr, rows_of
+from tests.e2e.ray.ray_runs import Running, command, environment, events_of, rlvr, rows_of
 
 SMALL = [
     "rollout.engine=toy", "cold_start.steps=0", "rollout.prompts_per_step=2", "rollout.group_size=2", "run.trackers=[]",

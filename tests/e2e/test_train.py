@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from rlvr.run.recipe_file import signed
+from rlvr.run.record.recipe_file import signed
 
 TINY = [
     "cold_start.steps=6", "cold_start.batch_size=16", "rollout.prompts_per_step=4", "rollout.group_size=4",

@@ -79,9 +79,9 @@ def rlvr_step(case: dict[str, Any], shape: dict[str, Any], row_tokens: int) -> A
 
     from rlvr.algorithms.build import build_loss
     from rlvr.batch import Batch
-    from rlvr.config.algorithm import AlgorithmConfig
-    from rlvr.config.learner import LearnerConfig
     from rlvr.config.recipe import TinyModel
+    from rlvr.config.sections.algorithm import AlgorithmConfig
+    from rlvr.config.sections.learner import LearnerConfig
     from rlvr.learner.flops import model_cost
     from rlvr.learner.learner import PolicyLearner
     from rlvr.models.policy import Policy, build_tiny

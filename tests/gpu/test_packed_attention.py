@@ -10,15 +10,15 @@ import torch
 from torch.nn.attention import varlen
 from transformers import PreTrainedModel
 
-from rlvr.config.learner import Layout, LearnerDtype
-from rlvr.models import ragged_attention
-from rlvr.models.block_attention import attend_in_blocks
+from rlvr.config.sections.learner import Layout, LearnerDtype
 from rlvr.models.logprobs import TokenLogprobs, token_logprobs
-from rlvr.models.packed_layout import PackedLayout
-from rlvr.models.ragged_attention import attend_ragged, probe_kernel
-from tests.unit import ragged_cases
-from tests.unit.packing_cases import Rows, difference, gradients, plain, ragged, tiny
-from tests.unit.ragged_cases import Calls, Result, Setting
+from rlvr.models.packed import ragged_attention
+from rlvr.models.packed.block_attention import attend_in_blocks
+from rlvr.models.packed.layout import PackedLayout
+from rlvr.models.packed.ragged_attention import attend_ragged, probe_kernel
+from tests.unit.models import ragged_cases
+from tests.unit.models.packing_cases import Rows, difference, gradients, plain, ragged, tiny
+from tests.unit.models.ragged_cases import Calls, Result, Setting
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlvr_verifiers.mathcheck.boxes import last_boxes
+from rlvr_verifiers.mathcheck.text.boxes import last_boxes
 from rlvr_verifiers.retraction import retraction
 
 _READ_CHARS = 20_000

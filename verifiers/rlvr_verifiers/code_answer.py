@@ -22,12 +22,14 @@ from rlvr.errors import PluginError, SandboxError
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution, Limits
 from rlvr.records import Completion, Json, Prompt, Status, Verdict
+from rlvr_verifiers.codecheck.answer.fences import Program, find_program
+from rlvr_verifiers.codecheck.answer.statements import accepts_one_of_many
+from rlvr_verifiers.codecheck.answer.suspicion import signs
 from rlvr_verifiers.codecheck.boxes import Boxes
-from rlvr_verifiers.codecheck.fences import Program, find_program
 from rlvr_verifiers.codecheck.function_calls import judge_literals
 from rlvr_verifiers.codecheck.outcome import Ending, Outcome
 from rlvr_verifiers.codecheck.patience import MAX_KILLS
-from rlvr_verifiers.codecheck.references import (
+from rlvr_verifiers.codecheck.references.references import (
     FunctionReference,
     Reference,
     StdioReference,
@@ -39,9 +41,7 @@ from rlvr_verifiers.codecheck.references import (
     without_first,
 )
 from rlvr_verifiers.codecheck.relay import judge_in_boxes
-from rlvr_verifiers.codecheck.statements import accepts_one_of_many
 from rlvr_verifiers.codecheck.stdio import judge_stdio
-from rlvr_verifiers.codecheck.suspicion import signs
 from rlvr_verifiers.thinking import ThinkingConfig
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 from rlvr_verifiers.countdown_expression import BreaksARule, NotAnExpression, evaluate, shown
-from rlvr_verifiers.mathcheck.boxes import last_boxes
+from rlvr_verifiers.mathcheck.text.boxes import last_boxes
 from rlvr_verifiers.thinking import NEVER_CLOSED, ThinkingConfig
 
 _MAX_NUMBERS = 100

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 
 from rlvr.errors import ConfigError, RolloutError
-from rlvr.json_client import DeadlineError, JsonClient
+from rlvr.http.client import DeadlineError, JsonClient
+from rlvr.http.served_model import KEY_REFUSED, find_model, key_refused
 from rlvr.records import Json
-from rlvr.served_model import KEY_REFUSED, find_model, key_refused
 
 _TOO_LONG = 400  # what servers answer to a prompt that their context does not hold
 

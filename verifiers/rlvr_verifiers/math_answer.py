@@ -16,10 +16,10 @@ from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 from rlvr_verifiers import math_cross_check
-from rlvr_verifiers.mathcheck.compare import CompareOptions, evaluate
-from rlvr_verifiers.mathcheck.extraction import Extraction, ExtractionOptions, Found
+from rlvr_verifiers.mathcheck.compare.compare import CompareOptions, evaluate
 from rlvr_verifiers.mathcheck.judging import Judge, JudgingOptions, Outcome, Result
-from rlvr_verifiers.mathcheck.markers import Origin
+from rlvr_verifiers.mathcheck.text.extraction import Extraction, ExtractionOptions, Found
+from rlvr_verifiers.mathcheck.text.markers import Origin
 from rlvr_verifiers.thinking import ThinkingConfig
 
 _MAX_EXTRACTED_CHARS = 2_000

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from rlvr.lifeline import end_with_parent
+from rlvr.processes.lifeline import end_with_parent
 
 _MAX_CHARS = 400
 

@@ -13,10 +13,10 @@ import psutil
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from rlvr import watchdog
-from rlvr.config.model import LoraConfig
+from rlvr.config.sections.model import LoraConfig
 from rlvr.errors import ConfigError, RolloutError
 from rlvr.models.lora import ADAPTER_WEIGHTS
+from rlvr.processes import watchdog
 from rlvr.rollout.vllm import adapter, environment
 from rlvr.rollout.vllm.last_errors import last_errors
 from rlvr.rollout.vllm.outline import write_adapters, write_outline

@@ -23,8 +23,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from rlvr.lifeline import end_with_parent
 from rlvr.models.checksum import tensor_checksum
+from rlvr.processes.lifeline import end_with_parent
 from rlvr.rollout.vllm import adapter
 from rlvr.rollout.vllm.settings import BACKEND
 

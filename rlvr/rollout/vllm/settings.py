@@ -81,7 +81,7 @@ def engine_arguments(
         )
     if rollout.engine_dtype is EngineDtype.AUTO:
         raise ConfigError(
-            "rollout.engine_dtype=auto must be chosen before an engine is started: see rlvr.run.choose_dtypes"
+            "rollout.engine_dtype=auto must be chosen before an engine is started: see rlvr.run.launch.choose_dtypes"
         )
     slots = slot_arguments(given, max_batch_rows=rollout.max_batch_rows)
     arguments: dict[str, Any] = {

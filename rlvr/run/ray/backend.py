@@ -20,24 +20,24 @@ from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.records import Check
 from rlvr.registry import VERIFIERS, PluginSource, find
-from rlvr.run.conduct import Crew, Scene, conduct
-from rlvr.run.console import Console
-from rlvr.run.directory import RunDirectory
-from rlvr.run.preflight import OpenedData
+from rlvr.run.launch.preflight import OpenedData
+from rlvr.run.launch.run import Crew, Scene, conduct
 from rlvr.run.ray.colocated import TurnTaker
 from rlvr.run.ray.connect import connected
-from rlvr.run.ray.engine_handle import engine_spawner
-from rlvr.run.ray.fleet import Fleet, OnEvent
-from rlvr.run.ray.fleet_member import FleetLimits
 from rlvr.run.ray.handshake import shake_hands
-from rlvr.run.ray.judge_fleet import JudgeFleet
-from rlvr.run.ray.judge_handle import judge_spawner
-from rlvr.run.ray.learner_handle import LearnerHandle
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
-from rlvr.run.recorder import Recorder
-from rlvr.run.resume_choice import NO_CHOICE, ResumeChoice
-from rlvr.verify import Judge
+from rlvr.run.ray.workers.engine_handle import engine_spawner
+from rlvr.run.ray.workers.fleet import Fleet, OnEvent
+from rlvr.run.ray.workers.fleet_member import FleetLimits
+from rlvr.run.ray.workers.judge_fleet import JudgeFleet
+from rlvr.run.ray.workers.judge_handle import judge_spawner
+from rlvr.run.ray.workers.learner_handle import LearnerHandle
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.recorder import Recorder
+from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.verification.service import Judge
 
 
 def train(

@@ -10,8 +10,8 @@ from pathlib import Path
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, Learner, StepReport
 from rlvr.records import WeightsRef
-from rlvr.run.ray.fleet import Fleet
-from rlvr.run.ray.learner_handle import LearnerHandle
+from rlvr.run.ray.workers.fleet import Fleet
+from rlvr.run.ray.workers.learner_handle import LearnerHandle
 
 
 class TurnTaker:

@@ -26,9 +26,9 @@ from ray._raylet import (
 )
 
 import rlvr
-from rlvr import watchdog
-from rlvr.config.cluster import ClusterConfig
+from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.errors import ConfigError, Interrupted
+from rlvr.processes import watchdog
 
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
 _TOKEN_BYTES = 32

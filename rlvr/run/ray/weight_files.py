@@ -13,11 +13,11 @@ import ray
 import torch
 from ray import exceptions as ray_errors
 
-from rlvr import watchdog
 from rlvr.errors import RolloutError
-from rlvr.learner.weights_file import FOLDER_VARIABLE, place_for
+from rlvr.learner.weights.weights_file import FOLDER_VARIABLE, place_for
+from rlvr.processes import watchdog
 from rlvr.records import Transport, WeightsRef
-from rlvr.run.failures import LearnerLost
+from rlvr.run.step.failures import LearnerLost
 
 CHUNK_BYTES = 64 << 20
 _KEPT = 2  # versions, as the learner keeps

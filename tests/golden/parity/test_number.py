@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.parity.number import (
+from tests.parity.number import (
     Number,
     Scalar,
     clamp,

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rlvr.cli import app
-from rlvr.config.algorithm import AlgorithmConfig
-from rlvr.parity.case import ADVANTAGE, SEED, AdvantageCase, Case, Claim, Difference, LossCase
-from rlvr.parity.cases import ALL_CASES
-from rlvr.parity.ours import our_advantages, our_loss
-from rlvr.parity.rows import make_groups, make_rows
-from rlvr.parity.table import ParityRow, parity_rows, parity_table, summary
+from rlvr.config.sections.algorithm import AlgorithmConfig
+from tests.parity.__main__ import main
+from tests.parity.case import ADVANTAGE, SEED, AdvantageCase, Case, Claim, Difference, LossCase
+from tests.parity.cases import ALL_CASES
+from tests.parity.ours import our_advantages, our_loss
+from tests.parity.rows import make_groups, make_rows
+from tests.parity.table import ParityRow, parity_rows, parity_table, summary
 
 WIDTH = 100
 PEERS = {"TRL", "verl", "prime-rl", "SkyRL", "NeMo RL", "AReaL"}
@@ -158,9 +158,12 @@ def test_the_summary_counts_what_fails() -> None:
 
 
 def test_the_command_prints_the_same_rows_as_json(
-    all_rows: list[ParityRow], capsys: pytest.CaptureFixture[str]
+    all_rows: list[ParityRow],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    app(["parity", "--json"], standalone_mode=False)
+    monkeypatch.setattr(sys, "argv", ["parity", "--json"])
+    assert main() == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == [row.as_json() for row in all_rows]
     assert {"peer", "algorithm", "settings", "value", "gradient", "verdict", "reason", "holds"} == (
@@ -171,13 +174,13 @@ def test_the_command_prints_the_same_rows_as_json(
 OVERCLAIM = """
 import sys
 from dataclasses import replace
-from rlvr.cli import main
-from rlvr.parity import table
-from rlvr.parity.case import Claim
+from tests.parity import table
+from tests.parity.__main__ import main
+from tests.parity.case import Claim
 case = next(case for case in table.ALL_CASES if case.claim is Claim.DIFFERS)
 table.ALL_CASES = (replace(case, claim=Claim.EQUAL),)
-sys.argv = ["rlvr", "parity"]
-main()
+sys.argv = ["parity"]
+sys.exit(main())
 """
 
 

@@ -9,15 +9,15 @@ import torch
 from pydantic import ValidationError
 
 from rlvr.algorithms.advantages import GroupRewards
-from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.recipe import RolloutConfig
+from rlvr.config.sections.algorithm import AlgorithmConfig
 from rlvr.data.collate import collate_rows, select_rows
-from rlvr.parity import areal, nemo_rl, prime_rl, skyrl, trl, verl
-from rlvr.parity.case import ADVANTAGE
-from rlvr.parity.number import Number, Scalar, gradient, still
-from rlvr.parity.ours import MAX_COMPLETION_TOKENS, our_advantages, our_loss
-from rlvr.parity.rows import Row
 from rlvr.records import Completion, FinishReason
+from tests.parity import areal, nemo_rl, prime_rl, skyrl, trl, verl
+from tests.parity.case import ADVANTAGE
+from tests.parity.number import Number, Scalar, gradient, still
+from tests.parity.ours import MAX_COMPLETION_TOKENS, our_advantages, our_loss
+from tests.parity.rows import Row
 
 BASE = math.log(0.2)
 

@@ -23,12 +23,12 @@ from trl_trainer import EOS, MadeUpPass, Scores, build_trainer, generated, step_
 
 from rlvr.algorithms.advantages import GroupRewards
 from rlvr.algorithms.lengths import overlong_penalty
-from rlvr.parity import trl as reference
-from rlvr.parity.case import ADVANTAGE, SEED, Claim, LossCase
-from rlvr.parity.cases.trl import CORRECTIONS, LOSSES
-from rlvr.parity.number import gradient, still
-from rlvr.parity.ours import our_advantages, our_loss
-from rlvr.parity.rows import GROUP_SIZE, Row, make_groups, make_rows
+from tests.parity import trl as reference
+from tests.parity.case import ADVANTAGE, SEED, Claim, LossCase
+from tests.parity.cases.trl import CORRECTIONS, LOSSES
+from tests.parity.number import gradient, still
+from tests.parity.ours import our_advantages, our_loss
+from tests.parity.rows import GROUP_SIZE, Row, make_groups, make_rows
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from trl_trainer import EOS, PAD, VOCAB, build_trainer, generated, step_loss
 from rlvr.algorithms.advantages import GroupRewards
 from rlvr.algorithms.build import build_advantage, build_loss
 from rlvr.batch import Batch
-from rlvr.config.algorithm import AlgorithmConfig
+from rlvr.config.sections.algorithm import AlgorithmConfig
 
 
 @pytest.fixture(autouse=True)

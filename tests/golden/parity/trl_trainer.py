@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
-from rlvr.parity.rows import Row
+from tests.parity.rows import Row
 
 PAD, EOS, VOCAB = 0, 1, 32
 Scores = Sequence[float | None]

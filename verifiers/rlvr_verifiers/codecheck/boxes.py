@@ -69,7 +69,7 @@ class Boxes:
 
 def bundle(file: str) -> str:
     """The source of one of the programs for the boxes: one text, with what it imports from here put before it."""
-    folder = importlib.resources.files(__package__ or "rlvr_verifiers.codecheck")
+    folder = importlib.resources.files("rlvr_verifiers.codecheck.inside")
     parts: dict[str, str] = {}
 
     def add(name: str) -> None:

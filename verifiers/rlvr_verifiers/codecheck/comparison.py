@@ -4,7 +4,7 @@ import math
 import re
 from decimal import Decimal, InvalidOperation
 
-from rlvr_verifiers.codecheck.references import Tolerance, WhiteSpace
+from rlvr_verifiers.codecheck.references.references import Tolerance, WhiteSpace
 
 _BLANKS = " \t\r\f\v"
 _NUMBER = re.compile(

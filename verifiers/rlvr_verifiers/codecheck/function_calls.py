@@ -5,9 +5,8 @@ from os import urandom
 from typing import Any, cast
 
 from rlvr.protocols import Limits, RunResult, SandboxSession
-from rlvr_verifiers.codecheck import wire
 from rlvr_verifiers.codecheck.boxes import Boxes
-from rlvr_verifiers.codecheck.literals import MAX_NODES, Call, LiteralAssert, NotHere
+from rlvr_verifiers.codecheck.inside import wire
 from rlvr_verifiers.codecheck.outcome import (
     NOT_RUN,
     PASSED,
@@ -19,7 +18,8 @@ from rlvr_verifiers.codecheck.outcome import (
     with_facts,
 )
 from rlvr_verifiers.codecheck.patience import Patience, own_delay_s
-from rlvr_verifiers.codecheck.references import FunctionReference
+from rlvr_verifiers.codecheck.references.literals import MAX_NODES, Call, LiteralAssert, NotHere
+from rlvr_verifiers.codecheck.references.references import FunctionReference
 
 MAX_REPLY_BYTES = 65_536  # of a value that is compared outside; larger ones cost only the boxes
 GRACE_S = 3.0  # beyond the box's own wall limit, which comes first

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 from rlvr.errors import VerifierError
 from rlvr.protocols import Limits, RunResult, SandboxSession
-from rlvr_verifiers.codecheck import wire
 from rlvr_verifiers.codecheck.boxes import Boxes
 from rlvr_verifiers.codecheck.function_calls import GRACE_S, Line, Unanswered, load_body
+from rlvr_verifiers.codecheck.inside import wire
 from rlvr_verifiers.codecheck.outcome import (
     NOT_RUN,
     PASSED,
@@ -30,7 +30,7 @@ from rlvr_verifiers.codecheck.outcome import (
     with_facts,
 )
 from rlvr_verifiers.codecheck.patience import Patience
-from rlvr_verifiers.codecheck.references import FunctionReference, Style
+from rlvr_verifiers.codecheck.references.references import FunctionReference, Style
 
 MAX_MESSAGES = 100_000
 MAX_BYTES = 512 << 20

@@ -20,7 +20,11 @@ from rlvr_verifiers.codecheck.outcome import (
     with_facts,
 )
 from rlvr_verifiers.codecheck.patience import Patience
-from rlvr_verifiers.codecheck.stdio_tests import CheckerProgram, StdioReference, StdioTest
+from rlvr_verifiers.codecheck.references.stdio_tests import (
+    CheckerProgram,
+    StdioReference,
+    StdioTest,
+)
 
 MAX_TIMEOUTS = 3  # of one program, when all tests are wanted
 NUM_AT_ONCE = 4

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .method import Method
+from rlvr_verifiers.mathcheck.method import Method
 
 
 class Problem(StrEnum):

@@ -13,10 +13,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from .compare import EXACT, CompareOptions, Decision, Gold, Problem, compare, read_gold
-from .extraction import DEFAULT, Extraction, ExtractionOptions, Found, extract
-from .markers import Origin
-from .method import Method
+from rlvr_verifiers.mathcheck.compare.compare import (
+    EXACT,
+    CompareOptions,
+    Decision,
+    Gold,
+    Problem,
+    compare,
+    read_gold,
+)
+from rlvr_verifiers.mathcheck.method import Method
+from rlvr_verifiers.mathcheck.text.extraction import (
+    DEFAULT,
+    Extraction,
+    ExtractionOptions,
+    Found,
+    extract,
+)
+from rlvr_verifiers.mathcheck.text.markers import Origin
 
 MAX_ANSWER_CHARS = 10_000
 _MAX_KEPT_CHARS = 200  # longer texts are not remembered

@@ -1,0 +1,132 @@
+"""`rlvr check`: everything `--dry-run` checks, and what the run will take of this machine. No weights are loaded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from rlvr.commands.dry_run import data_rows
+from rlvr.config.derived import derived_table
+from rlvr.config.recipe import Recipe
+from rlvr.models.dtype_speed import measure_dtypes
+from rlvr.models.policy import load_tokenizer, outline
+from rlvr.models.prompting import encode_prompt
+from rlvr.planner.architecture import architecture_of, num_adapter_parameters
+from rlvr.planner.machine import Device, devices, measure, torch_device
+from rlvr.planner.pace import pace_of
+from rlvr.planner.plan import Place, places, remedies
+from rlvr.planner.remedies import candidates, changed, override
+from rlvr.planner.setup import Lengths, Setup, setup_of
+from rlvr.planner.table import Row, memory_rows, pace_rows, warning
+from rlvr.records import Prompt
+from rlvr.run.launch.choose_dtypes import choose_dtypes
+from rlvr.run.launch.preflight import OpenedData, opened
+from rlvr.run.launch.prompt_check import check_prompts
+from rlvr.run.launch.start_learner import use_threads
+
+NUM_MEASURED = 64  # prompts of each source whose tokens are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """tables: title and rows. warnings: what will likely go wrong on this machine."""
+
+    tables: tuple[tuple[str, tuple[Row, ...]], ...]
+    warnings: tuple[str, ...]
+
+
+def check_recipe(recipe: Recipe) -> CheckReport:
+    """The report of a recipe that is sound.
+
+    Raises: what a real start would raise before it loads weights (ConfigError, DataError, PluginError).
+    """
+    with opened(recipe) as (_, data):
+        prompts = list(_sample(data))
+        counts = data_rows(data)
+        notes = check_prompts(recipe, data).notes
+        eval_sizes = [len(found) for found in data.evals.values()]
+    model = outline(recipe.model)
+    found = devices(recipe.learner.device)
+    use_threads(recipe)
+    choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(model, torch_device(found[0])))
+    recipe = recipe if choice is None else choice.recipe
+    rows = [*derived_table(recipe, dtype_reason="" if choice is None else choice.reason), *counts]
+    lengths = _lengths(recipe, prompts)
+    setup = _setup(recipe, model, lengths, eval_sizes)
+    speed = measure(found[0], is_bfloat16=setup.is_bfloat16)
+    planned = places(setup, found)
+    tables = [
+        (f"{recipe.name}: nothing was started", rows),
+        *((place.name, memory_rows(place)) for place in planned),
+        ("time, an estimate", pace_rows(pace_of(setup, speed), speed, num_steps=setup.num_steps)),
+    ]
+    return CheckReport(
+        tables=tuple((title, tuple(found_rows)) for title, found_rows in tables),
+        warnings=(
+            *(note.removeprefix("warning: ") for note in notes),
+            *_warnings(recipe, model, lengths, eval_sizes, planned, found),
+        ),
+    )
+
+
+def _warnings(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    lengths: Lengths,
+    eval_sizes: Sequence[int],
+    planned: Sequence[Place],
+    found: Sequence[Device],
+) -> Iterator[str]:
+    learners = recipe.cluster.learners
+    if found[0].kind == "cuda" and learners > len(found):
+        yield f"cluster.learners={learners}, and this machine has {len(found)} GPUs: the run would not start"
+    room = architecture_of(model).max_positions
+    if lengths.row_max > room:
+        yield (
+            f"the longest prompt has {lengths.prompt_max:,} tokens, which with rollout.max_completion_tokens="
+            f"{lengths.completion:,} is more than the model's {room:,} positions: such prompts are dropped"
+        )
+    fullest = max(planned, key=lambda place: place.excess_bytes)
+    if fullest.fits:
+        return
+    alternatives: list[tuple[str, Setup]] = []
+    for change in candidates(recipe, row_tokens=lengths.row_max):
+        other = changed(recipe, change)
+        if other is not None:
+            alternatives.append((override(change), _setup(other, model, lengths, eval_sizes)))
+    yield warning(fullest, remedies(fullest, found, alternatives))
+
+
+def _setup(
+    recipe: Recipe, model: PreTrainedModel, lengths: Lengths, eval_sizes: Sequence[int]
+) -> Setup:
+    adapters = recipe.model.lora
+    return setup_of(
+        recipe,
+        architecture_of(model),
+        num_adapters=num_adapter_parameters(model, adapters) if adapters.rank else 0,
+        lengths=lengths,
+        eval_sizes=eval_sizes,
+    )
+
+
+def _sample(data: OpenedData) -> Iterator[tuple[Prompt, bool]]:
+    """(prompt, whether it is for training) of the first prompts of each source."""
+    for source in data.stream.sources:
+        count = NUM_MEASURED if source.num_rows is None else min(NUM_MEASURED, source.num_rows)
+        yield from ((source.prompt(i), True) for i in range(count))
+    for prompts in data.evals.values():
+        yield from ((prompt, False) for prompt in prompts[:NUM_MEASURED])
+
+
+def _lengths(recipe: Recipe, prompts: Sequence[tuple[Prompt, bool]]) -> Lengths:
+    """Tokens as the recipe's own tokenizer counts them; longer prompts than the recipe takes are dropped in a run."""
+    tokenizer = load_tokenizer(recipe.model)
+    limit = recipe.data.max_prompt_tokens
+    counted = [(min(limit, len(encode_prompt(p, tokenizer))), is_train) for p, is_train in prompts]
+    trained = [count for count, is_train in counted if is_train]
+    return Lengths(
+        prompt_mean=-(-sum(trained) // len(trained)),
+        prompt_max=max(count for count, _ in counted),
+        completion=recipe.rollout.max_completion_tokens,
+    )

@@ -1,0 +1,79 @@
+"""The commands `rlvr verifiers ...` and `rlvr sandboxes ...`. Imports stay inside the commands."""
+
+from pathlib import Path
+
+import typer
+
+verifiers_app = typer.Typer(
+    help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
+)
+sandboxes_app = typer.Typer(
+    help="List sandboxes with what this machine gives them, or show one.",
+    invoke_without_command=True,
+)
+
+
+@verifiers_app.callback()
+def verifiers(context: typer.Context) -> None:
+    """List the installed verifiers; nothing is imported for it."""
+    if context.invoked_subcommand is None:
+        from rlvr.registry import VERIFIERS, list_plugins
+        from rlvr.run.record.console import Console
+
+        rows = [
+            (p.name, f"{p.distribution} {p.version}", p.target) for p in list_plugins(VERIFIERS)
+        ]
+        Console().table("verifiers", rows)
+
+
+@verifiers_app.command("show")
+def verifiers_show(name: str) -> None:
+    """Show a verifier: what it does, its version, how it runs, its settings."""
+    import inspect
+
+    from rlvr.registry import VERIFIERS, find, setting_rows
+    from rlvr.run.record.console import Console
+    from rlvr.verification.trial import load_tried
+
+    loaded = load_tried(find(VERIFIERS, name))
+    console = Console()
+    console.note(inspect.getdoc(loaded) or "")
+    rows = [("version", loaded.version, ""), ("runs", str(loaded.execution), "")]
+    rows += setting_rows(loaded.Config)
+    console.table(f"verifier {loaded.name}", rows)
+
+
+@verifiers_app.command("new")
+def verifiers_new(name: str) -> None:
+    """Write NAME.py, a verifier to start from, into this folder."""
+    from rlvr.commands.new_verifier import write_skeleton
+    from rlvr.run.record.console import Console
+
+    path = write_skeleton(name, folder=Path.cwd())
+    Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
+
+
+@sandboxes_app.callback()
+def sandboxes(context: typer.Context) -> None:
+    """List the installed sandboxes, and what each needs of this machine."""
+    if context.invoked_subcommand is None:
+        from rlvr.commands.sandbox_report import listing_rows, probe_rows
+        from rlvr.run.record.console import Console
+
+        console = Console()
+        console.table("sandboxes", listing_rows())
+        console.table("this machine", probe_rows())
+
+
+@sandboxes_app.command("show")
+def sandboxes_show(name: str) -> None:
+    """Show a sandbox: what it can do, its settings, and its self-test here. Exit code 1 when that fails."""
+    from rlvr.commands.sandbox_report import describe
+    from rlvr.run.record.console import Console
+
+    described = describe(name)
+    console = Console()
+    console.note(described.text)
+    console.table(f"sandbox {name}", described.rows)
+    if not described.is_usable:
+        raise typer.Exit(1)

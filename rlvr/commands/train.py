@@ -1,0 +1,49 @@
+"""Which backend runs a recipe; a backend's libraries are imported only when it is chosen."""
+
+import importlib.util
+
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import Backend, EngineKind, Recipe
+from rlvr.errors import ConfigError
+from rlvr.rollout.vllm.environment import argument_names, installed_vllm, require_known
+from rlvr.run.launch.preflight import OpenedData
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.verification.service import Judge
+
+
+def require_backend(recipe: Recipe) -> None:
+    """Raises ConfigError when the recipe's backend is not installed or lacks an argument, before anything is made."""
+    if recipe.cluster.backend is Backend.RAY and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "cluster.backend=ray: Ray is not installed; run `make setup`, or `pip install 'rlvr[ray]'`; on one machine "
+            "without vLLM, cluster.backend=local needs none"
+        )
+    if recipe.rollout.engine is EngineKind.VLLM and (known := argument_names()):
+        # another node may run the engines: where vLLM is not here, each of them checks
+        given = recipe.rollout.engine_args
+        require_known(given, known=known, version=installed_vllm().version)
+
+
+def train_with(
+    loaded: LoadedRecipe,
+    *,
+    judge: Judge,
+    data: OpenedData,
+    directory: RunDirectory,
+    resume: bool,
+    console: Console,
+    choice: ResumeChoice = NO_CHOICE,
+) -> None:
+    """Runs a recipe to its end on its backend. `judge` and `data` come from `preflight.opened`.
+
+    Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
+    """
+    if loaded.recipe.cluster.backend is Backend.RAY:
+        from rlvr.run.ray.backend import train
+    else:
+        from rlvr.run.launch.local import train
+    train(
+        loaded, judge=judge, data=data, directory=directory, resume=resume, console=console, choice=choice,
+    )  # fmt: skip

@@ -1,0 +1,334 @@
+"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the input.
+
+reader -> blocks of BLOCK_ROWS, their references parsed -> at most WINDOW_ROWS open rows -> writer
+                                                           a full window waits for its oldest row
+"""
+
+import asyncio
+import gzip
+import itertools
+import json
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rlvr.data.bounded import open_lines
+from rlvr.errors import ConfigError, DataError
+from rlvr.plugin import completion_from_text
+from rlvr.records import (
+    Check,
+    Completion,
+    Json,
+    Message,
+    Prompt,
+    Status,
+    Verdict,
+)
+from rlvr.storage.input_files import is_file, other_kind
+from rlvr.verification.service import Judge
+
+WINDOW_ROWS = 1024
+BLOCK_ROWS = 256
+MAX_ERRORS_SHOWN = 3
+_CHECK = "main"
+_NO_QUESTION = "(no prompt given)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineReport:
+    """What `judge_file` wrote; `num_malformed` rows could not be read and are among the errors.
+
+    first_errors: of the first rows that got ERROR, the id and the reason.
+    """
+
+    num_rows: int
+    num_malformed: int
+    counts: Mapping[Status, int]
+    first_errors: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """For a table: how many rows got each status, then the first errors."""
+        counted = [(status.name, str(count), "") for status, count in self.counts.items()]
+        return [*counted, *(("", "", error) for error in self.first_errors)]
+
+    @property
+    def had_errors(self) -> bool:
+        """Whether any row got ERROR; the command line then returns 1."""
+        return self.counts[Status.ERROR] > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One line of the input: a pair to judge, or the problem with it."""
+
+    row_id: Json
+    prompt: Prompt | None = None
+    completion: Completion | None = None
+    problem: str = ""
+
+
+def judge_file(
+    verifier: str,
+    input_path: str | Path,
+    output_path: str | Path,
+    settings: Mapping[str, Any],
+    workers: int,
+    deadline_s: float,
+    sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
+) -> OfflineReport:
+    """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
+
+    Reads {"id"?, "completion", "reference", "prompt"?}; writes {"id", "status", "score",
+    "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
+    A row without id gets the number of its line, from 1. The output appears under its name when it is whole.
+
+    Args:
+        verifier: as in a recipe: a registered name, package.module:attribute or
+            path/file.py:attribute.
+        deadline_s: wall-clock seconds that one row may take.
+        sandbox: where a verifier that runs programs runs them, and the settings of that backend.
+
+    Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
+        a file cannot be opened.
+    """
+    source, target = Path(input_path), Path(output_path)
+    _require_input(source)
+    if target.exists() and target.samefile(source):
+        raise ConfigError(
+            f"--input and --output are one file, {str(source)!r}: its rows would be lost; choose another output"
+        )
+    judge = Judge(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
+    try:
+        check = Check(name=_CHECK, verifier=verifier, settings=settings)
+        judge.preflight([check])
+        is_plain_file = not target.exists() or target.is_file()
+        part = target.with_name(target.name + ".part") if is_plain_file else target
+        try:
+            with _open(part, "wb", is_gzip=target.suffix == ".gz") as sink:
+                report = asyncio.run(_judge_rows(judge, check, _read(source, check), sink))
+        except OSError as error:
+            raise DataError(f"output file {str(target)!r} cannot be written: {error}") from error
+        if part != target:
+            part.replace(target)
+        return report
+    finally:
+        judge.close()
+
+
+def explain(
+    verifier: str,
+    *,
+    completion: str,
+    reference: Json,
+    settings: Mapping[str, Any],
+    deadline_s: float,
+    question: Json = None,
+    sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
+) -> tuple[Verdict, list[tuple[str, str]]]:
+    """The verdict on one pair, and rows of (what, value) that say how it came about.
+
+    Args: question: text, or chat messages as in a file of rows.
+
+    Raises: PluginError for the verifier or its settings; DataError for the reference.
+    """
+    judge = Judge(workers=1, deadline_s=deadline_s, sandbox=sandbox)
+    try:
+        check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
+        judge.preflight([check])
+        text, messages = _question(question)
+        prompt = Prompt(
+            prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages
+        )
+        judge.check_references([prompt])
+        pair = (prompt, completion_from_text(completion, prompt_id="pair"))
+        verdict = judge.judge_batch([pair])[0][_CHECK]
+    finally:
+        judge.close()
+    rows = [("status", verdict.status.name)]
+    if verdict.extracted is not None:
+        rows.append(("extracted", verdict.extracted))
+    rows += [(key.replace("_", " "), str(value)) for key, value in verdict.details.items()]
+    return verdict, [*rows, ("reason", verdict.reason), ("verifier", verdict.verifier)]
+
+
+def given_pair(
+    completion: str | None, reference: str | None, question: str, path: Path | None
+) -> tuple[str, Json, Json]:
+    """(completion, reference, question) as they were given, else those of a file with one row.
+
+    Raises: ConfigError, DataError.
+    """
+    if completion is not None and reference is not None:
+        return completion, reference, question
+    if path is None:
+        raise ConfigError(
+            "rlvr verify --explain needs --completion TEXT and --reference TEXT, or --input FILE with one row"
+        )
+    _require_input(path)
+    rows = list(itertools.islice(_read(path, Check(name=_CHECK, verifier="")), 2))
+    if len(rows) != 1:
+        raise DataError(
+            f"{str(path)!r} has {'more than one row' if rows else 'no row'}; one pair is explained at a time"
+        )
+    row = rows[0]
+    if row.prompt is None or row.completion is None:
+        raise DataError(f"{str(path)!r}: {row.problem}")
+    messages: list[Json] = [{"role": m.role, "content": m.content} for m in row.prompt.messages]
+    return row.completion.text, row.prompt.reference, row.prompt.text or messages
+
+
+def _require_input(path: Path) -> None:
+    """Raises DataError when it is no file."""
+    if not is_file(path):
+        raise DataError(
+            f"input file {str(path)!r} {f'is {kind}' if (kind := other_kind(path)) else 'does not exist'}"
+        )
+
+
+async def _judge_rows(
+    judge: Judge, check: Check, rows: Iterator[_Row], sink: IO[bytes]
+) -> OfflineReport:
+    """Waits, when the window is full, for the oldest open row, and for the references of each block."""
+    label = judge.label(check)
+    statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
+    num_malformed = 0
+    errors: list[str] = []
+    window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
+
+    async def write_oldest() -> None:
+        row_id, pending = window.popleft()
+        verdict = await pending if isinstance(pending, asyncio.Task) else pending
+        statuses[verdict.status] += 1
+        if verdict.status is Status.ERROR and len(errors) < MAX_ERRORS_SHOWN:
+            errors.append(f"row {row_id!r}: {verdict.reason}")
+        sink.write(_line(row_id, verdict))
+
+    while block := list(itertools.islice(rows, BLOCK_ROWS)):
+        problems = await asyncio.to_thread(_reference_problems, judge, block)
+        for row, problem in zip(block, problems, strict=True):
+            if row.prompt is None or row.completion is None:
+                num_malformed += 1
+                window.append((row.row_id, _error(label, row.problem)))
+            elif problem:
+                reason = f"the reference cannot be used: {problem}"
+                window.append((row.row_id, _error(label, reason)))
+            elif settled := judge.prejudge(row.prompt, row.completion):
+                window.append((row.row_id, settled[_CHECK]))
+            else:
+                task = asyncio.create_task(_judge_one(judge, row.prompt, row.completion))
+                window.append((row.row_id, task))
+            while len(window) >= WINDOW_ROWS or (window and _is_done(window[0][1])):
+                await write_oldest()
+    while window:
+        await write_oldest()
+    return OfflineReport(
+        num_rows=statuses.total(),
+        num_malformed=num_malformed,
+        counts=dict(statuses),
+        first_errors=tuple(errors),
+    )
+
+
+def _reference_problems(judge: Judge, rows: Sequence[_Row]) -> list[str]:
+    """Why the reference of each row cannot be used; "" where it can, or where there is no row."""
+    readable = [row.prompt.checks[0] for row in rows if row.prompt is not None]
+    problems = iter(judge.reference_problems(readable))
+    return ["" if row.prompt is None else next(problems) for row in rows]
+
+
+async def _judge_one(judge: Judge, prompt: Prompt, completion: Completion) -> Verdict:
+    return (await judge.judge(prompt, completion, settled={}))[_CHECK]
+
+
+def _is_done(pending: asyncio.Task[Verdict] | Verdict) -> bool:
+    return not isinstance(pending, asyncio.Task) or pending.done()
+
+
+def _read(path: Path, check: Check) -> Iterator[_Row]:
+    """The rows of the file; a file that breaks off ends with a malformed row, so that nothing is
+    lost.
+    """
+    number = 0
+    try:
+        with open_lines(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse(line, number, check)
+    except (OSError, EOFError, zlib.error, DataError) as error:
+        problem = f"line {number + 1}: the file cannot be read further: {error}"
+        yield _Row(row_id=None, problem=problem)
+
+
+def _parse(line: bytes, number: int, check: Check) -> _Row:
+    row_id: Json = None
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        if not isinstance(row, dict):
+            raise ValueError(f"a row is an object, not {type(row).__name__}")
+        row_id = row.get("id", number)
+        missing = [key for key in ("completion", "reference") if key not in row]
+        if missing:
+            raise ValueError(f"the row lacks {', '.join(missing)}")
+        if not isinstance(row["completion"], str):
+            raise ValueError(f"completion is {type(row['completion']).__name__}, not text")
+        prompt_id = str(row_id) or f"line-{number}"
+        text, messages = _question(row.get("prompt"))
+        prompt = Prompt(
+            prompt_id=prompt_id,
+            checks=(_with_reference(check, row["reference"]),),
+            source="offline",
+            text=text,
+            messages=messages,
+        )
+        completion = completion_from_text(row["completion"], prompt_id=prompt_id)
+        return _Row(row_id=row_id, prompt=prompt, completion=completion)
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        return _Row(row_id=row_id, problem=f"line {number}: {error}")
+
+
+def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
+    """(text, messages) of a row's prompt: text, chat messages, or nothing."""
+    if isinstance(prompt, list) and prompt:
+        try:
+            return "", tuple(
+                Message(role=str(message["role"]), content=str(message["content"]))
+                for message in prompt
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError("prompt is a list, but not of {role, content} messages") from error
+    if prompt and not isinstance(prompt, str):
+        raise ValueError(f"prompt is {type(prompt).__name__}, not text or a list of messages")
+    return str(prompt or _NO_QUESTION), ()
+
+
+def _with_reference(check: Check, reference: Json) -> Check:
+    return Check(
+        name=check.name, verifier=check.verifier, settings=check.settings, reference=reference
+    )
+
+
+def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:
+    opened: Any = gzip.open(path, mode) if is_gzip else path.open(mode)  # noqa: SIM115
+    return opened
+
+
+def _error(label: str, reason: str) -> Verdict:
+    return Verdict(status=Status.ERROR, score=None, reason=reason, verifier=label, seconds=0.0)
+
+
+def _line(row_id: Json, verdict: Verdict) -> bytes:
+    """One line of output, in ASCII, so that a lone surrogate in an answer cannot break the file."""
+    row = {
+        "id": row_id,
+        "status": verdict.status.name,
+        "score": verdict.score,
+        "extracted": verdict.extracted,
+        "reason": verdict.reason,
+        "seconds": round(verdict.seconds, 6),
+        "verifier": verdict.verifier,
+    }
+    return json.dumps(row).encode("ascii") + b"\n"

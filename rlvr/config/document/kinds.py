@@ -1,0 +1,127 @@
+"""Unions told apart by `kind`, in a document before it is validated.
+
+A union may be written short: `advantage: rloo` is `advantage: {kind: rloo}`. And the keys of a kind belong
+to it: when a higher layer (the file over the one it extends, the command line over both, all over a preset)
+sets another kind, what lower layers wrote for theirs is dropped, so that a `clip_low` meant for one loss
+never reaches another that has a key of the same name.
+
+Where a union has a plugin, `kind` may name one: `loss: {kind: "my_pkg.losses:my_loss", alpha: 0.1}` is
+`loss: {kind: plugin, name: "my_pkg.losses:my_loss", settings: {alpha: 0.1}}`.
+"""
+
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+
+from pydantic import BaseModel, JsonValue
+
+from rlvr.config.document.paths import annotation_at, kinds
+from rlvr.config.document.yaml_lines import Document, KeyPath, value_at
+from rlvr.config.sections.section import PluginSection
+
+KIND = "kind"
+PLUGIN = "plugin"
+_SETTINGS = "settings"
+
+
+def unfold(document: Document, *, model: type[BaseModel]) -> None:
+    """Writes each short form of the document in full; `kind` gets the line of the short form."""
+
+    def visit(value: JsonValue, path: KeyPath) -> JsonValue:
+        if isinstance(value, str) and kinds(annotation_at(model, path)):
+            document.origins[(*path, KIND)] = document.origins[path]
+            return {KIND: value}
+        if isinstance(value, dict):
+            _unfold_plugin(document, value, path, kinds(annotation_at(model, path)))
+            for key, inner in value.items():
+                value[key] = visit(inner, (*path, key))
+        elif isinstance(value, list):
+            value[:] = [visit(inner, (*path, index)) for index, inner in enumerate(value)]
+        return value
+
+    visit(document.values, ())
+
+
+def _unfold_plugin(
+    document: Document,
+    union: dict[str, JsonValue],
+    path: KeyPath,
+    known: dict[str, type[BaseModel]],
+) -> None:
+    """Writes a kind that names a plugin as `kind: plugin`, with the other keys as its settings."""
+    section, kind = known.get(PLUGIN), union.get(KIND)
+    if section is None or not issubclass(section, PluginSection) or not isinstance(kind, str):
+        return
+    if kind not in known and _names_plugin(kind, section):
+        document.origins[(*path, "name")] = document.origins[(*path, KIND)]
+        union |= {KIND: PLUGIN, "name": kind}
+    if union[KIND] != PLUGIN:
+        return
+    for key in [key for key in union if key not in section.model_fields]:
+        settings = union.setdefault(_SETTINGS, {})
+        if not isinstance(settings, dict):
+            return  # validation says what is wrong with it
+        settings[key] = union.pop(key)
+        here = (*path, key)
+        document.origins.setdefault((*path, _SETTINGS), document.origins[here])
+        for place in [place for place in document.origins if place[: len(here)] == here]:
+            moved = (*path, _SETTINGS, *place[len(path) :])
+            document.origins[moved] = document.origins.pop(place)
+
+
+def _names_plugin(kind: str, section: type[PluginSection]) -> bool:
+    """Whether it is `package.module:function`, or the entry point of an installed package."""
+    return ":" in kind or kind in entry_points(group=section.GROUP).names
+
+
+def written_kinds(document: Document, *, model: type[BaseModel]) -> dict[KeyPath, str]:
+    """The kind of each union that stands in the document, by the union's path; the default where none is written."""
+    return {
+        path: str(union.get(KIND, next(iter(kinds(annotation_at(model, path))))))
+        for path, union in _unions(document.values, (), model)
+    }
+
+
+def clear_other_kinds(below: Document, above: Document, *, model: type[BaseModel]) -> None:
+    """Drops from `below` the unions for which `above` names another kind."""
+    lower = written_kinds(below, model=model)
+    for path, union in list(_unions(above.values, (), model)):
+        if KIND in union and lower.get(path) not in (None, str(union[KIND])):
+            _clear(below, path, only_of_files=False)
+
+
+def clear_replaced_kinds(
+    document: Document, before: dict[KeyPath, str], *, model: type[BaseModel]
+) -> None:
+    """Drops what files and presets wrote for a kind that the command line has replaced since `before`."""
+    for path, kind in written_kinds(document, model=model).items():
+        if before.get(path, kind) != kind:
+            _clear(document, path, only_of_files=True)
+
+
+def _unions(
+    value: JsonValue, path: KeyPath, model: type[BaseModel]
+) -> Iterator[tuple[KeyPath, dict[str, JsonValue]]]:
+    if isinstance(value, dict):
+        if kinds(annotation_at(model, path)):
+            yield path, value
+        for key, inner in value.items():
+            yield from _unions(inner, (*path, key), model)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unions(inner, (*path, index), model)
+
+
+def _clear(document: Document, path: KeyPath, *, only_of_files: bool) -> None:
+    """Removes the entries of the mapping at `path`, or those of them that the command line did not write."""
+    union = value_at(document.values, path)
+    assert isinstance(union, dict)
+    for key in list(union):
+        here = (*path, key)
+        typed = [
+            known
+            for known, origin in document.origins.items()
+            if origin.is_typed and known[: len(here)] == here
+        ]
+        if not (only_of_files and typed):
+            del union[key]
+            document.forget(here)

@@ -1,0 +1,119 @@
+"""The key paths of the recipe models: for did-you-mean, the type of an override, and counting keys.
+
+In a path, `N` stands for a position in a list of sections, `NAME` for a key of a mapping of sections.
+"""
+
+import types
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from rlvr.config.document.yaml_lines import KeyPath
+
+
+def key_paths(model: type[BaseModel]) -> tuple[str, ...]:
+    """Every key of the model as a dotted path, sections included.
+
+    >>> from rlvr.config.recipe import ModelConfig
+    >>> key_paths(ModelConfig)[:3]
+    ('path', 'tiny', 'tiny.layers')
+    """
+    return tuple(path for path, _ in _walk(model, ""))
+
+
+def leaf_paths(model: type[BaseModel]) -> tuple[str, ...]:
+    """Every key that holds a value and not a section, as a dotted path."""
+    return tuple(path for path, is_leaf in _walk(model, "") if is_leaf)
+
+
+def annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
+    """The type of the value at `path`, or None without such a key; inside a free mapping `Any`."""
+    current: Any = model
+    for part in path:
+        current = _step(current, part)
+        if current is None:
+            return None
+    return current
+
+
+def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """The models that a value of this type may be (several for a union, none for a plain value)."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return (annotation,)
+    if get_origin(annotation) is Annotated:
+        return sections_in(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(section for arm in get_args(annotation) for section in sections_in(arm))
+    return ()
+
+
+def kinds(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The sections of a union told apart by `kind`, by that kind, the default first; empty for any other type.
+
+    >>> from rlvr.config.sections.algorithm import AlgorithmConfig
+    >>> list(kinds(annotation_at(AlgorithmConfig, ("loss",))))[:2]
+    ['clipped', 'gspo']
+    """
+    sections = sections_in(annotation)
+    if len(sections) < 2 or not all("kind" in section.model_fields for section in sections):
+        return {}
+    return {str(section.model_fields["kind"].default): section for section in sections}
+
+
+def container(annotation: Any) -> type | None:
+    """`list`, `tuple` or `dict` when the value is one, else None."""
+    if get_origin(annotation) is Annotated:
+        return container(get_args(annotation)[0])
+    base = get_origin(annotation) or annotation
+    return base if base in (list, tuple, dict) else None
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether the value is plain text."""
+    if get_origin(annotation) is Annotated:
+        return is_text(get_args(annotation)[0])
+    return annotation is str
+
+
+def _arguments(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Annotated:
+        return _arguments(get_args(annotation)[0])
+    return get_args(annotation)
+
+
+def _step(annotation: Any, part: str | int) -> Any:
+    if annotation is Any:
+        return Any
+    sections = sections_in(annotation)
+    if sections:
+        for section in sections:
+            if part in section.model_fields:
+                return section.model_fields[str(part)].annotation
+        return None
+    kind, arguments = container(annotation), _arguments(annotation)
+    if kind is dict:
+        return arguments[1] if arguments else Any
+    if kind is not None and str(part).isascii() and str(part).isdigit():
+        if not arguments:
+            return Any
+        is_fixed = kind is tuple and arguments[-1] is not ...
+        position = int(part) if len(str(part)) < 10 else len(arguments)
+        return arguments[min(position, len(arguments) - 1)] if is_fixed else arguments[0]
+    return None
+
+
+def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, bool]]:
+    found: dict[str, bool] = {}
+    for key, info in model.model_fields.items():
+        path = f"{prefix}{key}"
+        inner: Any = info.annotation
+        below = f"{path}."
+        kind = container(inner)
+        if kind is not None and _arguments(inner):
+            inner = _arguments(inner)[1 if kind is dict else 0]
+            below = f"{path}.{'NAME' if kind is dict else 'N'}."
+        sections = sections_in(inner)
+        found[path] = not sections
+        for section in sections:
+            found.update(_walk(section, below))
+    return list(found.items())

@@ -1,0 +1,88 @@
+"""What is known of a key that rlvr does not have: another trainer's name for one, or refused on purpose."""
+
+from dataclasses import dataclass
+
+from rlvr.config.messages.peer_names import GENERAL_NAMES, PeerName
+from rlvr.config.messages.peer_names_algorithm import ALGORITHM_NAMES
+
+PEER_NAMES: dict[str, PeerName] = GENERAL_NAMES | ALGORITHM_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A key that rlvr does not offer on purpose.
+
+    off: the values that change nothing. why: what goes wrong. instead: what to do.
+    """
+
+    off: tuple[object, ...]
+    why: str
+    instead: str
+
+    def answer(self, name: str, value: object) -> str:
+        """What to say to someone who wrote this key.
+
+        >>> Refused(off=(1.0,), why="it skews", instead="use another").answer("top_p", 1)
+        'top_p=1 is what rlvr always does; remove it'
+        """
+        if value in self.off:
+            return f"{name}={value!r} is what rlvr always does; remove it"
+        return f"{name}={value!r} is refused, because {self.why}; {self.instead}"
+
+
+_TRUNCATED = (
+    "the learner's log-probs are under the full distribution, so every ratio would be biased "
+    "(at top_p=0.8 a peer measured a mean ratio of 0.896)"
+)
+_PENALISED = (
+    "the learner's log-probs are of the model's own distribution, so every ratio would be biased"
+)
+_DROPPED = "dropout makes the learner's log-probs random, so every ratio would be noise"
+_TEMPERATURE = "use rollout.temperature"
+_NOT_SAMPLED = "completions are sampled, never decoded greedily, when they are learned from"
+
+REFUSED: dict[str, Refused] = {
+    "top_p": Refused((1.0,), _TRUNCATED, _TEMPERATURE),
+    "top_k": Refused((-1, 0, None), _TRUNCATED, _TEMPERATURE),
+    "min_p": Refused((0.0, None), _TRUNCATED, _TEMPERATURE),
+    "typical_p": Refused((1.0, None), _TRUNCATED, _TEMPERATURE),
+    "repetition_penalty": Refused((1.0,), _PENALISED, _TEMPERATURE),
+    "frequency_penalty": Refused((0.0,), _PENALISED, _TEMPERATURE),
+    "presence_penalty": Refused((0.0,), _PENALISED, _TEMPERATURE),
+    "min_new_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward ask for length"),
+    "min_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward ask for length"),
+    "do_sample": Refused((True,), _NOT_SAMPLED, _TEMPERATURE),
+    "greedy": Refused((False,), _NOT_SAMPLED, _TEMPERATURE),
+    "lora_dropout": Refused((0.0,), _DROPPED, "use learner.weight_decay"),
+    "lora.dropout": Refused((0.0,), _DROPPED, "use learner.weight_decay"),
+    "disable_dropout": Refused((True,), _DROPPED, "use learner.weight_decay"),
+}
+
+
+def peer_hint(path: str) -> tuple[str, PeerName] | None:
+    """The peer's name that a dotted path ends in, and what it is here; the longest ending wins.
+
+    >>> peer_hint("actor_rollout_ref.rollout.n")
+    ('rollout.n', PeerName(peers='verl', key='rollout.group_size', remark=''))
+    """
+    return next(((end, PEER_NAMES[end]) for end in _endings(path) if end in PEER_NAMES), None)
+
+
+def answer(path: str, value: object) -> str:
+    """What to say to someone who wrote this key of another trainer; empty for a key that no one has.
+
+    >>> answer("rollout.top_p", 1.0)
+    'top_p=1.0 is what rlvr always does; remove it'
+    """
+    for end in _endings(path):
+        if end in PEER_NAMES:
+            return PEER_NAMES[end].answer(end)
+        if end in REFUSED:
+            return REFUSED[end].answer(end, value)
+    return ""
+
+
+def _endings(path: str) -> list[str]:
+    """The dotted endings of a path, the longest first."""
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]

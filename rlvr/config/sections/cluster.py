@@ -1,0 +1,49 @@
+"""The cluster section: where the parts of a run live, and how long they may be silent."""
+
+from enum import StrEnum
+
+from rlvr.config.sections.section import NonNegativeInt, Positive, PositiveInt, Seconds, Section
+
+
+class Backend(StrEnum):
+    """Who starts the parts and carries messages between them."""
+
+    LOCAL = "local"  # this process, and ranks that it starts
+    RAY = "ray"  # actors of a Ray cluster; without an address one is started on this machine
+
+
+class Placement(StrEnum):
+    """Whether engines and the learner share devices."""
+
+    DISAGGREGATED = "disaggregated"  # engines have devices of their own
+    COLOCATED = "colocated"  # engines sleep while the learner trains on their devices
+
+
+class ClusterConfig(Section):
+    """Where the parts run. A recipe moves to another cluster by this section alone.
+
+    learners: processes that share one optimiser step (its result does not depend on them).
+    engines: rollout engines behind Ray; each takes what `rollout.engine_args` asks for (tensor_parallel_size).
+    address: of a running Ray cluster ("auto", or host:port); empty starts one on this machine.
+    cpus_per_engine: cores that Ray sets aside for an engine, and threads that it computes with on a CPU.
+    verifier_pools: actors that judge, one a node when 0.
+    max_learner_restarts, max_engine_restarts: how often a lost learner goes on from its last checkpoint, and how many
+        lost engines are started again, before the run stops.
+    heartbeat_deadline_s: an engine or a judge that does not answer for so long is frozen, and is replaced.
+    start_deadline_s, sync_deadline_s, step_deadline_s: longest wait for an actor to start, for one weight sync, and for
+        any other answer; then the run stops and names the component that did not respond.
+    """
+
+    backend: Backend = Backend.LOCAL
+    learners: PositiveInt = 1
+    engines: PositiveInt = 1
+    placement: Placement = Placement.DISAGGREGATED
+    address: str = ""
+    cpus_per_engine: Positive = 1.0
+    verifier_pools: NonNegativeInt = 0
+    max_learner_restarts: NonNegativeInt = 3
+    max_engine_restarts: NonNegativeInt = 10
+    heartbeat_deadline_s: Seconds = 60.0
+    start_deadline_s: Seconds = 600.0
+    sync_deadline_s: Seconds = 300.0
+    step_deadline_s: Seconds = 3600.0

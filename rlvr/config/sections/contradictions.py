@@ -1,0 +1,231 @@
+"""What two keys of a recipe must not say together; each message begins with the key to look at."""
+
+import math
+from collections.abc import Iterator
+
+from rlvr.config.sections.algorithm import (
+    AlgorithmConfig,
+    Baseline,
+    BatchNormAdvantage,
+    KlEstimator,
+    KlPlacement,
+    PassAtKAdvantage,
+    PolicyGradientLoss,
+    RatioBase,
+)
+from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
+from rlvr.config.sections.data import GENERATOR, DataConfig, source_name
+from rlvr.config.sections.engine_arguments import refused_arguments
+from rlvr.config.sections.learner import Kernels, LearnerConfig, OptimizerKind
+from rlvr.config.sections.model import LoraConfig
+from rlvr.config.sections.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
+
+MOST_RANK_ALONE = 512  # of adapters that vLLM takes
+MOST_COMPLETIONS = 2**22  # of one step; a hundred times the largest that was published
+
+
+def contradictions(
+    *,
+    lora: LoraConfig,
+    data: DataConfig,
+    rollout: RolloutConfig,
+    reward: RewardConfig,
+    algorithm: AlgorithmConfig,
+    learner: LearnerConfig,
+    cluster: ClusterConfig,
+) -> list[str]:
+    """One message for each pair of keys that cannot both hold; none for a sound recipe."""
+    return [
+        *_of_sizes(rollout=rollout, reward=reward, algorithm=algorithm, learner=learner),
+        *_of_streaming(algorithm=algorithm, learner=learner),
+        *_of_data(data),
+        *_of_signal(rollout=rollout, algorithm=algorithm),
+        *_of_kl(algorithm),
+        *_of_staleness(rollout=rollout, algorithm=algorithm),
+        *_of_machines(learner=learner, num_learners=cluster.learners),
+        *_of_cluster(rollout=rollout, learner=learner, cluster=cluster),
+        *_of_adapters(lora, engine=rollout.engine, placement=cluster.placement),
+    ]
+
+
+def _of_sizes(
+    *,
+    rollout: RolloutConfig,
+    reward: RewardConfig,
+    algorithm: AlgorithmConfig,
+    learner: LearnerConfig,
+) -> Iterator[str]:
+    advantage = algorithm.advantage
+    if rollout.group_size < advantage.min_judged:
+        is_of_k = isinstance(advantage, PassAtKAdvantage)
+        of_k = f" with algorithm.advantage.k={advantage.k}" if is_of_k else ""
+        yield (
+            f"rollout.group_size={rollout.group_size}: the {advantage.kind} advantage{of_k} compares the rollouts of "
+            f"a group and needs at least {advantage.min_judged}; 8 is usual"
+        )
+    completions = rollout.prompts_per_step * rollout.group_size
+    if completions > MOST_COMPLETIONS:
+        yield (
+            f"rollout.prompts_per_step={rollout.prompts_per_step} with rollout.group_size={rollout.group_size} are "
+            f"{completions:,} completions a step; at most {MOST_COMPLETIONS:,} are held at once"
+        )
+    if rollout.prompts_per_step % learner.minibatches_per_step:
+        yield (
+            f"learner.minibatches_per_step={learner.minibatches_per_step} does not divide "
+            f"rollout.prompts_per_step={rollout.prompts_per_step}; groups are never split over minibatches"
+        )
+    if reward.overlong_buffer_tokens >= rollout.max_completion_tokens:
+        yield (
+            f"reward.overlong_buffer_tokens={reward.overlong_buffer_tokens} leaves no completion without penalty; it "
+            f"must be below rollout.max_completion_tokens={rollout.max_completion_tokens}"
+        )
+
+
+def _of_streaming(*, algorithm: AlgorithmConfig, learner: LearnerConfig) -> Iterator[str]:
+    if not learner.streaming:
+        return
+    takes = "learner.streaming=true takes each group as it arrives"
+    if not algorithm.advantage.is_per_group:
+        yield (
+            f"{takes}, but the {algorithm.advantage.kind} advantage needs the whole batch; set learner.streaming=false"
+        )
+    if learner.minibatches_per_step > 1:
+        yield (
+            f"{takes}, but learner.minibatches_per_step={learner.minibatches_per_step} splits the whole batch; set "
+            "learner.streaming=false"
+        )
+
+
+def _of_data(data: DataConfig) -> Iterator[str]:
+    names = [source_name(source) for source in data.eval]
+    if len(set(names)) != len(names):
+        yield f"data.eval: two sources share a name: {names}; set data.eval.N.name"
+    difficulty = data.difficulty
+    if not all(source.source.startswith(GENERATOR) for source in data.train):
+        return
+    follows = "follows each prompt's solve rate, but every source of data.train is a generator, which repeats no prompt"
+    if difficulty.retire_solve_rate > 0.0:
+        yield (
+            f"data.difficulty.retire_solve_rate={difficulty.retire_solve_rate} {follows}; set "
+            "data.difficulty.retire_solve_rate=0"
+        )
+    if difficulty.prefer_signal:
+        yield (
+            f"data.difficulty.prefer_signal=true {follows}; set data.difficulty.prefer_signal=false"
+        )
+
+
+def _of_signal(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    dynamic, advantage = algorithm.dynamic_sampling, algorithm.advantage
+    if not dynamic.enabled:
+        return
+    if math.floor(dynamic.max_refill_factor * rollout.prompts_per_step) == 0:
+        yield (
+            f"algorithm.dynamic_sampling.max_refill_factor={dynamic.max_refill_factor} of "
+            f"rollout.prompts_per_step={rollout.prompts_per_step} replaces no group; raise it, or set "
+            "algorithm.dynamic_sampling.enabled=false (algorithm.zero_variance=drop drops without replacing)"
+        )
+    if isinstance(advantage, BatchNormAdvantage) and advantage.baseline is Baseline.NONE:
+        yield (
+            "algorithm.dynamic_sampling.enabled=true replaces groups of equal rewards, but with "
+            "algorithm.advantage.baseline=none they carry a signal too; set algorithm.dynamic_sampling.enabled=false"
+        )
+
+
+def _of_kl(algorithm: AlgorithmConfig) -> Iterator[str]:
+    if algorithm.kl_coef == 0.0:
+        return
+    is_in_reward = algorithm.kl_placement is KlPlacement.REWARD
+    if not is_in_reward and algorithm.kl_estimator is KlEstimator.K1:
+        yield (
+            "algorithm.kl_estimator=k1 has a gradient of mean 0 on-policy, so in the loss it holds nothing back; set "
+            "algorithm.kl_estimator=k3 or k2, or algorithm.kl_placement=reward"
+        )
+    advantage = algorithm.advantage
+    if is_in_reward and isinstance(advantage, PassAtKAdvantage) and advantage.threshold == 1.0:
+        yield (
+            "algorithm.kl_placement=reward moves a full reward below algorithm.advantage.threshold=1.0, so that "
+            "nothing passes; set algorithm.kl_placement=loss, or a lower threshold"
+        )
+
+
+def _of_staleness(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+    stale = f"rollout.max_staleness={rollout.max_staleness}"
+    if rollout.max_staleness == 0:
+        return
+    if rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
+        yield (
+            f"{stale}: an engine that shares the learner's tensors would see them change while it generates; set "
+            "rollout.engine_dtype=bfloat16 or float32 (a copy)"
+        )
+    if algorithm.correction.is_active:
+        return
+    if isinstance(algorithm.loss, PolicyGradientLoss):
+        yield (
+            f"{stale} needs a stated correction, and the policy_gradient loss has no ratio of its own: set "
+            "algorithm.correction.weight=token (truncated importance sampling), or another algorithm.loss.kind"
+        )
+    elif algorithm.correction.ratio_base is not RatioBase.BEHAVIOR:
+        yield (
+            f"{stale} needs a stated correction: set algorithm.correction.weight=token (truncated importance "
+            "sampling), or algorithm.correction.ratio_base=behavior (the clipped ratio itself then holds the whole "
+            "difference)"
+        )
+
+
+def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
+    if num_learners > 1 and learner.optimizer is OptimizerKind.ADAMW_8BIT:
+        yield (
+            f"learner.optimizer=adamw_8bit works with cluster.learners=1, not {num_learners}: its blocks do not follow "
+            "the shards; adamw shards its states over the learners"
+        )
+    if learner.device == "cpu" and learner.kernels is Kernels.LIGER:
+        yield "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch"
+
+
+def _of_adapters(lora: LoraConfig, *, engine: EngineKind, placement: Placement) -> Iterator[str]:
+    if not lora.sends_alone:
+        return
+    if lora.rank == 0:
+        yield "model.lora.sends_alone=true: there are no adapters; set model.lora.rank"
+    if engine is not EngineKind.VLLM:
+        yield (
+            f"model.lora.sends_alone=true: rollout.engine={engine.value} takes whole weights; set it to false, or "
+            "rollout.engine=vllm"
+        )
+    if placement is Placement.COLOCATED:
+        yield (
+            "model.lora.sends_alone=true: cluster.placement=colocated lets engines forget the base at every step, so "
+            "all would be sent each time; set it to false"
+        )
+    if lora.rank > MOST_RANK_ALONE:
+        yield (
+            f"model.lora.sends_alone=true: vLLM takes adapters to rank {MOST_RANK_ALONE}, not {lora.rank}; set it to "
+            "false"
+        )
+
+
+def _of_cluster(
+    *, rollout: RolloutConfig, learner: LearnerConfig, cluster: ClusterConfig
+) -> Iterator[str]:
+    if cluster.backend is Backend.LOCAL:
+        if rollout.engine is EngineKind.VLLM:
+            yield "rollout.engine=vllm runs in processes of its own: set cluster.backend=ray (one machine is enough)"
+        if cluster.engines > 1:
+            yield f"cluster.engines={cluster.engines} needs cluster.backend=ray; the local backend has one engine"
+    elif rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
+        yield (
+            "cluster.backend=ray: an engine in another process cannot share the learner's tensors; set "
+            "rollout.engine_dtype=float32 or bfloat16 (a copy)"
+        )
+    if rollout.engine_args and rollout.engine is not EngineKind.VLLM:
+        yield f"rollout.engine_args are vLLM's, and rollout.engine={rollout.engine.value}; remove them"
+    else:
+        yield from refused_arguments(rollout.engine_args)
+    if cluster.placement is Placement.COLOCATED and rollout.max_staleness > 0:
+        yield (
+            f"cluster.placement=colocated takes turns, so rollout.max_staleness={rollout.max_staleness} gains nothing; "
+            "set it to 0, or cluster.placement=disaggregated"
+        )
+    if cluster.placement is Placement.COLOCATED and learner.streaming:
+        yield "cluster.placement=colocated takes turns: learner.streaming=true cannot overlap; set it to false"

@@ -1,0 +1,150 @@
+"""The data section: sources of prompts, how their answers are checked, and which prompts are drawn."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, JsonValue, model_validator
+
+from rlvr.config.sections.section import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+)
+from rlvr.records import Role
+
+GENERATOR = "generator:"
+# Arguments of `apply_chat_template` that rlvr sets itself, or that would change more than the prompt.
+_RESERVED = frozenset(
+    {
+        "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
+        "continue_final_message", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length",
+        "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    }
+)  # fmt: skip
+
+
+class Template(StrEnum):
+    """How a question becomes the policy's prompt."""
+
+    CHAT = "chat"  # the tokenizer's chat template
+    PLAIN = "plain"  # the question as it is
+    R1_ZERO = "r1_zero"  # a conversation with <think> and <answer> tags, for base models
+
+
+class CheckConfig(Section):
+    """One verification: which verifier, its settings, and what its verdict does."""
+
+    verifier: str
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    role: Role = Role.REWARD
+    weight: NonNegative = 1.0
+
+
+class DataSource(Section):
+    """One source of prompts.
+
+    source: a file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet), a pattern such as `data/train-*.parquet`, a
+        folder of them (a clone of a hub data set too), a hub name, or generator:NAME.
+    name: names it in metrics (`eval/<name>/...`); default is made from source.
+    split: which part of a hub data set, or of a generator: train, dev and test never share a problem.
+    columns: which column holds what: prompt, reference, id. `a.b` reaches into an object, `a.0` into a list, and `*` is
+        the whole row. All other columns with one plain value a row are kept as `prompt.tags`, which verifiers read and
+        formats may name; a column named here under a name of your own is kept whatever it holds, lists and objects too.
+    reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
+    prompt_format: text around the question. {prompt} and any column may stand in it, and in system_prompt and
+        assistant_prefix; {{name}} is the text {name}, and the braces of LaTeX and JSON need no escape.
+    assistant_prefix: text that begins the answer for the policy. (Messages that end in an assistant turn are refused.)
+    chat_template_kwargs: what the chat template is given beside the messages, such as {enable_thinking: false}.
+    settings: of a generator. limit: use only so many rows (0 = all).
+    """
+
+    source: str
+    name: str = ""
+    subset: str = ""
+    split: str = "train"
+    columns: dict[str, str] = Field(
+        default_factory=lambda: {"prompt": "prompt", "reference": "reference"}
+    )
+    reference_pattern: str = ""
+    template: Template = Template.CHAT
+    system_prompt: str = ""
+    prompt_format: str = "{prompt}"
+    assistant_prefix: str = ""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    verifier: str = ""
+    verifier_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    checks: dict[str, CheckConfig] = Field(default_factory=dict[str, CheckConfig])
+    weight: Positive = 1.0
+    limit: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "DataSource":
+        if not self.source.strip():
+            raise ValueError(
+                "source is empty: name a file (.jsonl, .json, .parquet), a folder of them, a hub name, or "
+                "generator:NAME; a single dot is the current folder"
+            )
+        if bool(self.verifier) == bool(self.checks):
+            raise ValueError(
+                f"source {self.source!r} needs `verifier:` (one check) or `checks:` (several), exactly one"
+            )
+        if self.verifier_settings and not self.verifier:
+            raise ValueError(
+                f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings"
+            )
+        if reserved := _RESERVED.intersection(self.chat_template_kwargs):
+            raise ValueError(
+                f"source {self.source!r}: chat_template_kwargs: {', '.join(sorted(reserved))} cannot be set; only what "
+                "the template itself reads, such as enable_thinking"
+            )
+        roles = {check.role for check in self.all_checks.values()}
+        if Role.REWARD not in roles:
+            raise ValueError(
+                f"source {self.source!r} has no check with role reward: nothing would be rewarded"
+            )
+        return self
+
+    @property
+    def all_checks(self) -> dict[str, CheckConfig]:
+        """The checks by name; `verifier:` is short for one named after the verifier."""
+        if self.checks:
+            return dict(self.checks)
+        short = self.verifier.rpartition(":")[2]
+        return {short: CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
+
+
+class DifficultyConfig(Section):
+    """Sampling by each prompt's running solve rate; only prompts of finite sources have one.
+
+    retire_solve_rate: a prompt solved at this rate or above leaves the pool (0 = never).
+    min_attempts: judged rollouts before a rate counts.
+    prefer_signal: a drawn prompt with solve rate p is taken with probability max(floor, 4 p (1 - p)).
+    """
+
+    retire_solve_rate: Fraction = 0.0
+    min_attempts: PositiveInt = 8
+    prefer_signal: bool = False
+    floor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class DataConfig(Section):
+    """Where prompts come from. Train prompts longer than max_prompt_tokens are dropped and counted, never cut."""
+
+    train: list[DataSource] = Field(min_length=1)
+    eval: list[DataSource] = Field(default_factory=list[DataSource])
+    max_prompt_tokens: PositiveInt = 1024
+    shuffle: bool = True
+    difficulty: DifficultyConfig = DifficultyConfig()
+
+
+def source_name(source: DataSource) -> str:
+    """The name of a source in metrics and prompt ids: `name`, or the last part of `source` without endings."""
+    if source.name:
+        return source.name
+    last = source.source.rstrip("/").rpartition("/")[2].removeprefix(GENERATOR)
+    return re.sub(r"[*?\[\]]+", "", last.partition(".")[0]).strip("-_") or "data"

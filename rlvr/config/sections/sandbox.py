@@ -1,0 +1,15 @@
+"""The sandbox section: where programs that a model wrote run. Used only where a verifier needs it."""
+
+from pydantic import Field, JsonValue
+
+from rlvr.config.sections.section import Section
+
+
+class SandboxConfig(Section):
+    """backend: auto (the strongest that works here, else the run refuses to start), a registered sandbox, or
+        package.module:attribute.
+    settings: of that backend; `rlvr sandboxes show NAME` lists them.
+    """
+
+    backend: str = Field(default="auto", min_length=1)
+    settings: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])

@@ -1,0 +1,369 @@
+"""A learner over several ranks: processes that each hold a part of the policy and work on a part of the rows.
+
+    parent (this class)                          ranks 0 .. R-1 (`rank_server`, one process each)
+    annotate, accumulate:  each rank its rows -> passes in lockstep, gradients summed into shards
+    apply:                 the denominators   -> one optimiser step on the shards; sums of metrics come back
+    publish:               gather             -> rank 0 writes whole weights into the memory of `policy.model`
+
+The policy's weights lie in shared memory: the ranks start from what the parent has (a cold start is kept), and engines
+in the parent's process read `policy.model` as they would with one process; it changes at `publish` and `restore` only.
+The result of a step does not depend on the number of ranks (up to rounding), nor does a checkpoint.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlvr.algorithms.build import LossFunction
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Batch, Denominators, StepReport
+from rlvr.config.sections.learner import LearnerConfig
+from rlvr.errors import ConfigError
+from rlvr.learner import checkpoint
+from rlvr.learner.loss_traits import reads_proximal, set_correction
+from rlvr.learner.metrics import merged_outcome, outcome_from_json
+from rlvr.learner.microbatch import has_no_gradient
+from rlvr.learner.minibatches import step_through
+from rlvr.learner.nonfinite import judge_nonfinite
+from rlvr.learner.ranks.frames import Frame, batch_frame
+from rlvr.learner.ranks.memory import Meeting, Shared, share
+from rlvr.learner.ranks.pool import START_UP, RankPool
+from rlvr.learner.ranks.rows import split_over_ranks
+from rlvr.learner.ranks.server import RankTask, correction_to_json, task_frame
+from rlvr.learner.weights.perturbation import Perturbation
+from rlvr.learner.weights.publication import Publication
+from rlvr.learner.weights.tensor_groups import tensor_groups
+from rlvr.models.export import export_policy
+from rlvr.models.policy import Policy
+from rlvr.records import Transport, WeightsKind, WeightsRef
+
+SILENCE_S = 600.0
+
+
+class LearnerGroup:
+    """Implements `rlvr.batch.ProvableLearner` over ranks that it starts and ends; a context manager."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        num_ranks: int,
+        config: LearnerConfig,
+        loss: LossFunction,
+        temperature: float,
+        transport: Transport,
+        reference: PreTrainedModel | None,
+        fault_folder: Path,
+        published_dtype: torch.dtype = torch.bfloat16,
+        published_kind: WeightsKind = WeightsKind.FULL,
+        weights_folder: Path | None = None,
+        lr_decay: tuple[int, int, float] | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        """Starts the ranks and waits for them; they end with the calling thread. Arguments as `PolicyLearner`'s, and:
+
+        Args:
+            reference: given to the ranks in parts; drop your own after this call, and its memory is free.
+            silence_s: a rank that works on something and shows no sign of life for so long has hung (not at start-up).
+
+        Raises: ConfigError when there are fewer CUDA devices than ranks; LearnerError when a rank does not start.
+        """
+        device_type = next(policy.model.parameters()).device.type
+        if device_type == "cuda" and torch.cuda.device_count() < num_ranks:
+            raise ConfigError(
+                f"cluster.learners={num_ranks} needs as many CUDA devices, and this machine has "
+                f"{torch.cuda.device_count()}; lower it, or set learner.device=cpu"
+            )
+        self.policy = policy
+        self.config = config
+        self.num_ranks = num_ranks
+        self._transport = transport
+        self._published_dtype = published_dtype
+        self._published_kind = published_kind
+        self._weights_folder = weights_folder
+        self._publication = self._new_publication()
+        self._perturbation = Perturbation(policy.model)
+        self._has_reference = reference is not None
+        # What a cold start has switched on does not travel; each rank switches it on for itself.
+        policy.model.gradient_checkpointing_disable()
+        policy.model.disable_input_require_grads()
+        segments = {"policy": share(policy)}
+        is_policy = reference is policy.model
+        if reference is not None and not is_policy:
+            segments["reference"] = share(reference)
+        self._memory = segments["policy"].pairs
+        self._meeting = Meeting()
+        try:
+            self._pool = self._start(
+                segments,
+                device_type=device_type,
+                reference_is_policy=is_policy,
+                silence_s=silence_s,
+            )
+            self.begin(
+                config=config,
+                loss=loss,
+                temperature=temperature,
+                fault_folder=fault_folder,
+                lr_decay=lr_decay,
+            )
+        except BaseException:
+            self._meeting.close()
+            raise
+
+    def begin(
+        self,
+        *,
+        config: LearnerConfig,
+        loss: LossFunction,
+        temperature: float,
+        fault_folder: Path,
+        lr_decay: tuple[int, int, float] | None = None,
+    ) -> None:
+        """Starts another stage with the same ranks: from the weights in `policy.model`, with a new optimiser.
+
+        Arithmetic (`config.dtype`), transport and reference stay those of the constructor; counters begin at 0.
+        """
+        self.config = config
+        self._loss = loss
+        self._publication.close()
+        self._publication = self._new_publication()
+        self._num_steps = 0
+        self._num_nonfinite = 0
+        self._push_weights()
+        task = RankTask(
+            config=config,
+            loss=loss,
+            temperature=temperature,
+            fault_folder=fault_folder.absolute(),
+            lr_decay=lr_decay,
+        )
+        self._pool.call([task_frame(task)] * self.num_ranks, what="begin")
+        self._is_mirrored = True
+
+    def __enter__(self) -> "LearnerGroup":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def policy_version(self) -> int:
+        """The version of the latest publication."""
+        return self._publication.policy_version
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps taken."""
+        return self._num_steps
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids by rank."""
+        return self._pool.pids
+
+    def set_correction(self, correction: Correction) -> None:
+        """From the next rows on, the loss corrects for stale or differing engines as this says, on every rank.
+
+        Raises: LearnerError when the loss has no correction.
+        """
+        set_correction(self._loss, correction)
+        self._ask("correction", {"correction": correction_to_json(correction)})
+
+    def annotate(self, batch: Batch) -> Batch:
+        """The batch with reference and proximal log-probs where they are needed; see `PolicyLearner.annotate`."""
+        reads = self.config.minibatches_per_step > 1 and reads_proximal(self._loss)
+        if not (self._has_reference or reads):
+            return batch
+        shares = split_over_ranks(batch, self.num_ranks)
+        answers = self._pool.call(_row_frames("annotate", batch, shares), what="annotate")
+        found: dict[str, Tensor] = {}
+        for rows, answer in zip(shares, answers, strict=True):
+            for name, part in answer.tensors.items():
+                if name not in found:
+                    found[name] = torch.zeros(batch.token_ids.shape, dtype=part.dtype)
+                found[name][torch.tensor(rows), : part.shape[1]] = part
+        return replace(batch, **found)
+
+    def step(self, batch: Batch) -> StepReport:
+        """All minibatches of one training step; metrics are means over them, `policy/grad_norm` the largest."""
+        return step_through(self, batch, num_minibatches=self.config.minibatches_per_step)
+
+    def accumulate(self, batch: Batch) -> None:
+        """Adds the numerator's gradient of these rows to what is already there, each rank its share."""
+        is_forward_only = has_no_gradient(batch) if self._loss.is_zero_without_advantage else ()
+        shares = split_over_ranks(batch, self.num_ranks, is_forward_only=is_forward_only)
+        self._pool.call(_row_frames("accumulate", batch, shares), what="accumulate")
+
+    def apply(self, denominators: Denominators) -> StepReport:
+        """One optimiser step with the accumulated gradient over its denominator; see `PolicyLearner.apply`.
+
+        Raises: LearnerError when too many gradients of this run were not finite, or when a rank failed.
+        """
+        answers = self._ask("apply", {"denominators": asdict(denominators)})
+        outcome = merged_outcome([outcome_from_json(a.body["outcome"]) for a in answers])
+        self._num_steps, self._num_nonfinite = outcome.num_steps, outcome.num_nonfinite
+        if not outcome.is_skipped:
+            self._publication.has_changed = True
+            self._is_mirrored = False
+        judge_nonfinite(outcome, limit=self.config.max_nonfinite_steps)
+        divisor = self._loss.aggregator.denominator(denominators)
+        return outcome.report(divisor=divisor, num_processes=self.num_ranks)
+
+    def publish(self) -> WeightsRef:
+        """The present weights, now also in `policy.model`; see `PolicyLearner.publish`."""
+        self._mirror()
+        if self._perturbation.is_active:
+            return self._publication.publish_trial(self.policy.model)
+        return self._publication.publish(self.policy.model)
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """For each row the log-probs of its tokens but the first, by the ranks: each its part of the rows."""
+        frames = [
+            Frame(body={"op": "score", "rows": [list(row) for row in rows[rank :: self.num_ranks]]})
+            for rank in range(self.num_ranks)
+        ]
+        scores: list[list[float]] = [[]] * len(rows)
+        for rank, answer in enumerate(self._pool.call(frames, what="score")):
+            scores[rank :: self.num_ranks] = answer.body["scores"]
+        return scores
+
+    def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
+        """The trained tensors in about `most` groups that cover all."""
+        return tensor_groups(checkpoint.trained_names(self.policy.model), most=most)
+
+    def perturb(self, names: Sequence[str], *, scale: float) -> None:
+        """Adds noise of `scale` times each tensor's root mean square, in the ranks. Raises LearnerError.
+
+        The next publication gathers it from them, as it gathers what a step has changed.
+        """
+        self._mirror()
+        self._perturbation.begin(names, scale=scale)
+        self._scatter()
+
+    def unperturb(self) -> None:
+        """The weights before `perturb`, bit for bit; trials that were published are removed."""
+        if self._perturbation.is_active:
+            self._mirror()
+            self._perturbation.end()
+            self._scatter()
+        self._publication.end_trials()
+
+    def save(self, folder: Path) -> None:
+        """The folder that `PolicyLearner.save` writes: any number of ranks can restore it."""
+        self._mirror()
+        export_policy(self.policy, folder)
+        self._ask("save", {"folder": str(folder.absolute())})
+        counters = checkpoint.Counters(
+            policy_version=self.policy_version,
+            num_steps=self._num_steps,
+            num_nonfinite=self._num_nonfinite,
+        )
+        checkpoint.save_counters(folder, counters)
+
+    def restore(self, folder: Path) -> None:
+        """Weights, optimiser and counters from `save` of a learner with any number of ranks. Raises CheckpointError."""
+        counters = checkpoint.read_counters(folder)
+        checkpoint.restore_weights(folder, self.policy.model)
+        self._push_weights()
+        self._ask("restore", {"folder": str(folder.absolute()), "counters": asdict(counters)})
+        self._num_steps, self._num_nonfinite = counters.num_steps, counters.num_nonfinite
+        self._publication.restore(counters.policy_version)
+        self._is_mirrored = True
+
+    def close(self) -> None:
+        """Ends the ranks; the policy's weights stay as last published. Safe to call twice."""
+        self._publication.close()
+        self._pool.close()
+        self._meeting.close()
+
+    def _ask(self, op: str, values: Mapping[str, Any]) -> list[Frame]:
+        return self._pool.call([Frame(body={"op": op, **values})] * self.num_ranks, what=op)
+
+    def _new_publication(self) -> Publication:
+        return Publication(
+            transport=self._transport,
+            dtype=self._published_dtype,
+            folder=self._weights_folder,
+            kind=self._published_kind,
+        )
+
+    def _scatter(self) -> None:
+        """Has the ranks take the weights of `policy.model`; what they hold is gathered anew when it is needed."""
+        self._push_weights()
+        self._ask("scatter", {})
+        self._is_mirrored = False
+
+    def _push_weights(self) -> None:
+        """Brings the weights of `policy.model` where the ranks see them; on the CPU they are there."""
+        for own, window in self._memory:
+            if own.data_ptr() != window.data_ptr():
+                window.copy_(own.detach())
+
+    def _mirror(self) -> None:
+        """Brings the ranks' weights into `policy.model`."""
+        if self._is_mirrored:
+            return
+        self._ask("gather", {})
+        with torch.no_grad():
+            for own, window in self._memory:  # on the CPU they are one and the same
+                if own.data_ptr() != window.data_ptr() and own.requires_grad:
+                    own.copy_(window)
+        self._is_mirrored = True
+
+    def _start(
+        self,
+        segments: Mapping[str, Shared],
+        *,
+        device_type: str,
+        reference_is_policy: bool,
+        silence_s: float,
+    ) -> RankPool:
+        """The running ranks, each with its models. Raises LearnerError."""
+        num_threads = self.config.num_threads or max(1, torch.get_num_threads() // self.num_ranks)
+        inherited = [segment.fd for segment in segments.values()]
+        with contextlib.ExitStack() as stack:
+            for fd in inherited:
+                stack.callback(os.close, fd)
+            pool = RankPool(
+                self.num_ranks,
+                num_threads=num_threads,
+                inherited=[*inherited, *self._meeting.fds],
+                silence_s=silence_s,
+            )
+            common = {
+                "op": "setup",
+                "size": self.num_ranks,
+                "device_type": device_type,
+                "store_file": self._meeting.path,
+                "num_threads": num_threads,
+                "config": self.config.model_dump(mode="json"),
+                "reference_is_policy": reference_is_policy,
+                "segments": {name: segment.description for name, segment in segments.items()},
+            }
+            tensors = {name: segment.pickled for name, segment in segments.items()}
+            pool.call(
+                [
+                    Frame(body={**common, "rank": rank}, tensors=tensors)
+                    for rank in range(self.num_ranks)
+                ],
+                what=START_UP,
+            )
+        return pool
+
+
+def _row_frames(op: str, batch: Batch, shares: Sequence[Sequence[int]]) -> list[Frame]:
+    return [batch_frame(op, batch.rows(torch.tensor(rows)) if rows else None) for rows in shares]

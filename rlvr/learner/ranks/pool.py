@@ -1,0 +1,205 @@
+"""The ranks of a learner group as one thing to call: every rank is asked, every answer is waited for.
+
+The wait belongs to the caller of `call`. It ends with the last answer; with the first rank that fails or dies; or when
+a rank that owes an answer has shown no sign of life for `silence_s` (ranks say "alive" at every pass of the model, so
+the limit is on one pass and not on a step). Then all ranks are ended and the pool is of no more use.
+
+    parent -> rank    {"op": ...} with tensors, one at a time
+    rank -> parent    {"op": "alive"} and {"op": "log"} any number of times, then {"op": "done", ...} or
+                      {"op": "failed", ...}
+"""
+
+import logging
+import select
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlvr import errors
+from rlvr.errors import LearnerError, RlvrError
+from rlvr.learner.ranks.frames import Frame
+from rlvr.learner.ranks.process import RankProcess
+
+START_UP = "start-up"
+_START_S = 600.0  # imports and reading a model say nothing until they are done
+_GRACE_S = 1.0  # after a first failure: the other ranks' errors and ends arrive in any order
+_CLOSE_S = 5.0
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """Why a rank gives no answer. is_consequence: it only lost its connection to another rank."""
+
+    rank: int
+    error: RlvrError
+    is_consequence: bool = False
+
+
+class RankPool:
+    """All rank processes of a group, and what is waited for."""
+
+    def __init__(
+        self, size: int, *, num_threads: int, inherited: Sequence[int], silence_s: float
+    ) -> None:
+        """Starts `size` processes with the descriptors `inherited` open. Raises OSError where the system refuses."""
+        self._processes: list[RankProcess] = []
+        self._silence_s = silence_s
+        self._is_closed = False
+        self._logged: set[tuple[str, str]] = set()
+        self._at_exit = weakref.finalize(self, _end_all, self._processes)
+        try:
+            for rank in range(size):
+                process = RankProcess(rank, num_threads=num_threads, inherited=inherited)
+                self._processes.append(process)
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids by rank."""
+        return [process.pid for process in self._processes]
+
+    def call(self, requests: Sequence[Frame], *, what: str) -> list[Frame]:
+        """The answers by rank. `what` names the work in messages.
+
+        Raises: LearnerError that names the rank, how it ended and its last lines; or the RlvrError that a rank met.
+        """
+        if self._is_closed:
+            raise LearnerError(
+                f"{what}: the learner group was closed, or ended by an earlier failure"
+            )
+        answers: dict[int, Frame] = {}
+        failures: list[_Failure] = []
+        try:
+            for process, request in zip(self._processes, requests, strict=True):
+                process.send(request)
+            self._wait(answers, failures, what=what)
+        except BaseException:
+            self.end()
+            raise
+        if failures:
+            error = min(failures, key=lambda failure: failure.is_consequence).error
+            self.end()
+            raise error
+        return [answers[process.rank] for process in self._processes]
+
+    def close(self) -> None:
+        """Ends every rank: first by asking, then by force. Safe to call twice."""
+        if not self._is_closed:
+            for process in self._processes:
+                process.close_input()
+            until = time.monotonic() + _CLOSE_S
+            for process in self._processes:
+                process.wait(max(0.0, until - time.monotonic()))
+        self.end()
+
+    def end(self) -> None:
+        """Kills what still runs."""
+        self._is_closed = True
+        self._at_exit()
+
+    def _wait(self, answers: dict[int, Frame], failures: list[_Failure], *, what: str) -> None:
+        """Moves bytes until every rank has answered or failed, or one has been silent for too long."""
+        give_up = float("inf")
+        limit_s = max(_START_S, self._silence_s) if what == START_UP else self._silence_s
+        open_ranks = {process.read_fd: process for process in self._processes}
+        while len(answers) + len(failures) < len(self._processes) and time.monotonic() < give_up:
+            for process in _ready(list(open_ranks.values())):
+                failure = self._hear(process, answers, what=what)
+                if failure is not None:
+                    failures.append(failure)
+                    give_up = min(give_up, time.monotonic() + _GRACE_S)
+                    del open_ranks[process.read_fd]
+            waiting = [p for p in open_ranks.values() if p.rank not in answers]
+            if not failures and any(_silence(p) > limit_s for p in waiting):
+                failures.append(self._silent(waiting, what=what))
+                return
+
+    def _hear(
+        self, process: RankProcess, answers: dict[int, Frame], *, what: str
+    ) -> _Failure | None:
+        frames = process.read()
+        if frames is None:
+            how = process.wait(_GRACE_S) or "it closed its pipe"
+            return _Failure(
+                rank=process.rank,
+                error=LearnerError(self._message(process, f"ended ({how})", what)),
+            )
+        for frame in frames:
+            if frame.body["op"] == "done":
+                answers[process.rank] = frame
+            elif frame.body["op"] == "failed":
+                return self._told(process, frame, what=what)
+            elif frame.body["op"] == "log":
+                self._log(process.rank, frame.body)
+        return None
+
+    def _log(self, rank: int, record: Mapping[str, Any]) -> None:
+        """A rank's warning, as this process's; the others' same one is left out."""
+        cause = (record["name"], record["message"])
+        if cause not in self._logged:
+            self._logged.add(cause)
+            logging.getLogger(record["name"]).log(
+                record["level"], "rank %d: %s", rank, record["message"]
+            )
+
+    def _told(self, process: RankProcess, frame: Frame, *, what: str) -> _Failure:
+        """The failure that a rank reported. What rlvr foresaw keeps its category and words."""
+        kind, text = str(frame.body["kind"]), str(frame.body["message"])
+        category = getattr(errors, kind, None)
+        if isinstance(category, type) and issubclass(category, RlvrError):
+            return _Failure(rank=process.rank, error=category(text))
+        how = process.wait(_GRACE_S) or "still running"
+        message = self._message(process, f"failed with {kind}: {text} ({how})", what)
+        return _Failure(
+            rank=process.rank,
+            error=LearnerError(message),
+            is_consequence=bool(frame.body["is_consequence"]),
+        )
+
+    def _silent(self, waiting: Sequence[RankProcess], *, what: str) -> _Failure:
+        """Which rank hangs: one that does not even print its stack, else the one that was silent longest."""
+        deaf = [process for process in waiting if not process.ask_for_stack()]
+        culprit = max(deaf or waiting, key=_silence)
+        how = f"gave no sign of life for {_silence(culprit):.0f} s"
+        if deaf:
+            how += " and does not react to signals"
+        return _Failure(rank=culprit.rank, error=LearnerError(self._message(culprit, how, what)))
+
+    def _message(self, process: RankProcess, how: str, what: str) -> str:
+        advice = "" if what == START_UP else "; go on from the last checkpoint with --resume"
+        return (
+            f"rank {process.rank} of {len(self._processes)} {how} during {what}; the other ranks were ended{advice}. "
+            f"Its last lines:\n{process.tail() or '(none)'}"
+        )
+
+
+def _ready(processes: Sequence[RankProcess]) -> list[RankProcess]:
+    """Waits a moment for pipes, writes what can be written, returns those that have something to say."""
+    poller = select.poll()
+    by_fd = {process.read_fd: process for process in processes}
+    writers = {process.write_fd: process for process in processes if process.write_fd is not None}
+    for fd in by_fd:
+        poller.register(fd, select.POLLIN)
+    for fd in writers:
+        poller.register(fd, select.POLLOUT)
+    ready: list[RankProcess] = []
+    for fd, _ in poller.poll(_POLL_S * 1000):
+        if fd in by_fd:
+            ready.append(by_fd[fd])
+        else:
+            writers[fd].write()
+    return ready
+
+
+def _silence(process: RankProcess) -> float:
+    return time.monotonic() - process.last_sign
+
+
+def _end_all(processes: Sequence[RankProcess]) -> None:
+    for process in processes:
+        process.end()

@@ -1,0 +1,179 @@
+"""One rank of a learner group: a sharded policy, its learner, and answers to what the parent asks.
+
+It knows nothing of processes and pipes, so that whoever starts ranks can put this object where it likes.
+"""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import FileStore  # type: ignore[reportPrivateImportUsage] # its documented place
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import PreTrainedModel
+
+from rlvr.algorithms.build import LossFunction
+from rlvr.algorithms.corrections import Bound, Correction, Level
+from rlvr.batch import Denominators
+from rlvr.config.sections.learner import LearnerConfig
+from rlvr.errors import CheckpointError
+from rlvr.learner.checkpoint import Counters, save_optimizer
+from rlvr.learner.learner import PolicyLearner
+from rlvr.learner.ranks.frames import Frame, frame_batch
+from rlvr.learner.ranks.lockstep import Lockstep
+from rlvr.learner.ranks.sharding import gather_into, release, scatter_from, shard
+from rlvr.models.policy import Policy
+from rlvr.records import Transport
+
+_NEVER = timedelta(days=7)  # the parent decides when a rank has hung
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankTask:
+    """What the ranks train for, as arguments of `PolicyLearner`."""
+
+    config: LearnerConfig
+    loss: LossFunction
+    temperature: float
+    fault_folder: Path
+    lr_decay: tuple[int, int, float] | None
+
+
+class RankServer:
+    """Answers one request after another; all ranks get the same requests in the same order."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        reference: PreTrainedModel | None,
+        config: LearnerConfig,
+        rank: int,
+        size: int,
+        device_type: str,
+        store_file: str,
+        alive: Callable[[], None],
+    ) -> None:
+        """Joins the other ranks and shards the models; waits for the others, for as long as the parent does.
+
+        Args:
+            policy: its model holds whole weights in memory that the parent sees.
+            reference: whole; `policy.model` itself where the reference is the policy without its adapters.
+            alive: called now and then while something is worked on.
+        """
+        if device_type == "cuda":
+            torch.cuda.set_device(rank)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+            store=FileStore(store_file, size),
+            rank=rank,
+            world_size=size,
+            timeout=_NEVER,
+        )
+        self._alive = alive
+        self._is_first = rank == 0
+        self._policy = policy
+        self._reference = reference
+        self._peers = Lockstep(alive=alive)
+        self._mirror = {name: p.detach() for name, p in policy.model.named_parameters()}
+        self._learner: PolicyLearner | None = None
+        mesh = init_device_mesh(device_type, (size,))
+        for model in self._models():
+            shard(model, mesh=mesh, config=config)
+            self._peers.watch(model)
+
+    def begin(self, task: RankTask) -> None:
+        """Trains for `task` from now on: from the weights that the parent sees, with a new optimiser."""
+        scatter_from(self._mirror, self._policy.model)
+        self._learner = PolicyLearner(
+            self._policy,
+            config=task.config,
+            loss=task.loss,
+            temperature=task.temperature,
+            transport=Transport.SHARED,
+            reference=self._reference,
+            fault_folder=task.fault_folder,
+            lr_decay=task.lr_decay,
+            peers=self._peers,
+        )
+
+    def answer(self, request: Frame) -> Frame:
+        """Does what is asked. Raises: RlvrError where rlvr foresaw the failure."""
+        op = request.body["op"]
+        tensors: dict[str, Tensor] = {}
+        result: dict[str, Any] = {}
+        if op == "begin":
+            self.begin(pickle.loads(request.tensors["task"].numpy().tobytes()))
+        elif self._learner is None:
+            raise ValueError(f"op={op!r} came before 'begin'")
+        elif op == "annotate":
+            tensors = self._learner.annotations(frame_batch(request))
+            for model in self._models():
+                release(model)
+        elif op == "accumulate":
+            self._learner.accumulate(frame_batch(request))
+            release(self._policy.model)  # the last pass may have been forward only
+        elif op == "apply":
+            outcome = self._learner.update(Denominators(**request.body["denominators"]))
+            result["outcome"] = outcome.to_json()
+        elif op == "correction":
+            self._learner.set_correction(correction_from_json(request.body["correction"]))
+        elif op == "gather":
+            model = self._policy.model
+            gather_into(self._mirror, model, is_writer=self._is_first, alive=self._alive)
+        elif op == "scatter":
+            scatter_from(self._mirror, self._policy.model)
+        elif op == "score":
+            result["scores"] = self._learner.score(request.body["rows"])
+            release(self._policy.model)
+        elif op == "save":
+            self._save(self._learner, Path(request.body["folder"]))
+        elif op == "restore":
+            scatter_from(self._mirror, self._policy.model)
+            counters = Counters(**request.body["counters"])
+            self._learner.restore_progress(Path(request.body["folder"]), counters)
+        else:
+            raise ValueError(f"op={op!r} is not one that a rank knows")
+        return Frame(body={"op": "done", **result}, tensors=tensors)
+
+    def _models(self) -> list[PreTrainedModel]:
+        if self._reference is None or self._reference is self._policy.model:
+            return [self._policy.model]
+        return [self._policy.model, self._reference]
+
+    def _save(self, learner: PolicyLearner, folder: Path) -> None:
+        model, optimizer = self._policy.model, learner.optimizer
+        try:
+            save_optimizer(folder, optimizer=optimizer, model=model, is_writer=self._is_first)
+        except OSError as error:
+            raise CheckpointError(
+                f"the optimiser's state could not be written to {folder}: {error}"
+            ) from error
+
+
+def task_frame(task: RankTask) -> Frame:
+    """The request to begin a task; the one message with pickled content, which is the parent's own."""
+    pickled = torch.frombuffer(bytearray(pickle.dumps(task)), dtype=torch.uint8)
+    return Frame(body={"op": "begin"}, tensors={"task": pickled})
+
+
+def correction_to_json(correction: Correction) -> dict[str, Any]:
+    """Values for JSON."""
+    return asdict(correction)
+
+
+def correction_from_json(values: dict[str, Any]) -> Correction:
+    """The Correction that `correction_to_json` wrote.
+
+    >>> strict = Correction(level=Level.TOKEN, bound=Bound.MASK, weight_max=1.5)
+    >>> correction_from_json(correction_to_json(strict)) == strict
+    True
+    """
+    assert {f.name for f in fields(Correction)} == set(values)
+    enums = {"level": Level(values["level"]), "bound": Bound(values["bound"])}
+    return Correction(**{**values, **enums})

@@ -1,0 +1,157 @@
+"""What engines are told about weights: versions that rise with them, and checksums of what a copy must hold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder, place_for
+from rlvr.models import lora
+from rlvr.models.checksum import tensor_checksum
+from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+
+
+def require_room(
+    model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind
+) -> None:
+    """Looks whether the files of a run fit on this machine, before anything is computed or started for it.
+
+    Raises: ConfigError, see `weights_file.place_for`.
+    """
+    if transport is not Transport.FILE:
+        return
+    whole = sum(weight.numel() for _, weight in lora.base_weights(model))
+    if kind is WeightsKind.ADAPTER:
+        adapters = sum(weight.numel() for weight in lora.adapter_state_dict(model).values())
+        numbers = whole + FILES_AT_ONCE * adapters
+    else:
+        numbers = FILES_AT_ONCE * whole
+    place_for(numbers * dtype.itemsize)
+
+
+class Publication:
+    """Counts publications of changed weights; the first has version 0. Trials count downwards from -1."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        dtype: torch.dtype,
+        folder: Path | None = None,
+        kind: WeightsKind = WeightsKind.FULL,
+    ) -> None:
+        """Args:
+        dtype: of what an engine keeps, with any transport but Transport.SHARED.
+        kind: ADAPTER sends the base once and then adapters alone, with Transport.FILE and a model that has them.
+        folder: where Transport.FILE makes a folder of its own; None: what `weights_file.place_for` says.
+        """
+        self.policy_version = 0
+        self.has_changed = True
+        self._transport = transport
+        self._dtype = dtype
+        self._kind = kind
+        self._base: WeightsRef | None = None
+        self._files = WeightsFolder(folder)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._num_trials = 0
+        self._published: WeightsRef | None = None
+
+    def restore(self, policy_version: int) -> None:
+        """Goes on from a checkpoint: the version stays, and the next publication is of new weights."""
+        self.policy_version = policy_version
+        self.has_changed = True
+        self._published = None
+
+    def publish(self, model: PreTrainedModel) -> WeightsRef:
+        """The reference of the present weights of `model`, under the next version where they changed.
+
+        The manifest holds checksums of the bytes that an engine must receive: whole weights with adapters merged, or
+        adapters alone.
+
+        Raises: LearnerError when the weights' file cannot be written, ConfigError when there is no room (`place_for`).
+        """
+        if self._published is not None and not self.has_changed:
+            return self._published
+        if self._published is not None:
+            self.policy_version += 1
+        self._published = self._reference(model, self.policy_version)
+        self.has_changed = False
+        return self._published
+
+    def publish_trial(self, model: PreTrainedModel) -> WeightsRef:
+        """The reference of weights that are for a test alone; the count of real versions does not see them.
+
+        Raises: LearnerError when the weights' file cannot be written.
+        """
+        self._num_trials += 1
+        return self._reference(model, -self._num_trials)
+
+    def end_trials(self) -> None:
+        """Removes what trials wrote."""
+        self._files.remove_trials()
+
+    def close(self) -> None:
+        """Removes every file that was published. Safe to call twice."""
+        self._files.close()
+
+    def _reference(self, model: PreTrainedModel, version: int) -> WeightsRef:
+        if self._transport is Transport.FILE:
+            is_adapter = self._kind is WeightsKind.ADAPTER
+            return self._adapters(model, version) if is_adapter else self._whole(model, version)
+        dtype = self._dtype
+        manifest: tuple[TensorEntry, ...] = ()
+        if self._transport is Transport.SHARED:
+            dtype = next(model.parameters()).dtype
+        else:
+            manifest = tuple(
+                TensorEntry(
+                    name=name,
+                    shape=tuple(weight.shape),
+                    checksum=tensor_checksum(weight.to(dtype)),
+                )
+                for name, weight in lora.merged_weights(model)
+            )
+        return WeightsRef(
+            policy_version=version,
+            kind=WeightsKind.FULL,
+            transport=self._transport,
+            uri="memory:learner",
+            dtype=str(dtype).removeprefix("torch."),
+            manifest=manifest,
+        )
+
+    def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
+        if not self._shapes:
+            self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
+        written = self._files.write(
+            version, lora.merged_weights(model), shapes=self._shapes, dtype=self._dtype
+        )
+        return self._written(version, WeightsKind.FULL, *written)
+
+    def _adapters(self, model: PreTrainedModel, version: int) -> WeightsRef:
+        if self._base is None:
+            shapes = {name: tuple(weight.shape) for name, weight in lora.base_weights(model)}
+            written = self._files.write_base(
+                lora.base_weights(model), shapes=shapes, dtype=self._dtype
+            )
+            self._base = self._written(0, WeightsKind.FULL, *written)
+        adapters = lora.adapter_state_dict(model)
+        shapes = {name: tuple(weight.shape) for name, weight in adapters.items()}
+        path, manifest = self._files.write(
+            version, adapters.items(), shapes=shapes, dtype=self._dtype
+        )
+        ref = self._written(version, WeightsKind.ADAPTER, path, manifest)
+        return replace(ref, base=self._base)
+
+    def _written(
+        self, version: int, kind: WeightsKind, path: Path, manifest: tuple[TensorEntry, ...]
+    ) -> WeightsRef:
+        return WeightsRef(
+            policy_version=version,
+            kind=kind,
+            transport=self._transport,
+            uri=str(path),
+            dtype=str(self._dtype).removeprefix("torch."),
+            manifest=manifest,
+        )

@@ -1,0 +1,121 @@
+"""The local backend: every part of a run in this process.
+
+Recipe, plugins, data and references were checked before this module is imported (`rlvr.run.launch.preflight`).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.errors import Interrupted
+from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
+from rlvr.models.policy import Policy, PolicyText, load_policy
+from rlvr.records import Transport
+from rlvr.rollout.build import build_engine
+from rlvr.run.launch.preflight import OpenedData
+from rlvr.run.launch.run import Crew, Scene, conduct
+from rlvr.run.launch.start_learner import has_own_arithmetic, place_policy, start_learner
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.stages.supervised import SupervisedReport
+from rlvr.verification.service import Judge
+
+__all__ = ["LocalBackend", "place_policy", "train"]
+
+
+def train(
+    loaded: LoadedRecipe,
+    *,
+    judge: Judge,
+    data: OpenedData,
+    directory: RunDirectory,
+    resume: bool,
+    console: Console,
+    choice: ResumeChoice = NO_CHOICE,
+) -> None:
+    """Runs a recipe to its end in this process. `judge` and `data` come from `preflight.opened`.
+
+    Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
+    """
+    backend = LocalBackend(loaded.recipe, judge=judge)
+    conduct(
+        loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
+    )  # fmt: skip
+
+
+class LocalBackend:
+    """One policy in this process; the engine reads its tensors, or keeps a copy."""
+
+    def __init__(self, recipe: Recipe, *, judge: Judge) -> None:
+        self._recipe = recipe
+        self._judge = judge
+        self._policy: Policy | None = None
+
+    def open(self) -> PolicyText:
+        """Loads the policy."""
+        self._policy = place_policy(
+            load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe
+        )
+        return self._policy.text
+
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """In this process, on the policy's device."""
+        assert self._policy is not None  # `conduct` opens first
+        return measure_dtypes(self._policy.model)
+
+    def use(self, recipe: Recipe) -> None:
+        """From now on this recipe."""
+        self._recipe = recipe
+
+    @asynccontextmanager
+    async def crew(self, scene: Scene) -> AsyncIterator[Crew]:
+        """Within it, the learner and the engine work on the policy of `open`."""
+        recipe, policy = self._recipe, self._policy
+        assert policy is not None  # `conduct` opens first
+        is_copy = recipe.rollout.engine is not EngineKind.TOY and not has_own_arithmetic(recipe)
+        started = start_learner(
+            recipe,
+            policy=policy,
+            transport=Transport.IN_PLACE_COPY if is_copy else Transport.SHARED,
+            faults=scene.faults,
+            reference_folder=scene.reference,
+            checkpoint=scene.resumed.folder if scene.resumed else None,
+            progress=lambda step, loss: show_cold_start(scene, step, loss),
+        )
+        learner = started.learner
+        try:
+            record_cold_start(scene, started.cold_start)
+            engine = build_engine(recipe, policy=policy)
+            try:
+                yield Crew(
+                    learner=learner,
+                    set_correction=learner.set_correction,
+                    engine=engine,
+                    judge=self._judge,
+                )
+            finally:
+                await engine.close()
+        finally:
+            learner.close()
+
+
+def show_cold_start(scene: Scene, step: int, loss: float) -> None:
+    """The cold start's progress on the console. Raises Interrupted when the user asked to stop."""
+    scene.console.cold_start(step, scene.recipe.cold_start.steps, loss)
+    if scene.stop.requested:
+        raise Interrupted(
+            f"stopped in the cold start at step {step}; nothing was saved, --resume starts over"
+        )
+
+
+def record_cold_start(scene: Scene, report: SupervisedReport | None) -> None:
+    """The event of a cold start that was run."""
+    if report is not None:
+        scene.recorder.event(
+            "cold_start",
+            steps=report.steps,
+            first_loss=report.first_loss,
+            last_loss=report.last_loss,
+        )

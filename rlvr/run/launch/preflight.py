@@ -1,0 +1,137 @@
+"""What can be checked before any weights are loaded: plugins, data, references."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rlvr.config.recipe import Recipe
+from rlvr.config.sections.section import PluginSection
+from rlvr.data.load import (
+    EvalPrompts,
+    demonstrations,
+    open_eval,
+    open_train,
+    prompts_that_differ,
+)
+from rlvr.data.order import LONG_ADVICE, PromptStream
+from rlvr.models.locate import locate
+from rlvr.records import Check, Prompt
+from rlvr.registry import VERIFIERS, build_function, find
+from rlvr.run.launch.machine_checks import require_machine
+from rlvr.verification.service import Judge
+from rlvr.verification.trial import load_tried
+
+logger = logging.getLogger(__name__)
+
+NUM_GENERATED_CHECKED = 64  # draws of an endless source whose references are checked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLimit:
+    """Which prompts are too long, and what to do about it."""
+
+    is_too_long: Callable[[Prompt], bool] | None = None
+    advice: str = LONG_ADVICE
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenedData:
+    """The data of a run. Which prompts are too long is known only once there is a tokenizer (`limit_prompts`).
+
+    samples: of each source and sequence of chat roles in it one prompt, with the key of its source: what a chat
+        template must be able to render.
+    """
+
+    stream: PromptStream
+    evals: EvalPrompts
+    reopen: Callable[[PromptLimit], tuple[PromptStream, EvalPrompts]]
+    samples: Sequence[tuple[str, Prompt]] = ()
+
+    def limit_prompts(self, limit: PromptLimit) -> None:
+        """Drops prompts that are too long: training ones when drawn, evaluation ones now."""
+        self.stream, self.evals = self.reopen(limit)
+
+
+def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
+    """The recipe's data, with every plugin built and every reference of a finite source parsed.
+
+    An evaluation source that asks in another way than training does is warned about.
+
+    Raises: PluginError, DataError, ConfigError: all before torch is imported.
+    """
+    if recipe.model.path:
+        locate(recipe.model.path)
+    for plugin in (recipe.algorithm.loss, recipe.algorithm.advantage):
+        if isinstance(plugin, PluginSection):
+            build_function(plugin.GROUP, plugin.name, plugin.settings)
+    for source in (*recipe.data.train, *recipe.data.eval):
+        for check in source.all_checks.values():
+            load_tried(find(VERIFIERS, check.verifier))
+
+    for warning in prompts_that_differ(recipe.data):
+        logger.warning("%s", warning)
+
+    def open_all(limit: PromptLimit) -> tuple[PromptStream, EvalPrompts]:
+        seed, is_too_long, advice = recipe.seed, limit.is_too_long, limit.advice
+        stream = open_train(recipe.data, seed=seed, is_too_long=is_too_long, long_advice=advice)
+        evals = open_eval(
+            recipe.data,
+            recipe.run.eval_prompts,
+            seed=seed,
+            is_too_long=is_too_long,
+            long_advice=advice,
+        )
+        return stream, evals
+
+    stream, evals = open_all(PromptLimit())
+    if recipe.cold_start.steps:
+        demonstrations(recipe.data.train, seed=recipe.seed)  # refuses a source that has none
+    prompts: list[Prompt] = [prompt for found in evals.values() for prompt in found]
+    places = dict(evals.places)
+    shapes: dict[tuple[str, tuple[str, ...]], Prompt] = {}
+    for number, found in enumerate(evals.values()):
+        _note_shapes(shapes, f"data.eval.{number}", found)
+    for number, source in enumerate(stream.sources):
+        count = NUM_GENERATED_CHECKED if source.num_rows is None else source.num_rows
+        for index in range(count):
+            prompts.append(source.prompt(index))
+            places[prompts[-1].prompt_id] = source.place(index)
+        _note_shapes(shapes, f"data.train.{number}", prompts[-count:])
+    distinct: dict[tuple[str, str], Check] = {}
+    for prompt in prompts:
+        for check in prompt.checks:
+            distinct.setdefault((check.verifier, repr(check.settings)), check)
+    judge.preflight(distinct.values())
+    judge.check_references(prompts, places=places)
+    samples = sorted(((key, prompt) for (key, _), prompt in shapes.items()), key=_training_first)
+    return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples)
+
+
+def _note_shapes(
+    shapes: dict[tuple[str, tuple[str, ...]], Prompt], key: str, prompts: Iterable[Prompt]
+) -> None:
+    for prompt in prompts:
+        shapes.setdefault((key, tuple(message.role for message in prompt.messages)), prompt)
+
+
+def _training_first(sample: tuple[str, Prompt]) -> bool:
+    return not sample[0].startswith("data.train")
+
+
+@contextmanager
+def opened(recipe: Recipe) -> Iterator[tuple[Judge, OpenedData]]:
+    """Within it, the recipe's verifiers run and its data is open; all of it was checked.
+
+    Raises: PluginError, DataError, ConfigError: before torch is imported.
+    """
+    require_machine(recipe)
+    judge = Judge(
+        recipe.reward.verifier_workers,
+        recipe.reward.verifier_deadline_s,
+        sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
+    )
+    try:
+        yield judge, open_data(recipe, judge=judge)
+    finally:
+        judge.close()

@@ -1,0 +1,172 @@
+"""What of a recipe's prompts can be checked once there is a tokenizer, before any weights are loaded.
+
+The chat template must render every sequence of roles in the data; stop tokens must be tokens; and what would go
+wrong in silence is said in a line: template arguments that no template reads, turns that close with a token that ends
+nothing.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rlvr.config.recipe import Recipe
+from rlvr.errors import ConfigError
+from rlvr.models.policy import end_token_ids, load_tokenizer
+from rlvr.models.prompting import encode_prompt, prompt_text, special_stops
+from rlvr.records import Message, Prompt
+from rlvr.run.launch.preflight import OpenedData
+
+_MAX_PROMPT_CHARS = 4000
+_MAX_REFERENCE_CHARS = 400
+_ANSWER = "rlvr-answer"  # stands for an answer where the template's end of a turn is looked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptReport:
+    """notes: one line each, for a person. tokenizer: the recipe's."""
+
+    notes: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def check_prompts(
+    recipe: Recipe, data: OpenedData, *, tell: Callable[[str], None] = lambda _: None
+) -> PromptReport:
+    """Renders the samples of the data, and looks at what ends a completion.
+
+    Args: tell: is given each note.
+
+    Raises: ConfigError where the tokenizer cannot be had or a stop token is none; DataError where a prompt cannot be
+        rendered, with its name.
+    """
+    tokenizer = load_tokenizer(recipe.model)
+    _require_tokens(recipe, tokenizer)
+    for _, prompt in data.samples:
+        encode_prompt(prompt, tokenizer)
+    ends = end_token_ids(recipe.model, tokenizer)
+    found = [
+        *_unread_arguments(data, tokenizer),
+        *_other_arguments(data),
+        *_open_turns(recipe, data, tokenizer, ends),
+    ]
+    notes = tuple(dict.fromkeys(found))
+    for note in notes:
+        tell(note)
+    return PromptReport(notes=notes, tokenizer=tokenizer)
+
+
+def rendered(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """One prompt of each source as the policy sees it, with its reference and its checks; some lines each."""
+    seen: set[str] = set()
+    for key, prompt in data.samples:
+        if key in seen:
+            continue
+        seen.add(key)
+        yield sample_text(key, prompt, prompt_text(prompt, tokenizer))
+
+
+def sample_text(key: str, prompt: Prompt, text: str) -> str:
+    """A prompt for a person: its text, its reference, its checks and the names of its tags."""
+    lines = [f"prompt {prompt.prompt_id} of {key}, as the policy sees it:"]
+    lines += [f"  | {line}" for line in _shortened(text, _MAX_PROMPT_CHARS).split("\n")]
+    reference = json.dumps(prompt.checks[0].reference, ensure_ascii=False, default=str)
+    lines.append(f"  reference: {_shortened(reference, _MAX_REFERENCE_CHARS)}")
+    for check in prompt.checks:
+        settings = (
+            f", settings {json.dumps(dict(check.settings), ensure_ascii=False, default=str)}"
+            if check.settings
+            else ""
+        )
+        lines.append(
+            f"  check {check.name}: {check.verifier} ({check.role}, weight {check.weight:g}{settings})"
+        )
+    if prompt.tags:
+        lines.append(f"  tags: {', '.join(prompt.tags)}")
+    return "\n".join(lines)
+
+
+def _shortened(text: str, limit: int) -> str:
+    """The text, or its beginning and its end with how much was left out between."""
+    if len(text) <= limit:
+        return text
+    end = limit // 4
+    return f"{text[: limit - end]} [... {len(text) - limit:,} characters ...] {text[-end:]}"
+
+
+def _require_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    unknown = [i for i in recipe.rollout.stop_token_ids if i >= len(tokenizer)]
+    if unknown:
+        raise ConfigError(
+            f"rollout.stop_token_ids: {', '.join(map(str, unknown))} are no tokens of this model, whose vocabulary has "
+            f"{len(tokenizer)} (0 to {len(tokenizer) - 1})"
+        )
+
+
+def _unread_arguments(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    for key, prompt in data.samples:
+        if not prompt.chat_template_kwargs:
+            continue
+        template = str(tokenizer.get_chat_template())
+        unread = [
+            k
+            for k in prompt.chat_template_kwargs
+            if not re.search(rf"\b{re.escape(k)}\b", template)
+        ]
+        if unread:
+            yield (
+                f"warning: {key}.chat_template_kwargs: the model's chat template never reads {', '.join(unread)}, so "
+                "it changes nothing"
+            )
+
+
+def _other_arguments(data: OpenedData) -> Iterator[str]:
+    """A line for each evaluation set whose template is given what no training prompt's is."""
+    chats = [(key, dict(p.chat_template_kwargs)) for key, p in data.samples if p.messages]
+    trained = [kwargs for key, kwargs in chats if key.startswith("data.train")]
+    for key, kwargs in chats:
+        if trained and kwargs not in trained:
+            yield (
+                f"warning: {key}.chat_template_kwargs={json.dumps(kwargs)} is not what is trained with "
+                f"({json.dumps(trained[0])}): other prompts are evaluated than trained"
+            )
+
+
+def _open_turns(
+    recipe: Recipe, data: OpenedData, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
+) -> Iterator[str]:
+    """A line where the template closes the policy's turn with a token at which no completion ends."""
+    rollout = recipe.rollout
+    stops = {*ends, *rollout.stop_token_ids, *special_stops(rollout.stop_strings, tokenizer)}
+    prompt = next((prompt for _, prompt in data.samples if prompt.messages), None)
+    closing = None if prompt is None or not ends else _closing_token(prompt, tokenizer)
+    if closing is not None and closing not in stops:
+        name = tokenizer.convert_ids_to_tokens(closing)
+        yield (
+            f"warning: the chat template closes a turn with {name!r}, which is no end token of this model, so "
+            f"completions go on past it; to end them there, set rollout.stop_token_ids=[{closing}]"
+        )
+
+
+def _closing_token(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that follows an answer in the template; None where none does, or it takes no answers."""
+    turns = [*prompt.messages, Message(role="assistant", content=_ANSWER)]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, **prompt.chat_template_kwargs
+        )
+    except Exception:  # noqa: BLE001 - foreign code; the prompt itself was rendered, and only the note is lost
+        return None
+    tail = str(text).rpartition(_ANSWER)[2]
+    special = set(tokenizer.all_special_ids) | {
+        n for n, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    for token in tokenizer.encode(tail, add_special_tokens=False):
+        if token in special:
+            return token
+        if str(tokenizer.decode([token])).strip():
+            return None
+    return None

@@ -1,0 +1,323 @@
+"""The skeleton of a run that all backends share: directory, console, recorder, stop, resume, the loss of a learner.
+
+    conduct:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> dtypes that the recipe
+              leaves to the machine -> data, console, recorder
+              -> backend.crew: learner, engine, judge -> assemble -> run_loop
+              LearnerLost: once more from the newest whole checkpoint, as --resume would, up to the recipe's limit
+
+A backend gives the crew and nothing else, so that a run leaves the same files wherever its parts live.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from rlvr import __version__
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Learner
+from rlvr.config.derived import derived_table
+from rlvr.config.load import LoadedRecipe
+from rlvr.config.recipe import Recipe
+from rlvr.data.order import LONG_ADVICE
+from rlvr.errors import ConfigError, Interrupted, StorageError
+from rlvr.models.dtype_speed import DtypeSpeeds
+from rlvr.models.policy import PolicyText
+from rlvr.models.prompting import encode_prompt, prompt_text
+from rlvr.protocols import RolloutEngine
+from rlvr.run.launch.assemble import assemble
+from rlvr.run.launch.choose_dtypes import apply_choice, choose_dtypes
+from rlvr.run.launch.preflight import OpenedData, PromptLimit
+from rlvr.run.launch.reentry import finish_trained, start_over, warn
+from rlvr.run.loop import run_loop
+from rlvr.run.record.checkpoints import choose_checkpoint, read_run_state
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.inputs import input_digests
+from rlvr.run.record.recipe_file import signed, write_recipe
+from rlvr.run.record.recorder import Recorder
+from rlvr.run.record.resume import BEFORE_EVERYTHING, Resume, find_resume
+from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.run.record.sinks import build_sinks
+from rlvr.run.step.failures import LearnerLost
+from rlvr.run.step.sampler import CompletionJudge
+from rlvr.run.step.stop import StopRequest, listen_for_stop
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a backend may use while it builds a crew.
+
+    resumed: the checkpoint to restore; None: the policy as the recipe says, after its cold start.
+    """
+
+    recipe: Recipe
+    directory: RunDirectory
+    recorder: Recorder
+    console: Console
+    stop: StopRequest
+    resumed: Resume | None
+
+    @property
+    def faults(self) -> Path:
+        """Where micro-batches with a non-finite gradient are kept."""
+        return self.directory.path / "faults"
+
+    @property
+    def reference(self) -> Path:
+        """Where the policy after a cold start is kept, for the KL term of a resumed run."""
+        return self.directory.path / "reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """Who does the work of a run: in this process, or handles of actors."""
+
+    learner: Learner
+    set_correction: Callable[[Correction], None]
+    engine: RolloutEngine
+    judge: CompletionJudge
+
+
+class Backend(Protocol):
+    """Where the parts of a run live."""
+
+    def open(self) -> PolicyText:
+        """What is known of the policy; called again after a LearnerLost."""
+        ...
+
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """Which arithmetic is the faster one where the learner computes; after `open`."""
+        ...
+
+    def use(self, recipe: Recipe) -> None:
+        """From now on this recipe, which differs from the one before in its dtypes."""
+        ...
+
+    def crew(self, scene: Scene) -> AbstractAsyncContextManager[Crew]:
+        """Within it, learner (cold start done, or restored), engine and judge answer. May raise LearnerLost."""
+        ...
+
+
+def conduct(
+    loaded: LoadedRecipe,
+    *,
+    backend: Backend,
+    data: OpenedData,
+    directory: RunDirectory,
+    resume: bool,
+    console: Console,
+    choice: ResumeChoice = NO_CHOICE,
+) -> None:
+    """Runs a recipe to its end in `directory`. `data` comes from `preflight.opened`.
+
+    Args: choice: from where a resume goes on, and what it puts up with.
+
+    Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
+    """
+    with ExitStack() as stack:
+        inputs = input_digests(loaded.recipe, train=data.stream.sources)
+        resumed = None
+        if resume:
+            found = find_resume(directory, loaded, inputs=inputs, choice=choice)
+            loaded, resumed = found.loaded, found.resume
+        if resumed is not None and resumed.step == loaded.recipe.run.steps:
+            finish_trained(directory, resumed, console=console)
+            return
+        write_recipe(directory, loaded.to_yaml())
+        stop = stack.enter_context(
+            listen_for_stop(
+                grace_s=loaded.recipe.run.grace_s,
+                max_hours=loaded.recipe.run.max_hours,
+                note=console.note,
+                last_words=directory.way_on,
+            )
+        )
+        stack.enter_context(_told_where_to_go_on(directory, stop))
+        stack.callback(console.activity.end)
+        console.activity.begin("loading the policy")
+        text = backend.open()
+        _stop_early(stop)
+        console.activity.begin("choosing dtypes")
+        dtypes = choose_dtypes(loaded.recipe, measure=backend.measure_dtypes)
+        if dtypes is not None:
+            loaded = apply_choice(loaded, dtypes)
+            write_recipe(directory, loaded.to_yaml())
+        recipe = loaded.recipe
+        backend.use(recipe)
+        console.activity.begin("reading the data")
+        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
+        console.start(
+            recipe_name=recipe.name,
+            run_dir=directory.path,
+            model=f"{recipe.model.path or 'tiny'} ({text.num_parameters:,} parameters)",
+            rows=derived_table(recipe, dtype_reason="" if dtypes is None else dtypes.reason),
+            num_steps=recipe.run.steps,
+        )
+        recorder = Recorder(
+            directory,
+            console=console,
+            sinks=build_sinks(recipe.run.trackers, directory.path, recipe.model_dump(mode="json")),
+            prompt_text=lambda prompt: prompt_text(prompt, text.tokenizer),
+            keep_checkpoints=recipe.run.keep_checkpoints,
+            sample_every_steps=recipe.run.sample_every_steps,
+            elapsed_before_s=float(resumed.state["elapsed_s"]) if resumed else 0.0,
+            recipe=signed(loaded.to_yaml()),
+            inputs=inputs,
+        )
+        stack.enter_context(_closing(recorder))
+        recorder.event(
+            "start",
+            recipe=recipe.name,
+            version=__version__,
+            torch=torch.__version__,
+            seed=recipe.seed,
+        )
+        recorder.event("inputs", **inputs)
+        if dtypes is not None:
+            recorder.event("dtypes", **dtypes.event)
+        for warning in resumed.warnings if resumed else ():
+            warn(recorder.event, warning)
+        if resume and resumed is None:
+            start_over(recorder)
+        with _recorded(recorder), _told_where_to_go_on(directory, stop):
+            num_lost = 0
+            while True:
+                scene = Scene(
+                    recipe=recipe, directory=directory, recorder=recorder, console=console,
+                    stop=stop, resumed=resumed,
+                )  # fmt: skip
+                try:
+                    if num_lost:
+                        text = backend.open()
+                        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
+                    _stop_early(stop)
+                    last_step = asyncio.run(_run(scene, backend=backend, text=text, data=data))
+                    break
+                except LearnerLost as error:
+                    num_lost += 1
+                    if num_lost > recipe.cluster.max_learner_restarts:
+                        raise
+                    resumed = _after_loss(scene, error, number=num_lost)
+        recorder.event("done", step=last_step, seconds=round(recorder.elapsed_s, 1))
+        console.finish()
+
+
+async def _run(scene: Scene, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
+    """Returns the last step. Raises CancelledError when the step that runs is to be dropped."""
+    scene.console.activity.begin("starting learner and engines")
+    with scene.stop.droppable():
+        async with backend.crew(scene) as crew:
+            return await _loop_with(crew, scene, text=text, data=data)
+
+
+async def _loop_with(crew: Crew, scene: Scene, *, text: PolicyText, data: OpenedData) -> int:
+    parts = assemble(
+        scene.recipe,
+        text=text,
+        engine=crew.engine,
+        learner=crew.learner,
+        set_correction=crew.set_correction,
+        judge=crew.judge,
+        data=data,
+        recorder=scene.recorder,
+        stop=scene.stop,
+        resumed=scene.resumed,
+    )
+    if scene.resumed is not None:
+        scene.recorder.rewind(scene.resumed.step, next_issue=parts.stream.num_issued)
+        scene.recorder.event("resumed_with", changes=scene.resumed.changed)
+    return await run_loop(parts)
+
+
+def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | None:
+    """Where the run goes on: the newest whole checkpoint; None: from the start, with nothing kept of before."""
+    chosen = choose_checkpoint(scene.directory)
+    step = chosen.step if chosen else 0
+    scene.recorder.remark(
+        "learner_restart",
+        f"the learner was lost ({error}); going on from "
+        + (f"the checkpoint of step {step}" if chosen else "the start: there is no checkpoint yet"),
+        message=str(error),
+        from_step=step,
+        restart=number,
+        max_restarts=scene.recipe.cluster.max_learner_restarts,
+    )
+    if chosen is None:
+        scene.recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
+        return None
+    for warning in chosen.passed_over:
+        warn(scene.recorder.event, warning)
+    return Resume(step=step, folder=chosen.folder, state=read_run_state(chosen.folder), changed={})
+
+
+def prompt_limit(*, text: PolicyText, recipe: Recipe) -> PromptLimit:
+    """Which prompts are too long: with their completion they would not fit the recipe's limit or the model's positions.
+
+    Raises: ConfigError when the completion alone takes all positions.
+    """
+    completion = recipe.rollout.max_completion_tokens
+    room = text.max_positions - completion
+    of_model = (
+        f"the model has {text.max_positions} positions, of which rollout.max_completion_tokens={completion} leaves "
+        f"{room} for the prompt"
+    )
+    if room < 1:
+        raise ConfigError(f"{of_model}; lower rollout.max_completion_tokens")
+    is_of_model = room < recipe.data.max_prompt_tokens
+    longest = min(recipe.data.max_prompt_tokens, room)
+    return PromptLimit(
+        is_too_long=lambda prompt: len(encode_prompt(prompt, text.tokenizer)) > longest,
+        advice=f"{of_model}: lower it or shorten the prompts" if is_of_model else LONG_ADVICE,
+    )
+
+
+def _stop_early(stop: StopRequest) -> None:
+    """Raises KeyboardInterrupt where somebody asked while nothing was begun that could be finished."""
+    if stop.requested:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _told_where_to_go_on(directory: RunDirectory, stop: StopRequest) -> Iterator[None]:
+    """A run that was broken off ends as Interrupted, with its newest checkpoint and the command to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and not stop.is_dropped:
+            raise
+        raise Interrupted(directory.way_on()) from None
+
+
+@contextmanager
+def _recorded(recorder: Recorder) -> Iterator[None]:
+    """Notes in events.jsonl how the run ended when it did not end well."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            recorder.event("stopped", error=type(error).__name__, message=str(error))
+        except StorageError as second:  # the first one is what a person has to know
+            logger.warning("how the run ended could not be recorded: %s", second)
+        raise
+
+
+@contextmanager
+def _closing(recorder: Recorder) -> Iterator[None]:
+    """Closes it at the end; where the run failed, what closing raises does not take the place of why."""
+    try:
+        yield
+    except BaseException:
+        try:
+            recorder.close()
+        except StorageError as second:
+            logger.warning("%s", second)
+        raise
+    recorder.close()

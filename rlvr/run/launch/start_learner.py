@@ -1,0 +1,195 @@
+"""From a recipe to a learner that can take its first step: placed, imitated or restored, with its reference.
+
+Used where the learner lives: in the run's own process, or in an actor.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from rlvr.algorithms.build import build_loss
+from rlvr.config.recipe import EngineDtype, EngineKind, ModelConfig, Recipe
+from rlvr.config.sections.algorithm import RatioBase
+from rlvr.data.load import demonstrations
+from rlvr.errors import ConfigError, StorageError
+from rlvr.learner.learner import PolicyLearner
+from rlvr.learner.ranks.group import LearnerGroup
+from rlvr.learner.weights.publication import require_room
+from rlvr.models import lora
+from rlvr.models.export import export_policy
+from rlvr.models.policy import Policy, load_policy
+from rlvr.records import Transport, WeightsKind
+from rlvr.rollout.transformers_engine import COPY_DTYPES
+from rlvr.stages.supervised import SupervisedReport, imitate
+from rlvr.storage import sealed_folders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedLearner:
+    """A learner at the first step of a run, or at that of a checkpoint. cold_start: its report where it was run."""
+
+    learner: PolicyLearner | LearnerGroup
+    cold_start: SupervisedReport | None
+
+
+def start_learner(
+    recipe: Recipe,
+    *,
+    policy: Policy,
+    transport: Transport,
+    faults: Path,
+    reference_folder: Path,
+    checkpoint: Path | None,
+    progress: Callable[[int, float], None],
+) -> StartedLearner:
+    """The learner of a recipe, on the weights of `checkpoint` or after the recipe's cold start.
+
+    Args:
+        faults: where micro-batches with a non-finite gradient are kept.
+        reference_folder: where the policy after a cold start is kept for the KL term of a resumed run.
+        progress: called with (step, loss) after each step of the cold start.
+
+    Raises: ConfigError when the weights that it will publish do not fit on this machine.
+    """
+    dtype, kind = _published(recipe)
+    require_room(policy.model, transport=transport, dtype=dtype, kind=kind)
+    report = None
+    if checkpoint is None and recipe.cold_start.steps:
+        report = imitate(
+            policy,
+            config=recipe.cold_start,
+            learner_config=recipe.learner,
+            demonstrations=demonstrations(recipe.data.train, seed=recipe.seed),
+            fault_folder=faults,
+            progress=progress,
+        )
+    learner = build_learner(  # it alone holds the reference: ranks free the parent's copy
+        recipe,
+        policy=policy,
+        transport=transport,
+        faults=faults,
+        reference=_reference(recipe, policy, reference_folder, is_resumed=checkpoint is not None),
+    )
+    if checkpoint is not None:
+        try:
+            learner.restore(checkpoint)
+        except BaseException:
+            learner.close()
+            raise
+    return StartedLearner(learner=learner, cold_start=report)
+
+
+def build_learner(
+    recipe: Recipe,
+    *,
+    policy: Policy,
+    transport: Transport,
+    faults: Path,
+    reference: PreTrainedModel | None,
+) -> PolicyLearner | LearnerGroup:
+    """The learner of a recipe: in this process, or over `cluster.learners` ranks that its `close` ends.
+
+    Args: reference: the frozen policy of its KL term.
+    """
+    rollout = recipe.rollout
+    ratio_base = recipe.algorithm.correction.ratio_base
+    if ratio_base is RatioBase.AUTO:
+        is_own = has_own_arithmetic(recipe) and rollout.max_staleness == 0
+        ratio_base = RatioBase.BEHAVIOR if is_own else RatioBase.PROXIMAL
+    start = PolicyLearner
+    if recipe.cluster.learners > 1:
+        start = partial(LearnerGroup, num_ranks=recipe.cluster.learners)
+    dtype, kind = _published(recipe)
+    return start(
+        policy,
+        config=recipe.learner,
+        loss=build_loss(
+            recipe.algorithm,
+            max_completion_tokens=rollout.max_completion_tokens,
+            uses_proximal=ratio_base is RatioBase.PROXIMAL,
+        ),
+        temperature=recipe.rollout.temperature,
+        transport=transport,
+        reference=reference,
+        fault_folder=faults,
+        published_dtype=dtype,
+        published_kind=kind,
+    )
+
+
+def _published(recipe: Recipe) -> tuple[torch.dtype, WeightsKind]:
+    """In which dtype, and what of them, weights go to engines."""
+    dtype = COPY_DTYPES.get(recipe.rollout.engine_dtype, torch.float32)
+    return dtype, WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
+
+
+def has_own_arithmetic(recipe: Recipe) -> bool:
+    """Whether the engine's log-probs are the learner's own: it reads the learner's tensors, or has no model."""
+    rollout = recipe.rollout
+    return rollout.engine is EngineKind.TOY or (
+        rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
+    )
+
+
+def _reference(
+    recipe: Recipe, policy: Policy, folder: Path, *, is_resumed: bool
+) -> PreTrainedModel | None:
+    """The policy before its first RL step, frozen, where there is a KL term; after a cold start kept for a resume.
+
+    With adapters it is the policy's own model, which the learner runs without them; a cold start has trained them, so
+    then it is a copy too.
+    """
+    if recipe.algorithm.kl_coef == 0:
+        return None
+    if recipe.cold_start.steps and is_resumed:
+        kept = load_policy(ModelConfig(path=str(folder)), seed=recipe.seed)
+        return place_policy(kept, recipe).model.eval().requires_grad_(False)
+    if recipe.cold_start.steps:
+        _keep(policy, folder)
+    elif recipe.model.lora.rank:
+        return policy.model
+    return lora.plain_copy(policy.model, dtype=policy.model.dtype)
+
+
+def _keep(policy: Policy, folder: Path) -> None:
+    """Writes the policy to `folder`, sealed, in the place of what a run that started over left. Raises StorageError."""
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        export_policy(policy, draft)
+        sealed_folders.seal(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise StorageError(
+            f"the policy after the cold start could not be kept in {folder}: {error}"
+        ) from error
+
+
+def use_threads(recipe: Recipe) -> None:
+    """Has torch use the threads the recipe asks for; 0 keeps torch's own number."""
+    if recipe.learner.num_threads:
+        torch.set_num_threads(recipe.learner.num_threads)
+
+
+def place_policy(policy: Policy, recipe: Recipe) -> Policy:
+    """The policy on its device, with the threads the recipe asks for."""
+    use_threads(recipe)
+    device = recipe.learner.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        policy.model.to(device)  # type: ignore[arg-type] # the stub of transformers wants a torch.device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"learner.device={recipe.learner.device!r} cannot be used: {error}; `rlvr doctor` lists the devices"
+        ) from error
+    return policy

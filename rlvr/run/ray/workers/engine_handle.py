@@ -1,0 +1,130 @@
+"""An engine in an actor, as the fleet sees it."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+
+from rlvr.config.recipe import Recipe
+from rlvr.models.policy import PolicyText
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
+from rlvr.records import Completion, WeightsRef
+from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.watch import WaitBoard, WaitExpired
+from rlvr.run.ray.weight_files import WeightSource
+from rlvr.run.ray.workers.engine_actor import EngineActor
+from rlvr.run.ray.workers.fleet_member import EngineLost
+
+logger = logging.getLogger(__name__)
+
+
+class EngineHandle:
+    """Implements `MemberEngine` by an actor. The fleet sets the deadlines; they stand on the board too."""
+
+    def __init__(
+        self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard
+    ) -> None:
+        self.place = "starting"
+        self._engine_id = engine_id
+        self._deadlines = recipe.cluster
+        self._request_s = recipe.rollout.completion_deadline_s
+        self._source = source
+        self._board = board
+        self._calls = Calls(actor, name=engine_id, owner="the fleet", board=board, lost=EngineLost)
+
+    async def start(self) -> None:
+        """Waits until the engine is built."""
+        self.place = await self._calls.later(
+            "start", what="its start", deadline_s=self._deadlines.start_deadline_s
+        )
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
+        """As the engine's; one call of the actor. The fleet watches that completions come."""
+        stream = self._calls.actor.generate.options(num_returns="streaming").remote(list(requests))
+        limit_s = self._request_s + self._deadlines.step_deadline_s
+        what = f"{len(requests)} completions"
+        with self._board.wait("the fleet", on=self._engine_id, what=what, deadline_s=limit_s):
+            try:
+                async for reference in stream:
+                    for completion in await reference:
+                        yield completion
+            except ray_errors.RayError as error:
+                raise self._calls.meaning(error) from error
+
+    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+        """As the engine's; the file is fetched where the node does not see it."""
+        limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
+        return await self._calls.later(
+            "load_weights",
+            ref,
+            self._source,
+            what=f"the weights of version {ref.policy_version} to be loaded",
+            deadline_s=limit_s,
+        )
+
+    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As the engine's."""
+        return await self._calls.later(
+            "score",
+            rows,
+            what=f"scores of {len(rows)} rows",
+            deadline_s=self._deadlines.step_deadline_s,
+        )
+
+    async def health(self) -> EngineHealth:
+        """As the engine's."""
+        return await self._calls.later(
+            "health", what="its health", deadline_s=self._deadlines.step_deadline_s
+        )
+
+    async def sleep(self) -> None:
+        """As the engine's, where it can."""
+        await self._calls.later(
+            "sleep", what="it to sleep", deadline_s=self._deadlines.sync_deadline_s
+        )
+
+    async def wake(self) -> None:
+        """As the engine's, where it can."""
+        await self._calls.later(
+            "wake", what="it to wake", deadline_s=self._deadlines.sync_deadline_s
+        )
+
+    async def close(self) -> None:
+        """Lets the engine free what it holds, and ends the actor."""
+        try:
+            await self._calls.later("close", what="its end", deadline_s=30.0)
+        except (EngineLost, WaitExpired) as error:
+            logger.debug("%s did not close: %s", self._engine_id, error)
+        finally:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """Ends the actor at once; a frozen one too."""
+        ray.kill(self._calls.actor)
+
+
+def engine_spawner(
+    recipe: Recipe,
+    *,
+    text: PolicyText,
+    source: WeightSource,
+    options_of: Callable[[int], dict[str, Any]],
+    board: WaitBoard,
+) -> Callable[[str], Any]:
+    """What the fleet starts engines with. Args: options_of: of the actor, by the engine's number."""
+
+    async def spawn(engine_id: str) -> EngineHandle:
+        number = int(engine_id.rpartition("-")[2])
+        start: Any = EngineActor
+        actor = start.options(**options_of(number)).remote(engine_id, recipe, text)
+        handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board)
+        try:
+            await handle.start()
+        except BaseException:  # also when cancelled: nobody else knows the actor
+            await handle.kill()
+            raise
+        return handle
+
+    return spawn

@@ -1,0 +1,102 @@
+"""How a member of a fleet gets weights: within a deadline, with its own word checked before it may serve."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rlvr.errors import RolloutError
+from rlvr.protocols import LoadReceipt
+from rlvr.records import WeightsRef
+from rlvr.run.ray.workers.fleet_member import EngineLost, Member
+
+# Engines of one kind compute the canary in one fixed shape: on other hardware the last bits may differ, not more.
+CANARY_TOLERANCE = 0.05  # nats, mean over the canary's tokens
+_POLL_S = 0.5
+
+
+class Loading:
+    """Loads weights into members."""
+
+    def __init__(self, deadline_s: float, *, loads_after_work: bool) -> None:
+        self._deadline_s = deadline_s
+        self._loads_after_work = loads_after_work
+
+    async def load(self, member: Member, ref: WeightsRef, *, peers: Sequence[LoadReceipt]) -> None:
+        """Sets the member's receipt.
+
+        The deadline counts from the call, or from the end of what the member had begun before where it loads only then.
+
+        Raises: RolloutError when it fails, misses its deadline, or its receipt is not what the learner sent.
+        """
+        before = set(member.open)
+        member.loading = ref
+        task = asyncio.create_task(member.engine.load_weights(ref))
+        since = time.monotonic()
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=min(_POLL_S, self._deadline_s))
+                if self._loads_after_work and before & set(member.open):
+                    since = time.monotonic()
+                elif time.monotonic() - since > self._deadline_s and not task.done():
+                    raise EngineLost(
+                        f"the weights of version {ref.policy_version} were not loaded within "
+                        f"cluster.sync_deadline_s={self._deadline_s:g} s"
+                    )
+            receipt = task.result()
+        finally:
+            member.loading = None
+            task.cancel()
+        problem = receipt_problem(receipt, ref=ref, peers=peers)
+        if problem:
+            raise RolloutError(problem)
+        member.receipt = replace(receipt, engine_id=receipt.engine_id or member.engine_id)
+
+
+def receipt_problem(receipt: LoadReceipt, *, ref: WeightsRef, peers: Sequence[LoadReceipt]) -> str:
+    """Why the engine may not serve with what it says it holds; "" where it may.
+
+    peers: receipts of other engines; those of the same version must agree on the canary.
+    """
+    if receipt.policy_version != ref.policy_version:
+        return f"it serves version {receipt.policy_version} after it was sent {ref.policy_version}"
+    wrong = [e.name for e in ref.manifest if receipt.checksums.get(e.name) != e.checksum]
+    if receipt.checksums and wrong:
+        return f"{len(wrong)} of {len(ref.manifest)} tensors differ from what was sent, first {wrong[0]!r}"
+    for peer in peers:
+        if peer.policy_version != receipt.policy_version:
+            continue
+        distance = canary_distance(receipt, peer)
+        if distance > CANARY_TOLERANCE:
+            return (
+                f"its canary log-probs differ from {peer.engine_id}'s by {distance:.4f} nats on average "
+                f"(bound {CANARY_TOLERANCE}): it computes with other weights"
+            )
+    return ""
+
+
+def canary_distance(one: LoadReceipt, other: LoadReceipt) -> float:
+    """The mean absolute difference of two canaries, nats; 0 where one has none.
+
+    >>> one = LoadReceipt(policy_version=1, canary_logprobs=((-1.0, -2.0),))
+    >>> canary_distance(one, LoadReceipt(policy_version=1, canary_logprobs=((-1.5, -2.0),)))
+    0.25
+    """
+    pairs = [
+        (a, b)
+        for row, twin in zip(one.canary_logprobs, other.canary_logprobs, strict=False)
+        for a, b in zip(row, twin, strict=False)
+    ]
+    return math.fsum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
+
+
+def fleet_receipt(receipts: Sequence[LoadReceipt]) -> LoadReceipt:
+    """One receipt for all: the slowest engine's seconds, the first one's word, and every one among the members."""
+    first = receipts[0]
+    return replace(
+        first,
+        seconds=max(receipt.seconds for receipt in receipts),
+        engine_id="" if len(receipts) > 1 else first.engine_id,
+        members=tuple(receipts),
+    )

@@ -1,0 +1,61 @@
+"""An actor that judges on its node: verifier workers and sandbox live there."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import ray
+
+from rlvr.config.recipe import Recipe
+from rlvr.records import Check
+from rlvr.registry import PluginSource
+from rlvr.run.ray.streams import in_bunches
+from rlvr.run.ray.watch import stacks_here
+from rlvr.run.ray.workers.judge_items import Item, Judged
+from rlvr.verification.service import Judge
+
+
+@ray.remote(num_cpus=0, max_concurrency=1000)  # type: ignore # Ray's stub wants every option
+class JudgeActor:
+    """Runs in an async actor; the work is done in worker processes and sandboxes."""
+
+    def __init__(self, recipe: Recipe, sources: Mapping[str, PluginSource]) -> None:
+        """Args: sources: single-file verifiers by the name that recipes use, with their text."""
+        self._judge = Judge(
+            recipe.reward.verifier_workers,
+            recipe.reward.verifier_deadline_s,
+            sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
+            sources=sources,
+        )
+
+    async def start(self, checks: Sequence[Check]) -> str:
+        """Builds every verifier, starts the sandbox and lets it test itself here; returns where this lives."""
+        await asyncio.to_thread(self._judge.preflight, checks)
+        return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+
+    async def judge(self, items: Sequence[Item]) -> AsyncIterator[list[Judged]]:
+        """Verdicts as they are given, in bunches."""
+
+        async def one(item: Item) -> Judged:
+            verdicts = await self._judge.judge(
+                item.prompt, item.completion, settled=dict(item.settled)
+            )
+            return Judged(number=item.number, verdicts=verdicts)
+
+        async def each() -> AsyncIterator[Judged]:
+            for done in asyncio.as_completed([one(item) for item in items]):
+                yield await done
+
+        async for bunch in in_bunches(each()):
+            yield bunch
+
+    async def health(self) -> None:
+        """Answers."""
+
+    async def stacks(self) -> str:
+        """Where the threads of this process stand."""
+        return stacks_here()
+
+    async def close(self) -> None:
+        """Ends workers and sandbox."""
+        await asyncio.to_thread(self._judge.close)

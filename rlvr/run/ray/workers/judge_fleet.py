@@ -1,0 +1,240 @@
+"""Judges on many nodes that look like one `Judge`. No Ray here: pools are anything that fulfils `JudgePool`.
+
+judge(prompt, completion) --prejudge in the driver--> settled at once, or
+    --(this turn of the event loop)--> the pool with the fewest open items --> verdicts as they are given
+a lost pool: its items are judged again by another one, or by the one that is started in its place; never an ERROR
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rlvr.errors import RlvrError, VerifierError
+from rlvr.records import Completion, Json, Prompt, Verdict
+from rlvr.run.ray.workers.judge_items import Item, Judged
+from rlvr.verification.service import Judge
+
+logger = logging.getLogger(__name__)
+MAX_ATTEMPTS = 4
+
+
+class PoolLost(VerifierError):  # noqa: N818 - what happened to it
+    """The process of a pool is gone or does not answer."""
+
+
+class JudgePool(Protocol):
+    """Judges somewhere else."""
+
+    @property
+    def place(self) -> str:
+        """Where it lives, for messages."""
+        ...
+
+    def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+        """The verdicts, as they are given. Raises PoolLost."""
+        ...
+
+    async def health(self) -> None:
+        """Returns when it answers. Raises PoolLost."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends it at once."""
+        ...
+
+
+@dataclass(slots=True)
+class _Open:
+    item: Item
+    future: "asyncio.Future[dict[str, Verdict]]"
+    attempts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Pool:
+    name: str
+    pool: JudgePool
+    open: dict[int, _Open] = field(default_factory=dict[int, _Open])
+    tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+
+class JudgeFleet:
+    """Fulfils `CompletionJudge`."""
+
+    def __init__(
+        self,
+        spawn: Callable[[str], Awaitable[JudgePool]],
+        *,
+        names: Sequence[str],
+        here: Judge,
+        heartbeat_s: float,
+        answer_s: float,
+        max_restarts: int,
+        on_event: Callable[..., None],
+    ) -> None:
+        """Args: here: judges in the driver what needs no waiting (`prejudge`)."""
+        self._spawn = spawn
+        self._names = list(names)
+        self._here = here
+        self._heartbeat_s = heartbeat_s
+        self._answer_s = answer_s
+        self._restarts_left = max_restarts
+        self._event = on_event
+        self._numbers = itertools.count()
+        self._pools: list[_Pool] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._num_starting = 0
+        self._waiting: list[_Open] = []
+        self._fresh: list[_Open] = []
+        self._last_loss = ""
+
+    @property
+    def places(self) -> list[str]:
+        """Where the pools live."""
+        return [pool.pool.place for pool in self._pools]
+
+    async def start(self) -> None:
+        """Starts all pools side by side, each with its preflight. Raises what the first one failed with."""
+        for name, pool in zip(
+            self._names,
+            await asyncio.gather(*(self._spawn(name) for name in self._names)),
+            strict=True,
+        ):
+            self._admit(_Pool(name, pool))
+
+    async def judge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+        """One verdict for each check. Raises VerifierError when no pool is left, or an item ends every pool."""
+        settled = self._here.prejudge(prompt, completion)
+        if len(settled) == len(prompt.checks):
+            return {check.name: settled[check.name] for check in prompt.checks}
+        loop = asyncio.get_running_loop()
+        work = _Open(
+            item=Item(
+                number=next(self._numbers),
+                prompt=prompt,
+                completion=completion,
+                settled=settled,
+            ),
+            future=loop.create_future(),
+        )
+        if not self._fresh:
+            loop.call_soon(self._flush)
+        self._fresh.append(work)
+        return await work.future
+
+    async def close(self) -> None:
+        """Ends every pool."""
+        pools, self._pools = self._pools, []
+        tasks = [*self._background, *(task for pool in pools for task in pool.tasks)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(pool.pool.kill() for pool in pools), return_exceptions=True)
+
+    def _flush(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        self._waiting += fresh
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        if not self._pools:
+            if not self._num_starting:
+                self._fail(VerifierError(f"no judge is left; the last was lost: {self._last_loss}"))
+            return
+        waiting, self._waiting = self._waiting, []
+        shares: dict[int, list[_Open]] = {}
+        for work in waiting:
+            index = min(range(len(self._pools)), key=lambda i: len(self._pools[i].open))
+            work.attempts += 1
+            self._pools[index].open[work.item.number] = work
+            shares.setdefault(index, []).append(work)
+        pools = list(self._pools)
+        for index, share in shares.items():
+            self._begin(pools[index], self._serve(pools[index], share))
+
+    async def _serve(self, pool: _Pool, share: Sequence[_Open]) -> None:
+        try:
+            async for judged in pool.pool.judge([work.item for work in share]):
+                work = pool.open.pop(judged.number, None)
+                if work is not None and not work.future.done():
+                    work.future.set_result(dict(judged.verdicts))
+        except PoolLost as error:
+            self._lost(pool, error)
+        except RlvrError as error:  # the pool answers, and says that it cannot
+            for work in share:
+                if pool.open.pop(work.item.number, None) and not work.future.done():
+                    work.future.set_exception(error)
+
+    async def _watch(self, pool: _Pool) -> None:
+        while pool in self._pools:
+            await asyncio.sleep(self._heartbeat_s)
+            try:
+                async with asyncio.timeout(self._answer_s):
+                    await pool.pool.health()
+            except TimeoutError:
+                error = PoolLost(f"no answer for cluster.heartbeat_deadline_s={self._answer_s:g} s")
+                self._lost(pool, error)
+            except RlvrError as error:
+                self._lost(pool, error)
+
+    def _lost(self, pool: _Pool, error: RlvrError) -> None:
+        if pool not in self._pools:
+            return
+        self._pools.remove(pool)
+        current = asyncio.current_task()
+        for task in pool.tasks:
+            if task is not current:
+                task.cancel()
+        self._last_loss = f"{pool.name} ({pool.pool.place}): {error}"
+        again = list(pool.open.values())
+        fields: dict[str, Json] = {"judge": pool.name, "reason": str(error), "again": len(again)}
+        self._event("judge_lost", **fields)
+        logger.warning("judge lost: %s; %d items are judged again", self._last_loss, len(again))
+        self._background_task(pool.pool.kill())
+        if self._restarts_left > 0:
+            self._restarts_left -= 1
+            self._num_starting += 1
+            self._background_task(self._restart(pool.name))
+        for work in again:
+            if work.attempts < MAX_ATTEMPTS:
+                self._waiting.append(work)
+            elif not work.future.done():
+                name = work.item.completion.completion_id
+                work.future.set_exception(VerifierError(
+                    f"completion {name!r} was with {work.attempts} judges when they were lost, the last "
+                    f"{self._last_loss}; judge it alone with `rlvr verify` to see why"
+                ))  # fmt: skip
+        self._dispatch()
+
+    async def _restart(self, name: str) -> None:
+        try:
+            self._admit(_Pool(name, await self._spawn(name)))
+            self._event("judge_restarted", judge=name)
+        except RlvrError as error:
+            self._last_loss = f"{name} did not start again: {error}"
+        finally:
+            self._num_starting -= 1
+            self._dispatch()
+
+    def _admit(self, pool: _Pool) -> None:
+        self._pools.append(pool)
+        self._begin(pool, self._watch(pool))
+
+    def _begin(self, pool: _Pool, work: "Awaitable[None]") -> None:
+        task = asyncio.ensure_future(work)
+        pool.tasks.add(task)
+        task.add_done_callback(pool.tasks.discard)
+
+    def _background_task(self, work: "Awaitable[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _fail(self, error: VerifierError) -> None:
+        for work in self._waiting:
+            if not work.future.done():
+                work.future.set_exception(error)
+        self._waiting = []

@@ -1,0 +1,91 @@
+"""A judge in an actor, as the judge fleet sees it."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlvr.config.recipe import Recipe
+from rlvr.records import Check
+from rlvr.registry import PluginSource
+from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.watch import WaitBoard, WaitExpired
+from rlvr.run.ray.workers.judge_actor import JudgeActor
+from rlvr.run.ray.workers.judge_fleet import JudgePool, PoolLost
+from rlvr.run.ray.workers.judge_items import Item, Judged
+
+CLOSE_S = 5.0
+
+
+class JudgeHandle:
+    """Implements `JudgePool` by an actor."""
+
+    def __init__(self, actor: Any, *, name: str, recipe: Recipe, board: WaitBoard) -> None:
+        self.place = "starting"
+        self._name = name
+        self._deadlines = recipe.cluster
+        self._board = board
+        self._calls = Calls(actor, name=name, owner="the judges", board=board, lost=PoolLost)
+
+    async def start(self, checks: Sequence[Check]) -> None:
+        """Waits until verifiers and sandbox are ready on that node."""
+        self.place = await self._calls.later(
+            "start",
+            list(checks),
+            what="its verifiers and its sandbox",
+            deadline_s=self._deadlines.start_deadline_s,
+        )
+
+    async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+        """Verdicts as they are given; one call of the actor."""
+        stream = self._calls.actor.judge.options(num_returns="streaming").remote(list(items))
+        limit_s = self._deadlines.step_deadline_s
+        what = f"verdicts on {len(items)} completions"
+        with self._board.wait("the judges", on=self._name, what=what, deadline_s=limit_s):
+            try:
+                async for reference in stream:
+                    for judged in await reference:
+                        yield judged
+            except ray_errors.RayError as error:
+                raise self._calls.meaning(error) from error
+
+    async def health(self) -> None:
+        """Returns when the actor answers."""
+        await self._calls.later(
+            "health", what="its health", deadline_s=self._deadlines.step_deadline_s
+        )
+
+    async def kill(self) -> None:
+        """Ends the actor, its workers and boxes: politely where it answers in time."""
+        with contextlib.suppress(PoolLost, WaitExpired):
+            await self._calls.later("close", what="its end", deadline_s=CLOSE_S)
+        ray.kill(self._calls.actor)
+
+
+def judge_spawner(
+    recipe: Recipe,
+    *,
+    checks: Sequence[Check],
+    sources: Mapping[str, PluginSource],
+    nodes: Sequence[str],
+    board: WaitBoard,
+) -> Callable[[str], Awaitable[JudgePool]]:
+    """What the judge fleet starts pools with: the pool's number decides its node."""
+
+    async def spawn(name: str) -> JudgeHandle:
+        node = nodes[int(name.rpartition("-")[2]) % len(nodes)]
+        start: Any = JudgeActor
+        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        actor = start.options(scheduling_strategy=strategy).remote(recipe, dict(sources))
+        handle = JudgeHandle(actor, name=name, recipe=recipe, board=board)
+        try:
+            await handle.start(checks)
+        except BaseException:  # also when cancelled: nobody else knows the actor
+            ray.kill(actor)
+            raise
+        return handle
+
+    return spawn

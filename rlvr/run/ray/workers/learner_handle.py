@@ -1,0 +1,161 @@
+"""The learner of a run as the loop sees it: the same methods, in an actor. Every call waits with a deadline."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+
+from rlvr.algorithms.corrections import Correction
+from rlvr.batch import Batch, Denominators, StepReport
+from rlvr.config.recipe import Recipe
+from rlvr.models.dtype_speed import DtypeSpeeds
+from rlvr.records import WeightsRef
+from rlvr.run.launch.local import record_cold_start
+from rlvr.run.launch.run import Scene
+from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.watch import WaitBoard
+from rlvr.run.ray.weight_files import WeightSource
+from rlvr.run.ray.workers.learner_actor import LearnerActor, Opened
+from rlvr.run.step.failures import LearnerLost
+
+_POLL_S = 0.3
+
+
+class LearnerHandle:
+    """Implements `rlvr.batch.ProvableLearner` by an actor that it starts and ends."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        options: dict[str, Any],
+        num_threads: int,
+        board: WaitBoard,
+    ) -> None:
+        self._recipe = recipe
+        self._deadlines = recipe.cluster
+        start: Any = LearnerActor
+        self._calls = Calls(
+            start.options(**options).remote(recipe, num_threads),
+            name="the learner",
+            owner="the run",
+            board=board,
+            lost=lambda reason: LearnerLost(f"the learner's process is gone: {reason}"),
+        )
+        self.opened: Opened | None = None
+
+    def open(self, run_dir: Path) -> Opened:
+        """Waits until the policy is loaded."""
+        self.opened = self._calls.now(
+            "open",
+            str(run_dir),
+            what="loading the policy",
+            deadline_s=self._deadlines.start_deadline_s,
+        )
+        assert self.opened is not None
+        return self.opened
+
+    def measure_dtypes(self) -> DtypeSpeeds:
+        """Which arithmetic is the faster one there."""
+        return self._ask("measure_dtypes", what="the measurement of dtypes")
+
+    def start(self, scene: Scene) -> None:
+        """Waits for the cold start, or for the checkpoint to be restored."""
+        self._recipe = scene.recipe
+        checkpoint = str(scene.resumed.folder.resolve()) if scene.resumed else None
+        actor = self._calls.actor
+        running = actor.start.remote(
+            scene.recipe, str(scene.faults.resolve()), str(scene.reference.resolve()), checkpoint
+        )
+        shown = 0
+        is_told = False
+        while not ray.wait([running], timeout=_POLL_S)[0]:
+            progress = self._ask("progress", what="the cold start's progress")
+            if progress.step > shown:
+                shown = progress.step
+                scene.console.cold_start(shown, self._recipe.cold_start.steps, progress.loss)
+            if scene.stop.requested and not is_told:
+                is_told = True
+                self._ask("stop_cold_start", what="the cold start to stop")
+        try:
+            report: Any = ray.get(running)
+        except ray_errors.RayError as error:
+            raise self._calls.meaning(error) from error
+        record_cold_start(scene, report)
+
+    @property
+    def source(self) -> WeightSource:
+        """Where engines on other nodes fetch published weights."""
+        assert self.opened is not None
+        return WeightSource(actor=self._calls.actor, node_id=self.opened.node_id)
+
+    def annotate(self, batch: Batch) -> Batch:
+        """As `Learner.annotate`."""
+        return self._work("annotate", batch)
+
+    def accumulate(self, batch: Batch) -> None:
+        """As `Learner.accumulate`."""
+        self._work("accumulate", batch)
+
+    def apply(self, denominators: Denominators) -> StepReport:
+        """As `Learner.apply`."""
+        return self._work("apply", denominators)
+
+    def step(self, batch: Batch) -> StepReport:
+        """As `Learner.step`."""
+        return self._work("step", batch)
+
+    def publish(self) -> WeightsRef:
+        """As `Learner.publish`."""
+        return self._work("publish", deadline_s=self._deadlines.sync_deadline_s)
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As `ProvableLearner.score`."""
+        return self._work("score", rows)
+
+    def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
+        """As `ProvableLearner.tensor_groups`."""
+        return self._work("tensor_groups", most=most)
+
+    def perturb(self, names: Sequence[str], *, scale: float) -> None:
+        """As `ProvableLearner.perturb`."""
+        self._work("perturb", names, scale=scale)
+
+    def unperturb(self) -> None:
+        """As `ProvableLearner.unperturb`."""
+        self._work("unperturb")
+
+    def save(self, folder: Path) -> None:
+        """As `Learner.save`; the folder is on a file system that driver and learner share."""
+        self._work("save", folder.resolve())
+
+    def restore(self, folder: Path) -> None:
+        """As `Learner.restore`."""
+        self._work("restore", folder.resolve())
+
+    def set_correction(self, correction: Correction) -> None:
+        """From the next rows on, the loss corrects as this says."""
+        self._work("set_correction", correction)
+
+    def close(self) -> None:
+        """Ends the actor, politely where it answers."""
+        closing = self._calls.actor.close.remote()
+        ray.wait([closing], timeout=10.0)
+        ray.kill(self._calls.actor)
+
+    def _work(
+        self, method: str, *arguments: Any, deadline_s: float | None = None, **named: Any
+    ) -> Any:
+        return self._calls.now(
+            "call",
+            method,
+            *arguments,
+            what=f"Learner.{method}",
+            deadline_s=deadline_s or self._deadlines.step_deadline_s,
+            **named,
+        )
+
+    def _ask(self, method: str, *, what: str) -> Any:
+        return self._calls.now(method, what=what, deadline_s=self._deadlines.step_deadline_s)

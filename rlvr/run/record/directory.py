@@ -1,0 +1,311 @@
+"""The run directory: made once, found again on resume, with the path of every file in it."""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rlvr.errors import CheckpointError, ConfigError
+from rlvr.run.record.lock import LOCK_FILE, RunLock, lock_directory
+from rlvr.storage import sealed_folders
+from rlvr.storage.input_files import is_file, is_folder, other_kind
+
+logger = logging.getLogger(__name__)
+
+_STEP = re.compile(r"step_(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The files of one run.
+
+    RUN_DIR/recipe.yaml, metrics.jsonl, events.jsonl, ledger.sqlite, rollouts/, checkpoints/step_N/,
+    report.html. A checkpoint is complete when it holds `complete.json`, which is written last.
+
+    lock: held by the process that writes here; None for readers.
+    """
+
+    path: Path
+    lock: RunLock | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def create(cls, path: Path | str | None, recipe_name: str) -> "RunDirectory":
+        """A fresh run directory; None makes `runs/<recipe name>/<start time>` and `runs/latest`.
+
+        Raises:
+            ConfigError: there is a run already, or the place cannot be written.
+        """
+        if path is not None:
+            return cls._make(_usable(path))
+        home = Path("runs") / recipe_name
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        chosen, number = home / stamp, 1
+        while True:
+            try:
+                chosen.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+                chosen = home / f"{stamp}-{number}"
+            except OSError as error:
+                raise ConfigError(
+                    f"run directory {str(chosen)!r} cannot be made: {error.strerror or error}; choose a "
+                    "writable place with --run-dir"
+                ) from error
+        made = cls._make(chosen)
+        _point_latest(Path("runs"), chosen)
+        return made
+
+    @classmethod
+    def _make(cls, path: Path) -> "RunDirectory":
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"run directory {str(path)!r} is a file; choose another --run-dir")
+        made = cls(path)
+        try:
+            made.require_unused()
+            for folder in (path, made.rollouts, made.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = path / f".write-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"run directory {str(path)!r} cannot be written: {error.strerror or error}; choose a "
+                "writable place with --run-dir"
+            ) from error
+        return made
+
+    def require_unused(self) -> None:
+        """Raises ConfigError when there is more here than a run leaves that ended before it wrote its recipe."""
+        if not self.path.is_dir() or all(_is_trace(entry) for entry in self.path.iterdir()):
+            return
+        if self.recipe.is_file():
+            raise ConfigError(
+                f"run directory {str(self.path)!r} exists and is not empty; add --resume to go on with "
+                "that run, or choose another --run-dir"
+            )
+        raise ConfigError(
+            f"folder {str(self.path)!r} is not empty, and no run is in it; choose another --run-dir"
+        )
+
+    @classmethod
+    def open_existing(cls, path: Path | str) -> "RunDirectory":
+        """The directory of an earlier run, for --resume, report and eval.
+
+        Raises:
+            ConfigError: no run is there.
+        """
+        found = cls(Path(path).expanduser())
+        is_begun = found.recipe.is_file() or bool(found.complete_checkpoints())
+        # a run that was killed before it wrote its recipe leaves both folders, and nothing in them
+        if not is_begun and not (found.rollouts.is_dir() and found.checkpoints.is_dir()):
+            state = "has no recipe.yaml" if found.path.is_dir() else "does not exist"
+            raise ConfigError(
+                f"run directory {str(found.path)!r} {state}; there is no run to resume. "
+                "Name the folder that an earlier `rlvr train` left, or start a run without --resume"
+            )
+        try:
+            found.rollouts.mkdir(exist_ok=True)
+            found.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"run directory {str(found.path)!r} cannot be used: {error.strerror or error}: {error.filename}"
+            ) from error
+        return found
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Starts, stops, faults, alarms, decisions."""
+        return self.path / "events.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """What became of each prompt."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def rollouts(self) -> Path:
+        """The folder of Parquet files."""
+        return self.path / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The page that `rlvr report` writes."""
+        return self.path / "report.html"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of that step's checkpoint, whether or not it exists."""
+        return self.checkpoints / f"step_{step}"
+
+    def step_folders(self) -> list[tuple[int, Path]]:
+        """Every folder `step_N` as (step, folder), oldest first, complete or not."""
+        if not self.checkpoints.is_dir():
+            return []
+        found: list[tuple[int, Path]] = []
+        for folder in self.checkpoints.iterdir():
+            match = _STEP.fullmatch(folder.name)
+            if match:
+                found.append((int(match[1]), folder))
+        return sorted(found)
+
+    def complete_checkpoints(self) -> list[tuple[int, Path]]:
+        """Those that hold their marker, as (step, folder), oldest first; their files were not read."""
+        return [pair for pair in self.step_folders() if (pair[1] / sealed_folders.MARKER).is_file()]
+
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Renames the checkpoints of later steps to `step_N.aside`, and returns their new paths.
+
+        A run that goes on from `step` writes its own; the old ones go when it has saved one of a later step. Unfinished
+        ones are removed. Raises CheckpointError.
+        """
+        moved: list[Path] = []
+        try:
+            for number, folder in self.step_folders():
+                if number > step:
+                    target = folder.with_name(f"{folder.name}.aside")
+                    shutil.rmtree(target, ignore_errors=True)
+                    moved.append(folder.rename(target))
+            for folder in self.checkpoints.glob("step_*.tmp"):
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints beyond step {step} cannot be set aside: {error}"
+            ) from error
+        return moved
+
+    def way_on(self, how: str = "stopped") -> str:
+        """The newest checkpoint and the command to go on from it: the last line of a run that was stopped.
+
+        Args: how: it was stopped; the beginning of the line.
+        """
+        found = self.complete_checkpoints()
+        where = (
+            f"the newest checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
+        )
+        command = ["rlvr", "train", str(self.recipe), "--run-dir", str(self.path), "--resume"]
+        return f"{how}; {where}; go on with: {shlex.join(command)}"
+
+    def prune_checkpoints(self, keep: int) -> list[Path]:
+        """The folders removed, so that only the newest `keep` complete checkpoints stay.
+
+        Torn ones, and ones that were set aside, go when a newer one is complete. A folder loses its marker first, so
+        that a crash in between never leaves half a checkpoint that looks complete.
+        """
+        if keep < 1:
+            raise ValueError(
+                f"keep={keep} must be at least 1, or a run could lose its last checkpoint"
+            )
+        whole = self.complete_checkpoints()
+        gone = [folder for _, folder in whole[:-keep]]
+        if whole:
+            kept = {folder for _, folder in whole}
+            for folder in self.checkpoints.iterdir():
+                match = _STEP.match(folder.name)
+                if match and folder not in kept and int(match[1]) < whole[-1][0]:
+                    gone.append(folder)
+        for folder in gone:
+            try:
+                (folder / sealed_folders.MARKER).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot remove checkpoint {str(folder)!r}: {error}"
+                ) from error
+        return gone
+
+
+def _usable(path: Path | str) -> Path:
+    """The path, where a folder is or can be. Raises ConfigError that says what else is there."""
+    found = Path(path).expanduser()
+    kind = "a file" if is_file(found) else "" if is_folder(found) else other_kind(found)
+    if kind:
+        shown = str(found) if len(str(found)) <= 200 else f"{str(found)[:100]}..."
+        raise ConfigError(f"run directory {shown!r} is {kind}; choose another --run-dir")
+    return found
+
+
+def _is_trace(entry: Path) -> bool:
+    """Whether a run that never got as far as its recipe left it."""
+    if entry.name in ("rollouts", "checkpoints"):
+        return entry.is_dir() and not any(entry.iterdir())
+    return entry.name == LOCK_FILE
+
+
+def _point_latest(home: Path, target: Path) -> None:
+    """Sets `runs/latest` in one rename, so that no reader ever finds it missing."""
+    link, fresh = home / "latest", home / f".latest-{os.getpid()}"
+    try:
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target.relative_to(home), target_is_directory=True)
+        os.replace(fresh, link)
+    except OSError as error:  # a convenience only; some file systems have no links
+        logger.warning("could not set %s: %s", link, error)
+        fresh.unlink(missing_ok=True)
+
+
+def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunDirectory:
+    """A fresh run directory, or with `resume` the one of an earlier run (default `runs/latest`).
+
+    Raises: ConfigError when it exists already, cannot be written, or is not there to resume.
+    """
+    if not resume:
+        return RunDirectory.create(path, recipe_name)
+    if path is None and not Path("runs/latest").exists():
+        raise ConfigError("--resume needs --run-dir: there is no runs/latest in this folder")
+    return RunDirectory.open_existing(_without_links(path or Path("runs/latest")))
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Removes what a process that was killed had begun to write in the place of another file."""
+    for name in ("recipe.yaml", "metrics.jsonl", "events.jsonl", "reference"):
+        for draft in folder.glob(f"{name}.*.tmp"):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+
+
+def _without_links(path: Path) -> Path:
+    """The folder itself: `runs/latest` points elsewhere as soon as another run starts."""
+    real = path.expanduser().resolve()
+    if not path.is_symlink():
+        return path
+    return real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else real
+
+
+@contextmanager
+def locked_directory(
+    path: Path | None, *, recipe_name: str, resume: bool
+) -> Iterator[RunDirectory]:
+    """Within it, the directory of `open_directory` is written by this process alone.
+
+    Raises: ConfigError as `open_directory`, and when another process writes there.
+    """
+    directory = open_directory(path, recipe_name=recipe_name, resume=resume)
+    with lock_directory(directory.path) as lock:
+        if resume:
+            _remove_drafts(directory.path)
+        else:
+            directory.require_unused()  # a run may have begun and ended there in between
+        yield replace(directory, lock=lock)

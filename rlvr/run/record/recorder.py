@@ -1,0 +1,226 @@
+"""Everything a run leaves behind, in one place, so that the loop only says what happened."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rlvr.batch import Learner
+from rlvr.protocols import MetricSink
+from rlvr.records import Group, Json, Prompt
+from rlvr.run.activity import Activity
+from rlvr.run.record.checkpoints import write_checkpoint
+from rlvr.run.record.console import Console
+from rlvr.run.record.directory import RunDirectory
+from rlvr.run.record.journal import EventsFile, MetricsFile, RolloutWriter
+from rlvr.run.record.ledger import Ledger
+from rlvr.run.record.lineage import lineage_of
+from rlvr.run.step.buffer import DropReason
+from rlvr.run.step.evaluation import Evaluation
+from rlvr.run.step.update import Update
+
+
+class Recorder:
+    """Writes metrics, rollouts, events, ledger and checkpoints, and tells the console and the sinks."""
+
+    def __init__(
+        self,
+        run_dir: RunDirectory,
+        *,
+        console: Console,
+        sinks: Sequence[MetricSink],
+        prompt_text: Callable[[Prompt], str],
+        keep_checkpoints: int,
+        sample_every_steps: int,
+        elapsed_before_s: float = 0.0,
+        recipe: str = "",
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
+        """Args:
+        prompt_text: what the policy was shown for a prompt.
+        elapsed_before_s: seconds of the run before it was resumed.
+        recipe: the text of recipe.yaml, of which each checkpoint has a copy.
+        inputs: digests of data and verifiers, which each checkpoint keeps.
+        """
+        self._run_dir = run_dir
+        self._console = console
+        self._sinks = sinks
+        self._prompt_text = prompt_text
+        self._keep_checkpoints = keep_checkpoints
+        self._sample_every_steps = sample_every_steps
+        self._recipe = recipe
+        self._inputs = dict(inputs or {})
+        self._start = time.monotonic() - elapsed_before_s
+        self._metrics = MetricsFile(run_dir.metrics)
+        self._events = EventsFile(run_dir.events)
+        self._rollouts = RolloutWriter(run_dir.rollouts)
+        self._ledger = Ledger(run_dir.ledger)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of the run, over all its resumptions."""
+        return time.monotonic() - self._start
+
+    @property
+    def activity(self) -> Activity:
+        """The line that says what the run is doing."""
+        return self._console.activity
+
+    def way_on(self, how: str) -> str:
+        """How the run was stopped, its newest checkpoint, and the command to go on from it."""
+        return self._run_dir.way_on(how)
+
+    def event(self, kind: str, **fields: Json) -> None:
+        """A start, a stop, a fault, an alarm or a decision."""
+        self._events.write(kind, **fields)
+
+    def remark(self, kind: str, text: str, **fields: Json) -> None:
+        """An event that the person at the console reads too."""
+        self.event(kind, **fields)
+        self._console.note(text)
+
+    def alarm(self, text: str, **fields: Json) -> None:
+        """An event `alarm`, with a line that asks the person at the console to act; "" writes no line."""
+        self.event("alarm", **fields)
+        if text:
+            self._console.warning(text)
+
+    def rewind(self, step: int, *, next_issue: int) -> None:
+        """Forgets all that lies beyond the checkpoint of `step`; checkpoints of later steps are set aside."""
+        for aside in self._run_dir.set_aside_after(step):
+            self.remark(
+                "checkpoint_set_aside", f"set aside checkpoint {aside.name}", path=aside.name
+            )
+        cut = self._metrics.truncate_after(step)
+        removed = self._rollouts.truncate_after(step)
+        forgotten = self._ledger.forget_after(step, next_issue=next_issue)
+        self.event(
+            "resumed",
+            step=step,
+            metrics_rows_cut=cut,
+            rollout_files_removed=removed,
+            issues_forgotten=forgotten,
+        )
+
+    def issued(self, index: int, group_id: str, prompt: Prompt, policy_version: int) -> None:
+        """A prompt was handed out."""
+        self._ledger.issue(
+            index, prompt_id=prompt.prompt_id, group_id=group_id, issued_version=policy_version
+        )
+
+    def evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
+        """The row of a step without training: step 0."""
+        metrics: dict[str, float] = {}
+        for evaluation in evaluations:
+            metrics |= evaluation.metrics
+            self._evaluation(step, evaluation)
+        if evaluations:
+            self._write(step, metrics)
+
+    def step(
+        self,
+        step: int,
+        update: Update,
+        metrics: dict[str, float],
+        evaluations: Sequence[Evaluation],
+    ) -> None:
+        """One training step: its row, its rollouts, the fate of its prompts, and what the console shows."""
+        self._require_ours()
+        taken = update.taken
+        for group in taken.groups:
+            self._ledger.complete(int(group.group_id))
+        self._ledger.trained([int(group.group_id) for group in taken.kept], step=step)
+        for group, reason in taken.dropped:
+            self._ledger.drop(int(group.group_id), reason=reason.value, step=step)
+            if (
+                reason is DropReason.UNJUDGED
+            ):  # a fault; the other reasons are the algorithm at work
+                self.event("group_dropped", step=step, group_id=group.group_id, reason=reason.value)
+        self._alarms(step, taken.groups)
+        self._rollouts.write(
+            step,
+            groups=taken.groups,
+            prompt_texts=self._texts(taken.groups),
+            shaped=update.shaped,
+        )
+        self._console.step(step, metrics)
+        if self._sample_every_steps and (step == 1 or step % self._sample_every_steps == 0):
+            group = taken.groups[0]
+            self._console.sample(step, self._prompt_text(group.prompt), group.rollouts[0])
+        for evaluation in evaluations:
+            metrics |= evaluation.metrics
+            self._evaluation(step, evaluation)
+        self._write(step, metrics)
+        self._ledger.commit()
+
+    def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any]) -> None:
+        """A whole checkpoint of `step`; older ones beyond the number to keep go. state: of the run's parts."""
+        start = time.monotonic()
+        self.activity.begin(f"saving the checkpoint of step {step}")
+        self._require_ours()
+        folder = self._run_dir.checkpoint(step)
+        run_state = {
+            "step": step,
+            "elapsed_s": self.elapsed_s,
+            **state,
+            "inputs": self._inputs,
+        }
+        write_checkpoint(folder, learner=learner, run_state=run_state, recipe=self._recipe)
+        for old in self._run_dir.prune_checkpoints(self._keep_checkpoints):
+            self.event("checkpoint_removed", path=old.name)
+        self.event("checkpoint", step=step, seconds=round(time.monotonic() - start, 3))
+        self._console.note(f"checkpoint {_short(folder)}")
+
+    def close(self) -> None:
+        """Flushes everything. Raises StorageError, after all else was closed, when a file cannot be written."""
+        with ExitStack() as stack:
+            for part in (self._events, self._metrics, self._ledger, *self._sinks):
+                stack.callback(part.close)
+
+    def lineage(self, step: int) -> dict[str, Json]:
+        """What the run's files hold after `step`; the disk holds it then."""
+        for part in (self._metrics, self._events, self._rollouts, self._ledger):
+            part.flush()
+        return lineage_of(self._run_dir, step, settled=self._ledger.settled(step))
+
+    def _require_ours(self) -> None:
+        if self._run_dir.lock is not None:
+            self._run_dir.lock.require_ours()
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._metrics.write(step, time_s=self.elapsed_s, metrics=metrics)
+        for sink in self._sinks:
+            sink.log(step, metrics)
+
+    def _evaluation(self, step: int, evaluation: Evaluation) -> None:
+        self._rollouts.write(
+            step,
+            groups=evaluation.groups,
+            prompt_texts=self._texts(evaluation.groups),
+            purpose=f"eval:{evaluation.name}",
+        )
+        self._alarms(step, evaluation.groups)
+        self._console.evaluation(step, evaluation)
+
+    def _alarms(self, step: int, groups: Sequence[Group]) -> None:
+        """An alarm that names the rollouts for each verifier error of the step."""
+        for group in groups:
+            for rollout in group.rollouts:
+                for check, verdict in rollout.verdicts.items():
+                    if verdict.score is None:
+                        self.event(
+                            "verifier_error",
+                            step=step,
+                            completion_id=rollout.completion.completion_id,
+                            prompt_id=group.prompt.prompt_id,
+                            check=check,
+                            reason=verdict.reason,
+                        )
+
+    def _texts(self, groups: Sequence[Group]) -> dict[str, str]:
+        return {group.prompt.prompt_id: self._prompt_text(group.prompt) for group in groups}
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,101 @@
+"""From the verifiers' rewards to those that advantages are computed from, and which groups carry a signal.
+
+    shaped reward = reward - overlong penalty - KL penalty
+
+Rollouts keep the verifiers' reward; what was taken from it stands beside it in the run's files. The KL penalty needs
+the reference's log-probs and so comes later (`rlvr.run.step.update`): the filter of groups does not see it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlvr.algorithms.advantages import GroupRewards
+from rlvr.algorithms.lengths import overlong_penalty
+from rlvr.config.recipe import RewardConfig, Truncated
+from rlvr.records import Group, Rollout
+from rlvr.reward import leaves_loss
+from rlvr.run.step.buffer import DropReason, GroupFilter
+
+EQUAL = 1e-9  # rewards and advantages closer than this are the same number after rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaped:
+    """What became of one judged rollout's reward. None: the rollout's group was dropped before, or there is no KL."""
+
+    reward: float
+    overlong_penalty: float
+    kl_penalty: float | None = None
+    advantage: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardShaping:
+    """The settings of shaping that need nothing but the rollout."""
+
+    max_completion_tokens: int
+    buffer_tokens: int
+    penalty: float
+    truncated: Truncated
+
+    @classmethod
+    def of(cls, config: RewardConfig, *, max_completion_tokens: int) -> "RewardShaping":
+        """The settings of a recipe."""
+        return cls(
+            max_completion_tokens=max_completion_tokens,
+            buffer_tokens=config.overlong_buffer_tokens,
+            penalty=config.overlong_penalty,
+            truncated=config.truncated,
+        )
+
+    def shape(self, rollout: Rollout) -> Shaped | None:
+        """The reward less the overlong penalty; None where the rollout could not be judged."""
+        if rollout.reward is None:
+            return None
+        penalty = overlong_penalty(
+            num_loss_tokens(rollout),
+            max_completion_tokens=self.max_completion_tokens,
+            buffer_tokens=self.buffer_tokens,
+            penalty=self.penalty,
+        )
+        return Shaped(reward=rollout.reward - penalty, overlong_penalty=penalty)
+
+    def is_masked(self, rollout: Rollout) -> bool:
+        """Whether a judged rollout counts in the baseline and leaves the loss."""
+        return leaves_loss(rollout.completion, truncated=self.truncated)
+
+
+def signal_filter(
+    *, min_judged: int, shaping: RewardShaping, is_signal_needed: bool
+) -> GroupFilter:
+    """Why a group must not reach the learner: too few judged rollouts, or, where a signal is needed, none in it."""
+
+    def why_dropped(group: Group) -> DropReason | None:
+        if group.num_judged < min_judged:
+            return DropReason.UNJUDGED
+        if not is_signal_needed:
+            return None
+        judged = [rollout for rollout in group.rollouts if rollout.reward is not None]
+        shaped = [x.reward for rollout in judged if (x := shaping.shape(rollout)) is not None]
+        if max(shaped) - min(shaped) <= EQUAL:
+            return DropReason.EQUAL_REWARDS
+        if all(shaping.is_masked(rollout) for rollout in judged):
+            return DropReason.ALL_MASKED
+        return None
+
+    return why_dropped
+
+
+def group_rewards(group: Group, shaped: Sequence[Shaped | None]) -> GroupRewards:
+    """What the advantage functions want to know of a group. shaped: one a rollout, None where unjudged."""
+    return GroupRewards(
+        rewards_G=[None if x is None else x.reward for x in shaped],
+        parts_G=[rollout.reward_parts for rollout in group.rollouts],
+        weights={check.name: check.weight for check in group.prompt.checks},
+        num_tokens_G=[num_loss_tokens(rollout) for rollout in group.rollouts],
+    )
+
+
+def num_loss_tokens(rollout: Rollout) -> int:
+    """Tokens that the policy sampled."""
+    return sum(rollout.completion.sampled_mask)

@@ -1,0 +1,280 @@
+"""From one step's groups to an optimiser step. This is where the order of the algorithm stands:
+
+    groups -> shaped rewards -> [reference log-probs -> KL penalty] -> advantages over all groups of the step
+           -> groups whose advantages are all 0 leave, where the recipe says so; masked rollouts leave
+           -> batch with denominators that count what is left -> [reference log-probs] -> optimiser step
+
+With `streaming` the same is done for each group as it comes, with one `apply` over the summed denominators at the end;
+the config allows it only where a group's advantages do not depend on the others.
+"""
+
+import functools
+import operator
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rlvr.algorithms.build import AdvantageFunction
+from rlvr.algorithms.kl import KlFunction, kl_penalties
+from rlvr.batch import Batch, Denominators, Learner
+from rlvr.data.collate import Row, collate_rows, select_rows
+from rlvr.records import Group
+from rlvr.run.activity import Activity
+from rlvr.run.step.buffer import DropReason, GroupBuffer, Taken
+from rlvr.run.step.learner_thread import LearnerThread
+from rlvr.run.step.metrics import penalty_metrics, rollout_metrics, selection_metrics, staleness
+from rlvr.run.step.shaping import EQUAL, RewardShaping, Shaped, group_rewards
+
+Item = tuple[Group, DropReason | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KlInReward:
+    """The KL to the reference as a price: coef times the sum over a rollout's loss tokens."""
+
+    coef: float
+    estimator: KlFunction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one step did.
+
+    taken: its groups; those that left for their advantages stand among the dropped. shaped: by completion id, for every
+    judged rollout. has_learned: whether there was an optimiser step. is_refill_spent: the step is smaller than asked
+    for, because no more groups may stand in for dropped ones. wait_s: until the last group was judged, less
+    what was trained meanwhile; train_s: the learner's work.
+    """
+
+    taken: Taken
+    shaped: Mapping[str, Shaped]
+    metrics: dict[str, float]
+    has_learned: bool
+    is_refill_spent: bool
+    wait_s: float
+    train_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Some groups on their way to the learner.
+
+    batch: None where no row is left. silent: ids of groups whose advantages are all 0 and that leave for it.
+    """
+
+    batch: Batch | None
+    shaped: Mapping[str, Shaped]
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """What is left of `Prepared` when the learner has done its work; counts: None where there was no batch."""
+
+    counts: Denominators | None
+    shaped: Mapping[str, Shaped]
+    silent: frozenset[str]
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class Updater:
+    """Takes groups from the buffer and learns from them."""
+
+    def __init__(
+        self,
+        *,
+        buffer: GroupBuffer,
+        learner: Learner,
+        thread: LearnerThread,
+        advantage: AdvantageFunction,
+        shaping: RewardShaping,
+        kl_in_reward: KlInReward | None,
+        drops_zero_variance: bool,
+        pad_token_id: int,
+        is_streaming: bool,
+        may_overlap: bool,
+        activity: Activity,
+    ) -> None:
+        """Args:
+        activity: shows which part of the step is running.
+        may_overlap: the learner may work while the engine generates; False where they share tensors, and streaming
+            then begins after the last group.
+        """
+        self._buffer = buffer
+        self._learner = learner
+        self._thread = thread
+        self._advantage = advantage
+        self._shaping = shaping
+        self._kl_in_reward = kl_in_reward
+        self._drops_zero_variance = drops_zero_variance
+        self._pad_token_id = pad_token_id
+        self._is_streaming = is_streaming
+        self._may_overlap = may_overlap
+        self._activity = activity
+
+    async def step(self, *, policy_version: int) -> Update:
+        """Waits for one step's groups and learns from them; no groups at all when the prompts have run out.
+
+        Raises: what the producer failed with; LearnerError.
+        """
+        started = time.perf_counter()
+        train_s = 0.0
+        items: list[Item] = []
+        learned: list[_Learned] = []
+        metrics: dict[str, float] = {}
+        self._activity.begin("generating: groups", total=self._buffer.prompts_per_step)
+        async for chunk in self._chunks():
+            items += chunk
+            kept = [group for group, reason in chunk if reason is None]
+            if kept:
+                begun = time.perf_counter()
+                if not self._is_streaming:
+                    self._activity.begin("training")
+                learned.append(await self._thread.run(lambda kept=kept: self._learn(kept)))
+                metrics |= learned[-1].metrics
+                train_s += time.perf_counter() - begun
+        counts = [part.counts for part in learned if part.counts is not None]
+        if self._is_streaming and counts:
+            begun = time.perf_counter()
+            total = functools.reduce(operator.add, counts)
+            report = await self._thread.run(lambda: self._learner.apply(total))
+            metrics |= report.metrics
+            train_s += time.perf_counter() - begun
+        silent = frozenset[str]().union(*(part.silent for part in learned))
+        taken = Taken.of(
+            [(g, DropReason.ZERO_ADVANTAGES if g.group_id in silent else why) for g, why in items],
+            num_wanted=self._buffer.prompts_per_step,
+        )
+        shaped = self._shaped(taken.groups)
+        for part in learned:
+            shaped |= part.shaped
+        if taken.groups:
+            metrics |= rollout_metrics(taken.groups)
+            metrics |= staleness(taken.groups, policy_version=policy_version)
+            metrics |= selection_metrics(taken)
+            metrics |= penalty_metrics(
+                shaped.values(), has_overlong=self._shaping.buffer_tokens > 0
+            )
+        return Update(
+            taken=taken,
+            shaped=shaped,
+            metrics=metrics,
+            has_learned=bool(counts),
+            is_refill_spent=self._is_refill_spent(items),
+            wait_s=time.perf_counter() - started - train_s,
+            train_s=train_s,
+        )
+
+    async def _chunks(self) -> AsyncIterator[list[Item]]:
+        """The step's groups in portions that are learned from together."""
+        if self._is_streaming and self._may_overlap:
+            async for item in self._buffer.stream():
+                self._activity.advance()
+                yield [item]
+            return
+        items: list[Item] = []
+        async for item in self._buffer.stream():
+            self._activity.advance()
+            items.append(item)
+        for chunk in [[item] for item in items] if self._is_streaming else [items]:
+            yield chunk
+
+    def _is_refill_spent(self, items: Sequence[Item]) -> bool:
+        wanted, allowed = self._buffer.prompts_per_step, self._buffer.max_groups
+        return len(items) == allowed > wanted > sum(reason is None for _, reason in items)
+
+    def _learn(self, groups: Sequence[Group]) -> _Learned:
+        """In the learner's thread."""
+        ready = self.prepare(groups)
+        if ready.batch is None:
+            return _Learned(counts=None, shaped=ready.shaped, silent=ready.silent)
+        metrics: Mapping[str, float] = {}
+        if self._is_streaming:
+            self._learner.accumulate(ready.batch)
+        else:
+            metrics = self._learner.step(ready.batch).metrics
+        return _Learned(
+            counts=ready.batch.denominators,
+            shaped=ready.shaped,
+            silent=ready.silent,
+            metrics=metrics,
+        )
+
+    def prepare(self, groups: Sequence[Group]) -> Prepared:
+        """The annotated batch of these groups, with their advantages."""
+        rows: list[Row] = [
+            (index, rollout.completion, 0.0)
+            for index, group in enumerate(groups)
+            for rollout in group.rollouts
+            if rollout.reward is not None and any(rollout.completion.sampled_mask)
+        ]
+        shaped = self._shaped(groups)
+        if not rows:
+            return Prepared(batch=None, shaped=shaped)
+        draft = collate_rows(rows, pad_token_id=self._pad_token_id)
+        if self._kl_in_reward is not None:
+            draft = self._learner.annotate(draft)
+            self._charge_kl(draft, rows, shaped)
+        silent = self._set_advantages(groups, shaped)
+        masked = {
+            rollout.completion.completion_id
+            for group in groups
+            for rollout in group.rollouts
+            if group.group_id in silent or self._shaping.is_masked(rollout)
+        }
+        kept: list[int] = []
+        advantages: list[float] = []
+        for row, (_, completion, _) in enumerate(rows):
+            advantage = shaped[completion.completion_id].advantage
+            if advantage is not None and completion.completion_id not in masked:
+                kept.append(row)
+                advantages.append(advantage)
+        if not kept:
+            return Prepared(batch=None, shaped=shaped, silent=silent)
+        batch = select_rows(draft, kept, advantages=advantages)
+        if self._kl_in_reward is None:
+            batch = self._learner.annotate(batch)
+        return Prepared(batch=batch, shaped=shaped, silent=silent)
+
+    def _shaped(self, groups: Sequence[Group]) -> dict[str, Shaped]:
+        return {
+            rollout.completion.completion_id: shaped
+            for group in groups
+            for rollout in group.rollouts
+            if (shaped := self._shaping.shape(rollout)) is not None
+        }
+
+    def _charge_kl(self, batch: Batch, rows: Sequence[Row], shaped: dict[str, Shaped]) -> None:
+        """Subtracts the KL penalty from the shaped rewards; a completion without a sampled token pays nothing."""
+        assert self._kl_in_reward is not None
+        assert batch.ref_logprobs is not None  # the reference is loaded where kl_coef > 0
+        penalties = kl_penalties(
+            batch.behavior_logprobs,
+            ref_logprobs=batch.ref_logprobs,
+            loss_mask=batch.loss_mask,
+            coef=self._kl_in_reward.coef,
+            estimator=self._kl_in_reward.estimator,
+        ).tolist()
+        paid = {row[1].completion_id: x for row, x in zip(rows, penalties, strict=True)}
+        for name, before in shaped.items():
+            penalty = paid.get(name, 0.0)
+            shaped[name] = replace(before, reward=before.reward - penalty, kl_penalty=penalty)
+
+    def _set_advantages(self, groups: Sequence[Group], shaped: dict[str, Shaped]) -> frozenset[str]:
+        """Notes each rollout's advantage; returns the ids of groups that leave because all of theirs are 0."""
+        ids = [[r.completion.completion_id for r in group.rollouts] for group in groups]
+        lists = self._advantage(
+            [
+                group_rewards(group, [shaped.get(name) for name in names])
+                for group, names in zip(groups, ids, strict=True)
+            ]
+        )
+        silent: set[str] = set()
+        for group, names, advantages in zip(groups, ids, lists, strict=True):
+            given = [x for x in advantages if x is not None]
+            if self._drops_zero_variance and given and max(map(abs, given)) <= EQUAL:
+                silent.add(group.group_id)
+            for name, advantage in zip(names, advantages, strict=True):
+                if advantage is not None:
+                    shaped[name] = replace(shaped[name], advantage=advantage)
+        return frozenset(silent)

@@ -1,0 +1,73 @@
+"""One weight sync: the learner publishes, the engines load, and their word is checked against the learner's."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rlvr.batch import Learner
+from rlvr.protocols import RolloutEngine
+from rlvr.records import Transport, WeightsRef
+from rlvr.run.step.learner_thread import LearnerThread
+from rlvr.run.weights.proof import WeightProof, check_receipts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """What a sync did.
+
+    sync_s: seconds of publishing, loading and checking. wait_s: until the engine had finished what it had begun before,
+        because it loads only then.
+    """
+
+    ref: WeightsRef
+    sync_s: float
+    wait_s: float
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def version(self) -> int:
+        """The version that the engines serve."""
+        return self.ref.policy_version
+
+
+async def sync_weights(
+    learner: Learner,
+    engine: RolloutEngine,
+    *,
+    thread: LearnerThread,
+    proof: WeightProof | None = None,
+) -> Sync:
+    """Publishes, lets the engines load, and checks their receipts; the learner stands still meanwhile.
+
+    Args: proof: judges the engines' log-probs too, where weights travel.
+
+    Raises: RolloutError when an engine's own word, or what it computes, is not what the learner published.
+    """
+    start = time.perf_counter()
+    ref = await thread.run(learner.publish)
+    is_proven = proof is not None and ref.transport is not Transport.SHARED
+    if proof is not None and is_proven:
+        ref = proof.asking(ref)
+    asked = time.perf_counter()
+    receipt = await engine.load_weights(ref)
+    wait_s = max(0.0, time.perf_counter() - asked - receipt.seconds)
+    check_receipts(ref, receipt)
+    metrics: Mapping[str, float] = {}
+    if proof is not None and is_proven:
+        metrics = (await proof.check(ref, receipt)).metrics
+    return Sync(
+        ref=ref, sync_s=time.perf_counter() - start - wait_s, wait_s=wait_s, metrics=metrics
+    )
+
+
+async def first_sync(
+    learner: Learner, engine: RolloutEngine, *, thread: LearnerThread, proof: WeightProof | None
+) -> Sync:
+    """The sync before anything is generated, and the proof that the engines follow every group of tensors.
+
+    Raises: RolloutError as `sync_weights`, and when an engine does not follow.
+    """
+    sync = await sync_weights(learner, engine, thread=thread, proof=proof)
+    if proof is not None and sync.ref.transport is not Transport.SHARED:
+        await proof.prove_groups(sync.ref)
+    return sync

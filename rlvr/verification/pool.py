@@ -1,0 +1,244 @@
+"""The pool of killable worker processes behind `rlvr.verification.service`: hard deadlines without signals or
+pickles.
+
+    submit -> queue (unbounded; callers bound their own open items)
+           -> dispatcher thread, one per worker: takes a small chunk, builds what it needs, reads
+           verdicts one by one -> Future[Verdict]
+
+The deadline of an item runs in the parent, from the answer before it. A worker that is late or dead
+is killed with all it started and replaced: the item goes to the end of the queue, to be tried once
+more alone in a fresh worker, and the rest of its chunk to the front. The second failure is a FAIL
+with `details["cause"]`, because a completion that breaks its checker must not escape its zero. From the first
+item on a spare worker stands ready, every plugin built, so that a loss costs no start. Safe from any thread; nothing
+here touches signals or the event loop.
+"""
+
+import itertools
+import json
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+from rlvr.errors import ConfigError
+from rlvr.records import Completion, Json, Prompt, Verdict
+from rlvr.registry import PluginSource
+from rlvr.verification.dispatcher import BUILD_DEADLINE_S, Dispatcher, Job, Plugin, build, error_of
+from rlvr.verification.spare import Spare
+from rlvr.verification.wire import completion_to_json, frame, prompt_to_json
+from rlvr.verification.worker_process import WorkerProcess
+
+CHUNK_ITEMS = 8
+
+
+def most_workers() -> int:
+    """Of one pool; verification is work for a processor, so more than a few a core only take memory."""
+    return max(64, 8 * (os.cpu_count() or 1))
+
+
+class VerifierPool:
+    """N worker processes that judge items under a deadline each.
+
+    Args:
+        num_workers: processes, and dispatcher threads.
+        deadline_s: wall-clock seconds that one item may take in a worker; building a plugin has 60
+            s of its own.
+        max_items: a worker is replaced after so many items, so that leaks stay small.
+        memory_bytes: address space of a worker; an item that needs more is a crash.
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        deadline_s: float,
+        *,
+        max_items: int = 10_000,
+        memory_bytes: int = 4 << 30,
+    ) -> None:
+        if num_workers < 1 or deadline_s <= 0:
+            raise ValueError(
+                f"num_workers={num_workers} and deadline_s={deadline_s} must be positive"
+            )
+        if num_workers > most_workers():
+            raise ConfigError(
+                f"{num_workers:,} verifier workers: each is a process, at most {most_workers()} are started on this "
+                f"machine of {os.cpu_count()} cores; lower reward.verifier_workers (or --workers)"
+            )
+        if not math.isfinite(deadline_s):
+            raise ConfigError(
+                f"a deadline of {deadline_s} s for one item; give seconds, for example 5"
+            )
+        self.num_workers = num_workers
+        self.deadline_s = deadline_s
+        self.max_items = max_items
+        self.memory_bytes = memory_bytes
+        self.num_restarts = 0
+        self._plugins: dict[str, Plugin] = {}
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._ids = itertools.count()
+        self._is_closed = False
+        self._dispatchers: list[Dispatcher] = []
+        self._spare = Spare(self._start_spare)
+
+    def start(self) -> None:
+        """Starts the workers, once; `submit` does it by itself."""
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the verifier pool is closed")
+            if not self._dispatchers:
+                self._dispatchers = [Dispatcher(self, index) for index in range(self.num_workers)]
+                for dispatcher in self._dispatchers:
+                    dispatcher.start()
+
+    def register(self, source: PluginSource, settings: Mapping[str, Any]) -> str:
+        """The key under which `submit` finds this verifier; the same plugin and settings give the
+        same key.
+
+        Raises: TypeError or ValueError when the settings are not JSON values.
+        """
+        key = json.dumps([asdict(source), dict(settings)], sort_keys=True)
+        with self._changed:
+            self._plugins.setdefault(
+                key, Plugin(source=source, settings=dict(settings), label=source.name)
+            )
+        return key
+
+    def submit(self, key: str, prompt: Prompt, completion: Completion) -> "Future[Verdict]":
+        """A Future of the verdict; it never raises for what a plugin or a completion does.
+
+        Args:
+            key: from `register`.
+            prompt: narrowed to the one check that this verifier serves.
+        """
+        message = {"op": "judge", "key": key}
+        message |= {"prompt": prompt_to_json(prompt), "completion": completion_to_json(completion)}
+        future = self._send(message, has_retry=True)
+        self._spare.begin()
+        return future
+
+    def parse(self, key: str, references: Sequence[Json]) -> "Future[Verdict]":
+        """A Future of what the verifier's `parse_reference` says, under one deadline for all.
+
+        PASS when all can be used. FAIL with the reasons in `details["problems"]`, by the reference's number as text, or
+        with `details["cause"]` when they hung or killed the worker; that is not tried again.
+        """
+        message = {"op": "parse", "key": key, "references": list(references)}
+        return self._send(message, has_retry=False)
+
+    def build(self, key: str) -> "Future[Verdict]":
+        """A Future that is a PASS once a worker has built this plugin, and an ERROR when it
+        cannot.
+        """
+        return self._enqueue(Job(id=next(self._ids), key=key, payload=b""))
+
+    def close(self) -> None:
+        """Kills the workers; open items end as ERROR. May be called twice."""
+        with self._changed:
+            self._is_closed = True
+            waiting = list(self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+        for job in waiting:
+            self.finish(job, error_of(self._plugins[job.key].label, "the verifier pool was closed"))
+        for dispatcher in self._dispatchers:
+            dispatcher.stop()
+        self._spare.close()
+
+    def _send(self, message: dict[str, Any], *, has_retry: bool) -> "Future[Verdict]":
+        job_id, key = next(self._ids), message["key"]
+        try:
+            payload = frame(message | {"id": job_id})
+        except (TypeError, ValueError, RecursionError) as error:
+            future: Future[Verdict] = Future()
+            reason = f"the item cannot be written as JSON: {error}"
+            future.set_result(error_of(self._plugins[key].label, reason))
+            return future
+        return self._enqueue(Job(id=job_id, key=key, payload=payload, has_retry=has_retry))
+
+    def _start_spare(self, started: Callable[[WorkerProcess], None]) -> None:
+        """In the spare's thread: a worker with every plugin that is known now. Raises WorkerLost, OSError."""
+        worker = WorkerProcess(memory_bytes=self.memory_bytes)
+        started(worker)
+        worker.wait_ready(BUILD_DEADLINE_S)
+        for key in list(self._plugins):
+            build(worker, key, self)
+
+    def _enqueue(self, job: Job) -> "Future[Verdict]":
+        self.start()
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the verifier pool is closed")
+            self._queue.append(job)
+            self._changed.notify()
+        return job.future
+
+    # what dispatchers call
+
+    def take(self) -> list[Job] | None:
+        """The next chunk; waits for `submit`. None when the pool is closed. A retry comes alone."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._is_closed)
+                if self._is_closed:
+                    return None
+                share = -(-len(self._queue) // self.num_workers)
+                chunk: list[Job] = []
+                while self._queue and len(chunk) < min(CHUNK_ITEMS, share):
+                    if chunk and self._queue[0].is_retry:
+                        break
+                    job = self._queue.popleft()
+                    if not job.is_running and not job.future.set_running_or_notify_cancel():
+                        continue
+                    job.is_running = True
+                    chunk.append(job)
+                    if job.is_retry:
+                        break
+                if chunk:
+                    return chunk
+
+    def give_back(self, jobs: list[Job], *, front: bool) -> None:
+        """Puts jobs into the queue again; after `close` they end as ERROR."""
+        with self._changed:
+            if not self._is_closed:
+                if front:
+                    self._queue.extendleft(reversed(jobs))
+                else:
+                    self._queue.extend(jobs)
+                self._changed.notify_all()
+                return
+        for job in jobs:
+            self.finish(job, error_of(self._plugins[job.key].label, "the verifier pool was closed"))
+
+    def finish(self, job: Job, verdict: Verdict) -> None:
+        """Answers one job; one that was cancelled before it ran needs no answer."""
+        if job.is_running or job.future.set_running_or_notify_cancel():
+            job.is_running = True
+            job.future.set_result(verdict)
+
+    def plugin(self, key: str) -> Plugin:
+        """What is known of a registered verifier."""
+        return self._plugins[key]
+
+    def count_restart(self) -> None:
+        """One more worker was replaced."""
+        with self._changed:
+            self.num_restarts += 1
+
+    def take_spare(self) -> WorkerProcess | None:
+        """A worker that is ready to judge; None when there is none."""
+        return self._spare.take()
+
+    @property
+    def num_spares(self) -> int:
+        """Workers that stand ready to replace a lost one."""
+        return self._spare.num_ready
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed

@@ -1,0 +1,381 @@
+"""Verdicts for completions: one `Judge` a run, over a pool of killable worker processes.
+
+judge(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
+    PROCESS    the pool (`rlvr.verification.pool`): a hard deadline for each item; a hang or a crash is a FAIL
+    ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because a service is out of reach
+    SANDBOXED  in a thread, or awaited; the sandbox owns all waiting and all danger
+
+Items of a pooled verifier that have one `work_key` are judged once. References are parsed in the pool too, so that a
+hostile one cannot hang the run's process.
+"""
+
+import asyncio
+import inspect
+import json
+import threading
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlvr.errors import PLUGIN_FAULTS, DataError, PluginError
+from rlvr.plugin import VerifierContext
+from rlvr.protocols import Execution, Sandbox, Verifier
+from rlvr.records import Check, Completion, Prompt, Status, Verdict
+from rlvr.registry import SANDBOXES, VERIFIERS, PluginSource, build_sandbox, build_verifier, find
+from rlvr.verification.pool import VerifierPool
+from rlvr.verification.references import problem_here, problems_in_pool
+from rlvr.verification.shared import Places, SharedWork
+from rlvr.verification.trial import load_tried
+from rlvr.verification.wire import as_verdict, error_verdict, label_of
+
+__all__ = ["Judge", "JudgeCounters", "VerifierPool"]
+
+_MAX_LISTED_ROWS = 10
+_MAX_OPEN = 1024  # items of an ASYNC verifier at once, where it does not say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeCounters:
+    """What a Judge has done since it was built.
+
+    num_items: verdicts given, of which `num_prejudged` in the parent. num_timeouts, num_crashes:
+    FAIL verdicts of completions that hung or killed their checker. busy_s: seconds that verifiers
+    worked, over all workers.
+    """
+
+    num_items: int = 0
+    num_prejudged: int = 0
+    num_timeouts: int = 0
+    num_crashes: int = 0
+    num_errors: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """One verifier, built once for each (plugin, settings)."""
+
+    source: PluginSource
+    verifier: Verifier
+    label: str
+    pool_key: str
+    places: Places
+
+
+class Judge:
+    """Gives verdicts; safe to use from several threads and event loops.
+
+    Args:
+        workers: processes for PROCESS verifiers; they start at `preflight` or at the first item
+            that needs one.
+        deadline_s: wall-clock seconds that one item may take.
+        sandbox: (name, settings) for SANDBOXED verifiers; built and started only when there is one. None: they get
+            none.
+        sources: where verifiers come from, by name, that are not looked up here: single files of another machine.
+
+    Example:
+        judge = Judge(workers=2, deadline_s=5.0)
+        judge.preflight(prompt.checks)
+        verdicts = await judge.judge(prompt, completion)   # {"math": Verdict(...)}
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        deadline_s: float,
+        sandbox: tuple[str, Mapping[str, Any]] | None = None,
+        *,
+        sources: Mapping[str, PluginSource] | None = None,
+    ) -> None:
+        self.deadline_s = deadline_s
+        self._sources = dict(sources or {})
+        self._pool = VerifierPool(workers, deadline_s)
+        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._shared = SharedWork()
+        self._sandbox_choice = sandbox
+        self._sandbox: Sandbox | None = None
+        self._counters = JudgeCounters()
+        self._lock = threading.RLock()
+
+    @property
+    def counters(self) -> JudgeCounters:
+        """A snapshot of the counts so far."""
+        return self._counters
+
+    def label(self, check: Check) -> str:
+        """`name@version` of the check's verifier. Raises PluginError when it cannot be built."""
+        return self._entry(check).label
+
+    def preflight(self, checks: Iterable[Check]) -> None:
+        """Builds every distinct verifier here and in a worker, and starts the sandbox; waits for both.
+
+        Raises: PluginError that names the plugin and what is wrong with it; SandboxError (SandboxUnavailable where
+            nothing isolates) with the reason and the fix.
+        """
+        entries = {id(entry): entry for entry in map(self._entry, checks)}.values()
+        pooled = [entry for entry in entries if entry.verifier.execution is Execution.PROCESS]
+        builds = [(entry, self._pool.build(entry.pool_key)) for entry in pooled]
+        for entry, build in builds:
+            answer = build.result()
+            if not answer.passed:
+                raise PluginError(f"verifier {entry.source.name!r}: {answer.reason}")
+        if self._sandbox is not None:
+            _complete(self._sandbox.start())
+
+    def check_references(
+        self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None
+    ) -> None:
+        """Asks each verifier that can to parse each reference; waits for the workers.
+
+        Args:
+            places: where a prompt's row was read ("train.jsonl:12"), by prompt id.
+
+        Raises: DataError that lists the first ten unusable references and counts the others.
+        """
+        rows = [(prompt, check) for prompt in prompts for check in prompt.checks]
+        reasons = self.reference_problems([check for _, check in rows])
+        problems = [
+            f"{_place(prompt, places)} ({check.name}): {check.reference!r}: {reason}"
+            for (prompt, check), reason in zip(rows, reasons, strict=True)
+            if reason
+        ]
+        if problems:
+            listed = problems[:_MAX_LISTED_ROWS]
+            num_more = len(problems) - len(listed)
+            more = f"\n  and {num_more} more" if num_more else ""
+            raise DataError(
+                f"{len(problems)} reference(s) cannot be used by their verifier; correct or drop "
+                "these rows:\n  " + "\n  ".join(listed) + more
+            )
+
+    def reference_problems(self, checks: Sequence[Check]) -> list[str]:
+        """For each check, why its verifier cannot use its reference; "" where it can. Waits for the workers."""
+        problems = [""] * len(checks)
+        pooled: dict[str, dict[str, list[int]]] = {}  # by verifier and reference: the checks
+        for index, check in enumerate(checks):
+            entry = self._entry(check)
+            if getattr(entry.verifier, "parse_reference", None) is None:
+                continue
+            try:
+                reference = json.dumps(check.reference)
+            except (TypeError, ValueError, RecursionError) as error:
+                problems[index] = f"it is not a JSON value: {error}"
+                continue
+            if entry.verifier.execution is Execution.PROCESS:
+                pooled.setdefault(entry.pool_key, {}).setdefault(reference, []).append(index)
+            else:
+                problems[index] = problem_here(entry.verifier, check.reference)
+        for key, places in pooled.items():
+            for reference, reason in problems_in_pool(self._pool, key, list(places)).items():
+                for index in places[reference]:
+                    problems[index] = reason
+        return problems
+
+    def prejudge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+        """The verdicts, by check name, that need no worker and no waiting; the others are left
+        out.
+        """
+        settled: dict[str, Verdict] = {}
+        for check in prompt.checks:
+            entry = self._entry(check)
+            quick = getattr(entry.verifier, "prejudge", None)
+            if quick is None:
+                continue
+            start = time.perf_counter()
+            try:
+                answer = quick(check.reference, completion)
+                seconds = time.perf_counter() - start
+                verdict = None
+                if answer is not None:
+                    verdict = as_verdict(entry.label, answer, seconds=seconds)
+            except PLUGIN_FAULTS as error:
+                verdict = error_verdict(entry.label, error, seconds=time.perf_counter() - start)
+            if verdict is not None:
+                settled[check.name] = verdict
+                self._count(verdict, is_prejudged=True)
+        return settled
+
+    async def judge(
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        *,
+        settled: dict[str, Verdict] | None = None,
+    ) -> dict[str, Verdict]:
+        """One verdict for each check, by check name; each verifier sees only its own check.
+
+        Args:
+            settled: what `prejudge` returned for the same pair, when the caller has asked it
+                already.
+
+        Raises: PluginError when a verifier cannot be built (never after `preflight`).
+        """
+        verdicts = self.prejudge(prompt, completion) if settled is None else dict(settled)
+        open_checks = [check for check in prompt.checks if check.name not in verdicts]
+        answers = await asyncio.gather(
+            *(self._verify(prompt.for_check(check.name), completion) for check in open_checks)
+        )
+        verdicts |= {check.name: answer for check, answer in zip(open_checks, answers, strict=True)}
+        return {check.name: verdicts[check.name] for check in prompt.checks}
+
+    def judge_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[dict[str, Verdict]]:
+        """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `judge`
+        instead.
+        """
+
+        async def together() -> list[dict[str, Verdict]]:
+            return await asyncio.gather(*(self.judge(*pair) for pair in pairs))
+
+        return asyncio.run(together())
+
+    def close(self) -> None:
+        """Ends the workers; what is still open becomes ERROR."""
+        self._pool.close()
+        for entry in self._entries.values():
+            close = getattr(entry.verifier, "close", None)
+            if close is not None:
+                close()
+        sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            _complete(sandbox.close())
+
+    def _entry(self, check: Check) -> _Entry:
+        try:
+            settings = json.dumps(dict(check.settings), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise PluginError(
+                f"settings of verifier {check.verifier!r} are not JSON values: {error}"
+            ) from error
+        key = (check.verifier, settings)
+        entry = self._entries.get(key)
+        if entry is None:
+            with self._lock:
+                entry = self._entries.get(key) or self._build(check)
+                self._entries[key] = entry
+        return entry
+
+    def _build(self, check: Check) -> _Entry:
+        source = self._sources.get(check.verifier) or find(VERIFIERS, check.verifier)
+        sandbox = None
+        if getattr(load_tried(source), "execution", None) is Execution.SANDBOXED:
+            sandbox = self._make_sandbox()
+        context = VerifierContext(deadline_s=self.deadline_s, sandbox=sandbox)
+        try:
+            verifier = build_verifier(source, check.settings, context)
+        except PluginError:
+            raise
+        except PLUGIN_FAULTS as error:
+            raise PluginError(
+                f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}"
+            ) from error
+        most_open = getattr(verifier, "max_open", _MAX_OPEN)
+        if most_open < 1:
+            raise PluginError(f"verifier {source.name!r}: max_open={most_open} must be at least 1")
+        pool_key = self._pool.register(source, check.settings)
+        return _Entry(
+            source=source,
+            verifier=verifier,
+            label=label_of(verifier),
+            pool_key=pool_key,
+            places=Places(most_open),
+        )
+
+    def _make_sandbox(self) -> Sandbox | None:
+        """The run's one sandbox, not started yet."""
+        if self._sandbox is None and self._sandbox_choice is not None:
+            load_tried(find(SANDBOXES, self._sandbox_choice[0]))
+            self._sandbox = build_sandbox(*self._sandbox_choice)
+        return self._sandbox
+
+    async def _verify(self, narrowed: Prompt, completion: Completion) -> Verdict:
+        entry = self._entry(narrowed.checks[0])
+        if entry.verifier.execution is Execution.PROCESS:
+            verdict = await self._verify_pooled(entry, narrowed, completion)
+        else:
+            verdict = await self._verify_here(entry, narrowed, completion)
+        self._count(verdict, is_prejudged=False)
+        return verdict
+
+    async def _verify_pooled(
+        self, entry: _Entry, narrowed: Prompt, completion: Completion
+    ) -> Verdict:
+        """From the pool; an item whose work was done, or is under way, waits for that."""
+        work_key = getattr(entry.verifier, "work_key", None)
+        if work_key is None:
+            future = self._pool.submit(entry.pool_key, narrowed, completion)
+            return await asyncio.wrap_future(future)
+        try:
+            text = work_key(narrowed.reference, completion)
+        except PLUGIN_FAULTS as error:
+            return error_verdict(entry.label, error)
+        future, is_first = self._shared.future_of(
+            entry.pool_key,
+            text,
+            lambda: self._pool.submit(entry.pool_key, narrowed, completion),
+        )
+        # a waiter that is cancelled must not cancel the others
+        verdict = await asyncio.shield(asyncio.wrap_future(future))
+        return verdict if is_first else replace(verdict, seconds=0.0)
+
+    async def _verify_here(
+        self, entry: _Entry, narrowed: Prompt, completion: Completion
+    ) -> Verdict:
+        if entry.verifier.execution is Execution.ASYNC:
+            async with entry.places.here():
+                return await self._verify_now(entry, narrowed, completion)
+        return await self._verify_now(entry, narrowed, completion)
+
+    async def _verify_now(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
+        start = time.perf_counter()
+        is_async = entry.verifier.execution is Execution.ASYNC
+        try:
+            answer: Any
+            if is_async or inspect.iscoroutinefunction(entry.verifier.verify):
+                answer = entry.verifier.verify(narrowed, completion)
+            else:
+                answer = await asyncio.to_thread(entry.verifier.verify, narrowed, completion)
+            if inspect.isawaitable(answer):
+                limit_s = self.deadline_s if is_async else None
+                answer = await asyncio.wait_for(answer, limit_s)
+            return as_verdict(entry.label, answer, seconds=time.perf_counter() - start)
+        except TimeoutError as error:
+            seconds = time.perf_counter() - start
+            if not is_async or seconds < self.deadline_s:
+                return error_verdict(entry.label, error, seconds=seconds)
+            return Verdict(
+                status=Status.ERROR,
+                score=None,
+                reason=f"{entry.label} gave no verdict in {self.deadline_s:g} s: out of reach",
+                verifier=entry.label,
+                seconds=seconds,
+                details={"cause": "timeout"},
+            )
+        except PLUGIN_FAULTS as error:
+            return error_verdict(entry.label, error, seconds=time.perf_counter() - start)
+
+    def _count(self, verdict: Verdict, *, is_prejudged: bool) -> None:
+        is_error = verdict.status is Status.ERROR
+        cause = "" if is_error else verdict.details.get("cause", "")
+        with self._lock:
+            old = self._counters
+            self._counters = JudgeCounters(
+                num_items=old.num_items + 1,
+                num_prejudged=old.num_prejudged + is_prejudged,
+                num_timeouts=old.num_timeouts + (cause == "timeout"),
+                num_crashes=old.num_crashes + (cause == "crash"),
+                num_errors=old.num_errors + is_error,
+                busy_s=old.busy_s + verdict.seconds,
+            )
+
+
+def _complete(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine to its end in a thread of its own: the caller may stand in an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
+
+
+def _place(prompt: Prompt, places: Mapping[str, str] | None) -> str:
+    place = (places or {}).get(prompt.prompt_id, "")
+    return f"{place}: {prompt.prompt_id}" if place else prompt.prompt_id

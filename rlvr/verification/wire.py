@@ -1,0 +1,166 @@
+"""How records cross to a verifier worker and back: framed JSON, never pickle.
+
+A frame is four bytes of length (big-endian) and that many bytes of ASCII JSON, so lone surrogates
+survive.
+
+>>> take_frame(bytearray(frame({"op": "ready"})))
+{'op': 'ready'}
+>>> take_frame(bytearray(b"\\x00\\x00")) is None
+True
+"""
+
+import json
+import os
+import struct
+import sysconfig
+import traceback
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rlvr.protocols import Verifier
+from rlvr.records import (
+    Check,
+    Completion,
+    FinishReason,
+    Message,
+    Prompt,
+    Role,
+    Status,
+    Verdict,
+)
+from rlvr.registry import PluginSource
+
+_CORE = str(Path(__file__).parents[1]) + os.sep
+_PYTHON = sysconfig.get_path("stdlib")
+_INSTALLED = "site-packages"
+HEADER = struct.Struct(">I")
+MAX_FRAME_BYTES = 1 << 30
+MEMORY_EXIT_CODE = 87  # a worker ends so after a MemoryError, which leaves a process in doubt
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """The message as one frame. Raises TypeError or ValueError for what JSON cannot say."""
+    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return HEADER.pack(len(body)) + body
+
+
+def take_frame(buffer: bytearray) -> dict[str, Any] | None:
+    """The first whole frame, removed from the buffer; None while it is incomplete.
+
+    Raises: ValueError on bytes that are not a frame.
+    """
+    if len(buffer) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack_from(buffer)
+    if size > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {size} bytes is above the limit of {MAX_FRAME_BYTES}")
+    if len(buffer) < HEADER.size + size:
+        return None
+    body = bytes(buffer[HEADER.size : HEADER.size + size])
+    del buffer[: HEADER.size + size]
+    message = json.loads(body)
+    if not isinstance(message, dict):
+        raise ValueError(f"a frame holds a {type(message).__name__}, not an object")
+    return message
+
+
+def source_from_json(data: dict[str, Any]) -> PluginSource:
+    """The PluginSource that `dataclasses.asdict` wrote."""
+    return PluginSource(**data)
+
+
+def prompt_to_json(prompt: Prompt) -> dict[str, Any]:
+    """The prompt as JSON values."""
+    return asdict(prompt)
+
+
+def prompt_from_json(data: dict[str, Any]) -> Prompt:
+    """The prompt that `prompt_to_json` wrote (tuples inside JSON values come back as lists)."""
+    checks = tuple(Check(**{**check, "role": Role(check["role"])}) for check in data["checks"])
+    messages = tuple(Message(**message) for message in data["messages"])
+    return Prompt(**{**data, "checks": checks, "messages": messages})
+
+
+_TUPLES = ("prompt_token_ids", "token_ids", "logprobs", "sampled_mask", "policy_versions")
+
+
+def completion_to_json(completion: Completion) -> dict[str, Any]:
+    """The completion as JSON values; written by hand because `asdict` copies each token."""
+    return {
+        "completion_id": completion.completion_id,
+        "prompt_id": completion.prompt_id,
+        "sample_index": completion.sample_index,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        **{name: getattr(completion, name) for name in _TUPLES},
+    }
+
+
+def completion_from_json(data: dict[str, Any]) -> Completion:
+    """The completion that `completion_to_json` wrote."""
+    tuples = {name: tuple(data[name]) for name in _TUPLES}
+    return Completion(**{**data, **tuples, "finish_reason": FinishReason(data["finish_reason"])})
+
+
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as JSON values."""
+    return {
+        "status": verdict.status,
+        "score": verdict.score,
+        "reason": verdict.reason,
+        "verifier": verdict.verifier,
+        "seconds": verdict.seconds,
+        "extracted": verdict.extracted,
+        "details": dict(verdict.details),
+    }
+
+
+def verdict_from_json(data: dict[str, Any]) -> Verdict:
+    """The verdict that `verdict_to_json` wrote."""
+    return Verdict(**{**data, "status": Status(data["status"])})
+
+
+def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> Verdict:
+    """An ERROR verdict that names an exception of the plugin, where it was raised, and the end of its traceback."""
+    tail = traceback.format_exception(error)[-4:]
+    return Verdict(
+        status=Status.ERROR,
+        score=None,
+        reason=f"{label} raised {type(error).__name__}: {str(error)[:500]}{_place(error)}",
+        verifier=label,
+        seconds=seconds,
+        details={"exception": type(error).__name__, "traceback": "".join(tail)[-2000:]},
+    )
+
+
+def _place(error: BaseException) -> str:
+    """ " (file.py:12, in check: the line)" of the innermost frame that is no library's; "" where there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
+    own = [f for f in frames if _INSTALLED not in f.filename] or frames
+    if not own:
+        return ""
+    frame = own[-1]
+    line = f": {frame.line[:120]}" if frame.line else ""
+    return f" ({frame.filename}:{frame.lineno}, in {frame.name}{line})"
+
+
+def _is_foreign(file: str) -> bool:
+    """Whether it is of rlvr's core or of Python itself."""
+    is_python = file.startswith(_PYTHON) and _INSTALLED not in file
+    return is_python or file.startswith((_CORE, "<frozen "))
+
+
+def label_of(verifier: Verifier) -> str:
+    """`name@version`, as verdicts carry it."""
+    return f"{verifier.name}@{verifier.version}"
+
+
+def as_verdict(label: str, answer: object, *, seconds: float) -> Verdict:
+    """The verifier's answer when it is a Verdict, with the time it took where it does not say so itself.
+
+    Raises: TypeError for anything else.
+    """
+    if isinstance(answer, Verdict):
+        return answer if answer.seconds else replace(answer, seconds=seconds)
+    raise TypeError(f"{label} returned a {type(answer).__name__}; verify must return a Verdict")

@@ -1,0 +1,321 @@
+"""The child process of the verifier pool: builds verifiers and judges items, one at a time.
+
+Started by `rlvr.verification.pool` as `python -m rlvr.verification.worker_main PARENT_PID MEMORY_BYTES`. It trusts
+its parent and the plugins, not the completions: it may hang or die at any item, and the parent then
+kills it and starts another.
+
+    parent -> worker    {"op": "build", "key", "plugin", "settings", "deadline_s"}      -> built |
+    build_failed
+                        {"op": "judge", "id", "key", "prompt", "completion"}            -> verdict
+                        {"op": "parse", "id", "key", "references"}                      -> verdict
+                        {"op": "load", "plugin", "cpu_deadline_s", "wall_deadline_s", "data_bytes"}   -> loaded |
+    load_failed
+    worker -> parent    {"op": "ready"} once, then one answer to each message, in order; before it, {"op": "importing"}
+                        while a module is looked for, whose loading must not count against an item
+"""
+
+import asyncio
+import inspect
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rlvr.errors import PluginError
+from rlvr.plugin import VerifierContext
+from rlvr.processes.lifeline import end_with_parent
+from rlvr.protocols import Verifier
+from rlvr.records import Status, Verdict
+from rlvr.registry import PluginSource, build_verifier, load, load_failure
+from rlvr.verification.wire import (
+    HEADER,
+    MEMORY_EXIT_CODE,
+    as_verdict,
+    completion_from_json,
+    error_verdict,
+    frame,
+    label_of,
+    prompt_from_json,
+    source_from_json,
+    take_frame,
+    verdict_to_json,
+)
+
+_MAX_REASON_CHARS = 500
+_TELL_EVERY_S = 0.05
+_WATCH_EVERY_S = 0.2
+
+
+class _Worker:
+    """The state of the child: its two protocol descriptors and the verifiers it has built."""
+
+    def __init__(self, fd_in: int, fd_out: int) -> None:
+        self.fd_in = fd_in
+        self.fd_out = fd_out
+        self.verifiers: dict[str, Verifier] = {}
+        self.deadline_s = 0.0
+        self.lock = threading.RLock()  # an import inside of a frame's writing may tell of itself
+
+    def run(self) -> None:
+        """Answers messages until the parent closes the pipe."""
+        self.send({"op": "ready"})
+        while (message := self.receive()) is not None:
+            try:
+                self.send(self.answer(message))
+            except MemoryError:
+                os._exit(MEMORY_EXIT_CODE)
+
+    def importing(self) -> None:
+        """Tells the parent that an item has to wait for an import."""
+        _limit_cpu(self.deadline_s)
+        self.send({"op": "importing"})
+
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["op"] == "build":
+            return self.build(message)
+        if message["op"] == "load":
+            return self.load(message)
+        verifier = self.verifiers[message["key"]]
+        _limit_cpu(self.deadline_s)
+        with _Imports(self.importing):
+            verdict = (_parse if message["op"] == "parse" else _judge)(verifier, message)
+        reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
+        try:
+            frame(reply)
+        except (TypeError, ValueError, RecursionError) as error:
+            broken = error_verdict(label_of(verifier), error, seconds=verdict.seconds)
+            reply["verdict"] = verdict_to_json(broken)
+        return reply
+
+    def build(self, message: dict[str, Any]) -> dict[str, Any]:
+        key = message["key"]
+        self.deadline_s = message["deadline_s"]
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))  # a build has its own deadline
+        try:
+            context = VerifierContext(deadline_s=self.deadline_s)
+            source = source_from_json(message["plugin"])
+            verifier = build_verifier(source, message["settings"], context)
+            warm_up = getattr(verifier, "warm_up", None)
+            if warm_up is not None:
+                warm_up()
+        except MemoryError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+            reason = f"{type(error).__name__}: {error}"
+            return {"op": "build_failed", "key": key, "reason": reason[:2000]}
+        self.verifiers[key] = verifier
+        return {"op": "built", "key": key, "label": label_of(verifier)}
+
+    def load(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Imports a plugin that may hang: past a deadline another thread answers with the line."""
+        source = source_from_json(message["plugin"])
+        _limit(resource.RLIMIT_DATA, message["data_bytes"])
+        watch = _ImportWatch(
+            source, message["cpu_deadline_s"], message["wall_deadline_s"], answer=self.send
+        )
+        watch.start()
+        try:
+            with _Imports(lambda: (watch.note_import(), self.send({"op": "importing"}))):
+                load(source)
+        except KeyboardInterrupt as error:  # of the plugin: Ctrl-C does not reach a worker
+            reason = load_failure(source, error)
+        except PluginError as error:
+            reason = str(error)
+        else:
+            reason = ""
+        watch.has_ended.set()
+        return {"op": "load_failed", "reason": reason[:2000]} if reason else {"op": "loaded"}
+
+    def send(self, message: dict[str, Any]) -> None:
+        with self.lock:
+            data = memoryview(frame(message))
+            while data:
+                data = data[os.write(self.fd_out, data) :]
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message; waits for the parent. None when the parent is gone."""
+        header = self._read(HEADER.size)
+        if header is None:
+            return None
+        body = self._read(HEADER.unpack(header)[0])
+        return None if body is None else take_frame(header + body)
+
+    def _read(self, size: int) -> bytearray | None:
+        data = bytearray()
+        while len(data) < size:
+            part = os.read(self.fd_in, min(size - len(data), 1 << 20))
+            if not part:
+                return None
+            data += part
+        return data
+
+
+class _ImportWatch(threading.Thread):
+    """Answers for a plugin whose import does not come to its end, with the line that it stands at."""
+
+    def __init__(
+        self,
+        source: PluginSource,
+        cpu_deadline_s: float,
+        wall_deadline_s: float,
+        *,
+        answer: Callable[[dict[str, Any]], None],
+    ) -> None:
+        super().__init__(daemon=True)
+        self.has_ended = threading.Event()
+        self._source = source
+        self._cpu_deadline_s = cpu_deadline_s
+        self._wall_deadline_s = wall_deadline_s
+        self._answer = answer
+        self._importer = threading.get_ident()
+        self.note_import()
+
+    def note_import(self) -> None:
+        """A further module is looked for: the time begins anew, also that of the kernel, which needs no answer."""
+        _limit_cpu(self._cpu_deadline_s / 2)
+        self._since = time.process_time(), time.monotonic()
+
+    def run(self) -> None:
+        """Looks at the clocks until the import has ended."""
+        while not self.has_ended.wait(_WATCH_EVERY_S):
+            cpu_s = time.process_time() - self._since[0]
+            wall_s = time.monotonic() - self._since[1]
+            if cpu_s > self._cpu_deadline_s or wall_s > self._wall_deadline_s:
+                self._answer({"op": "load_failed", "reason": self._reason(cpu_s, wall_s)})
+                return
+
+    def _reason(self, cpu_s: float, wall_s: float) -> str:
+        file_name = self._source.target.rpartition(":")[0]
+        frame_now = sys._current_frames().get(self._importer)
+        place = ""
+        while frame_now is not None and not place:
+            if frame_now.f_code.co_filename == file_name:
+                place = f" at {file_name}:{frame_now.f_lineno}"
+            frame_now = frame_now.f_back
+        spent = f"{cpu_s:.0f} s of processor time, {wall_s:.0f} s in all"
+        return (
+            f"plugin {self._source.name!r} failed to load: its import has not come to its end after {spent}{place}; "
+            "put long work into `warm_up`, not into the module"
+        )
+
+
+class _Imports:
+    """In front of the finders of modules while an item is judged: calls `tell` when one is looked for."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+        self._pid = os.getpid()
+        self._last = 0.0
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Finds nothing: the other finders do."""
+        now = time.monotonic()
+        if now - self._last >= _TELL_EVERY_S and os.getpid() == self._pid:
+            self._last = now
+            self._tell()
+
+
+def _judge(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+    label = label_of(verifier)
+    start = time.perf_counter()
+    try:
+        prompt = prompt_from_json(message["prompt"])
+        completion = completion_from_json(message["completion"])
+        start = time.perf_counter()
+        answer = verifier.verify(prompt, completion)
+        if inspect.isawaitable(answer):
+            answer = asyncio.run(_await(answer))
+        return as_verdict(label, answer, seconds=time.perf_counter() - start)
+    except MemoryError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+        return error_verdict(label, error, seconds=time.perf_counter() - start)
+
+
+def _parse(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+    """What `parse_reference` says of each reference: PASS, or FAIL with the reasons by number."""
+    parse = getattr(verifier, "parse_reference", None)
+    problems: dict[str, str] = {}
+    start = time.perf_counter()
+    for number, reference in enumerate(message["references"]):
+        try:
+            if parse is not None:
+                parse(reference)
+        except MemoryError:
+            raise
+        except ValueError as error:
+            problems[str(number)] = str(error)[:_MAX_REASON_CHARS]
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+            problems[str(number)] = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARS]
+    return Verdict(
+        status=Status.FAIL if problems else Status.PASS,
+        score=0.0 if problems else 1.0,
+        reason=f"{len(problems)} of {len(message['references'])} references cannot be used",
+        verifier=label_of(verifier),
+        seconds=time.perf_counter() - start,
+        details={"problems": problems},
+    )
+
+
+def _limit_cpu(deadline_s: float) -> None:
+    """The kernel ends this process some time after its deadline, should the parent be stopped meanwhile."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = int(used.ru_utime + used.ru_stime + 2 * deadline_s) + 2
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
+
+
+async def _await(answer: Awaitable[Any]) -> Any:
+    """Waits for an asynchronous verifier; the parent's deadline ends it."""
+    return await answer
+
+
+def _confine(parent_pid: int, memory_bytes: int) -> None:
+    """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core
+    file.
+    """
+    end_with_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_AS, memory_bytes)
+
+
+def _limit(kind: int, num_bytes: int) -> None:
+    """Sets the soft limit, as far as the hard one lets it."""
+    hard = resource.getrlimit(kind)[1]
+    limit = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(kind, (limit, hard))
+
+
+def main() -> None:
+    """Runs the worker; its standard input and output become the protocol and are hidden from
+    plugins.
+    """
+    _confine(int(sys.argv[1]), int(sys.argv[2]))
+    fd_in, fd_out = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)  # what a plugin prints goes to standard error and cannot break a frame
+    try:
+        _Worker(fd_in, fd_out).run()
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`rlvr recipes explain`: every key of a recipe says what it means, which values it takes and its default."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from rlvr.config.document.paths import key_paths, sections_in
+from rlvr.config.explain import explain, meaning
+from rlvr.config.messages.meanings import MEANINGS
+from rlvr.config.recipe import Recipe
+from rlvr.errors import ConfigError
+
+
+def _sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield section
+    for field in section.model_fields.values():
+        kind: Any = field.annotation
+        for inner in (kind, *get_args(kind)):
+            for below in sections_in(inner):
+                yield from _sections(below)
+
+
+def test_every_key_means_something() -> None:
+    silent = {
+        f"{section.__name__}.{name}"
+        for section in _sections(Recipe)
+        for name, field in section.model_fields.items()
+        if not sections_in(field.annotation)
+        and not any(sections_in(inner) for inner in get_args(field.annotation))
+        and not meaning(section, name)
+    }
+    assert not silent, "add `key: what it means` to the section's docstring"
+
+
+def test_the_table_has_no_key_that_is_gone_or_that_its_docstring_explains() -> None:
+    sections = {section.__name__: section for section in _sections(Recipe)}
+    for key, text in MEANINGS.items():
+        name, _, field = key.partition(".")
+        assert field in sections[name].model_fields, key
+        assert meaning(sections[name], field) == text, key
+
+
+@pytest.mark.parametrize("key", key_paths(Recipe))
+def test_every_path_is_explained(key: str) -> None:
+    rows = explain(key)
+    assert rows
+    assert all(name for name, _, _ in rows)
+
+
+def test_positions_and_names_may_be_written_out() -> None:
+    written = explain("data.train.0.checks.mine.role")
+    assert written == explain("data.train.N.checks.NAME.role")
+    assert "gate: unless it passes" in written[0][1]
+    assert written[1][1] == "reward | gate | shadow"
+    assert explain("rollout.group_size")[1:] == [
+        ("value", "whole number, at least 1, at most 1,000,000,000", ""),
+        ("default", "8", ""),
+    ]
+
+
+def test_an_entry_of_a_docstring_ends_where_the_next_begins() -> None:
+    assert explain("data.train.0.limit")[0][1] == "use only so many rows (0 = all)."
+    assert explain("cluster.sync_deadline_s")[0][1].startswith("longest wait for an actor to start")
+
+
+def test_kinds_are_told_apart() -> None:
+    names = [name for name, _, _ in explain("algorithm.loss")]
+    assert "algorithm.loss.clip_low (clipped)" in names
+    assert "algorithm.loss.clip_low (gspo)" in names
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("rollout.temprature", "did you mean rollout.temperature"),
+        ("num_generations", "did you mean rollout.group_size"),
+        ("qqq.zzz", "lists the sections"),
+    ],
+)
+def test_an_unknown_key_gets_a_hint(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint):
+        explain(key)

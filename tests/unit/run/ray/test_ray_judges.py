@@ -1,0 +1,177 @@
+"""The judge fleet over pools that are lost, frozen or gone for good. No Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from rlvr.errors import RlvrError, VerifierError
+from rlvr.plugin import verifier
+from rlvr.records import Check, Completion, FinishReason, Prompt, Status, Verdict
+from rlvr.run.ray.workers.judge_fleet import JudgeFleet, PoolLost
+from rlvr.run.ray.workers.judge_items import Item, Judged
+from rlvr.verification.service import Judge
+
+
+class Pool:
+    """Passes every item; is lost after `lives` verdicts, or freezes."""
+
+    def __init__(self, *, lives: int | None = None, is_frozen: bool = False) -> None:
+        self.place = "somewhere"
+        self.lives = lives
+        self.is_frozen = is_frozen
+        self.num_judged = 0
+        self.is_killed = False
+
+    async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+        for item in items:
+            await self._answer()
+            if self.lives is not None and self.num_judged >= self.lives:
+                raise PoolLost("its process is gone")
+            self.num_judged += 1
+            verdict = Verdict(
+                status=Status.PASS, score=1.0, reason="as asked", verifier="p@1", seconds=0.0
+            )
+            yield Judged(
+                number=item.number, verdicts={check.name: verdict for check in item.prompt.checks}
+            )
+
+    async def health(self) -> None:
+        await self._answer()
+
+    async def kill(self) -> None:
+        self.is_killed = True
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
+        while self.is_frozen:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def here() -> Iterator[Judge]:
+    judge = Judge(workers=1, deadline_s=5.0)
+    yield judge
+    judge.close()
+
+
+@verifier(version="1")
+def by_pools(text: str, reference: object) -> bool:
+    """Known to the pools alone: the driver never asks it."""
+    raise AssertionError("judged in the driver")
+
+
+def pairs(count: int, *, name: str = f"{__name__}:by_pools") -> list[tuple[Prompt, Completion]]:
+    check = Check(name="m", verifier=name, reference="1")
+    prompt = Prompt(prompt_id="p", text="1?", checks=(check,), source="s")
+    return [
+        (
+            prompt,
+            Completion(
+                completion_id=f"c{i}", prompt_id="p", sample_index=i, prompt_token_ids=(1,), token_ids=(2,),
+                logprobs=(-1.0,), sampled_mask=(True,), text="1",
+                finish_reason=FinishReason.STOP, policy_versions=(0,),
+            ),
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def play(
+    here: Judge,
+    pools: Sequence[Pool],
+    scene: Callable[[JudgeFleet], Awaitable[Any]],
+    *,
+    max_restarts: int = 5,
+    names: Sequence[str] = ("judge-0",),
+) -> tuple[Any, list[str]]:
+    """What the scene returns, and the kinds of the events. Pools start in their order."""
+    coming = iter(pools)
+    events: list[str] = []
+
+    async def spawn(name: str) -> Pool:
+        try:
+            return next(coming)
+        except StopIteration:
+            raise VerifierError("no more pools") from None
+
+    async def whole() -> Any:
+        fleet = JudgeFleet(
+            spawn, names=names, here=here, heartbeat_s=0.02, answer_s=0.1, max_restarts=max_restarts,
+            on_event=lambda kind, **fields: events.append(kind),
+        )  # fmt: skip
+        async with asyncio.timeout(10):
+            await fleet.start()
+            try:
+                return await scene(fleet)
+            finally:
+                await fleet.close()
+
+    return asyncio.run(whole()), events
+
+
+def judge_all(count: int) -> Callable[[JudgeFleet], Awaitable[Any]]:
+    async def scene(fleet: JudgeFleet) -> Any:
+        return await asyncio.gather(*(fleet.judge(*pair) for pair in pairs(count)))
+
+    return scene
+
+
+def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_error(here: Judge):
+    pools = [Pool(lives=3), Pool()]
+    verdicts, events = play(here, pools, judge_all(10))
+    assert [v["m"].status for v in verdicts] == [Status.PASS] * 10
+    assert [pool.num_judged for pool in pools] == [3, 7]
+    assert pools[0].is_killed
+    assert events == ["judge_lost", "judge_restarted"]
+
+
+def test_a_frozen_pool_is_found_and_the_other_one_takes_over(here: Judge):
+    pools = [Pool(is_frozen=True), Pool()]
+    verdicts, events = play(here, pools, judge_all(8), names=("judge-0", "judge-1"), max_restarts=0)
+    assert len(verdicts) == 8
+    assert pools[1].num_judged == 8
+    assert events == ["judge_lost"]
+
+
+def test_items_are_shared_among_pools(here: Judge):
+    pools = [Pool(), Pool()]
+    play(here, pools, judge_all(8), names=("judge-0", "judge-1"))
+    assert [pool.num_judged for pool in pools] == [4, 4]
+
+
+def test_an_item_that_ends_every_pool_stops_the_run_and_is_named(here: Judge):
+    with pytest.raises(VerifierError, match=r"completion 'c0' was with 4 judges.*rlvr verify"):
+        play(here, [Pool(lives=0) for _ in range(6)], judge_all(1))
+
+
+def test_when_no_pool_can_be_started_any_more_the_run_stops(here: Judge):
+    with pytest.raises(VerifierError, match="no judge is left"):
+        play(here, [Pool(lives=0)], judge_all(2), max_restarts=0)
+
+
+def test_what_needs_no_waiting_is_judged_in_the_driver(here: Judge):
+    pool = Pool()
+
+    async def scene(fleet: JudgeFleet) -> Any:
+        return await fleet.judge(*pairs(1, name="text_match")[0])
+
+    verdicts, _ = play(here, [pool], scene)
+    assert verdicts["m"].status is Status.PASS
+    assert pool.num_judged == 0
+
+
+def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: Judge):
+    class Broken(Pool):
+        async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+            await asyncio.sleep(0)
+            raise RlvrError("judge-0 failed: RuntimeError: the verifier pool is closed")
+            yield
+
+    async def scene(fleet: JudgeFleet) -> None:
+        work = [fleet.judge(prompt, completion) for prompt, completion in pairs(3)]
+        found = await asyncio.gather(*work, return_exceptions=True)
+        assert ["the verifier pool is closed" in str(error) for error in found] == [True] * 3
+
+    play(here, [Broken()], scene)

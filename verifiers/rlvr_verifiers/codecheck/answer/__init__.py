@@ -1,0 +1,5 @@
+"""The program in a completion: which block it is, and whether it looks at its judge.
+
+Comes in:   the text of a completion.
+Goes out:   source code, and signs of suspicion for a metric.
+"""

@@ -1,0 +1,379 @@
+"""Runs in the candidate's box, after the candidate's own code and in its interpreter, and serves calls on it.
+
+Frames come on descriptor 3 and go on descriptor 4. The first request, `load`, runs main.py and says which of the asked
+names it defines. Nothing that this process says is trusted beyond "this is the value that I claim": it never sees a
+test, an expected value or a comparison. Its nonce is echoed, so that an answer belongs to its question.
+
+    {"op": "load", "names": [...]}                    -> {"names": {name: value}}
+    {"op": "call", "o": handle, "a": args, "k": kwargs} -> {"v": value, "m": [[number, contents], ...]}
+    {"op": "run", "name", "a": [args, kwargs, ...], "method"} -> {"v": value}
+    {"op": "get" | "set", "o", "attr", "v"}           {"op": "next", "o", "n"} -> {"v": [...], "end": bool}
+    {"op": "do", "f": name, "a": [...]}               an operator or built-in of `ACTIONS`
+    any of them may give                              -> {"x": [class names], "s": message}
+"""
+
+import builtins
+import copy
+import operator
+import os
+import sys
+import time
+import types
+from typing import Any
+
+from rlvr_verifiers.codecheck.inside.wire import (
+    ANSWER,
+    CALLBACK,
+    HEADER,
+    MAX_FRAME_BYTES,
+    NONCE_BYTES,
+    REPLY,
+    Decoder,
+    Encoder,
+    WireError,
+    dump,
+    parse,
+)
+
+FILE = "main.py"
+MODULE = "solution"
+BATCH_S = 0.05
+ACTIONS = {
+    name: getattr(operator, name)
+    for name in [
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "matmul",
+        "and_",
+        "or_",
+        "xor",
+        "lshift",
+        "rshift",
+        "neg",
+        "pos",
+        "invert",
+        "abs",
+        "getitem",
+        "setitem",
+        "delitem",
+        "index",
+    ]
+}
+ACTIONS.update(
+    len=len, str=str, repr=repr, bool=bool, int=int, float=float, round=round, hash=hash, iter=iter,
+    isinstance=isinstance, issubclass=issubclass, copy=copy.copy, deepcopy=copy.deepcopy, delattr=delattr,
+    complex=complex, bytes=bytes, reversed=reversed,
+)  # fmt: skip
+
+
+class Channel:
+    """Frames over two descriptors, read and written with nothing that the candidate can swap out by name."""
+
+    def __init__(self, reads=3, writes=4):
+        self.reads, self.writes = reads, writes
+        self._read, self._write = os.read, os.write
+
+    def receive(self):
+        """(nonce, kind, body) of the next frame. Raises EOFError at the end."""
+        (size,) = HEADER.unpack(self._exactly(HEADER.size))
+        data = self._exactly(size)
+        return data[:NONCE_BYTES], data[NONCE_BYTES : NONCE_BYTES + 1], data[NONCE_BYTES + 1 :]
+
+    def send(self, nonce, kind, body):
+        """Writes one frame."""
+        data = nonce + kind + body
+        if len(data) > MAX_FRAME_BYTES:
+            raise WireError("a frame above the cap")
+        view = memoryview(HEADER.pack(len(data)) + data)
+        while view:
+            view = view[self._write(self.writes, view[:1048576]) :]
+
+    def _exactly(self, size):
+        parts = []
+        while size:
+            part = self._read(self.reads, min(size, 1048576))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+class Server:
+    """Serves requests on one module; re-entrant, because a function of the tests may call back."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.module = types.ModuleType(MODULE)
+        self.handles = {}
+        self.numbers = {}
+        self.nonce = b""
+        self.loop = None
+
+    def serve(self):
+        """Answers until the other side closes."""
+        try:
+            while True:
+                self.nonce, _, body = self.channel.receive()
+                self.answer(body)
+        except EOFError:
+            return
+
+    def answer(self, body):
+        """Does what one request asks and sends its reply, under the nonce that it came with."""
+        nonce = self.nonce
+        request = parse(body)
+        decoder = Decoder(self.resolve)
+        before = None
+        try:
+            if request["op"] == "call":
+                call = decoder.items([request["a"], request["k"]])
+                before = [copy.copy(container) for container in decoder.objects]
+                reply = self.values(self.handles[request["o"]](*call[0], **call[1]), decoder)
+            else:
+                reply = getattr(self, "op_" + request["op"])(request, decoder)
+        except BaseException as error:  # noqa: BLE001 - whatever the program raises is its answer
+            reply = self.failure(error)
+        try:
+            if before is not None:
+                self.add_mutations(reply, decoder, before)
+            reply.pop("encoder", None)
+            frame = dump(reply)
+        except BaseException as error:  # noqa: BLE001 - its objects may raise while they are read, too
+            frame = dump(self.failure(error))
+        self.nonce = nonce
+        self.channel.send(nonce, REPLY, frame)
+
+    def values(self, value, decoder):
+        """The reply that carries one value; a container of the request is named by its number."""
+        encoder = Encoder(self.refer, decoder.objects)
+        return {"v": encoder.encode(value), "encoder": encoder}
+
+    def add_mutations(self, reply, decoder, before):
+        """What the call changed in the containers that it was given."""
+        encoder = reply.get("encoder") or Encoder(self.refer, decoder.objects)
+        changed = [
+            [number, encoder.contents(now)]
+            for number, (now, old) in enumerate(zip(decoder.objects, before, strict=False))
+            if _differs(now, old)
+        ]
+        if changed:
+            reply["m"] = changed
+
+    def failure(self, error):
+        """The reply for an exception: the names of its classes, and its message."""
+        try:
+            message = str(error)[:500]
+        except BaseException:  # noqa: BLE001 - the exception is the program's own
+            message = ""
+        names = [kind.__name__ for kind in type(error).__mro__]
+        handles = [self.number(kind) for kind in type(error).__mro__ if kind.__module__ == MODULE]
+        reply = {
+            "x": names,
+            "s": message.encode("ascii", "backslashreplace").decode(),
+            "h": handles,
+        }
+        try:
+            reply["args"] = [Encoder().encode(item) for item in error.args]
+        except Exception:  # noqa: BLE001 - the message is enough
+            reply.pop("args", None)
+        return reply
+
+    def number(self, value):
+        """The handle of an object; the same one each time."""
+        number = self.numbers.get(id(value))
+        if number is None:
+            number = self.numbers[id(value)] = len(self.handles)
+            self.handles[number] = value
+        return number
+
+    def refer(self, value: Any) -> list[Any]:
+        """How an object that is not plain is named: its handle, and what kind of thing it is."""
+        kind = ""
+        names: list[str] = []
+        if isinstance(value, type):
+            names = [base.__name__ for base in value.__mro__]
+            kind = "e" if issubclass(value, Exception) else "c"
+        elif isinstance(value, types.CoroutineType):
+            kind = "a"
+        elif isinstance(value, types.GeneratorType):
+            kind = "g"
+        elif callable(value):
+            kind = "f"
+        reference = ["o", self.number(value), kind, type(value).__name__[:60]]
+        if kind == "e":
+            reference.append(names)
+        return reference
+
+    def resolve(self, data: Any) -> Any:
+        """The object that the tests name: a handle of this side, a function or an iterator of theirs, an array."""
+        if data[0] == "h":
+            return self.handles[data[1]]
+        if data[0] == "cb":
+            return self.stub(data[1], data[2])
+        if data[0] == "it":
+            return self.pull(data[1])
+        if data[0] == "fn":
+            return getattr(builtins, data[1])
+        if data[0] == "n":
+            import numpy
+
+            return numpy.array(Decoder().decode(data[3]), dtype=data[1]).reshape(data[2])
+        raise WireError("unknown tag")
+
+    def stub(self, number, name):
+        """A function that calls one of the tests; of the function itself nothing is here."""
+
+        def call(*args, **kwargs):
+            return self.call_back(number, args, kwargs)
+
+        call.__name__ = call.__qualname__ = name
+        return call
+
+    def pull(self, number):
+        """An iterator of the tests."""
+        while True:
+            found = self.call_back(number, (), {})
+            if not found:
+                return
+            yield found[0]
+
+    def call_back(self, number, args, kwargs):
+        """Calls a function of the tests and waits; it may call back in turn."""
+        nonce = self.nonce
+        encoder = Encoder(self.refer)
+        body = {"cb": number, "a": encoder.encode(list(args)), "k": encoder.encode(kwargs)}
+        self.channel.send(nonce, CALLBACK, dump(body))
+        while True:
+            incoming, kind, body = self.channel.receive()
+            if kind == ANSWER:
+                self.nonce = nonce
+                break
+            self.nonce = incoming
+            self.answer(body)
+        message = parse(body)
+        if "x" in message:
+            kind = getattr(builtins, message["x"], RuntimeError)
+            is_simple = isinstance(kind, type) and issubclass(kind, Exception)
+            raise (kind if is_simple and not issubclass(kind, UnicodeError) else RuntimeError)(
+                message["s"]
+            )
+        return Decoder(self.resolve).decode(message["v"])
+
+    def op_load(self, request, decoder):
+        """Runs the candidate's file as a module and reads the asked names out of it."""
+        with open(FILE, "rb") as file:
+            source = file.read()
+        names = self.module.__dict__
+        names["__file__"] = FILE
+        sys.modules[MODULE] = sys.modules["__main__"] = self.module
+        sys.argv = [FILE]
+        exec(compile(source, FILE, "exec", dont_inherit=True), names)
+        encoder = Encoder(self.refer)
+        return {"names": {n: encoder.encode(names[n]) for n in request["names"] if n in names}}
+
+    def op_run(self, request, decoder):
+        """Calls a name of the module, and a method of what it gives; the value travels without aliases of arguments."""
+        args, kwargs, method_args, method_kwargs = decoder.items(request["a"])
+        value = self.module.__dict__[request["name"]](*args, **kwargs)
+        if request["method"]:
+            value = getattr(value, request["method"])(*method_args, **method_kwargs)
+        return {"v": Encoder(self.refer).encode(value)}
+
+    def op_get(self, request, decoder):
+        """An attribute."""
+        return self.values(getattr(self.handles[request["o"]], request["attr"]), decoder)
+
+    def op_set(self, request, decoder):
+        """Sets an attribute."""
+        setattr(self.handles[request["o"]], request["attr"], decoder.decode(request["v"]))
+        return {"v": None}
+
+    def op_next(self, request, decoder):
+        """The next items of an iterator: at most `n`, and no longer than it takes to be polite."""
+        iterator, found, end = self.handles[request["o"]], [], False
+        start = time.monotonic()
+        for _ in range(request["n"]):
+            try:
+                found.append(next(iterator))
+            except StopIteration:
+                end = True
+                break
+            except BaseException as error:
+                if not found:
+                    raise
+                # what came before the fault counts; the fault comes with the next request
+                self.handles[request["o"]] = _raising(error)
+                break
+            if time.monotonic() - start > BATCH_S:
+                break
+        return {**self.values(found, decoder), "end": end}
+
+    def op_do(self, request, decoder):
+        """An operator or a built-in function on handles and plain values."""
+        args = decoder.items(request["a"])
+        if request["f"] == "await":
+            import asyncio  # dear, and seldom needed
+
+            self.loop = self.loop or asyncio.new_event_loop()
+            return self.values(self.loop.run_until_complete(args[0]), decoder)
+        return self.values(ACTIONS[request["f"]](*args), decoder)
+
+
+def _raising(error):
+    raise error
+    yield
+
+
+def _differs(now, old):
+    if len(now) != len(old):
+        return True
+    if isinstance(now, dict):
+        pairs = zip(now.items(), old.items(), strict=True)
+        return any(a is not c or b is not d for (a, b), (c, d) in pairs)
+    if isinstance(now, set):
+        return {id(item) for item in now} != {id(item) for item in old}
+    if isinstance(now, bytearray):
+        return now != old
+    return any(a is not b for a, b in zip(now, old, strict=True))
+
+
+class _Nowhere:
+    """A channel of which nothing comes out."""
+
+    def send(self, nonce, kind, body):
+        """Drops one frame."""
+
+
+def rehearse():
+    """Answers some requests, so that the interpreter has specialised this code before each run begins with it."""
+    for _ in range(20):
+        server = Server(_Nowhere())
+        function = server.module.__dict__["f"] = lambda items, more=0: [*items, more]
+        handle = server.number(function)
+        nothing = ["d", []]
+        args = ["l", [["l", [1, "a", ["t", [2]]]]]]
+        server.answer(dump({"op": "call", "o": handle, "a": args, "k": nothing}))
+        args = [args, nothing, ["l", []], nothing]
+        server.answer(dump({"op": "run", "name": "f", "method": "", "a": args}))
+
+
+def main():
+    """Serves descriptors 3 and 4 until they close, and ends at once."""
+    Server(Channel()).serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

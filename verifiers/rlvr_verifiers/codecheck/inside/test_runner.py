@@ -1,0 +1,292 @@
+"""Runs in the box of the tests: holds the asserts, calls the candidate by proxy, and reports each test's outcome.
+
+The first frame is the task:
+
+    {"setup": source, "tests": [source], "style": "asserts" | "check" | "module", "entry_point": name,
+     "names": {name: value of the candidate}, "tolerance": [abs_tol, rel_tol] | null, "is_complete": bool,
+     "is_json": bool}
+
+Then this side asks (REQUEST, and ANSWER to a CALLBACK), and reports: OUTCOME {"i", "ok", "why"} for each test, and
+DONE at the end. Every comparison happens here, on exact built-in values; a candidate's object that is not plain is a
+`Remote`, which never equals a test's value, whatever its class says.
+"""
+
+import _ast
+import builtins
+import importlib
+import math
+import operator
+import os
+import sys
+import types
+from typing import Any
+
+from rlvr_verifiers.codecheck.inside.proxies import Dead, Link, Remote
+from rlvr_verifiers.codecheck.inside.pytest_shim import cases_of, install
+from rlvr_verifiers.codecheck.inside.wire import (
+    DONE,
+    OUTCOME,
+    REPLY,
+    Decoder,
+    WireError,
+    dump,
+    parse,
+)
+
+SHOWN_CHARS = 120
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where a statement holds others
+COMPARE = {
+    _ast.Eq: "==", _ast.NotEq: "!=", _ast.Lt: "<", _ast.LtE: "<=", _ast.Gt: ">", _ast.GtE: ">=", _ast.Is: "is",
+    _ast.IsNot: "is not", _ast.In: "in", _ast.NotIn: "not in",
+}  # fmt: skip
+DO_COMPARE = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "is": operator.is_, "is not": operator.is_not, "in": lambda a, b: a in b, "not in": lambda a, b: a not in b,
+}  # fmt: skip
+
+
+class Mismatch(AssertionError):  # noqa: N818 - an assertion that knows its two sides
+    """An assert over one comparison failed."""
+
+
+def shown(value):
+    """A value for a person, on one line and short; a candidate's object is not asked for its text."""
+    if isinstance(value, Remote):
+        return "an object of the program"
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - a repr of the tests' own classes may raise anything
+        text = "a " + type(value).__name__ + " whose repr raised " + type(error).__name__
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
+
+
+def is_close(left, right, abs_tol, rel_tol):
+    """Equal, with numbers within a tolerance, at any depth of lists, tuples and dicts of one type."""
+    numbers = (int, float)
+    if type(left) in numbers and type(right) in numbers:
+        if float not in (type(left), type(right)):
+            return left == right
+        return left == right or math.isclose(left, right, abs_tol=abs_tol, rel_tol=rel_tol)
+    if type(left) is type(right) and type(left) in (list, tuple):
+        pairs = zip(left, right, strict=False)
+        return len(left) == len(right) and all(is_close(a, b, abs_tol, rel_tol) for a, b in pairs)
+    if type(left) is dict and type(right) is dict:
+        same = left.keys() == right.keys()
+        return same and all(is_close(left[key], right[key], abs_tol, rel_tol) for key in left)
+    return left == right
+
+
+def as_lists(value):
+    """The value with lists in place of its tuples, at any depth of exact lists, tuples and dicts."""
+    if type(value) in (list, tuple):
+        return [as_lists(item) for item in value]
+    if type(value) is dict:
+        return {key: as_lists(item) for key, item in value.items()}
+    return value
+
+
+def rewrite_asserts(body):
+    """`assert a == b` becomes a call that knows both sides, in these statements and those inside them."""
+    for index, node in enumerate(body):
+        if type(node) is _ast.Assert:
+            test = node.test
+            if type(test) is _ast.Compare and len(test.ops) == 1:
+                body[index] = _checked(node, test)
+            continue
+        for field in _BLOCKS:
+            rewrite_asserts(getattr(node, field, ()))
+
+
+def _checked(node, test):
+    place = {name: getattr(node, name) for name in node._attributes}
+    function = _ast.Name("__rlvr_assert__", _ast.Load(), **place)
+    sign = _ast.Constant(COMPARE[type(test.ops[0])], None, **place)
+    call = _ast.Call(function, [sign, test.left, test.comparators[0]], [], **place)
+    return _ast.Expr(call, **place)
+
+
+class Tests:
+    """One task's tests, run in one namespace in their order."""
+
+    def __init__(self, link, task):
+        self.link = link
+        self.task = task
+        self.tolerance = task["tolerance"]
+        self.names = {"__name__": "tests", "__builtins__": builtins, "__rlvr_assert__": self.check}
+
+    def check(self, sign, left, right):
+        """An assert over one comparison. Raises Mismatch."""
+        if self.task["is_json"]:
+            left = as_lists(left)
+        if sign == "==" and self.tolerance and not isinstance(left, Remote):
+            is_true = is_close(left, right, *self.tolerance)
+        elif sign == "in" and self.task["is_json"]:
+            tolerance = self.tolerance or (0.0, 0.0)
+            is_true = any(is_close(left, item, *tolerance) for item in right)
+        else:
+            is_true = DO_COMPARE[sign](left, right)
+        if not is_true:
+            if sign == "==":
+                raise Mismatch("expected " + shown(right) + ", got " + shown(left))
+            raise Mismatch(shown(left) + " " + sign + " " + shown(right) + " does not hold")
+
+    def execute(self, source, name):
+        """Runs source text of the tests."""
+        tree: Any = compile(source, name, "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+        rewrite_asserts(tree.body)
+        exec(compile(tree, name, "exec", dont_inherit=True, optimize=0), self.names)
+
+    def bind(self):
+        """The candidate's names, and the modules of the standard library that the tests use without importing."""
+        try:
+            for name, data in self.task["names"].items():
+                self.names[name] = Decoder(self.link.resolve).decode(data)
+        except (WireError, RecursionError) as error:
+            raise self.link.died("the program sent what cannot be read") from error
+        for name, module in self.task["modules"].items():
+            self.names[name] = importlib.import_module(module)
+        module = types.ModuleType("solution")
+        module.__dict__.update((name, self.names[name]) for name in self.task["names"])
+        sys.modules["solution"] = module
+
+    def steps(self):
+        """(what it is, a function that runs it) for each test, in order."""
+        if self.task["style"] == "asserts":
+            for source in self.task["tests"]:
+                yield (
+                    " ".join(source.split())[:SHOWN_CHARS],
+                    lambda s=source: self.execute(s, "test"),
+                )
+            return
+        if self.task["style"] == "check":
+            yield "check", lambda: self.names["check"](self.names[self.task["entry_point"]])
+            return
+        for name, value in sorted(self.names.items(), key=lambda pair: _line_of(pair[1])):
+            if name.startswith("test") and isinstance(value, types.FunctionType):
+                for arguments in cases_of(value, self.names):
+                    yield name, lambda test=value, given=arguments: test(**given())
+            elif isinstance(value, type) and value.__module__ == "tests":
+                yield from _methods(value, self.names)
+
+    def run(self):
+        """Runs all, and reports each outcome."""
+        try:
+            self.bind()
+            if any("pytest" in source for source in (self.task["setup"], *self.task["tests"])):
+                install()
+            self.execute(self.task["setup"], "setup")
+            if self.task["style"] != "asserts":
+                self.execute(self.task["tests"][0], "test")
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome
+            self.report(-1, "setup", error)
+            return
+        is_first_missing = True
+        for index, (label, step) in enumerate(self.steps()):
+            is_first_missing = False
+            error = self.attempt(step)
+            self.report(index, label, error)
+            if self.link.dead or self.link.fault or (error and not self.task["is_complete"]):
+                return
+        if is_first_missing and self.task["style"] == "module":
+            self.report(0, "module", None)  # asserts at the top of the module have held
+
+    def attempt(self, step):
+        """The exception that a step ended with, or None."""
+        try:
+            step()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome
+            return error
+        return Dead(self.link.dead) if self.link.dead else None
+
+    def report(self, index, label, error):
+        """Sends one outcome."""
+        why = ""
+        if error is not None:
+            text = _text_of(error)
+            is_own = isinstance(error, (Mismatch, Dead))
+            why = text if is_own else type(error).__name__ + (": " + text if text else "")
+        outcome = {"i": index, "ok": error is None, "label": label, "why": why}
+        links = {"fault": self.link.fault, "dead": self.link.dead}
+        # where each test counts, none may be lost to a later one that never ends
+        send = self.link.send if self.task["is_complete"] else self.link.send_later
+        send(OUTCOME, dump({**outcome, **links}))
+
+
+def _text_of(error):
+    try:
+        return str(error)[:300]
+    except BaseException:  # noqa: BLE001 - the text may be the candidate's to give
+        return ""
+
+
+def _line_of(value):
+    code = getattr(value, "__code__", None)
+    if code is None and isinstance(value, type):
+        lines = [_line_of(v) for v in vars(value).values() if isinstance(v, types.FunctionType)]
+        return min(lines, default=0)
+    return code.co_firstlineno if code is not None else 0
+
+
+def _methods(kind, names):
+    """The tests of a class: unittest's or plain ones."""
+    is_case = any(base.__name__ == "TestCase" for base in kind.__mro__)
+    if not is_case and not kind.__name__.startswith("Test"):
+        return
+    if is_case:
+        kind.setUpClass()
+    for name, method in list(vars(kind).items()):
+        if not (name.startswith("test") and isinstance(method, types.FunctionType)):
+            continue
+
+        for arguments in cases_of(method, names):
+            yield kind.__name__ + "." + name, _step(kind, name, arguments, is_case)
+
+
+def _step(kind, name, arguments, is_case):
+    def step():
+        case = kind(name) if is_case else kind()
+        before, after = ("setUp", "tearDown") if is_case else ("setup_method", "teardown_method")
+        for part in (before, name, after):
+            if part == name:
+                getattr(case, part)(**arguments())
+            elif hasattr(case, part):
+                getattr(case, part)()
+
+    return step
+
+
+class _Echo(Link):
+    """A candidate that answers 2 to everything."""
+
+    def send(self, kind, body):
+        """Drops one frame."""
+
+    def receive(self):
+        """The answer."""
+        return REPLY, dump({"v": 2})
+
+
+def rehearse():
+    """Runs some tests, so that the interpreter has specialised this code before each run begins with it."""
+    task = {
+        "setup": "n = 0", "tests": ["assert f([1]) == 2", "assert f(n, 'a') in (1, 2)"], "style": "asserts",
+        "entry_point": "f", "names": {"f": ["o", 0, "f", "function"]}, "modules": {}, "tolerance": None,
+        "is_complete": False, "is_json": False,
+    }  # fmt: skip
+    for _ in range(20):
+        Tests(_Echo(), parse(dump(task))).run()
+    del sys.modules["solution"]
+
+
+def main():
+    """Reads the task, runs it, says that it is done, and ends at once."""
+    sys.setrecursionlimit(5000)
+    link = Link()
+    _, body = link.receive()
+    Tests(link, parse(body)).run()
+    link.send(DONE, b"")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Whether two expressions are equal: exact values, an image in a large finite field, bounded numerics."""

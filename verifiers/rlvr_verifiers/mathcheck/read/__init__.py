@@ -1,0 +1,1 @@
+"""From a text to all that it may mean, as typed answers."""
