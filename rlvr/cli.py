@@ -88,7 +88,7 @@ def train(
         stack.callback(console.activity.end)
         console.activity.begin("checking plugins, data and references")
         # what is wrong ends here, before a folder is made
-        judge, data = stack.enter_context(opened(loaded.recipe))
+        service, data = stack.enter_context(opened(loaded.recipe))
         check_prompts(loaded.recipe, data, tell=console.note)
         unstarted = stack.enter_context(UnstartedRun(run_dir))
         locked = locked_directory(run_dir, recipe_name=loaded.recipe.name, resume=resume)
@@ -100,7 +100,7 @@ def train(
 
         stack.enter_context(reported(directory.path, told=console.note))
         train_with(
-            loaded, judge=judge, data=data, directory=directory, resume=resume, console=console, choice=choice,
+            loaded, service=service, data=data, directory=directory, resume=resume, console=console, choice=choice,
         )  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def verify(
     question: Annotated[str, typer.Option("--prompt", help="with --explain: the question")] = "",
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
-    from rlvr.commands.verify_file import explain, given_pair, judge_file
+    from rlvr.commands.verify_file import explain, given_pair, verify_file
     from rlvr.config.document.overrides import parse_settings
     from rlvr.run.record.console import Console
 
@@ -244,7 +244,7 @@ def verify(
         return
     if input_ is None or output is None:
         raise ConfigError("rlvr verify needs --input FILE and --output FILE")
-    outcome = judge_file(
+    outcome = verify_file(
         verifier,
         input_,
         output,

@@ -30,8 +30,8 @@ from rlvr.run.record.checkpoints import NOT_FOR_INFERENCE, choose_checkpoint
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recipe_file import stored_recipe
 from rlvr.run.step.evaluation import Evaluation, evaluate
-from rlvr.run.step.sampler import CompletionJudge, SingleTurnSampler
-from rlvr.verification.service import Judge
+from rlvr.run.step.sampler import CompletionVerifier, SingleTurnSampler
+from rlvr.verification.service import VerifierService
 
 logger = logging.getLogger(__name__)
 
@@ -117,20 +117,20 @@ async def _evaluate(
 ) -> list[Evaluation]:
     if activity is not None:
         activity.begin("loading")
-    with opened(recipe) as (judge, data):
+    with opened(recipe) as (service, data):
         if server is None:  # a server has a tokenizer of its own
             for note in check_prompts(recipe, data).notes:
                 logger.warning(note.removeprefix("warning: "))
         if server is not None:
-            crew = served(recipe, choice=server, alias=alias, data=data, judge=judge)
+            workers = served(recipe, choice=server, alias=alias, data=data, service=service)
         elif recipe.cluster.backend is Backend.RAY:
-            crew = on_cluster(recipe, data=data, judge=judge)
+            workers = on_cluster(recipe, data=data, service=service)
         else:
-            crew = _here(recipe, data=data, judge=judge)
-        async with crew as (engine, judges, text):
+            workers = _here(recipe, data=data, service=service)
+        async with workers as (engine, verifiers, text):
             sampler = SingleTurnSampler(
                 engine=engine,
-                judge=judges,
+                verifier=verifiers,
                 tokenizer=text.tokenizer,
                 reward=recipe.reward,
                 run_seed=recipe.seed,
@@ -161,8 +161,8 @@ async def _evaluate(
 
 @asynccontextmanager
 async def _here(
-    recipe: Recipe, *, data: OpenedData, judge: Judge
-) -> AsyncIterator[tuple[RolloutEngine, CompletionJudge, PolicyText]]:
+    recipe: Recipe, *, data: OpenedData, service: VerifierService
+) -> AsyncIterator[tuple[RolloutEngine, CompletionVerifier, PolicyText]]:
     """Within it, this process generates and judges."""
     policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
     choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(policy.model))
@@ -170,7 +170,7 @@ async def _here(
     data.limit_prompts(prompt_limit(text=policy.text, recipe=recipe))
     engine = build_engine(recipe, policy=policy)
     try:
-        yield engine, judge, policy.text
+        yield engine, service, policy.text
     finally:
         await engine.close()
 

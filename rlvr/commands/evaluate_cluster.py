@@ -17,15 +17,15 @@ from rlvr.processes import watchdog
 from rlvr.protocols import RolloutEngine
 from rlvr.run.launch.choose_dtypes import choose_dtypes
 from rlvr.run.launch.preflight import OpenedData
-from rlvr.run.launch.run import Scene, prompt_limit
+from rlvr.run.launch.run import RunContext, prompt_limit
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.step.sampler import CompletionJudge
+from rlvr.run.step.sampler import CompletionVerifier
 from rlvr.run.step.stop import StopRequest
 from rlvr.run.weights.sync import sync_weights
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 EVERYWHERE = Path(
     os.sep
@@ -34,8 +34,8 @@ EVERYWHERE = Path(
 
 @asynccontextmanager
 async def on_cluster(
-    recipe: Recipe, *, data: OpenedData, judge: Judge
-) -> AsyncIterator[tuple[RolloutEngine, CompletionJudge, PolicyText]]:
+    recipe: Recipe, *, data: OpenedData, service: VerifierService
+) -> AsyncIterator[tuple[RolloutEngine, CompletionVerifier, PolicyText]]:
     """Within it, the recipe's engines hold the model's weights and its judges answer.
 
     Raises: ConfigError when the cluster cannot be had, RolloutError when an engine does not hold what was sent.
@@ -47,7 +47,7 @@ async def on_cluster(
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlvr-eval-"))
         watchdog.guard(Path(folder))
-        backend = stack.enter_context(opened_backend(recipe, judge=judge, run_dir=EVERYWHERE))
+        backend = stack.enter_context(opened_backend(recipe, service=service, run_dir=EVERYWHERE))
         text = await asyncio.to_thread(backend.open)
         choice = await asyncio.to_thread(choose_dtypes, recipe, measure=backend.measure_dtypes)
         recipe = recipe if choice is None else choice.recipe
@@ -59,11 +59,11 @@ async def on_cluster(
             directory, console=console, sinks=(), prompt_text=lambda _: "", keep_checkpoints=0, sample_every_steps=0,
         )  # fmt: skip
         stack.callback(recorder.close)
-        scene = Scene(
+        context = RunContext(
             recipe=recipe, directory=directory, recorder=recorder, console=console, stop=StopRequest(), resumed=None,
         )  # fmt: skip
-        crew = await stack.enter_async_context(backend.crew(scene))
+        workers = await stack.enter_async_context(backend.workers(context))
         thread = LearnerThread()
         stack.callback(thread.close)
-        await sync_weights(crew.learner, crew.engine, thread=thread)
-        yield crew.engine, crew.judge, text
+        await sync_weights(workers.learner, workers.engine, thread=thread)
+        yield workers.engine, workers.verifier, text

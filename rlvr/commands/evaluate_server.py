@@ -14,7 +14,7 @@ from rlvr.models.policy import PolicyText, load_tokenizer, outline
 from rlvr.rollout.server_engine import ServerEngine
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.launch.run import prompt_limit
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ def text_of(config: ModelConfig, *, served: ServedModel) -> PolicyText:
 
 @asynccontextmanager
 async def served(
-    recipe: Recipe, *, choice: ServerChoice, alias: str, data: OpenedData, judge: Judge
-) -> AsyncIterator[tuple[ServerEngine, Judge, PolicyText]]:
+    recipe: Recipe, *, choice: ServerChoice, alias: str, data: OpenedData, service: VerifierService
+) -> AsyncIterator[tuple[ServerEngine, VerifierService, PolicyText]]:
     """Within it, the server answers for the evaluation sets; prompts that are too long are dropped from `data`.
 
     Args: alias: MODEL of the command line, which may be the model's name at the server too.
@@ -100,6 +100,6 @@ async def served(
             stop_token_ids=text.stop_token_ids,
             prompts={p.prompt_id: p for prompts in data.evals.values() for p in prompts},
         )
-        yield engine, judge, text
+        yield engine, service, text
     finally:
         await asyncio.to_thread(client.close)

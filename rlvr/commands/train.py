@@ -10,7 +10,7 @@ from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 
 def require_backend(recipe: Recipe) -> None:
@@ -29,7 +29,7 @@ def require_backend(recipe: Recipe) -> None:
 def train_with(
     loaded: LoadedRecipe,
     *,
-    judge: Judge,
+    service: VerifierService,
     data: OpenedData,
     directory: RunDirectory,
     resume: bool,
@@ -45,5 +45,5 @@ def train_with(
     else:
         from rlvr.run.launch.local import train
     train(
-        loaded, judge=judge, data=data, directory=directory, resume=resume, console=console, choice=choice,
+        loaded, service=service, data=data, directory=directory, resume=resume, console=console, choice=choice,
     )  # fmt: skip

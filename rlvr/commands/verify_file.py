@@ -28,7 +28,7 @@ from rlvr.records import (
     Verdict,
 )
 from rlvr.storage.input_files import is_file, other_kind
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
@@ -71,7 +71,7 @@ class _Row:
     problem: str = ""
 
 
-def judge_file(
+def verify_file(
     verifier: str,
     input_path: str | Path,
     output_path: str | Path,
@@ -101,22 +101,22 @@ def judge_file(
         raise ConfigError(
             f"--input and --output are one file, {str(source)!r}: its rows would be lost; choose another output"
         )
-    judge = Judge(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
+    service = VerifierService(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings)
-        judge.preflight([check])
+        service.preflight([check])
         is_plain_file = not target.exists() or target.is_file()
         part = target.with_name(target.name + ".part") if is_plain_file else target
         try:
             with _open(part, "wb", is_gzip=target.suffix == ".gz") as sink:
-                report = asyncio.run(_judge_rows(judge, check, _read(source, check), sink))
+                report = asyncio.run(_verify_rows(service, check, _read(source, check), sink))
         except OSError as error:
             raise DataError(f"output file {str(target)!r} cannot be written: {error}") from error
         if part != target:
             part.replace(target)
         return report
     finally:
-        judge.close()
+        service.close()
 
 
 def explain(
@@ -135,19 +135,19 @@ def explain(
 
     Raises: PluginError for the verifier or its settings; DataError for the reference.
     """
-    judge = Judge(workers=1, deadline_s=deadline_s, sandbox=sandbox)
+    service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
-        judge.preflight([check])
+        service.preflight([check])
         text, messages = _question(question)
         prompt = Prompt(
             prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages
         )
-        judge.check_references([prompt])
+        service.check_references([prompt])
         pair = (prompt, completion_from_text(completion, prompt_id="pair"))
-        verdict = judge.judge_batch([pair])[0][_CHECK]
+        verdict = service.verify_batch([pair])[0][_CHECK]
     finally:
-        judge.close()
+        service.close()
     rows = [("status", verdict.status.name)]
     if verdict.extracted is not None:
         rows.append(("extracted", verdict.extracted))
@@ -189,11 +189,11 @@ def _require_input(path: Path) -> None:
         )
 
 
-async def _judge_rows(
-    judge: Judge, check: Check, rows: Iterator[_Row], sink: IO[bytes]
+async def _verify_rows(
+    service: VerifierService, check: Check, rows: Iterator[_Row], sink: IO[bytes]
 ) -> OfflineReport:
     """Waits, when the window is full, for the oldest open row, and for the references of each block."""
-    label = judge.label(check)
+    label = service.label(check)
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
     num_malformed = 0
     errors: list[str] = []
@@ -208,7 +208,7 @@ async def _judge_rows(
         sink.write(_line(row_id, verdict))
 
     while block := list(itertools.islice(rows, BLOCK_ROWS)):
-        problems = await asyncio.to_thread(_reference_problems, judge, block)
+        problems = await asyncio.to_thread(_reference_problems, service, block)
         for row, problem in zip(block, problems, strict=True):
             if row.prompt is None or row.completion is None:
                 num_malformed += 1
@@ -216,10 +216,10 @@ async def _judge_rows(
             elif problem:
                 reason = f"the reference cannot be used: {problem}"
                 window.append((row.row_id, _error(label, reason)))
-            elif settled := judge.prejudge(row.prompt, row.completion):
+            elif settled := service.prejudge(row.prompt, row.completion):
                 window.append((row.row_id, settled[_CHECK]))
             else:
-                task = asyncio.create_task(_judge_one(judge, row.prompt, row.completion))
+                task = asyncio.create_task(_verify_one(service, row.prompt, row.completion))
                 window.append((row.row_id, task))
             while len(window) >= WINDOW_ROWS or (window and _is_done(window[0][1])):
                 await write_oldest()
@@ -233,15 +233,15 @@ async def _judge_rows(
     )
 
 
-def _reference_problems(judge: Judge, rows: Sequence[_Row]) -> list[str]:
+def _reference_problems(service: VerifierService, rows: Sequence[_Row]) -> list[str]:
     """Why the reference of each row cannot be used; "" where it can, or where there is no row."""
     readable = [row.prompt.checks[0] for row in rows if row.prompt is not None]
-    problems = iter(judge.reference_problems(readable))
+    problems = iter(service.reference_problems(readable))
     return ["" if row.prompt is None else next(problems) for row in rows]
 
 
-async def _judge_one(judge: Judge, prompt: Prompt, completion: Completion) -> Verdict:
-    return (await judge.judge(prompt, completion, settled={}))[_CHECK]
+async def _verify_one(service: VerifierService, prompt: Prompt, completion: Completion) -> Verdict:
+    return (await service.verify(prompt, completion, settled={}))[_CHECK]
 
 
 def _is_done(pending: asyncio.Task[Verdict] | Verdict) -> bool:

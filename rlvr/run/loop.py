@@ -1,32 +1,35 @@
-"""The loop. It sees Protocols only; `rlvr.run.launch.local` builds the parts, on a laptop as on a cluster.
+"""The training loop. It sees Protocols only; `rlvr.run.launch` builds the parts, on a laptop as on a cluster.
 
-    producer:  take prompt -> make_group (generate, judge, reward) -> buffer.put              (run.producer)
-    start:     publish -> engines load -> each group of tensors perturbed, engines must follow   (run.weights.proof)
-    learner:   updater.step: groups from the buffer -> advantages -> batch -> optimiser step  (run.step.update)
-               -> publish -> engine loads -> receipt                                          (run.weights.sync)
-               -> evaluation, checkpoint when due -> metrics -> buffer.advance()
+      producer task                                   learner task (this loop; tensors in `parts.thread`)
+      -------------                                   ---------------------------------------------------
+      buffer.admit()  <------- admits prompts ------  first_sync: publish -> engines load -> proof
+      stream.take() -> prompt                         buffer.take() -> one step's groups, in the order of issue
+      sampler.make_group:                             updater.step: advantages -> batch -> optimiser step
+        engine.generate -> verify -> reward           sync_weights: publish -> engines load -> receipt
+      buffer.put(group)  -------- groups -------->    evaluation, checkpoint when due -> metrics
+                                                      buffer.advance()
 
-The producer waits in `buffer.admit` until `buffer.advance` says that the engine serves newer weights; with staleness it
-is so many steps ahead, and the engine generates while the learner trains. An engine loads weights only after the work
-that it has begun, and nothing is admitted between the load and `advance`: so everything in between finds the engine
-idle, and an evaluation sees one version and never shares a batch with training, at any staleness.
+    | task     | produces                | consumes          | waits in     | until                                  |
+    |----------|-------------------------|-------------------|--------------|----------------------------------------|
+    | producer | groups                  | prompts           | buffer.admit | advance: engines serve newer weights   |
+    | learner  | weights, room for groups| groups            | buffer.take  | put, or fail or close of the producer  |
+    | engine   | completions             | requests, weights | load_weights | requests that began before it are done |
+
+With `max_staleness` k the producer is k steps ahead, and engines generate while the learner trains. Nothing is admitted
+between `sync_weights` and `advance`, so whatever happens in between finds the engines idle: an evaluation sees one
+version of the weights and never shares a batch with training, at any staleness.
 """
 
 import asyncio
-from collections.abc import Sequence
 
-from rlvr.errors import Interrupted, VerifierError
-from rlvr.records import Group, Json
-from rlvr.run.monitor.broken_checkers import CheckerWatch
+from rlvr.errors import Interrupted
+from rlvr.records import Json
+from rlvr.run.after_step import AfterStep
 from rlvr.run.parts import RunParts
 from rlvr.run.producer import produce
-from rlvr.run.settle import Settlement
-from rlvr.run.steering import steer, unlike_from_start
 from rlvr.run.step.evaluation import Evaluation
 from rlvr.run.step.update import Update
 from rlvr.run.weights.sync import Sync, first_sync, sync_weights
-
-ERROR_RATE_PATIENCE_STEPS = 3
 
 
 async def run_loop(parts: RunParts) -> int:
@@ -38,18 +41,13 @@ async def run_loop(parts: RunParts) -> int:
     """
     parts.recorder.activity.begin("sending the first weights, and proving that they arrived")
     sync = await first_sync(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
-    checkers = CheckerWatch(
-        parts.recorder.event,
-        max_error_rate=parts.max_error_rate,
-        patience_steps=ERROR_RATE_PATIENCE_STEPS,
-    )
+    after = AfterStep(parts)
     if parts.first_step == 1:
         before = await parts.evaluate(0, sync.version, in_full=True)
         parts.recorder.evaluations(0, before)
-        checkers.observe_evaluations(0, before)
+        after.observe_evaluations(0, before)
     producer = asyncio.create_task(produce(parts))
-    settlement = Settlement(parts)
-    last_step, error_steps = parts.first_step - 1, 0
+    last_step = parts.first_step - 1
     try:
         for step in range(parts.first_step, parts.num_steps + 1):
             update = await parts.updater.step(policy_version=sync.version)
@@ -60,7 +58,7 @@ async def run_loop(parts: RunParts) -> int:
                 parts.learner, parts.engine, thread=parts.thread, proof=parts.proof
             )
             last_step = step
-            metrics = update.metrics | settlement.settle(step, update)
+            metrics = update.metrics | after.settle_prompts(step, update)
             metrics |= sync.metrics
             metrics |= _speed(update, sync, has_overlap=parts.buffer.max_staleness > 0)
 
@@ -72,18 +70,7 @@ async def run_loop(parts: RunParts) -> int:
                 evaluations = await parts.evaluate(step, sync.version, in_full=is_end)
             parts.recorder.step(step, update, metrics, evaluations)
 
-            parts.alarms.observe(step, update)
-            pause = steer(parts, step, metrics)
-            unjudged = metrics["reward/unjudged_rate"]
-            error_steps = error_steps + 1 if unjudged > parts.max_error_rate else 0
-            broken = checkers.observe(step, update.taken.groups)
-            checkers.observe_evaluations(step, evaluations)
-            broken = broken or unlike_from_start(parts, step, metrics)
-            if error_steps >= ERROR_RATE_PATIENCE_STEPS:
-                message = _error_rate_message(unjudged, error_steps, parts, update.taken.groups)
-                broken = broken or VerifierError(message)
-            if is_end:
-                broken = broken or checkers.nothing_judged(update.taken.groups)
+            broken, pause = after.observe(step, update, metrics, evaluations, is_end=is_end)
             if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
                 lineage = parts.recorder.lineage(step)  # here: the ledger belongs to this thread
                 await parts.thread.run(lambda s=step, found=lineage: _save(parts, s, found))
@@ -130,26 +117,3 @@ def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]
 def _save(parts: RunParts, step: int, lineage: dict[str, Json]) -> None:
     state = {**parts.state(), "lineage": lineage}
     parts.recorder.checkpoint(step, learner=parts.learner, state=state)
-
-
-def _error_rate_message(
-    rate: float, num_steps: int, parts: RunParts, groups: Sequence[Group]
-) -> str:
-    broken = [
-        (rollout.completion.completion_id, verdict.reason)
-        for group in groups
-        for rollout in group.rollouts
-        for verdict in rollout.verdicts.values()
-        if verdict.score is None
-    ]
-    cause = (
-        f"The verifier is broken, first: {broken[0][0]}: {broken[0][1]}"
-        if broken
-        else "The engine cut them off at rollout.completion_deadline_s: raise it, or see why the engine is slow"
-    )
-    return (
-        f"{rate:.0%} of rollouts could not be judged for {num_steps} step{'s' * (num_steps != 1)} "
-        f"(reward.max_error_rate is {parts.max_error_rate:.0%}): "
-        + ("nothing was learned. " if rate == 1.0 else "training on what is left would be biased. ")
-        + cause
-    )

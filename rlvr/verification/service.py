@@ -1,6 +1,6 @@
-"""Verdicts for completions: one `Judge` a run, over a pool of killable worker processes.
+"""Verdicts for completions: one `VerifierService` a run, over a pool of killable worker processes.
 
-judge(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
+verify(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
     PROCESS    the pool (`rlvr.verification.pool`): a hard deadline for each item; a hang or a crash is a FAIL
     ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because a service is out of reach
     SANDBOXED  in a thread, or awaited; the sandbox owns all waiting and all danger
@@ -30,15 +30,15 @@ from rlvr.verification.shared import Places, SharedWork
 from rlvr.verification.trial import load_tried
 from rlvr.verification.wire import as_verdict, error_verdict, label_of
 
-__all__ = ["Judge", "JudgeCounters", "VerifierPool"]
+__all__ = ["VerifierCounters", "VerifierPool", "VerifierService"]
 
 _MAX_LISTED_ROWS = 10
 _MAX_OPEN = 1024  # items of an ASYNC verifier at once, where it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeCounters:
-    """What a Judge has done since it was built.
+class VerifierCounters:
+    """What a VerifierService has done since it was built.
 
     num_items: verdicts given, of which `num_prejudged` in the parent. num_timeouts, num_crashes:
     FAIL verdicts of completions that hung or killed their checker. busy_s: seconds that verifiers
@@ -64,7 +64,7 @@ class _Entry:
     places: Places
 
 
-class Judge:
+class VerifierService:
     """Gives verdicts; safe to use from several threads and event loops.
 
     Args:
@@ -76,9 +76,9 @@ class Judge:
         sources: where verifiers come from, by name, that are not looked up here: single files of another machine.
 
     Example:
-        judge = Judge(workers=2, deadline_s=5.0)
-        judge.preflight(prompt.checks)
-        verdicts = await judge.judge(prompt, completion)   # {"math": Verdict(...)}
+        service = VerifierService(workers=2, deadline_s=5.0)
+        service.preflight(prompt.checks)
+        verdicts = await service.verify(prompt, completion)   # {"math": Verdict(...)}
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Judge:
         self._shared = SharedWork()
         self._sandbox_choice = sandbox
         self._sandbox: Sandbox | None = None
-        self._counters = JudgeCounters()
+        self._counters = VerifierCounters()
         self._lock = threading.RLock()
 
     @property
-    def counters(self) -> JudgeCounters:
+    def counters(self) -> VerifierCounters:
         """A snapshot of the counts so far."""
         return self._counters
 
@@ -197,7 +197,7 @@ class Judge:
                 self._count(verdict, is_prejudged=True)
         return settled
 
-    async def judge(
+    async def verify(
         self,
         prompt: Prompt,
         completion: Completion,
@@ -220,13 +220,13 @@ class Judge:
         verdicts |= {check.name: answer for check, answer in zip(open_checks, answers, strict=True)}
         return {check.name: verdicts[check.name] for check in prompt.checks}
 
-    def judge_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[dict[str, Verdict]]:
+    def verify_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[dict[str, Verdict]]:
         """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `judge`
         instead.
         """
 
         async def together() -> list[dict[str, Verdict]]:
-            return await asyncio.gather(*(self.judge(*pair) for pair in pairs))
+            return await asyncio.gather(*(self.verify(*pair) for pair in pairs))
 
         return asyncio.run(together())
 
@@ -360,7 +360,7 @@ class Judge:
         cause = "" if is_error else verdict.details.get("cause", "")
         with self._lock:
             old = self._counters
-            self._counters = JudgeCounters(
+            self._counters = VerifierCounters(
                 num_items=old.num_items + 1,
                 num_prejudged=old.num_prejudged + is_prejudged,
                 num_timeouts=old.num_timeouts + (cause == "timeout"),

@@ -82,7 +82,7 @@ class _Worker:
         verifier = self.verifiers[message["key"]]
         _limit_cpu(self.deadline_s)
         with _Imports(self.importing):
-            verdict = (_parse if message["op"] == "parse" else _judge)(verifier, message)
+            verdict = (_parse if message["op"] == "parse" else _service)(verifier, message)
         reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
         try:
             frame(reply)
@@ -227,7 +227,7 @@ class _Imports:
             self._tell()
 
 
-def _judge(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+def _service(verifier: Verifier, message: dict[str, Any]) -> Verdict:
     label = label_of(verifier)
     start = time.perf_counter()
     try:

@@ -111,9 +111,11 @@ def run_rlvr(options: argparse.Namespace) -> None:
             wait_for_go()
 
     loaded = load_recipe(str(folder / "bench.yaml"))
-    with opened(loaded.recipe) as (judge, data):
+    with opened(loaded.recipe) as (service, data):
         directory = open_directory(folder / "run", recipe_name="bench", resume=False)
-        train(loaded, judge=judge, data=data, directory=directory, resume=False, console=Turns())
+        train(
+            loaded, service=service, data=data, directory=directory, resume=False, console=Turns()
+        )
 
 
 def run_trl(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ import math_verify
 
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Completion, Prompt
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from rlvr_verifiers.math_answer import MathConfig, MathVerifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,18 +191,18 @@ def ours(rows: Iterable[Row], clock: Callable[[], float]) -> list[tuple[float, b
 
 def pooled(rows: Iterable[Row], clock: Callable[[], float]) -> list[tuple[float, bool]]:
     """The same through the pool, one after the other, as one item of a run waits for its verdict."""
-    judge = Judge(workers=2, deadline_s=DEADLINE_S)
+    service = VerifierService(workers=2, deadline_s=DEADLINE_S)
     results: list[tuple[float, bool]] = []
     try:
-        judge.preflight([Check(name="math", verifier="math")])
+        service.preflight([Check(name="math", verifier="math")])
         for row in rows:
             pair: tuple[Prompt, Completion]
             pair = _prompt(row.gold), completion_from_text(row.text, prompt_id="p")
             start = clock()
-            verdict = judge.judge_batch([pair])[0]["math"]
+            verdict = service.verify_batch([pair])[0]["math"]
             results.append((clock() - start, verdict.passed))
     finally:
-        judge.close()
+        service.close()
     return results
 
 

@@ -86,10 +86,10 @@ class InstantEngine:
     async def kill(self) -> None: ...
 
 
-class InstantJudge:
+class InstantVerifier:
     """Pays every second completion."""
 
-    async def judge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+    async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         passed = completion.sample_index % 2 == 0
         return {
             check.name: Verdict(
@@ -206,7 +206,7 @@ async def run_with(
     )
     parts = assemble(
         recipe, text=text, engine=fleet, learner=learner, set_correction=lambda _: None,
-        judge=InstantJudge(), data=data, recorder=recorder, stop=StopRequest(), resumed=None,
+        verifier=InstantVerifier(), data=data, recorder=recorder, stop=StopRequest(), resumed=None,
     )  # fmt: skip
     try:
         await run_loop(parts)

@@ -74,11 +74,11 @@ def train(name: str, *changes: str, resume: bool = False) -> Path:
     """The run directory of a run in this process."""
     loaded = load_recipe("tiny", [*BASE, *changes])
     path = Path.cwd() / name
-    with opened(loaded.recipe) as (judge, data):
+    with opened(loaded.recipe) as (service, data):
         directory = open_directory(path, recipe_name="tiny", resume=resume)
         console = Console(file=io.StringIO())
         local.train(
-            loaded, judge=judge, data=data, directory=directory, resume=resume, console=console
+            loaded, service=service, data=data, directory=directory, resume=resume, console=console
         )
     return path
 

@@ -79,10 +79,10 @@ def use(engine: type[TransformersEngine], monkeypatch: pytest.MonkeyPatch) -> No
 def train(*changes: str, resume: bool = False) -> Path:
     loaded = load_recipe("tiny", [*SMALL, *changes])
     path = Path.cwd() / "run"
-    with opened(loaded.recipe) as (judge, data):
+    with opened(loaded.recipe) as (service, data):
         directory = open_directory(path, recipe_name="tiny", resume=resume)
         local.train(
-            loaded, judge=judge, data=data, directory=directory, resume=resume, console=Console(file=io.StringIO()),
+            loaded, service=service, data=data, directory=directory, resume=resume, console=Console(file=io.StringIO()),
         )  # fmt: skip
     return path
 

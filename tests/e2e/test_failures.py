@@ -24,10 +24,10 @@ SMALL = [
 
 def train(folder: Path, *changes: str) -> None:
     loaded = load_recipe("tiny", [*SMALL, *changes])
-    with opened(loaded.recipe) as (judge, data):
+    with opened(loaded.recipe) as (service, data):
         directory = open_directory(folder / "run", recipe_name="tiny", resume=False)
         local.train(
-            loaded, judge=judge, data=data, directory=directory, resume=False, console=Console()
+            loaded, service=service, data=data, directory=directory, resume=False, console=Console()
         )
 
 

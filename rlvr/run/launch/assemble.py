@@ -25,7 +25,7 @@ from rlvr.run.step.buffer import GroupBuffer
 from rlvr.run.step.difficulty import SolveRates
 from rlvr.run.step.evaluation import Evaluation, evaluate
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.step.sampler import CompletionJudge, SamplingPlan, SingleTurnSampler
+from rlvr.run.step.sampler import CompletionVerifier, SamplingPlan, SingleTurnSampler
 from rlvr.run.step.shaping import RewardShaping, signal_filter
 from rlvr.run.step.stop import StopRequest
 from rlvr.run.step.update import KlInReward, Updater
@@ -42,7 +42,7 @@ def assemble(
     engine: RolloutEngine,
     learner: Learner,
     set_correction: Callable[[Correction], None],
-    judge: CompletionJudge,
+    verifier: CompletionVerifier,
     data: OpenedData,
     recorder: Recorder,
     stop: StopRequest,
@@ -56,7 +56,7 @@ def assemble(
     """
     sampler = SingleTurnSampler(
         engine=engine,
-        judge=judge,
+        verifier=verifier,
         tokenizer=text.tokenizer,
         reward=recipe.reward,
         run_seed=recipe.seed,

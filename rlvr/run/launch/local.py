@@ -14,13 +14,13 @@ from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
 from rlvr.rollout.build import build_engine
 from rlvr.run.launch.preflight import OpenedData
-from rlvr.run.launch.run import Crew, Scene, conduct
+from rlvr.run.launch.run import RunContext, Workers, run_recipe
 from rlvr.run.launch.start_learner import has_own_arithmetic, place_policy, start_learner
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.stages.supervised import SupervisedReport
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 __all__ = ["LocalBackend", "place_policy", "train"]
 
@@ -28,7 +28,7 @@ __all__ = ["LocalBackend", "place_policy", "train"]
 def train(
     loaded: LoadedRecipe,
     *,
-    judge: Judge,
+    service: VerifierService,
     data: OpenedData,
     directory: RunDirectory,
     resume: bool,
@@ -39,8 +39,8 @@ def train(
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    backend = LocalBackend(loaded.recipe, judge=judge)
-    conduct(
+    backend = LocalBackend(loaded.recipe, service=service)
+    run_recipe(
         loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
     )  # fmt: skip
 
@@ -48,9 +48,9 @@ def train(
 class LocalBackend:
     """One policy in this process; the engine reads its tensors, or keeps a copy."""
 
-    def __init__(self, recipe: Recipe, *, judge: Judge) -> None:
+    def __init__(self, recipe: Recipe, *, service: VerifierService) -> None:
         self._recipe = recipe
-        self._judge = judge
+        self._service = service
         self._policy: Policy | None = None
 
     def open(self) -> PolicyText:
@@ -62,7 +62,7 @@ class LocalBackend:
 
     def measure_dtypes(self) -> DtypeSpeeds:
         """In this process, on the policy's device."""
-        assert self._policy is not None  # `conduct` opens first
+        assert self._policy is not None  # `run_recipe` opens first
         return measure_dtypes(self._policy.model)
 
     def use(self, recipe: Recipe) -> None:
@@ -70,30 +70,30 @@ class LocalBackend:
         self._recipe = recipe
 
     @asynccontextmanager
-    async def crew(self, scene: Scene) -> AsyncIterator[Crew]:
+    async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
         """Within it, the learner and the engine work on the policy of `open`."""
         recipe, policy = self._recipe, self._policy
-        assert policy is not None  # `conduct` opens first
+        assert policy is not None  # `run_recipe` opens first
         is_copy = recipe.rollout.engine is not EngineKind.TOY and not has_own_arithmetic(recipe)
         started = start_learner(
             recipe,
             policy=policy,
             transport=Transport.IN_PLACE_COPY if is_copy else Transport.SHARED,
-            faults=scene.faults,
-            reference_folder=scene.reference,
-            checkpoint=scene.resumed.folder if scene.resumed else None,
-            progress=lambda step, loss: show_cold_start(scene, step, loss),
+            faults=context.faults,
+            reference_folder=context.reference,
+            checkpoint=context.resumed.folder if context.resumed else None,
+            progress=lambda step, loss: show_cold_start(context, step, loss),
         )
         learner = started.learner
         try:
-            record_cold_start(scene, started.cold_start)
+            record_cold_start(context, started.cold_start)
             engine = build_engine(recipe, policy=policy)
             try:
-                yield Crew(
+                yield Workers(
                     learner=learner,
                     set_correction=learner.set_correction,
                     engine=engine,
-                    judge=self._judge,
+                    verifier=self._service,
                 )
             finally:
                 await engine.close()
@@ -101,19 +101,19 @@ class LocalBackend:
             learner.close()
 
 
-def show_cold_start(scene: Scene, step: int, loss: float) -> None:
+def show_cold_start(context: RunContext, step: int, loss: float) -> None:
     """The cold start's progress on the console. Raises Interrupted when the user asked to stop."""
-    scene.console.cold_start(step, scene.recipe.cold_start.steps, loss)
-    if scene.stop.requested:
+    context.console.cold_start(step, context.recipe.cold_start.steps, loss)
+    if context.stop.requested:
         raise Interrupted(
             f"stopped in the cold start at step {step}; nothing was saved, --resume starts over"
         )
 
 
-def record_cold_start(scene: Scene, report: SupervisedReport | None) -> None:
+def record_cold_start(context: RunContext, report: SupervisedReport | None) -> None:
     """The event of a cold start that was run."""
     if report is not None:
-        scene.recorder.event(
+        context.recorder.event(
             "cold_start",
             steps=report.steps,
             first_loss=report.first_loss,

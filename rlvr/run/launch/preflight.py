@@ -19,7 +19,7 @@ from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
 from rlvr.registry import VERIFIERS, build_function, find
 from rlvr.run.launch.machine_checks import require_machine
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from rlvr.verification.trial import load_tried
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class OpenedData:
         self.stream, self.evals = self.reopen(limit)
 
 
-def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
+def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
     """The recipe's data, with every plugin built and every reference of a finite source parsed.
 
     An evaluation source that asks in another way than training does is warned about.
@@ -102,8 +102,8 @@ def open_data(recipe: Recipe, *, judge: Judge) -> OpenedData:
     for prompt in prompts:
         for check in prompt.checks:
             distinct.setdefault((check.verifier, repr(check.settings)), check)
-    judge.preflight(distinct.values())
-    judge.check_references(prompts, places=places)
+    service.preflight(distinct.values())
+    service.check_references(prompts, places=places)
     samples = sorted(((key, prompt) for (key, _), prompt in shapes.items()), key=_training_first)
     return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples)
 
@@ -120,18 +120,18 @@ def _training_first(sample: tuple[str, Prompt]) -> bool:
 
 
 @contextmanager
-def opened(recipe: Recipe) -> Iterator[tuple[Judge, OpenedData]]:
+def opened(recipe: Recipe) -> Iterator[tuple[VerifierService, OpenedData]]:
     """Within it, the recipe's verifiers run and its data is open; all of it was checked.
 
     Raises: PluginError, DataError, ConfigError: before torch is imported.
     """
     require_machine(recipe)
-    judge = Judge(
+    service = VerifierService(
         recipe.reward.verifier_workers,
         recipe.reward.verifier_deadline_s,
         sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
     )
     try:
-        yield judge, open_data(recipe, judge=judge)
+        yield service, open_data(recipe, service=service)
     finally:
-        judge.close()
+        service.close()

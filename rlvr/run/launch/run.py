@@ -1,11 +1,11 @@
 """The skeleton of a run that all backends share: directory, console, recorder, stop, resume, the loss of a learner.
 
-    conduct:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> dtypes that the recipe
-              leaves to the machine -> data, console, recorder
-              -> backend.crew: learner, engine, judge -> assemble -> run_loop
-              LearnerLost: once more from the newest whole checkpoint, as --resume would, up to the recipe's limit
+    run_recipe:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> dtypes that the recipe
+                 leaves to the machine -> data, console, recorder
+                 -> backend.workers: learner, engine, verifiers -> assemble -> run_loop
+                 LearnerLost: once more from the newest whole checkpoint, as --resume would, up to the recipe's limit
 
-A backend gives the crew and nothing else, so that a run leaves the same files wherever its parts live.
+A backend provides the workers and nothing else, so a run leaves the same files wherever its parts live.
 """
 
 import asyncio
@@ -45,15 +45,15 @@ from rlvr.run.record.resume import BEFORE_EVERYTHING, Resume, find_resume
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.record.sinks import build_sinks
 from rlvr.run.step.failures import LearnerLost
-from rlvr.run.step.sampler import CompletionJudge
+from rlvr.run.step.sampler import CompletionVerifier
 from rlvr.run.step.stop import StopRequest, listen_for_stop
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """What a backend may use while it builds a crew.
+class RunContext:
+    """What a backend may use while it starts the workers.
 
     resumed: the checkpoint to restore; None: the policy as the recipe says, after its cold start.
     """
@@ -77,13 +77,13 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class Workers:
     """Who does the work of a run: in this process, or handles of actors."""
 
     learner: Learner
     set_correction: Callable[[Correction], None]
     engine: RolloutEngine
-    judge: CompletionJudge
+    verifier: CompletionVerifier
 
 
 class Backend(Protocol):
@@ -101,12 +101,12 @@ class Backend(Protocol):
         """From now on this recipe, which differs from the one before in its dtypes."""
         ...
 
-    def crew(self, scene: Scene) -> AbstractAsyncContextManager[Crew]:
+    def workers(self, context: RunContext) -> AbstractAsyncContextManager[Workers]:
         """Within it, learner (cold start done, or restored), engine and judge answer. May raise LearnerLost."""
         ...
 
 
-def conduct(
+def run_recipe(
     loaded: LoadedRecipe,
     *,
     backend: Backend,
@@ -190,7 +190,7 @@ def conduct(
         with _recorded(recorder), _told_where_to_go_on(directory, stop):
             num_lost = 0
             while True:
-                scene = Scene(
+                context = RunContext(
                     recipe=recipe, directory=directory, recorder=recorder, console=console,
                     stop=stop, resumed=resumed,
                 )  # fmt: skip
@@ -199,62 +199,64 @@ def conduct(
                         text = backend.open()
                         data.limit_prompts(prompt_limit(text=text, recipe=recipe))
                     _stop_early(stop)
-                    last_step = asyncio.run(_run(scene, backend=backend, text=text, data=data))
+                    last_step = asyncio.run(_run(context, backend=backend, text=text, data=data))
                     break
                 except LearnerLost as error:
                     num_lost += 1
                     if num_lost > recipe.cluster.max_learner_restarts:
                         raise
-                    resumed = _after_loss(scene, error, number=num_lost)
+                    resumed = _after_loss(context, error, number=num_lost)
         recorder.event("done", step=last_step, seconds=round(recorder.elapsed_s, 1))
         console.finish()
 
 
-async def _run(scene: Scene, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
+async def _run(context: RunContext, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
     """Returns the last step. Raises CancelledError when the step that runs is to be dropped."""
-    scene.console.activity.begin("starting learner and engines")
-    with scene.stop.droppable():
-        async with backend.crew(scene) as crew:
-            return await _loop_with(crew, scene, text=text, data=data)
+    context.console.activity.begin("starting learner and engines")
+    with context.stop.droppable():
+        async with backend.workers(context) as workers:
+            return await _loop_with(workers, context, text=text, data=data)
 
 
-async def _loop_with(crew: Crew, scene: Scene, *, text: PolicyText, data: OpenedData) -> int:
+async def _loop_with(
+    workers: Workers, context: RunContext, *, text: PolicyText, data: OpenedData
+) -> int:
     parts = assemble(
-        scene.recipe,
+        context.recipe,
         text=text,
-        engine=crew.engine,
-        learner=crew.learner,
-        set_correction=crew.set_correction,
-        judge=crew.judge,
+        engine=workers.engine,
+        learner=workers.learner,
+        set_correction=workers.set_correction,
+        verifier=workers.verifier,
         data=data,
-        recorder=scene.recorder,
-        stop=scene.stop,
-        resumed=scene.resumed,
+        recorder=context.recorder,
+        stop=context.stop,
+        resumed=context.resumed,
     )
-    if scene.resumed is not None:
-        scene.recorder.rewind(scene.resumed.step, next_issue=parts.stream.num_issued)
-        scene.recorder.event("resumed_with", changes=scene.resumed.changed)
+    if context.resumed is not None:
+        context.recorder.rewind(context.resumed.step, next_issue=parts.stream.num_issued)
+        context.recorder.event("resumed_with", changes=context.resumed.changed)
     return await run_loop(parts)
 
 
-def _after_loss(scene: Scene, error: LearnerLost, *, number: int) -> Resume | None:
+def _after_loss(context: RunContext, error: LearnerLost, *, number: int) -> Resume | None:
     """Where the run goes on: the newest whole checkpoint; None: from the start, with nothing kept of before."""
-    chosen = choose_checkpoint(scene.directory)
+    chosen = choose_checkpoint(context.directory)
     step = chosen.step if chosen else 0
-    scene.recorder.remark(
+    context.recorder.remark(
         "learner_restart",
         f"the learner was lost ({error}); going on from "
         + (f"the checkpoint of step {step}" if chosen else "the start: there is no checkpoint yet"),
         message=str(error),
         from_step=step,
         restart=number,
-        max_restarts=scene.recipe.cluster.max_learner_restarts,
+        max_restarts=context.recipe.cluster.max_learner_restarts,
     )
     if chosen is None:
-        scene.recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
+        context.recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
         return None
     for warning in chosen.passed_over:
-        warn(scene.recorder.event, warning)
+        warn(context.recorder.event, warning)
     return Resume(step=step, folder=chosen.folder, state=read_run_state(chosen.folder), changed={})
 
 

@@ -16,7 +16,7 @@ harmless that follow, and if the mismatch stays, the next rung is climbed.
 Where the engine has the learner's weights and arithmetic, the first step is judged by itself (`start_bounds`): there
 only rounding may differ, and a mismatch that is there from the start would pass for usual.
 
-The decision is a pure function of the metrics seen so far; `rlvr.run.steering` carries it out.
+The decision is a pure function of the metrics seen so far; `rlvr.run.after_step` carries it out.
 """
 
 import math

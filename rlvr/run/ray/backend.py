@@ -1,9 +1,9 @@
-"""The Ray backend: actors for learner, engines and judges, and handles of them for the loop.
+"""The Ray backend: actors for learner, engines and verifiers, and handles of them for the loop.
 
 driver: loop, sampler, buffer, ledger, recorder
   |-- learner actor     the policy, the optimiser; publishes weights as files
   |-- engine actors     behind one Fleet, which looks like one engine
-  `-- judge actors      one a node, behind one JudgeFleet, which looks like one Judge
+  `-- judge actors      one a node, behind one VerifierFleet, which looks like one `VerifierService`
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from rlvr.models.policy import PolicyText
 from rlvr.records import Check
 from rlvr.registry import VERIFIERS, PluginSource, find
 from rlvr.run.launch.preflight import OpenedData
-from rlvr.run.launch.run import Crew, Scene, conduct
+from rlvr.run.launch.run import RunContext, Workers, run_recipe
 from rlvr.run.ray.colocated import TurnTaker
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
@@ -30,20 +30,20 @@ from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_handle import engine_spawner
 from rlvr.run.ray.workers.fleet import Fleet, OnEvent
 from rlvr.run.ray.workers.fleet_member import FleetLimits
-from rlvr.run.ray.workers.judge_fleet import JudgeFleet
-from rlvr.run.ray.workers.judge_handle import judge_spawner
 from rlvr.run.ray.workers.learner_handle import LearnerHandle
+from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
+from rlvr.run.ray.workers.verifier_handle import verifier_spawner
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 
 def train(
     loaded: LoadedRecipe,
     *,
-    judge: Judge,
+    service: VerifierService,
     data: OpenedData,
     directory: RunDirectory,
     resume: bool,
@@ -54,14 +54,16 @@ def train(
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    with opened_backend(loaded.recipe, judge=judge, run_dir=directory.path) as backend:
-        conduct(
+    with opened_backend(loaded.recipe, service=service, run_dir=directory.path) as backend:
+        run_recipe(
             loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
         )  # fmt: skip
 
 
 @contextmanager
-def opened_backend(recipe: Recipe, *, judge: Judge, run_dir: Path) -> Iterator["RayBackend"]:
+def opened_backend(
+    recipe: Recipe, *, service: VerifierService, run_dir: Path
+) -> Iterator["RayBackend"]:
     """Within it, a cluster is ours, every node was compared with this one, and resources are set aside."""
     with ExitStack() as stack:
         board = WaitBoard()
@@ -78,7 +80,7 @@ def opened_backend(recipe: Recipe, *, judge: Judge, run_dir: Path) -> Iterator["
         stack.callback(reserved.close)
         backend = RayBackend(
             recipe,
-            judge=judge,
+            service=service,
             run_dir=run_dir,
             board=board,
             reserved=reserved,
@@ -106,7 +108,7 @@ class RayBackend:
         self,
         recipe: Recipe,
         *,
-        judge: Judge,
+        service: VerifierService,
         run_dir: Path,
         board: WaitBoard,
         reserved: Reserved,
@@ -114,7 +116,7 @@ class RayBackend:
         sources: dict[str, PluginSource],
     ) -> None:
         self._recipe = recipe
-        self._judge = judge
+        self._service = service
         self._run_dir = run_dir
         self._board = board
         self._reserved = reserved
@@ -148,7 +150,7 @@ class RayBackend:
 
     def measure_dtypes(self) -> DtypeSpeeds:
         """In the learner's process, on its device."""
-        assert self._learner is not None  # `conduct` opens first
+        assert self._learner is not None  # `run_recipe` opens first
         return self._learner.measure_dtypes()
 
     def use(self, recipe: Recipe) -> None:
@@ -156,32 +158,32 @@ class RayBackend:
         self._recipe = recipe
 
     @asynccontextmanager
-    async def crew(self, scene: Scene) -> AsyncIterator[Crew]:
+    async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
         """Within it, all actors answer."""
         learner = self._learner
-        assert learner is not None  # `conduct` opens first
-        self._tell_of_fewer_engines(scene.recorder)
-        fleet = self.fleet(scene.recorder.event)
-        judges = self.judges(scene.recorder.event)
+        assert learner is not None  # `run_recipe` opens first
+        self._tell_of_fewer_engines(context.recorder)
+        fleet = self.fleet(context.recorder.event)
+        verifiers = self.verifiers(context.recorder.event)
         try:
             starting = [
-                asyncio.to_thread(learner.start, scene),
+                asyncio.to_thread(learner.start, context),
                 fleet.start(),
-                judges.start(),
+                verifiers.start(),
             ]
             try:
                 await asyncio.gather(*starting)
             except BaseException:
                 await asyncio.to_thread(self.close)  # a cold start would go on, and be waited for
                 raise
-            yield Crew(
+            yield Workers(
                 learner=self._taking_turns(learner, fleet),
                 set_correction=learner.set_correction,
                 engine=fleet,
-                judge=judges,
+                verifier=verifiers,
             )
         finally:
-            await asyncio.gather(fleet.close(), judges.close())
+            await asyncio.gather(fleet.close(), verifiers.close())
 
     def fleet(self, on_event: OnEvent) -> Fleet:
         """The recipe's engines, not started yet."""
@@ -208,20 +210,20 @@ class RayBackend:
             on_event=on_event,
         )
 
-    def judges(self, on_event: OnEvent) -> JudgeFleet:
-        """The recipe's judges, not started yet."""
+    def verifiers(self, on_event: OnEvent) -> VerifierFleet:
+        """The recipe's verifiers, not started yet."""
         cluster = self._recipe.cluster
         count = cluster.verifier_pools or len(self._nodes)
-        return JudgeFleet(
-            judge_spawner(
+        return VerifierFleet(
+            verifier_spawner(
                 self._recipe,
                 checks=self._checks(),
                 sources={k: v for k, v in self._sources.items() if v.source},
                 nodes=self._nodes,
                 board=self._board,
             ),
-            names=[f"judge-{i}" for i in range(count)],
-            here=self._judge,
+            names=[f"verifier-{i}" for i in range(count)],
+            here=self._service,
             heartbeat_s=min(5.0, cluster.heartbeat_deadline_s / 4),
             answer_s=cluster.heartbeat_deadline_s,
             max_restarts=cluster.max_engine_restarts,
@@ -246,7 +248,7 @@ class RayBackend:
             )
 
     def _checks(self) -> list[Check]:
-        """One check of each verifier and settings, for judges to build before the first item."""
+        """One check of each verifier and settings, for verifiers to build before the first item."""
         return [
             Check(
                 name=name,

@@ -18,10 +18,10 @@ from rlvr.reward import make_rollout
 from rlvr.run.step.failures import first_failure
 
 
-class CompletionJudge(Protocol):
-    """Gives verdicts: `rlvr.verification.service.Judge`, or handles of judges elsewhere."""
+class CompletionVerifier(Protocol):
+    """Gives verdicts: `rlvr.verification.service.VerifierService`, or handles of judges elsewhere."""
 
-    async def judge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+    async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         """One verdict for each check of the prompt, by check name."""
         ...
 
@@ -42,7 +42,7 @@ class SingleTurnSampler:
         self,
         *,
         engine: RolloutEngine,
-        judge: CompletionJudge,
+        verifier: CompletionVerifier,
         tokenizer: PreTrainedTokenizerBase,
         reward: RewardConfig,
         run_seed: int,
@@ -50,7 +50,7 @@ class SingleTurnSampler:
     ) -> None:
         """Args: completion_deadline_s: after which an engine cuts a completion off; it is then not judged."""
         self._engine = engine
-        self._judge = judge
+        self._verifier = verifier
         self._tokenizer = tokenizer
         self._reward = reward
         self._run_seed = run_seed
@@ -106,7 +106,7 @@ class SingleTurnSampler:
     async def _judged(self, prompt: Prompt, completion: Completion) -> Rollout:
         if completion.finish_reason is FinishReason.ABORT:  # the engine's fault, so not a zero
             return Rollout(completion=completion, verdicts={}, reward=None)
-        verdicts = await self._judge.judge(prompt, completion)
+        verdicts = await self._verifier.verify(prompt, completion)
         return make_rollout(
             completion,
             verdicts,

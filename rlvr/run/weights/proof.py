@@ -114,7 +114,7 @@ class WeightProof:
         is_wide = self._is_wide(ref)
         changed = [e.name for e in ref.manifest if self._checksums.get(e.name) != e.checksum]
         learner = await self._scores(self._canary.wide) if is_wide else None
-        drift = [self._judge(one, ref, changed=changed, learner=learner) for one in engines]
+        drift = [self._service(one, ref, changed=changed, learner=learner) for one in engines]
         self._compare_engines(ref, engines)
         self._checksums = {entry.name: entry.checksum for entry in ref.manifest}
         self._num_syncs += 1
@@ -223,7 +223,7 @@ class WeightProof:
             await self._thread.run(self._learner.unperturb)
         return GroupProof(group=group, scale=scale, moved=moved, residual=residual)
 
-    def _judge(
+    def _service(
         self,
         one: LoadReceipt,
         ref: WeightsRef,

@@ -20,7 +20,7 @@ from rlvr.models.policy import build_tiny
 from rlvr.plugin import completion_from_text
 from rlvr.protocols import GenerationRequest, Sampling
 from rlvr.records import Check, Prompt, Status, Transport, WeightsKind, WeightsRef
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from tests.unit.verifiers.math.test_math_hostile import hostile
 
 pytestmark = pytest.mark.cluster
@@ -31,8 +31,8 @@ from rlvr.run.ray.weight_files import WeightSource  # noqa: E402
 from rlvr.run.ray.workers.engine_handle import engine_spawner  # noqa: E402
 from rlvr.run.ray.workers.fleet import Fleet  # noqa: E402
 from rlvr.run.ray.workers.fleet_member import FleetLimits  # noqa: E402
-from rlvr.run.ray.workers.judge_fleet import JudgeFleet  # noqa: E402
-from rlvr.run.ray.workers.judge_handle import judge_spawner  # noqa: E402
+from rlvr.run.ray.workers.verifier_fleet import VerifierFleet  # noqa: E402
+from rlvr.run.ray.workers.verifier_handle import verifier_spawner  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,10 +52,10 @@ def recipe_of(check: str = "math", **changes: Any) -> Recipe:
     })  # fmt: skip
 
 
-def judging(recipe: Recipe, check: Check, scene: Callable[[JudgeFleet], Awaitable[Any]]) -> Any:
+def judging(recipe: Recipe, check: Check, scene: Callable[[VerifierFleet], Awaitable[Any]]) -> Any:
     """What the scene returns, with one judge actor behind the fleet."""
-    here = Judge(workers=1, deadline_s=5.0)
-    spawn = judge_spawner(
+    here = VerifierService(workers=1, deadline_s=5.0)
+    spawn = verifier_spawner(
         recipe,
         checks=[check],
         sources={},
@@ -64,8 +64,8 @@ def judging(recipe: Recipe, check: Check, scene: Callable[[JudgeFleet], Awaitabl
     )
 
     async def whole() -> Any:
-        fleet = JudgeFleet(
-            spawn, names=["judge-0"], here=here, heartbeat_s=2.0, answer_s=20.0, max_restarts=3,
+        fleet = VerifierFleet(
+            spawn, names=["verifier-0"], here=here, heartbeat_s=2.0, answer_s=20.0, max_restarts=3,
             on_event=lambda kind, **fields: events.append(kind),
         )  # fmt: skip
         await fleet.start()
@@ -88,12 +88,12 @@ def test_hostile_completions_in_an_actor_are_all_answered_and_its_workers_live(
     rows = hostile(str(tmp_path / "canary"))
     assert len(rows) >= 120
 
-    async def scene(fleet: JudgeFleet) -> list[Status]:
+    async def scene(fleet: VerifierFleet) -> list[Status]:
         async def one(row: dict[str, Any]) -> Status:
             check = Check(name="m", verifier="math", reference=row["reference"])
             prompt = Prompt(prompt_id=str(row["id"]), text="?", source="s", checks=(check,))
             return (
-                await fleet.judge(
+                await fleet.verify(
                     prompt, completion_from_text(row["completion"], prompt_id=str(row["id"]))
                 )
             )["m"].status
@@ -119,11 +119,11 @@ def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_kille
         "```python\nimport os\nos._exit(0)\n```": Status.FAIL,
     }
 
-    async def scene(fleet: JudgeFleet) -> list[list[Status]]:
+    async def scene(fleet: VerifierFleet) -> list[list[Status]]:
         rounds: list[list[Status]] = []
         for is_first in (True, False):
             asked = [
-                asyncio.create_task(fleet.judge(prompt, completion_from_text(text, prompt_id="p")))
+                asyncio.create_task(fleet.verify(prompt, completion_from_text(text, prompt_id="p")))
                 for text in answers
             ]
             if is_first:
@@ -134,7 +134,7 @@ def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_kille
 
     (rounds, events) = judging(recipe_of("code"), Check(name="c", verifier="code"), scene)
     assert rounds == [list(answers.values())] * 2
-    assert events == ["judge_lost", "judge_restarted"]
+    assert events == ["verifier_lost", "verifier_restarted"]
 
 
 def test_all_ports_listen_on_the_loopback_interface_and_the_sockets_are_closed_to_others():

@@ -58,7 +58,7 @@ def test_killed_engine_judge_and_learner_are_replaced_and_the_run_is_the_undistu
         running.hurt("EngineActor")
         running.until(lambda: bool(events_of(running.run, "engine_restarted")))
         running.hurt("JudgeActor")
-        running.until(lambda: bool(events_of(running.run, "judge_restarted")))
+        running.until(lambda: bool(events_of(running.run, "verifier_restarted")))
         running.until(lambda: running.num_steps() >= 4)
         running.hurt("LearnerActor")
         running.finish()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlvr.commands.verify_file import judge_file
+from rlvr.commands.verify_file import verify_file
 from rlvr.config.recipe import DataSource
 from rlvr.data import bounded
 from rlvr.data.sources import FiniteRows, open_source
@@ -142,11 +142,11 @@ def test_verify_reads_no_endless_line_and_does_not_overwrite_its_input(
     monkeypatch.setattr(bounded, "MAX_LINE_BYTES", 100_000)
     row = b'{"id": 1, "completion": "\\\\boxed{2}", "reference": "2"}\n'
     Path("in.jsonl").write_bytes(row + b"1" * 300_000)
-    report = judge_file("math", "in.jsonl", "out.jsonl", {}, workers=1, deadline_s=60.0)
+    report = verify_file("math", "in.jsonl", "out.jsonl", {}, workers=1, deadline_s=60.0)
     assert (report.num_rows, report.num_malformed) == (2, 1)
     assert "a line of more than" in Path("out.jsonl").read_text()
     with pytest.raises(ConfigError, match=r"are one file, 'in\.jsonl': its rows would be lost"):
-        judge_file("math", "in.jsonl", "in.jsonl", {}, workers=1, deadline_s=60.0)
+        verify_file("math", "in.jsonl", "in.jsonl", {}, workers=1, deadline_s=60.0)
     os.mkfifo("pipe")
     with pytest.raises(DataError, match="input file 'pipe' is a named pipe"):
-        judge_file("math", "pipe", "out.jsonl", {}, workers=1, deadline_s=60.0)
+        verify_file("math", "pipe", "out.jsonl", {}, workers=1, deadline_s=60.0)

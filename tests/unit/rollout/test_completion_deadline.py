@@ -31,7 +31,7 @@ class Generous:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    async def judge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+    async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         self.asked.append(completion.sample_index)
         verdict = Verdict(
             status=Status.PASS, score=1.0, reason="generous", verifier="g@1", seconds=0.0
@@ -39,11 +39,11 @@ class Generous:
         return {"c": verdict}
 
 
-def make_group(engine: Hasty, judge: Generous) -> Group:
+def make_group(engine: Hasty, verifier: Generous) -> Group:
     tiny = build_tiny(TinyModel(layers=1, hidden_size=16, heads=2, characters="01?"), seed=0)
     sampler = SingleTurnSampler(
         engine=engine,
-        judge=judge,
+        verifier=verifier,
         tokenizer=tiny.tokenizer,
         reward=RewardConfig(),
         run_seed=0,
@@ -57,11 +57,11 @@ def make_group(engine: Hasty, judge: Generous) -> Group:
 
 
 def test_what_was_cut_off_has_no_reward_and_the_others_keep_theirs():
-    engine, judge = Hasty("e"), Generous()
-    group = make_group(engine, judge)
+    engine, service = Hasty("e"), Generous()
+    group = make_group(engine, service)
     assert group.rewards == (1.0, None, 1.0, None)
     assert group.num_judged == 2
-    assert sorted(judge.asked) == [0, 2]
+    assert sorted(service.asked) == [0, 2]
     assert {request.deadline_s for request in engine.requests} == {7.0}
 
 

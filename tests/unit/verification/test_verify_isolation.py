@@ -19,7 +19,7 @@ from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Prompt, Status, Verdict
 from rlvr.registry import VERIFIERS, find
 from rlvr.verification.pool import VerifierPool
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 DEADLINE_S = 1.0
 PLUGIN = '''
@@ -79,10 +79,10 @@ def plugin_file(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def judge() -> Iterator[Judge]:
-    judge = Judge(workers=2, deadline_s=DEADLINE_S)
-    yield judge
-    judge.close()
+def verify() -> Iterator[VerifierService]:
+    service = VerifierService(workers=2, deadline_s=DEADLINE_S)
+    yield service
+    service.close()
 
 
 def make_prompt(plugin_file: str, reference: object, attribute: str = "moody") -> Prompt:
@@ -99,21 +99,21 @@ def statuses(answers: list[dict[str, Verdict]]) -> list[Status]:
 
 
 def judge_in_a_process(plugin_file: str, queue: "multiprocessing.Queue[list[str]]") -> None:
-    judge = Judge(workers=1, deadline_s=DEADLINE_S)
+    service = VerifierService(workers=1, deadline_s=DEADLINE_S)
     pairs = [pair(plugin_file, text) for text in ("yes", "hang", "no")]
-    queue.put([status.name for status in statuses(judge.judge_batch(pairs))])
-    judge.close()
+    queue.put([status.name for status in statuses(service.verify_batch(pairs))])
+    service.close()
 
 
 def test_one_judge_serves_threads_with_event_loops_of_their_own(
-    judge: Judge, plugin_file: str
+    service: VerifierService, plugin_file: str
 ) -> None:
     results: dict[int, list[Status]] = {}
 
     def work(number: int) -> None:
         texts = ["yes", "no", "hang" if number == 0 else "yes", "yes"]
         pairs = [pair(plugin_file, text) for text in texts]
-        results[number] = statuses(judge.judge_batch(pairs))
+        results[number] = statuses(service.verify_batch(pairs))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -125,16 +125,18 @@ def test_one_judge_serves_threads_with_event_loops_of_their_own(
     assert [results[n] for n in (1, 2, 3)] == [[right, wrong, right, right]] * 3
 
 
-def test_the_event_loop_runs_on_while_an_item_hangs(judge: Judge, plugin_file: str) -> None:
+def test_the_event_loop_runs_on_while_an_item_hangs(
+    service: VerifierService, plugin_file: str
+) -> None:
     async def work() -> tuple[float, Status]:
-        hanging = asyncio.create_task(judge.judge(*pair(plugin_file, "hang")))
+        hanging = asyncio.create_task(service.verify(*pair(plugin_file, "hang")))
         longest, last = 0.0, time.monotonic()
         while not hanging.done():
             await asyncio.sleep(0.01)
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
         return longest, (await hanging)["main"].status
 
-    judge.judge_batch([pair(plugin_file, "yes")])
+    service.verify_batch([pair(plugin_file, "yes")])
     longest, status = asyncio.run(work())
     assert status is Status.FAIL
     assert longest < DEADLINE_S / 2
@@ -151,14 +153,14 @@ def test_a_judge_works_in_a_spawned_process(plugin_file: str) -> None:
 
 
 def test_a_signal_handler_and_an_alarm_of_the_caller_stay_as_they_are(
-    judge: Judge, plugin_file: str
+    service: VerifierService, plugin_file: str
 ) -> None:
     import signal
 
     before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     signal.setitimer(signal.ITIMER_REAL, 1000.0)
     try:
-        judge.judge_batch([pair(plugin_file, "yes"), pair(plugin_file, "hang")])
+        service.verify_batch([pair(plugin_file, "yes"), pair(plugin_file, "hang")])
         left = signal.setitimer(signal.ITIMER_REAL, 0.0)[0]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -189,15 +191,17 @@ def test_a_spare_worker_takes_over_at_once(plugin_file: str) -> None:
     assert pool.num_spares == 0
 
 
-def test_a_worker_has_a_limit_on_its_cpu_time(judge: Judge, plugin_file: str) -> None:
-    assert statuses(judge.judge_batch([pair(plugin_file, "limits")])) == [Status.PASS]
+def test_a_worker_has_a_limit_on_its_cpu_time(service: VerifierService, plugin_file: str) -> None:
+    assert statuses(service.verify_batch([pair(plugin_file, "limits")])) == [Status.PASS]
 
 
-def test_hostile_references_are_named_and_the_others_pass(judge: Judge, plugin_file: str) -> None:
+def test_hostile_references_are_named_and_the_others_pass(
+    service: VerifierService, plugin_file: str
+) -> None:
     references = ["good", "bad", "hang", "good", "die", "bug", *["good"] * 100]
     checks = [make_prompt(plugin_file, r, "Slow").checks[0] for r in references]
     start = time.monotonic()
-    problems = judge.reference_problems(checks)
+    problems = service.reference_problems(checks)
     assert problems[:6] == [
         "",
         "not a number",
@@ -208,37 +212,37 @@ def test_hostile_references_are_named_and_the_others_pass(judge: Judge, plugin_f
     ]
     assert problems[6:] == [""] * 100
     assert time.monotonic() - start < 30
-    assert judge.reference_problems(checks[:1]) == [""]
+    assert service.reference_problems(checks[:1]) == [""]
 
 
 def test_an_unusable_reference_is_listed_with_its_file_and_line(
-    judge: Judge, plugin_file: str
+    service: VerifierService, plugin_file: str
 ) -> None:
     prompts = [make_prompt(plugin_file, reference, "Slow") for reference in ("good", "bad")]
     with pytest.raises(DataError, match=r"data\.jsonl:12: p \(main\): 'bad': not a number"):
-        judge.check_references(prompts, places={"p": "data.jsonl:12"})
+        service.check_references(prompts, places={"p": "data.jsonl:12"})
 
 
 def test_equal_work_is_done_once_and_a_fault_is_not_remembered(
-    judge: Judge, plugin_file: str, tmp_path: Path
+    service: VerifierService, plugin_file: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     reference = {"file": str(log)}
     texts = ["a", " a", "b", "a", "raise", "a "]
     pairs = [pair(plugin_file, text, reference, "Slow") for text in texts]
-    answers = judge.judge_batch(pairs)
+    answers = service.verify_batch(pairs)
     error, right = Status.ERROR, Status.PASS
     assert statuses(answers) == [right, right, right, right, error, right]
     assert sorted(log.read_text().split()) == ["a", "b", "raise"]
     assert sum(answer["main"].seconds > 0.05 for answer in answers) == 2
-    judge.judge_batch([pairs[4], pairs[0]])
+    service.verify_batch([pairs[4], pairs[0]])
     assert sorted(log.read_text().split()) == ["a", "b", "raise", "raise"]
 
 
-def test_the_memory_of_the_parent_stays_flat(judge: Judge, plugin_file: str) -> None:
+def test_the_memory_of_the_parent_stays_flat(service: VerifierService, plugin_file: str) -> None:
     def work(count: int) -> None:
         texts = ["yes " + "x" * 2000 + str(number) for number in range(count)]
-        judge.judge_batch([pair(plugin_file, text) for text in texts])
+        service.verify_batch([pair(plugin_file, text) for text in texts])
 
     def resident_mb() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -253,11 +257,11 @@ def test_the_memory_of_the_parent_stays_flat(judge: Judge, plugin_file: str) -> 
 
 def test_no_worker_outlives_its_judge(plugin_file: str) -> None:
     others = children()
-    judge = Judge(workers=2, deadline_s=DEADLINE_S)
-    judge.judge_batch([pair(plugin_file, "yes") for _ in range(8)])
+    service = VerifierService(workers=2, deadline_s=DEADLINE_S)
+    service.verify_batch([pair(plugin_file, "yes") for _ in range(8)])
     mine = children() - others
     assert len(mine) >= 2
-    judge.close()
+    service.close()
     assert not mine & children()
 
 

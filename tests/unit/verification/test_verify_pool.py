@@ -16,7 +16,7 @@ from rlvr.errors import DataError, PluginError
 from rlvr.records import Check, Completion, FinishReason, Prompt, Status, Verdict
 from rlvr.registry import VERIFIERS, find
 from rlvr.verification.pool import VerifierPool
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 DEADLINE_S = 1.0
 PLUGIN = '''
@@ -252,20 +252,22 @@ def test_a_plugin_that_cannot_be_built_in_a_worker_is_an_error_and_not_a_zero(
 
 
 @pytest.fixture
-def judge() -> Iterator[Judge]:
-    judge = Judge(workers=1, deadline_s=DEADLINE_S)
-    yield judge
-    judge.close()
+def verify() -> Iterator[VerifierService]:
+    service = VerifierService(workers=1, deadline_s=DEADLINE_S)
+    yield service
+    service.close()
 
 
-def test_a_judge_gives_each_check_its_own_reference(judge: Judge, plugin_file: str) -> None:
+def test_a_judge_gives_each_check_its_own_reference(
+    service: VerifierService, plugin_file: str
+) -> None:
     checks = tuple(
         Check(name=name, verifier=f"{plugin_file}:{name}", reference=reference)
         for name, reference in (("moody", "a"), ("remote", "b"), ("boxed", "c"))
     )
     prompt = Prompt(prompt_id="p/0", text="?", checks=checks, source="test")
-    judge.preflight(checks)
-    verdicts = asyncio.run(judge.judge(prompt, make_completion("b")))
+    service.preflight(checks)
+    verdicts = asyncio.run(service.verify(prompt, make_completion("b")))
     assert {name: v.status for name, v in verdicts.items()} == {
         "moody": Status.FAIL,
         "remote": Status.PASS,
@@ -273,12 +275,14 @@ def test_a_judge_gives_each_check_its_own_reference(judge: Judge, plugin_file: s
     }
     assert verdicts["boxed"].score == 0.25
     assert verdicts["remote"].verifier == "remote@2"
-    assert judge.counters.num_items == 3
+    assert service.counters.num_items == 3
 
 
-def test_an_asynchronous_judge_out_of_reach_is_an_error(judge: Judge, plugin_file: str) -> None:
+def test_an_asynchronous_judge_out_of_reach_is_an_error(
+    service: VerifierService, plugin_file: str
+) -> None:
     prompt = make_prompt(plugin_file, "remote")
-    late, own = judge.judge_batch(
+    late, own = service.verify_batch(
         [(prompt, make_completion("hang")), (prompt, make_completion("raise"))]
     )
     assert late["main"].status is Status.ERROR
@@ -286,20 +290,22 @@ def test_an_asynchronous_judge_out_of_reach_is_an_error(judge: Judge, plugin_fil
     assert "the service said so itself" in own["main"].reason
 
 
-def test_prejudge_settles_items_in_the_parent(judge: Judge, plugin_file: str) -> None:
+def test_prejudge_settles_items_in_the_parent(service: VerifierService, plugin_file: str) -> None:
     prompt = make_prompt(plugin_file, "Picky", "4")
-    assert judge.prejudge(prompt, make_completion("4"))["main"].passed
-    assert judge.prejudge(prompt, make_completion("5")) == {}
-    assert judge.prejudge(prompt, make_completion("bad prejudge"))["main"].status is Status.ERROR
-    assert (judge.counters.num_prejudged, judge.counters.num_errors) == (2, 1)
+    assert service.prejudge(prompt, make_completion("4"))["main"].passed
+    assert service.prejudge(prompt, make_completion("5")) == {}
+    assert service.prejudge(prompt, make_completion("bad prejudge"))["main"].status is Status.ERROR
+    assert (service.counters.num_prejudged, service.counters.num_errors) == (2, 1)
 
 
-def test_counters_tell_timeouts_crashes_and_errors_apart(judge: Judge, plugin_file: str) -> None:
+def test_counters_tell_timeouts_crashes_and_errors_apart(
+    service: VerifierService, plugin_file: str
+) -> None:
     prompt = make_prompt(plugin_file)
     texts = ["hang", "die", "raise", "yes"]
-    verdicts = judge.judge_batch([(prompt, make_completion(text)) for text in texts])
+    verdicts = service.verify_batch([(prompt, make_completion(text)) for text in texts])
     assert [v["main"].status.value for v in verdicts] == ["fail", "fail", "error", "pass"]
-    counters = judge.counters
+    counters = service.counters
     assert (
         counters.num_items,
         counters.num_timeouts,
@@ -309,31 +315,35 @@ def test_counters_tell_timeouts_crashes_and_errors_apart(judge: Judge, plugin_fi
     assert counters.busy_s > DEADLINE_S
 
 
-def test_bad_references_are_listed_with_their_prompts(judge: Judge, plugin_file: str) -> None:
-    judge.check_references(
+def test_bad_references_are_listed_with_their_prompts(
+    service: VerifierService, plugin_file: str
+) -> None:
+    service.check_references(
         [make_prompt(plugin_file, "Picky", "4"), make_prompt(plugin_file, "moody", "x")]
     )
     with pytest.raises(DataError) as caught:
-        judge.check_references([make_prompt(plugin_file, "Picky", "four")] * 12)
+        service.check_references([make_prompt(plugin_file, "Picky", "four")] * 12)
     message = str(caught.value)
     assert "12 reference(s)" in message
     assert message.count("p/0 (main): 'four': not a whole number") == 10
     assert "and 2 more" in message
 
 
-def test_preflight_refuses_a_verifier_with_bad_settings(judge: Judge, plugin_file: str) -> None:
+def test_preflight_refuses_a_verifier_with_bad_settings(
+    service: VerifierService, plugin_file: str
+) -> None:
     with pytest.raises(PluginError, match="volume"):
-        judge.preflight(make_prompt(plugin_file, "moody", volume=3).checks)
+        service.preflight(make_prompt(plugin_file, "moody", volume=3).checks)
     with pytest.raises(PluginError, match="not installed"):
-        judge.preflight([Check(name="x", verifier="no_such_verifier")])
+        service.preflight([Check(name="x", verifier="no_such_verifier")])
 
 
 def test_importable_plugins_reach_the_worker_through_the_parents_path(
-    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: VerifierService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plugin_on_path.py").write_text(textwrap.dedent(PLUGIN), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     check = Check(name="main", verifier="plugin_on_path:moody", reference="yes")
     prompt = Prompt(prompt_id="p/0", text="?", checks=(check,), source="test")
-    judge.preflight([check])
-    assert judge.judge_batch([(prompt, make_completion("yes"))])[0]["main"].passed
+    service.preflight([check])
+    assert service.verify_batch([(prompt, make_completion("yes"))])[0]["main"].passed

@@ -10,7 +10,7 @@ from rlvr.errors import ConfigError, PluginError, SandboxUnavailable
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Prompt, Status
 from rlvr.run.launch.preflight import opened
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 PLUGINS = '''
 from pydantic import BaseModel, ConfigDict
@@ -65,10 +65,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def reason(judge: Judge, *checks: Check) -> list[str]:
-    judge.preflight(checks)
+def reason(service: VerifierService, *checks: Check) -> list[str]:
+    service.preflight(checks)
     prompt = Prompt(prompt_id="p", checks=checks, source="test", text="?")
-    [verdicts] = judge.judge_batch([(prompt, completion_from_text("x", prompt_id="p"))])
+    [verdicts] = service.verify_batch([(prompt, completion_from_text("x", prompt_id="p"))])
     assert all(verdict.status is Status.PASS for verdict in verdicts.values())
     return [verdict.reason for verdict in verdicts.values()]
 
@@ -79,54 +79,54 @@ def check(name: str, **settings: int) -> Check:
 
 def log() -> list[str]:
     """What the sandbox did, as a verifier without one sees it."""
-    judge = Judge(1, 5.0)
+    service = VerifierService(1, 5.0)
     try:
-        return reason(judge, check("Plain"))[0].partition("[")[2].rstrip("]").split(", ")
+        return reason(service, check("Plain"))[0].partition("[")[2].rstrip("]").split(", ")
     finally:
-        judge.close()
+        service.close()
 
 
 def test_sandboxed_verifiers_share_one_sandbox_that_starts_at_preflight_and_closes() -> None:
-    judge = Judge(1, 5.0, sandbox=("plugins.py:Box", {}))
+    service = VerifierService(1, 5.0, sandbox=("plugins.py:Box", {}))
     try:
-        first, second = reason(judge, check("Needs"), check("Needs", number=1))
+        first, second = reason(service, check("Needs"), check("Needs", number=1))
         assert first == second == "box ['made', 'started']"
     finally:
-        judge.close()
+        service.close()
     assert log() == ["'made'", "'started'", "'closed'"]
 
 
 def test_other_verifiers_get_none_and_nothing_is_started() -> None:
-    judge = Judge(1, 5.0, sandbox=("plugins.py:Box", {}))
+    service = VerifierService(1, 5.0, sandbox=("plugins.py:Box", {}))
     try:
-        assert reason(judge, check("Plain")) == ["None []"]
+        assert reason(service, check("Plain")) == ["None []"]
     finally:
-        judge.close()
+        service.close()
 
 
 def test_without_a_choice_a_sandboxed_verifier_gets_none() -> None:
-    judge = Judge(1, 5.0)
+    service = VerifierService(1, 5.0)
     try:
-        assert reason(judge, check("Needs")) == ["None []"]
+        assert reason(service, check("Needs")) == ["None []"]
     finally:
-        judge.close()
+        service.close()
 
 
 def test_a_sandbox_that_cannot_start_ends_the_run_at_preflight() -> None:
-    judge = Judge(1, 5.0, sandbox=("plugins.py:Box", {"works": False}))
+    service = VerifierService(1, 5.0, sandbox=("plugins.py:Box", {"works": False}))
     try:
         with pytest.raises(SandboxUnavailable, match="mend it"):
-            judge.preflight([check("Needs")])
+            service.preflight([check("Needs")])
     finally:
-        judge.close()
+        service.close()
 
 
 def test_preflight_may_be_called_inside_an_event_loop() -> None:
-    judge = Judge(1, 5.0, sandbox=("plugins.py:Box", {}))
+    service = VerifierService(1, 5.0, sandbox=("plugins.py:Box", {}))
 
     async def inside() -> None:
-        judge.preflight([check("Needs")])
-        judge.close()
+        service.preflight([check("Needs")])
+        service.close()
 
     asyncio.run(inside())
     assert log() == ["'made'", "'started'", "'closed'"]
@@ -146,8 +146,8 @@ def test_the_recipes_sandbox_reaches_the_verifier(folder: Path) -> None:
     (folder / "rows.jsonl").write_text('{"prompt": "?", "reference": "1"}\n' * 8)
     recipe = load_recipe("x.yaml").recipe
     assert (recipe.sandbox.backend, recipe.sandbox.settings) == ("plugins.py:Box", {"works": True})
-    with opened(recipe) as (judge, _):
-        assert reason(judge, check("Needs"))[0].startswith("box ['made', 'started'")
+    with opened(recipe) as (service, _):
+        assert reason(service, check("Needs"))[0].startswith("box ['made', 'started'")
     broken = load_recipe("x.yaml", ["sandbox.settings.works=false"]).recipe
     with pytest.raises(SandboxUnavailable, match="nothing isolates"), opened(broken):
         pytest.fail("a run without its sandbox must not open")

@@ -9,7 +9,7 @@ from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Prompt, Status
 from rlvr.registry import SANDBOXES, VERIFIERS, find
 from rlvr.verification import trial
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from rlvr.verification.trial import load_tried
 
 VERIFIER = """
@@ -124,10 +124,10 @@ def test_an_exit_inside_the_runs_own_process_is_an_error_verdict(
     path.write_text(source, encoding="utf-8")
     check = Check(name="main", verifier=f"{path}:Leaves", reference="1")
     prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="test")
-    judge = Judge(workers=1, deadline_s=60.0)
+    service = VerifierService(workers=1, deadline_s=60.0)
     try:
-        verdicts = judge.judge_batch([(prompt, completion_from_text("1", prompt_id="p"))])
+        verdicts = service.verify_batch([(prompt, completion_from_text("1", prompt_id="p"))])
     finally:
-        judge.close()
+        service.close()
     assert verdicts[0]["main"].status is Status.ERROR
     assert "SystemExit" in verdicts[0]["main"].reason

@@ -13,7 +13,7 @@ from rlvr.config.recipe import Recipe
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.records import WeightsRef
 from rlvr.run.launch.local import record_cold_start
-from rlvr.run.launch.run import Scene
+from rlvr.run.launch.run import RunContext
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
@@ -61,13 +61,16 @@ class LearnerHandle:
         """Which arithmetic is the faster one there."""
         return self._ask("measure_dtypes", what="the measurement of dtypes")
 
-    def start(self, scene: Scene) -> None:
+    def start(self, context: RunContext) -> None:
         """Waits for the cold start, or for the checkpoint to be restored."""
-        self._recipe = scene.recipe
-        checkpoint = str(scene.resumed.folder.resolve()) if scene.resumed else None
+        self._recipe = context.recipe
+        checkpoint = str(context.resumed.folder.resolve()) if context.resumed else None
         actor = self._calls.actor
         running = actor.start.remote(
-            scene.recipe, str(scene.faults.resolve()), str(scene.reference.resolve()), checkpoint
+            context.recipe,
+            str(context.faults.resolve()),
+            str(context.reference.resolve()),
+            checkpoint,
         )
         shown = 0
         is_told = False
@@ -75,15 +78,15 @@ class LearnerHandle:
             progress = self._ask("progress", what="the cold start's progress")
             if progress.step > shown:
                 shown = progress.step
-                scene.console.cold_start(shown, self._recipe.cold_start.steps, progress.loss)
-            if scene.stop.requested and not is_told:
+                context.console.cold_start(shown, self._recipe.cold_start.steps, progress.loss)
+            if context.stop.requested and not is_told:
                 is_told = True
                 self._ask("stop_cold_start", what="the cold start to stop")
         try:
             report: Any = ray.get(running)
         except ray_errors.RayError as error:
             raise self._calls.meaning(error) from error
-        record_cold_start(scene, report)
+        record_cold_start(context, report)
 
     @property
     def source(self) -> WeightSource:

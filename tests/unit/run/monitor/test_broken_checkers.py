@@ -11,7 +11,7 @@ from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Group, Prompt, Role, Rollout, Status, Verdict
 from rlvr.run.monitor.broken_checkers import CheckerWatch, broken_checkers
 from rlvr.run.step.evaluation import Evaluation, summarize
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from rlvr.verification.worker_process import WorkerLost, WorkerProcess
 
 LOST = {
@@ -169,12 +169,12 @@ def test_an_import_on_first_use_does_not_count_and_a_hang_does(tmp_path: Path) -
     path.write_text(textwrap.dedent(PLUGIN).format(folder=str(tmp_path)), encoding="utf-8")
     check = Check(name="main", verifier=f"{path}:lazy", reference="yes")
     prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="test")
-    judge = Judge(workers=1, deadline_s=1.0)
+    service = VerifierService(workers=1, deadline_s=1.0)
     try:
         pairs = [(prompt, completion_from_text(text, prompt_id="p")) for text in ("yes", "hang")]
-        right, hanging = [answer["main"] for answer in judge.judge_batch(pairs)]
+        right, hanging = [answer["main"] for answer in service.verify_batch(pairs)]
     finally:
-        judge.close()
+        service.close()
     assert right.passed
     assert (hanging.status, hanging.details["cause"]) == (Status.FAIL, "timeout")
 

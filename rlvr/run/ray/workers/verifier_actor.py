@@ -11,17 +11,17 @@ from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
-from rlvr.run.ray.workers.judge_items import Item, Judged
-from rlvr.verification.service import Judge
+from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.verification.service import VerifierService
 
 
 @ray.remote(num_cpus=0, max_concurrency=1000)  # type: ignore # Ray's stub wants every option
-class JudgeActor:
+class VerifierActor:
     """Runs in an async actor; the work is done in worker processes and sandboxes."""
 
     def __init__(self, recipe: Recipe, sources: Mapping[str, PluginSource]) -> None:
         """Args: sources: single-file verifiers by the name that recipes use, with their text."""
-        self._judge = Judge(
+        self._service = VerifierService(
             recipe.reward.verifier_workers,
             recipe.reward.verifier_deadline_s,
             sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
@@ -30,14 +30,14 @@ class JudgeActor:
 
     async def start(self, checks: Sequence[Check]) -> str:
         """Builds every verifier, starts the sandbox and lets it test itself here; returns where this lives."""
-        await asyncio.to_thread(self._judge.preflight, checks)
+        await asyncio.to_thread(self._service.preflight, checks)
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
-    async def judge(self, items: Sequence[Item]) -> AsyncIterator[list[Judged]]:
+    async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[Judged]]:
         """Verdicts as they are given, in bunches."""
 
         async def one(item: Item) -> Judged:
-            verdicts = await self._judge.judge(
+            verdicts = await self._service.verify(
                 item.prompt, item.completion, settled=dict(item.settled)
             )
             return Judged(number=item.number, verdicts=verdicts)
@@ -58,4 +58,4 @@ class JudgeActor:
 
     async def close(self) -> None:
         """Ends workers and sandbox."""
-        await asyncio.to_thread(self._judge.close)
+        await asyncio.to_thread(self._service.close)

@@ -1,4 +1,4 @@
-"""Judges on many nodes that look like one `Judge`. No Ray here: pools are anything that fulfils `JudgePool`.
+"""Judges on many nodes that look like one `VerifierService`. No Ray here: pools are anything that fulfils `JudgePool`.
 
 judge(prompt, completion) --prejudge in the driver--> settled at once, or
     --(this turn of the event loop)--> the pool with the fewest open items --> verdicts as they are given
@@ -14,8 +14,8 @@ from typing import Protocol
 
 from rlvr.errors import RlvrError, VerifierError
 from rlvr.records import Completion, Json, Prompt, Verdict
-from rlvr.run.ray.workers.judge_items import Item, Judged
-from rlvr.verification.service import Judge
+from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.verification.service import VerifierService
 
 logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 4
@@ -25,7 +25,7 @@ class PoolLost(VerifierError):  # noqa: N818 - what happened to it
     """The process of a pool is gone or does not answer."""
 
 
-class JudgePool(Protocol):
+class RemoteVerifier(Protocol):
     """Judges somewhere else."""
 
     @property
@@ -33,7 +33,7 @@ class JudgePool(Protocol):
         """Where it lives, for messages."""
         ...
 
-    def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+    def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
         """The verdicts, as they are given. Raises PoolLost."""
         ...
 
@@ -56,20 +56,20 @@ class _Open:
 @dataclass(slots=True, eq=False)
 class _Pool:
     name: str
-    pool: JudgePool
+    pool: RemoteVerifier
     open: dict[int, _Open] = field(default_factory=dict[int, _Open])
     tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
 
 
-class JudgeFleet:
+class VerifierFleet:
     """Fulfils `CompletionJudge`."""
 
     def __init__(
         self,
-        spawn: Callable[[str], Awaitable[JudgePool]],
+        spawn: Callable[[str], Awaitable[RemoteVerifier]],
         *,
         names: Sequence[str],
-        here: Judge,
+        here: VerifierService,
         heartbeat_s: float,
         answer_s: float,
         max_restarts: int,
@@ -105,7 +105,7 @@ class JudgeFleet:
         ):
             self._admit(_Pool(name, pool))
 
-    async def judge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
+    async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         """One verdict for each check. Raises VerifierError when no pool is left, or an item ends every pool."""
         settled = self._here.prejudge(prompt, completion)
         if len(settled) == len(prompt.checks):
@@ -157,7 +157,7 @@ class JudgeFleet:
 
     async def _serve(self, pool: _Pool, share: Sequence[_Open]) -> None:
         try:
-            async for judged in pool.pool.judge([work.item for work in share]):
+            async for judged in pool.pool.verify([work.item for work in share]):
                 work = pool.open.pop(judged.number, None)
                 if work is not None and not work.future.done():
                     work.future.set_result(dict(judged.verdicts))
@@ -190,8 +190,8 @@ class JudgeFleet:
                 task.cancel()
         self._last_loss = f"{pool.name} ({pool.pool.place}): {error}"
         again = list(pool.open.values())
-        fields: dict[str, Json] = {"judge": pool.name, "reason": str(error), "again": len(again)}
-        self._event("judge_lost", **fields)
+        fields: dict[str, Json] = {"verifier": pool.name, "reason": str(error), "again": len(again)}
+        self._event("verifier_lost", **fields)
         logger.warning("judge lost: %s; %d items are judged again", self._last_loss, len(again))
         self._background_task(pool.pool.kill())
         if self._restarts_left > 0:
@@ -212,7 +212,7 @@ class JudgeFleet:
     async def _restart(self, name: str) -> None:
         try:
             self._admit(_Pool(name, await self._spawn(name)))
-            self._event("judge_restarted", judge=name)
+            self._event("verifier_restarted", verifier=name)
         except RlvrError as error:
             self._last_loss = f"{name} did not start again: {error}"
         finally:

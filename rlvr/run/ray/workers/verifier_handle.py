@@ -13,14 +13,14 @@ from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
-from rlvr.run.ray.workers.judge_actor import JudgeActor
-from rlvr.run.ray.workers.judge_fleet import JudgePool, PoolLost
-from rlvr.run.ray.workers.judge_items import Item, Judged
+from rlvr.run.ray.workers.verifier_actor import VerifierActor
+from rlvr.run.ray.workers.verifier_fleet import PoolLost, RemoteVerifier
+from rlvr.run.ray.workers.verifier_items import Item, Judged
 
 CLOSE_S = 5.0
 
 
-class JudgeHandle:
+class VerifierHandle:
     """Implements `JudgePool` by an actor."""
 
     def __init__(self, actor: Any, *, name: str, recipe: Recipe, board: WaitBoard) -> None:
@@ -39,9 +39,9 @@ class JudgeHandle:
             deadline_s=self._deadlines.start_deadline_s,
         )
 
-    async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+    async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
         """Verdicts as they are given; one call of the actor."""
-        stream = self._calls.actor.judge.options(num_returns="streaming").remote(list(items))
+        stream = self._calls.actor.verify.options(num_returns="streaming").remote(list(items))
         limit_s = self._deadlines.step_deadline_s
         what = f"verdicts on {len(items)} completions"
         with self._board.wait("the judges", on=self._name, what=what, deadline_s=limit_s):
@@ -65,22 +65,22 @@ class JudgeHandle:
         ray.kill(self._calls.actor)
 
 
-def judge_spawner(
+def verifier_spawner(
     recipe: Recipe,
     *,
     checks: Sequence[Check],
     sources: Mapping[str, PluginSource],
     nodes: Sequence[str],
     board: WaitBoard,
-) -> Callable[[str], Awaitable[JudgePool]]:
+) -> Callable[[str], Awaitable[RemoteVerifier]]:
     """What the judge fleet starts pools with: the pool's number decides its node."""
 
-    async def spawn(name: str) -> JudgeHandle:
+    async def spawn(name: str) -> VerifierHandle:
         node = nodes[int(name.rpartition("-")[2]) % len(nodes)]
-        start: Any = JudgeActor
+        start: Any = VerifierActor
         strategy = NodeAffinitySchedulingStrategy(node, soft=True)
         actor = start.options(scheduling_strategy=strategy).remote(recipe, dict(sources))
-        handle = JudgeHandle(actor, name=name, recipe=recipe, board=board)
+        handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:
             await handle.start(checks)
         except BaseException:  # also when cancelled: nobody else knows the actor

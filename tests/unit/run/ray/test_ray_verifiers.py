@@ -9,9 +9,9 @@ import pytest
 from rlvr.errors import RlvrError, VerifierError
 from rlvr.plugin import verifier
 from rlvr.records import Check, Completion, FinishReason, Prompt, Status, Verdict
-from rlvr.run.ray.workers.judge_fleet import JudgeFleet, PoolLost
-from rlvr.run.ray.workers.judge_items import Item, Judged
-from rlvr.verification.service import Judge
+from rlvr.run.ray.workers.verifier_fleet import PoolLost, VerifierFleet
+from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.verification.service import VerifierService
 
 
 class Pool:
@@ -24,7 +24,7 @@ class Pool:
         self.num_judged = 0
         self.is_killed = False
 
-    async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+    async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
         for item in items:
             await self._answer()
             if self.lives is not None and self.num_judged >= self.lives:
@@ -50,10 +50,10 @@ class Pool:
 
 
 @pytest.fixture
-def here() -> Iterator[Judge]:
-    judge = Judge(workers=1, deadline_s=5.0)
-    yield judge
-    judge.close()
+def here() -> Iterator[VerifierService]:
+    service = VerifierService(workers=1, deadline_s=5.0)
+    yield service
+    service.close()
 
 
 @verifier(version="1")
@@ -79,12 +79,12 @@ def pairs(count: int, *, name: str = f"{__name__}:by_pools") -> list[tuple[Promp
 
 
 def play(
-    here: Judge,
+    here: VerifierService,
     pools: Sequence[Pool],
-    scene: Callable[[JudgeFleet], Awaitable[Any]],
+    scene: Callable[[VerifierFleet], Awaitable[Any]],
     *,
     max_restarts: int = 5,
-    names: Sequence[str] = ("judge-0",),
+    names: Sequence[str] = ("verifier-0",),
 ) -> tuple[Any, list[str]]:
     """What the scene returns, and the kinds of the events. Pools start in their order."""
     coming = iter(pools)
@@ -97,7 +97,7 @@ def play(
             raise VerifierError("no more pools") from None
 
     async def whole() -> Any:
-        fleet = JudgeFleet(
+        fleet = VerifierFleet(
             spawn, names=names, here=here, heartbeat_s=0.02, answer_s=0.1, max_restarts=max_restarts,
             on_event=lambda kind, **fields: events.append(kind),
         )  # fmt: skip
@@ -111,66 +111,70 @@ def play(
     return asyncio.run(whole()), events
 
 
-def judge_all(count: int) -> Callable[[JudgeFleet], Awaitable[Any]]:
-    async def scene(fleet: JudgeFleet) -> Any:
-        return await asyncio.gather(*(fleet.judge(*pair) for pair in pairs(count)))
+def judge_all(count: int) -> Callable[[VerifierFleet], Awaitable[Any]]:
+    async def scene(fleet: VerifierFleet) -> Any:
+        return await asyncio.gather(*(fleet.verify(*pair) for pair in pairs(count)))
 
     return scene
 
 
-def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_error(here: Judge):
+def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_error(
+    here: VerifierService,
+):
     pools = [Pool(lives=3), Pool()]
     verdicts, events = play(here, pools, judge_all(10))
     assert [v["m"].status for v in verdicts] == [Status.PASS] * 10
     assert [pool.num_judged for pool in pools] == [3, 7]
     assert pools[0].is_killed
-    assert events == ["judge_lost", "judge_restarted"]
+    assert events == ["verifier_lost", "verifier_restarted"]
 
 
-def test_a_frozen_pool_is_found_and_the_other_one_takes_over(here: Judge):
+def test_a_frozen_pool_is_found_and_the_other_one_takes_over(here: VerifierService):
     pools = [Pool(is_frozen=True), Pool()]
-    verdicts, events = play(here, pools, judge_all(8), names=("judge-0", "judge-1"), max_restarts=0)
+    verdicts, events = play(
+        here, pools, judge_all(8), names=("verifier-0", "verifier-1"), max_restarts=0
+    )
     assert len(verdicts) == 8
     assert pools[1].num_judged == 8
-    assert events == ["judge_lost"]
+    assert events == ["verifier_lost"]
 
 
-def test_items_are_shared_among_pools(here: Judge):
+def test_items_are_shared_among_pools(here: VerifierService):
     pools = [Pool(), Pool()]
-    play(here, pools, judge_all(8), names=("judge-0", "judge-1"))
+    play(here, pools, judge_all(8), names=("verifier-0", "verifier-1"))
     assert [pool.num_judged for pool in pools] == [4, 4]
 
 
-def test_an_item_that_ends_every_pool_stops_the_run_and_is_named(here: Judge):
+def test_an_item_that_ends_every_pool_stops_the_run_and_is_named(here: VerifierService):
     with pytest.raises(VerifierError, match=r"completion 'c0' was with 4 judges.*rlvr verify"):
         play(here, [Pool(lives=0) for _ in range(6)], judge_all(1))
 
 
-def test_when_no_pool_can_be_started_any_more_the_run_stops(here: Judge):
+def test_when_no_pool_can_be_started_any_more_the_run_stops(here: VerifierService):
     with pytest.raises(VerifierError, match="no judge is left"):
         play(here, [Pool(lives=0)], judge_all(2), max_restarts=0)
 
 
-def test_what_needs_no_waiting_is_judged_in_the_driver(here: Judge):
+def test_what_needs_no_waiting_is_judged_in_the_driver(here: VerifierService):
     pool = Pool()
 
-    async def scene(fleet: JudgeFleet) -> Any:
-        return await fleet.judge(*pairs(1, name="text_match")[0])
+    async def scene(fleet: VerifierFleet) -> Any:
+        return await fleet.verify(*pairs(1, name="text_match")[0])
 
     verdicts, _ = play(here, [pool], scene)
     assert verdicts["m"].status is Status.PASS
     assert pool.num_judged == 0
 
 
-def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: Judge):
+def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: VerifierService):
     class Broken(Pool):
-        async def judge(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+        async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
             await asyncio.sleep(0)
-            raise RlvrError("judge-0 failed: RuntimeError: the verifier pool is closed")
+            raise RlvrError("verifier-0 failed: RuntimeError: the verifier pool is closed")
             yield
 
-    async def scene(fleet: JudgeFleet) -> None:
-        work = [fleet.judge(prompt, completion) for prompt, completion in pairs(3)]
+    async def scene(fleet: VerifierFleet) -> None:
+        work = [fleet.verify(prompt, completion) for prompt, completion in pairs(3)]
         found = await asyncio.gather(*work, return_exceptions=True)
         assert ["the verifier pool is closed" in str(error) for error in found] == [True] * 3
 
