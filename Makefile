@@ -1,6 +1,7 @@
 # make setup       everything that runs on this machine, into .venv (again only when the lock changes)
 # make quickstart  trains for real, on a CPU, in minutes
 # make test        the tests
+# make test-fast   those of them that answer in two minutes
 # make check       format, lint, types, layout: what a commit must pass
 # make parity      our losses and advantages, compared with those of six other trainers
 #
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test check lint types golden parity bench clean cuda-libraries
+.PHONY: setup quickstart test test-fast check lint types golden parity bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -22,6 +23,12 @@ quickstart: $(VENV)/.base
 
 test: $(VENV)/.full
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image"
+
+FAST := tests/unit/house tests/unit/algorithms tests/unit/config tests/unit/data tests/unit/planner tests/unit/run \
+	tests/unit/report tests/unit/docker tests/unit/verifiers/math tests/contract/test_verifiers.py tests/golden/parity
+
+test-fast: $(VENV)/.full
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image" $(FAST)
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check .
