@@ -1,6 +1,7 @@
 """Files that are whole or not there: written under another name, flushed to the disk, renamed."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -31,3 +32,11 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder, whichever is there; does nothing where there is none. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

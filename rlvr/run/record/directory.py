@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlvr.errors import CheckpointError, ConfigError
 from rlvr.run.record.lock import LOCK_FILE, RunLock, lock_directory
-from rlvr.storage import sealed_folders
+from rlvr.storage import atomic_files, sealed_folders
 from rlvr.storage.input_files import is_file, is_folder, other_kind
 
 logger = logging.getLogger(__name__)
@@ -226,8 +226,8 @@ class RunDirectory:
                     gone.append(folder)
         for folder in gone:
             try:
-                (folder / sealed_folders.MARKER).unlink(missing_ok=True)
-                shutil.rmtree(folder)
+                atomic_files.remove(folder / sealed_folders.MARKER)
+                atomic_files.remove(folder)
             except OSError as error:
                 raise CheckpointError(
                     f"cannot remove checkpoint {str(folder)!r}: {error}"

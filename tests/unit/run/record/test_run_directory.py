@@ -103,6 +103,16 @@ def test_checkpoints_of_later_steps_are_set_aside_and_go_when_a_newer_one_is_com
     assert sorted(f.name for f in run.checkpoints.iterdir()) == ["step_7", "step_9.aside"]
 
 
+def test_a_checkpoint_whose_marker_is_a_folder_is_removed_like_any_other(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", "x")
+    damaged = checkpoint(run, 3)
+    (damaged / "complete.json").unlink()
+    (damaged / "complete.json" / "inner").mkdir(parents=True)
+    checkpoint(run, 6)
+    assert run.prune_checkpoints(1) == [damaged]
+    assert not damaged.exists()
+
+
 def test_what_a_run_leaves_that_ended_before_its_recipe_may_be_used_again(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, "x")
     (tmp_path / ".lock").touch()
