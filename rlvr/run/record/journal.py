@@ -230,7 +230,7 @@ class RolloutWriter:
             for path in self._folder.iterdir():
                 number = rollout_step(path)
                 if (number is not None and number > step) or path.name.endswith(".tmp"):
-                    atomic_files.remove(path)
+                    path.unlink()
                     num_removed += 1
         except OSError as error:
             raise _unusable(self._folder, error) from error
