@@ -35,7 +35,7 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder, whichever is there; does nothing where there is none. Raises OSError."""
+    """Removes a file, a link or a whole folder; does nothing where there is none. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
