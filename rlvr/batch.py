@@ -48,7 +48,6 @@ class Batch:
     loss_mask: Bool[Tensor, "batch seq"]
     behavior_logprobs: Float[Tensor, "batch seq"]
     advantages: Float[Tensor, "batch seq"]
-    policy_versions: Int[Tensor, "batch seq"]
     group_index: Int[Tensor, " batch"]
     group_num_tokens: Int[Tensor, " batch"]
     num_loss_tokens: int

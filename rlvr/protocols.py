@@ -51,7 +51,6 @@ class Verifier(Protocol):
         `work_key(reference, completion) -> str`: items of one key get one verdict, so that a worker judges them once.
         `max_open`: a number, for ASYNC: so many items at once; the others wait, and their deadlines with them.
         `close()`: called once at the end, in the parent; lets connections go.
-        `verify_group(prompt, completions) -> list[Verdict]`: shares work among the completions of one prompt.
     """
 
     name: ClassVar[str]

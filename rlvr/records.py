@@ -245,11 +245,15 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The rollouts of one prompt that are compared with one another."""
+    """The rollouts of one prompt that are compared with one another.
+
+    issue_index: the number under which the training stream handed the prompt out; -1 in an evaluation.
+    """
 
     group_id: str
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
+    issue_index: int = -1
 
     def __post_init__(self) -> None:
         _require(len(self.rollouts) >= 1, f"group {self.group_id!r} is empty")

@@ -38,7 +38,6 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
     )
     loss_mask = _filled(completion_mask, (c.sampled_mask for _, c, _ in rows), empty=np.False_)
     logprobs = _filled(completion_mask, (c.logprobs for _, c, _ in rows), empty=np.float32(0))
-    versions = _filled(completion_mask, (c.policy_versions for _, c, _ in rows), empty=np.int64(0))
     advantages = torch.tensor([advantage for _, _, advantage in rows])[:, None]
     group_index = torch.tensor([index for index, _, _ in rows])
     return Batch(
@@ -49,7 +48,6 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
             loss_mask, torch.where(logprobs.isfinite(), logprobs, torch.nan), 0.0
         ),
         advantages=torch.where(torch.from_numpy(completion_mask), advantages, 0.0),
-        policy_versions=versions,
         group_index=group_index,
         group_num_tokens=group_token_counts(loss_mask, group_index),
         num_loss_tokens=int(loss_mask.sum()),

@@ -63,11 +63,6 @@ class ProblemDraws:
             )
 
     @property
-    def num_distinct(self) -> int | None:
-        """How many different problems the split has; None where they were not counted out."""
-        return None if self._keys is None else len(self._keys)
-
-    @property
     def can_demonstrate(self) -> bool:
         """Whether the generator shows answers."""
         return isinstance(self.generator, Demonstrator)

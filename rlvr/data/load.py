@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rlvr.config.recipe import DataConfig, DataSource, source_name
 from rlvr.data.order import LONG_ADVICE, PromptStream
 from rlvr.data.seeding import stable_hash
-from rlvr.data.sources import FiniteRows, GeneratedRows, open_source
+from rlvr.data.sources import FileReader, FiniteRows, GeneratedRows, open_source
 from rlvr.data.templates import build_prompt, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Prompt
@@ -27,10 +27,10 @@ _MAX_REPEATS = (
 class OpenedSource:
     """A source of the recipe with its rows, ready to yield prompts."""
 
-    def __init__(self, config: DataSource, *, seed: int) -> None:
+    def __init__(self, config: DataSource, *, seed: int, reader: FileReader | None = None) -> None:
         self.config = config
         self.name = source_name(config)
-        self.rows: FiniteRows | GeneratedRows = open_source(config, seed=seed)
+        self.rows: FiniteRows | GeneratedRows = open_source(config, seed=seed, reader=reader)
         check_formats(config, self.rows)  # a wrong format is found now, not at the first step
         build_prompt(config, self.rows.row(0))
 
@@ -46,6 +46,23 @@ class OpenedSource:
     def place(self, index: int) -> str:
         """The file and line of that row; "" for a draw of a generator."""
         return self.rows.row(index).where
+
+
+class SourceOpener:
+    """Opens the sources of a recipe, each once; a file that several of them name is read once."""
+
+    def __init__(self, config: DataConfig, *, seed: int) -> None:
+        self._seed = seed
+        self._reader = FileReader([*config.train, *config.eval])
+        self._opened: list[OpenedSource] = []
+
+    def open(self, config: DataSource) -> OpenedSource:
+        """The source, opened when it is first asked for. Raises: DataError, ConfigError."""
+        for source in self._opened:
+            if source.config == config:
+                return source
+        self._opened.append(OpenedSource(config, seed=self._seed, reader=self._reader))
+        return self._opened[-1]
 
 
 class EvalPrompts(dict[str, list[Prompt]]):
@@ -66,10 +83,13 @@ def open_train(
     seed: int,
     is_too_long: TooLong | None = None,
     long_advice: str = LONG_ADVICE,
+    opener: SourceOpener | None = None,
 ) -> PromptStream:
     """The stream of training prompts.
 
-    Args: long_advice: what to do where every prompt is too long.
+    Args:
+        long_advice: what to do where every prompt is too long.
+        opener: keeps the sources open for later calls.
 
     Raises:
         DataError: a source cannot be used. ConfigError: a source is configured wrongly, or two
@@ -81,8 +101,9 @@ def open_train(
         raise ConfigError(
             f"data.train: two sources share the name {twice[0]!r}; set data.train.N.name"
         )
+    opener = opener or SourceOpener(config, seed=seed)
     return PromptStream(
-        [OpenedSource(source, seed=seed) for source in config.train],
+        [opener.open(source) for source in config.train],
         weights=[source.weight for source in config.train],
         seed=seed,
         shuffle=config.shuffle,
@@ -98,20 +119,23 @@ def open_eval(
     seed: int,
     is_too_long: TooLong | None = None,
     long_advice: str = LONG_ADVICE,
+    opener: SourceOpener | None = None,
 ) -> EvalPrompts:
     """The fixed prompts of each evaluation: the first distinct rows, or distinct draws of a generator.
 
     Args:
         num_prompts: at most so many of each source; a source that has fewer gives all it has. A row that repeats the
             prompt and the reference of an earlier one is left out.
+        opener: keeps the sources open for later calls.
 
     Raises:
         DataError: a source cannot be used or has only prompts that are too long. ConfigError: it is
         configured wrongly.
     """
     found = EvalPrompts()
+    opener = opener or SourceOpener(config, seed=seed)
     for source_config in config.eval:
-        source = OpenedSource(source_config, seed=seed)
+        source = opener.open(source_config)
         prompts, num_long, num_twice = _first_distinct(
             source, num_prompts, is_too_long, found.places
         )

@@ -5,11 +5,12 @@ once.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlvr.config.recipe import DataSource, source_name
+from rlvr.data.columns import column_value, has_column
 from rlvr.data.files import RawRow, read_rows
 from rlvr.data.generators import ProblemDraws, open_generator
 from rlvr.data.messages import read_messages
@@ -17,7 +18,6 @@ from rlvr.errors import ConfigError, DataError
 from rlvr.records import Json
 
 GENERATOR_PREFIX = "generator:"
-WHOLE_ROW = "*"
 MAX_SHOWN = 10
 _LONG_FAULT = 120  # characters
 _ROLES = frozenset({"prompt", "reference", "id"})  # of `columns`; any other name in it is a tag
@@ -95,18 +95,55 @@ class GeneratedRows:
         )
 
 
-def open_source(config: DataSource, *, seed: int) -> FiniteRows | GeneratedRows:
+class FileReader:
+    """Reads files, folders and hub data sets, each once for all the sources that name it."""
+
+    def __init__(self, sources: Iterable[DataSource]) -> None:
+        """Args: sources: all that will be read; raw rows are kept until the last of those that name them has come."""
+        self._sharing: dict[_Origin, list[DataSource]] = {}
+        for config in sources:
+            self._sharing.setdefault(_origin(config), []).append(config)
+        self._raw: dict[_Origin, list[RawRow]] = {}
+        self._rows: dict[str, FiniteRows] = {}
+
+    def read(self, config: DataSource) -> FiniteRows:
+        """The rows of a source; those that are mapped alike are the same object.
+
+        Raises: DataError, ConfigError: see `open_source`.
+        """
+        key = _mapping_key(config)
+        if key not in self._rows:
+            pattern = _compile(config)
+            self._rows[key] = _finite_rows(config, self._raw_rows(config), pattern)
+        origin = _origin(config)
+        waiting = self._sharing.get(origin, [])
+        if all(_mapping_key(other) in self._rows for other in waiting):
+            self._raw.pop(origin, None)
+        return self._rows[key]
+
+    def _raw_rows(self, config: DataSource) -> list[RawRow]:
+        origin = _origin(config)
+        if origin not in self._raw:
+            limits = [other.limit for other in self._sharing.get(origin, [config])]
+            self._raw[origin] = _read(config, limit=max(limits) if all(limits) else 0)
+        raw = self._raw[origin]
+        return raw[: config.limit] if config.limit else raw
+
+
+def open_source(
+    config: DataSource, *, seed: int, reader: FileReader | None = None
+) -> FiniteRows | GeneratedRows:
     """The rows of a source.
 
     Args:
         seed: decides a generator's draws; rows from files do not depend on it.
+        reader: shares what it reads with other sources.
 
     Raises:
         DataError: missing file or column, unreadable rows, rows without prompt or reference,
         duplicate ids, no row.
         ConfigError: unknown generator or setting, a bad pattern, `datasets` needed and missing.
     """
-    name = source_name(config)
     if config.source.startswith(GENERATOR_PREFIX):
         _refuse_file_keys(config)
         generator = config.source.removeprefix(GENERATOR_PREFIX)
@@ -117,12 +154,35 @@ def open_source(config: DataSource, *, seed: int) -> FiniteRows | GeneratedRows:
             f"source {config.source!r}: settings={config.settings!r} are only for generators; "
             "remove them"
         )
-    pattern = _compile(config)
+    return (reader or FileReader([config])).read(config)
+
+
+_Origin = tuple[str, str, str]
+
+
+def _origin(config: DataSource) -> _Origin:
+    """What is read for a source, but for its limit."""
+    return config.source, config.subset, config.split
+
+
+def _mapping_key(config: DataSource) -> str:
+    """Sources of one key have the same rows."""
+    columns = sorted(config.columns.items())
+    return repr((_origin(config), config.limit, config.reference_pattern, columns))
+
+
+def _read(config: DataSource, *, limit: int) -> list[RawRow]:
     try:
-        raw = read_rows(config.source, subset=config.subset, split=config.split, limit=config.limit)
+        return read_rows(config.source, subset=config.subset, split=config.split, limit=limit)
     except OSError as error:
         raise DataError(f"source {config.source!r} cannot be read: {error}") from error
+
+
+def _finite_rows(
+    config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None
+) -> FiniteRows:
     if not raw:
+        name = source_name(config)
         raise DataError(f"source {config.source!r} ({name}) is empty: it has no row")
     hidden = {_wanted(config)[role] for role in ("prompt", "reference")}
     columns = {name for item in raw for name in item.columns} | (config.columns.keys() - _ROLES)
@@ -211,7 +271,7 @@ def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[
     missing = [
         f"{column!r} (columns.{role})"
         for role, column in wanted.items()
-        if not any(_has(item.columns, column) for item in readable)
+        if not any(has_column(item.columns, column) for item in readable)
     ]
     if missing:
         raise DataError(
@@ -231,7 +291,7 @@ def _map_row(
     reference = _reference(columns, wanted["reference"], pattern)
     row_id = str(index)
     if "id" in wanted:
-        value = _get(columns, wanted["id"])
+        value = column_value(columns, wanted["id"])
         if value is None or value == "":
             raise ValueError(f"column {wanted['id']!r} (columns.id) is empty")
         row_id = str(value)
@@ -240,7 +300,7 @@ def _map_row(
         name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)
     }
     for name in wanted.keys() - _ROLES:
-        value = _get(columns, wanted[name])
+        value = column_value(columns, wanted[name])
         if value is not None:
             tags[name] = _as_json(value, name)
     return Row(
@@ -254,7 +314,7 @@ def _map_row(
 
 
 def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, str]]:
-    value = _get(columns, column)
+    value = column_value(columns, column)
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, list) and value:
@@ -268,7 +328,7 @@ def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, s
 
 
 def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str] | None) -> Json:
-    value = _get(columns, column)
+    value = column_value(columns, column)
     is_nan = isinstance(value, float) and math.isnan(value)  # how many tables write null
     if (
         value is None
@@ -305,36 +365,6 @@ def _as_json(value: Any, role: str, column: str = "") -> Json:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{named} is not a JSON value: {error}") from error
     return value
-
-
-def _has(columns: Mapping[str, Any], column: str) -> bool:
-    if column in columns or column == WHOLE_ROW:
-        return True
-    head, dot, rest = column.partition(".")
-    inner = _opened(columns.get(head))
-    return bool(dot) and inner is not None and _has(inner, rest)
-
-
-def _get(columns: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; `outer.inner` reaches into an object, `tests.0` into a list, and `*` is the whole row.
-    None where it is missing.
-    """
-    if column in columns:
-        return columns[column]
-    if column == WHOLE_ROW:
-        return dict(columns)
-    head, dot, rest = column.partition(".")
-    inner = _opened(columns.get(head))
-    return _get(inner, rest) if dot and inner is not None else None
-
-
-def _opened(value: object) -> Mapping[str, Any] | None:
-    """An object or a list as a mapping from names or positions; None for anything else."""
-    if isinstance(value, Mapping):
-        return value
-    return (
-        {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else None
-    )
 
 
 def _is_scalar(value: object) -> bool:

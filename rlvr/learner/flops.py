@@ -47,7 +47,7 @@ class ModelCost:
 
         >>> mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
         >>> rows = Batch(token_ids=mask.long(), attention_mask=mask, loss_mask=mask & (torch.arange(4) > 1),
-        ...              behavior_logprobs=mask.float(), advantages=mask.float(), policy_versions=mask.long(),
+        ...              behavior_logprobs=mask.float(), advantages=mask.float(),
         ...              group_index=torch.tensor([0, 0]), group_num_tokens=torch.tensor([3, 3]),
         ...              num_loss_tokens=3, num_sequences=2, num_prompts=1)
         >>> cost = ModelCost(per_token=10, per_token_forward=4, attention=1)

@@ -80,14 +80,6 @@ def compile_layers(model: PreTrainedModel) -> None:
             layer._compiled_call_impl = _without_cache(compiled, layer._call_impl)
 
 
-def is_compiled(model: PreTrainedModel) -> bool:
-    """Whether `compile_layers` was called on it; a copy of a compiled model is not compiled."""
-    return any(
-        isinstance(m, GradientCheckpointingLayer) and m._compiled_call_impl is not None
-        for m in model.modules()
-    )
-
-
 def _without_cache(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
     """Calls `compiled`, but `eager` where there is a key-value cache, whose length changes with each token."""
 

@@ -35,7 +35,7 @@ class AfterStep:
     def settle_prompts(self, step: int, update: Update) -> dict[str, float]:
         """Settles the step's prompts in the stream. Returns `data/*` metrics where difficulty is on."""
         for group in update.taken.groups:
-            self._parts.stream.settle(int(group.group_id))
+            self._parts.stream.settle(group.issue_index)
         self._note_unusual(step, update)
         rates = self._parts.solve_rates
         if rates is None:
@@ -60,7 +60,7 @@ class AfterStep:
         parts, groups = self._parts, update.taken.groups
         parts.alarms.observe(step, update)
         pause = apply_governor(parts, step, metrics)
-        unjudged = metrics["reward/unjudged_rate"]
+        unjudged = update.statistics.unjudged_rate
         self._error_steps = self._error_steps + 1 if unjudged > parts.max_error_rate else 0
         broken = self._checkers.observe(step, groups)
         self._checkers.observe_evaluations(step, evaluations)

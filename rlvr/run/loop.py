@@ -101,7 +101,6 @@ def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]
     """Seconds of the step's parts, and tokens over them: where generation and training overlap, over the whole step."""
     step_s = update.wait_s + update.train_s + sync.sync_s + sync.wait_s
     metrics = update.metrics
-    tokens = metrics["rollout/length_mean_tokens"] * metrics["rollout/num_completions"]
     generate_s = step_s if has_overlap else update.wait_s
     return {
         "time/step_s": step_s,
@@ -109,7 +108,7 @@ def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]
         "time/train_s": update.train_s,
         "time/sync_s": sync.sync_s,
         "time/wait_s": sync.wait_s,
-        "rollout/tokens_per_s": tokens / max(1e-9, generate_s),
+        "rollout/tokens_per_s": update.statistics.num_tokens / max(1e-9, generate_s),
         "learner/tokens_per_s": metrics.get("learner/loss_tokens", 0.0) / max(1e-9, update.train_s),
     }
 

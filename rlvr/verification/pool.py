@@ -234,11 +234,6 @@ class VerifierPool:
         return self._spare.take()
 
     @property
-    def num_spares(self) -> int:
-        """Workers that stand ready to replace a lost one."""
-        return self._spare.num_ready
-
-    @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._is_closed

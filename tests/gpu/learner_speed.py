@@ -121,7 +121,6 @@ def rlvr_step(case: dict[str, Any], shape: dict[str, Any], row_tokens: int) -> A
         loss_mask=loss_mask,
         behavior_logprobs=torch.full(ids.shape, -10.0),
         advantages=torch.randn(rows, 1).expand(ids.shape).clone(),
-        policy_versions=torch.zeros_like(ids),
         group_index=torch.arange(rows),
         group_num_tokens=loss_mask.sum(1),
         num_loss_tokens=int(loss_mask.sum()),

@@ -61,7 +61,6 @@ def our_loss(config: AlgorithmConfig, rows: Sequence[Row]) -> LossResult:
         proximal_logprobs=placed([r.proximal_T for r in rows], outside=NOTHING),
         ref_logprobs=placed([r.ref_T for r in rows], outside=-NOTHING),
         advantages=placed([[r.advantage] * r.num_tokens for r in rows], outside=NOTHING),
-        policy_versions=torch.zeros(shape, dtype=torch.long),
         group_index=torch.tensor([r.group for r in rows]),
         group_num_tokens=torch.tensor([tokens_of[r.group] for r in rows]),
         num_loss_tokens=int(loss_mask.sum()),

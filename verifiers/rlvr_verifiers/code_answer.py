@@ -165,12 +165,6 @@ class CodeVerifier:
                 if not future.cancelled():
                     raise  # this task was cancelled, and not the one that works
 
-    async def verify_group(
-        self, prompt: Prompt, completions: Sequence[Completion]
-    ) -> list[Verdict]:
-        """The verdicts of one prompt's completions, as many at once as the sandbox has slots."""
-        return list(await asyncio.gather(*(self.verify(prompt, item) for item in completions)))
-
     def _program(
         self, completion: Completion, names: Sequence[str] = ()
     ) -> tuple[Program | None, str]:

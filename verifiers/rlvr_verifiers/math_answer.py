@@ -7,7 +7,6 @@ so.
 
 import json
 import zlib
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -116,10 +115,6 @@ class MathVerifier:
         if self._is_worker and self._is_sampled(golds, found):
             return self._verdict(outcome, cross_check=self._cross_check(golds, found, outcome))
         return self._verdict(outcome)
-
-    def verify_group(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Verdict]:
-        """The verdicts of one prompt's completions; equal answers are compared once."""
-        return [self.verify(prompt, completion) for completion in completions]
 
     def work_key(self, reference: Json, completion: Completion) -> str:
         """Items of one key get one verdict: the accepted golds, and what was extracted."""

@@ -4,6 +4,7 @@ In a path, `N` stands for a position in a list of sections, `NAME` for a key of 
 """
 
 import types
+from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -18,12 +19,7 @@ def key_paths(model: type[BaseModel]) -> tuple[str, ...]:
     >>> key_paths(ModelConfig)[:3]
     ('path', 'tiny', 'tiny.layers')
     """
-    return tuple(path for path, _ in _walk(model, ""))
-
-
-def leaf_paths(model: type[BaseModel]) -> tuple[str, ...]:
-    """Every key that holds a value and not a section, as a dotted path."""
-    return tuple(path for path, is_leaf in _walk(model, "") if is_leaf)
+    return tuple(dict.fromkeys(_walk(model, "")))
 
 
 def annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
@@ -102,8 +98,7 @@ def _step(annotation: Any, part: str | int) -> Any:
     return None
 
 
-def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, bool]]:
-    found: dict[str, bool] = {}
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for key, info in model.model_fields.items():
         path = f"{prefix}{key}"
         inner: Any = info.annotation
@@ -112,8 +107,6 @@ def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, bool]]:
         if kind is not None and _arguments(inner):
             inner = _arguments(inner)[1 if kind is dict else 0]
             below = f"{path}.{'NAME' if kind is dict else 'N'}."
-        sections = sections_in(inner)
-        found[path] = not sections
-        for section in sections:
-            found.update(_walk(section, below))
-    return list(found.items())
+        yield path
+        for section in sections_in(inner):
+            yield from _walk(section, below)

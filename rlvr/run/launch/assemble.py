@@ -128,7 +128,7 @@ def _buffer(recipe: Recipe, *, shaping: RewardShaping, max_staleness: int) -> Gr
     prompts = recipe.rollout.prompts_per_step
     return GroupBuffer(
         prompts_per_step=prompts,
-        why_dropped=signal_filter(
+        screen=signal_filter(
             min_judged=recipe.algorithm.advantage.min_judged,
             shaping=shaping,
             is_signal_needed=dynamic.enabled,

@@ -9,6 +9,7 @@ from rlvr.config.recipe import Recipe
 from rlvr.config.sections.section import PluginSection
 from rlvr.data.load import (
     EvalPrompts,
+    SourceOpener,
     demonstrations,
     open_eval,
     open_train,
@@ -41,12 +42,14 @@ class OpenedData:
 
     samples: of each source and sequence of chat roles in it one prompt, with the key of its source: what a chat
         template must be able to render.
+    opener: holds the sources open, each read once.
     """
 
     stream: PromptStream
     evals: EvalPrompts
     reopen: Callable[[PromptLimit], tuple[PromptStream, EvalPrompts]]
     samples: Sequence[tuple[str, Prompt]] = ()
+    opener: SourceOpener | None = None
 
     def limit_prompts(self, limit: PromptLimit) -> None:
         """Drops prompts that are too long: training ones when drawn, evaluation ones now."""
@@ -72,15 +75,20 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
     for warning in prompts_that_differ(recipe.data):
         logger.warning("%s", warning)
 
+    opener = SourceOpener(recipe.data, seed=recipe.seed)
+
     def open_all(limit: PromptLimit) -> tuple[PromptStream, EvalPrompts]:
         seed, is_too_long, advice = recipe.seed, limit.is_too_long, limit.advice
-        stream = open_train(recipe.data, seed=seed, is_too_long=is_too_long, long_advice=advice)
+        stream = open_train(
+            recipe.data, seed=seed, is_too_long=is_too_long, long_advice=advice, opener=opener
+        )
         evals = open_eval(
             recipe.data,
             recipe.run.eval_prompts,
             seed=seed,
             is_too_long=is_too_long,
             long_advice=advice,
+            opener=opener,
         )
         return stream, evals
 
@@ -105,7 +113,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
     service.preflight(distinct.values())
     service.check_references(prompts, places=places)
     samples = sorted(((key, prompt) for (key, _), prompt in shapes.items()), key=_training_first)
-    return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples)
+    return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples, opener=opener)
 
 
 def _note_shapes(

@@ -123,7 +123,7 @@ def run_recipe(
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
     with ExitStack() as stack:
-        inputs = input_digests(loaded.recipe, train=data.stream.sources)
+        inputs = input_digests(loaded.recipe, opener=data.opener)
         resumed = None
         if resume:
             found = find_resume(directory, loaded, inputs=inputs, choice=choice)

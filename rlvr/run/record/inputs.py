@@ -14,13 +14,13 @@ What a verifier imports is not looked into.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from rlvr.config.recipe import Recipe
-from rlvr.data.load import OpenedSource
+from rlvr.data.load import OpenedSource, SourceOpener
 from rlvr.errors import ConfigError
 from rlvr.registry import VERIFIERS, find, load
 
@@ -28,22 +28,20 @@ NUM_DRAWS = 64  # of an endless source
 _OURS = "rlvr"
 
 
-def input_digests(recipe: Recipe, *, train: Sequence[object] = ()) -> dict[str, str]:
+def input_digests(recipe: Recipe, *, opener: SourceOpener | None = None) -> dict[str, str]:
     """A digest by input: `data.train.0 (rows.jsonl)`, `verifier checks.py:lottery`.
 
-    Args: train: training sources that are open already; all else is read.
+    Args: opener: holds sources that are open already; all else is read.
     """
     found: dict[str, str] = {}
-    for number, source in enumerate(recipe.data.train):
-        known = train[number] if number < len(train) else None
-        opened = known if isinstance(known, OpenedSource) else None
-        found[f"data.train.{number} ({source.source})"] = _rows_digest(
-            opened or OpenedSource(source, seed=recipe.seed)
-        )
-    for number, source in enumerate(recipe.data.eval):
-        found[f"data.eval.{number} ({source.source})"] = _rows_digest(
-            OpenedSource(source, seed=recipe.seed)
-        )
+    opener = opener or SourceOpener(recipe.data, seed=recipe.seed)
+    by_rows: dict[int, str] = {}  # sources that share their rows share the digest
+    for part, sources in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        for number, source in enumerate(sources):
+            opened = opener.open(source)
+            if id(opened.rows) not in by_rows:
+                by_rows[id(opened.rows)] = _rows_digest(opened)
+            found[f"data.{part}.{number} ({source.source})"] = by_rows[id(opened.rows)]
     checks = (
         check
         for source in (*recipe.data.train, *recipe.data.eval)

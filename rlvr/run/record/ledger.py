@@ -144,33 +144,6 @@ class Ledger:
         found = dict(self._db.execute("SELECT state, COUNT(*) FROM issues GROUP BY state"))
         return {state: found.get(state.value, 0) for state in IssueState}
 
-    def drop_reasons(self) -> dict[str, int]:
-        """How many groups were dropped for which reason."""
-        query = (
-            "SELECT reason, COUNT(*) FROM issues WHERE state = ? GROUP BY reason ORDER BY reason"
-        )
-        return dict(self._db.execute(query, (IssueState.DROPPED,)))
-
-    def frontier(self) -> int:
-        """The lowest issue index that is neither trained nor dropped, holes included.
-
-        All below it is settled; a checkpoint stores it.
-        """
-        expected = 0
-        query = "SELECT issue_index, state FROM issues ORDER BY issue_index"
-        for issue_index, state in self._db.execute(query):
-            if issue_index != expected or state not in _SETTLED:
-                return expected
-            expected += 1
-        return expected
-
-    def open_issues(self) -> list[tuple[int, str]]:
-        """(issue index, prompt id) of all that were issued and are not settled, in order."""
-        query = (
-            "SELECT issue_index, prompt_id FROM issues WHERE state IN (?, ?) ORDER BY issue_index"
-        )
-        return list(self._db.execute(query, (IssueState.ISSUED, IssueState.COMPLETED)))
-
     def forget_after(self, step: int, *, next_issue: int | None = None) -> int:
         """How many issues were forgotten, so that the ledger agrees with the checkpoint of `step`.
 

@@ -16,8 +16,8 @@ from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.journal import EventsFile, MetricsFile, RolloutWriter
 from rlvr.run.record.ledger import Ledger
 from rlvr.run.record.lineage import lineage_of
-from rlvr.run.step.buffer import DropReason
 from rlvr.run.step.evaluation import Evaluation
+from rlvr.run.step.shaping import DropReason
 from rlvr.run.step.update import Update
 
 
@@ -129,10 +129,10 @@ class Recorder:
         self._require_ours()
         taken = update.taken
         for group in taken.groups:
-            self._ledger.complete(int(group.group_id))
-        self._ledger.trained([int(group.group_id) for group in taken.kept], step=step)
+            self._ledger.complete(group.issue_index)
+        self._ledger.trained([group.issue_index for group in taken.kept], step=step)
         for group, reason in taken.dropped:
-            self._ledger.drop(int(group.group_id), reason=reason.value, step=step)
+            self._ledger.drop(group.issue_index, reason=reason.value, step=step)
             if (
                 reason is DropReason.UNJUDGED
             ):  # a fault; the other reasons are the algorithm at work

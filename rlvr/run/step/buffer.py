@@ -20,24 +20,11 @@ flight are replacements admitted within the step, all that it lacks at once. A s
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from rlvr.records import Group
-
-
-class DropReason(StrEnum):
-    """Why a group is not learned from."""
-
-    UNJUDGED = "too few judged rollouts"
-    EQUAL_REWARDS = "all judged rewards are equal"
-    ALL_MASKED = "every judged rollout was cut off and is masked"
-    ZERO_ADVANTAGES = "all advantages are 0"
-
-
-GroupFilter = Callable[[Group], DropReason | None]
-"""Why a group must not reach the learner; None keeps it."""
+from rlvr.run.step.shaping import DropReason, GroupFilter, Screened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +40,7 @@ class Taken:
 
     @classmethod
     def of(cls, items: Iterable[tuple[Group, DropReason | None]], *, num_wanted: int) -> "Taken":
-        """From what `GroupBuffer.stream` yielded."""
+        """From groups and why each of them was dropped, None where it was not."""
         items = list(items)
         kept = [group for group, reason in items if reason is None]
         dropped = [(group, reason) for group, reason in items if reason is not None]
@@ -79,13 +66,13 @@ class GroupBuffer:
         self,
         *,
         prompts_per_step: int,
-        why_dropped: GroupFilter,
+        screen: GroupFilter,
         max_refills: int = 0,
         max_staleness: int = 0,
     ) -> None:
         """Args: max_refills: how many groups of one step may stand in for dropped ones."""
         self.prompts_per_step = prompts_per_step
-        self._why_dropped = why_dropped
+        self._screen = screen
         self.max_groups = prompts_per_step + max_refills
         self.max_staleness = max_staleness
         self._tickets = 0
@@ -131,10 +118,11 @@ class GroupBuffer:
 
     async def take(self) -> Taken:
         """Waits for one step's groups. Raises what the producer failed with."""
-        return Taken.of([item async for item in self.stream()], num_wanted=self.prompts_per_step)
+        items = [(item.group, item.reason) async for item in self.stream()]
+        return Taken.of(items, num_wanted=self.prompts_per_step)
 
-    async def stream(self) -> AsyncIterator[tuple[Group, DropReason | None]]:
-        """One step's groups as they come, in the order of issue, each with the reason why it is dropped or None.
+    async def stream(self) -> AsyncIterator[Screened]:
+        """One step's groups as they come, in the order of issue, each with what the filter said of it.
 
         Raises: what the producer failed with.
         """
@@ -146,10 +134,10 @@ class GroupBuffer:
             group = await self._next()
             if group is None:
                 return
-            reason = self._why_dropped(group)
+            screened = self._screen(group)
             num_seen += 1
-            num_kept += reason is None
-            yield group, reason
+            num_kept += screened.reason is None
+            yield screened
 
     def advance(self) -> None:
         """The engine serves the next version: fills up to (1 + max_staleness) steps' worth in flight."""

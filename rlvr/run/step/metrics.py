@@ -3,49 +3,88 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rlvr.records import FinishReason, Group, Status
-from rlvr.run.step.buffer import DropReason, Taken
-from rlvr.run.step.shaping import Shaped
+from rlvr.run.step.buffer import Taken
+from rlvr.run.step.shaping import DropReason, Shaped
 from rlvr.run.step.verdict_metrics import check_metrics, verdict_metrics
 
 
-def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Reward, verifier and length metrics over every rollout of the step, before any filter."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    rewards = [r.reward for r in rollouts if r.reward is not None]
-    verdicts = [v for r in rollouts for v in r.verdicts.values()]
-    lengths = [len(r.completion.token_ids) for r in rollouts]
-    judged_groups = [[x for x in group.rewards if x is not None] for group in groups]
-    comparable = [x for x in judged_groups if len(x) >= 2]
-    num_rollouts = max(1, len(rollouts))
-    num_verdicts = max(1, len(verdicts))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStatistics:
+    """What is counted over every rollout of a step, before any filter; reward_mean and reward_std: nan without one."""
+
+    num_completions: int
+    num_tokens: int
+    max_tokens: int
+    reward_mean: float
+    reward_std: float
+    unjudged_rate: float
+    zero_variance_rate: float
+    all_correct_rate: float
+    error_rate: float
+    unparsed_rate: float
+    timeout_rate: float
+    truncated_rate: float
+    aborted_rate: float
+    verify_s: float
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> "RolloutStatistics":
+        """The statistics of these groups."""
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        rewards = [r.reward for r in rollouts if r.reward is not None]
+        verdicts = [v for r in rollouts for v in r.verdicts.values()]
+        lengths = [len(r.completion.token_ids) for r in rollouts]
+        judged_groups = [[x for x in group.rewards if x is not None] for group in groups]
+        comparable = [x for x in judged_groups if len(x) >= 2]
+        num_comparable = max(1, len(comparable))
+        num_rollouts = max(1, len(rollouts))
+        num_verdicts = max(1, len(verdicts))
+        finished = [r.completion.finish_reason for r in rollouts]
+        causes = [v.details.get("cause") for v in verdicts]
+        return cls(
+            num_completions=len(rollouts),
+            num_tokens=sum(lengths),
+            max_tokens=max(lengths, default=0),
+            reward_mean=statistics.fmean(rewards) if rewards else math.nan,
+            reward_std=statistics.pstdev(rewards) if rewards else math.nan,
+            unjudged_rate=1 - len(rewards) / num_rollouts,
+            zero_variance_rate=sum(max(x) == min(x) for x in comparable) / num_comparable,
+            all_correct_rate=sum(min(x) == max(x) > 0 for x in comparable) / num_comparable,
+            error_rate=sum(v.status is Status.ERROR for v in verdicts) / num_verdicts,
+            unparsed_rate=sum(v.status is Status.UNPARSED for v in verdicts) / num_verdicts,
+            timeout_rate=sum(cause in ("timeout", "crash") for cause in causes) / num_verdicts,
+            truncated_rate=sum(x is not FinishReason.STOP for x in finished) / num_rollouts,
+            aborted_rate=sum(x is FinishReason.ABORT for x in finished) / num_rollouts,
+            verify_s=sum(v.seconds for v in verdicts),
+        )
+
+
+def rollout_metrics(
+    groups: Sequence[Group], *, known: RolloutStatistics | None = None
+) -> dict[str, float]:
+    """Reward, verifier and length metrics over every rollout of the step, before any filter.
+
+    Args: known: the statistics of these groups, where they were computed before.
+    """
+    found = known or RolloutStatistics.of(groups)
     return {
-        "reward/mean": statistics.fmean(rewards) if rewards else math.nan,
-        "reward/std": statistics.pstdev(rewards) if rewards else math.nan,
-        "reward/unjudged_rate": 1 - len(rewards) / num_rollouts,
-        "reward/zero_variance_rate": sum(max(x) == min(x) for x in comparable)
-        / max(1, len(comparable)),
-        "reward/all_correct_rate": sum(min(x) == max(x) > 0 for x in comparable)
-        / max(1, len(comparable)),
-        "verifier/error_rate": sum(v.status is Status.ERROR for v in verdicts) / num_verdicts,
-        "verifier/unparsed_rate": sum(v.status is Status.UNPARSED for v in verdicts) / num_verdicts,
-        "verifier/timeout_rate": sum(
-            v.details.get("cause") in ("timeout", "crash") for v in verdicts
-        )
-        / num_verdicts,
-        "time/verify_s": sum(v.seconds for v in verdicts),
-        "rollout/length_mean_tokens": sum(lengths) / num_rollouts,
-        "rollout/length_max_tokens": float(max(lengths, default=0)),
-        "rollout/truncated_rate": sum(
-            r.completion.finish_reason is not FinishReason.STOP for r in rollouts
-        )
-        / num_rollouts,
-        "rollout/aborted_rate": sum(
-            r.completion.finish_reason is FinishReason.ABORT for r in rollouts
-        )
-        / num_rollouts,
-        "rollout/num_completions": float(len(rollouts)),
+        "reward/mean": found.reward_mean,
+        "reward/std": found.reward_std,
+        "reward/unjudged_rate": found.unjudged_rate,
+        "reward/zero_variance_rate": found.zero_variance_rate,
+        "reward/all_correct_rate": found.all_correct_rate,
+        "verifier/error_rate": found.error_rate,
+        "verifier/unparsed_rate": found.unparsed_rate,
+        "verifier/timeout_rate": found.timeout_rate,
+        "time/verify_s": found.verify_s,
+        "rollout/length_mean_tokens": found.num_tokens / max(1, found.num_completions),
+        "rollout/length_max_tokens": float(found.max_tokens),
+        "rollout/truncated_rate": found.truncated_rate,
+        "rollout/aborted_rate": found.aborted_rate,
+        "rollout/num_completions": float(found.num_completions),
         **verdict_metrics(groups),
         **check_metrics(groups),
     }

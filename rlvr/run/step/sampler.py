@@ -63,6 +63,7 @@ class SingleTurnSampler:
         *,
         plan: SamplingPlan,
         policy_version: int,
+        issue_index: int = -1,
         repeat: int = 0,
     ) -> Group:
         """A group of `plan.group_size` judged rollouts, in the order of their sample index.
@@ -70,6 +71,7 @@ class SingleTurnSampler:
         Waits for the engine and the verifiers; an unjudged rollout has reward None.
 
         Args:
+            issue_index: of the prompt in the training stream; -1 in an evaluation.
             repeat: how often the prompt was sampled before. A small data set may come round again before the weights
                 change, and the same seeds would only repeat its completions.
 
@@ -101,7 +103,12 @@ class SingleTurnSampler:
         rollouts = sorted(
             (task.result() for task in tasks), key=lambda r: r.completion.sample_index
         )
-        return Group(group_id=group_id, prompt=prompt, rollouts=tuple(rollouts))
+        return Group(
+            group_id=group_id,
+            prompt=prompt,
+            rollouts=tuple(rollouts),
+            issue_index=issue_index,
+        )
 
     async def _judged(self, prompt: Prompt, completion: Completion) -> Rollout:
         if completion.finish_reason is FinishReason.ABORT:  # the engine's fault, so not a zero

@@ -6,15 +6,15 @@ Rollouts keep the verifiers' reward; what was taken from it stands beside it in 
 the reference's log-probs and so comes later (`rlvr.run.step.update`): the filter of groups does not see it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from rlvr.algorithms.advantages import GroupRewards
 from rlvr.algorithms.lengths import overlong_penalty
 from rlvr.config.recipe import RewardConfig, Truncated
 from rlvr.records import Group, Rollout
 from rlvr.reward import leaves_loss
-from rlvr.run.step.buffer import DropReason, GroupFilter
 
 EQUAL = 1e-9  # rewards and advantages closer than this are the same number after rounding
 
@@ -27,6 +27,28 @@ class Shaped:
     overlong_penalty: float
     kl_penalty: float | None = None
     advantage: float | None = None
+
+
+class DropReason(StrEnum):
+    """Why a group is not learned from."""
+
+    UNJUDGED = "too few judged rollouts"
+    EQUAL_REWARDS = "all judged rewards are equal"
+    ALL_MASKED = "every judged rollout was cut off and is masked"
+    ZERO_ADVANTAGES = "all advantages are 0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screened:
+    """A group, why it must not reach the learner (None keeps it), and by completion id its shaped rewards."""
+
+    group: Group
+    reason: DropReason | None
+    shaped: Mapping[str, Shaped]
+
+
+GroupFilter = Callable[[Group], Screened]
+"""Shapes a group's rewards and decides whether it may reach the learner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +82,14 @@ class RewardShaping:
         )
         return Shaped(reward=rollout.reward - penalty, overlong_penalty=penalty)
 
+    def shape_group(self, group: Group) -> dict[str, Shaped]:
+        """By completion id, what `shape` gives for each judged rollout."""
+        return {
+            rollout.completion.completion_id: shaped
+            for rollout in group.rollouts
+            if (shaped := self.shape(rollout)) is not None
+        }
+
     def is_masked(self, rollout: Rollout) -> bool:
         """Whether a judged rollout counts in the baseline and leaves the loss."""
         return leaves_loss(rollout.completion, truncated=self.truncated)
@@ -70,20 +100,24 @@ def signal_filter(
 ) -> GroupFilter:
     """Why a group must not reach the learner: too few judged rollouts, or, where a signal is needed, none in it."""
 
-    def why_dropped(group: Group) -> DropReason | None:
+    def why_dropped(group: Group, shaped: Mapping[str, Shaped]) -> DropReason | None:
         if group.num_judged < min_judged:
             return DropReason.UNJUDGED
         if not is_signal_needed:
             return None
         judged = [rollout for rollout in group.rollouts if rollout.reward is not None]
-        shaped = [x.reward for rollout in judged if (x := shaping.shape(rollout)) is not None]
-        if max(shaped) - min(shaped) <= EQUAL:
+        rewards = [x.reward for x in shaped.values()]
+        if max(rewards) - min(rewards) <= EQUAL:
             return DropReason.EQUAL_REWARDS
         if all(shaping.is_masked(rollout) for rollout in judged):
             return DropReason.ALL_MASKED
         return None
 
-    return why_dropped
+    def screen(group: Group) -> Screened:
+        shaped = shaping.shape_group(group)
+        return Screened(group=group, reason=why_dropped(group, shaped), shaped=shaped)
+
+    return screen
 
 
 def group_rewards(group: Group, shaped: Sequence[Shaped | None]) -> GroupRewards:

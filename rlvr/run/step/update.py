@@ -20,12 +20,23 @@ from rlvr.batch import Batch, Denominators, Learner
 from rlvr.data.collate import Row, collate_rows, select_rows
 from rlvr.records import Group
 from rlvr.run.activity import Activity
-from rlvr.run.step.buffer import DropReason, GroupBuffer, Taken
+from rlvr.run.step.buffer import GroupBuffer, Taken
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.step.metrics import penalty_metrics, rollout_metrics, selection_metrics, staleness
-from rlvr.run.step.shaping import EQUAL, RewardShaping, Shaped, group_rewards
-
-Item = tuple[Group, DropReason | None]
+from rlvr.run.step.metrics import (
+    RolloutStatistics,
+    penalty_metrics,
+    rollout_metrics,
+    selection_metrics,
+    staleness,
+)
+from rlvr.run.step.shaping import (
+    EQUAL,
+    DropReason,
+    RewardShaping,
+    Screened,
+    Shaped,
+    group_rewards,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +52,14 @@ class Update:
     """What one step did.
 
     taken: its groups; those that left for their advantages stand among the dropped. shaped: by completion id, for every
-    judged rollout. has_learned: whether there was an optimiser step. is_refill_spent: the step is smaller than asked
-    for, because no more groups may stand in for dropped ones. wait_s: until the last group was judged, less
-    what was trained meanwhile; train_s: the learner's work.
+    judged rollout. statistics: over the rollouts of all its groups. has_learned: whether there was an optimiser step.
+    is_refill_spent: the step is smaller than asked for, because no more groups may stand in for dropped ones. wait_s:
+    until the last group was judged, less what was trained meanwhile; train_s: the learner's work.
     """
 
     taken: Taken
     shaped: Mapping[str, Shaped]
+    statistics: RolloutStatistics
     metrics: dict[str, float]
     has_learned: bool
     is_refill_spent: bool
@@ -119,13 +131,13 @@ class Updater:
         """
         started = time.perf_counter()
         train_s = 0.0
-        items: list[Item] = []
+        items: list[Screened] = []
         learned: list[_Learned] = []
         metrics: dict[str, float] = {}
         self._activity.begin("generating: groups", total=self._buffer.prompts_per_step)
         async for chunk in self._chunks():
             items += chunk
-            kept = [group for group, reason in chunk if reason is None]
+            kept = [item for item in chunk if item.reason is None]
             if kept:
                 begun = time.perf_counter()
                 if not self._is_streaming:
@@ -142,14 +154,18 @@ class Updater:
             train_s += time.perf_counter() - begun
         silent = frozenset[str]().union(*(part.silent for part in learned))
         taken = Taken.of(
-            [(g, DropReason.ZERO_ADVANTAGES if g.group_id in silent else why) for g, why in items],
+            [
+                (x.group, DropReason.ZERO_ADVANTAGES if x.group.group_id in silent else x.reason)
+                for x in items
+            ],
             num_wanted=self._buffer.prompts_per_step,
         )
-        shaped = self._shaped(taken.groups)
+        shaped = _shaped(items)
         for part in learned:
             shaped |= part.shaped
+        statistics = RolloutStatistics.of(taken.groups)
         if taken.groups:
-            metrics |= rollout_metrics(taken.groups)
+            metrics |= rollout_metrics(taken.groups, known=statistics)
             metrics |= staleness(taken.groups, policy_version=policy_version)
             metrics |= selection_metrics(taken)
             metrics |= penalty_metrics(
@@ -158,6 +174,7 @@ class Updater:
         return Update(
             taken=taken,
             shaped=shaped,
+            statistics=statistics,
             metrics=metrics,
             has_learned=bool(counts),
             is_refill_spent=self._is_refill_spent(items),
@@ -165,27 +182,27 @@ class Updater:
             train_s=train_s,
         )
 
-    async def _chunks(self) -> AsyncIterator[list[Item]]:
+    async def _chunks(self) -> AsyncIterator[list[Screened]]:
         """The step's groups in portions that are learned from together."""
         if self._is_streaming and self._may_overlap:
             async for item in self._buffer.stream():
                 self._activity.advance()
                 yield [item]
             return
-        items: list[Item] = []
+        items: list[Screened] = []
         async for item in self._buffer.stream():
             self._activity.advance()
             items.append(item)
         for chunk in [[item] for item in items] if self._is_streaming else [items]:
             yield chunk
 
-    def _is_refill_spent(self, items: Sequence[Item]) -> bool:
+    def _is_refill_spent(self, items: Sequence[Screened]) -> bool:
         wanted, allowed = self._buffer.prompts_per_step, self._buffer.max_groups
-        return len(items) == allowed > wanted > sum(reason is None for _, reason in items)
+        return len(items) == allowed > wanted > sum(item.reason is None for item in items)
 
-    def _learn(self, groups: Sequence[Group]) -> _Learned:
+    def _learn(self, screened: Sequence[Screened]) -> _Learned:
         """In the learner's thread."""
-        ready = self.prepare(groups)
+        ready = self.prepare(screened)
         if ready.batch is None:
             return _Learned(counts=None, shaped=ready.shaped, silent=ready.silent)
         metrics: Mapping[str, float] = {}
@@ -200,15 +217,16 @@ class Updater:
             metrics=metrics,
         )
 
-    def prepare(self, groups: Sequence[Group]) -> Prepared:
+    def prepare(self, screened: Sequence[Screened]) -> Prepared:
         """The annotated batch of these groups, with their advantages."""
+        groups = [item.group for item in screened]
         rows: list[Row] = [
             (index, rollout.completion, 0.0)
             for index, group in enumerate(groups)
             for rollout in group.rollouts
             if rollout.reward is not None and any(rollout.completion.sampled_mask)
         ]
-        shaped = self._shaped(groups)
+        shaped = _shaped(screened)
         if not rows:
             return Prepared(batch=None, shaped=shaped)
         draft = collate_rows(rows, pad_token_id=self._pad_token_id)
@@ -235,14 +253,6 @@ class Updater:
         if self._kl_in_reward is None:
             batch = self._learner.annotate(batch)
         return Prepared(batch=batch, shaped=shaped, silent=silent)
-
-    def _shaped(self, groups: Sequence[Group]) -> dict[str, Shaped]:
-        return {
-            rollout.completion.completion_id: shaped
-            for group in groups
-            for rollout in group.rollouts
-            if (shaped := self._shaping.shape(rollout)) is not None
-        }
 
     def _charge_kl(self, batch: Batch, rows: Sequence[Row], shaped: dict[str, Shaped]) -> None:
         """Subtracts the KL penalty from the shaped rewards; a completion without a sampled token pays nothing."""
@@ -278,3 +288,7 @@ class Updater:
                 if advantage is not None:
                     shaped[name] = replace(shaped[name], advantage=advantage)
         return frozenset(silent)
+
+
+def _shaped(screened: Sequence[Screened]) -> dict[str, Shaped]:
+    return {name: shaped for item in screened for name, shaped in item.shaped.items()}

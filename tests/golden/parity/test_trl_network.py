@@ -115,7 +115,6 @@ def our_gradient(
         proximal_logprobs=proximal,
         ref_logprobs=ref,
         advantages=advantages,
-        policy_versions=torch.zeros_like(made.token_ids),
         group_index=group_index,
         group_num_tokens=counts.view(3, 4).sum(1)[group_index],
         num_loss_tokens=int(counts.sum()),

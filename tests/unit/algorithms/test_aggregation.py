@@ -34,7 +34,6 @@ def batch() -> Batch:
         loss_mask=mask,
         behavior_logprobs=zeros,
         advantages=zeros,
-        policy_versions=torch.zeros(3, 4, dtype=torch.long),
         group_index=torch.tensor([0, 0, 1]),
         group_num_tokens=torch.tensor([5, 5, 1]),
         num_loss_tokens=6,

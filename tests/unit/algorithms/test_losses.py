@@ -53,7 +53,6 @@ def make_batch(**changes: object) -> Batch:
         "loss_mask": torch.tensor([[F, T, T, T], [F, T, T, F]]),
         "behavior_logprobs": torch.log(torch.tensor([[1.0, 0.5, 0.5, 0.5], [1.0, 0.5, 0.5, 1.0]])),
         "advantages": torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, -1.0, -1.0, 0.0]]),
-        "policy_versions": torch.zeros(2, 4, dtype=torch.long),
         "group_index": torch.tensor([0, 0]),
         "group_num_tokens": torch.tensor([5, 5]),
         "num_loss_tokens": 5,
@@ -302,7 +301,6 @@ def random_batch(seed: int, *, dtype: torch.dtype) -> tuple[Tensor, Batch]:
         proximal_logprobs=logprobs(),
         ref_logprobs=logprobs(),
         advantages=torch.randn(4, 1, generator=generator).to(dtype).expand(4, 6).contiguous(),
-        policy_versions=torch.zeros(4, 6, dtype=torch.long),
         group_index=groups,
         group_num_tokens=torch.stack([*per_group])[groups],
         num_loss_tokens=int(mask.sum()),
@@ -355,7 +353,6 @@ def pad(batch: Batch, columns: int) -> Batch:
         "proximal_logprobs",
         "ref_logprobs",
         "advantages",
-        "policy_versions",
     ):
         tensor = getattr(batch, name)
         wide[name] = torch.nn.functional.pad(tensor, (0, columns), value=0)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.config.document.paths import leaf_paths
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import Recipe
+from tests.unit.config.recipe_cases import leaf_paths
 
 BASE = """\
 name: x

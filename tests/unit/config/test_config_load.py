@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rlvr.config.document.packaged import find_recipe, list_recipes
-from rlvr.config.document.paths import leaf_paths
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import ClusterConfig, EngineDtype, Recipe
 from rlvr.errors import ConfigError
+from tests.unit.config.recipe_cases import leaf_paths
 
 BASE = """\
 name: x

@@ -30,7 +30,6 @@ def test_every_column_stands_with_its_token():
     batch = collate_rows([row(0, logprobs=(-1, -2, -3)), row(1, prompt=(9,), tokens=(8,))], pad_token_id=0)  # fmt: skip
     assert batch.token_ids.tolist() == [[1, 2, 5, 6, 7], [9, 8, 0, 0, 0]]
     assert batch.behavior_logprobs.tolist() == [[0, 0, -1, -2, -3], [0, -1, 0, 0, 0]]
-    assert batch.policy_versions.tolist() == [[0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]
     assert batch.loss_mask.sum(1).tolist() == [3, 1]
     assert batch.attention_mask.sum(1).tolist() == [5, 2]
 

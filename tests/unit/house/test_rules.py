@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.config.document.paths import annotation_at, kinds, leaf_paths
+from rlvr.config.document.paths import annotation_at, kinds
 from rlvr.config.recipe import Recipe
 from rlvr.config.sections.algorithm import AlgorithmConfig
+from tests.unit.config.recipe_cases import leaf_paths
 
 ROOT = Path(__file__).resolve().parents[3]
 AREAS = "reward|policy|mismatch|verifier|rollout|learner|sync|time|eval|data|check"

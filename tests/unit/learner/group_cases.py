@@ -69,7 +69,6 @@ def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Ba
         loss_mask=loss_mask,
         behavior_logprobs=behavior.double(),
         advantages=advantages.double(),
-        policy_versions=torch.zeros_like(ids),
         group_index=group_index,
         group_num_tokens=group_token_counts(loss_mask, group_index),
         num_loss_tokens=int(loss_mask.sum()),

@@ -50,7 +50,6 @@ def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Ba
         loss_mask=loss_mask,
         behavior_logprobs=behavior.double(),
         advantages=advantages.double(),
-        policy_versions=torch.zeros_like(ids),
         group_index=torch.arange(num_rows) // group_size,
         group_num_tokens=group_token_counts(loss_mask, torch.arange(num_rows) // group_size),
         num_loss_tokens=int(loss_mask.sum()),
@@ -119,7 +118,6 @@ def pad(batch: Batch, columns: int) -> Batch:
         "loss_mask",
         "behavior_logprobs",
         "advantages",
-        "policy_versions",
     ):
         tensor = getattr(batch, name)
         wide[name] = torch.cat([tensor, torch.zeros(len(tensor), columns, dtype=tensor.dtype)], 1)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlvr.config.recipe import TinyModel
 from rlvr.config.sections.learner import Kernels, Layout, LearnerConfig
 from rlvr.errors import ConfigError
-from rlvr.learner.kernels import compile_layers, is_compiled, prepare_model, use_liger
+from rlvr.learner.kernels import compile_layers, prepare_model, use_liger
 from rlvr.models.logprobs import token_logprobs
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest, Sampling
@@ -100,6 +101,14 @@ def test_generation_with_a_compiled_model_compiles_nothing() -> None:
     )
     assert len(ended[0]) == 5
     assert not counters["stats"]
+
+
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether `compile_layers` was called on it; a copy of a compiled model is not compiled."""
+    return any(
+        isinstance(m, GradientCheckpointingLayer) and m._compiled_call_impl is not None
+        for m in model.modules()
+    )
 
 
 def test_a_copy_of_a_compiled_model_is_not_compiled() -> None:

@@ -27,7 +27,6 @@ def batch_of(groups: Groups) -> Batch:
         **rows,
         behavior_logprobs=torch.zeros(mask.shape),
         advantages=torch.zeros(mask.shape),
-        policy_versions=torch.zeros_like(rows["token_ids"]),
         group_num_tokens=group_token_counts(mask, rows["group_index"]),
         num_loss_tokens=int(mask.sum()),
         num_sequences=len(mask),

@@ -37,7 +37,6 @@ def test_rows_are_split_evenly_and_each_goes_to_one_rank(
         loss_mask=loss_mask,
         behavior_logprobs=mask.float(),
         advantages=mask.float(),
-        policy_versions=mask.long(),
         group_index=group_index,
         group_num_tokens=group_token_counts(loss_mask, group_index),
         num_loss_tokens=int(loss_mask.sum()),

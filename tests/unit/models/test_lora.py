@@ -74,7 +74,6 @@ def batch(rewards: torch.Tensor, answers: torch.Tensor) -> Batch:
         loss_mask=loss_mask,
         behavior_logprobs=torch.zeros(rows, 3),
         advantages=advantages,
-        policy_versions=torch.zeros_like(ids),
         group_index=torch.zeros(rows, dtype=torch.long),
         group_num_tokens=torch.full((rows,), rows),
         num_loss_tokens=rows,

@@ -38,14 +38,6 @@ class MemberEngine(RolloutEngine, Protocol):
         ...
 
 
-class SleepingEngine(Protocol):
-    """Optional: an engine that can give its memory away while the learner trains."""
-
-    async def sleep(self) -> None: ...
-
-    async def wake(self) -> None: ...
-
-
 Spawn = Callable[[str], Awaitable[MemberEngine]]
 
 

@@ -12,6 +12,7 @@ from rlvr.records import Check, FinishReason, Group, Prompt, Role, Rollout, Stat
 from rlvr.run.monitor.alarms import AlarmWatch
 from rlvr.run.monitor.findings import Alarm, findings
 from rlvr.run.step.buffer import Taken
+from rlvr.run.step.metrics import RolloutStatistics
 from rlvr.run.step.shaping import Shaped
 from rlvr.run.step.update import Update
 
@@ -76,6 +77,7 @@ def step_of(
     return Update(
         taken=Taken(kept=list(groups), dropped=[], num_wanted=len(groups)),
         shaped=shaped,
+        statistics=RolloutStatistics.of(groups),
         metrics={"policy/entropy": entropy},
         has_learned=True,
         is_refill_spent=False,

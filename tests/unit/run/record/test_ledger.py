@@ -1,5 +1,7 @@
 """The ledger: each prompt once, and agreement with the checkpoint after a restart."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,13 @@ def filled(path: Path) -> Ledger:
     return ledger
 
 
+def rows(path: Path) -> list[tuple[int, str, str]]:
+    """(issue index, state, reason) of every issue, as another reader of the file sees them."""
+    with closing(sqlite3.connect(path)) as reader:
+        query = "SELECT issue_index, state, reason FROM issues ORDER BY issue_index"
+        return list(reader.execute(query))
+
+
 def test_states_are_counted(tmp_path: Path) -> None:
     ledger = filled(tmp_path / "l.sqlite")
     assert ledger.counts() == {
@@ -29,9 +38,14 @@ def test_states_are_counted(tmp_path: Path) -> None:
         IssueState.TRAINED: 2,
         IssueState.DROPPED: 1,
     }
-    assert ledger.drop_reasons() == {"unjudged": 1}
-    assert ledger.frontier() == 3
-    assert ledger.open_issues() == [(3, "p3"), (4, "p4")]
+    ledger.commit()
+    assert rows(tmp_path / "l.sqlite") == [
+        (0, "trained", ""),
+        (1, "dropped", "unjudged"),
+        (2, "trained", ""),
+        (3, "completed", ""),
+        (4, "issued", ""),
+    ]
     ledger.close()
 
 
@@ -40,9 +54,7 @@ def test_only_what_was_committed_survives(tmp_path: Path) -> None:
     first.issue(0, prompt_id="a", group_id="g", issued_version=0)
     first.commit()
     first.issue(1, prompt_id="b", group_id="h", issued_version=0)
-    reader = Ledger(tmp_path / "l.sqlite")
-    assert reader.open_issues() == [(0, "a")]
-    reader.close()
+    assert rows(tmp_path / "l.sqlite") == [(0, "issued", "")]
     first.close()
 
 
@@ -50,10 +62,10 @@ def test_resuming_forgets_what_the_checkpoint_does_not_know(tmp_path: Path) -> N
     ledger = filled(tmp_path / "l.sqlite")
     assert ledger.forget_after(1) == 3
     assert ledger.counts()[IssueState.TRAINED] == 1
-    assert ledger.frontier() == 2
+    assert [index for index, _, _ in rows(tmp_path / "l.sqlite")] == [0, 1]
     ledger.issue(2, prompt_id="p2", group_id="2", issued_version=1)
     assert ledger.forget_after(1, next_issue=1) == 2
-    assert ledger.frontier() == 1
+    assert [index for index, _, _ in rows(tmp_path / "l.sqlite")] == [0]
     ledger.close()
 
 

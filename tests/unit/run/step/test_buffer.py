@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Rollout
-from rlvr.run.step.buffer import DropReason, GroupBuffer
+from rlvr.run.step.buffer import GroupBuffer
+from rlvr.run.step.shaping import DropReason, Screened
 
 PROMPT = Prompt(
     prompt_id="p", text="?", source="s", checks=(Check(name="main", verifier="v", reference="4"),)
@@ -23,16 +24,17 @@ def group(number: int, *, reward: float = 1.0) -> Group:
     rollout = Rollout(
         completion=completion, verdicts={}, reward=reward, reward_parts={"main": reward}
     )
-    return Group(group_id=f"{number:08d}", prompt=PROMPT, rollouts=(rollout,))
+    return Group(group_id=f"{number:08d}", prompt=PROMPT, rollouts=(rollout,), issue_index=number)
 
 
-def why_dropped(of: Group) -> DropReason | None:
+def screen(of: Group) -> Screened:
     """Groups of reward 0 carry no signal."""
-    return DropReason.EQUAL_REWARDS if of.rewards == (0.0,) else None
+    reason = DropReason.EQUAL_REWARDS if of.rewards == (0.0,) else None
+    return Screened(group=of, reason=reason, shaped={})
 
 
 def make(prompts_per_step: int, **settings: int) -> GroupBuffer:
-    return GroupBuffer(prompts_per_step=prompts_per_step, why_dropped=why_dropped, **settings)
+    return GroupBuffer(prompts_per_step=prompts_per_step, screen=screen, **settings)
 
 
 class Producer:
@@ -64,7 +66,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 def ids(groups: list[Group]) -> list[int]:
-    return [int(group.group_id) for group in groups]
+    return [group.issue_index for group in groups]
 
 
 def test_groups_come_in_the_order_of_issue_whatever_their_order_of_arrival():
@@ -96,9 +98,7 @@ def test_what_the_filter_names_is_dropped_with_its_reason_and_not_replaced_witho
             buffer.put(group(number, reward=reward))
         taken = await buffer.take()
         assert ids(taken.kept) == [0, 2]
-        assert [(int(g.group_id), why) for g, why in taken.dropped] == [
-            (1, DropReason.EQUAL_REWARDS)
-        ]
+        assert [(g.issue_index, why) for g, why in taken.dropped] == [(1, DropReason.EQUAL_REWARDS)]
         assert ids(taken.groups) == [0, 1, 2]
         assert taken.num_refilled == 0
         assert await producer.settle() == 3

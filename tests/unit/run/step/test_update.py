@@ -19,10 +19,10 @@ from rlvr.learner.learner import PolicyLearner
 from rlvr.models.policy import build_tiny
 from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Rollout, Transport
 from rlvr.run.activity import Activity
-from rlvr.run.step.buffer import DropReason, GroupBuffer
+from rlvr.run.step.buffer import GroupBuffer
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.step.shaping import RewardShaping, signal_filter
-from rlvr.run.step.update import KlInReward, Update, Updater
+from rlvr.run.step.shaping import DropReason, RewardShaping, Screened, Shaped, signal_filter
+from rlvr.run.step.update import KlInReward, Prepared, Update, Updater
 
 TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
 LIMIT = 6
@@ -47,7 +47,9 @@ def group(
         )  # fmt: skip
         parts = {} if reward is None else {"main": reward}
         rollouts.append(Rollout(completion=completion, verdicts={}, reward=reward, reward_parts=parts))  # fmt: skip
-    return Group(group_id=f"{number:08d}", prompt=prompt, rollouts=tuple(rollouts))
+    return Group(
+        group_id=f"{number:08d}", prompt=prompt, rollouts=tuple(rollouts), issue_index=number
+    )
 
 
 class World:
@@ -68,10 +70,10 @@ class World:
             fault_folder=folder,
         )
         reward = settings.pop("reward", RewardConfig(truncated=Truncated.JUDGE))
-        shaping = RewardShaping.of(reward, max_completion_tokens=LIMIT)
+        shaping = self.shaping = RewardShaping.of(reward, max_completion_tokens=LIMIT)
         self.buffer = GroupBuffer(
             prompts_per_step=num_groups,
-            why_dropped=signal_filter(
+            screen=signal_filter(
                 min_judged=2, shaping=shaping, is_signal_needed=settings.pop("is_signal_needed", False)
             ),
         )  # fmt: skip
@@ -104,6 +106,11 @@ class World:
             return asyncio.run(step())
         finally:
             self.thread.close()
+
+    def prepare(self, *groups: Group) -> Prepared:
+        shaped = [self.shaping.shape_group(one) for one in groups]
+        pairs = zip(groups, shaped, strict=True)
+        return self.updater.prepare([Screened(group=g, reason=None, shaped=x) for g, x in pairs])
 
     def weights(self) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in self.learner.policy.model.parameters()])
@@ -174,7 +181,7 @@ def test_a_masked_rollout_counts_in_the_baseline_and_not_in_the_denominators(tmp
     reward = RewardConfig(truncated=Truncated.MASK)
     world = World(tmp_path, num_groups=2, reward=reward, advantage=DrGrpoAdvantage())
     all_cut = group(1, [0.0, 1.0, 0.0], [6, 6, 6])
-    prepared = world.updater.prepare([group(0, [1.0, 0.0, 1.0], [2, 3, 6]), all_cut])
+    prepared = world.prepare(group(0, [1.0, 0.0, 1.0], [2, 3, 6]), all_cut)
     assert prepared.batch is not None
     assert prepared.batch.num_sequences == 2
     assert prepared.batch.num_prompts == 1
@@ -219,7 +226,7 @@ def test_a_step_without_signal_moves_nothing(tmp_path: Path, is_streaming: bool)
 def test_the_kl_in_the_reward_is_charged_before_the_advantages(tmp_path: Path):
     world = World(tmp_path, num_groups=1, kl_coef=0.2, advantage=DrGrpoAdvantage())
     one = group(0, [1.0, 0.0, 0.0], [2, 3, 4])
-    batch = world.updater.prepare([one]).batch
+    batch = world.prepare(one).batch
     assert batch is not None
     assert batch.ref_logprobs is not None
     reference = torch.where(batch.loss_mask, batch.ref_logprobs, 0.0).sum(1)
@@ -239,12 +246,35 @@ def test_the_kl_in_the_reward_is_charged_before_the_advantages(tmp_path: Path):
 def test_the_filter_names_why_a_group_has_no_signal():
     overlong = RewardConfig(truncated=Truncated.MASK, overlong_buffer_tokens=3, overlong_penalty=0.5)  # fmt: skip
     shaping = RewardShaping.of(overlong, max_completion_tokens=LIMIT)
-    why = signal_filter(min_judged=2, shaping=shaping, is_signal_needed=True)
+    screen = signal_filter(min_judged=2, shaping=shaping, is_signal_needed=True)
+
+    def why(of: Group) -> DropReason | None:
+        return screen(of).reason
+
     assert why(group(0, [1.0, None, None])) is DropReason.UNJUDGED
     assert why(group(0, [0.1, 0.1, None], [3, 3, 5])) is DropReason.EQUAL_REWARDS
     assert why(group(0, [0.0, 1.0], [6, 6])) is DropReason.ALL_MASKED
     assert why(group(0, [1.0, 0.0])) is None
     assert why(group(0, [1.0, 1.0], [3, 5])) is None  # equal before shaping, different after it
     indifferent = signal_filter(min_judged=2, shaping=shaping, is_signal_needed=False)
-    assert indifferent(group(0, [1.0, 1.0])) is None
-    assert indifferent(group(0, [1.0, None])) is DropReason.UNJUDGED
+    assert indifferent(group(0, [1.0, 1.0])).reason is None
+    assert indifferent(group(0, [1.0, None])).reason is DropReason.UNJUDGED
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+@pytest.mark.parametrize("is_signal_needed", [False, True])
+def test_each_rollout_is_shaped_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_streaming: bool, is_signal_needed: bool
+):
+    seen: list[str] = []
+    shape = RewardShaping.shape
+
+    def counted(self: RewardShaping, rollout: Rollout) -> Shaped | None:
+        seen.append(rollout.completion.completion_id)
+        return shape(self, rollout)
+
+    monkeypatch.setattr(RewardShaping, "shape", counted)
+    world = World(tmp_path, num_groups=4, is_streaming=is_streaming, is_signal_needed=is_signal_needed)  # fmt: skip
+    update = world.run(*THREE, group(3, [None, 1.0, 0.0]))
+    assert sorted(seen) == [f"{number}#{i}" for number in range(4) for i in range(3)]
+    assert update.shaped.keys() == set(seen) - {"3#0"}

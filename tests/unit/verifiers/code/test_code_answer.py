@@ -109,7 +109,7 @@ def test_equal_programs_of_a_group_run_once() -> None:
     pairs = [pair(DOUBLE, text) for text in texts]
 
     async def both_ways() -> list[Verdict]:
-        first = await verifier.verify_group(pairs[0][0], [completion for _, completion in pairs])
+        first = await asyncio.gather(*(verifier.verify(*one) for one in pairs))
         return [*first, await verifier.verify(*pairs[0])]
 
     verdicts = asyncio.run(both_ways())

@@ -150,13 +150,6 @@ def test_a_rounded_decimal_counts_only_where_it_is_asked_for() -> None:
     assert not verify("2/3", "\\boxed{0.666}", built(decimal_digits=3)).passed
 
 
-def test_a_group_is_judged_like_its_completions() -> None:
-    texts = ["\\boxed{4}", "\\boxed{5}", "nothing", "\\boxed{4}"]
-    completions = [completion_from_text(text, prompt_id="p") for text in texts]
-    group = VERIFIER.verify_group(prompt_of("4"), completions)
-    assert group == [verify("4", text) for text in texts]
-
-
 def test_the_work_key_tells_answers_apart_and_nothing_else() -> None:
     def key(reference: Json, text: str) -> str:
         return VERIFIER.work_key(reference, completion_from_text(text, prompt_id="p"))
