@@ -1,4 +1,4 @@
-"""The command line. Imports stay inside the commands, so that `rlvr --help` and a wrong recipe answer at once."""
+"""The command line. Commands import what they need, so that `rlvr --help` and recipe errors are fast."""
 
 import sys
 from contextlib import ExitStack, suppress
@@ -55,17 +55,17 @@ Overrides = Annotated[
 def train(
     recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
     overrides: Overrides = None,
-    run_dir: Annotated[Path | None, typer.Option(help="where the run's files go")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="the folder for the run's files")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on from the newest whole checkpoint")
+        bool, typer.Option("--resume", help="continue from the newest intact checkpoint")
     ] = False,
     checkpoint: Checkpoint = "",
     allow_changed_inputs: AllowChangedInputs = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check all that needs no weights, show prompts")
+        bool, typer.Option("--dry-run", help="only check what needs no weights, and show prompts")
     ] = False,
 ) -> None:
-    """Train a policy by a recipe."""
+    """Train a policy with a recipe."""
     from rlvr.commands.train import require_backend, train_with
     from rlvr.config.load import load_recipe
     from rlvr.run.record.console import Console
@@ -87,7 +87,7 @@ def train(
     with ExitStack() as stack:
         stack.callback(console.activity.end)
         console.activity.begin("checking plugins, data and references")
-        # what is wrong ends here, before a folder is made
+        # problems are raised here, before a folder is created
         service, data = stack.enter_context(opened(loaded.recipe))
         check_prompts(loaded.recipe, data, tell=console.note)
         unstarted = stack.enter_context(UnstartedRun(run_dir))
@@ -98,7 +98,7 @@ def train(
         console.activity.begin("loading libraries")
         from rlvr.report.page import reported
 
-        stack.enter_context(reported(directory.path, told=console.note))
+        stack.enter_context(reported(directory.path, note=console.note))
         train_with(
             loaded, service=service, data=data, directory=directory, resume=resume, console=console, choice=choice,
         )  # fmt: skip
@@ -109,7 +109,7 @@ def check(
     recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
     overrides: Overrides = None,
 ) -> None:
-    """Check a recipe, and plan its memory and time on this machine; no weights are loaded."""
+    """Check a recipe, and estimate its memory and time on this machine; no weights are loaded."""
     from rlvr.config.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
@@ -133,11 +133,9 @@ def evaluate(
         ),
     ],
     overrides: Overrides = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="the recipe to take data and sampling from")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="the recipe for data and sampling")] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="a source to evaluate on, in place of data.eval")
+        str | None, typer.Option(help="a source to evaluate on instead of data.eval")
     ] = None,
     samples_per_prompt: Annotated[
         int, typer.Option(min=1, help="1 = greedy pass@1; more are sampled")
@@ -149,22 +147,22 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="URL",
-            help="who generates: an OpenAI-compatible server (vLLM, SGLang, ...), http://HOST:PORT/v1; MODEL_OR_RUN "
-            "then gives tokenizer and limits only",
+            help="generate with an OpenAI-compatible server (vLLM, SGLang, ...), http://HOST:PORT/v1; MODEL_OR_RUN "
+            "then only gives tokenizer and limits",
         ),
     ] = None,
     server_model: Annotated[
         str,
-        typer.Option(metavar="NAME", help="the model's name at the server, where it has several"),
+        typer.Option(metavar="NAME", help="the model's name on the server, if it has several"),
     ] = "",
     server_key_env: Annotated[
         str, typer.Option(metavar="VARIABLE", help="the environment variable with the server's key")
     ] = "",
     server_requests: Annotated[
-        int, typer.Option(min=1, help="requests at the server at the same time")
+        int, typer.Option(min=1, help="number of concurrent requests to the server")
     ] = 64,
 ) -> None:
-    """Evaluate a model: pass@1 greedy, or pass@k, avg@k and maj@k, with intervals."""
+    """Evaluate a model: pass@1 greedy, or pass@k, avg@k and maj@k, with confidence intervals."""
     from rlvr.commands.evaluate import evaluate_model
     from rlvr.commands.evaluate_server import server_choice
     from rlvr.run.record.console import Console
@@ -203,17 +201,16 @@ def verify(
         Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
-    deadline_s: Annotated[
-        float, typer.Option(min=0.01, help="seconds that one item may take")
-    ] = 5.0,
+    deadline_s: Annotated[float, typer.Option(min=0.01, help="seconds allowed for one item")] = 5.0,
     sandbox: Annotated[
-        str, typer.Option(help="where a verifier that runs programs runs them")
+        str, typer.Option(help="the sandbox for verifiers that run programs")
     ] = "auto",
     sandbox_setting: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the sandbox; repeat it")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable"),
     ] = None,
     is_explained: Annotated[
-        bool, typer.Option("--explain", help="say of one pair how it was judged")
+        bool, typer.Option("--explain", help="explain how one pair was judged")
     ] = False,
     completion: Annotated[str | None, typer.Option(help="with --explain: the pair's text")] = None,
     reference: Annotated[
@@ -260,7 +257,7 @@ def verify(
 
 @app.command()
 def doctor() -> None:
-    """Say what works on this machine, and how to fix what does not work."""
+    """Show what works on this machine, and how to fix what does not."""
     from rlvr.commands.doctor import examine
     from rlvr.run.record.console import Console
 
@@ -282,20 +279,20 @@ def report(
     print(write_report(run_dir))
 
 
-# The parser's own base class of usage errors; typer names only this child of it.
+# The parser's base class of usage errors; typer exports only this subclass.
 USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """The entry point: exit code 0 done, 1 the work failed, 2 the call or the recipe is wrong, 130 interrupted, 141 who
-    read the output has gone.
+    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong call or recipe, 130 interrupted, 141 the reader of the
+    output is gone.
     """
     from rlvr.run.launch.process import configure_logging, prepare_process
     from rlvr.run.record.stdout import written
 
     prepare_process()
     configure_logging()
-    sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` lives where the user stands
+    sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` is in the working directory
     raise SystemExit(written(_exit_code))
 
 
@@ -303,7 +300,7 @@ def _exit_code() -> int:
     from rlvr.run.record.stdout import tell
 
     try:
-        return app(standalone_mode=False) or 0  # what a command's typer.Exit carried, else None
+        return app(standalone_mode=False) or 0  # the code of a command's typer.Exit, else None
     except RlvrError as error:
         tell(f"rlvr: {error}")
         return error.exit_code

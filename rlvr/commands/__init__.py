@@ -1,6 +1,6 @@
 """The commands behind `rlvr ...`, one file each; `rlvr.cli` parses the arguments and calls them.
 
-Lives here: train, eval (here, on a cluster, against a server), verify, check, doctor, plugins, recipes.
+Commands:   train, eval (here, on a cluster, against a server), verify, check, doctor, plugins, recipes.
 Comes in:   a loaded recipe, paths, options.
-Goes out:   an exit code, what the person reads, files in a run directory.
+Goes out:   an exit code, console output, files in a run directory.
 """

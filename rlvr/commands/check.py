@@ -1,4 +1,4 @@
-"""`rlvr check`: everything `--dry-run` checks, and what the run will take of this machine. No weights are loaded."""
+"""`rlvr check`: everything that `--dry-run` checks, and the run's needs on this machine. No weights are loaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ from rlvr.run.launch.preflight import OpenedData, opened
 from rlvr.run.launch.prompt_check import check_prompts
 from rlvr.run.launch.start_learner import use_threads
 
-NUM_MEASURED = 64  # prompts of each source whose tokens are counted
+NUM_MEASURED = 64  # prompts per source whose tokens are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """tables: title and rows. warnings: what will likely go wrong on this machine."""
+    """tables: title and rows. warnings: likely problems on this machine."""
 
     tables: tuple[tuple[str, tuple[Row, ...]], ...]
     warnings: tuple[str, ...]
 
 
 def check_recipe(recipe: Recipe) -> CheckReport:
-    """The report of a recipe that is sound.
+    """The report of a valid recipe.
 
-    Raises: what a real start would raise before it loads weights (ConfigError, DataError, PluginError).
+    Raises: the errors of a real start before it loads weights (ConfigError, DataError, PluginError).
     """
     with opened(recipe) as (_, data):
         prompts = list(_sample(data))
@@ -111,7 +111,7 @@ def _setup(
 
 
 def _sample(data: OpenedData) -> Iterator[tuple[Prompt, bool]]:
-    """(prompt, whether it is for training) of the first prompts of each source."""
+    """(prompt, whether it is for training) for the first prompts of each source."""
     for source in data.stream.sources:
         count = NUM_MEASURED if source.num_rows is None else min(NUM_MEASURED, source.num_rows)
         yield from ((source.prompt(i), True) for i in range(count))
@@ -120,7 +120,7 @@ def _sample(data: OpenedData) -> Iterator[tuple[Prompt, bool]]:
 
 
 def _lengths(recipe: Recipe, prompts: Sequence[tuple[Prompt, bool]]) -> Lengths:
-    """Tokens as the recipe's own tokenizer counts them; longer prompts than the recipe takes are dropped in a run."""
+    """Lengths in tokens of the recipe's tokenizer; a run drops prompts longer than the recipe allows."""
     tokenizer = load_tokenizer(recipe.model)
     limit = recipe.data.max_prompt_tokens
     counted = [(min(limit, len(encode_prompt(p, tokenizer))), is_train) for p, is_train in prompts]

@@ -43,7 +43,7 @@ QUICKSTART_LAYERS = ((1536, 576), (576, 1536))  # (outputs, inputs) of SmolLM2-1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do when it is not as it should be."""
+    """One line: what was checked, what was found, and how to fix it if it is not right."""
 
     name: str
     value: str
@@ -53,7 +53,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All findings, most basic first."""
+    """All findings, the most basic first."""
     return [
         Finding(name="rlvr", value=__version__),
         Finding(
@@ -119,7 +119,7 @@ def _devices() -> list[Finding]:
 
 
 def _dtypes() -> Finding:
-    """What `learner.dtype: auto` comes to for a model as wide as the quickstart's."""
+    """The dtype that `learner.dtype: auto` chooses for a model as wide as the quickstart's."""
     import torch
 
     from rlvr.models.dtype_speed import measure_shapes
@@ -151,14 +151,14 @@ def _verifiers() -> list[Finding]:
 
 
 def _engines() -> list[Finding]:
-    """What can generate here; `rollout.engine` names it."""
+    """The engines that can generate here, as named by `rollout.engine`."""
     if importlib.util.find_spec("transformers") is None:
         return []
     return [Finding(name="engine transformers", value="generates in the learner's process")]
 
 
 def _sandboxes() -> list[Finding]:
-    """Whether programs of a model can be run; only recipes with a verifier such as `code` need it."""
+    """Whether a model's programs can be run; only recipes with a verifier such as `code` need it."""
     findings = [
         Finding(
             name=f"sandbox: {name}",
@@ -188,6 +188,6 @@ def _disk() -> Finding:
     fix = (
         ""
         if is_ok
-        else "a checkpoint of a 135M model takes 1.6 GiB; free some space or use --run-dir on another disk"
+        else "a checkpoint of a 135M model takes 1.6 GiB; free some space or set --run-dir to another disk"
     )
     return Finding(name="disk here", value=f"{free:.0f} GiB free", is_ok=is_ok, fix=fix)

@@ -1,4 +1,4 @@
-"""`rlvr train --dry-run`: all that can be checked without weights; creates nothing and moves nothing."""
+"""`rlvr train --dry-run`: every check that needs no weights; creates and changes no file."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from rlvr.run.record.console import Console
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """rows: the derived table and the data. prompts: one of each source, as the policy sees it. notes: a line each."""
+    """rows: derived values and data. prompts: one per source, as the policy sees it. notes: one line each."""
 
     rows: tuple[tuple[str, str, str], ...]
     prompts: tuple[str, ...] = ()
@@ -20,9 +20,9 @@ class DryRun:
 
 
 def dry_run(recipe: Recipe) -> DryRun:
-    """What a start would begin with, after every check. Raises what a real start would raise.
+    """Runs every check and returns what a real start would show. Raises the errors of a real start.
 
-    Where the tokenizer is not here and cannot be had, a note says what was not checked.
+    If the tokenizer is unavailable, a note says what was not checked.
     """
     with opened(recipe) as (_, data):
         from rlvr.models.policy import load_tokenizer
@@ -32,7 +32,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         try:
             load_tokenizer(recipe.model)
         except ConfigError as error:
-            what = "prompts were not rendered, and what depends on the tokenizer was not checked"
+            what = "prompts were not rendered, and checks that need the tokenizer were skipped"
             return DryRun(rows=rows, notes=(f"{what}: {error}",))
         report = check_prompts(recipe, data)
         return DryRun(
@@ -41,7 +41,7 @@ def dry_run(recipe: Recipe) -> DryRun:
 
 
 def show_dry_run(recipe: Recipe, console: Console) -> None:
-    """Prints it. Raises what `dry_run` raises."""
+    """Prints the dry run. Raises the errors of `dry_run`."""
     tried = dry_run(recipe)
     console.table(f"{recipe.name}: nothing was started", tried.rows)
     for text in (*tried.prompts, *tried.notes):
@@ -49,6 +49,6 @@ def show_dry_run(recipe: Recipe, console: Console) -> None:
 
 
 def data_rows(data: OpenedData) -> list[tuple[str, str, str]]:
-    """How many prompts each source has."""
+    """The number of prompts of each source."""
     counts = summary(data.stream, data.evals)
     return [(f"data {part}: {name}", count, "prompts") for name, part, count, _ in counts]

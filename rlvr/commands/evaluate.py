@@ -50,11 +50,11 @@ def evaluate_model(
     """Rows (metric, value, interval) of each evaluation set.
 
     Args:
-        activity: shows the progress of loading and evaluation.
-        model: anything `model.path` takes, or a run directory (its newest whole checkpoint), or a checkpoint in one.
-        recipe: default is the recipe of the run.
-        prompts: a source in place of `data.eval`; columns and verifier are those of the first evaluation set.
-        server: who generates; `model` then gives tokenizer, chat template and limits, and its weights are not loaded.
+        activity: the status line for loading and evaluation.
+        model: anything that `model.path` accepts, a run directory (its newest intact checkpoint) or a checkpoint.
+        recipe: by default the recipe of the run.
+        prompts: a source instead of `data.eval`; uses columns and verifier of the first evaluation set.
+        server: generates; `model` then only gives tokenizer, chat template and limits, and its weights are not loaded.
 
     Raises: ConfigError, DataError, PluginError, RolloutError; VerifierError when no completion could be judged.
     """
@@ -95,7 +95,7 @@ def evaluate_model(
 
 
 def _require_judged(evaluations: Sequence[Evaluation]) -> None:
-    """Warns of checkers that broke. Raises VerifierError where nothing was judged: there is no figure then."""
+    """Warns of checkers that broke. Raises VerifierError when nothing was judged, because there is no figure then."""
     for evaluation in evaluations:
         for broken in broken_checkers(evaluation.groups):
             if broken.rate > NEARLY_ALL:
@@ -118,7 +118,7 @@ async def _evaluate(
     if activity is not None:
         activity.begin("loading")
     with opened(recipe) as (service, data):
-        if server is None:  # a server has a tokenizer of its own
+        if server is None:  # a server has its own tokenizer
             for note in check_prompts(recipe, data).notes:
                 logger.warning(note.removeprefix("warning: "))
         if server is not None:
@@ -163,7 +163,7 @@ async def _evaluate(
 async def _here(
     recipe: Recipe, *, data: OpenedData, service: VerifierService
 ) -> AsyncIterator[tuple[RolloutEngine, CompletionVerifier, PolicyText]]:
-    """Within it, this process generates and judges."""
+    """Context in which this process generates and verifies."""
     policy = place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)
     choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(policy.model))
     recipe = recipe if choice is None else choice.recipe
@@ -195,7 +195,7 @@ def _locate(model: str) -> tuple[str | None, Path | None]:
         if text:
             logger.warning("%s", text)
     if chosen.passed_over:
-        logger.warning("evaluating %s, the newest checkpoint that is whole", chosen.folder)
+        logger.warning("evaluating %s, the newest intact checkpoint", chosen.folder)
     return str(chosen.folder), recipe
 
 

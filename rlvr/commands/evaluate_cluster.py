@@ -1,7 +1,7 @@
-"""`rlvr eval` with `cluster.backend: ray`: the engines and judges of training, on weights that a learner publishes.
+"""`rlvr eval` with `cluster.backend: ray`: the engines and verifiers of training, on weights that a learner publishes.
 
-An engine on a cluster starts without weights. So a learner actor loads the model and publishes it, each engine loads
-that file and confirms every checksum; then nothing is trained.
+An engine on a cluster starts without weights. So a learner actor loads the model and publishes it, and each engine
+loads that file and confirms every checksum. Nothing is trained.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from rlvr.verification.service import VerifierService
 
 EVERYWHERE = Path(
     os.sep
-)  # a folder that the learner's node has too: an evaluation leaves nothing there
+)  # a folder that the learner's node has too; an evaluation writes nothing there
 
 
 @asynccontextmanager
 async def on_cluster(
     recipe: Recipe, *, data: OpenedData, service: VerifierService
 ) -> AsyncIterator[tuple[RolloutEngine, CompletionVerifier, PolicyText]]:
-    """Within it, the recipe's engines hold the model's weights and its judges answer.
+    """Context in which the recipe's engines hold the model's weights and its verifiers are running.
 
-    Raises: ConfigError when the cluster cannot be had, RolloutError when an engine does not hold what was sent.
+    Raises: ConfigError when the cluster is unavailable, RolloutError when an engine does not hold what was sent.
     """
     from rlvr.run.ray.backend import opened_backend
 

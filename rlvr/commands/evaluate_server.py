@@ -1,4 +1,4 @@
-"""`rlvr eval --server`: the policy is served elsewhere; here are only its tokenizer, the data and the verifiers."""
+"""`rlvr eval --server`: the policy is served elsewhere; only its tokenizer, the data and the verifiers are local."""
 
 import asyncio
 import os
@@ -21,8 +21,8 @@ from rlvr.verification.service import VerifierService
 class ServerChoice:
     """A server named on the command line.
 
-    url: the base, with `/v1`. model: its name there; "" asks the server. key_env: the environment variable that holds
-    the key; "" sends none. max_open: requests under way at the same time.
+    url: the base, with `/v1`. model: its name there; "" asks the server. key_env: the environment variable with the
+    key; "" sends none. max_open: number of concurrent requests.
     """
 
     url: str
@@ -46,7 +46,7 @@ class ServerChoice:
 def server_choice(
     url: str | None, *, model: str, key_env: str, max_open: int
 ) -> ServerChoice | None:
-    """The server of a command line; None where it names none. Raises ConfigError on options that need one."""
+    """The server named on the command line, or None. Raises ConfigError for options that need one."""
     if url is not None:
         return ServerChoice(url=url, model=model, key_env=key_env, max_open=max_open)
     if model or key_env:
@@ -55,9 +55,9 @@ def server_choice(
 
 
 def text_of(config: ModelConfig, *, served: ServedModel) -> PolicyText:
-    """What is known of the served policy without its weights; it may get as long as model and server both allow.
+    """Facts about the served policy without its weights; its length limit is the lower of the model's and server's.
 
-    Raises: ConfigError when MODEL has no tokenizer or no config here.
+    Raises: ConfigError when MODEL has no local tokenizer or config.
     """
     tokenizer = load_tokenizer(config)
     shape = outline(config)
@@ -66,7 +66,7 @@ def text_of(config: ModelConfig, *, served: ServedModel) -> PolicyText:
     found = [*(stops if isinstance(stops, list) else [stops]), ends]
     stop_token_ids = tuple(dict.fromkeys(int(i) for i in found if isinstance(i, int)))
     if not stop_token_ids:
-        raise ConfigError(f"model {config.path!r} names no end token (eos_token_id)")
+        raise ConfigError(f"model {config.path!r} has no end token (eos_token_id)")
     pad = tokenizer.pad_token_id
     positions = int(getattr(shape.config, "max_position_embeddings", None) or 2**31)
     return PolicyText(
@@ -82,9 +82,9 @@ def text_of(config: ModelConfig, *, served: ServedModel) -> PolicyText:
 async def served(
     recipe: Recipe, *, choice: ServerChoice, alias: str, data: OpenedData, service: VerifierService
 ) -> AsyncIterator[tuple[ServerEngine, VerifierService, PolicyText]]:
-    """Within it, the server answers for the evaluation sets; prompts that are too long are dropped from `data`.
+    """Context in which the server generates for the evaluation sets; prompts that are too long are dropped from `data`.
 
-    Args: alias: MODEL of the command line, which may be the model's name at the server too.
+    Args: alias: MODEL on the command line, which may also be the model's name on the server.
 
     Raises: ConfigError when URL, key or model cannot be used, RolloutError when the server cannot be reached.
     """

@@ -1,4 +1,4 @@
-"""A verifier to start from, as one file."""
+"""Writes a one-file verifier skeleton."""
 
 import keyword
 from pathlib import Path
@@ -17,8 +17,8 @@ from rlvr.plugin import verifier
 def {name}(text: str, reference: str, *, ignore_case: bool = False) -> bool:
     """The completion ends with the reference.
 
-    Return a bool, a score in [0, 1], or rlvr.plugin.verdict(...) with a reason a person can read. An exception is an
-    ERROR, which leaves the loss and raises an alarm; a wrong answer is False.
+    Return a bool, a score in [0, 1], or rlvr.plugin.verdict(...) with a readable reason. An exception is an ERROR,
+    which is left out of the loss and raises an alarm; a wrong answer is False.
     """
     if ignore_case:
         text, reference = text.lower(), reference.lower()
@@ -27,7 +27,7 @@ def {name}(text: str, reference: str, *, ignore_case: bool = False) -> bool:
 
 
 def write_skeleton(name: str, *, folder: Path) -> Path:
-    """The file written. Raises ConfigError when the name is no Python name or the file exists."""
+    """Writes the file and returns its path. Raises ConfigError if the name is not a Python name or the file exists."""
     if not name.isidentifier() or keyword.iskeyword(name):
         raise ConfigError(f"{name!r} is not a Python name; use letters, digits and underscores")
     path = folder / f"{name}.py"

@@ -8,14 +8,14 @@ verifiers_app = typer.Typer(
     help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
 )
 sandboxes_app = typer.Typer(
-    help="List sandboxes with what this machine gives them, or show one.",
+    help="List sandboxes and this machine's support for them, or show one.",
     invoke_without_command=True,
 )
 
 
 @verifiers_app.callback()
 def verifiers(context: typer.Context) -> None:
-    """List the installed verifiers; nothing is imported for it."""
+    """List the installed verifiers, without importing them."""
     if context.invoked_subcommand is None:
         from rlvr.registry import VERIFIERS, list_plugins
         from rlvr.run.record.console import Console
@@ -45,7 +45,7 @@ def verifiers_show(name: str) -> None:
 
 @verifiers_app.command("new")
 def verifiers_new(name: str) -> None:
-    """Write NAME.py, a verifier to start from, into this folder."""
+    """Write NAME.py, a verifier skeleton, into this folder."""
     from rlvr.commands.new_verifier import write_skeleton
     from rlvr.run.record.console import Console
 
@@ -55,7 +55,7 @@ def verifiers_new(name: str) -> None:
 
 @sandboxes_app.callback()
 def sandboxes(context: typer.Context) -> None:
-    """List the installed sandboxes, and what each needs of this machine."""
+    """List the installed sandboxes and their requirements on this machine."""
     if context.invoked_subcommand is None:
         from rlvr.commands.sandbox_report import listing_rows, probe_rows
         from rlvr.run.record.console import Console
@@ -67,7 +67,7 @@ def sandboxes(context: typer.Context) -> None:
 
 @sandboxes_app.command("show")
 def sandboxes_show(name: str) -> None:
-    """Show a sandbox: what it can do, its settings, and its self-test here. Exit code 1 when that fails."""
+    """Show a sandbox: capabilities, settings, and its self-test here. Exit code 1 when that fails."""
     from rlvr.commands.sandbox_report import describe
     from rlvr.run.record.console import Console
 

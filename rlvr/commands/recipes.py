@@ -19,7 +19,7 @@ def recipes(context: typer.Context) -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: str) -> None:
-    """Print a recipe as it is resolved, with where each value comes from."""
+    """Print the resolved recipe, with the source of each value."""
     from rlvr.config.load import load_recipe
 
     print(load_recipe(name).to_yaml(), end="")
@@ -29,7 +29,7 @@ def recipes_show(name: str) -> None:
 def recipes_explain(
     key: Annotated[str, typer.Argument(metavar="[KEY]", help="a key or a section")] = "",
 ) -> None:
-    """Say what a key of a recipe means, which values it takes and its default; of a section, all its keys."""
+    """Explain a recipe key: meaning, values and default; for a section, all its keys."""
     from rlvr.config.explain import explain
     from rlvr.run.record.console import Console
 

@@ -1,4 +1,4 @@
-"""What `rlvr sandboxes` and `rlvr doctor` say of sandboxes. The core knows no backend: probes are an optional method.
+"""The sandbox report of `rlvr sandboxes` and `rlvr doctor`. Backend-independent: probes are an optional method.
 
 A sandbox class may have `probes() -> tuple of objects with name, is_ok, detail, fix, is_required`.
 """
@@ -18,7 +18,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxDescription:
-    """text: the class's docstring. rows: facts, settings, probes, self-test. is_usable: it started and passed it."""
+    """text: the class's docstring. rows: facts, settings, probes, self-test. is_usable: the self-test passed."""
 
     text: str
     rows: list[Row]
@@ -26,7 +26,7 @@ class SandboxDescription:
 
 
 def listing_rows() -> list[Row]:
-    """(name, whether it can work here, what it does not stop) of every installed sandbox; nothing is started."""
+    """(name, whether it can work here, what it does not stop) for every installed sandbox; nothing is started."""
     rows: list[Row] = []
     for entry in list_plugins(SANDBOXES):
         try:
@@ -46,22 +46,22 @@ def listing_rows() -> list[Row]:
 
 
 def probe_rows() -> list[Row]:
-    """(what was looked at, what was found, the fix) over all sandboxes, each thing once."""
+    """(what was checked, what was found, the fix) over all sandboxes, without duplicates."""
     seen: dict[Row, None] = {}
     for entry in list_plugins(SANDBOXES):
         if entry.name == AUTO:
-            continue  # it has the probes of the others
+            continue  # its probes are those of the others
         try:
             loaded = load(find(SANDBOXES, entry.name))
         except PluginError:
-            continue  # the listing says so
+            continue  # the listing reports it
         for probe in probes_of(loaded):
             seen[(probe.name, f"{mark_of(probe)} {probe.detail}", probe.fix)] = None
     return list(seen)
 
 
 def describe(name: str) -> SandboxDescription:
-    """All about one sandbox; it is started with its default settings, tested and closed.
+    """The description of one sandbox, which is started with its default settings, tested and closed.
 
     Raises: PluginError when it is not installed.
     """
@@ -71,7 +71,7 @@ def describe(name: str) -> SandboxDescription:
     rows += setting_rows(loaded.Config)
     rows += [(p.name, f"{mark_of(p)} {p.detail}", p.fix) for p in probes_of(loaded)]
     if any(field.is_required() for field in loaded.Config.model_fields.values()):
-        rows.append(("self-test", "-- not run", "it needs settings; a run tests it at its start"))
+        rows.append(("self-test", "-- not run", "it needs settings; a run tests it when it starts"))
         return SandboxDescription(text=inspect.getdoc(loaded) or "", rows=rows, is_usable=True)
     problems, chosen = self_test(name)
     rows += [("self-test", "-- fails", problem) for problem in problems]
@@ -81,7 +81,7 @@ def describe(name: str) -> SandboxDescription:
 
 
 def self_test(name: str) -> tuple[tuple[str, ...], str]:
-    """(what is wrong with a sandbox here, which backend `auto` chose); it is started for it, and closed."""
+    """(problems of a sandbox here, backend that `auto` chose); the sandbox is started and closed."""
 
     async def test() -> tuple[tuple[str, ...], str]:
         sandbox = build_sandbox(name, {})
@@ -97,13 +97,13 @@ def self_test(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def probes_of(loaded: Any) -> tuple[Any, ...]:
-    """What a sandbox class says that it needs of the machine; nothing where it does not say."""
+    """The probes of a sandbox class; empty if it has none."""
     probes = getattr(loaded, "probes", None)
     return () if probes is None else tuple(probes())
 
 
 def mark_of(probe: Any) -> str:
-    """`ok`, or `--` for what is missing, or `..` for what would only be better."""
+    """`ok`, `--` for a missing requirement, or `..` for a missing optional feature."""
     if probe.is_ok:
         return "ok"
     return "--" if probe.is_required else ".."

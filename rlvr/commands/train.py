@@ -1,4 +1,4 @@
-"""Which backend runs a recipe; a backend's libraries are imported only when it is chosen."""
+"""Chooses the backend that runs a recipe; a backend's libraries are imported only when it is chosen."""
 
 import importlib.util
 
@@ -14,14 +14,14 @@ from rlvr.verification.service import VerifierService
 
 
 def require_backend(recipe: Recipe) -> None:
-    """Raises ConfigError when the recipe's backend is not installed or lacks an argument, before anything is made."""
+    """Raises ConfigError if the recipe's backend is not installed or lacks an argument, before anything is created."""
     if recipe.cluster.backend is Backend.RAY and importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "cluster.backend=ray: Ray is not installed; run `make setup`, or `pip install 'rlvr[ray]'`; on one machine "
             "without vLLM, cluster.backend=local needs none"
         )
     if recipe.rollout.engine is EngineKind.VLLM and (known := argument_names()):
-        # another node may run the engines: where vLLM is not here, each of them checks
+        # engines may run on other nodes, so each engine checks for vLLM
         given = recipe.rollout.engine_args
         require_known(given, known=known, version=installed_vllm().version)
 
@@ -36,7 +36,7 @@ def train_with(
     console: Console,
     choice: ResumeChoice = NO_CHOICE,
 ) -> None:
-    """Runs a recipe to its end on its backend. `judge` and `data` come from `preflight.opened`.
+    """Runs a recipe to its end on its backend. `service` and `data` come from `preflight.opened`.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """

@@ -1,4 +1,4 @@
-"""`rlvr verify`: judges stored completions, row by row, in bounded memory and in the order of the input.
+"""`rlvr verify`: verifies stored completions, row by row, in bounded memory and in input order.
 
 reader -> blocks of BLOCK_ROWS, their references parsed -> at most WINDOW_ROWS open rows -> writer
                                                            a full window waits for its oldest row
@@ -39,9 +39,9 @@ _NO_QUESTION = "(no prompt given)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineReport:
-    """What `judge_file` wrote; `num_malformed` rows could not be read and are among the errors.
+    """The outcome of `verify_file`; the `num_malformed` rows could not be read and count among the errors.
 
-    first_errors: of the first rows that got ERROR, the id and the reason.
+    first_errors: id and reason of the first rows with status ERROR.
     """
 
     num_rows: int
@@ -51,7 +51,7 @@ class OfflineReport:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """For a table: how many rows got each status, then the first errors."""
+        """Table rows: the number of input rows with each status, then the first errors."""
         counted = [(status.name, str(count), "") for status, count in self.counts.items()]
         return [*counted, *(("", "", error) for error in self.first_errors)]
 
@@ -63,7 +63,7 @@ class OfflineReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """One line of the input: a pair to judge, or the problem with it."""
+    """One line of the input: a pair to verify, or the problem with it."""
 
     row_id: Json
     prompt: Prompt | None = None
@@ -80,17 +80,17 @@ def verify_file(
     deadline_s: float,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
 ) -> OfflineReport:
-    """Judges each row of a JSON Lines file and writes its verdict; either file may end in .gz.
+    """Verifies each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
     Reads {"id"?, "completion", "reference", "prompt"?}; writes {"id", "status", "score",
     "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
-    A row without id gets the number of its line, from 1. The output appears under its name when it is whole.
+    A row without id gets its line number, from 1. The output appears under its name once it is complete.
 
     Args:
         verifier: as in a recipe: a registered name, package.module:attribute or
             path/file.py:attribute.
-        deadline_s: wall-clock seconds that one row may take.
-        sandbox: where a verifier that runs programs runs them, and the settings of that backend.
+        deadline_s: wall-clock seconds allowed for one row.
+        sandbox: the backend for verifiers that run programs, and its settings.
 
     Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
         a file cannot be opened.
@@ -129,9 +129,9 @@ def explain(
     question: Json = None,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
 ) -> tuple[Verdict, list[tuple[str, str]]]:
-    """The verdict on one pair, and rows of (what, value) that say how it came about.
+    """The verdict on one pair, and rows of (name, value) that explain it.
 
-    Args: question: text, or chat messages as in a file of rows.
+    Args: question: text, or chat messages as in an input file.
 
     Raises: PluginError for the verifier or its settings; DataError for the reference.
     """
@@ -158,7 +158,7 @@ def explain(
 def given_pair(
     completion: str | None, reference: str | None, question: str, path: Path | None
 ) -> tuple[str, Json, Json]:
-    """(completion, reference, question) as they were given, else those of a file with one row.
+    """(completion, reference, question) as given, else from a file with one row.
 
     Raises: ConfigError, DataError.
     """
@@ -182,7 +182,7 @@ def given_pair(
 
 
 def _require_input(path: Path) -> None:
-    """Raises DataError when it is no file."""
+    """Raises DataError when it is not a file."""
     if not is_file(path):
         raise DataError(
             f"input file {str(path)!r} {f'is {kind}' if (kind := other_kind(path)) else 'does not exist'}"
@@ -192,7 +192,7 @@ def _require_input(path: Path) -> None:
 async def _verify_rows(
     service: VerifierService, check: Check, rows: Iterator[_Row], sink: IO[bytes]
 ) -> OfflineReport:
-    """Waits, when the window is full, for the oldest open row, and for the references of each block."""
+    """Verifies all rows; waits for each block's references and, when the window is full, for the oldest open row."""
     label = service.label(check)
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
     num_malformed = 0
@@ -234,7 +234,7 @@ async def _verify_rows(
 
 
 def _reference_problems(service: VerifierService, rows: Sequence[_Row]) -> list[str]:
-    """Why the reference of each row cannot be used; "" where it can, or where there is no row."""
+    """Why each row's reference cannot be used; "" if it can, or if the row is malformed."""
     readable = [row.prompt.checks[0] for row in rows if row.prompt is not None]
     problems = iter(service.reference_problems(readable))
     return ["" if row.prompt is None else next(problems) for row in rows]
@@ -249,8 +249,8 @@ def _is_done(pending: asyncio.Task[Verdict] | Verdict) -> bool:
 
 
 def _read(path: Path, check: Check) -> Iterator[_Row]:
-    """The rows of the file; a file that breaks off ends with a malformed row, so that nothing is
-    lost.
+    """The rows of the file; a truncated file ends with a malformed row, so that the loss is
+    reported.
     """
     number = 0
     try:
@@ -291,7 +291,7 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
 
 
 def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
-    """(text, messages) of a row's prompt: text, chat messages, or nothing."""
+    """(text, messages) of a row's prompt, which may be text, chat messages or absent."""
     if isinstance(prompt, list) and prompt:
         try:
             return "", tuple(
@@ -321,7 +321,7 @@ def _error(label: str, reason: str) -> Verdict:
 
 
 def _line(row_id: Json, verdict: Verdict) -> bytes:
-    """One line of output, in ASCII, so that a lone surrogate in an answer cannot break the file."""
+    """One output line in ASCII, so that a lone surrogate in an answer cannot break the file."""
     row = {
         "id": row_id,
         "status": verdict.status.name,

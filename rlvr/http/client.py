@@ -1,9 +1,8 @@
 """JSON over HTTP for engines and verifiers: bounded concurrency, deadlines, retries, and a key that is never shown.
 
-Calls run in threads of their own, each with one connection that is kept. A status that says "later" (408, 429, 5xx), a
-refused or broken connection and a silent server are tried again, after a pause that doubles and is drawn at random
-below its bound, so that many clients do not come back together; any other status is an answer. Redirects are not
-followed: they would carry the key to another host.
+Calls run in threads, each with a persistent connection. A temporary status (408, 429, 5xx), a refused or broken
+connection and a silent server are retried, after a random pause whose bound doubles, so that many clients do not come
+back together; any other status is an answer. Redirects are not followed: they would send the key to another host.
 """
 
 import asyncio
@@ -26,15 +25,15 @@ from rlvr.protocols import Json
 logger = logging.getLogger(__name__)
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_MAX_SHOWN = 300  # characters of an error's body
+_MAX_SHOWN = 300  # characters of an error body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How a call is tried again.
+    """The retry policy of a call.
 
-    attempts: in total. pause_s: bound of the first pause; each further one is twice as long, up to max_pause_s. A
-    server's own `Retry-After` is kept to where it is longer, up to max_pause_s.
+    attempts: in total. pause_s: bound of the first pause; each further bound is twice as long, up to max_pause_s. A
+    longer `Retry-After` of the server is followed, up to max_pause_s.
     """
 
     attempts: int = 6
@@ -42,7 +41,7 @@ class Retries:
     max_pause_s: float = 30.0
 
     def bound_s(self, attempt: int) -> float:
-        """The longest pause after the attempt of that number, counted from 0.
+        """The longest pause after this attempt, counted from 0.
 
         >>> [Retries(pause_s=0.5, max_pause_s=3.0).bound_s(attempt) for attempt in range(4)]
         [0.5, 1.0, 2.0, 3.0]
@@ -52,19 +51,19 @@ class Retries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a server said: its status, and its body as JSON where it is JSON, else as text."""
+    """A server's answer: its status, and its body as JSON if it is JSON, else as text."""
 
     status: int
     body: Json
 
     @property
     def is_ok(self) -> bool:
-        """Whether the status says success."""
+        """Whether the status means success."""
         return 200 <= self.status < 300
 
     @property
     def message(self) -> str:
-        """The server's own words on what was wrong, in one line."""
+        """The server's error message, on one line."""
         found = self.body
         for key in ("error", "message", "detail"):
             if isinstance(found, dict) and found.get(key):
@@ -74,17 +73,17 @@ class Answer:
 
 
 class DeadlineError(Exception):
-    """A call was still without an answer at its deadline."""
+    """A call had no answer at its deadline."""
 
 
 class JsonClient:
-    """Speaks JSON with one server.
+    """Sends JSON requests to one server.
 
     Args:
         url: the base, for example `http://127.0.0.1:8000/v1`.
-        key: sent as a bearer token where it is not empty.
-        max_open: calls under way at the same time; others wait for one of them to end.
-        answer_s: how long one attempt may be without an answer.
+        key: sent as a bearer token if not empty.
+        max_open: number of concurrent calls; others wait.
+        answer_s: how long one attempt may wait for an answer.
     """
 
     def __init__(
@@ -99,16 +98,16 @@ class JsonClient:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ConfigError(
-                f"server {_without_login(url)!r} is not a URL of a server; expected http://HOST:PORT/v1"
+                f"server {_without_login(url)!r} is not a server URL; expected http://HOST:PORT/v1"
             )
         if parts.username or parts.password:
             raise ConfigError(
-                f"server {_without_login(url)!r}: a login in a URL ends in logs; put the key into an environment "
-                "variable and name that"
+                f"server {_without_login(url)!r}: a login in a URL ends up in logs; put the key into an environment "
+                "variable and give its name"
             )
         if key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             logger.warning(
-                "server %s: over plain http its key can be read by everyone on the way; use https where the network "
+                "server %s: over plain http anyone on the network path can read its key; use https if the network "
                 "is not private",
                 url,
             )
@@ -126,13 +125,13 @@ class JsonClient:
         self._closed = threading.Event()
 
     async def get(self, path: str, *, deadline_s: float = 60.0) -> Answer:
-        """The answer to GET. Raises like `post`."""
+        """The answer to GET. Raises the errors of `post`."""
         return await self._call("GET", path, None, deadline_s)
 
     async def post(self, path: str, body: Mapping[str, Json], *, deadline_s: float) -> Answer:
-        """The answer to POST, after retries; waits for a free slot first, which counts to the deadline.
+        """The answer to POST, after retries; first waits for a free slot, which counts towards the deadline.
 
-        A status that stays "later" through every attempt is an answer too.
+        A temporary status that persists through every attempt is returned as the answer.
 
         Raises: RolloutError when the server could not be reached or the client was closed, DeadlineError at the
             deadline.
@@ -158,7 +157,7 @@ class JsonClient:
         try:
             return await call
         except asyncio.CancelledError:
-            if self._closed.is_set():  # it still waited for a slot
+            if self._closed.is_set():  # closed while it waited for a slot
                 raise self._was_closed() from None
             raise
 
@@ -195,14 +194,14 @@ class JsonClient:
         if time.monotonic() >= deadline:
             raise DeadlineError(problem)
         raise RolloutError(
-            f"server {self.url}: {method} {path} failed {self._retries.attempts} times, last with {problem}; see that "
-            "it is up and can be reached from here"
+            f"server {self.url}: {method} {path} failed {self._retries.attempts} times, last with {problem}; check "
+            "that it is up and reachable from here"
         )
 
     def _once(
         self, method: str, path: str, body: bytes | None, *, timeout_s: float
     ) -> tuple[Answer, float]:
-        """One attempt: the answer, and the seconds that the server asks to wait."""
+        """One attempt: the answer, and the seconds that the server asks us to wait."""
         connection, prefix = self._connection()
         is_kept = connection.sock is not None
         connection.timeout = timeout_s
@@ -218,7 +217,7 @@ class JsonClient:
         except (ConnectionResetError, BrokenPipeError):  # http.client.RemoteDisconnected is one too
             if not is_kept or self._closed.is_set():
                 raise
-            self._drop()  # the server had closed the kept connection: that says nothing about this request
+            self._drop()  # the server closed the idle connection; not this request's fault
             return self._once(method, path, body, timeout_s=timeout_s)
         text = response.read().decode("utf-8", errors="replace")
         if self._key:
@@ -232,7 +231,7 @@ class JsonClient:
         )
 
     def _connection(self) -> tuple[http.client.HTTPConnection, str]:
-        """This thread's connection, and what stands before the path (a proxy of plain http wants the whole URL)."""
+        """This thread's connection, and the prefix of the path (a plain-http proxy needs the whole URL)."""
         known = getattr(self._own, "connection", None)
         if known is not None:
             return known
@@ -262,7 +261,7 @@ class JsonClient:
 
     def _was_closed(self) -> RolloutError:
         return RolloutError(
-            f"server {self.url}: the call was given up, because the client was closed"
+            f"server {self.url}: the call was cancelled, because the client was closed"
         )
 
 
@@ -271,7 +270,7 @@ def _end(connection: http.client.HTTPConnection) -> None:
     if connection.sock is not None:
         try:
             connection.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:  # it had ended by itself
+        except OSError:  # it had already ended
             return
 
 
@@ -284,7 +283,7 @@ def _seconds(header: str | None) -> float:
 
 
 def _without_login(url: str) -> str:
-    """A URL that may be shown.
+    """The URL without its login, safe to show.
 
     >>> _without_login("https://me:secret@host/v1")
     'https://host/v1'

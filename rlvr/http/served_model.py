@@ -1,4 +1,4 @@
-"""Which model of an OpenAI-compatible server is meant."""
+"""Finds the requested model of an OpenAI-compatible server."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ KEY_REFUSED = frozenset({401, 403})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model of a server; max_positions is 2**31 where the server does not say."""
+    """A model of a server; max_positions is 2**31 if the server does not say."""
 
     name: str
     max_positions: int
@@ -21,9 +21,9 @@ class ServedModel:
 async def find_model(
     client: JsonClient, *, name: str, alias: str, deadline_s: float = 60.0
 ) -> ServedModel:
-    """The model that is meant: `name` where one is given, else `alias` if it is served, else the only one.
+    """The requested model: `name` if given, else `alias` if it is served, else the only one.
 
-    Raises: ConfigError when none or several could be meant, with the names that the server has; RolloutError when it
+    Raises: ConfigError when none or several match, with the names on the server; RolloutError when the server
         cannot be reached.
     """
     try:
@@ -31,7 +31,7 @@ async def find_model(
     except (DeadlineError, RolloutError) as error:
         if not name:
             raise RolloutError(f"server {client.url} does not list its models: {error}") from error
-        logger.warning("%s; going on with the model that was named", error)
+        logger.warning("%s; continuing with the given model name", error)
         return ServedModel(name=name, max_positions=2**31)
     if answer.status in KEY_REFUSED:
         raise key_refused(client, answer.message)
@@ -42,7 +42,7 @@ async def find_model(
     chosen = name or (alias if alias in names else names[0] if len(names) == 1 else "")
     if not chosen:
         raise ConfigError(
-            f"server {client.url} does not tell which model is meant by {alias!r}; name one "
+            f"server {client.url} has no single match for model {alias!r}; name one "
             "(--server-model; for a verifier, its setting `model`). "
             f"It has: {', '.join(map(repr, names)) or 'no listing at /models'}"
         )
@@ -52,7 +52,7 @@ async def find_model(
 
 
 def key_refused(client: JsonClient, message: str) -> ConfigError:
-    """The error of a status in KEY_REFUSED."""
+    """The error for a status in KEY_REFUSED."""
     return ConfigError(
         f"server {client.url} refused the key ({message}); name the environment variable that holds it "
         "(--server-key-env; for a verifier, its setting `key_env`)"

@@ -1,4 +1,4 @@
-"""Processes that we start: how they end with the one that started them, and what is removed after one was killed.
+"""Child processes: they end with their parent, and files of a killed process are removed.
 
 Standard library only.
 """

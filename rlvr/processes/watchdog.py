@@ -1,14 +1,14 @@
-"""A small process that removes what this one would leave behind if it were killed; standard library only.
+"""A small process that cleans up after this one if it is killed; standard library only.
 
-    guard(folder)                    when this process is gone, whatever ended it, the folder is removed
+    guard(folder)                    when this process ends, for whatever reason, the folder is removed
     guard(folder, with_users=True)   and the processes that were started with it in FOLDER_OF are killed first
-    forget(folder)                   it was removed
+    forget(folder)                   stops guarding the folder
 
-There is one for each process that guards something. It starts with the first folder, and it is nobody's child: so Ray,
-which ends the children of its workers, leaves it alone. It waits for the pipe from its owner to close, or for the
-owner's end where a child of the owner holds that pipe open.
+Each process that guards a folder has one, started with the first folder. It is detached, so that Ray, which ends the
+children of its workers, leaves it alone. It waits for the pipe from its owner to close, or for the owner to end if a
+child of the owner holds that pipe open.
 
-A folder that several processes share stays while one of them holds `flock` on it; who holds it last removes it.
+A folder that several processes share stays while one of them holds `flock` on it; the last holder removes it.
 """
 
 import fcntl
@@ -22,26 +22,26 @@ import threading
 import time
 from pathlib import Path
 
-FOLDER_OF = "RLVR_FOLDER"  # an environment variable, which whatever a process starts inherits
+FOLDER_OF = "RLVR_FOLDER"  # an environment variable, which child processes inherit
 _CLEAN_S = 10.0
 _POLL_S = 0.1
 _END = b"\0"
 _lock = threading.Lock()
-_pipes: dict[int, int] = {}  # by process id: a fork must not write to its parent's
+_pipes: dict[int, int] = {}  # by process id: a fork must not write to its parent's pipe
 
 
 def guard(folder: Path, *, with_users: bool = False) -> None:
-    """The folder is removed when this process is gone, without its say. Where no process can be started, it is not."""
+    """Has the folder removed when this process ends, unless no watchdog process can be started."""
     _tell((b"*" if with_users else b"+") + os.fsencode(folder.absolute()) + _END)
 
 
 def forget(folder: Path) -> None:
-    """The folder needs no guard any more."""
+    """Stops guarding the folder."""
     _tell(b"-" + os.fsencode(folder.absolute()) + _END)
 
 
 def remove_unused(folder: Path) -> bool:
-    """Removes a folder of ours that nobody holds `flock` on; whether it is gone. Never follows a link."""
+    """Removes our folder if no process holds `flock` on it; returns whether it is gone. Never follows a link."""
     descriptor = open_own(folder)
     if descriptor is None:
         return not os.path.lexists(folder)
@@ -56,7 +56,7 @@ def remove_unused(folder: Path) -> bool:
 
 
 def open_own(folder: Path) -> int | None:
-    """A descriptor of a folder that is this user's and no link; None where there is none, whatever stands there."""
+    """A descriptor of a folder that belongs to this user and is not a link; None for anything else."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -70,7 +70,7 @@ def open_own(folder: Path) -> int | None:
 def _tell(message: bytes) -> None:
     with _lock:
         pid = os.getpid()
-        for _ in range(2):  # somebody may have ended the one before
+        for _ in range(2):  # the previous one may have been killed
             try:
                 if pid not in _pipes:
                     _pipes[pid] = _start(pid)
@@ -105,7 +105,7 @@ def _start(pid: int) -> int:
 
 
 def _watch(owner: int) -> None:
-    """Listens until the owner is gone, then cleans."""
+    """Listens until the owner is gone, then cleans up."""
     folders: dict[bytes, bool] = {}
     poller = select.poll()
     poller.register(0, select.POLLIN)
@@ -136,7 +136,7 @@ def _watch(owner: int) -> None:
 
 
 def end_users(folder: Path) -> None:
-    """Kills the processes that were started with this folder in FOLDER_OF, until there are none."""
+    """Kills the processes that were started with this folder in FOLDER_OF, until none is left."""
     until = time.monotonic() + _CLEAN_S
     while users := _users(f"{FOLDER_OF}={folder}"):
         for pid in users:
@@ -164,11 +164,11 @@ def _users(entry_of_environment: str) -> list[int]:
 
 
 def main() -> None:
-    """Called with the owner's process id; returns at once in the owner's child, and watches in a process of its own."""
+    """Takes the owner's process id; returns at once in the owner's child, and watches in a detached process."""
     pid = int(sys.argv[1])
     try:
         owner = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # no Linux, or an old one
+    except (AttributeError, OSError):  # not Linux, or an old one
         owner = -1
     if os.fork():
         return

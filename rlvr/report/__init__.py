@@ -1,1 +1,1 @@
-"""Pictures and pages of a run, made from the files that it left."""
+"""Charts and pages of a run, made from its files."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script and no request. Colours come from the style of the page."""
+"""Charts as inline SVG: no scripts, no requests. Colours come from the page's style."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 8.0, 22.0
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where data stand in the picture. `y_low` is 0 unless a value is below it, so heights compare honestly."""
+    """Maps data to the picture. `y_low` is 0 unless a value is below it, so that heights are comparable."""
 
     width: float
     height: float
@@ -46,9 +46,9 @@ def line_chart(
     alarms: Sequence[tuple[float, float]] = (),
     is_bad: bool = False,
 ) -> str:
-    """A figure with one line; a None value leaves a gap. band: (x, low, high), an interval around the line.
+    """A figure with one line; None leaves a gap. band: (x, low, high), an interval around the line.
 
-    bound: where healthy ends, a dashed line. alarms: (first, last) x of shaded stretches. is_bad: it ends unhealthy.
+    bound: the healthy limit, a dashed line. alarms: (first, last) x of shaded stretches. is_bad: it ends unhealthy.
     A long series is thinned to the lowest and highest value of each stretch, so that no spike is lost.
     """
     shown = _thinned(points)
@@ -88,7 +88,7 @@ def stacked_chart(
     width: float = 340,
     height: float = 170,
 ) -> str:
-    """A figure with up to four layers upon each other; a step that lacks one of them leaves a gap."""
+    """A figure with up to four stacked layers; a step that lacks one leaves a gap."""
     by_layer = [dict(points) for _, points in layers]
     steps = sorted({x for values in by_layer for x in values})
     stride = math.ceil(len(steps) / _MAX_POINTS) or 1
@@ -123,7 +123,7 @@ def _figure(title: str, *, legend: str, body: str, note: str, is_bad: bool = Fal
 
 
 def _shade(frame: _Frame, first: float, last: float) -> str:
-    """A stretch of steps over the whole height; one step is as wide as can be seen."""
+    """A shaded stretch of steps over the whole height; a single step is widened to be visible."""
     left, right = (frame.x(min(max(x, frame.x_low), frame.x_high)) for x in (first, last))
     width = max(3.0, right - left)
     return (
@@ -160,7 +160,7 @@ def _frame(
 
 
 def _tick_step(span: float) -> float:
-    """The 1, 2 or 5 times a power of ten that cuts the span into at most five."""
+    """The tick step, 1, 2 or 5 times a power of ten, that divides the span into at most five."""
     power = 10.0 ** math.floor(math.log10(span / 5))
     return next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= 5 + 1e-9)
 
@@ -189,7 +189,7 @@ def _axes(frame: _Frame) -> str:
 def _stretches(
     points: Sequence[tuple[float, float | None, float | None]],
 ) -> list[list[tuple[float, float, float]]]:
-    """The runs of points between gaps."""
+    """The consecutive points between gaps."""
     found: list[list[tuple[float, float, float]]] = [[]]
     for x, low, high in points:
         if low is None or high is None:
@@ -200,7 +200,7 @@ def _stretches(
 
 
 def _area(frame: _Frame, stretch: Sequence[tuple[float, float, float]], *, css: str) -> str:
-    """A ribbon between two edges; a single point becomes a thin bar, or it could not be seen."""
+    """A ribbon between two edges; a single point becomes a thin bar, so that it is visible."""
     edges = [(frame.x(x), frame.y(low), frame.y(high)) for x, low, high in stretch]
     if len(edges) == 1:
         x, low, high = edges[0]

@@ -1,4 +1,4 @@
-"""What the report reads of a run directory. Torn lines, absent files and unreadable tables are no reason to fail."""
+"""Reads a run directory for the report. Torn lines, missing files and unreadable tables do not make it fail."""
 
 import json
 import math
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 class RunFiles:
     """The files of one run, read.
 
-    metrics: rows in the order of their steps.
+    metrics: rows in step order.
     training: the Parquet files of training rollouts by step.
     evaluations: for each evaluation, its Parquet files by step.
     """
@@ -37,7 +37,7 @@ class RunFiles:
         return [(row["step"], finite(row[name])) for row in self.metrics if name in row]
 
     def metric_names(self) -> list[str]:
-        """Every metric of any row, in the order of first appearance."""
+        """The names of all metrics, in order of first appearance."""
         return list(dict.fromkeys(name for row in self.metrics for name in row))
 
 
@@ -45,8 +45,8 @@ def read_run(run_dir: Path) -> RunFiles:
     """The files of the run in `run_dir`.
 
     Raises:
-        ConfigError: no run is there.
-        StorageError: a file of it cannot be read.
+        ConfigError: there is no run.
+        StorageError: one of its files cannot be read.
     """
     try:
         return _read_run(run_dir)
@@ -61,7 +61,7 @@ def _read_run(run_dir: Path) -> RunFiles:
     if not metrics.is_file():
         state = "it has no metrics.jsonl" if run_dir.is_dir() else "there is no such folder"
         raise ConfigError(
-            f"{run_dir} is not a run directory: {state}; name a folder that `rlvr train` left"
+            f"{run_dir} is not a run directory: {state}; name the run directory of a `rlvr train`"
         )
     rows = [row for row in _read_lines(metrics) if finite(row.get("step")) is not None]
     recipe = run_dir / "recipe.yaml"
@@ -86,7 +86,7 @@ def _read_run(run_dir: Path) -> RunFiles:
 
 
 def read_rollouts(path: Path) -> list[Row] | None:
-    """The rows of a Parquet file with the columns that a reader needs; None when it cannot be read."""
+    """The rows of a Parquet file, with the columns that the report needs; None when it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -101,14 +101,14 @@ def read_rollouts(path: Path) -> list[Row] | None:
 
 
 def finite(value: object) -> float | None:
-    """The value as a number; None when it is no finite number."""
+    """The value as a number; None when it is not finite or not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) else None
 
 
 def _read_lines(path: Path) -> list[Row]:
-    """The JSON objects of a file, one a line. Split at line feeds only: a text may hold other line separators."""
+    """The JSON objects of a file, one per line. Splits at line feeds only: a text may hold other line separators."""
     if not path.is_file():
         return []
     rows: list[Row] = []

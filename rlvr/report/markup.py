@@ -1,4 +1,4 @@
-"""Text as HTML, and the style of the page."""
+"""HTML escaping, number formats, and the style of the page."""
 
 import html
 import unicodedata
@@ -7,7 +7,7 @@ from rlvr.report.files import finite
 
 
 def escaped(value: object) -> str:
-    """The text safe inside HTML; characters that a reader could not see are shown by their code point.
+    """The text escaped for HTML; invisible characters are shown by their code point.
 
     >>> escaped("<b>\\u202e")
     '&lt;b&gt;⟨U+202E⟩'
@@ -22,7 +22,7 @@ def escaped(value: object) -> str:
 
 
 def number(value: object) -> str:
-    """A number as a person writes it: three significant digits, whole numbers in full, a dash for none.
+    """A readable number: three significant digits, whole numbers in full, a dash for none.
 
     >>> number(0.58505), number(12345.0), number(0.0000123), number(None), number(26182.75)
     ('0.585', '12,345', '1.23e-05', '–', '26,183')
@@ -38,7 +38,7 @@ def number(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in the two units that matter.
+    """A duration in its two largest units.
 
     >>> duration(51.3), duration(521.2), duration(8000)
     ('51.3 s', '8 min 41 s', '2 h 13 min')

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that needs nothing else, made from what the run left in its directory."""
+"""The page of a run: one self-contained HTML file, made from the files in the run directory."""
 
 import logging
 import math
@@ -27,14 +27,14 @@ _SHOWN_FIRST = (
     "alarm",
     "alarm_cleared",
     "mismatch_alarm",
-)  # few, and the others may be many
+)  # few, while the others may be many
 NUM_ALARMS = 50
 _LEGEND = (
     "No signal (reward/zero_variance_rate): the share of groups whose completions all earned the same reward; nothing "
     "is learned from them. Cut (rollout/truncated_rate): the share of completions that hit "
-    "rollout.max_completion_tokens before they ended. Dashed: where healthy ends. Shaded: an alarm."
+    "rollout.max_completion_tokens before they ended. Dashed: the healthy limit. Shaded: an alarm."
 )
-# Beyond these a curve is unhealthy.
+# Healthy limits of curves.
 _HEALTHY_BELOW = {
     "rollout/truncated_rate": 0.2, "mismatch/kl_k3": 0.01, "reward/zero_variance_rate": 0.7,
 }  # fmt: skip
@@ -45,17 +45,17 @@ _ALARM_CURVES = {
 }  # fmt: skip
 _CURVES = (
     ("reward/mean", "before any filter"),
-    ("rollout/length_mean_tokens", "tokens a completion"),
+    ("rollout/length_mean_tokens", "tokens per completion"),
     ("rollout/truncated_rate", "healthy below 0.2"),
     ("policy/entropy", "nats; healthy when it falls slowly"),
     ("policy/grad_norm", "before clipping"),
-    ("mismatch/kl_k3", "engine against learner, nats a token; healthy below 0.01"),
+    ("mismatch/kl_k3", "engine against learner, nats per token; healthy below 0.01"),
     ("reward/zero_variance_rate", "groups without signal; healthy below 0.7"),
     ("mismatch/ess", "effective sample size, share of tokens; healthy above 0.95"),
     ("policy/staleness_mean", "versions behind the learner"),
     ("rollout/wasted_rate", "tokens of dropped groups"),
-    ("reward/overlong_penalty_mean", "taken from the reward for length"),
-    ("reward/kl_penalty_mean", "taken from the reward for the KL to the reference"),
+    ("reward/overlong_penalty_mean", "subtracted from the reward for length"),
+    ("reward/kl_penalty_mean", "subtracted from the reward for the KL to the reference"),
     ("data/mean_solve_rate", "of prompts with enough attempts"),
     ("data/retired_prompts", "solved prompts that left the pool"),
 )
@@ -63,13 +63,13 @@ _TIMES = ("generate", "train", "sync", "wait")
 
 
 def write_report(run_dir: Path) -> Path:
-    """The path of RUN_DIR/report.html, written from the run's files; the run may still go on.
+    """Writes RUN_DIR/report.html from the run's files and returns its path; the run may still be running.
 
-    The page loads nothing and runs no script: what a policy wrote is shown as text, never interpreted.
+    The page loads nothing and runs no script: a policy's text is shown as text, never interpreted.
 
     Raises:
         ConfigError: `run_dir` is not a run directory.
-        StorageError: a file there cannot be read, or the page cannot be written.
+        StorageError: a file cannot be read, or the page cannot be written.
     """
     text = _page(read_run(run_dir))
     path = run_dir / "report.html"
@@ -81,10 +81,10 @@ def write_report(run_dir: Path) -> Path:
 
 
 @contextmanager
-def reported(run_dir: Path, *, told: Callable[[str], None]) -> Iterator[None]:
-    """Writes the report at the end of what is done within, if there is anything to report, and says where it is.
+def reported(run_dir: Path, *, note: Callable[[str], None]) -> Iterator[None]:
+    """Context that writes the report at its end, if there is anything to report, and passes its path to `note`.
 
-    Where the work failed, a report that fails too is a warning, and the work's own error goes on.
+    If the work failed and the report fails too, that is only a warning, and the work's error is raised.
     """
     metrics = run_dir / "metrics.jsonl"
     try:
@@ -92,12 +92,12 @@ def reported(run_dir: Path, *, told: Callable[[str], None]) -> Iterator[None]:
     except BaseException:
         try:
             if metrics.is_file() and metrics.stat().st_size:
-                told(f"report {write_report(run_dir)}")
+                note(f"report {write_report(run_dir)}")
         except (RlvrError, OSError) as second:
             logger.warning("the report could not be written: %s", second)
         raise
     if metrics.is_file() and metrics.stat().st_size:
-        told(f"report {write_report(run_dir)}")
+        note(f"report {write_report(run_dir)}")
 
 
 def _page(run: RunFiles) -> str:
@@ -168,13 +168,13 @@ def _header(run: RunFiles) -> str:
 
 
 def _ending(events: Sequence[Row]) -> tuple[str, str]:
-    """The style and the sentence of how the run ended, by its last start, resumption or end."""
+    """Style and sentence for how the run ended, from its last start, resumption or end."""
     last = next(
         (e for e in reversed(events) if e.get("kind") in {"start", "resumed", "done", "stopped"}),
         None,
     )
     if last is None:
-        return "odd", "How it ended is unknown: events.jsonl says nothing of it."
+        return "odd", "How it ended is unknown: events.jsonl does not say."
     if last["kind"] == "done":
         took = finite(last.get("seconds"))
         return "good", f"Finished{'' if took is None else f' after {duration(took)}'}."
@@ -257,7 +257,7 @@ def _training_charts(run: RunFiles) -> str:
 
 
 def _training_chart(run: RunFiles, name: str, note: str) -> str:
-    """A curve with its alarms shaded; it is marked where an alarm holds at its end, or its last value is unhealthy."""
+    """A curve with its alarms shaded; marked if an alarm holds at its end or its last value is unhealthy."""
     points = run.series(name)
     last_step = points[-1][0]
     stretches = [
@@ -265,7 +265,7 @@ def _training_chart(run: RunFiles, name: str, note: str) -> str:
         for kind, first, last in _stretches(run.events, last_step=last_step)
         if _ALARM_CURVES.get(kind) == name
     ]
-    told = [f"alarm {kind}, steps {number(a)} to {number(b)}" for kind, a, b in stretches]
+    alarms = [f"alarm {kind}, steps {number(a)} to {number(b)}" for kind, a, b in stretches]
     bound = _HEALTHY_BELOW.get(name, _HEALTHY_ABOVE.get(name))
     value = next((y for _, y in reversed(points) if y is not None), None)
     is_beyond = value is not None and (
@@ -274,7 +274,7 @@ def _training_chart(run: RunFiles, name: str, note: str) -> str:
     return line_chart(
         name,
         points=points,
-        note="; ".join((note, *told)),
+        note="; ".join((note, *alarms)),
         bound=bound,
         alarms=[(first, last) for _, first, last in stretches],
         is_bad=is_beyond or any(last >= last_step for _, _, last in stretches),
@@ -298,7 +298,7 @@ def _stretches(events: Sequence[Row], *, last_step: float) -> list[tuple[str, fl
 
 
 def _alarms(events: Sequence[Row]) -> str:
-    """Counts by kind, then the first events, stops and alarms before all others."""
+    """Counts by kind, then a table of the first events, with stops and alarms first."""
     found = [e for e in events if e.get("kind") in ALARMS]
     if not found:
         return '<p class="soft">None.</p>'

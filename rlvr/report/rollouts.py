@@ -1,4 +1,4 @@
-"""Rollouts as HTML: what was asked, what was written, what each check said of it, and what was paid for it."""
+"""Rollouts as HTML: the prompt, the completion, the verdict of each check, and the reward."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def training_section(files: Mapping[int, Path]) -> str:
 
 
 def evaluation_section(name: str, files: Mapping[int, Path]) -> str:
-    """The first evaluation beside the last one, prompt by prompt."""
+    """The first and the last evaluation side by side, prompt by prompt."""
     first, last = min(files), max(files)
     before, after = _by_prompt(files[first]), _by_prompt(files[last])
     heading = f"<h3>{escaped(name)}: step {first}"
@@ -81,7 +81,7 @@ def _prompt(row: Row) -> str:
 
 
 def _rollout(row: Row) -> str:
-    """One completion with its reward, and what each check said of it."""
+    """One completion with its reward and the verdict of each check."""
     outcome = _outcome(row)
     advantage = finite(row.get("advantage"))
     reward = finite(row.get("reward"))
@@ -112,14 +112,14 @@ def _rollout(row: Row) -> str:
 
 
 def _outcome(row: Row) -> str:
-    """The status of the check that pays; what took its reward away, where it passed and nothing was paid."""
+    """The status of the check that gives reward; if it passed without reward, the reason."""
     status = str(row.get("status") or "not judged")
     if status != "pass" or row.get("reward") != 0:
         return status
     vetoes = [v for v in _verdicts(row) if v.get("role") == "gate" and v.get("status") != "pass"]
     if vetoes:
         return f"vetoed by {', '.join(str(v.get('check')) for v in vetoes)}"
-    return status if row.get("finish_reason") in ("stop", None) else "cut off, so not paid"
+    return status if row.get("finish_reason") in ("stop", None) else "cut off, so no reward"
 
 
 def _css(status: str) -> str:
@@ -127,7 +127,7 @@ def _css(status: str) -> str:
 
 
 def _verdicts(row: Row) -> list[Row]:
-    """What each check said; [] in a file that does not hold it."""
+    """The verdict of each check; [] in a file without that column."""
     try:
         found = json.loads(row.get("verdicts") or "[]")
     except (TypeError, json.JSONDecodeError):
@@ -136,7 +136,7 @@ def _verdicts(row: Row) -> list[Row]:
 
 
 def _verdict(verdict: Row) -> str:
-    """One line of a check: its role where it is not to pay, status, score, answer and reason."""
+    """One line per check: role (unless it gives reward), status, score, answer and reason."""
     role, status = verdict.get("role"), str(verdict.get("status"))
     name = escaped(verdict.get("check")) + (f" ({escaped(role)})" if role in _SAID_ROLES else "")
     score = finite(verdict.get("score"))
@@ -197,7 +197,7 @@ def _by_prompt(path: Path) -> dict[str, Row] | None:
 
 
 def _cut(value: object, limit: int) -> str:
-    """The text, with the middle left out when it is longer than `limit`: both ends tell the most."""
+    """The text, with the middle omitted when it is longer than `limit`."""
     text = str(value)
     if len(text) <= limit:
         return text

@@ -1,10 +1,10 @@
 """A run: its loop, and the folders that hold what the loop calls.
 
-loop.py, producer.py   the story of a step; they see Protocols only
-launch/                from a recipe to the parts of a run, and to its end
+loop.py, producer.py   the training loop; they depend on Protocols only
+launch/                builds the parts of a run from a recipe, runs it and closes it
 step/                  from prompts to groups to an optimiser step
-weights/               publication of weights to engines, and proof that they arrived
-monitor/               what may be wrong with a run that goes on: alarms, broken checkers, drift
-record/                everything that a run leaves behind, and how it is found again on resume
+weights/               publishes weights to engines and proves that they arrived
+monitor/               watches a run for problems: alarms, broken checkers, drift
+record/                writes the run directory, and reads it on resume
 ray/                   the same parts as Ray actors
 """

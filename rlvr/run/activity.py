@@ -1,6 +1,6 @@
-"""One moving line on a terminal: what the run is doing, for how long, and how far it is.
+"""A status line on a terminal: what the run is doing, for how long, and how far it is.
 
-A step of a large model takes minutes. Without a sign of life a person cannot tell work from a hang.
+A step of a large model takes minutes. Without a status line a user cannot tell work from a hang.
 """
 
 import time
@@ -10,11 +10,11 @@ from rich.live import Live
 from rich.text import Text
 
 _REFRESHES_PER_S = 4
-_FRAMES = "|/-\\"  # plain characters: they move on every terminal
+_FRAMES = "|/-\\"  # ASCII: works on every terminal
 
 
 class Activity:
-    """The line. Where output is no terminal it shows nothing, so that log files stay free of it."""
+    """The status line. Shows nothing where output is not a terminal, to keep it out of log files."""
 
     def __init__(self, out: RichConsole) -> None:
         self._out = out
@@ -24,7 +24,7 @@ class Activity:
         self._done = self._total = 0
 
     def begin(self, text: str, *, total: int = 0) -> None:
-        """Shows a new activity. total: of what `advance` counts; 0 where nothing is counted."""
+        """Shows a new activity. total: how many calls of `advance` complete it; 0 shows no count."""
         self._text, self._since = text, time.monotonic()
         self._done, self._total = 0, total
         if self._live is None and self._out.is_terminal:
@@ -39,7 +39,7 @@ class Activity:
             self._live.start()
 
     def advance(self) -> None:
-        """One more of the total is done."""
+        """Counts one more of the total as done."""
         self._done += 1
 
     def end(self) -> None:
@@ -49,7 +49,7 @@ class Activity:
             live.stop()
 
     def line(self, now: float) -> str:
-        """What is shown at a time of the monotonic clock."""
+        """The text shown at time `now` of the monotonic clock."""
         elapsed = max(0.0, now - self._since)
         counted = f" {min(self._done, self._total):,}/{self._total:,}" if self._total else ""
         frame = _FRAMES[int(elapsed * _REFRESHES_PER_S) % len(_FRAMES)]

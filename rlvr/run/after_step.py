@@ -1,4 +1,4 @@
-"""What follows a step: its prompts are settled, and whatever watches the run says whether it may go on."""
+"""After each step: settles its prompts and asks the monitors whether the run may continue."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ ERROR_RATE_PATIENCE_STEPS = 3
 
 
 class AfterStep:
-    """Keeps count from step to step of what ends a run when it lasts."""
+    """Runs the checks that follow a step, and counts conditions that end the run when they persist."""
 
     def __init__(self, parts: RunParts) -> None:
         self._parts = parts
@@ -33,7 +33,7 @@ class AfterStep:
         self._has_warned = False
 
     def settle_prompts(self, step: int, update: Update) -> dict[str, float]:
-        """Settles the step's prompts in the stream. Returns `data/*` metrics where difficulty is on."""
+        """Settles the step's prompts in the stream. Returns `data/*` metrics when data.difficulty is on."""
         for group in update.taken.groups:
             self._parts.stream.settle(group.issue_index)
         self._note_unusual(step, update)
@@ -53,9 +53,9 @@ class AfterStep:
         *,
         is_end: bool,
     ) -> tuple[RlvrError | None, RlvrError | None]:
-        """Shows the step to alarms, governor and checker watch, in this order.
+        """Passes the step to the alarms, the governor and the checker watch, in this order.
 
-        Returns: the error that ends the run as failed; the error that pauses it, unless this was its last step.
+        Returns: the error that fails the run; the error that pauses it, unless this was its last step.
         """
         parts, groups = self._parts, update.taken.groups
         parts.alarms.observe(step, update)
@@ -73,7 +73,7 @@ class AfterStep:
         return broken, pause
 
     def observe_evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
-        """Shows evaluations outside a step to the checker watch."""
+        """Passes evaluations outside a step to the checker watch."""
         self._checkers.observe_evaluations(step, evaluations)
 
     def _note_unusual(self, step: int, update: Update) -> None:
@@ -89,8 +89,8 @@ class AfterStep:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "step %d: of %d groups only %d carried a signal; algorithm.dynamic_sampling.max_refill_factor allows "
-                "no more replacements, so the step was smaller (events.jsonl names every such step)",
+                "step %d: of %d groups only %d carried a signal, and algorithm.dynamic_sampling.max_refill_factor "
+                "allows no more replacements, so the step was smaller (events.jsonl lists every such step)",
                 step,
                 len(taken.groups),
                 len(taken.kept),
@@ -98,9 +98,9 @@ class AfterStep:
 
 
 def apply_governor(parts: RunParts, step: int, metrics: Mapping[str, float]) -> RlvrError | None:
-    """Shows the governor a step's metrics and carries out what it decides; events.jsonl says what that was.
+    """Passes a step's metrics to the governor and applies its decision, which is recorded in events.jsonl.
 
-    Returns: the error that ends the run, after a checkpoint, when it says pause.
+    Returns: the error that ends the run after a checkpoint, when the decision is to pause.
     """
     decision = parts.governor.observe(metrics)
     if decision is None:
@@ -122,9 +122,9 @@ def apply_governor(parts: RunParts, step: int, metrics: Mapping[str, float]) -> 
             parts.buffer.set_max_staleness(decision.max_staleness)
         case Action.PAUSE:
             return RlvrError(
-                f"paused after step {step}: the engine's policy has left the learner's, {decision.reason}; the "
-                "correction is as strict as it gets and nothing is stale. A checkpoint was saved. Look at mismatch/* "
-                "in the report; go on with --resume once the engine is fixed, or as it is with --resume "
+                f"paused after step {step}: the engine's policy has diverged from the learner's, {decision.reason}; "
+                "the correction is already the strictest and staleness is 0. A checkpoint was saved. See mismatch/* "
+                "in the report; continue with --resume once the engine is fixed, or as it is with --resume "
                 "algorithm.governor.mode=warn"
             )
         case Action.WARN:
@@ -141,18 +141,18 @@ def mismatch_at_start(parts: RunParts, step: int, metrics: Mapping[str, float]) 
     parts.recorder.event(
         "mismatch_at_start",
         step=step,
-        reason=f"{name} is {value:.3g} nats, and rounding makes at most {bound:g}",
+        reason=f"{name} is {value:.3g} nats, and rounding explains at most {bound:g}",
         readings=[
             {"metric": name, "value": value if math.isfinite(value) else None, "bound": bound}
             for name, value, bound in found
         ],
     )
     return RlvrError(
-        f"stopped after step {step}: {name} is {value:.3g} nats, and rounding makes at most {bound:g} of it where "
-        "engine and learner have the same weights and the same arithmetic. So completions are not sampled from the "
-        "policy that is trained: the code of this model's family generates otherwise than it trains, which no setting "
-        "of the algorithm corrects. A checkpoint was saved. Try rollout.engine=vllm or a model of another family "
-        "(rlvr/README.md, 'Model families'); algorithm.governor.mode=off trains on regardless"
+        f"stopped after step {step}: {name} is {value:.3g} nats, and rounding explains at most {bound:g} where "
+        "engine and learner use the same weights and the same arithmetic. So completions are not sampled from the "
+        "policy that is trained: this model family's code computes differently in generation than in training, "
+        "which no setting of the algorithm corrects. A checkpoint was saved. Try rollout.engine=vllm or a model "
+        "of another family (rlvr/README.md, 'Model families'); algorithm.governor.mode=off trains on regardless"
     )
 
 
@@ -167,9 +167,9 @@ def _error_rate_message(
         if verdict.score is None
     ]
     cause = (
-        f"The verifier is broken, first: {broken[0][0]}: {broken[0][1]}"
+        f"The verifier is broken; first error: {broken[0][0]}: {broken[0][1]}"
         if broken
-        else "The engine cut them off at rollout.completion_deadline_s: raise it, or see why the engine is slow"
+        else "The engine cut them off at rollout.completion_deadline_s: raise it, or find out why the engine is slow"
     )
     return (
         f"{rate:.0%} of rollouts could not be judged for {num_steps} step{'s' * (num_steps != 1)} "

@@ -1,9 +1,9 @@
-"""The training loop. It sees Protocols only; `rlvr.run.launch` builds the parts, on a laptop as on a cluster.
+"""The training loop. It depends on Protocols only; `rlvr.run.launch` builds the parts, locally or on a cluster.
 
       producer task                                   learner task (this loop; tensors in `parts.thread`)
       -------------                                   ---------------------------------------------------
       buffer.admit()  <------- admits prompts ------  first_sync: publish -> engines load -> proof
-      stream.take() -> prompt                         buffer.take() -> one step's groups, in the order of issue
+      stream.take() -> prompt                         buffer.take() -> one step's groups, in issue order
       sampler.make_group:                             updater.step: advantages -> batch -> optimiser step
         engine.generate -> verify -> reward           sync_weights: publish -> engines load -> receipt
       buffer.put(group)  -------- groups -------->    evaluation, checkpoint when due -> metrics
@@ -15,9 +15,9 @@
     | learner  | weights, room for groups| groups            | buffer.take  | put, or fail or close of the producer  |
     | engine   | completions             | requests, weights | load_weights | requests that began before it are done |
 
-With `max_staleness` k the producer is k steps ahead, and engines generate while the learner trains. Nothing is admitted
-between `sync_weights` and `advance`, so whatever happens in between finds the engines idle: an evaluation sees one
-version of the weights and never shares a batch with training, at any staleness.
+With `max_staleness` k the producer runs k steps ahead, and engines generate while the learner trains. No prompt is
+admitted between `sync_weights` and `advance`, so the engines are idle in between: an evaluation sees one version of
+the weights and never shares a batch with training, at any staleness.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from rlvr.run.weights.sync import Sync, first_sync, sync_weights
 
 
 async def run_loop(parts: RunParts) -> int:
-    """Trains from `first_step` to `num_steps`, records everything, and leaves a checkpoint of the last step.
+    """Trains from `first_step` to `num_steps`, records everything, and saves a checkpoint of the last step.
 
     Returns: the last step; less than `num_steps` when every prompt was retired.
 
-    Raises: Interrupted after a checkpoint, when the user asked to stop; RlvrError when the work failed.
+    Raises: Interrupted after a checkpoint, when the user asked to stop; RlvrError when the run failed.
     """
-    parts.recorder.activity.begin("sending the first weights, and proving that they arrived")
+    parts.recorder.activity.begin("sending the first weights and proving that they arrived")
     sync = await first_sync(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
     after = AfterStep(parts)
     if parts.first_step == 1:
@@ -72,7 +72,7 @@ async def run_loop(parts: RunParts) -> int:
 
             broken, pause = after.observe(step, update, metrics, evaluations, is_end=is_end)
             if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
-                lineage = parts.recorder.lineage(step)  # here: the ledger belongs to this thread
+                lineage = parts.recorder.lineage(step)  # the ledger may be used in this thread only
                 await parts.thread.run(lambda s=step, found=lineage: _save(parts, s, found))
             if broken:
                 raise broken
@@ -80,14 +80,14 @@ async def run_loop(parts: RunParts) -> int:
                 raise pause
             if is_stopping:
                 how = f"{parts.stop.reason} after step {step} of {parts.num_steps}"
-                raise Interrupted(parts.recorder.way_on(how))
+                raise Interrupted(parts.recorder.resume_hint(how))
             if is_end:
                 break
             parts.buffer.advance()
         if last_step < parts.num_steps:
             parts.recorder.remark(
                 "pool_exhausted",
-                f"every prompt is solved and retired: the run ends after step {last_step} of {parts.num_steps}",
+                f"all prompts are solved and retired: the run ends after step {last_step} of {parts.num_steps}",
                 step=last_step,
             )
         return last_step
@@ -98,7 +98,7 @@ async def run_loop(parts: RunParts) -> int:
 
 
 def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]:
-    """Seconds of the step's parts, and tokens over them: where generation and training overlap, over the whole step."""
+    """Seconds of the step's parts, and tokens per second: over the whole step when generation and training overlap."""
     step_s = update.wait_s + update.train_s + sync.sync_s + sync.wait_s
     metrics = update.metrics
     generate_s = step_s if has_overlap else update.wait_s

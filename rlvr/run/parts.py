@@ -1,4 +1,4 @@
-"""What a run is made of: handles that fulfil Protocols, so that a laptop and a cluster look the same to the loop."""
+"""The parts of a run: handles that implement Protocols, so that the loop is the same locally and on a cluster."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from rlvr.run.weights.proof import WeightProof
 
 
 class PromptSource(Protocol):
-    """The training prompts in their order, resumable at any of them."""
+    """The training prompts in order; can resume at any of them."""
 
     @property
     def num_passed(self) -> int:
-        """Draws so far that were passed over for their solve rate."""
+        """Number of draws skipped so far because of their solve rate."""
         ...
 
     @property
     def num_issued(self) -> int:
-        """The index of the next prompt that was not handed out before."""
+        """The issue index of the next prompt to be handed out."""
         ...
 
     def take(self) -> Issue:
-        """The next prompt and its issue index. Raises PoolExhausted when all were retired."""
+        """The next prompt and its issue index. Raises PoolExhausted when all prompts are retired."""
         ...
 
     def is_exhausted(self) -> bool:
@@ -43,16 +43,16 @@ class PromptSource(Protocol):
         ...
 
     def settle(self, index: int) -> None:
-        """The prompt of this issue was trained or dropped."""
+        """Marks the prompt of this issue as trained or dropped."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """The position and what is not settled, JSON-able."""
+        """The position and the unsettled issues, JSON-able."""
         ...
 
 
 class Evaluator(Protocol):
-    """Evaluates the weights that the engine serves; in full, or on the few prompts of evaluations in between."""
+    """Evaluates the weights that the engine serves, on all prompts or on the subset for intermediate evaluations."""
 
     def __call__(
         self, step: int, policy_version: int, *, in_full: bool
@@ -61,10 +61,10 @@ class Evaluator(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class RunParts:
-    """What a run is made of. `first_step` is 1, or one past the checkpoint that was resumed.
+    """The parts of a run. `first_step` is 1, or one past the checkpoint that was resumed.
 
     proof: None where no weights travel.
-    solve_rates: None where the recipe's data.difficulty asks for nothing.
+    solve_rates: None when the recipe does not use data.difficulty.
     """
 
     first_step: int
@@ -90,7 +90,7 @@ class RunParts:
     max_error_rate: float
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the learner's own, JSON-able."""
+        """The state that a checkpoint keeps in addition to the learner's, JSON-able."""
         return {
             "stream": self.stream.state(),
             "governor": self.governor.state(),

@@ -1,4 +1,4 @@
-"""Takes prompts while the buffer admits them, and makes their groups side by side."""
+"""Takes prompts while the buffer admits them, and makes their groups concurrently."""
 
 import asyncio
 
@@ -8,9 +8,9 @@ from rlvr.run.step.failures import first_failure
 
 
 async def produce(parts: RunParts) -> None:
-    """Runs until it is cancelled, or until there are no more prompts and the last group is made.
+    """Runs until it is cancelled, or until the prompts run out and the last group is made.
 
-    A failure reaches the learner's side through the buffer. Groups in the making are cancelled with it.
+    A failure reaches the learner through the buffer; unfinished groups are cancelled.
     """
     making: set[asyncio.Task[None]] = set()
     try:
@@ -33,7 +33,7 @@ async def produce(parts: RunParts) -> None:
 
 
 def group_id_of(index: int) -> str:
-    """The id of the group of an issue; in the order of issue."""
+    """The group id of an issue; ids sort in issue order."""
     return f"{index:08d}"
 
 

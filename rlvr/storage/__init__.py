@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders with digests, and reading what a user names within bounds.
+"""Atomic files, folders sealed with digests, and bounded reading of user files.
 
 Standard library only.
 """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, flushed to the disk, renamed."""
+"""Atomic files: written under a temporary name, synced to disk, renamed."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts `text` in the place of `path`; a crash or a full disk leaves the file that was there before.
+    """Writes `text` to `path` atomically; a crash or a full disk leaves the previous file.
 
     The mode follows the umask, as for any new file.
 
@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Has the disk hold the file, or the names in the folder. Raises OSError."""
+    """Syncs the file, or the entries of the folder, to disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

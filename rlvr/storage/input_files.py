@@ -1,7 +1,7 @@
-"""Files that a user names: what a path is when it is no file, and reading text that is bounded and UTF-8.
+"""Files named by a user: what a path is if not a file, and bounded reading of UTF-8 text.
 
-A path may be a pipe that no one writes to, a device without an end, or a name that the system refuses; each is told by
-its name before anything is read.
+A path may be a pipe without a writer, an endless device, or an invalid name; each is recognised before anything is
+read.
 """
 
 import stat
@@ -19,7 +19,7 @@ _KINDS = (
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a regular file; False also for a name that no file can have."""
+    """Whether it is a regular file; False also for an invalid name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -27,7 +27,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder; False also for a name that no folder can have."""
+    """Whether it is a folder; False also for an invalid name."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -35,11 +35,11 @@ def is_folder(path: Path) -> bool:
 
 
 def other_kind(path: Path) -> str:
-    """What a path that is no regular file is ("a named pipe", "a name that is too long"); "" where nothing is there."""
+    """What a path that is not a regular file is ("a named pipe", "a name that is too long"); "" if nothing is there."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "a link to nothing" if path.is_symlink() else ""
+        return "a broken link" if path.is_symlink() else ""
     except ValueError:
         return "a name with a null character"
     except OSError as error:
@@ -48,11 +48,11 @@ def other_kind(path: Path) -> str:
 
 
 def read_input_text(path: Path, *, what: str, max_bytes: int, error: type[RlvrError]) -> str:
-    """The text of a file of at most `max_bytes` bytes, UTF-8 with or without a byte order mark.
+    """The text of a file of at most `max_bytes` bytes, in UTF-8 with or without a byte order mark.
 
-    Args: what: how a message names it ("plugin file 'mine.py'"). error: the category of what is raised.
+    Args: what: its name in messages ("plugin file 'mine.py'"). error: the type of the errors raised.
 
-    Raises: `error` when it cannot be read, is longer, or is not UTF-8.
+    Raises: `error` when it cannot be read, is too long, or is not UTF-8.
     """
     try:
         with path.open("rb") as file:

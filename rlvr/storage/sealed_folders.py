@@ -1,9 +1,9 @@
-"""Folders that are whole: `complete.json`, written last, holds the size and the SHA-256 of every other file.
+"""Sealed folders: `complete.json`, written last, holds the size and the SHA-256 of every other file.
 
     {"format": 1, "files": {"model.safetensors": {"bytes": 81920, "sha256": "..."}, ...}}
 
-SHA-256, because processors have instructions for it (0.8 s a GiB from a file in memory, half the time of BLAKE2b), and
-because `sha256sum` gives the same. Files are read in up to four threads.
+SHA-256, because CPUs have instructions for it (0.8 s per GiB from a cached file, half the time of BLAKE2b), and because
+`sha256sum` can check it. Files are read in up to four threads.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ from rlvr.storage import atomic_files
 MARKER = "complete.json"
 _FORMAT = 1
 _NUM_THREADS = 4
-# By file, number, size and time of change: what this process has checked once it need not read again.
+# Digests by file, inode, size and change time, so that this process reads a file only once.
 _known: dict[tuple[str, int, int, int], str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealCheck:
-    """What is wrong with a folder, one line a file; and whether it has digests, which older versions did not write."""
+    """The problems of a folder, one line per file; and whether it has digests, which older versions did not write."""
 
     problems: tuple[str, ...]
     has_digests: bool
 
 
 def seal(folder: Path) -> None:
-    """Writes the marker over the files that are in `folder`, and has the disk hold all of it. Raises OSError."""
+    """Writes the marker for the files in `folder`, and syncs everything to disk. Raises OSError."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / MARKER)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         digests = list(pool.map(file_digest, files))
@@ -49,9 +49,9 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path, *, ignoring: Collection[str] = ()) -> SealCheck:
-    """Compares the files in `folder` with its marker. Reads every file, but for the names in `ignoring`.
+    """Compares the files in `folder` with its marker. Reads every file except those in `ignoring`.
 
-    Raises: StorageError when a file may not be read, which is no damage.
+    Raises: StorageError when permissions forbid reading a file, which is not damage.
     """
     try:
         marker = json.loads((folder / MARKER).read_bytes())
@@ -65,7 +65,7 @@ def check(folder: Path, *, ignoring: Collection[str] = ()) -> SealCheck:
         return SealCheck(problems=(), has_digests=False)
     held = _entries(marker)
     if held is None:
-        return _broken(f"{MARKER} is damaged: it does not say which files belong to the folder")
+        return _broken(f"{MARKER} is damaged: it does not list the files of the folder")
     asked = {name: entry for name, entry in held.items() if name not in ignoring}
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         found = pool.map(lambda name: _problem(folder, name, *asked[name]), asked)
@@ -73,7 +73,7 @@ def check(folder: Path, *, ignoring: Collection[str] = ()) -> SealCheck:
 
 
 def require_whole(folder: Path, *, ignoring: Collection[str] = ()) -> None:
-    """Raises CheckpointError when the folder has a marker and is not what was sealed; others pass."""
+    """Raises CheckpointError when the folder has a marker that its files do not match; folders without one pass."""
     if not (folder / MARKER).is_file():
         return
     problems = check(folder, ignoring=ignoring).problems
@@ -99,7 +99,7 @@ def _known_digest(file: Path) -> str:
 
 def _forbidden(file: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{file} may not be read: {error.strerror or error}; give this user the right, or choose another checkpoint"
+        f"{file} cannot be read: {error.strerror or error}; give this user permission, or choose another checkpoint"
     )
 
 
@@ -108,7 +108,7 @@ def _broken(problem: str) -> SealCheck:
 
 
 def _entries(marker: object) -> dict[str, tuple[int, str]] | None:
-    """(bytes, digest) by name; None for a marker that this version did not write."""
+    """(bytes, digest) by name; None for a marker of an unknown format."""
     if not isinstance(marker, dict) or set(cast(dict[str, Any], marker)) != {"format", "files"}:
         return None
     files = cast(dict[str, Any], marker)["files"]
@@ -132,7 +132,7 @@ def _problem(folder: Path, name: str, num_bytes: int, digest: str) -> str:
         if size != num_bytes:
             return f"{name} has {size:,} bytes of {num_bytes:,}"
         if _known_digest(file) != digest:
-            return f"{name} is not what was written (its SHA-256 differs)"
+            return f"{name} has changed since it was written (its SHA-256 differs)"
     except PermissionError as error:
         raise _forbidden(file, error) from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte

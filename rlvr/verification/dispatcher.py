@@ -1,4 +1,4 @@
-"""One dispatcher thread of the verifier pool, its worker process, and the jobs that it takes."""
+"""A dispatcher thread of the verifier pool, with its worker process and the jobs that it takes."""
 
 import threading
 import time
@@ -19,9 +19,9 @@ CPU_LIMIT_ENDING = "signal SIGXCPU"
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One item, or with an empty `payload` only the wish that a plugin be built in a worker.
+    """One item; an empty `payload` only asks that a plugin be built in a worker.
 
-    has_retry: a first loss is tried again; False where the caller goes on by itself.
+    has_retry: retried after a first loss; False if the caller handles the loss.
     """
 
     id: int
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(slots=True, kw_only=True)
 class Plugin:
-    """A verifier as workers know it; `broken` is why no worker can build it."""
+    """A registered verifier as sent to workers; `broken` says why no worker can build it."""
 
     source: PluginSource
     settings: Mapping[str, Any]
@@ -54,7 +54,7 @@ class JobQueue(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the pool was closed: then what is open ends as ERROR."""
+        """Whether the pool was closed; open items then end as ERROR."""
         ...
 
     def take(self) -> list[Job] | None:
@@ -62,30 +62,28 @@ class JobQueue(Protocol):
         ...
 
     def give_back(self, jobs: list[Job], *, front: bool) -> None:
-        """Puts jobs into the queue again."""
+        """Puts jobs back into the queue."""
         ...
 
     def finish(self, job: Job, verdict: Verdict) -> None:
-        """Answers one job."""
+        """Completes one job."""
         ...
 
     def plugin(self, key: str) -> Plugin:
-        """What is known of a registered verifier."""
+        """The registered verifier with this key."""
         ...
 
     def count_restart(self) -> None:
-        """One more worker was replaced."""
+        """Counts a replaced worker."""
         ...
 
     def take_spare(self) -> WorkerProcess | None:
-        """A worker that is ready to judge; None when there is none."""
+        """A ready worker; None when there is none."""
         ...
 
 
 class Dispatcher:
-    """One thread and its worker process. The thread that starts a worker outlives it: PDEATHSIG
-    needs that.
-    """
+    """One thread and its worker process. The thread that starts a worker must outlive it, because of PDEATHSIG."""
 
     def __init__(self, pool: JobQueue, index: int) -> None:
         self.pool = pool
@@ -97,7 +95,7 @@ class Dispatcher:
         self.thread.start()
 
     def stop(self) -> None:
-        """Kills the worker, which wakes the thread; waits for the thread."""
+        """Kills the worker, which wakes the thread, and waits for the thread."""
         worker = self.worker
         if worker is not None:
             worker.kill()
@@ -108,15 +106,15 @@ class Dispatcher:
         try:
             self._ensure()
         except (OSError, WorkerLost):
-            self._discard()  # the first chunk tries again, and can tell of the failure
+            self._discard()  # the first chunk retries, and can report the failure
         while (chunk := self.pool.take()) is not None:
             try:
                 self._serve(chunk)
-            except Exception as error:  # noqa: BLE001 - no Future may stay open
+            except Exception as error:  # noqa: BLE001 - every Future must be completed
                 self._discard()
                 for job in chunk:
                     if not job.future.done():
-                        reason = f"no worker could judge: {type(error).__name__}: {error}"
+                        reason = f"no worker could verify it: {type(error).__name__}: {error}"
                         self.pool.finish(job, error_of(self.pool.plugin(job.key).label, reason))
         self._discard()
 
@@ -157,7 +155,7 @@ class Dispatcher:
                 problem = build(worker, job.key, self.pool)
             except WorkerLost as loss:
                 others = ready + chunk[position + 1 :]
-                chunk.clear()  # what is given back is no longer this thread's to answer
+                chunk.clear()  # jobs given back are no longer this thread's
                 self._lost_in_build(job, loss)
                 self.pool.give_back(others, front=True)
                 return
@@ -186,8 +184,8 @@ class Dispatcher:
             self.pool.finish(job, verdict)
 
     def _lost_in_build(self, job: Job, loss: WorkerLost) -> None:
-        """A worker that dies over a plugin's import says nothing about the completion: once more,
-        then ERROR.
+        """A worker that dies while it builds a plugin says nothing about the completion: retries once, then
+        ERROR.
         """
         ending = self._discard()
         plugin = self.pool.plugin(job.key)
@@ -216,7 +214,7 @@ class Dispatcher:
             what = f"took longer than {self.pool.deadline_s:g} s"
         else:
             what = f"ended its worker ({ending})"
-        again = ", and so did a second try in a fresh worker" if job.is_retry else ""
+        again = ", and so did a retry in a fresh worker" if job.is_retry else ""
         verdict = Verdict(
             status=Status.FAIL,
             score=0.0,
@@ -229,7 +227,7 @@ class Dispatcher:
 
 
 def build(worker: WorkerProcess, key: str, pool: JobQueue) -> str:
-    """Builds a plugin in the worker unless it has it; returns why that is impossible, or "".
+    """Builds a plugin in the worker unless it has it; returns why that failed, or "".
 
     Raises: WorkerLost.
     """

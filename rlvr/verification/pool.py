@@ -1,16 +1,14 @@
-"""The pool of killable worker processes behind `rlvr.verification.service`: hard deadlines without signals or
-pickles.
+"""The pool of killable worker processes behind `rlvr.verification.service`: hard deadlines, no signals, no pickle.
 
     submit -> queue (unbounded; callers bound their own open items)
-           -> dispatcher thread, one per worker: takes a small chunk, builds what it needs, reads
+           -> dispatcher thread, one per worker: takes a small chunk, builds its plugins, reads
            verdicts one by one -> Future[Verdict]
 
-The deadline of an item runs in the parent, from the answer before it. A worker that is late or dead
-is killed with all it started and replaced: the item goes to the end of the queue, to be tried once
-more alone in a fresh worker, and the rest of its chunk to the front. The second failure is a FAIL
-with `details["cause"]`, because a completion that breaks its checker must not escape its zero. From the first
-item on a spare worker stands ready, every plugin built, so that a loss costs no start. Safe from any thread; nothing
-here touches signals or the event loop.
+The parent enforces an item's deadline, counted from the previous answer. A late or dead worker is killed with all its
+child processes and replaced: the item goes to the end of the queue for one retry, alone in a fresh worker, and the rest
+of its chunk to the front. A second failure is a FAIL with `details["cause"]`, because a completion that breaks its
+checker must not avoid a zero. From the first item on a spare worker is ready with every plugin built, so that a loss
+costs no start. Safe to use from any thread; uses neither signals nor the event loop.
 """
 
 import itertools
@@ -36,19 +34,19 @@ CHUNK_ITEMS = 8
 
 
 def most_workers() -> int:
-    """Of one pool; verification is work for a processor, so more than a few a core only take memory."""
+    """The most workers of one pool; verification is CPU-bound, so more than a few per core only use memory."""
     return max(64, 8 * (os.cpu_count() or 1))
 
 
 class VerifierPool:
-    """N worker processes that judge items under a deadline each.
+    """N worker processes that verify items, each under a deadline.
 
     Args:
         num_workers: processes, and dispatcher threads.
-        deadline_s: wall-clock seconds that one item may take in a worker; building a plugin has 60
-            s of its own.
-        max_items: a worker is replaced after so many items, so that leaks stay small.
-        memory_bytes: address space of a worker; an item that needs more is a crash.
+        deadline_s: wall-clock seconds allowed for one item in a worker; building a plugin has its own limit
+            of 60 s.
+        max_items: a worker is replaced after this number of items, so that leaks stay small.
+        memory_bytes: address space of a worker; needing more counts as a crash.
     """
 
     def __init__(
@@ -65,12 +63,12 @@ class VerifierPool:
             )
         if num_workers > most_workers():
             raise ConfigError(
-                f"{num_workers:,} verifier workers: each is a process, at most {most_workers()} are started on this "
-                f"machine of {os.cpu_count()} cores; lower reward.verifier_workers (or --workers)"
+                f"{num_workers:,} verifier workers: each is a process, and at most {most_workers()} are allowed on "
+                f"this machine of {os.cpu_count()} cores; lower reward.verifier_workers (or --workers)"
             )
         if not math.isfinite(deadline_s):
             raise ConfigError(
-                f"a deadline of {deadline_s} s for one item; give seconds, for example 5"
+                f"the deadline of one item cannot be {deadline_s} s; give seconds, for example 5"
             )
         self.num_workers = num_workers
         self.deadline_s = deadline_s
@@ -86,7 +84,7 @@ class VerifierPool:
         self._spare = Spare(self._start_spare)
 
     def start(self) -> None:
-        """Starts the workers, once; `submit` does it by itself."""
+        """Starts the workers once; `submit` also does."""
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the verifier pool is closed")
@@ -96,8 +94,8 @@ class VerifierPool:
                     dispatcher.start()
 
     def register(self, source: PluginSource, settings: Mapping[str, Any]) -> str:
-        """The key under which `submit` finds this verifier; the same plugin and settings give the
-        same key.
+        """The key of this verifier for `submit`; the same plugin and settings give the same
+        key.
 
         Raises: TypeError or ValueError when the settings are not JSON values.
         """
@@ -109,30 +107,30 @@ class VerifierPool:
         return key
 
     def submit(self, key: str, prompt: Prompt, completion: Completion) -> "Future[Verdict]":
-        """A Future of the verdict; it never raises for what a plugin or a completion does.
+        """A Future of the verdict; it never raises because of a plugin or a completion.
 
         Args:
             key: from `register`.
-            prompt: narrowed to the one check that this verifier serves.
+            prompt: reduced to the one check of this verifier.
         """
-        message = {"op": "judge", "key": key}
+        message = {"op": "verify", "key": key}
         message |= {"prompt": prompt_to_json(prompt), "completion": completion_to_json(completion)}
         future = self._send(message, has_retry=True)
         self._spare.begin()
         return future
 
     def parse(self, key: str, references: Sequence[Json]) -> "Future[Verdict]":
-        """A Future of what the verifier's `parse_reference` says, under one deadline for all.
+        """A Future of the result of the verifier's `parse_reference`, under one deadline for all references.
 
         PASS when all can be used. FAIL with the reasons in `details["problems"]`, by the reference's number as text, or
-        with `details["cause"]` when they hung or killed the worker; that is not tried again.
+        with `details["cause"]` when they hung or killed the worker, which is not retried.
         """
         message = {"op": "parse", "key": key, "references": list(references)}
         return self._send(message, has_retry=False)
 
     def build(self, key: str) -> "Future[Verdict]":
-        """A Future that is a PASS once a worker has built this plugin, and an ERROR when it
-        cannot.
+        """A Future that is a PASS once a worker has built this plugin, and an ERROR if that
+        fails.
         """
         return self._enqueue(Job(id=next(self._ids), key=key, payload=b""))
 
@@ -155,13 +153,13 @@ class VerifierPool:
             payload = frame(message | {"id": job_id})
         except (TypeError, ValueError, RecursionError) as error:
             future: Future[Verdict] = Future()
-            reason = f"the item cannot be written as JSON: {error}"
+            reason = f"the item cannot be serialised as JSON: {error}"
             future.set_result(error_of(self._plugins[key].label, reason))
             return future
         return self._enqueue(Job(id=job_id, key=key, payload=payload, has_retry=has_retry))
 
     def _start_spare(self, started: Callable[[WorkerProcess], None]) -> None:
-        """In the spare's thread: a worker with every plugin that is known now. Raises WorkerLost, OSError."""
+        """Starts a worker with every known plugin; runs in the spare's thread. Raises WorkerLost, OSError."""
         worker = WorkerProcess(memory_bytes=self.memory_bytes)
         started(worker)
         worker.wait_ready(BUILD_DEADLINE_S)
@@ -177,10 +175,10 @@ class VerifierPool:
             self._changed.notify()
         return job.future
 
-    # what dispatchers call
+    # called by dispatchers
 
     def take(self) -> list[Job] | None:
-        """The next chunk; waits for `submit`. None when the pool is closed. A retry comes alone."""
+        """The next chunk; waits for `submit`. None when the pool is closed. A retry is a chunk of its own."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._is_closed)
@@ -202,7 +200,7 @@ class VerifierPool:
                     return chunk
 
     def give_back(self, jobs: list[Job], *, front: bool) -> None:
-        """Puts jobs into the queue again; after `close` they end as ERROR."""
+        """Puts jobs back into the queue; after `close` they end as ERROR."""
         with self._changed:
             if not self._is_closed:
                 if front:
@@ -215,22 +213,22 @@ class VerifierPool:
             self.finish(job, error_of(self._plugins[job.key].label, "the verifier pool was closed"))
 
     def finish(self, job: Job, verdict: Verdict) -> None:
-        """Answers one job; one that was cancelled before it ran needs no answer."""
+        """Completes one job, unless it was cancelled before it ran."""
         if job.is_running or job.future.set_running_or_notify_cancel():
             job.is_running = True
             job.future.set_result(verdict)
 
     def plugin(self, key: str) -> Plugin:
-        """What is known of a registered verifier."""
+        """The registered verifier with this key."""
         return self._plugins[key]
 
     def count_restart(self) -> None:
-        """One more worker was replaced."""
+        """Counts a replaced worker."""
         with self._changed:
             self.num_restarts += 1
 
     def take_spare(self) -> WorkerProcess | None:
-        """A worker that is ready to judge; None when there is none."""
+        """A ready worker; None when there is none."""
         return self._spare.take()
 
     @property

@@ -1,4 +1,4 @@
-"""Which references their verifier can use: asked in the pool, so that a hostile one cannot hang the run's process."""
+"""Checks references with their verifiers, in the pool, so that a hostile one cannot hang the run's process."""
 
 import json
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ _BATCH = 64
 def problems_in_pool(
     pool: VerifierPool, key: str, references: Sequence[str], *, batch: int = _BATCH
 ) -> dict[str, str]:
-    """Why a verifier of the pool cannot use references; waits for the workers.
+    """Why a verifier of the pool cannot use each reference; waits for the workers.
 
     Args:
         references: distinct, each as JSON.
-        batch: so many share one deadline; a batch that is lost is parsed one by one.
+        batch: number of references that share one deadline; a lost batch is parsed one by one.
     """
     batches = [references[i : i + batch] for i in range(0, len(references), batch)]
     answers = [pool.parse(key, [json.loads(item) for item in part]) for part in batches]
@@ -37,7 +37,7 @@ def problems_in_pool(
 
 
 def problem_here(verifier: Verifier, reference: Json) -> str:
-    """Why a verifier that runs in this process cannot use a reference; "" when it can, or does not say."""
+    """Why a verifier in this process cannot use a reference; "" if it can, or has no `parse_reference`."""
     parse = getattr(verifier, "parse_reference", None)
     if parse is None:
         return ""

@@ -1,11 +1,11 @@
-"""Verdicts for completions: one `VerifierService` a run, over a pool of killable worker processes.
+"""Verdicts for completions: one `VerifierService` per run, over a pool of killable worker processes.
 
 verify(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
     PROCESS    the pool (`rlvr.verification.pool`): a hard deadline for each item; a hang or a crash is a FAIL
-    ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because a service is out of reach
-    SANDBOXED  in a thread, or awaited; the sandbox owns all waiting and all danger
+    ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because the service is unreachable
+    SANDBOXED  in a thread, or awaited; the sandbox enforces deadlines and isolation
 
-Items of a pooled verifier that have one `work_key` are judged once. References are parsed in the pool too, so that a
+Items of a pooled verifier with the same `work_key` are verified once. References are parsed in the pool too, so that a
 hostile one cannot hang the run's process.
 """
 
@@ -33,16 +33,16 @@ from rlvr.verification.wire import as_verdict, error_verdict, label_of
 __all__ = ["VerifierCounters", "VerifierPool", "VerifierService"]
 
 _MAX_LISTED_ROWS = 10
-_MAX_OPEN = 1024  # items of an ASYNC verifier at once, where it does not say
+_MAX_OPEN = 1024  # concurrent items of an ASYNC verifier that sets no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierCounters:
-    """What a VerifierService has done since it was built.
+    """Counts of a VerifierService since it was built.
 
     num_items: verdicts given, of which `num_prejudged` in the parent. num_timeouts, num_crashes:
-    FAIL verdicts of completions that hung or killed their checker. busy_s: seconds that verifiers
-    worked, over all workers.
+    FAIL verdicts of completions that hung or killed their checker. busy_s: seconds of work,
+    summed over workers.
     """
 
     num_items: int = 0
@@ -55,7 +55,7 @@ class VerifierCounters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """One verifier, built once for each (plugin, settings)."""
+    """A verifier, built once for each (plugin, settings)."""
 
     source: PluginSource
     verifier: Verifier
@@ -68,12 +68,12 @@ class VerifierService:
     """Gives verdicts; safe to use from several threads and event loops.
 
     Args:
-        workers: processes for PROCESS verifiers; they start at `preflight` or at the first item
-            that needs one.
-        deadline_s: wall-clock seconds that one item may take.
-        sandbox: (name, settings) for SANDBOXED verifiers; built and started only when there is one. None: they get
+        workers: processes for PROCESS verifiers; started by `preflight` or the first item that
+            needs one.
+        deadline_s: wall-clock seconds allowed for one item.
+        sandbox: (name, settings) for SANDBOXED verifiers; built and started only if needed. None: they get
             none.
-        sources: where verifiers come from, by name, that are not looked up here: single files of another machine.
+        sources: by name, the sources of verifiers that cannot be looked up here: single files of another machine.
 
     Example:
         service = VerifierService(workers=2, deadline_s=5.0)
@@ -101,7 +101,7 @@ class VerifierService:
 
     @property
     def counters(self) -> VerifierCounters:
-        """A snapshot of the counts so far."""
+        """A snapshot of the counts."""
         return self._counters
 
     def label(self, check: Check) -> str:
@@ -111,8 +111,8 @@ class VerifierService:
     def preflight(self, checks: Iterable[Check]) -> None:
         """Builds every distinct verifier here and in a worker, and starts the sandbox; waits for both.
 
-        Raises: PluginError that names the plugin and what is wrong with it; SandboxError (SandboxUnavailable where
-            nothing isolates) with the reason and the fix.
+        Raises: PluginError, which names the plugin and its problem; SandboxError (SandboxUnavailable when no backend
+            isolates) with the reason and the fix.
         """
         entries = {id(entry): entry for entry in map(self._entry, checks)}.values()
         pooled = [entry for entry in entries if entry.verifier.execution is Execution.PROCESS]
@@ -127,12 +127,12 @@ class VerifierService:
     def check_references(
         self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None
     ) -> None:
-        """Asks each verifier that can to parse each reference; waits for the workers.
+        """Has each verifier with `parse_reference` parse its references; waits for the workers.
 
         Args:
-            places: where a prompt's row was read ("train.jsonl:12"), by prompt id.
+            places: the place of each prompt's row ("train.jsonl:12"), by prompt id.
 
-        Raises: DataError that lists the first ten unusable references and counts the others.
+        Raises: DataError, which lists the first ten unusable references and counts the others.
         """
         rows = [(prompt, check) for prompt in prompts for check in prompt.checks]
         reasons = self.reference_problems([check for _, check in rows])
@@ -146,14 +146,14 @@ class VerifierService:
             num_more = len(problems) - len(listed)
             more = f"\n  and {num_more} more" if num_more else ""
             raise DataError(
-                f"{len(problems)} reference(s) cannot be used by their verifier; correct or drop "
+                f"{len(problems)} reference(s) cannot be used by their verifier; correct or remove "
                 "these rows:\n  " + "\n  ".join(listed) + more
             )
 
     def reference_problems(self, checks: Sequence[Check]) -> list[str]:
-        """For each check, why its verifier cannot use its reference; "" where it can. Waits for the workers."""
+        """For each check, why its verifier cannot use its reference; "" if it can. Waits for the workers."""
         problems = [""] * len(checks)
-        pooled: dict[str, dict[str, list[int]]] = {}  # by verifier and reference: the checks
+        pooled: dict[str, dict[str, list[int]]] = {}  # verifier -> reference -> indices of checks
         for index, check in enumerate(checks):
             entry = self._entry(check)
             if getattr(entry.verifier, "parse_reference", None) is None:
@@ -174,8 +174,8 @@ class VerifierService:
         return problems
 
     def prejudge(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
-        """The verdicts, by check name, that need no worker and no waiting; the others are left
-        out.
+        """The verdicts, by check name, that need no worker and no waiting; others are
+        omitted.
         """
         settled: dict[str, Verdict] = {}
         for check in prompt.checks:
@@ -204,10 +204,10 @@ class VerifierService:
         *,
         settled: dict[str, Verdict] | None = None,
     ) -> dict[str, Verdict]:
-        """One verdict for each check, by check name; each verifier sees only its own check.
+        """One verdict for each check, by check name; a verifier sees only its own check.
 
         Args:
-            settled: what `prejudge` returned for the same pair, when the caller has asked it
+            settled: what `prejudge` returned for the same pair, if the caller has called it
                 already.
 
         Raises: PluginError when a verifier cannot be built (never after `preflight`).
@@ -221,7 +221,7 @@ class VerifierService:
         return {check.name: verdicts[check.name] for check in prompt.checks}
 
     def verify_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[dict[str, Verdict]]:
-        """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `judge`
+        """The verdicts of all pairs, in order. Runs its own event loop; inside one, await `verify`
         instead.
         """
 
@@ -231,7 +231,7 @@ class VerifierService:
         return asyncio.run(together())
 
     def close(self) -> None:
-        """Ends the workers; what is still open becomes ERROR."""
+        """Ends the workers; open items become ERROR."""
         self._pool.close()
         for entry in self._entries.values():
             close = getattr(entry.verifier, "close", None)
@@ -283,7 +283,7 @@ class VerifierService:
         )
 
     def _make_sandbox(self) -> Sandbox | None:
-        """The run's one sandbox, not started yet."""
+        """The run's only sandbox, not started yet."""
         if self._sandbox is None and self._sandbox_choice is not None:
             load_tried(find(SANDBOXES, self._sandbox_choice[0]))
             self._sandbox = build_sandbox(*self._sandbox_choice)
@@ -301,7 +301,7 @@ class VerifierService:
     async def _verify_pooled(
         self, entry: _Entry, narrowed: Prompt, completion: Completion
     ) -> Verdict:
-        """From the pool; an item whose work was done, or is under way, waits for that."""
+        """Verifies in the pool; an item with the `work_key` of an earlier one shares its verdict."""
         work_key = getattr(entry.verifier, "work_key", None)
         if work_key is None:
             future = self._pool.submit(entry.pool_key, narrowed, completion)
@@ -315,7 +315,7 @@ class VerifierService:
             text,
             lambda: self._pool.submit(entry.pool_key, narrowed, completion),
         )
-        # a waiter that is cancelled must not cancel the others
+        # a cancelled waiter must not cancel the others
         verdict = await asyncio.shield(asyncio.wrap_future(future))
         return verdict if is_first else replace(verdict, seconds=0.0)
 
@@ -347,7 +347,7 @@ class VerifierService:
             return Verdict(
                 status=Status.ERROR,
                 score=None,
-                reason=f"{entry.label} gave no verdict in {self.deadline_s:g} s: out of reach",
+                reason=f"{entry.label} gave no verdict in {self.deadline_s:g} s: unreachable",
                 verifier=entry.label,
                 seconds=seconds,
                 details={"cause": "timeout"},
@@ -371,7 +371,7 @@ class VerifierService:
 
 
 def _complete(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine to its end in a thread of its own: the caller may stand in an event loop."""
+    """Runs a coroutine in a new thread, because the caller may be in an event loop."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()
 

@@ -1,4 +1,4 @@
-"""What items share: one verdict for those of one `work_key`, and the places at a service that takes few at once."""
+"""Shared between items: one verdict per `work_key`, and the slots of a service that takes few items at once."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ _MAX_KEPT = 2048
 
 
 class SharedWork:
-    """The Futures of items that are under way or were judged lately, by verifier and key; safe from any thread."""
+    """The Futures of running and recently verified items, by verifier and key; safe to use from any thread."""
 
     def __init__(self) -> None:
         self._futures: OrderedDict[bytes, Future[Verdict]] = OrderedDict()
@@ -23,9 +23,9 @@ class SharedWork:
     def future_of(
         self, verifier: str, key: str, submit: Callable[[], "Future[Verdict]"]
     ) -> tuple["Future[Verdict]", bool]:
-        """(the verdict to come, whether it was asked for here for the first time).
+        """(Future of the verdict, whether this is the first request for it).
 
-        An ERROR is no property of the answer, so it is forgotten.
+        An ERROR is not a property of the answer, so it is not kept.
         """
         text = f"{verifier}\0{key}".encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(text, digest_size=16).digest()
@@ -47,7 +47,7 @@ class SharedWork:
 
 
 class Places:
-    """So many items of a verifier at once in each event loop; the others wait in order, outside of their deadline."""
+    """Limits a verifier's concurrent items in each event loop; others wait in order, outside their deadline."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -57,7 +57,7 @@ class Places:
         self._lock = threading.Lock()
 
     def here(self) -> asyncio.Semaphore:
-        """Those of the running loop."""
+        """The semaphore of the running loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
             return self._of_loop.setdefault(loop, asyncio.Semaphore(self._count))

@@ -1,4 +1,4 @@
-"""The spare worker of a verifier pool: started before it is needed, so that a lost worker is replaced at once."""
+"""The spare worker of a verifier pool: started in advance, so that a lost worker is replaced at once."""
 
 import threading
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from rlvr.verification.worker_process import WorkerLost, WorkerProcess
 
 
 class Spare:
-    """Keeps one worker ready, in a thread that lives until `close`: a worker ends with the thread that started it.
+    """Keeps one worker ready, in a thread that runs until `close`: a worker ends with the thread that started it.
 
     Args:
-        start: starts a worker, hands it over at once, and returns when it is ready. May raise WorkerLost or OSError; it
-            is tried again after the next `take`.
+        start: starts a worker, passes it to its argument at once, and returns when it is ready. May raise WorkerLost or
+            OSError; it is called again after the next `take`.
     """
 
     def __init__(self, start: Callable[[Callable[[WorkerProcess], None]], None]) -> None:
@@ -29,7 +29,7 @@ class Spare:
         return int(self._ready is not None)
 
     def begin(self) -> None:
-        """Starts the first one, once."""
+        """Starts the first worker, once."""
         with self._changed:
             if self._thread is None and not self._is_closed:
                 self._is_wanted = True
@@ -39,7 +39,7 @@ class Spare:
                 self._thread.start()
 
     def take(self) -> WorkerProcess | None:
-        """The worker that is ready, and another will be started; None when none is ready or it has ended meanwhile."""
+        """The ready worker, after which another is started; None when none is ready or it has died."""
         with self._changed:
             worker, self._ready = self._ready, None
             self._is_wanted = True
@@ -50,7 +50,7 @@ class Spare:
         return worker
 
     def close(self) -> None:
-        """Ends the worker and the thread; waits for it. May be called twice."""
+        """Ends the worker and the thread, and waits for it. May be called twice."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

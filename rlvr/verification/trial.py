@@ -1,7 +1,7 @@
-"""A user's plugin is imported in a process of its own before this one imports it.
+"""Imports a user's plugin in a separate process before this one imports it.
 
-A file may hang at import, end its process (`os._exit`), crash it, or take all memory. In the process of a run that
-would end the run without a word, so the first import happens in a worker, under a deadline, and only its answer counts.
+A file may hang at import, end its process (`os._exit`), crash it, or exhaust memory. In a run's own process that would
+end the run silently, so the first import happens in a worker under a deadline, and only its answer counts.
 """
 
 import sys
@@ -14,19 +14,19 @@ from rlvr.verification.dispatcher import CPU_LIMIT_ENDING
 from rlvr.verification.wire import frame
 from rlvr.verification.worker_process import WorkerLost, WorkerProcess
 
-CPU_DEADLINE_S = 10.0  # of processor time without a further import
+CPU_DEADLINE_S = 10.0  # of CPU time without a further import
 WALL_DEADLINE_S = 60.0
 _DATA_BYTES = (
     2 << 30
-)  # written memory; address space is no measure, because libraries for a GPU map much of it
-_ADDRESS_SPACE_BYTES = 1 << 42  # no bound
+)  # written memory; address space is no measure, because GPU libraries map much of it
+_ADDRESS_SPACE_BYTES = 1 << 42  # effectively unlimited
 _tried: set[PluginSource] = set()
 
 
 def load_tried(source: PluginSource) -> Any:
-    """The plugin's class, as `registry.load` gives it, after a trial import where a user named a file or a module.
+    """The plugin's class from `registry.load`, after a trial import if the user named a file or a module.
 
-    Raises: PluginError that names the file, and the line where it is known.
+    Raises: PluginError, which names the file, and the line if known.
     """
     if ":" in source.name and source not in _tried and not _is_imported(source):
         _try_import(source)
@@ -50,10 +50,10 @@ def _try_import(source: PluginSource) -> None:
         ending = worker.kill()
         how = str(lost) if lost.cause == "timeout" else f"it ended the process ({ending})"
         if ending == CPU_LIMIT_ENDING:
-            how = f"it took more than {CPU_DEADLINE_S:g} s of processor time"
+            how = f"it took more than {CPU_DEADLINE_S:g} s of CPU time"
         raise PluginError(
-            f"plugin {source.name!r} failed to load: while it was imported {how}; a plugin must come to its end when "
-            "it is imported, and must not call os._exit"
+            f"plugin {source.name!r} failed to load: during its import {how}; a plugin's import must finish "
+            "and must not call os._exit"
         ) from lost
     finally:
         worker.kill()

@@ -1,7 +1,7 @@
-"""How records cross to a verifier worker and back: framed JSON, never pickle.
+"""The wire format between the pool and its workers: framed JSON, never pickle.
 
-A frame is four bytes of length (big-endian) and that many bytes of ASCII JSON, so lone surrogates
-survive.
+A frame is four bytes of length (big-endian) and that many bytes of ASCII JSON, which keeps lone surrogates
+intact.
 
 >>> take_frame(bytearray(frame({"op": "ready"})))
 {'op': 'ready'}
@@ -36,11 +36,11 @@ _PYTHON = sysconfig.get_path("stdlib")
 _INSTALLED = "site-packages"
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 1 << 30
-MEMORY_EXIT_CODE = 87  # a worker ends so after a MemoryError, which leaves a process in doubt
+MEMORY_EXIT_CODE = 87  # exit code after a MemoryError, which leaves a process in an unknown state
 
 
 def frame(message: dict[str, Any]) -> bytes:
-    """The message as one frame. Raises TypeError or ValueError for what JSON cannot say."""
+    """The message as one frame. Raises TypeError or ValueError for values that JSON cannot hold."""
     body = json.dumps(message, separators=(",", ":")).encode("ascii")
     return HEADER.pack(len(body)) + body
 
@@ -86,7 +86,7 @@ _TUPLES = ("prompt_token_ids", "token_ids", "logprobs", "sampled_mask", "policy_
 
 
 def completion_to_json(completion: Completion) -> dict[str, Any]:
-    """The completion as JSON values; written by hand because `asdict` copies each token."""
+    """The completion as JSON values; not by `asdict`, which copies each token."""
     return {
         "completion_id": completion.completion_id,
         "prompt_id": completion.prompt_id,
@@ -122,7 +122,7 @@ def verdict_from_json(data: dict[str, Any]) -> Verdict:
 
 
 def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> Verdict:
-    """An ERROR verdict that names an exception of the plugin, where it was raised, and the end of its traceback."""
+    """An ERROR verdict with a plugin's exception, the line that raised it, and the end of its traceback."""
     tail = traceback.format_exception(error)[-4:]
     return Verdict(
         status=Status.ERROR,
@@ -135,7 +135,7 @@ def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> 
 
 
 def _place(error: BaseException) -> str:
-    """ " (file.py:12, in check: the line)" of the innermost frame that is no library's; "" where there is none."""
+    """ " (file.py:12, in check: the line)" of the innermost frame outside libraries; "" if there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
     own = [f for f in frames if _INSTALLED not in f.filename] or frames
     if not own:
@@ -146,7 +146,7 @@ def _place(error: BaseException) -> str:
 
 
 def _is_foreign(file: str) -> bool:
-    """Whether it is of rlvr's core or of Python itself."""
+    """Whether the file belongs to rlvr's core or to Python itself."""
     is_python = file.startswith(_PYTHON) and _INSTALLED not in file
     return is_python or file.startswith((_CORE, "<frozen "))
 
@@ -157,7 +157,7 @@ def label_of(verifier: Verifier) -> str:
 
 
 def as_verdict(label: str, answer: object, *, seconds: float) -> Verdict:
-    """The verifier's answer when it is a Verdict, with the time it took where it does not say so itself.
+    """The verifier's answer if it is a Verdict, with the time it took unless it sets that itself.
 
     Raises: TypeError for anything else.
     """

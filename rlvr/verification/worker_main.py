@@ -1,17 +1,17 @@
-"""The child process of the verifier pool: builds verifiers and judges items, one at a time.
+"""The child process of the verifier pool: builds verifiers and verifies items, one at a time.
 
 Started by `rlvr.verification.pool` as `python -m rlvr.verification.worker_main PARENT_PID MEMORY_BYTES`. It trusts
-its parent and the plugins, not the completions: it may hang or die at any item, and the parent then
-kills it and starts another.
+its parent and the plugins, but not the completions: it may hang or die on any item, and the parent then
+kills and replaces it.
 
     parent -> worker    {"op": "build", "key", "plugin", "settings", "deadline_s"}      -> built |
     build_failed
-                        {"op": "judge", "id", "key", "prompt", "completion"}            -> verdict
+                        {"op": "verify", "id", "key", "prompt", "completion"}           -> verdict
                         {"op": "parse", "id", "key", "references"}                      -> verdict
                         {"op": "load", "plugin", "cpu_deadline_s", "wall_deadline_s", "data_bytes"}   -> loaded |
     load_failed
     worker -> parent    {"op": "ready"} once, then one answer to each message, in order; before it, {"op": "importing"}
-                        while a module is looked for, whose loading must not count against an item
+                        while a module is looked up, whose loading must not count against an item
 """
 
 import asyncio
@@ -58,7 +58,9 @@ class _Worker:
         self.fd_out = fd_out
         self.verifiers: dict[str, Verifier] = {}
         self.deadline_s = 0.0
-        self.lock = threading.RLock()  # an import inside of a frame's writing may tell of itself
+        self.lock = (
+            threading.RLock()
+        )  # an import while a frame is written may itself send a message
 
     def run(self) -> None:
         """Answers messages until the parent closes the pipe."""
@@ -70,7 +72,7 @@ class _Worker:
                 os._exit(MEMORY_EXIT_CODE)
 
     def importing(self) -> None:
-        """Tells the parent that an item has to wait for an import."""
+        """Tells the parent that an item is waiting for an import."""
         _limit_cpu(self.deadline_s)
         self.send({"op": "importing"})
 
@@ -82,7 +84,7 @@ class _Worker:
         verifier = self.verifiers[message["key"]]
         _limit_cpu(self.deadline_s)
         with _Imports(self.importing):
-            verdict = (_parse if message["op"] == "parse" else _service)(verifier, message)
+            verdict = (_parse if message["op"] == "parse" else _verify)(verifier, message)
         reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
         try:
             frame(reply)
@@ -112,7 +114,7 @@ class _Worker:
         return {"op": "built", "key": key, "label": label_of(verifier)}
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Imports a plugin that may hang: past a deadline another thread answers with the line."""
+        """Imports a plugin that may hang; after a deadline another thread answers with the current line."""
         source = source_from_json(message["plugin"])
         _limit(resource.RLIMIT_DATA, message["data_bytes"])
         watch = _ImportWatch(
@@ -122,7 +124,7 @@ class _Worker:
         try:
             with _Imports(lambda: (watch.note_import(), self.send({"op": "importing"}))):
                 load(source)
-        except KeyboardInterrupt as error:  # of the plugin: Ctrl-C does not reach a worker
+        except KeyboardInterrupt as error:  # raised by the plugin: Ctrl-C does not reach a worker
             reason = load_failure(source, error)
         except PluginError as error:
             reason = str(error)
@@ -156,7 +158,7 @@ class _Worker:
 
 
 class _ImportWatch(threading.Thread):
-    """Answers for a plugin whose import does not come to its end, with the line that it stands at."""
+    """Answers for a plugin whose import does not finish, with its current line."""
 
     def __init__(
         self,
@@ -176,12 +178,12 @@ class _ImportWatch(threading.Thread):
         self.note_import()
 
     def note_import(self) -> None:
-        """A further module is looked for: the time begins anew, also that of the kernel, which needs no answer."""
+        """Called when a further module is looked up: restarts the clocks, including the kernel's limit."""
         _limit_cpu(self._cpu_deadline_s / 2)
         self._since = time.process_time(), time.monotonic()
 
     def run(self) -> None:
-        """Looks at the clocks until the import has ended."""
+        """Checks the clocks until the import has finished."""
         while not self.has_ended.wait(_WATCH_EVERY_S):
             cpu_s = time.process_time() - self._since[0]
             wall_s = time.monotonic() - self._since[1]
@@ -197,15 +199,15 @@ class _ImportWatch(threading.Thread):
             if frame_now.f_code.co_filename == file_name:
                 place = f" at {file_name}:{frame_now.f_lineno}"
             frame_now = frame_now.f_back
-        spent = f"{cpu_s:.0f} s of processor time, {wall_s:.0f} s in all"
+        spent = f"{cpu_s:.0f} s of CPU time, {wall_s:.0f} s in all"
         return (
-            f"plugin {self._source.name!r} failed to load: its import has not come to its end after {spent}{place}; "
+            f"plugin {self._source.name!r} failed to load: its import has not finished after {spent}{place}; "
             "put long work into `warm_up`, not into the module"
         )
 
 
 class _Imports:
-    """In front of the finders of modules while an item is judged: calls `tell` when one is looked for."""
+    """A module finder placed first while an item is verified: calls `tell` when a module is looked up."""
 
     def __init__(self, tell: Callable[[], object]) -> None:
         self._tell = tell
@@ -220,14 +222,14 @@ class _Imports:
             sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Finds nothing: the other finders do."""
+        """Finds nothing; the other finders do."""
         now = time.monotonic()
         if now - self._last >= _TELL_EVERY_S and os.getpid() == self._pid:
             self._last = now
             self._tell()
 
 
-def _service(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+def _verify(verifier: Verifier, message: dict[str, Any]) -> Verdict:
     label = label_of(verifier)
     start = time.perf_counter()
     try:
@@ -245,7 +247,7 @@ def _service(verifier: Verifier, message: dict[str, Any]) -> Verdict:
 
 
 def _parse(verifier: Verifier, message: dict[str, Any]) -> Verdict:
-    """What `parse_reference` says of each reference: PASS, or FAIL with the reasons by number."""
+    """Calls `parse_reference` on each reference: PASS, or FAIL with the reasons by number."""
     parse = getattr(verifier, "parse_reference", None)
     problems: dict[str, str] = {}
     start = time.perf_counter()
@@ -270,7 +272,7 @@ def _parse(verifier: Verifier, message: dict[str, Any]) -> Verdict:
 
 
 def _limit_cpu(deadline_s: float) -> None:
-    """The kernel ends this process some time after its deadline, should the parent be stopped meanwhile."""
+    """Has the kernel end this process some time after its deadline, in case the parent is stopped."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = int(used.ru_utime + used.ru_stime + 2 * deadline_s) + 2
@@ -285,7 +287,7 @@ async def _await(answer: Awaitable[Any]) -> Any:
 
 
 def _confine(parent_pid: int, memory_bytes: int) -> None:
-    """Dies with the parent, ignores Ctrl-C (the parent decides), bounds memory, leaves no core
+    """Makes this process die with its parent, ignore Ctrl-C (the parent decides), limit its memory and leave no core
     file.
     """
     end_with_parent(parent_pid)
@@ -295,14 +297,14 @@ def _confine(parent_pid: int, memory_bytes: int) -> None:
 
 
 def _limit(kind: int, num_bytes: int) -> None:
-    """Sets the soft limit, as far as the hard one lets it."""
+    """Sets the soft limit, as far as the hard limit allows."""
     hard = resource.getrlimit(kind)[1]
     limit = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
     resource.setrlimit(kind, (limit, hard))
 
 
 def main() -> None:
-    """Runs the worker; its standard input and output become the protocol and are hidden from
+    """Runs the worker; its standard input and output carry the protocol and are hidden from
     plugins.
     """
     _confine(int(sys.argv[1]), int(sys.argv[2]))

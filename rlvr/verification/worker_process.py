@@ -1,4 +1,4 @@
-"""One worker process of the verifier pool and the pipe to it; used by one thread at a time, except
+"""A worker process of the verifier pool and the pipe to it; used by one thread at a time, except
 `kill`.
 """
 
@@ -17,12 +17,10 @@ from rlvr.verification.wire import MEMORY_EXIT_CODE, take_frame
 
 _READ_BYTES = 1 << 18
 _MAX_EXTENSION_S = 60.0
-_QUICK_SHARE = (
-    0.9  # of its time that an item has left when waiting for a processor begins to be counted
-)
+_QUICK_SHARE = 0.9  # share of an item's time that is left when CPU waiting starts to be measured
 
 
-class WorkerLost(Exception):  # noqa: N818 - an event that the pool handles, not an error of its own
+class WorkerLost(Exception):  # noqa: N818 - an event that the pool handles
     """The worker is late or dead; `cause` is "timeout" or "crash"."""
 
     def __init__(self, cause: str, message: str) -> None:
@@ -31,7 +29,7 @@ class WorkerLost(Exception):  # noqa: N818 - an event that the pool handles, not
 
 
 class WorkerProcess:
-    """A running `rlvr.verification.worker_main` in a session of its own; `kill` ends it and all it started."""
+    """A running `rlvr.verification.worker_main` in its own session; `kill` ends it and its child processes."""
 
     def __init__(self, *, memory_bytes: int) -> None:
         command = [
@@ -67,29 +65,29 @@ class WorkerProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is alive."""
         with self._kill_lock:
             return self._process.poll() is None
 
     def send(self, data: bytes) -> None:
-        """Queues a frame; `receive` writes it, so a worker that does not read cannot block the
+        """Queues a frame, which `receive` writes, so that a worker that does not read cannot block the
         caller.
         """
         self._outgoing += data
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next answer; writes what is queued meanwhile. What has arrived is read before it is
-        called late.
+        """The next answer; writes queued frames meanwhile. An answer that has arrived is read even after the
+        deadline.
 
-        Time that the worker waited for a processor does not count, and each import that it tells of begins the time
-        anew; both together add a minute at most.
+        Time that the worker waited for a CPU does not count, and each import that it reports restarts the clock; both
+        together add at most a minute.
 
         Raises: WorkerLost.
         """
         start = time.monotonic()
         deadline, latest = start + timeout_s, start + timeout_s + _MAX_EXTENSION_S
         starved_s: float | None = (
-            None  # read once an answer takes a while: reading it costs as much as a quick item
+            None  # read only when an answer takes long: reading costs as much as a quick item
         )
         while True:
             try:
@@ -117,10 +115,10 @@ class WorkerProcess:
                 raise WorkerLost("timeout", f"no answer within {timeout_s:g} s")
 
     def kill(self) -> str:
-        """Kills the process and all that it started, and reaps it; returns how it ended. Any thread
-        may call.
+        """Kills the process and its child processes, and reaps it; returns how it ended. Call from any
+        thread.
 
-        A process that is already ending keeps its own exit code: the signal comes too late to
+        A process that is already ending keeps its own exit code: the signal is too late to
         change it.
         """
         with self._kill_lock:
@@ -130,13 +128,13 @@ class WorkerProcess:
             return _describe(self._process.wait())
 
     def close_pipes(self) -> None:
-        """Frees the descriptors; only for the thread that uses them."""
+        """Closes the descriptors; only for the thread that uses them."""
         for pipe in (self._to_worker, self._from_worker):
             with contextlib.suppress(OSError):
                 pipe.close()
 
     def _starved_s(self) -> float:
-        """Seconds that the worker's threads were ready and had no processor, those of the thread that waited most."""
+        """Seconds that a worker thread was ready but had no CPU; the largest over its threads."""
         found = 0.0
         for file in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -145,7 +143,7 @@ class WorkerProcess:
 
     def _pump(self, timeout_s: float) -> bool:
         """Waits for the pipe and moves bytes; False when nothing moved in time. Raises WorkerLost
-        at its end.
+        at end of file.
         """
         poller = select.poll()
         poller.register(self._from_worker.fileno(), select.POLLIN)
@@ -163,15 +161,15 @@ class WorkerProcess:
                 del self._outgoing[: os.write(fd, self._outgoing[:_READ_BYTES])]
                 moved = True
             else:
-                self._outgoing.clear()  # the reader is gone; the other pipe says so next
+                self._outgoing.clear()  # the reader is gone; the other pipe reports it next
         return moved
 
 
 def _environment() -> dict[str, str]:
     """The parent's environment and import path; the worker's own hash seed and one thread.
 
-    PYTHONSAFEPATH keeps `python -m` from putting the working directory in front where the parent
-    did not.
+    PYTHONSAFEPATH keeps `python -m` from prepending the working directory if the parent did
+    not.
     """
     paths = [path or os.getcwd() for path in sys.path]
     return os.environ | {

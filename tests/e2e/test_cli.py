@@ -37,7 +37,7 @@ def rlvr(folder: Path, *arguments: str) -> tuple[int, str]:
         (["data.train.0.verifier=mth"], ROW, "Did you mean 'math'?"),
         (["data.train.0.verifier=bad.py:check"], ROW, "No module named 'nonexistent_package'"),
         (["data.train.0.verifier=syntax.py:check"], ROW, "SyntaxError"),
-        (["--run-dir", "full"], ROW, "is not empty, and no run is in it; choose another --run-dir"),
+        (["--run-dir", "full"], ROW, "is not empty and holds no run; choose another --run-dir"),
         (["--run-dir", "/proc/nope"], ROW, "cannot be written"),
         (["--resume", "--run-dir", "gone"], ROW, "gone"),
         (["--bogus"], ROW, "No such option: --bogus"),

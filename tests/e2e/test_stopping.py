@@ -62,9 +62,7 @@ def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_go_on(
                 running.until(lambda: "stopping after this step" in running.output())
         last = running.finish(expect=130).strip().splitlines()[-1]
     folder = tmp_path / "run"
-    how = (
-        f"rlvr: stopped; the newest checkpoint is {folder}/checkpoints/step_{newest}; go on with: "
-    )
+    how = f"rlvr: stopped; the newest checkpoint is {folder}/checkpoints/step_{newest}; continue with: "
     assert last.startswith(how), last
     assert events_of(folder, "stopped")[0]["error"] == "Interrupted"
     (tmp_path / where).unlink()
@@ -81,8 +79,8 @@ def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(
         more = ["--resume"] if step > 1 else []
         said = rlvr(*run, "run.max_hours=1e-9", *more, cwd=tmp_path, expect=130)
         assert said.strip().splitlines()[-1] == (
-            f"rlvr: run.max_hours=1e-09 is over: stopped after step {step} of 5; the newest checkpoint is "
-            f"run/checkpoints/step_{step}; go on with: rlvr train run/recipe.yaml --run-dir run --resume"
+            f"rlvr: run.max_hours=1e-09 is up: stopped after step {step} of 5; the newest checkpoint is "
+            f"run/checkpoints/step_{step}; continue with: rlvr train run/recipe.yaml --run-dir run --resume"
         )
     rlvr(*run, "run.max_hours=null", "--resume", cwd=tmp_path)
     assert [row["step"] for row in rows_of(tmp_path / "run")] == list(range(6))
@@ -106,5 +104,5 @@ def test_a_run_that_is_stopped_while_it_starts_says_how_to_start_over(
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 130, said
     assert said.strip().splitlines()[-1] == (
-        "rlvr: stopped; there is no checkpoint yet; go on with: rlvr train run/recipe.yaml --run-dir run --resume"
+        "rlvr: stopped; there is no checkpoint yet; continue with: rlvr train run/recipe.yaml --run-dir run --resume"
     )

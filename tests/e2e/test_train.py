@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_ends_resume_and_eval_with_exit_code_1(finished: Pa
         ("eval", "run"),
     ):
         out = rlvr(*arguments, cwd=tmp_path, expect=1)
-        assert "step_4 is damaged: model.safetensors is not what was written" in out
+        assert "step_4 is damaged: model.safetensors has changed since it was written" in out
         assert "Traceback" not in out
 
 

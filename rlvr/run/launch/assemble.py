@@ -1,4 +1,4 @@
-"""Puts the parts of a run together from its recipe, its engine and its learner; the one place that knows them all."""
+"""Assembles the parts of a run from its recipe, engine and learner; the only module that knows them all."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -48,11 +48,11 @@ def assemble(
     stop: StopRequest,
     resumed: Resume | None,
 ) -> RunParts:
-    """The parts of a run; where it is resumed, as they were at its checkpoint.
+    """The parts of a run, restored from the checkpoint when it is resumed.
 
     Args:
-        set_correction: changes the learner's correction while the run goes on.
-        resumed: the learner was restored before; all else is restored here.
+        set_correction: changes the learner's correction during the run.
+        resumed: the checkpoint; the learner is already restored, everything else is restored here.
     """
     sampler = SingleTurnSampler(
         engine=engine,
@@ -73,7 +73,7 @@ def assemble(
     if resumed is not None:
         data.stream.restore(resumed.state["stream"])
         governor.restore(resumed.state["governor"])
-        if "alarms" in resumed.state:  # not in a checkpoint of a version without alarms
+        if "alarms" in resumed.state:  # absent in checkpoints of versions without alarms
             alarms.restore(resumed.state["alarms"])
         set_correction(governor.correction)
         if solve_rates is not None:
@@ -113,7 +113,7 @@ def assemble(
 
 
 def training_plan(recipe: Recipe) -> SamplingPlan:
-    """How the recipe samples a training group."""
+    """The recipe's sampling plan for a training group."""
     sampling = Sampling(
         temperature=recipe.rollout.temperature,
         max_tokens=recipe.rollout.max_completion_tokens,
@@ -184,12 +184,12 @@ def _proof(
     thread: LearnerThread,
     recorder: Recorder,
 ) -> WeightProof | None:
-    """Proof of every sync, over rows of the recipe's own prompts and its policy's vocabulary."""
+    """The proof of every sync, over rows from the recipe's prompts and the policy's vocabulary."""
     if recipe.rollout.engine is EngineKind.TOY or _is_shared(recipe):
         return None
     if not isinstance(learner, ProvableLearner):
         raise ConfigError(
-            f"a {type(learner).__name__} cannot prove that weights arrive: it must fulfil rlvr.batch.ProvableLearner"
+            f"a {type(learner).__name__} cannot prove that weights arrive: it must implement rlvr.batch.ProvableLearner"
         )
     room = recipe.data.max_prompt_tokens + recipe.rollout.max_completion_tokens
     source = data.stream.sources[0]
@@ -222,7 +222,7 @@ def _proof(
 
 
 def _solve_rates(recipe: Recipe, stream: PromptStream) -> SolveRates | None:
-    """Solve rates that decide on the stream's draws; None where data.difficulty asks for nothing."""
+    """Solve rates that filter the stream's draws; None when data.difficulty is off."""
     config = recipe.data.difficulty
     if not config.prefer_signal and config.retire_solve_rate == 0.0:
         return None

@@ -1,4 +1,4 @@
-"""Choosing the dtypes that a recipe leaves to the machine, and noting why."""
+"""Chooses the dtypes that a recipe leaves to the machine, and records why."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from rlvr.records import Json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DtypeChoice:
-    """A recipe without `auto`, and what decided. speeds: None where nothing had to be measured."""
+    """A recipe without `auto`, and the reason. speeds: None when nothing had to be measured."""
 
     recipe: Recipe
     speeds: DtypeSpeeds | None
 
     @property
     def reason(self) -> str:
-        """For a person."""
+        """Why these dtypes were chosen."""
         return "follows learner.dtype" if self.speeds is None else self.speeds.reason
 
     @property
@@ -38,9 +38,9 @@ class DtypeChoice:
 
 
 def choose_dtypes(recipe: Recipe, *, measure: Callable[[], DtypeSpeeds]) -> DtypeChoice | None:
-    """The choice for a recipe that says `auto`; None where it says all itself.
+    """The choice for a recipe with `auto`; None when it sets all dtypes.
 
-    Args: measure: called where the learner's dtype is open; measures where the learner computes.
+    Args: measure: called when the learner's dtype is `auto`; measures on the learner's device.
     """
     if not has_auto(recipe):
         return None
@@ -51,5 +51,5 @@ def choose_dtypes(recipe: Recipe, *, measure: Callable[[], DtypeSpeeds]) -> Dtyp
 
 
 def apply_choice(loaded: LoadedRecipe, choice: DtypeChoice) -> LoadedRecipe:
-    """The loaded recipe with what was chosen; `recipe.yaml` will say why."""
+    """The loaded recipe with the choice applied; `recipe.yaml` records the reason."""
     return with_choice(loaded, choice.recipe, reason=f"auto: {choice.reason}")

@@ -1,6 +1,6 @@
 """The local backend: every part of a run in this process.
 
-Recipe, plugins, data and references were checked before this module is imported (`rlvr.run.launch.preflight`).
+Recipe, plugins, data and references are checked before this module is imported (`rlvr.run.launch.preflight`).
 """
 
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ def train(
     console: Console,
     choice: ResumeChoice = NO_CHOICE,
 ) -> None:
-    """Runs a recipe to its end in this process. `judge` and `data` come from `preflight.opened`.
+    """Runs a recipe to its end in this process. `service` and `data` come from `preflight.opened`.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
@@ -61,17 +61,17 @@ class LocalBackend:
         return self._policy.text
 
     def measure_dtypes(self) -> DtypeSpeeds:
-        """In this process, on the policy's device."""
+        """Measures in this process, on the policy's device."""
         assert self._policy is not None  # `run_recipe` opens first
         return measure_dtypes(self._policy.model)
 
     def use(self, recipe: Recipe) -> None:
-        """From now on this recipe."""
+        """Sets the recipe used from now on."""
         self._recipe = recipe
 
     @asynccontextmanager
     async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
-        """Within it, the learner and the engine work on the policy of `open`."""
+        """Context in which learner and engine work on the policy of `open`."""
         recipe, policy = self._recipe, self._policy
         assert policy is not None  # `run_recipe` opens first
         is_copy = recipe.rollout.engine is not EngineKind.TOY and not has_own_arithmetic(recipe)
@@ -102,7 +102,7 @@ class LocalBackend:
 
 
 def show_cold_start(context: RunContext, step: int, loss: float) -> None:
-    """The cold start's progress on the console. Raises Interrupted when the user asked to stop."""
+    """Shows the cold start's progress on the console. Raises Interrupted when the user asked to stop."""
     context.console.cold_start(step, context.recipe.cold_start.steps, loss)
     if context.stop.requested:
         raise Interrupted(
@@ -111,7 +111,7 @@ def show_cold_start(context: RunContext, step: int, loss: float) -> None:
 
 
 def record_cold_start(context: RunContext, report: SupervisedReport | None) -> None:
-    """The event of a cold start that was run."""
+    """Records the event of a cold start, if there was one."""
     if report is not None:
         context.recorder.event(
             "cold_start",

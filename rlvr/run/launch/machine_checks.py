@@ -1,7 +1,7 @@
-"""What a recipe needs of this machine, checked before anything is made: packages, devices, and counts that it can bear.
+"""Checks, before anything is created, that this machine has a recipe's packages and devices and can bear its counts.
 
-`--dry-run`, `check` and a real start share these checks (`preflight.opened`); where the parts of a run live on other
-machines (Ray), each of them checks its own devices when it starts.
+`--dry-run`, `check` and a real start share these checks (`preflight.opened`); if the parts of a run live on other
+machines (Ray), each checks its own devices when it starts.
 """
 
 import os
@@ -13,13 +13,15 @@ from rlvr.config.sections.learner import Kernels, OptimizerKind
 from rlvr.errors import ConfigError
 from rlvr.run.record.sinks import require_trackers
 
-_LIGER_NEEDS_GPU = "learner.kernels=liger needs a CUDA device, where the policy is to be; set learner.kernels=torch"
+_LIGER_NEEDS_GPU = (
+    "learner.kernels=liger needs the policy on a CUDA device; set learner.kernels=torch"
+)
 
 
 def require_machine(recipe: Recipe) -> None:
-    """Raises ConfigError with everything that this machine lacks, one problem a line.
+    """Raises ConfigError with everything that this machine lacks, one problem per line.
 
-    torch is imported only where the recipe names a device.
+    torch is imported only if the recipe names a device.
     """
     problems = list(_problems(recipe))
     if problems:
@@ -40,7 +42,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _packages(recipe: Recipe) -> Iterator[str]:
-    """Of the learner; its own errors say the same where it runs elsewhere."""
+    """Missing packages of the learner; if it runs elsewhere, its own errors say the same."""
     wanted = {
         "peft": recipe.model.lora.rank > 0,
         "bitsandbytes": recipe.learner.optimizer is OptimizerKind.ADAMW_8BIT,
@@ -56,8 +58,8 @@ def _counts(recipe: Recipe, *, is_local: bool) -> Iterator[str]:
     threads, most_threads = recipe.learner.num_threads, max(64, 4 * cores)
     if threads > most_threads:
         yield (
-            f"learner.num_threads={threads}: at most {most_threads} on this machine of {cores} cores; 0 leaves the "
-            "number to torch"
+            f"learner.num_threads={threads}: at most {most_threads} on this machine of {cores} cores; 0 lets "
+            "torch choose"
         )
     learners, most_learners = recipe.cluster.learners, max(16, 2 * cores)
     if is_local and learners > most_learners:
@@ -68,7 +70,7 @@ def _counts(recipe: Recipe, *, is_local: bool) -> Iterator[str]:
 
 
 def _device(recipe: Recipe) -> Iterator[str]:
-    """That the policy can be put where the recipe wants it, and as many learners."""
+    """Problems with the learner's device, and with the number of learners."""
     name, learners = recipe.learner.device, recipe.cluster.learners
     needs_gpu = recipe.learner.kernels is Kernels.LIGER
     if name == "cpu" or (name == "auto" and learners == 1 and not needs_gpu):

@@ -1,4 +1,4 @@
-"""What can be checked before any weights are loaded: plugins, data, references."""
+"""Checks that need no weights: plugins, data, references."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ NUM_GENERATED_CHECKED = 64  # draws of an endless source whose references are ch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLimit:
-    """Which prompts are too long, and what to do about it."""
+    """The longest prompt allowed, and the advice when it is exceeded."""
 
     is_too_long: Callable[[Prompt], bool] | None = None
     advice: str = LONG_ADVICE
@@ -38,11 +38,11 @@ class PromptLimit:
 
 @dataclass(slots=True, kw_only=True)
 class OpenedData:
-    """The data of a run. Which prompts are too long is known only once there is a tokenizer (`limit_prompts`).
+    """The data of a run. Which prompts are too long is known only with a tokenizer (`limit_prompts`).
 
-    samples: of each source and sequence of chat roles in it one prompt, with the key of its source: what a chat
-        template must be able to render.
-    opener: holds the sources open, each read once.
+    samples: one prompt for each source and sequence of chat roles, with the key of its source; a chat template must
+        be able to render them.
+    opener: holds the sources open; each is read once.
     """
 
     stream: PromptStream
@@ -52,16 +52,16 @@ class OpenedData:
     opener: SourceOpener | None = None
 
     def limit_prompts(self, limit: PromptLimit) -> None:
-        """Drops prompts that are too long: training ones when drawn, evaluation ones now."""
+        """Drops prompts that are too long: training prompts when drawn, evaluation prompts now."""
         self.stream, self.evals = self.reopen(limit)
 
 
 def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
     """The recipe's data, with every plugin built and every reference of a finite source parsed.
 
-    An evaluation source that asks in another way than training does is warned about.
+    Warns of an evaluation source whose prompts have another form than training's.
 
-    Raises: PluginError, DataError, ConfigError: all before torch is imported.
+    Raises: PluginError, DataError, ConfigError; before torch is imported.
     """
     if recipe.model.path:
         locate(recipe.model.path)
@@ -94,7 +94,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
 
     stream, evals = open_all(PromptLimit())
     if recipe.cold_start.steps:
-        demonstrations(recipe.data.train, seed=recipe.seed)  # refuses a source that has none
+        demonstrations(recipe.data.train, seed=recipe.seed)  # raises for a source that has none
     prompts: list[Prompt] = [prompt for found in evals.values() for prompt in found]
     places = dict(evals.places)
     shapes: dict[tuple[str, tuple[str, ...]], Prompt] = {}
@@ -129,9 +129,9 @@ def _training_first(sample: tuple[str, Prompt]) -> bool:
 
 @contextmanager
 def opened(recipe: Recipe) -> Iterator[tuple[VerifierService, OpenedData]]:
-    """Within it, the recipe's verifiers run and its data is open; all of it was checked.
+    """Context in which the recipe's verifiers run and its data is open; both were checked.
 
-    Raises: PluginError, DataError, ConfigError: before torch is imported.
+    Raises: PluginError, DataError, ConfigError; before torch is imported.
     """
     require_machine(recipe)
     service = VerifierService(

@@ -1,4 +1,4 @@
-"""Settings of the process that must stand before torch is imported or large tensors are made."""
+"""Process settings that must be made before torch is imported or large tensors are allocated."""
 
 import logging
 import os
@@ -7,12 +7,12 @@ from rlvr.models.allocator import keep_freed_memory
 
 
 def prepare_process() -> None:
-    """Quiet libraries, and memory and threads set for training on a CPU. Values the user set are kept.
+    """Quiets libraries, and sets memory and threads for training on a CPU. Values set by the user are kept.
 
-    OMP_WAIT_POLICY=PASSIVE: the engine's thread and the learner's each have a pool; spinning ones would fight, and take
-        a busy machine's cores from the one that works.
-    THP_MEM_ALLOC_ENABLE: torch asks for huge pages for large tensors. A step then takes a quarter of the page faults
-        (60,000 of a 135M model, at a few microseconds each), for 3 % more memory.
+    OMP_WAIT_POLICY=PASSIVE: the engine's thread and the learner's each have a pool; spinning threads would compete for
+        cores with the pool that works.
+    THP_MEM_ALLOC_ENABLE: torch requests huge pages for large tensors. A step then has a quarter of the page faults
+        (60,000 for a 135M model, a few microseconds each), for 3 % more memory.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -24,7 +24,7 @@ def prepare_process() -> None:
 
 
 def configure_logging() -> None:
-    """Warnings of libraries and of rlvr on stderr, one line each."""
+    """Sends warnings of libraries and of rlvr to stderr, one line each."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     logging.captureWarnings(True)

@@ -1,8 +1,7 @@
-"""What of a recipe's prompts can be checked once there is a tokenizer, before any weights are loaded.
+"""Checks of a recipe's prompts that need a tokenizer but no weights.
 
-The chat template must render every sequence of roles in the data; stop tokens must be tokens; and what would go
-wrong in silence is said in a line: template arguments that no template reads, turns that close with a token that ends
-nothing.
+The chat template must render every sequence of roles in the data, and stop tokens must exist. Silent faults get a
+note: template arguments that no template reads, turns that close with a token that ends no completion.
 """
 
 import json
@@ -21,12 +20,12 @@ from rlvr.run.launch.preflight import OpenedData
 
 _MAX_PROMPT_CHARS = 4000
 _MAX_REFERENCE_CHARS = 400
-_ANSWER = "rlvr-answer"  # stands for an answer where the template's end of a turn is looked for
+_ANSWER = "rlvr-answer"  # placeholder answer, to find the template's end of a turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptReport:
-    """notes: one line each, for a person. tokenizer: the recipe's."""
+    """notes: one line each. tokenizer: the recipe's."""
 
     notes: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase
@@ -35,12 +34,12 @@ class PromptReport:
 def check_prompts(
     recipe: Recipe, data: OpenedData, *, tell: Callable[[str], None] = lambda _: None
 ) -> PromptReport:
-    """Renders the samples of the data, and looks at what ends a completion.
+    """Renders the samples of the data, and checks the tokens that end a completion.
 
-    Args: tell: is given each note.
+    Args: tell: called with each note.
 
-    Raises: ConfigError where the tokenizer cannot be had or a stop token is none; DataError where a prompt cannot be
-        rendered, with its name.
+    Raises: ConfigError when the tokenizer is unavailable or a stop token does not exist; DataError when a prompt
+        cannot be rendered, with its name.
     """
     tokenizer = load_tokenizer(recipe.model)
     _require_tokens(recipe, tokenizer)
@@ -59,7 +58,7 @@ def check_prompts(
 
 
 def rendered(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """One prompt of each source as the policy sees it, with its reference and its checks; some lines each."""
+    """One prompt of each source as the policy sees it, with its reference and checks; several lines each."""
     seen: set[str] = set()
     for key, prompt in data.samples:
         if key in seen:
@@ -69,7 +68,7 @@ def rendered(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
 
 
 def sample_text(key: str, prompt: Prompt, text: str) -> str:
-    """A prompt for a person: its text, its reference, its checks and the names of its tags."""
+    """A prompt for display: text, reference, checks and tag names."""
     lines = [f"prompt {prompt.prompt_id} of {key}, as the policy sees it:"]
     lines += [f"  | {line}" for line in _shortened(text, _MAX_PROMPT_CHARS).split("\n")]
     reference = json.dumps(prompt.checks[0].reference, ensure_ascii=False, default=str)
@@ -89,7 +88,7 @@ def sample_text(key: str, prompt: Prompt, text: str) -> str:
 
 
 def _shortened(text: str, limit: int) -> str:
-    """The text, or its beginning and its end with how much was left out between."""
+    """The text, or its beginning and end with the number of characters omitted."""
     if len(text) <= limit:
         return text
     end = limit // 4
@@ -100,8 +99,8 @@ def _require_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     unknown = [i for i in recipe.rollout.stop_token_ids if i >= len(tokenizer)]
     if unknown:
         raise ConfigError(
-            f"rollout.stop_token_ids: {', '.join(map(str, unknown))} are no tokens of this model, whose vocabulary has "
-            f"{len(tokenizer)} (0 to {len(tokenizer) - 1})"
+            f"rollout.stop_token_ids: {', '.join(map(str, unknown))} are not tokens of this model, whose vocabulary "
+            f"has {len(tokenizer)} (0 to {len(tokenizer) - 1})"
         )
 
 
@@ -123,21 +122,21 @@ def _unread_arguments(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> I
 
 
 def _other_arguments(data: OpenedData) -> Iterator[str]:
-    """A line for each evaluation set whose template is given what no training prompt's is."""
+    """A note for each evaluation set whose template arguments no training source has."""
     chats = [(key, dict(p.chat_template_kwargs)) for key, p in data.samples if p.messages]
     trained = [kwargs for key, kwargs in chats if key.startswith("data.train")]
     for key, kwargs in chats:
         if trained and kwargs not in trained:
             yield (
-                f"warning: {key}.chat_template_kwargs={json.dumps(kwargs)} is not what is trained with "
-                f"({json.dumps(trained[0])}): other prompts are evaluated than trained"
+                f"warning: {key}.chat_template_kwargs={json.dumps(kwargs)} is not what training uses "
+                f"({json.dumps(trained[0])}): evaluation prompts differ from training prompts"
             )
 
 
 def _open_turns(
     recipe: Recipe, data: OpenedData, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> Iterator[str]:
-    """A line where the template closes the policy's turn with a token at which no completion ends."""
+    """A note when the template closes the policy's turn with a token that ends no completion."""
     rollout = recipe.rollout
     stops = {*ends, *rollout.stop_token_ids, *special_stops(rollout.stop_strings, tokenizer)}
     prompt = next((prompt for _, prompt in data.samples if prompt.messages), None)
@@ -145,20 +144,20 @@ def _open_turns(
     if closing is not None and closing not in stops:
         name = tokenizer.convert_ids_to_tokens(closing)
         yield (
-            f"warning: the chat template closes a turn with {name!r}, which is no end token of this model, so "
+            f"warning: the chat template closes a turn with {name!r}, which is not an end token of this model, so "
             f"completions go on past it; to end them there, set rollout.stop_token_ids=[{closing}]"
         )
 
 
 def _closing_token(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that follows an answer in the template; None where none does, or it takes no answers."""
+    """The special token that follows an answer in the template; None if there is none or it takes no answers."""
     turns = [*prompt.messages, Message(role="assistant", content=_ANSWER)]
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, **prompt.chat_template_kwargs
         )
-    except Exception:  # noqa: BLE001 - foreign code; the prompt itself was rendered, and only the note is lost
+    except Exception:  # noqa: BLE001 - foreign code; the prompt itself was rendered, only the note is lost
         return None
     tail = str(text).rpartition(_ANSWER)[2]
     special = set(tokenizer.all_special_ids) | {

@@ -1,4 +1,4 @@
-"""The two ends of a resume at which nothing is trained from a checkpoint: there is none yet, or it is the last one."""
+"""Resumes that do not train from a checkpoint: there is none yet, or it is the last one."""
 
 import logging
 from typing import Protocol
@@ -20,23 +20,23 @@ class Record(Protocol):
 
 
 def warn(record: Record, text: str) -> None:
-    """Tells of damage on standard error and in events.jsonl."""
+    """Reports damage on standard error and in events.jsonl."""
     logger.warning("%s", text)
     record("resume_warning", message=text)
 
 
 def start_over(recorder: Recorder) -> None:
-    """Begins a run anew that saved no checkpoint: its rows, rollouts and prompts are forgotten, its events stay."""
+    """Starts a run over that saved no checkpoint: its metrics, rollouts and ledger are discarded, its events stay."""
     recorder.remark(
         "start_over",
-        "the run had not saved a checkpoint when it ended: it starts over from the first step "
+        "the run ended before it saved a checkpoint, so it starts over from the first step "
         "(run.checkpoint_every_steps sets how much can be lost)",
     )
     recorder.rewind(BEFORE_EVERYTHING, next_issue=0)
 
 
 def finish_trained(directory: RunDirectory, last: Resume, *, console: Console) -> None:
-    """Ends a run that has its last checkpoint: the row of that step is written, `done` may not be recorded."""
+    """Finishes a run that has its last checkpoint: that step's row is written, but `done` may not be recorded."""
     was_done = _is_done(directory, last.step)
     events = EventsFile(directory.events)
     metrics = MetricsFile(directory.metrics)
@@ -50,7 +50,7 @@ def finish_trained(directory: RunDirectory, last: Resume, *, console: Console) -
         metrics.close()
         events.close()
     console.note(
-        f"{directory.path} is at step {last.step}, as run.steps asks for: there is nothing left to train; to go on, "
+        f"{directory.path} is at step {last.step}, as run.steps asks for: there is nothing left to train; to continue, "
         f"raise it, for example run.steps={2 * last.step}"
     )
     console.note(f"done  {directory.path}")

@@ -1,11 +1,11 @@
-"""The skeleton of a run that all backends share: directory, console, recorder, stop, resume, the loss of a learner.
+"""The part of a run that all backends share: directory, console, recorder, stop, resume, loss of the learner.
 
-    run_recipe:  find the checkpoint (--resume) -> backend.open: what is known of the policy -> dtypes that the recipe
+    run_recipe:  find the checkpoint (--resume) -> backend.open: facts about the policy -> dtypes that the recipe
                  leaves to the machine -> data, console, recorder
                  -> backend.workers: learner, engine, verifiers -> assemble -> run_loop
-                 LearnerLost: once more from the newest whole checkpoint, as --resume would, up to the recipe's limit
+                 LearnerLost: again from the newest intact checkpoint, as --resume does, up to the recipe's limit
 
-A backend provides the workers and nothing else, so a run leaves the same files wherever its parts live.
+A backend only provides the workers, so a run leaves the same files wherever its parts live.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What a backend may use while it starts the workers.
+    """The data that a backend uses while it starts the workers.
 
-    resumed: the checkpoint to restore; None: the policy as the recipe says, after its cold start.
+    resumed: the checkpoint to restore; None: the recipe's policy, after its cold start.
     """
 
     recipe: Recipe
@@ -67,18 +67,18 @@ class RunContext:
 
     @property
     def faults(self) -> Path:
-        """Where micro-batches with a non-finite gradient are kept."""
+        """The folder for micro-batches with a non-finite gradient."""
         return self.directory.path / "faults"
 
     @property
     def reference(self) -> Path:
-        """Where the policy after a cold start is kept, for the KL term of a resumed run."""
+        """The folder of the policy after a cold start, for the KL term of a resumed run."""
         return self.directory.path / "reference"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """Who does the work of a run: in this process, or handles of actors."""
+    """The objects that do a run's work: in this process, or handles of actors."""
 
     learner: Learner
     set_correction: Callable[[Correction], None]
@@ -90,19 +90,19 @@ class Backend(Protocol):
     """Where the parts of a run live."""
 
     def open(self) -> PolicyText:
-        """What is known of the policy; called again after a LearnerLost."""
+        """Loads the policy and returns facts about it; called again after a LearnerLost."""
         ...
 
     def measure_dtypes(self) -> DtypeSpeeds:
-        """Which arithmetic is the faster one where the learner computes; after `open`."""
+        """Measures which dtype is faster on the learner's device; call after `open`."""
         ...
 
     def use(self, recipe: Recipe) -> None:
-        """From now on this recipe, which differs from the one before in its dtypes."""
+        """Sets the recipe used from now on, which differs from the previous one in its dtypes."""
         ...
 
     def workers(self, context: RunContext) -> AbstractAsyncContextManager[Workers]:
-        """Within it, learner (cold start done, or restored), engine and judge answer. May raise LearnerLost."""
+        """Context with running learner (cold start done, or restored), engine and verifiers. May raise LearnerLost."""
         ...
 
 
@@ -118,7 +118,7 @@ def run_recipe(
 ) -> None:
     """Runs a recipe to its end in `directory`. `data` comes from `preflight.opened`.
 
-    Args: choice: from where a resume goes on, and what it puts up with.
+    Args: choice: the checkpoint to resume from, and whether inputs may have changed.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
@@ -137,10 +137,10 @@ def run_recipe(
                 grace_s=loaded.recipe.run.grace_s,
                 max_hours=loaded.recipe.run.max_hours,
                 note=console.note,
-                last_words=directory.way_on,
+                final_message=directory.resume_hint,
             )
         )
-        stack.enter_context(_told_where_to_go_on(directory, stop))
+        stack.enter_context(_interrupted_with_hint(directory, stop))
         stack.callback(console.activity.end)
         console.activity.begin("loading the policy")
         text = backend.open()
@@ -187,7 +187,7 @@ def run_recipe(
             warn(recorder.event, warning)
         if resume and resumed is None:
             start_over(recorder)
-        with _recorded(recorder), _told_where_to_go_on(directory, stop):
+        with _recorded(recorder), _interrupted_with_hint(directory, stop):
             num_lost = 0
             while True:
                 context = RunContext(
@@ -211,7 +211,7 @@ def run_recipe(
 
 
 async def _run(context: RunContext, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
-    """Returns the last step. Raises CancelledError when the step that runs is to be dropped."""
+    """Returns the last step. Raises CancelledError when the current step is dropped."""
     context.console.activity.begin("starting learner and engines")
     with context.stop.droppable():
         async with backend.workers(context) as workers:
@@ -240,12 +240,12 @@ async def _loop_with(
 
 
 def _after_loss(context: RunContext, error: LearnerLost, *, number: int) -> Resume | None:
-    """Where the run goes on: the newest whole checkpoint; None: from the start, with nothing kept of before."""
+    """Where the run continues: the newest intact checkpoint; None: from the start, discarding everything."""
     chosen = choose_checkpoint(context.directory)
     step = chosen.step if chosen else 0
     context.recorder.remark(
         "learner_restart",
-        f"the learner was lost ({error}); going on from "
+        f"the learner was lost ({error}); continuing from "
         + (f"the checkpoint of step {step}" if chosen else "the start: there is no checkpoint yet"),
         message=str(error),
         from_step=step,
@@ -261,7 +261,7 @@ def _after_loss(context: RunContext, error: LearnerLost, *, number: int) -> Resu
 
 
 def prompt_limit(*, text: PolicyText, recipe: Recipe) -> PromptLimit:
-    """Which prompts are too long: with their completion they would not fit the recipe's limit or the model's positions.
+    """The prompt length that, with the completion, fits the recipe's limit and the model's positions.
 
     Raises: ConfigError when the completion alone takes all positions.
     """
@@ -282,38 +282,38 @@ def prompt_limit(*, text: PolicyText, recipe: Recipe) -> PromptLimit:
 
 
 def _stop_early(stop: StopRequest) -> None:
-    """Raises KeyboardInterrupt where somebody asked while nothing was begun that could be finished."""
+    """Raises KeyboardInterrupt if a stop was requested before the first step."""
     if stop.requested:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def _told_where_to_go_on(directory: RunDirectory, stop: StopRequest) -> Iterator[None]:
-    """A run that was broken off ends as Interrupted, with its newest checkpoint and the command to go on."""
+def _interrupted_with_hint(directory: RunDirectory, stop: StopRequest) -> Iterator[None]:
+    """Turns an interruption into Interrupted, with the newest checkpoint and the command to resume."""
     try:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         if isinstance(error, asyncio.CancelledError) and not stop.is_dropped:
             raise
-        raise Interrupted(directory.way_on()) from None
+        raise Interrupted(directory.resume_hint()) from None
 
 
 @contextmanager
 def _recorded(recorder: Recorder) -> Iterator[None]:
-    """Notes in events.jsonl how the run ended when it did not end well."""
+    """Records in events.jsonl how the run ended if it was stopped or failed."""
     try:
         yield
     except BaseException as error:
         try:
             recorder.event("stopped", error=type(error).__name__, message=str(error))
-        except StorageError as second:  # the first one is what a person has to know
+        except StorageError as second:  # the first error matters more
             logger.warning("how the run ended could not be recorded: %s", second)
         raise
 
 
 @contextmanager
 def _closing(recorder: Recorder) -> Iterator[None]:
-    """Closes it at the end; where the run failed, what closing raises does not take the place of why."""
+    """Closes the recorder at the end; if the run failed, an error from closing does not replace the run's error."""
     try:
         yield
     except BaseException:

@@ -1,6 +1,6 @@
-"""From a recipe to a learner that can take its first step: placed, imitated or restored, with its reference.
+"""Builds a learner that is ready for its first step: on its device, cold-started or restored, with its reference.
 
-Used where the learner lives: in the run's own process, or in an actor.
+Runs in the learner's process: the run's own, or an actor.
 """
 
 import os
@@ -33,7 +33,7 @@ from rlvr.storage import sealed_folders
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedLearner:
-    """A learner at the first step of a run, or at that of a checkpoint. cold_start: its report where it was run."""
+    """A learner at the first step of a run or at a checkpoint. cold_start: its report, if it was run."""
 
     learner: PolicyLearner | LearnerGroup
     cold_start: SupervisedReport | None
@@ -52,11 +52,11 @@ def start_learner(
     """The learner of a recipe, on the weights of `checkpoint` or after the recipe's cold start.
 
     Args:
-        faults: where micro-batches with a non-finite gradient are kept.
-        reference_folder: where the policy after a cold start is kept for the KL term of a resumed run.
+        faults: folder for micro-batches with a non-finite gradient.
+        reference_folder: folder of the policy after a cold start, for the KL term of a resumed run.
         progress: called with (step, loss) after each step of the cold start.
 
-    Raises: ConfigError when the weights that it will publish do not fit on this machine.
+    Raises: ConfigError when its published weights will not fit on this machine.
     """
     dtype, kind = _published(recipe)
     require_room(policy.model, transport=transport, dtype=dtype, kind=kind)
@@ -70,12 +70,16 @@ def start_learner(
             fault_folder=faults,
             progress=progress,
         )
-    learner = build_learner(  # it alone holds the reference: ranks free the parent's copy
-        recipe,
-        policy=policy,
-        transport=transport,
-        faults=faults,
-        reference=_reference(recipe, policy, reference_folder, is_resumed=checkpoint is not None),
+    learner = (
+        build_learner(  # only the learner may hold the reference: ranks free the parent's copy
+            recipe,
+            policy=policy,
+            transport=transport,
+            faults=faults,
+            reference=_reference(
+                recipe, policy, reference_folder, is_resumed=checkpoint is not None
+            ),
+        )
     )
     if checkpoint is not None:
         try:
@@ -96,7 +100,7 @@ def build_learner(
 ) -> PolicyLearner | LearnerGroup:
     """The learner of a recipe: in this process, or over `cluster.learners` ranks that its `close` ends.
 
-    Args: reference: the frozen policy of its KL term.
+    Args: reference: the frozen policy for the KL term.
     """
     rollout = recipe.rollout
     ratio_base = recipe.algorithm.correction.ratio_base
@@ -125,13 +129,13 @@ def build_learner(
 
 
 def _published(recipe: Recipe) -> tuple[torch.dtype, WeightsKind]:
-    """In which dtype, and what of them, weights go to engines."""
+    """The dtype and the kind of weights that are published to engines."""
     dtype = COPY_DTYPES.get(recipe.rollout.engine_dtype, torch.float32)
     return dtype, WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
 
 
 def has_own_arithmetic(recipe: Recipe) -> bool:
-    """Whether the engine's log-probs are the learner's own: it reads the learner's tensors, or has no model."""
+    """Whether the engine's log-probs are the learner's: it reads the learner's tensors, or has no model."""
     rollout = recipe.rollout
     return rollout.engine is EngineKind.TOY or (
         rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
@@ -141,10 +145,10 @@ def has_own_arithmetic(recipe: Recipe) -> bool:
 def _reference(
     recipe: Recipe, policy: Policy, folder: Path, *, is_resumed: bool
 ) -> PreTrainedModel | None:
-    """The policy before its first RL step, frozen, where there is a KL term; after a cold start kept for a resume.
+    """The frozen policy before its first RL step, if there is a KL term; after a cold start it is saved for a resume.
 
-    With adapters it is the policy's own model, which the learner runs without them; a cold start has trained them, so
-    then it is a copy too.
+    With adapters it is the policy's own model, run without them; but a cold start trains them, so after one it is a
+    copy too.
     """
     if recipe.algorithm.kl_coef == 0:
         return None
@@ -159,7 +163,7 @@ def _reference(
 
 
 def _keep(policy: Policy, folder: Path) -> None:
-    """Writes the policy to `folder`, sealed, in the place of what a run that started over left. Raises StorageError."""
+    """Writes the policy to `folder`, sealed; replaces what an earlier start of the run left. Raises StorageError."""
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -175,13 +179,13 @@ def _keep(policy: Policy, folder: Path) -> None:
 
 
 def use_threads(recipe: Recipe) -> None:
-    """Has torch use the threads the recipe asks for; 0 keeps torch's own number."""
+    """Sets torch's number of threads from the recipe; 0 keeps torch's default."""
     if recipe.learner.num_threads:
         torch.set_num_threads(recipe.learner.num_threads)
 
 
 def place_policy(policy: Policy, recipe: Recipe) -> Policy:
-    """The policy on its device, with the threads the recipe asks for."""
+    """Moves the policy to its device, and sets the recipe's number of threads."""
     use_threads(recipe)
     device = recipe.learner.device
     if device == "auto":

@@ -1,4 +1,4 @@
-"""A run that could not start leaves nothing behind: no folder that can neither be resumed nor used, no moved link."""
+"""Cleans up after a run that could not start: its unusable folder is removed and `runs/latest` restored."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ _LATEST = Path("runs/latest")
 
 
 class UnstartedRun:
-    """Within it a run may start; when it ends by an exception before its first event, its new directory is removed.
+    """Context in which a run starts; if an exception ends it before its first event, its new directory is removed.
 
-    Enter it before the directory is made, and give it the directory with `made`.
+    Enter it before the directory is created, and pass the directory to `made`.
 
-    Args: chosen: the directory that the user names; one that was there before stays, and is empty again.
+    Args: chosen: the directory that the user named; if it existed before, it stays and is emptied.
     """
 
     def __init__(self, chosen: Path | None) -> None:
@@ -27,7 +27,7 @@ class UnstartedRun:
         self._directory: RunDirectory | None = None
 
     def made(self, directory: RunDirectory) -> None:
-        """This directory is new."""
+        """Registers the new directory."""
         self._directory = directory
 
     def __enter__(self) -> "UnstartedRun":
@@ -43,7 +43,7 @@ class UnstartedRun:
             self._remove(self._directory)
 
     def _remove(self, directory: RunDirectory) -> None:
-        """What cannot be removed stays: the error that ended the run is the one to tell."""
+        """Removes what it can; a failure is ignored, because the error that ended the run matters more."""
         with contextlib.suppress(OSError):
             self._restore_latest(directory)
         for path in directory.path.iterdir() if self._stays else [directory.path]:
@@ -67,7 +67,7 @@ class UnstartedRun:
 
 
 def _has_started(directory: RunDirectory) -> bool:
-    """Whether there is more than a recipe and empty folders and files."""
+    """Whether the directory holds more than a recipe and empty folders and files."""
     names = {directory.recipe, directory.path / LOCK_FILE}
     return any(
         path.stat().st_size > 0

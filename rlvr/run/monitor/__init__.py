@@ -1,5 +1,5 @@
-"""What may be wrong with a run that goes on: no signal, cut completions, broken checkers, an engine that drifts.
+"""Watches a run for problems: no signal, truncated completions, broken checkers, a drifting engine.
 
 Comes in:   the groups and metrics of each step.
-Goes out:   alarms and advice, and for the governor what to do about a drift.
+Goes out:   alarms with advice, and the governor's decisions about drift.
 """

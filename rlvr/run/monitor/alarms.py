@@ -1,9 +1,9 @@
-"""Alarms: what a run says when it goes on without learning.
+"""Alarms: raised when a run continues without learning.
 
     step -> findings: what holds in this step -> AlarmWatch: holds for `after_steps` in a row -> alarm, once
                                                  no longer holds                              -> alarm_cleared
 
-Each alarm is an event and one line on the console. It names the completions to look at and says what to do.
+Each alarm is an event and one line on the console. It names the completions to read and says what to do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from rlvr.run.step.update import Update
 
 
 class AlarmWatch:
-    """Counts for how many steps in a row each finding holds, and tells when it becomes an alarm and when it clears.
+    """Counts for how many consecutive steps each finding holds, and reports when an alarm is raised and cleared.
 
     Args:
-        alarm: writes an event `alarm` with its fields, and a line on the console; "" is no line.
+        alarm: writes an event `alarm` with its fields, and a line on the console; "" writes none.
         remark: writes an event and a line on the console.
-        after_steps: consecutive steps until an alarm is raised; 0 switches alarms off.
+        after_steps: consecutive steps until an alarm is raised; 0 turns alarms off.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AlarmWatch:
         self._num_steps: dict[str, int] = {}
         self._raised: dict[str, int] = {}
         self._to_repeat: set[str] = set()
-        self._told_apart: set[str] = set()
+        self._checks_with_failures: set[str] = set()
 
     def observe(self, step: int, update: Update) -> None:
         """Raises and clears the alarms of a step."""
@@ -40,9 +40,9 @@ class AlarmWatch:
             return
         found = {
             finding.key: finding
-            for finding in findings(update, told_apart=frozenset(self._told_apart))
+            for finding in findings(update, failed_checks=frozenset(self._checks_with_failures))
         }
-        self._told_apart |= _with_a_failure(update.taken.groups)
+        self._checks_with_failures |= _with_a_failure(update.taken.groups)
         self._num_steps = {key: self._num_steps.get(key, 0) + 1 for key in found}
         for key, finding in found.items():
             is_due = self._num_steps[key] >= self._after_steps and key not in self._raised
@@ -54,18 +54,18 @@ class AlarmWatch:
             self._clear(step, key, raised_at=self._raised.pop(key))
 
     def state(self) -> dict[str, Any]:
-        """What was counted and raised, as a JSON object."""
+        """The counts and the raised alarms, as a JSON object."""
         return {
             "num_steps": dict(self._num_steps),
             "raised": dict(self._raised),
-            "told_apart": sorted(self._told_apart),
+            "told_apart": sorted(self._checks_with_failures),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to what `state` returned. An alarm that still holds in the next step is told once more."""
+        """Restores what `state` returned. An alarm that still holds in the next step is reported again."""
         self._num_steps = {str(key): int(count) for key, count in state["num_steps"].items()}
         self._raised = {str(key): int(step) for key, step in state["raised"].items()}
-        self._told_apart = set(state["told_apart"])
+        self._checks_with_failures = set(state["told_apart"])
         self._to_repeat = set(self._raised)
 
     def _raise(self, step: int, finding: Finding, num_steps: int) -> None:
@@ -102,7 +102,7 @@ class AlarmWatch:
 
 
 def _with_a_failure(groups: Sequence[Group]) -> set[str]:
-    """Names of checks that have not passed some completion."""
+    """Names of checks that did not pass at least one completion."""
     return {
         name
         for group in groups

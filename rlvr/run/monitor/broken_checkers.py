@@ -1,7 +1,7 @@
-"""Checkers that break on nearly every completion: then the checker is at fault, and the zeros that it left are none.
+"""Detects checkers that break on nearly every completion: the fault is theirs, and their zeros mean nothing.
 
-One completion that hangs its checker, ends it or makes it run out of memory is a FAIL, so that no policy escapes its
-zero by breaking the checker. When (nearly) all completions of a step do, the run says so, and ends when that goes on.
+A completion that hangs or kills its checker, or exhausts its memory, is a FAIL, so that no policy avoids a zero by
+breaking the checker. When nearly all completions of a step do so, the run warns, and ends if that persists.
 """
 
 import logging
@@ -17,18 +17,18 @@ logger = logging.getLogger(__name__)
 
 NEARLY_ALL = 0.9
 _ADVICE = {
-    "hang": "it gives no verdict in time: look for a wait, a download or an endless loop, or raise "
+    "hang": "it returns no verdict in time: look for a wait, a download or an endless loop, or raise "
     "reward.verifier_deadline_s",
     "exit": "it ends its process: look for os._exit, a crash in native code or a signal",
-    "memory": "it needs more memory than a worker may have (4 GB): look for what it loads or builds each time",
+    "memory": "it needs more memory than a worker may use (4 GB): look for what it loads or builds each time",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """One check of a step that lost its checker.
+    """A check whose checker broke during a step.
 
-    source: as the recipe names it. rate: of its verdicts. examples: ids of the completions that lost it.
+    source: as the recipe names it. rate: share of its verdicts. examples: ids of the completions that broke it.
     """
 
     check: str
@@ -42,9 +42,9 @@ class Broken:
 
     @property
     def advice(self) -> str:
-        """What to look for, and how to try the verifier."""
+        """What to look for, and the command that tries the verifier."""
         command = f"rlvr verify {self.source} --explain --completion TEXT --reference TEXT"
-        return f"{_ADVICE[self.cause]}. `{command}` tries one"
+        return f"{_ADVICE[self.cause]}. `{command}` tests one completion"
 
     def facts(self) -> dict[str, Json]:
         """The fields of an event."""
@@ -57,21 +57,21 @@ class Broken:
         }
 
     def message(self) -> str:
-        """What happened, why it is no zero, and what to do."""
+        """What happened, why the zeros mean nothing, and what to do."""
         return (
             f"verifier {self.verifier!r} of check {self.check!r} broke ({self.cause}) on {self.rate:.0%} of the "
-            f"completions; first: {self.reason}. So many are the checker's fault and not theirs, and their zeros mean "
+            f"completions; first: {self.reason}. At that rate the checker is at fault, and their zeros mean "
             f"nothing: {self.advice}"
         )
 
 
 class CheckerWatch:
-    """Looks at each step's verdicts, and counts for how many steps in a row a checker that pays was broken.
+    """Checks each step's verdicts, and counts for how many consecutive steps a checker that gives reward was broken.
 
     Args:
         tell: writes an event with its fields.
-        max_error_rate: never below it is a checker called broken.
-        patience_steps: how many consecutive broken steps end the run.
+        max_error_rate: at or below this rate no checker counts as broken.
+        patience_steps: number of consecutive broken steps that end the run.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CheckerWatch:
         self._has_judged = False
 
     def observe(self, step: int, groups: Sequence[Group]) -> VerifierError | None:
-        """Tells of the step's broken checkers. Returns the error that ends the run, once patience is over."""
+        """Reports the step's broken checkers. Returns the error that ends the run once patience runs out."""
         self._num_completions += sum(len(group.rollouts) for group in groups)
         self._has_judged = self._has_judged or any(map(is_any_judged, groups))
         found = [broken for broken in broken_checkers(groups) if broken.rate > self._least]
@@ -104,7 +104,7 @@ class CheckerWatch:
         return None
 
     def observe_evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
-        """Tells of the broken checkers of evaluations: their figures mean nothing, but nothing is learned from them."""
+        """Reports broken checkers in evaluations, whose figures are then meaningless; they never end the run."""
         for evaluation in evaluations:
             for broken in broken_checkers(evaluation.groups):
                 if broken.rate <= self._least:
@@ -116,7 +116,7 @@ class CheckerWatch:
                     logger.warning("step %d: evaluation %r: %s", step, name, broken.message())
 
     def nothing_judged(self, groups: Sequence[Group]) -> VerifierError | None:
-        """The error that ends a run of which no completion was ever judged, however many errors the recipe allows.
+        """The error that ends a run in which no completion was ever judged, whatever error rate the recipe allows.
 
         Args: groups: of the last step.
         """
@@ -126,7 +126,7 @@ class CheckerWatch:
 
 
 def unjudged(groups: Sequence[Group], *, what: str) -> VerifierError:
-    """The error for completions of which none could be judged. groups: where to find a reason. what: of which."""
+    """The error when no completion could be judged. groups: searched for a reason. what: names the completions."""
     reasons = (
         f" One reason: {verdict.reason}."
         for group in groups
@@ -135,13 +135,13 @@ def unjudged(groups: Sequence[Group], *, what: str) -> VerifierError:
         if verdict.score is None or _cause(verdict)
     )
     return VerifierError(
-        f"none of {what} could be judged, so there is no result.{next(reasons, '')} Try the verifier on one completion "
+        f"none of {what} could be judged, so there is no result.{next(reasons, '')} Test the verifier on a completion "
         "with `rlvr verify NAME --explain --completion TEXT --reference TEXT`"
     )
 
 
 def is_any_judged(group: Group) -> bool:
-    """Whether a completion has a reward that does not come from a lost checker."""
+    """Whether any completion has a reward that does not come from a broken checker."""
     paid = {check.name for check in group.prompt.checks if check.role is not Role.SHADOW}
     return any(
         rollout.reward is not None
@@ -151,7 +151,7 @@ def is_any_judged(group: Group) -> bool:
 
 
 def broken_checkers(groups: Sequence[Group]) -> list[Broken]:
-    """For each check that lost its checker at least once: how often, of all its verdicts, and mostly by what."""
+    """For each check whose checker broke at least once: the share of its verdicts, and the most frequent cause."""
     verdicts: dict[str, list[tuple[Verdict, str]]] = {}
     paid: set[str] = set()
     sources: dict[str, str] = {}
@@ -184,7 +184,7 @@ def broken_checkers(groups: Sequence[Group]) -> list[Broken]:
 
 
 def _cause(verdict: Verdict) -> str:
-    """How the checker was lost: "hang", "exit" or "memory"; "" where it was not, or where nothing was paid for it."""
+    """How the checker broke: "hang", "exit" or "memory"; "" if it did not, or if its check gives no reward."""
     if verdict.score is None:
         return ""
     match verdict.details.get("cause"):

@@ -1,6 +1,6 @@
-"""What is wrong with one step: rewards that teach nothing, completions cut off, checks that tell nothing apart.
+"""Problems of one step: rewards without signal, truncated completions, checks that never discriminate.
 
-Pure: groups and metrics in, findings out. `rlvr.run.monitor.alarms` makes alarms of those that last.
+Pure functions: groups and metrics in, findings out. `rlvr.run.monitor.alarms` raises those that persist as alarms.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ from rlvr.run.step.update import Update
 from rlvr.run.step.verdict_metrics import has_no_readable_answer
 
 TRUNCATED_RATE = 0.5  # above this share of completions cut off at the length limit
-BROKEN_RATE = 0.2  # above this share of a check's completions that hang its checker or end it
-ENTROPY_NATS = 0.01  # below this mean entropy a token the policy always writes the same
-SOLVED_RATE = 0.9  # a policy that passes this often may be certain
+BROKEN_RATE = 0.2  # above this share of a check's completions that hang or kill its checker
+ENTROPY_NATS = 0.01  # below this mean entropy per token the policy always writes the same text
+SOLVED_RATE = 0.9  # a policy that passes this often may have low entropy
 _NUM_EXAMPLES = 3
 _KNOBS = (
     "raise rollout.group_size or rollout.temperature, or set data.difficulty.prefer_signal=true"
@@ -25,29 +25,31 @@ _KNOBS = (
 
 
 class Alarm(StrEnum):
-    """What is wrong. The first three are about the whole step; those of a check carry its name."""
+    """The kind of problem. The first ones concern the whole step; those about a check carry its name."""
 
     NO_SIGNAL = "no_signal"  # no completion has an advantage other than 0: nothing is learned
     ZERO_REWARD = "zero_reward"  # every reward is 0
     TRUNCATED = (
         "truncated"  # more than TRUNCATED_RATE of the completions are cut off at the length limit
     )
-    ENTROPY_COLLAPSE = "entropy_collapse"  # the policy is certain and wrong
-    CHECK_BREAKS = "check_breaks"  # a check's checker hangs or ends on more than BROKEN_RATE of the completions
-    UNPARSED = "unparsed"  # a check reads no answer in any completion
+    ENTROPY_COLLAPSE = "entropy_collapse"  # the policy has almost no entropy and is wrong
+    CHECK_BREAKS = (
+        "check_breaks"  # a checker hangs or dies on more than BROKEN_RATE of the completions
+    )
+    UNPARSED = "unparsed"  # a check finds no readable answer in any completion
     CHECK_NEVER_PASSES = "check_never_passes"  # one of several checks gives every completion 0
     CHECK_ALWAYS_PASSES = (
-        "check_always_passes"  # one of several has passed everything since the run began
+        "check_always_passes"  # one of several checks has passed every completion of the run
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What holds in one step.
+    """A problem found in one step.
 
-    check: the check's name, where the alarm is about one. what: one clause, without a step. advice: one line.
-    examples: ids of completions to look at. is_implied: another finding of the step says more, so the console does not
-    repeat it. facts: numbers for the event.
+    check: the check's name, if it concerns one. what: one clause, without the step. advice: one line.
+    examples: ids of completions to read. is_implied: another finding of the step covers it, so the console omits it.
+    facts: numbers for the event.
     """
 
     alarm: Alarm
@@ -60,14 +62,14 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Tells apart the alarms that can be raised at the same time."""
+        """Identifies an alarm among those that can be raised at the same time."""
         return f"{self.alarm}:{self.check}" if self.check else str(self.alarm)
 
 
-def findings(update: Update, *, told_apart: frozenset[str] = frozenset()) -> list[Finding]:
-    """What holds in one step.
+def findings(update: Update, *, failed_checks: frozenset[str] = frozenset()) -> list[Finding]:
+    """The problems of one step.
 
-    Args: told_apart: names of checks that have not passed some completion of an earlier step.
+    Args: failed_checks: names of checks that did not pass at least one completion of an earlier step.
     """
     groups = update.taken.groups
     rollouts = [rollout for group in groups for rollout in group.rollouts]
@@ -79,7 +81,7 @@ def findings(update: Update, *, told_apart: frozenset[str] = frozenset()) -> lis
         _truncated(rollouts),
         _entropy_collapse(update.metrics, rollouts),
         *_breaking_checks(groups),
-        *_of_checks(groups, told_apart, is_zero=is_zero),
+        *_of_checks(groups, failed_checks, is_zero=is_zero),
     ]
     return [finding for finding in found if finding is not None]
 
@@ -102,24 +104,22 @@ def _zero_reward(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> Findin
 
 
 def _usual_causes(rollouts: Sequence[Rollout]) -> str:
-    """What to look at first: where a check that pays has passed some, what took their reward away."""
+    """What to check first; if some answers passed the check that gives reward, why they earned none."""
     right = [
         r for r in rollouts if any(r.verdicts[k].passed for k in r.reward_parts if k in r.verdicts)
     ]
     if not right:
         return (
-            "Usual causes: prompt_format does not say how to give the answer, rollout.max_completion_tokens is too "
+            "Usual causes: prompt_format does not say how to format the answer, rollout.max_completion_tokens is too "
             "small, or the problems are too hard for this model"
         )
     if all(map(_is_cut, right)):
-        return (
-            "Right answers were cut off and so earned nothing: raise rollout.max_completion_tokens"
-        )
-    return f"{len(right)} of {len(rollouts)} answers were right and vetoed: see the reasons of the gate"
+        return "Correct answers were truncated and so earned nothing: raise rollout.max_completion_tokens"
+    return f"{len(right)} of {len(rollouts)} answers were correct but vetoed: see the reasons of the gate"
 
 
 def _why_zero(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> str:
-    """What the completions have in common, as a clause in brackets; "" where there is nothing to say."""
+    """What the completions have in common, as a clause in brackets; "" for nothing."""
     num_cut = sum(_is_cut(rollout) for rollout in rollouts)
     reasons = [(num_cut, "cut off at the length limit")]
     roles = {check.name: check.role for group in groups for check in group.prompt.checks}
@@ -131,14 +131,14 @@ def _why_zero(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> str:
         elif role is Role.GATE:
             num_vetoed = sum(not v.passed for v in verdicts)
             reasons.append((num_vetoed, f"vetoed by gate {name!r}"))
-    told = [f"{count / len(rollouts):.0%} {reason}" for count, reason in reasons if count]
-    return f" ({', '.join(told)})" if told else ""
+    shares = [f"{count / len(rollouts):.0%} {reason}" for count, reason in reasons if count]
+    return f" ({', '.join(shares)})" if shares else ""
 
 
 def _no_signal(
     shaped: Mapping[str, Shaped], rollouts: Sequence[Rollout], *, is_implied: bool
 ) -> Finding | None:
-    # A KL penalty in the reward makes advantages differ where no verdict does.
+    # A KL penalty in the reward makes advantages differ even when all verdicts are equal.
     paid = [one.reward + (one.kl_penalty or 0.0) for one in shaped.values()]
     has_advantages = any(abs(one.advantage or 0.0) > EQUAL for one in shaped.values())
     if has_advantages and max(paid) - min(paid) > EQUAL:
@@ -149,12 +149,12 @@ def _no_signal(
         what = "no completion could be judged, so nothing is learned"
         advice = "See the verifier_error events"
     elif max(rewards) - min(rewards) > EQUAL:
-        what = "no group carried a signal (equal rewards in each, or too few that count), so nothing is learned"
-        advice = f"Most prompts are solved always or never: {_KNOBS}"
+        what = "no group carried a signal (rewards are equal, or too few rollouts count), so nothing is learned"
+        advice = f"Most prompts are either always or never solved: {_KNOBS}"
     elif max(rewards) > EQUAL:
         what = f"every completion earned the same reward, {rewards[0]:g}, so nothing is learned"
         advice = (
-            "The prompts are too easy, or the check accepts everything: read some completions, then take harder "
+            "The prompts are too easy, or the check accepts everything: read some completions, then use harder "
             "prompts or a stricter check"
         )
     else:
@@ -196,7 +196,7 @@ def _entropy_collapse(metrics: Mapping[str, float], rollouts: Sequence[Rollout])
         alarm=Alarm.ENTROPY_COLLAPSE,
         what=f"the policy was nearly certain of every token (entropy {entropy:.2g} nats, below {ENTROPY_NATS:g}) while "
         f"{rate:.0%} of its completions pass",
-        advice="It explores no more: go back to an earlier checkpoint with a lower learner.lr, a higher "
+        advice="It no longer explores: go back to an earlier checkpoint with a lower learner.lr, a higher "
         "rollout.temperature or algorithm.entropy_coef",
         examples=_ids(rollouts),
         facts={"entropy": entropy, "threshold": ENTROPY_NATS, "pass_rate": rate},
@@ -204,26 +204,26 @@ def _entropy_collapse(metrics: Mapping[str, float], rollouts: Sequence[Rollout])
 
 
 def _breaking_checks(groups: Sequence[Group]) -> Iterator[Finding]:
-    """Checks that cost more completions their reward than their own faults explain; nearly all end the run sooner."""
+    """Checks that break on too many completions; if nearly all break, the run ends anyway."""
     for broken in broken_checkers(groups):
         if broken.rate > BROKEN_RATE:
             yield Finding(
                 alarm=Alarm.CHECK_BREAKS,
                 check=broken.check,
                 what=f"check {broken.check!r} broke ({broken.cause}) on {broken.rate:.0%} of the completions, which "
-                f"FAIL for it (the alarm is above {BROKEN_RATE:.0%}); first: {broken.reason}",
-                advice=f"Are they at fault, or the verifier? {broken.advice}",
+                f"therefore FAIL (the alarm is above {BROKEN_RATE:.0%}); first: {broken.reason}",
+                advice=f"Find out whether they or the verifier is at fault: {broken.advice}",
                 examples=broken.examples[:_NUM_EXAMPLES],
                 facts={"rate": broken.rate, "threshold": BROKEN_RATE, "cause": broken.cause},
             )
 
 
 def _of_checks(
-    groups: Sequence[Group], told_apart: frozenset[str], *, is_zero: bool
+    groups: Sequence[Group], failed_checks: frozenset[str], *, is_zero: bool
 ) -> Iterator[Finding]:
-    """Findings about single checks. A checker that breaks is `rlvr.run.monitor.broken_checkers`' matter.
+    """Findings about single checks. Broken checkers are handled by `rlvr.run.monitor.broken_checkers`.
 
-    Args: is_zero: every reward is 0, and `zero_reward` says how many answers were unreadable.
+    Args: is_zero: every reward is 0, and `zero_reward` reports how many answers were unreadable.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     checks = {check.name: check for group in groups for check in group.prompt.checks}
@@ -239,31 +239,31 @@ def _of_checks(
             yield Finding(
                 alarm=Alarm.UNPARSED,
                 check=name,
-                what=f"check {name!r} could read no answer in any completion",
-                advice="Say in prompt_format how the answer is to be given; `rlvr verifiers show "
-                f"{check.verifier}` says what is read",
+                what=f"check {name!r} found no readable answer in any completion",
+                advice="Say in prompt_format how to give the answer; `rlvr verifiers show "
+                f"{check.verifier}` describes the accepted formats",
                 examples=_ids(judged),
                 is_implied=is_zero and check.role is Role.REWARD,
                 facts={},
             )
         elif name not in one_of_several:
-            continue  # then zero_reward and no_signal say it
+            continue  # zero_reward and no_signal cover it
         elif not any(verdict.score for verdict in verdicts):
             yield Finding(
                 alarm=Alarm.CHECK_NEVER_PASSES,
                 check=name,
                 what=f"check {name!r} ({check.role}) gave every completion the score 0",
                 advice="Read its reasons; `rlvr verify "
-                f"{check.verifier} --explain --completion TEXT --reference TEXT` tries one",
+                f"{check.verifier} --explain --completion TEXT --reference TEXT` tests one completion",
                 examples=_ids(judged),
                 facts={"role": str(check.role)},
             )
-        elif name not in told_apart and all(verdict.passed for verdict in verdicts):
+        elif name not in failed_checks and all(verdict.passed for verdict in verdicts):
             yield Finding(
                 alarm=Alarm.CHECK_ALWAYS_PASSES,
                 check=name,
                 what=f"check {name!r} ({check.role}) has passed every completion of the run",
-                advice="It tells nothing apart: make it stricter, or leave it out if that is not meant",
+                advice="It never discriminates: make it stricter, or remove it unless that is intended",
                 examples=_ids(judged),
                 facts={"role": str(check.role)},
             )

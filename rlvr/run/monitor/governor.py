@@ -1,22 +1,22 @@
-"""Watches how far the engine's policy is from the learner's, and says what to do when that leaves its usual band.
+"""Watches the mismatch between the engine's and the learner's policy, and reacts when it leaves its usual band.
 
-    band of a metric:  mean +- max(width * std, min_width)  over the first `startup_steps`, on the side that is bad
+    band of a metric:  mean +- max(width * std, min_width)  over the first `startup_steps`, on the bad side
 
-Engine and learner differ a little in every run: by rounding, by a copy's precision, by staleness. What a run shows at
-its start is taken as usual; a metric outside its band for `patience_steps` in a row is an alarm. In mode `act` each
-alarm climbs one rung, and the counting begins anew, so that what was done can take effect:
+Engine and learner differ a little in every run: by rounding, by a copy's precision, by staleness. The values at the
+start of a run define the band; a metric outside its band for `patience_steps` in a row is an alarm. In mode `act` each
+alarm climbs one rung and resets the count, so that the measure can take effect:
 
     a stricter correction (rlvr.algorithms.corrections.stricter), rung by rung
     -> one version less of staleness, down to none
     -> pause: a checkpoint, and the run stops
 
-The mismatch itself is measured before any correction, so a correction alone does not end an alarm: it makes the steps
-harmless that follow, and if the mismatch stays, the next rung is climbed.
+The mismatch is measured before any correction, so a correction alone does not end an alarm: it makes the following
+steps harmless, and if the mismatch persists, the next rung is climbed.
 
-Where the engine has the learner's weights and arithmetic, the first step is judged by itself (`start_bounds`): there
-only rounding may differ, and a mismatch that is there from the start would pass for usual.
+When the engine has the learner's weights and arithmetic, the first step has bounds of its own (`start_bounds`): only
+rounding may differ, and a mismatch present from the start would otherwise widen the band.
 
-The decision is a pure function of the metrics seen so far; `rlvr.run.after_step` carries it out.
+The decision is a pure function of the metrics seen so far; `rlvr.run.after_step` applies it.
 """
 
 import math
@@ -34,9 +34,9 @@ from rlvr.config.sections.learner import LearnerDtype
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A metric and the side on which it is bad.
+    """A metric and its bad side.
 
-    min_width: the band is at least so wide: what rounding or a few unlucky tokens may do is no alarm.
+    min_width: the least width of the band, so that rounding or a few unlucky tokens raise no alarm.
     """
 
     metric: str
@@ -45,15 +45,15 @@ class Watched:
 
 
 WATCHED = (
-    Watched(metric="mismatch/kl_k3", is_high_bad=True, min_width=0.002),  # nats a token
+    Watched(metric="mismatch/kl_k3", is_high_bad=True, min_width=0.002),  # nats per token
     Watched(metric="mismatch/max_abs_logprob_diff", is_high_bad=True, min_width=0.25),  # nats
     Watched(metric="mismatch/ess", is_high_bad=False, min_width=0.02),
 )
 
 
-# What the first step's differences may be, in nats. Rounding makes 3e-5 of the largest in float32 (SmolLM2-135M, 48
-# completions of 40 tokens; tiny models 1e-5), and 0.25, with a mean of 0.028, in bfloat16, where kernels of cached and
-# packed attention differ. What is wrong from the start makes 0.1 to 3 in float32.
+# Bounds of the first step's differences, in nats. Rounding causes at most 3e-5 in float32 (SmolLM2-135M, 48
+# completions of 40 tokens; tiny models 1e-5), and 0.25, with a mean of 0.028, in bfloat16, where the kernels of cached
+# and packed attention differ. Faults present from the start cause 0.1 to 3 in float32.
 _START_BOUNDS: Mapping[LearnerDtype, Mapping[str, float]] = {
     LearnerDtype.FLOAT32: {"mismatch/max_abs_logprob_diff": 1e-3},
     LearnerDtype.BFLOAT16_AUTOCAST: {
@@ -64,10 +64,10 @@ _START_BOUNDS: Mapping[LearnerDtype, Mapping[str, float]] = {
 
 
 def start_bounds(recipe: Recipe) -> Mapping[str, float]:
-    """Metric -> the most that it may be at the first step; empty where more than rounding may differ.
+    """The largest value of each metric at the first step; empty when more than rounding may differ.
 
-    They hold where the engine computes in the learner's arithmetic (`rollout.engine_dtype` shared, or float32, which
-    takes the learner's), with weights that are not stale.
+    They apply when the engine uses the learner's arithmetic (`rollout.engine_dtype` shared, or float32, which
+    follows the learner's) and its weights are not stale.
     """
     rollout = recipe.rollout
     is_own = rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype in (
@@ -80,7 +80,7 @@ def start_bounds(recipe: Recipe) -> Mapping[str, float]:
 
 
 class Action(StrEnum):
-    """What an alarm leads to."""
+    """The reaction to an alarm."""
 
     WARN = "warn"
     STRICTER_CORRECTION = "stricter_correction"
@@ -90,7 +90,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A metric outside its band: its value (None: not finite), the band's border, and what the border came from."""
+    """A metric outside its band: its value (None: not finite), the band's border, and the start-up mean."""
 
     metric: str
     value: float | None
@@ -105,7 +105,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """An alarm and what to do. correction and max_staleness are those that hold from now on."""
+    """An alarm and the reaction. correction and max_staleness apply from now on."""
 
     action: Action
     readings: tuple[Reading, ...]
@@ -115,12 +115,12 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """One sentence for a person."""
+        """The reason, as one clause."""
         return f"for {self.num_steps} steps in a row: " + "; ".join(map(str, self.readings))
 
 
 class Governor:
-    """Learns the bands and decides. `correction` and `max_staleness` are those in force."""
+    """Learns the bands and decides. `correction` and `max_staleness` are the current ones."""
 
     def __init__(
         self,
@@ -131,8 +131,8 @@ class Governor:
         bounds: Mapping[str, float] | None = None,
     ) -> None:
         """Args:
-        correction, max_staleness: what the recipe says.
-        bounds: of the first step (`start_bounds`).
+        correction, max_staleness: from the recipe.
+        bounds: for the first step (`start_bounds`).
         """
         self._config = config
         self._bounds = dict(bounds or {})
@@ -146,7 +146,7 @@ class Governor:
         self._num_stricter = 0
 
     def observe(self, metrics: Mapping[str, float]) -> Decision | None:
-        """What to do after a step with these metrics. A step without mismatch metrics is not counted."""
+        """The decision after a step with these metrics, or None. A step without mismatch metrics is not counted."""
         seen = {w.metric: metrics[w.metric] for w in WATCHED if w.metric in metrics}
         if self._config.mode is GovernorMode.OFF or not seen:
             return None
@@ -171,9 +171,9 @@ class Governor:
         return self._alarm(readings)
 
     def beyond_rounding(self, metrics: Mapping[str, float]) -> tuple[tuple[str, float, float], ...]:
-        """(metric, value, bound) of the first step's metrics above their bounds; of later steps none.
+        """(metric, value, bound) of the first step's metrics above their bounds; empty for later steps.
 
-        A step without mismatch metrics is not the first.
+        A step without mismatch metrics does not count as the first.
         """
         seen = {name: metrics[name] for name in self._bounds if name in metrics}
         bounds = dict(self._bounds)
@@ -182,7 +182,7 @@ class Governor:
         return tuple((n, v, bounds[n]) for n, v in seen.items() if not v <= bounds[n])
 
     def state(self) -> dict[str, Any]:
-        """What was learned and done, as a JSON object."""
+        """The learned bands and the decisions so far, as a JSON object."""
         return {
             "startup": {name: list(values) for name, values in self._startup.items()},
             "num_ignored": self._num_ignored,
@@ -193,12 +193,12 @@ class Governor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to what `state` returned; the correction is made stricter as often as it was."""
+        """Restores what `state` returned; the correction is made stricter as often as before."""
         self._startup = {name: list(values) for name, values in state["startup"].items()}
         self._num_ignored = int(state["num_ignored"])
         self._num_startup = int(state["num_startup"])
         self._num_outside = int(state["num_outside"])
-        if self._num_startup > 1:  # its start was judged, and the run went on
+        if self._num_startup > 1:  # the first step was checked already
             self._bounds = {}
         self.max_staleness = int(state["max_staleness"])
         for _ in range(int(state["num_stricter"])):
@@ -212,7 +212,7 @@ class Governor:
         width = max(self._config.width * std, watched.min_width)
         border = mean + width if watched.is_high_bad else mean - width
         is_inside = value <= border if watched.is_high_bad else value >= border
-        if is_inside:  # a comparison with nan is False: what is not a number is outside
+        if is_inside:  # a comparison with nan is False: nan is outside
             return None
         finite = value if math.isfinite(value) else None
         return Reading(metric=watched.metric, value=finite, border=border, mean=mean, std=std)
@@ -234,7 +234,7 @@ class Governor:
         if self._climb_correction():
             return Action.STRICTER_CORRECTION
         if self.max_staleness:
-            self._num_ignored = self.max_staleness  # what is in flight is as stale as before
+            self._num_ignored = self.max_staleness  # rollouts in flight are as stale as before
             self.max_staleness -= 1
             return Action.LESS_STALENESS
         return Action.PAUSE

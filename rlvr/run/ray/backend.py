@@ -1,9 +1,9 @@
-"""The Ray backend: actors for learner, engines and verifiers, and handles of them for the loop.
+"""The Ray backend: actors for learner, engines and verifiers, and their handles for the loop.
 
 driver: loop, sampler, buffer, ledger, recorder
   |-- learner actor     the policy, the optimiser; publishes weights as files
-  |-- engine actors     behind one Fleet, which looks like one engine
-  `-- judge actors      one a node, behind one VerifierFleet, which looks like one `VerifierService`
+  |-- engine actors     behind one Fleet, which acts as one engine
+  `-- verifier actors   one per node, behind one VerifierFleet, which acts as one `VerifierService`
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def train(
     console: Console,
     choice: ResumeChoice = NO_CHOICE,
 ) -> None:
-    """Runs a recipe to its end on a Ray cluster. `judge` and `data` come from `preflight.opened`.
+    """Runs a recipe to its end on a Ray cluster. `service` and `data` come from `preflight.opened`.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
@@ -64,7 +64,7 @@ def train(
 def opened_backend(
     recipe: Recipe, *, service: VerifierService, run_dir: Path
 ) -> Iterator["RayBackend"]:
-    """Within it, a cluster is ours, every node was compared with this one, and resources are set aside."""
+    """Context with a connected cluster whose nodes run the same code as this one, and with reserved resources."""
     with ExitStack() as stack:
         board = WaitBoard()
         sentinel = Sentinel(board, end=end_process)
@@ -92,7 +92,7 @@ def opened_backend(
 
 
 def verifier_sources(recipe: Recipe) -> dict[str, PluginSource]:
-    """Where each verifier of the recipe comes from, by its name; a single file travels as text, with its hash."""
+    """The source of each verifier of the recipe, by name; a single file is sent as text, with its hash."""
     names = {
         check.verifier
         for source in (*recipe.data.train, *recipe.data.eval)
@@ -102,7 +102,7 @@ def verifier_sources(recipe: Recipe) -> dict[str, PluginSource]:
 
 
 class RayBackend:
-    """Starts the actors of a run, and starts them anew after the learner was lost."""
+    """Starts the actors of a run, and restarts them after the learner is lost."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class RayBackend:
         self._text: PolicyText | None = None
 
     def open(self) -> PolicyText:
-        """Starts the learner's actor, which loads the policy; one that was lost is replaced, where there is room."""
+        """Starts the learner's actor, which loads the policy; replaces a lost one if resources allow."""
         if self._was_opened:
             self.close()
             self._reserved.renew()
@@ -143,26 +143,26 @@ class RayBackend:
         if not opened.sees_run_dir:
             raise ConfigError(
                 f"the learner ({opened.place}) does not see the run directory {self._run_dir.resolve()}: checkpoints "
-                "need a file system that driver and learner share; choose --run-dir on one, or start the run there"
+                "need a file system that driver and learner share; choose such a --run-dir, or start the run there"
             )
         self._text = opened.text
         return opened.text
 
     def measure_dtypes(self) -> DtypeSpeeds:
-        """In the learner's process, on its device."""
+        """Measures in the learner's process, on its device."""
         assert self._learner is not None  # `run_recipe` opens first
         return self._learner.measure_dtypes()
 
     def use(self, recipe: Recipe) -> None:
-        """From now on this recipe."""
+        """Sets the recipe used from now on."""
         self._recipe = recipe
 
     @asynccontextmanager
     async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
-        """Within it, all actors answer."""
+        """Context in which all actors are running."""
         learner = self._learner
         assert learner is not None  # `run_recipe` opens first
-        self._tell_of_fewer_engines(context.recorder)
+        self._report_fewer_engines(context.recorder)
         fleet = self.fleet(context.recorder.event)
         verifiers = self.verifiers(context.recorder.event)
         try:
@@ -174,7 +174,9 @@ class RayBackend:
             try:
                 await asyncio.gather(*starting)
             except BaseException:
-                await asyncio.to_thread(self.close)  # a cold start would go on, and be waited for
+                await asyncio.to_thread(
+                    self.close
+                )  # else a cold start would continue and be waited for
                 raise
             yield Workers(
                 learner=self._taking_turns(learner, fleet),
@@ -186,7 +188,7 @@ class RayBackend:
             await asyncio.gather(fleet.close(), verifiers.close())
 
     def fleet(self, on_event: OnEvent) -> Fleet:
-        """The recipe's engines, not started yet."""
+        """The recipe's engine fleet, not started yet."""
         assert self._learner is not None
         assert self._text is not None
         cluster = self._recipe.cluster
@@ -211,7 +213,7 @@ class RayBackend:
         )
 
     def verifiers(self, on_event: OnEvent) -> VerifierFleet:
-        """The recipe's verifiers, not started yet."""
+        """The recipe's verifier fleet, not started yet."""
         cluster = self._recipe.cluster
         count = cluster.verifier_pools or len(self._nodes)
         return VerifierFleet(
@@ -236,19 +238,19 @@ class RayBackend:
         if learner is not None:
             learner.close()
 
-    def _tell_of_fewer_engines(self, recorder: Recorder) -> None:
+    def _report_fewer_engines(self, recorder: Recorder) -> None:
         engines, wanted = len(self._reserved.plan.engine_bundles), self._recipe.cluster.engines
         if engines < wanted:
             recorder.remark(
                 "fewer_engines",
-                f"the nodes that are left hold {engines} of {wanted} engines; the run goes on with these. Once nodes "
-                "are back, stop it and resume it to have all",
+                f"the remaining nodes hold {engines} of {wanted} engines; the run continues with these. Once nodes "
+                "are back, stop and resume it to use all",
                 engines=engines,
                 wanted=wanted,
             )
 
     def _checks(self) -> list[Check]:
-        """One check of each verifier and settings, for verifiers to build before the first item."""
+        """One check for each verifier and settings, so that verifiers are built before the first item."""
         return [
             Check(
                 name=name,

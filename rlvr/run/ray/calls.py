@@ -1,4 +1,4 @@
-"""Waiting for an actor's answer: with a deadline, an owner, and errors that say what happened."""
+"""Calls to an actor: each has a deadline, an owner, and errors that say what happened."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from ray import exceptions as ray_errors
 from rlvr.errors import RlvrError
 from rlvr.run.ray.watch import WaitBoard
 
-STACKS_S = 5.0  # for the actor that did not answer to say where it stands
+STACKS_S = 5.0  # time for an unresponsive actor to return its stacks
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Lost = Callable[[str], RlvrError]
 
@@ -22,8 +22,8 @@ class Calls:
     def __init__(self, actor: Any, *, name: str, owner: str, board: WaitBoard, lost: Lost) -> None:
         """Args:
         name: of the actor, for messages.
-        owner: who waits.
-        lost: makes the error for an actor that is gone, from the reason.
+        owner: the component that waits.
+        lost: makes the error for a dead actor, from the reason.
         """
         self.actor = actor
         self._name = name
@@ -32,9 +32,9 @@ class Calls:
         self._lost = lost
 
     def now(self, method: str, *arguments: Any, what: str, deadline_s: float, **named: Any) -> Any:
-        """The answer; blocks this thread.
+        """Calls the method and returns its result; blocks this thread.
 
-        Raises: WaitExpired after the deadline; what `lost` makes when the actor is gone; what the method raised.
+        Raises: WaitExpired after the deadline; the error of `lost` when the actor is dead; what the method raised.
         """
         with self._board.wait(self._owner, on=self._name, what=what, deadline_s=deadline_s) as wait:
             try:
@@ -47,7 +47,7 @@ class Calls:
                 raise self._meaning(error) from error
 
     async def later(self, method: str, *arguments: Any, what: str, deadline_s: float) -> Any:
-        """The answer; the event loop goes on meanwhile. Raises as `now`."""
+        """Calls the method and returns its result without blocking the event loop. Raises as `now` does."""
         with self._board.wait(self._owner, on=self._name, what=what, deadline_s=deadline_s) as wait:
             try:
                 async with asyncio.timeout(deadline_s):
@@ -59,7 +59,7 @@ class Calls:
                 raise self._meaning(error) from error
 
     def meaning(self, error: ray_errors.RayError) -> RlvrError:
-        """An exception of Ray as one of ours: the actor is gone, or its method raised."""
+        """Converts an exception of Ray into one of ours: the actor is dead, or its method raised."""
         return self._meaning(error)
 
     def _meaning(self, error: ray_errors.RayError) -> RlvrError:
@@ -79,7 +79,7 @@ class Calls:
 
 
 def reason_of(error: ray_errors.RayError) -> str:
-    """Ray's own words on why an actor is gone, in one line, without its advice."""
+    """Ray's reason why an actor is dead, on one line, without its advice."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     dull = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:")
     text = " ".join(line for line in lines if not line.startswith(dull))

@@ -15,7 +15,7 @@ from rlvr.run.ray.workers.learner_handle import LearnerHandle
 
 
 class TurnTaker:
-    """A ProvableLearner that sends the engines to sleep before it works. Called from a thread, never from `loop`."""
+    """A ProvableLearner that sends the engines to sleep before it works. Call it from a thread, never from `loop`."""
 
     def __init__(
         self, learner: LearnerHandle, fleet: Fleet, *, loop: asyncio.AbstractEventLoop
@@ -25,51 +25,51 @@ class TurnTaker:
         self._loop = loop
 
     def annotate(self, batch: Batch) -> Batch:
-        """As `Learner.annotate`."""
+        """The batch with the proximal and reference log-probs that the algorithm needs; the engines sleep meanwhile."""
         return self._turn().annotate(batch)
 
     def accumulate(self, batch: Batch) -> None:
-        """As `Learner.accumulate`."""
+        """Adds the un-normalised gradient of these rows; the engines sleep meanwhile."""
         self._turn().accumulate(batch)
 
     def apply(self, denominators: Denominators) -> StepReport:
-        """As `Learner.apply`."""
+        """Applies the accumulated gradient, divided by the denominators; the engines sleep meanwhile."""
         return self._turn().apply(denominators)
 
     def step(self, batch: Batch) -> StepReport:
-        """As `Learner.step`."""
+        """Trains on all minibatches of one step; the engines sleep meanwhile."""
         return self._turn().step(batch)
 
     def publish(self) -> WeightsRef:
-        """As `Learner.publish`."""
+        """A reference by which engines load the current weights."""
         return self._learner.publish()
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """As `ProvableLearner.score`; the engines stay awake, because they score the same rows."""
+        """The engines stay awake, because they score the same rows."""
         return self._learner.score(rows)
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """As `ProvableLearner.tensor_groups`."""
+        """The trained tensors in about `most` groups."""
         return self._learner.tensor_groups(most=most)
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:
-        """As `ProvableLearner.perturb`."""
+        """Adds noise to these tensors; `publish` then gives a trial."""
         self._learner.perturb(names, scale=scale)
 
     def unperturb(self) -> None:
-        """As `ProvableLearner.unperturb`."""
+        """Restores the weights from before `perturb`, bit for bit."""
         self._learner.unperturb()
 
     def save(self, folder: Path) -> None:
-        """As `Learner.save`."""
+        """Writes the policy and the optimiser state to `folder`."""
         self._learner.save(folder)
 
     def restore(self, folder: Path) -> None:
-        """As `Learner.restore`."""
+        """Reads what `save` wrote."""
         self._learner.restore(folder)
 
     def set_correction(self, correction: Correction) -> None:
-        """As the learner's."""
+        """Sets the loss's correction from the next rows on."""
         self._learner.set_correction(correction)
 
     def _turn(self) -> Learner:

@@ -1,8 +1,8 @@
 """A Ray cluster for one run: a private one on this machine, or the one that `cluster.address` names.
 
-A private one has no dashboard, a random token that every connection must show, an object store of a stated size, and
-its sockets and logs in a folder that only this user can enter. It listens on the loopback interface alone. It ends with
-the run, however the run ends. A cluster that is joined stays, and only this run's actors end.
+A private one has no dashboard, a random token that every connection must present, an object store of fixed size, and
+its sockets and logs in a folder that only this user can enter. It listens only on the loopback interface. It ends with
+the run, however the run ends. A joined cluster keeps running; only this run's actors end.
 """
 
 import ipaddress
@@ -33,8 +33,8 @@ from rlvr.processes import watchdog
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
 _TOKEN_BYTES = 32
 _PREFIX = "rlvr-ray-"
-_MAX_PLACE = 20  # characters: the path of a socket has room for 107, and Ray puts some 70 behind the folder's
-# What an actor's process must share with the driver's beside the code: caches of models, and the settings of libraries.
+_MAX_PLACE = 20  # characters: a socket path may have 107, and Ray appends about 70 to the folder's
+# Variables that actors share with the driver: model caches and settings of libraries.
 _CARRIED = (
     "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY",
     "THP_MEM_ALLOC_ENABLE", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED",
@@ -43,11 +43,11 @@ _CARRIED = (
 
 @contextmanager
 def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[None]:
-    """Within it, this process drives a Ray cluster.
+    """Context in which this process drives a Ray cluster.
 
-    Args: logs: where the logs of a private one go when an error leaves the context; None: nowhere.
+    Args: logs: folder for the logs of a private cluster when the context ends with an error; None: discard them.
 
-    Raises: ConfigError when the cluster cannot be reached, or does not let us in.
+    Raises: ConfigError when the cluster cannot be reached or refuses the connection.
     """
     environment = _private_environment() if not config.address else {}
     before = {name: os.environ.get(name) for name in environment}
@@ -67,7 +67,7 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[No
 
 
 def head_is_gone() -> bool:
-    """Whether the head that this process has started was lost: who asks it something waits until Ray ends him."""
+    """Whether the head that this process started is gone: calls to it would wait until Ray ends the caller."""
     node: Any = worker._global_node
     if node is None or not node.is_head():
         return False
@@ -76,7 +76,7 @@ def head_is_gone() -> bool:
 
 
 def _restore(before: Mapping[str, str | None]) -> None:
-    """The environment as it was."""
+    """Restores the environment."""
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)
@@ -86,9 +86,9 @@ def _restore(before: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _private_folder(logs: Path | None) -> Iterator[Path]:
-    """A folder for sockets and logs, closed to other users. At its end, also by a kill, those who use it are ended.
+    """A folder for sockets and logs, closed to other users. At its end, even by a kill, its users are ended too.
 
-    Ray opens the folder that it is given to everybody; so it gets one inside.
+    Ray opens its folder to all users, so it gets a subfolder.
     """
     place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     place = place if len(place) <= _MAX_PLACE else "/tmp"
@@ -100,7 +100,7 @@ def _private_folder(logs: Path | None) -> Iterator[Path]:
         raise
     except Exception:
         if logs is not None:
-            with suppress(OSError):  # the error that led here is the one to tell
+            with suppress(OSError):  # the original error matters more
                 shutil.copytree(_inside(folder) / "session_latest/logs", logs, dirs_exist_ok=True)
         raise
     finally:
@@ -114,7 +114,7 @@ def _inside(folder: Path) -> Path:
 
 
 def actor_environment() -> dict[str, str]:
-    """Variables for the processes of actors: where a source checkout lies, and what libraries should do."""
+    """Environment variables for actors: the path of a source checkout, and settings of libraries."""
     carried = {name: os.environ[name] for name in _CARRIED if name in os.environ}
     carried["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     checkout = Path(rlvr.__file__).resolve().parents[1]
@@ -130,14 +130,14 @@ def _private_environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(_TOKEN_BYTES),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "AUTOSCALER_METRIC_PORT": "0",  # any; its own is one for all runs of a machine
-        # where a signal to the whole process group has ended the head too, nothing comes back to wait a minute for
+        "AUTOSCALER_METRIC_PORT": "0",  # any free port; the default is the same for all runs of a machine
+        # when a signal to the process group has ended the head too, waiting a minute for it is pointless
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     }
 
 
 def _read_environment_again() -> None:
-    """Ray reads how to authenticate when it is imported, and keeps a token once read; this makes it look again."""
+    """Makes Ray read its authentication settings again; it reads them at import and caches the token."""
     AuthenticationTokenLoader.instance().reset_cache()
     Config.initialize("")
 
@@ -159,7 +159,7 @@ def _start(folder: Path) -> None:
 
 @contextmanager
 def _loopback_stays() -> Iterator[None]:
-    """Within it, Ray keeps 127.0.0.1 as its address; else it takes the machine's own one, and listens there."""
+    """Context in which Ray keeps 127.0.0.1 as its address; otherwise it would listen on the machine's own address."""
     original = services.resolve_ip_for_localhost
     services.resolve_ip_for_localhost = lambda host: host
     try:
@@ -170,7 +170,7 @@ def _loopback_stays() -> Iterator[None]:
 
 @contextmanager
 def _named_for_children(folder: Path) -> Iterator[None]:
-    """What is started within it, and all that these start, is known as the folder's."""
+    """Context in which child processes and their descendants are marked as users of the folder."""
     os.environ[watchdog.FOLDER_OF] = str(folder)
     try:
         yield
@@ -188,8 +188,8 @@ def _join(address: str) -> None:
         ) from error
     if os.environ.get("RAY_AUTH_MODE") != "token" and not _is_loopback(address):
         logging.getLogger(__name__).warning(
-            "the cluster at %s takes connections without a token: whoever reaches its ports can run code on it; start "
-            "it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node",
+            "the cluster at %s accepts connections without a token: anyone who reaches its ports can run code on it; "
+            "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node",
             address,
         )
 

@@ -1,6 +1,6 @@
-"""Before any actor starts: every node runs the same code as the driver, or the run is refused.
+"""Checks before any actor starts that every node runs the same code as the driver; otherwise the run is refused.
 
-Ray's `working_dir` is never used: workers would mix uploaded with installed code. So each node must have rlvr
+Ray's `working_dir` is never used: workers would mix uploaded and installed code. So each node must have rlvr
 installed, and its versions and the hash of its sources are compared with the driver's.
 """
 
@@ -23,7 +23,7 @@ _DISTRIBUTIONS = ("torch", "transformers", "numpy", "ray")
 
 
 def fingerprint(modules: Sequence[str] = ()) -> dict[str, str]:
-    """What this process runs: versions, and a hash of the sources of our packages and of `modules` (verifiers)."""
+    """The code that this process runs: versions, and source hashes of our packages and of `modules` (verifiers)."""
     found = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
@@ -36,7 +36,7 @@ def fingerprint(modules: Sequence[str] = ()) -> dict[str, str]:
 
 
 def source_hash(module: str) -> str:
-    """SHA-256 (first 16 digits) over the .py files of a package, or over one module; "absent" where there is none."""
+    """SHA-256 (first 16 digits) over the .py files of a package, or over one module; "absent" if there is none."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -56,7 +56,7 @@ def source_hash(module: str) -> str:
 
 
 def differences(node: str, mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """One line for each fact that differs, naming the node and both values.
+    """One line for each difference, naming the node and both values.
 
     >>> differences("n1", {"torch": "2.13.0"}, {"torch": "2.12.0"})
     ['n1: torch is 2.12.0, the driver has 2.13.0']
@@ -71,7 +71,7 @@ def differences(node: str, mine: Mapping[str, str], theirs: Mapping[str, str]) -
 def shake_hands(modules: Sequence[str], *, deadline_s: float) -> list[str]:
     """Asks every node for its fingerprint; returns the nodes' ids.
 
-    Raises: ConfigError naming each node that differs, with both values; RlvrError when one does not answer.
+    Raises: ConfigError, which names each node that differs with both values; RlvrError when one does not answer.
     """
     mine = fingerprint(modules)
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -88,7 +88,7 @@ def shake_hands(modules: Sequence[str], *, deadline_s: float) -> list[str]:
         problems += differences(name, mine, _answer(asked[node["NodeID"]], name, deadline_s))
     if problems:
         raise ConfigError(
-            "the nodes of the cluster do not run what the driver runs; install the same release (or the same checkout "
+            "the nodes of the cluster do not run the driver's code; install the same release (or the same checkout "
             "and environment) everywhere:\n  " + "\n  ".join(problems)
         )
     return list(asked)
@@ -99,7 +99,7 @@ def _answer(reference: Any, name: str, deadline_s: float) -> dict[str, str]:
         return ray.get(reference, timeout=deadline_s)
     except ray_errors.GetTimeoutError as error:
         raise RlvrError(
-            f"{name} did not say what it runs within cluster.start_deadline_s={deadline_s:g} s"
+            f"{name} did not report its versions within cluster.start_deadline_s={deadline_s:g} s"
         ) from error
     except (ray_errors.RayError, ImportError) as error:
         raise ConfigError(

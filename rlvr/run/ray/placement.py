@@ -1,4 +1,4 @@
-"""Who gets which cores and devices: bundles reserved together, or refused with the arithmetic."""
+"""Places learner and engines on cores and devices: bundles are reserved together, or refused with the arithmetic."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ LEARNER_CPUS = 1.0
 class Plan:
     """Bundles of resources: where the learner goes, and where each engine.
 
-    learner_gpus: devices of the learner's own; 0 where it has none, or shares the engines' (colocated).
+    learner_gpus: the learner's own devices; 0 when it has none or shares the engines' (colocated).
     """
 
     bundles: tuple[Mapping[str, float], ...]
@@ -38,9 +38,9 @@ class Plan:
 
 
 def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
-    """What the recipe asks for.
+    """The bundles that the recipe asks for.
 
-    Args: num_gpus: devices of the whole cluster; with none everything runs on cores.
+    Args: num_gpus: GPUs of the whole cluster; with none everything runs on CPU cores.
     """
     cluster = recipe.cluster
     is_gpu_engine = recipe.rollout.engine is not EngineKind.TOY and num_gpus > 0
@@ -75,7 +75,7 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
 def shortage(
     plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float
 ) -> str:
-    """Why the nodes cannot hold the plan, with the arithmetic; "" where nothing speaks against it.
+    """Why the nodes cannot hold the plan, with the arithmetic; "" if they can, as far as known.
 
     Args: nodes: resources of each node ("CPU", "GPU").
     """
@@ -105,10 +105,10 @@ def shortage(
 
 
 class Reserved:
-    """A plan whose resources are set aside. plan: with fewer engines than the recipe's after nodes were lost."""
+    """A plan whose resources are reserved. plan: has fewer engines than the recipe after nodes were lost."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Waits until all is reserved. Raises ConfigError with the arithmetic where it does not fit."""
+        """Waits until everything is reserved. Raises ConfigError with the arithmetic if it does not fit."""
         self._recipe = recipe
         self.plan, lack = _fitting(recipe, engines=recipe.cluster.engines)
         if lack:
@@ -116,16 +116,16 @@ class Reserved:
         self._group = self._reserve(recipe.cluster.start_deadline_s)
 
     def renew(self) -> None:
-        """After a loss: what stood on a lost node is set aside anew, with as many engines as the nodes can hold.
+        """Reserves again after a node was lost, with as many engines as the nodes can hold.
 
-        The lost node has cluster.heartbeat_deadline_s to come back. Raises ConfigError where not even one engine fits.
+        The lost node has cluster.heartbeat_deadline_s to come back. Raises ConfigError if not even one engine fits.
         """
         patience_s = self._recipe.cluster.heartbeat_deadline_s
         if self._answers(patience_s):
             return
         self.close()
         uses_gpus = any(bundle.get("GPU") for bundle in self.plan.bundles)
-        least_gpus = 1 if uses_gpus else 0  # else it would go on without, on cores
+        least_gpus = 1 if uses_gpus else 0  # else it would continue on CPU cores
         lack = ""
         for engines in range(self._recipe.cluster.engines, 0, -1):
             self.plan, lack = _fitting(self._recipe, engines=engines, least_gpus=least_gpus)
@@ -137,10 +137,10 @@ class Reserved:
                 lack = str(error)
             else:
                 return
-        raise ConfigError(f"what is left of the cluster is too small: {lack}")
+        raise ConfigError(f"the rest of the cluster is too small: {lack}")
 
     def _answers(self, within_s: float) -> bool:
-        """Whether each bundle still runs something: the state that Ray tells is that of before, for a while."""
+        """Whether each bundle still runs a task: the state that Ray reports is stale for a while."""
 
         def answer() -> bool:
             return True
@@ -179,7 +179,7 @@ class Reserved:
         }
 
     def engine_options(self, index: int) -> dict[str, Any]:
-        """Options of the engine with this index; one that joined later takes what is free anywhere."""
+        """Options of the engine with this index; one that joined later takes any free resources."""
         options: dict[str, Any] = {
             "num_cpus": self.plan.engine_cpus,
             "num_gpus": self.plan.engine_gpus,
@@ -189,7 +189,7 @@ class Reserved:
         return options
 
     def close(self) -> None:
-        """Gives everything back; what has lost its head has nobody to give it to."""
+        """Releases the reservation, unless the cluster's head is gone."""
         if not head_is_gone():
             remove_placement_group(self._group)
 
@@ -198,7 +198,7 @@ class Reserved:
 
 
 def _fitting(recipe: Recipe, *, engines: int, least_gpus: int = 0) -> tuple[Plan, str]:
-    """The plan with so many engines, and why the nodes that are alive cannot hold it; "" where they can."""
+    """The plan with this number of engines, and why the live nodes cannot hold it; "" if they can."""
     cluster = recipe.cluster.model_copy(update={"engines": engines})
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     plan = plan_bundles(

@@ -1,4 +1,4 @@
-"""The actor's side of a stream: results are sent as they come, all that are ready in one message."""
+"""The actor's side of a stream: results are sent as they finish, all that are ready in one message."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 async def in_bunches(source: AsyncIterator[T]) -> AsyncIterator[list[T]]:
-    """Everything that `source` has yielded since the last bunch, whenever that is something.
+    """Yields everything that `source` yielded since the last bunch, whenever there is anything.
 
-    The reader of bunches wakes the source's reader never: they run side by side, and the queue between them holds at
-    most what one call was asked for.
+    The source is read concurrently, whether or not bunches are read; the queue in between holds at most one call's
+    results.
     """
     queue: asyncio.Queue[T | BaseException | None] = asyncio.Queue()
 
@@ -20,7 +20,7 @@ async def in_bunches(source: AsyncIterator[T]) -> AsyncIterator[list[T]]:
             async for item in source:
                 queue.put_nowait(item)
             queue.put_nowait(None)
-        except Exception as error:  # noqa: BLE001 - handed to the reader, which raises it
+        except Exception as error:  # noqa: BLE001 - passed to the reader, which raises it
             queue.put_nowait(error)
 
     pumping = asyncio.create_task(pump())

@@ -1,10 +1,10 @@
-"""Every wait of a run has an owner, someone waited for, and a deadline; on expiry the run says who waits for whom.
+"""Every wait of a run has an owner, a component waited for, and a deadline; on timeout the error names both.
 
     with board.wait("the run", on="engine-1", what="16 requests", deadline_s=60): ...
 
-Where a deadline passes, `WaitExpired` carries the table of all open waits and the stacks of this process and, if it
-answers, of the one waited for. `Sentinel` is the net below that: a thread that ends the process where a wait is overdue
-and nobody acted on it (the event loop itself is stuck).
+When a deadline passes, `WaitExpired` carries the table of all open waits and the stacks of this process and, if it
+answers, of the process waited for. `Sentinel` is the last resort: a thread that ends the process when a wait is overdue
+and was not handled (the event loop itself is stuck).
 """
 
 import itertools
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 
 from rlvr.errors import RlvrError
 
-OVERDUE_S = 60.0  # so long after its deadline a wait should have raised
+OVERDUE_S = 60.0  # a wait should have raised by this long after its deadline
 _MAX_STACK_LINES = 40
 
 
-class WaitExpired(RlvrError):  # noqa: N818 - what happened
-    """Somebody did not answer by their deadline; the message names who waited for whom."""
+class WaitExpired(RlvrError):  # noqa: N818 - names the event
+    """A component did not answer by its deadline; the message names it and the component that waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Wait:
 
     def __str__(self) -> str:
         return (
-            f"{self.owner} waits for {self.on} ({self.what}) since {self.waited_s:.1f} s, "
+            f"{self.owner} has waited for {self.on} ({self.what}) for {self.waited_s:.1f} s, "
             f"deadline {self.deadline_s:g} s"
         )
 
@@ -58,7 +58,7 @@ class WaitBoard:
 
     @contextmanager
     def wait(self, owner: str, *, on: str, what: str, deadline_s: float) -> Iterator[Wait]:
-        """Within it, the wait is listed."""
+        """Context in which the wait is listed."""
         number = next(self._numbers)
         self._open[number] = entry = Wait(owner=owner, on=on, what=what, deadline_s=deadline_s)
         try:
@@ -68,11 +68,11 @@ class WaitBoard:
 
     @property
     def waits(self) -> tuple[Wait, ...]:
-        """What is waited for now, the oldest first."""
+        """The open waits, oldest first."""
         return tuple(sorted(self._open.copy().values(), key=lambda wait: wait.since))
 
     def expired(self, wait: Wait, *, stacks: str = "") -> WaitExpired:
-        """The error of a wait whose deadline passed. Args: stacks: of the one waited for, where it answered."""
+        """The error of a wait whose deadline passed. Args: stacks: of the process waited for, if it answered."""
         others = "\n  ".join(str(other) for other in self.waits if other is not wait)
         lines = [f"{wait}: no answer in time"]
         if others:
@@ -83,7 +83,7 @@ class WaitBoard:
 
 
 def stacks_here() -> str:
-    """Where every thread of this process stands, innermost frames last."""
+    """The stack of every thread of this process, innermost frames last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts: list[str] = []
     for ident, frame in sys._current_frames().items():
@@ -93,7 +93,7 @@ def stacks_here() -> str:
 
 
 class Sentinel:
-    """Ends the process where a wait is `OVERDUE_S` beyond its deadline."""
+    """Ends the process when a wait is `OVERDUE_S` past its deadline."""
 
     def __init__(
         self,

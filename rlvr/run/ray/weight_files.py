@@ -1,4 +1,4 @@
-"""Weights on the node of an engine: the learner's own file where they share a node, else a copy made once a node."""
+"""Weights on an engine's node: the learner's own file if they share a node, else one copy per node."""
 
 import fcntl
 import math
@@ -20,38 +20,38 @@ from rlvr.records import Transport, WeightsRef
 from rlvr.run.step.failures import LearnerLost
 
 CHUNK_BYTES = 64 << 20
-_KEPT = 2  # versions, as the learner keeps
+_KEPT = 2  # versions, as many as the learner keeps
 _PREFIX = "rlvr-weights-copies-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSource:
-    """Who has the file: the learner's actor, and the node it is on."""
+    """The owner of the file: the learner's actor, and its node."""
 
     actor: Any
     node_id: str
 
 
 class WeightFiles:
-    """Finds or makes the local file of a version. Engines of one node and learner share a folder of copies:
+    """Finds or copies the local file of a version. Engines of one node and learner share a folder of copies:
 
     <place>/rlvr-weights-copies-<random part of the learner's folder>/{v<version>.safetensors, base.safetensors}
 
-    It is this user's and closed to all others; what somebody else put in its place is refused, and no link is followed.
-    Each engine holds a shared lock on the folder. Whoever closes last removes it; where engines were killed, their
-    watchdogs do, and the next engine of the node where those were killed too.
+    It belongs to this user and is closed to all others; a folder that someone else put in its place is refused, and no
+    link is followed. Each engine holds a shared lock on the folder, and the last to close removes it; if engines were
+    killed, their watchdogs do, and if those were killed too, the next engine of the node.
     """
 
     def __init__(self, place: Path | None = None) -> None:
-        """Args: place: where copies are made; None: what `weights_file.place_for` says."""
+        """Args: place: folder for the copies; None: the one that `weights_file.place_for` chooses."""
         self._place = place
         self._folder: Path | None = None
         self._held = -1
 
     def here(self, ref: WeightsRef, source: WeightSource) -> WeightsRef:
-        """The same reference with a path on this node. Waits for the copy; blocks, so call it in a thread.
+        """The reference with a path on this node. Waits for the copy; blocks, so call it in a thread.
 
-        Raises: LearnerLost when the learner that has the file is gone, ConfigError or OSError when there is no room.
+        Raises: LearnerLost when the learner that holds the file is gone, ConfigError or OSError when there is no room.
         """
         if ref.base is not None:
             ref = replace(ref, base=self.here(ref.base, source))
@@ -60,7 +60,7 @@ class WeightFiles:
         if ray.get_runtime_context().get_node_id() == source.node_id:
             return ref
         path = Path(ref.uri)
-        is_base = path.stem == "base"  # it stays, where versions come and go
+        is_base = path.stem == "base"  # kept, unlike the versions
         num_bytes = _size(ref) * (1 if is_base else _KEPT + 1)
         folder = self._shared_folder(path.parent.name, num_bytes=num_bytes)
         target = folder / path.name
@@ -71,7 +71,7 @@ class WeightFiles:
         return replace(ref, uri=str(target))
 
     def close(self) -> None:
-        """Lets go of the copies; without another user they are removed. Safe to call twice."""
+        """Releases the copies; the last user removes them. Safe to call twice."""
         folder, self._folder = self._folder, None
         if folder is not None:
             os.close(self._held)
@@ -79,9 +79,9 @@ class WeightFiles:
             watchdog.forget(folder)
 
     def _shared_folder(self, name: str, *, num_bytes: int) -> Path:
-        """Args: name: of the learner's folder, which the system made with a random part.
+        """The locked folder of copies. Args: name: of the learner's folder, with the random part that the system chose.
 
-        Raises: RolloutError when something that is not ours stands there.
+        Raises: RolloutError when something that is not ours is there.
         """
         mark = _PREFIX + name.rpartition("-")[2]
         if self._folder is None or self._folder.name != mark:
@@ -98,9 +98,9 @@ class WeightFiles:
 
 
 def _hold(folder: Path) -> int:
-    """Makes a folder that only this user can enter, and returns a descriptor with a shared lock on it.
+    """Creates a folder that only this user can enter, and returns a descriptor with a shared lock on it.
 
-    Another engine may remove the folder between the two; then it is made again. Raises: RolloutError.
+    Another engine may remove the folder in between; then it is created again. Raises: RolloutError.
     """
     while True:
         with suppress(FileExistsError):
@@ -110,15 +110,15 @@ def _hold(folder: Path) -> int:
             if not os.path.lexists(folder):
                 continue
             raise RolloutError(
-                f"{folder}, where copies of weights would go, is a link, no folder, or another user's; remove it, or "
-                f"set {FOLDER_VARIABLE} on this node to a folder of your own"
+                f"{folder}, the folder for copies of weights, is a link, not a folder, or another user's; remove it "
+                f"or set {FOLDER_VARIABLE} on this node to a folder of your own"
             )
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         mine = os.fstat(descriptor)
         if mine.st_mode & 0o077:
             os.close(descriptor)
             raise RolloutError(
-                f"{folder}, where copies of weights would go, can be entered by others; remove it"
+                f"{folder}, the folder for copies of weights, can be entered by others; remove it"
             )
         if os.path.lexists(folder) and folder.lstat().st_ino == mine.st_ino:
             return descriptor
@@ -127,7 +127,7 @@ def _hold(folder: Path) -> int:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process of this node at a time."""
+    """Context that one process of this node can enter at a time."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -138,7 +138,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _size(ref: WeightsRef) -> int:
-    """Bytes of the tensors."""
+    """Size of the tensors in bytes."""
     width = getattr(torch, ref.dtype).itemsize
     return sum(math.prod(entry.shape) for entry in ref.manifest) * width
 
@@ -155,7 +155,7 @@ def _fetch(ref: WeightsRef, source: WeightSource, target: Path) -> None:
         raise
     except ray_errors.RayError as error:
         raise LearnerLost(
-            f"the learner was gone before the weights of version {ref.policy_version} were fetched: {error}"
+            f"the learner died before the weights of version {ref.policy_version} were fetched: {error}"
         ) from error
     finally:
         draft.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def _prune(folder: Path, *, kept: int) -> None:
 
 
 def read_chunks(path: str, chunk_bytes: int) -> Iterator[bytes]:
-    """The bytes of a file in portions."""
+    """The bytes of a file in chunks."""
     with open(path, "rb") as file:
         while chunk := file.read(chunk_bytes):
             yield chunk

@@ -1,4 +1,4 @@
-"""Everything that a run leaves behind, and how it is found again on resume.
+"""Writes everything that a run leaves behind, and reads it again on resume.
 
 Comes in:   steps, groups, evaluations, events, checkpoints.
 Goes out:   the run directory: recipe, metrics, events, ledger, rollouts, checkpoints; console lines; sinks.

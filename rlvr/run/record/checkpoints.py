@@ -1,10 +1,10 @@
-"""Checkpoints: written under another name, sealed with the digests of their files, renamed at the end.
+"""Checkpoints: written under a temporary name, sealed with the digests of their files, then renamed.
 
-    checkpoints/step_12/   config.json, model.safetensors, tokenizer files      transformers loads it as it is
-                           adapter/                                            of a LoRA run, in peft's format
+    checkpoints/step_12/   config.json, model.safetensors, tokenizer files      loadable by transformers
+                           adapter/                                            for a LoRA run, in peft's format
                            optimizer.pt, learner.json
                            run_state.json         data position, lineage, digests of the inputs
-                           run_recipe.yaml        the run's recipe.yaml when it was written
+                           run_recipe.yaml        a copy of the run's recipe.yaml at that time
                            complete.json          size and SHA-256 of every file (`rlvr.storage.sealed_folders`)
 
 A crash while writing leaves `step_12.PID.tmp`, which nothing reads and the next resume removes.
@@ -28,22 +28,22 @@ from rlvr.storage import atomic_files, sealed_folders
 RUN_STATE = "run_state.json"
 RUN_RECIPE = "run_recipe.yaml"
 NOT_FOR_INFERENCE = ("optimizer.pt",)
-_FULL_BYTES = 32 << 20  # torch does not say of a full disk that it is one
+_FULL_BYTES = 32 << 20  # torch does not report a full disk as such
 _REQUIRED = ("elapsed_s", "stream", "governor")
 
 
 def write_checkpoint(
     folder: Path, *, learner: Learner, run_state: Mapping[str, Any], recipe: str = ""
 ) -> None:
-    """Writes `folder` atomically; an older one of the same step is replaced.
+    """Writes `folder` atomically; an older checkpoint of the same step is replaced.
 
     Args:
-        run_state: step, data position and what else the run needs to go on; JSON-able.
+        run_state: step, data position and everything else that a resume needs; JSON-able.
         recipe: the text of the run's recipe.yaml.
 
-    Raises: CheckpointError when the disk refuses, with the space that is left; nothing of the checkpoint stays then.
+    Raises: CheckpointError when it cannot be written, with the free space; no partial checkpoint is left.
     """
-    # A name of this process: a learner that outlived its driver may still be writing under the driver's.
+    # The name contains our process id: a learner that outlived its driver may still write under the driver's id.
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,13 +64,13 @@ def write_checkpoint(
         OSError,
         RuntimeError,
         SafetensorError,
-    ) as error:  # torch and safetensors have their own
+    ) as error:  # torch and safetensors raise their own types
         place = folder.parent
         if not place.is_dir():
             raise CheckpointError(
                 f"checkpoint {folder} could not be written: the folder {str(place)!r} is gone"
             ) from error
-        free = shutil.disk_usage(place).free  # before room is made
+        free = shutil.disk_usage(place).free  # before the draft is removed
         shutil.rmtree(temporary, ignore_errors=True)
         why = f"the disk is full: {error}" if free < _FULL_BYTES else str(error)
         raise CheckpointError(
@@ -79,7 +79,7 @@ def write_checkpoint(
 
 
 def read_run_state(folder: Path) -> dict[str, Any]:
-    """The `run_state` of a whole checkpoint. Raises CheckpointError."""
+    """The `run_state` of a complete checkpoint. Raises CheckpointError."""
     try:
         state = json.loads((folder / RUN_STATE).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -89,17 +89,17 @@ def read_run_state(folder: Path) -> dict[str, Any]:
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
         raise CheckpointError(
-            f"checkpoint {folder}: {RUN_STATE} is damaged, it lacks {', '.join(missing)}; go on from an older one with "
-            "--resume --checkpoint step_N"
+            f"checkpoint {folder}: {RUN_STATE} is damaged, it lacks {', '.join(missing)}; continue from an older one "
+            "with --resume --checkpoint step_N"
         )
     return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenCheckpoint:
-    """A whole checkpoint, and what was passed over because it is damaged or newer, one line each.
+    """An intact checkpoint, and the damaged or newer ones that were skipped, one line each.
 
-    has_digests: False for one of an older version, which could not be checked.
+    has_digests: False for a checkpoint of an older version, which could not be checked.
     """
 
     step: int
@@ -111,13 +111,13 @@ class ChosenCheckpoint:
 def choose_checkpoint(
     directory: RunDirectory, *, name: str = "", ignoring: Collection[str] = ()
 ) -> ChosenCheckpoint | None:
-    """The newest whole checkpoint, or the one of that name; None where the run saved none.
+    """The newest intact checkpoint, or the one with that name; None when the run saved none.
 
-    Every file of it is compared with its digest, but for those in `ignoring`.
+    Every file is compared with its digest, except those in `ignoring`.
 
-    Args: name: `step_12` or `12`; "" for the newest that is whole.
+    Args: name: `step_12` or `12`; "" for the newest intact one.
 
-    Raises: CheckpointError when none is whole, or the one that is named is damaged or not there.
+    Raises: CheckpointError when none is intact, or the named one is damaged or missing.
     """
     folders = directory.step_folders()
     if name:
@@ -139,8 +139,10 @@ def choose_checkpoint(
     if not passed:
         return None
     way_out = (
-        "leave --checkpoint out to take the newest whole one"
+        "omit --checkpoint to use the newest intact one"
         if name
         else "restore a file from a copy, or start a new run with another --run-dir"
     )
-    raise CheckpointError("\n  ".join([*passed, f"no checkpoint is left to go on from; {way_out}"]))
+    raise CheckpointError(
+        "\n  ".join([*passed, f"no checkpoint is left to continue from; {way_out}"])
+    )

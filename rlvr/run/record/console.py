@@ -1,4 +1,4 @@
-"""What a person sees of a run: plain lines that also read well in a log file, coloured on a terminal."""
+"""The console output of a run: plain lines that also read well in a log file, coloured on a terminal."""
 
 import math
 import re
@@ -20,12 +20,12 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 _STATUS_STYLE = {
     Status.PASS: "bold green", Status.FAIL: "bold red", Status.UNPARSED: "bold yellow", Status.ERROR: "bold magenta",
 }  # fmt: skip
-_MAX_SHOWN = 800  # characters of a completion in a sample
+_MAX_SHOWN = 800  # characters of a completion
 _RECENT_STEPS = 20
 
 
 class EvaluationLike(Protocol):
-    """What is shown of an evaluation; `metrics` holds `eval/<name>/pass@1` or another headline."""
+    """The parts of an evaluation that are shown; `metrics` holds `eval/<name>/pass@1` or another headline."""
 
     @property
     def name(self) -> str: ...
@@ -42,13 +42,13 @@ class EvaluationLike(Protocol):
 
 
 class Console:
-    """Shows a run. Nothing that a model or a file wrote is read as markup or reaches the terminal as control codes.
+    """Shows a run. Text from models and files is never read as markup, and its control codes are removed.
 
     Args:
-        file: where to write; None is standard output.
+        file: where to write; None for standard output.
         width: columns; None asks the terminal.
         is_terminal: whether `file` is a terminal; None asks it.
-        is_steady: goes on when it cannot be written: what is shown then goes to a file in the run directory.
+        is_steady: continues when the output cannot be written; lines then go to a file in the run directory.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Console:
         rows: Sequence[tuple[str, ...]],
         num_steps: int = 0,
     ) -> None:
-        """The banner. rows: (quantity, value, how computed). num_steps: 0 = not known, then no time left is shown."""
+        """The banner. rows: (quantity, value, how computed). num_steps: 0 when unknown; no time left is shown then."""
         self._num_steps = num_steps
         self._run_dir = str(run_dir)
         self._output.log = Path(run_dir) / LOG_FILE
@@ -101,15 +101,15 @@ class Console:
         self._rows(rows)
 
     def note(self, text: str) -> None:
-        """One remark."""
+        """Prints one line."""
         self._line((text, "dim"))
 
     def warning(self, text: str) -> None:
-        """One line that asks a person to act."""
+        """One line that asks the user to act."""
         self._line((text, "bold yellow"))
 
     def cold_start(self, step: int, num_steps: int, loss: float) -> None:
-        """The progress of the cold start: its first step, each tenth part, and the last."""
+        """The progress of the cold start: its first step, each tenth, and the last."""
         every = max(1, num_steps // 10)
         if step in (1, num_steps) or step % every == 0:
             width = len(str(num_steps))
@@ -120,10 +120,10 @@ class Console:
             )
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line: reward with its recent course, length, speed, time, time left."""
+        """One line: reward with its recent trend, length, speed, time, time left."""
         reward = metrics.get("reward/mean")
         if reward is not None and not math.isfinite(reward):
-            reward = None  # nothing could be judged
+            reward = None  # no rollout could be judged
         trend = ""
         if reward is not None:
             trend = " " + _arrow(reward, self._rewards, is_ascii=self._is_ascii)
@@ -160,8 +160,8 @@ class Console:
             )
         self._line(*cells)
 
-    def sample(self, step: int, prompt_text: str, rollout: Rollout) -> None:
-        """One rollout as it was judged: the prompt's end, the completion, the verdicts with their reasons."""
+    def rollout(self, step: int, prompt_text: str, rollout: Rollout) -> None:
+        """One rollout with its verdicts: the prompt's end, the completion, the verdicts and their reasons."""
         body = Text()
         body.append(_tail(_clean(prompt_text).strip(), 300), style="dim")
         body.append("\n")
@@ -218,7 +218,7 @@ class Console:
         self._line(*cells)
 
     def finish(self) -> None:
-        """The end: for each evaluation its course over the steps, and where the run is."""
+        """The end of the run: each evaluation over the steps, and the run directory."""
         self.activity.end()
         self._line(("", ""))
         for name, curve in self._curves.items():
@@ -272,7 +272,7 @@ class Console:
 
 
 def _clean(text: str) -> str:
-    """The text without control codes, which could move the cursor or recolour a person's terminal."""
+    """The text without control codes, which could move the cursor or recolour the terminal."""
     return _CONTROL.sub("", text)
 
 
@@ -281,7 +281,7 @@ def _tail(text: str, limit: int) -> str:
 
 
 def _arrow(value: float, before: Sequence[float], *, is_ascii: bool) -> str:
-    """Whether the reward lies above, below or near the mean of the steps before."""
+    """An arrow: the reward is above, below or near the mean of the previous steps."""
     if not before:
         return " "
     change = value - sum(before) / len(before)

@@ -1,4 +1,4 @@
-"""The run directory: made once, found again on resume, with the path of every file in it."""
+"""The run directory: creates it, reopens it on resume, and gives the path of every file in it."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ class RunDirectory:
         """A fresh run directory; None makes `runs/<recipe name>/<start time>` and `runs/latest`.
 
         Raises:
-            ConfigError: there is a run already, or the place cannot be written.
+            ConfigError: it already holds a run, or cannot be written.
         """
         if path is not None:
             return cls._make(_usable(path))
@@ -55,7 +55,7 @@ class RunDirectory:
                 chosen = home / f"{stamp}-{number}"
             except OSError as error:
                 raise ConfigError(
-                    f"run directory {str(chosen)!r} cannot be made: {error.strerror or error}; choose a "
+                    f"run directory {str(chosen)!r} cannot be created: {error.strerror or error}; choose a "
                     "writable place with --run-dir"
                 ) from error
         made = cls._make(chosen)
@@ -82,16 +82,16 @@ class RunDirectory:
         return made
 
     def require_unused(self) -> None:
-        """Raises ConfigError when there is more here than a run leaves that ended before it wrote its recipe."""
+        """Raises ConfigError when the folder holds more than the leftovers of a run that never wrote its recipe."""
         if not self.path.is_dir() or all(_is_trace(entry) for entry in self.path.iterdir()):
             return
         if self.recipe.is_file():
             raise ConfigError(
-                f"run directory {str(self.path)!r} exists and is not empty; add --resume to go on with "
+                f"run directory {str(self.path)!r} exists and is not empty; add --resume to continue "
                 "that run, or choose another --run-dir"
             )
         raise ConfigError(
-            f"folder {str(self.path)!r} is not empty, and no run is in it; choose another --run-dir"
+            f"folder {str(self.path)!r} is not empty and holds no run; choose another --run-dir"
         )
 
     @classmethod
@@ -99,16 +99,16 @@ class RunDirectory:
         """The directory of an earlier run, for --resume, report and eval.
 
         Raises:
-            ConfigError: no run is there.
+            ConfigError: it holds no run.
         """
         found = cls(Path(path).expanduser())
         is_begun = found.recipe.is_file() or bool(found.complete_checkpoints())
-        # a run that was killed before it wrote its recipe leaves both folders, and nothing in them
+        # a run killed before it wrote its recipe leaves both folders empty
         if not is_begun and not (found.rollouts.is_dir() and found.checkpoints.is_dir()):
             state = "has no recipe.yaml" if found.path.is_dir() else "does not exist"
             raise ConfigError(
                 f"run directory {str(found.path)!r} {state}; there is no run to resume. "
-                "Name the folder that an earlier `rlvr train` left, or start a run without --resume"
+                "Name the run directory of an earlier `rlvr train`, or start a run without --resume"
             )
         try:
             found.rollouts.mkdir(exist_ok=True)
@@ -126,17 +126,17 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a step."""
+        """One JSON object per step."""
         return self.path / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        """Starts, stops, faults, alarms, decisions."""
+        """Starts, stops, faults, alarms and decisions, as JSON lines."""
         return self.path / "events.jsonl"
 
     @property
     def ledger(self) -> Path:
-        """What became of each prompt."""
+        """The outcome of each prompt."""
         return self.path / "ledger.sqlite"
 
     @property
@@ -170,14 +170,14 @@ class RunDirectory:
         return sorted(found)
 
     def complete_checkpoints(self) -> list[tuple[int, Path]]:
-        """Those that hold their marker, as (step, folder), oldest first; their files were not read."""
+        """Checkpoints that have their marker, as (step, folder), oldest first; their files are not checked."""
         return [pair for pair in self.step_folders() if (pair[1] / sealed_folders.MARKER).is_file()]
 
     def set_aside_after(self, step: int) -> list[Path]:
         """Renames the checkpoints of later steps to `step_N.aside`, and returns their new paths.
 
-        A run that goes on from `step` writes its own; the old ones go when it has saved one of a later step. Unfinished
-        ones are removed. Raises CheckpointError.
+        A run that continues from `step` writes its own; the old ones are removed once it has saved a later step.
+        Unfinished ones are removed now. Raises CheckpointError.
         """
         moved: list[Path] = []
         try:
@@ -194,23 +194,23 @@ class RunDirectory:
             ) from error
         return moved
 
-    def way_on(self, how: str = "stopped") -> str:
-        """The newest checkpoint and the command to go on from it: the last line of a run that was stopped.
+    def resume_hint(self, how: str = "stopped") -> str:
+        """The newest checkpoint and the command to resume: the last line of a run that was stopped.
 
-        Args: how: it was stopped; the beginning of the line.
+        Args: how: how it was stopped; begins the line.
         """
         found = self.complete_checkpoints()
         where = (
             f"the newest checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
         )
         command = ["rlvr", "train", str(self.recipe), "--run-dir", str(self.path), "--resume"]
-        return f"{how}; {where}; go on with: {shlex.join(command)}"
+        return f"{how}; {where}; continue with: {shlex.join(command)}"
 
     def prune_checkpoints(self, keep: int) -> list[Path]:
-        """The folders removed, so that only the newest `keep` complete checkpoints stay.
+        """Removes all but the newest `keep` complete checkpoints; returns the removed folders.
 
-        Torn ones, and ones that were set aside, go when a newer one is complete. A folder loses its marker first, so
-        that a crash in between never leaves half a checkpoint that looks complete.
+        Incomplete ones, and ones set aside, are removed once a newer one is complete. The marker is deleted first, so
+        that a crash never leaves a partial checkpoint that looks complete.
         """
         if keep < 1:
             raise ValueError(
@@ -236,7 +236,7 @@ class RunDirectory:
 
 
 def _usable(path: Path | str) -> Path:
-    """The path, where a folder is or can be. Raises ConfigError that says what else is there."""
+    """The path, if a folder is or can be there; else raises ConfigError, which says what is there."""
     found = Path(path).expanduser()
     kind = "a file" if is_file(found) else "" if is_folder(found) else other_kind(found)
     if kind:
@@ -246,28 +246,28 @@ def _usable(path: Path | str) -> Path:
 
 
 def _is_trace(entry: Path) -> bool:
-    """Whether a run that never got as far as its recipe left it."""
+    """Whether the entry was left by a run that never wrote its recipe."""
     if entry.name in ("rollouts", "checkpoints"):
         return entry.is_dir() and not any(entry.iterdir())
     return entry.name == LOCK_FILE
 
 
 def _point_latest(home: Path, target: Path) -> None:
-    """Sets `runs/latest` in one rename, so that no reader ever finds it missing."""
+    """Sets `runs/latest` in one rename, so that it is never missing."""
     link, fresh = home / "latest", home / f".latest-{os.getpid()}"
     try:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target.relative_to(home), target_is_directory=True)
         os.replace(fresh, link)
-    except OSError as error:  # a convenience only; some file systems have no links
+    except OSError as error:  # only a convenience; some file systems have no links
         logger.warning("could not set %s: %s", link, error)
         fresh.unlink(missing_ok=True)
 
 
 def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunDirectory:
-    """A fresh run directory, or with `resume` the one of an earlier run (default `runs/latest`).
+    """A fresh run directory, or with `resume` that of an earlier run (default `runs/latest`).
 
-    Raises: ConfigError when it exists already, cannot be written, or is not there to resume.
+    Raises: ConfigError when it exists already, cannot be written, or is missing on resume.
     """
     if not resume:
         return RunDirectory.create(path, recipe_name)
@@ -277,7 +277,7 @@ def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunD
 
 
 def _remove_drafts(folder: Path) -> None:
-    """Removes what a process that was killed had begun to write in the place of another file."""
+    """Removes partial files that a killed process was writing."""
     for name in ("recipe.yaml", "metrics.jsonl", "events.jsonl", "reference"):
         for draft in folder.glob(f"{name}.*.tmp"):
             if draft.is_dir():
@@ -287,7 +287,7 @@ def _remove_drafts(folder: Path) -> None:
 
 
 def _without_links(path: Path) -> Path:
-    """The folder itself: `runs/latest` points elsewhere as soon as another run starts."""
+    """The path without links: `runs/latest` points elsewhere as soon as another run starts."""
     real = path.expanduser().resolve()
     if not path.is_symlink():
         return path
@@ -298,14 +298,14 @@ def _without_links(path: Path) -> Path:
 def locked_directory(
     path: Path | None, *, recipe_name: str, resume: bool
 ) -> Iterator[RunDirectory]:
-    """Within it, the directory of `open_directory` is written by this process alone.
+    """Context in which only this process writes in the directory of `open_directory`.
 
-    Raises: ConfigError as `open_directory`, and when another process writes there.
+    Raises: ConfigError, as `open_directory` does, and when another process writes there.
     """
     directory = open_directory(path, recipe_name=recipe_name, resume=resume)
     with lock_directory(directory.path) as lock:
         if resume:
             _remove_drafts(directory.path)
         else:
-            directory.require_unused()  # a run may have begun and ended there in between
+            directory.require_unused()  # another run may have started and ended there meanwhile
         yield replace(directory, lock=lock)

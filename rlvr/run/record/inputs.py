@@ -1,14 +1,14 @@
-"""Digests of what a run learns from: the rows of its data and the code of its verifiers.
+"""Digests of a run's inputs: the rows of its data and the code of its verifiers.
 
-They are kept in each checkpoint and in the `inputs` event, and compared when the run goes on:
+They are kept in each checkpoint and in the `inputs` event, and compared on resume:
 
-    a source                                the content of its rows, so another file with the same rows is the same data
+    a source                                the content of its rows; another file with the same rows is the same data
     an endless source                       its first draws
     a verifier in a file of its own         its version and the file
     a verifier in an importable module      its version and the sources of the module or package
     an installed verifier                   its version and that of its package
 
-What a verifier imports is not looked into.
+A verifier's imports are not covered.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ _OURS = "rlvr"
 
 
 def input_digests(recipe: Recipe, *, opener: SourceOpener | None = None) -> dict[str, str]:
-    """A digest by input: `data.train.0 (rows.jsonl)`, `verifier checks.py:lottery`.
+    """The digest of each input: `data.train.0 (rows.jsonl)`, `verifier checks.py:lottery`.
 
-    Args: opener: holds sources that are open already; all else is read.
+    Args: opener: holds sources that are already open; all others are read.
     """
     found: dict[str, str] = {}
     opener = opener or SourceOpener(recipe.data, seed=recipe.seed)
@@ -57,7 +57,7 @@ def require_same_inputs(
 ) -> dict[str, str]:
     """What differs, as "stored -> now" by input.
 
-    Raises: ConfigError when something does and `may_differ` is False.
+    Raises: ConfigError when something differs and `may_differ` is False.
     """
     changed = {
         key: f"{stored[key]} -> {now[key]}"
@@ -66,8 +66,8 @@ def require_same_inputs(
     }
     if changed and not may_differ:
         raise ConfigError(
-            f"{run} cannot go on: what it learns from has changed since it was started. Restore it, start a new run, "
-            "or go on all the same with --allow-changed-inputs. Different:\n  "
+            f"{run} cannot be resumed: its data or verifiers have changed since it started. Restore them, start a new "
+            "run, or continue anyway with --allow-changed-inputs. Different:\n  "
             + "\n  ".join(f"{key}: {how}" for key, how in changed.items())
         )
     return changed
@@ -100,7 +100,7 @@ def _verifier_digest(name: str) -> str:
 
 
 def _package(name: str) -> str:
-    """Name and version of the package that registers the verifier; "" for one that no package does."""
+    """Name and version of the package that registers the verifier; "" if no package registers it."""
     for point in entry_points(group=VERIFIERS, name=name):
         return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
     return ""

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics and events as JSON Lines, rollouts as Parquet."""
+"""The files that a run appends to: metrics and events as JSON Lines, rollouts as Parquet."""
 
 import json
 import math
@@ -14,18 +14,18 @@ from rlvr.records import Group, Json, Role, Rollout, Verdict
 from rlvr.run.step.shaping import Shaped
 from rlvr.storage import atomic_files
 
-MAX_REFERENCE_CHARACTERS = 2_000  # references of code can be megabytes of tests
+MAX_REFERENCE_CHARACTERS = 2_000  # references of code problems can hold megabytes of tests
 
 
 def repair_lines(path: Path, *, last_step: int | None = None) -> int:
-    """How many lines were cut: a torn last line, other lines that are no object, rows beyond `last_step`.
+    """Removes a torn last line, lines that are not an object, and rows beyond `last_step`; returns their number.
 
-    The file is rewritten beside itself and renamed, so a crash leaves the one or the other whole. Raises StorageError.
+    The new file is written next to the old one and renamed, so a crash leaves one of them intact. Raises StorageError.
     """
     try:
         if not path.exists():
             return 0
-        # Not splitlines(): it also splits at separators that JSON leaves bare inside a string.
+        # Not splitlines(): it also splits at separators that JSON allows unescaped in a string.
         lines = [line for line in path.read_bytes().split(b"\n") if line]
         kept = [line for line in lines if _is_kept(line, last_step)]
         text = "".join(line.decode("utf-8", errors="replace") + "\n" for line in kept)
@@ -36,7 +36,7 @@ def repair_lines(path: Path, *, last_step: int | None = None) -> int:
 
 
 def read_line(line: bytes) -> dict[str, Json] | None:
-    """The object of a line; None where it holds none. A step that is no number makes it none."""
+    """The object in a line; None when it holds none or its step is not a number."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -58,7 +58,7 @@ def _unusable(path: Path, error: OSError) -> StorageError:
 
 
 class _LinesFile:
-    """Appends JSON objects, one a line, each flushed."""
+    """Appends JSON objects, one per line, each flushed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,7 +74,7 @@ class _LinesFile:
             raise _unusable(self._path, error) from error
 
     def flush(self) -> None:
-        """Has the disk hold every line. Raises StorageError."""
+        """Syncs every line to disk. Raises StorageError."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -90,7 +90,7 @@ class _LinesFile:
             self._file = self._opened()
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing. Raises StorageError when what is left cannot be written."""
+        """Closes the file; a second call does nothing. Raises StorageError when buffered lines cannot be written."""
         try:
             self._file.close()
         except OSError as error:
@@ -104,9 +104,9 @@ class _LinesFile:
 
 
 class MetricsFile:
-    """metrics.jsonl: one object a step, `{"step", "time_s", "<area>/<name>": number, ...}`.
+    """metrics.jsonl: one object per step, `{"step", "time_s", "<area>/<name>": number, ...}`.
 
-    A number that is not finite becomes null and is counted in `num_nonfinite`, because JSON has no NaN.
+    A non-finite number becomes null and is counted in `num_nonfinite`, because JSON has no NaN.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +114,7 @@ class MetricsFile:
         self.num_nonfinite = 0
 
     def write(self, step: int, *, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Appends the row of a step. time_s: seconds since the run began, over all its resumptions."""
+        """Appends the row of a step. time_s: seconds since the run began, summed over resumptions."""
         row: dict[str, Json] = {"step": step, "time_s": round(time_s, 3)}
         for name, value in metrics.items():
             is_finite = math.isfinite(value)
@@ -123,11 +123,11 @@ class MetricsFile:
         self._lines.append(row)
 
     def truncate_after(self, step: int) -> int:
-        """How many rows were cut: those beyond `step`, and a torn last line."""
+        """Removes the rows beyond `step` and a torn last line; returns their number."""
         return self._lines.truncate_after(step)
 
     def flush(self) -> None:
-        """Has the disk hold every line."""
+        """Syncs every line to disk."""
         self._lines.flush()
 
     def close(self) -> None:
@@ -136,19 +136,19 @@ class MetricsFile:
 
 
 class EventsFile:
-    """events.jsonl: `{"time", "kind", ...}`; time is UTC. Nothing is ever cut but a torn last line."""
+    """events.jsonl: `{"time", "kind", ...}`; time is UTC. Only a torn last line is ever removed."""
 
     def __init__(self, path: Path) -> None:
         repair_lines(path)
         self._lines = _LinesFile(path)
 
     def write(self, kind: str, **fields: Json) -> None:
-        """Appends one event. Keys that a field may not have: time, kind."""
+        """Appends one event. Fields may not be named time or kind."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._lines.append({"time": now, "kind": kind, **_finite(fields)})
 
     def flush(self) -> None:
-        """Has the disk hold every line."""
+        """Syncs every line to disk."""
         self._lines.flush()
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class EventsFile:
 class RolloutWriter:
     """rollouts/step_000012.parquet (training) and rollouts/step_000012.eval-NAME.parquet (evaluation).
 
-    A file is written under another name and renamed, so every `*.parquet` there is whole. Errors are StorageErrors.
+    A file is written under a temporary name and renamed, so every `*.parquet` is complete. Errors are StorageErrors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,11 +179,11 @@ class RolloutWriter:
         shaped: Mapping[str, Shaped] | None = None,
         purpose: str = "train",
     ) -> Path:
-        """The file written, one row a rollout.
+        """Writes a file with one row per rollout; returns its path.
 
         Args:
-            prompt_texts: the text that the policy was shown, by prompt id.
-            shaped: what became of the rewards, by completion id; in training, of every judged rollout.
+            prompt_texts: the prompt text as the policy saw it, by prompt id.
+            shaped: the shaped rewards by completion id; in training, for every judged rollout.
             purpose: "train" or "eval:<name>".
         """
         import pyarrow as pa
@@ -214,7 +214,7 @@ class RolloutWriter:
         return path
 
     def flush(self) -> None:
-        """Has the disk hold every file written so far."""
+        """Syncs every file written so far to disk."""
         try:
             for path in self._unflushed:
                 atomic_files.flush(path)
@@ -224,7 +224,7 @@ class RolloutWriter:
         self._unflushed = []
 
     def truncate_after(self, step: int) -> int:
-        """How many files were removed: those of later steps, and unfinished ones."""
+        """Removes the files of later steps and unfinished ones; returns their number."""
         num_removed = 0
         try:
             for path in self._folder.iterdir():
@@ -243,7 +243,7 @@ class RolloutWriter:
 
 
 def rollout_step(path: Path) -> int | None:
-    """The step of a file of rollouts; None for another file."""
+    """The step of a rollout file; None for other files."""
     found = re.match(r"step_(\d+)\.", path.name)
     return int(found[1]) if found else None
 
@@ -294,7 +294,7 @@ def _rollout_row(
 
 
 def _reference_text(reference: Json) -> str:
-    """Text as it is, any other value as JSON; of a long one the beginning, because every row of a group repeats it."""
+    """Text unchanged, other values as JSON; long ones are cut, because every row of a group repeats them."""
     text = (
         reference
         if isinstance(reference, str)
@@ -321,7 +321,7 @@ def _verdict_json(check: str, verdict: Verdict, role: Role | None) -> dict[str, 
 
 
 def _schema(pa: Any) -> Any:
-    """Fixed, so that a file without verdicts or with empty lists has the same columns as any other."""
+    """A fixed schema, so that a file without verdicts or with empty lists has the same columns."""
     ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
     text = pa.string()
     return pa.schema(
@@ -339,7 +339,7 @@ def _schema(pa: Any) -> Any:
 
 
 def _finite(value: Json) -> Json:
-    """The value with None in place of numbers that JSON cannot write."""
+    """The value with non-finite numbers replaced by None, because JSON cannot hold them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

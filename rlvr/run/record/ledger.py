@@ -1,7 +1,7 @@
-"""What became of each issued prompt: issued -> completed -> trained, or dropped with a reason.
+"""The state of each issued prompt: issued -> completed -> trained, or dropped with a reason.
 
-The issue index comes from the prompt stream. Changes are committed once a step, together with the
-step that they belong to; a crash before the commit leaves the ledger at the step before.
+The issue index comes from the prompt stream. Changes are committed once per step, together with
+their step; a crash before the commit leaves the ledger at the previous step.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from rlvr.errors import RlvrError, StorageError
 
 
 class IssueState(StrEnum):
-    """Where an issued prompt stands."""
+    """The state of an issued prompt."""
 
     ISSUED = "issued"
     COMPLETED = "completed"
@@ -44,7 +44,7 @@ _SETTLED = (IssueState.TRAINED, IssueState.DROPPED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """The prompts that were trained or dropped up to a step, and a digest of which and how."""
+    """The numbers of prompts trained and dropped up to a step, and a digest of these records."""
 
     trained: int
     dropped: int
@@ -58,7 +58,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Opens or makes the ledger. Raises StorageError when the file is no ledger or cannot be opened."""
+        """Opens or creates the ledger. Raises StorageError when the file is not a ledger or cannot be opened."""
         self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level="DEFERRED")
@@ -75,9 +75,9 @@ class Ledger:
     def issue(
         self, issue_index: int, *, prompt_id: str, group_id: str, issued_version: int
     ) -> None:
-        """Notes that a prompt was handed out. Raises RlvrError when the index was issued before."""
+        """Records that a prompt was handed out. Raises RlvrError when the index was issued before."""
         try:
-            with self._told():
+            with self._as_storage_errors():
                 self._db.execute(
                     "INSERT INTO issues (issue_index, prompt_id, group_id, issued_version, state) "
                     "VALUES (?, ?, ?, ?, ?)",
@@ -85,44 +85,44 @@ class Ledger:
                 )
         except sqlite3.IntegrityError as error:
             raise RlvrError(
-                f"ledger: issue {issue_index} ({prompt_id!r}) was issued before; the data position "
+                f"ledger: issue {issue_index} ({prompt_id!r}) was already issued; the data position "
                 "and the ledger disagree"
             ) from error
 
     def complete(self, issue_index: int) -> None:
-        """Notes that all its completions were judged."""
+        """Records that all its completions were judged."""
         self._move(issue_index, IssueState.COMPLETED, allowed=(IssueState.ISSUED,))
 
     def trained(self, issue_indices: Iterable[int], *, step: int) -> None:
-        """Notes that the groups were part of the update of `step`. Raises RlvrError for a second time."""
+        """Records that the groups were part of the update of `step`. Raises RlvrError when one was already."""
         for issue_index in issue_indices:
             self._move(issue_index, IssueState.TRAINED, allowed=(IssueState.COMPLETED,), step=step)
 
     def drop(self, issue_index: int, *, reason: str, step: int) -> None:
-        """Notes that the group was left out while `step` was prepared, and why."""
+        """Records that the group was left out of `step`, and why."""
         before = (IssueState.ISSUED, IssueState.COMPLETED)
         self._move(issue_index, IssueState.DROPPED, allowed=before, step=step, reason=reason)
 
     def commit(self) -> None:
-        """Makes all changes since the last commit outlast this process; once a step."""
-        with self._told():
+        """Commits all changes; called once per step."""
+        with self._as_storage_errors():
             self._db.commit()
 
     def flush(self) -> None:
-        """Commits, and has the disk hold it all; once a checkpoint."""
-        with self._told():
+        """Commits and syncs to disk; called once per checkpoint."""
+        with self._as_storage_errors():
             self._db.commit()
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def settled(self, step: int) -> Settled:
-        """What was settled up to `step`."""
+        """The prompts settled up to `step`."""
         digest = hashlib.sha256()
         counts = dict.fromkeys(_SETTLED, 0)
         query = (
             "SELECT issue_index, prompt_id, state, step FROM issues WHERE state IN (?, ?) AND step <= ? "
             "ORDER BY issue_index"
         )
-        with self._told():
+        with self._as_storage_errors():
             for row in self._db.execute(query, (*_SETTLED, step)):
                 counts[row[2]] += 1
                 digest.update(repr(row).encode())
@@ -134,32 +134,32 @@ class Ledger:
 
     def require_sound(self) -> None:
         """Raises StorageError when the file is damaged."""
-        with self._told():
+        with self._as_storage_errors():
             found = [str(row[0]) for row in self._db.execute("PRAGMA quick_check(1)")]
         if found != ["ok"]:
             raise StorageError(f"ledger {str(self._path)!r} is damaged: {' '.join(found)[:200]}")
 
     def counts(self) -> dict[IssueState, int]:
-        """How many issued prompts stand where; every state is a key."""
+        """The number of issued prompts in each state; every state is a key."""
         found = dict(self._db.execute("SELECT state, COUNT(*) FROM issues GROUP BY state"))
         return {state: found.get(state.value, 0) for state in IssueState}
 
     def forget_after(self, step: int, *, next_issue: int | None = None) -> int:
-        """How many issues were forgotten, so that the ledger agrees with the checkpoint of `step`.
+        """Deletes issues, so that the ledger agrees with the checkpoint of `step`; returns their number.
 
-        Issues settled in later steps and those still open are forgotten: the restored stream issues
-        them again. Committed at once.
+        Issues settled in later steps and open ones are deleted: the restored stream issues them
+        again. Committed at once.
 
         Args:
-            next_issue: the issue index at which the restored stream goes on; all from there on are
-                forgotten too.
+            next_issue: the issue index at which the restored stream continues; all from there on are
+                deleted too.
         """
         query = "DELETE FROM issues WHERE state NOT IN (?, ?) OR step IS NULL OR step > ?"
         values: list[object] = [*_SETTLED, step]
         if next_issue is not None:
             query += " OR issue_index >= ?"
             values.append(next_issue)
-        with self._told():
+        with self._as_storage_errors():
             num_forgotten = self._db.execute(query, values).rowcount
             self._db.commit()
         return num_forgotten
@@ -172,7 +172,7 @@ class Ledger:
             self._db.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_storage_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.IntegrityError:
@@ -190,7 +190,7 @@ class Ledger:
         reason: str = "",
     ) -> None:
         marks = ", ".join("?" for _ in allowed)
-        with self._told():
+        with self._as_storage_errors():
             changed = self._db.execute(
                 f"UPDATE issues SET state = ?, step = ?, reason = ? WHERE issue_index = ? AND state IN ({marks})",
                 (state, step, reason, issue_index, *allowed),
@@ -200,13 +200,13 @@ class Ledger:
             row = self._db.execute(query, (issue_index,)).fetchone()
             now = "never issued" if row is None else row[0]
             raise RlvrError(
-                f"ledger: issue {issue_index} cannot become {state.value}: it is {now}, expected "
+                f"ledger: issue {issue_index} cannot become {state.value}: it is {now}; expected "
                 f"{' or '.join(allowed)}"
             )
 
 
 def move_aside(path: Path) -> Path:
-    """Renames a damaged ledger, with what SQLite keeps beside it; returns its new path. Raises StorageError."""
+    """Renames a damaged ledger and SQLite's companion files; returns its new path. Raises StorageError."""
     target = path.with_name(f"{path.name}.damaged")
     try:
         for ending in ("-wal", "-shm", ""):

@@ -1,12 +1,12 @@
-"""Whether metrics, events, ledger and rollouts are those of the checkpoint from which a run goes on.
+"""Checks that metrics, events, ledger and rollouts match the checkpoint from which a run resumes.
 
-Each checkpoint says in its run state what stood in these files when it was written:
+Each checkpoint's run state describes these files as they were when it was written:
 
     {"metrics": {"bytes", "sha256", "steps": [[0, 12]]}, "events": {"bytes", "sha256"},
      "ledger": {"trained", "dropped", "digest"}, "rollouts": {"step_000001.parquet": bytes, ...}}
 
-What a killed run leaves beyond that (rows of later steps, a torn last line) is cut without a word. What is missing of
-it is lost, and is told file by file; the weights, the data position and the optimiser do not depend on it.
+Whatever a killed run left beyond that (rows of later steps, a torn last line) is removed silently. Missing parts are
+lost and reported per file; the weights, the data position and the optimiser do not depend on them.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ _PARQUET = b"PAR1"
 
 
 def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[str, Any]:
-    """What the files hold after `step`; flushed before. JSON-able. Warns of one that is gone. Raises StorageError."""
+    """The state of the flushed files after `step`. JSON-able. Warns if one is gone; raises StorageError."""
     for path in (directory.metrics, directory.events):
         if not path.exists():
             logger.warning(
-                "%s was removed while the run goes on: what it writes there is lost until the run is resumed",
+                "%s was removed during the run: what is written there is lost until the run is resumed",
                 path,
             )
     metrics, events = _read(directory.metrics), _read(directory.events)
@@ -60,13 +60,13 @@ def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[
 def lost_lineage(
     directory: RunDirectory, step: int, *, stored: Mapping[str, Any] | None
 ) -> list[str]:
-    """What is lost or changed of the record up to `step`, one sentence a file; empty when all is there.
+    """What is missing or changed in the files up to `step`, one sentence per file; empty when nothing is.
 
-    A ledger that is damaged is moved aside, so that the run can go on with another one.
+    A damaged ledger is moved aside, so that the run can continue with a new one.
 
     Args: stored: the checkpoint's lineage; None for a checkpoint of an older version, which cannot be compared.
 
-    Raises: StorageError when a file cannot be read for a reason that is no damage (rights, a folder in its place).
+    Raises: StorageError when a file cannot be read for a reason other than damage (permissions, a folder in its place).
     """
     lost = _lost_ledger(directory.ledger, step, None if stored is None else stored["ledger"])
     if stored is not None:
@@ -88,7 +88,7 @@ def _lost_metrics(path: Path, stored: Mapping[str, Any]) -> list[str]:
             f"step {_named(_ranges(missing))}"
         ]
     return [
-        f"{path} has every row up to step {max(wanted, default=0)}, but their text is not what was written"
+        f"{path} has every row up to step {max(wanted, default=0)}, but their content has changed"
     ]
 
 
@@ -97,21 +97,21 @@ def _lost_events(path: Path, stored: Mapping[str, Any]) -> list[str]:
     if _has_start(there, stored):
         return []
     if len(there) < stored["bytes"]:
-        return [f"{path} has lost events: {len(there):,} of {stored['bytes']:,} bytes are there"]
-    return [f"{path}: events before the checkpoint are not what was written"]
+        return [f"{path} has lost events: {len(there):,} of {stored['bytes']:,} bytes are left"]
+    return [f"{path}: events before the checkpoint have changed"]
 
 
 def _lost_ledger(path: Path, step: int, stored: Mapping[str, Any] | None) -> list[str]:
     if path.is_dir():
-        raise StorageError(f"{path} is a folder; remove it, and the run goes on without a ledger")
-    _read(path)  # a file that may not be read is not damaged
+        raise StorageError(f"{path} is a folder; remove it to continue with a new ledger")
+    _read(path)  # an unreadable file is not a damaged one
     try:
         found = _settled(path, step)
     except StorageError as error:
         aside = move_aside(path)
         count = "the prompts" if stored is None else f"{stored['trained']} prompts"
         return [
-            f"{error}; it was moved to {aside.name}, and a new ledger does not know {count} that were trained up to "
+            f"{error}; it was moved to {aside.name}; the new ledger lacks {count} that were trained up to "
             f"step {step}"
         ]
     if stored is None or found.digest == stored["digest"]:
@@ -121,12 +121,12 @@ def _lost_ledger(path: Path, step: int, stored: Mapping[str, Any] | None) -> lis
         f"{found.trained} and {found.dropped}"
     )
     if (found.trained, found.dropped) == (stored["trained"], stored["dropped"]):
-        text = f"its rows up to step {step} are not what was written"
+        text = f"its rows up to step {step} have changed"
     return [f"{path}: {text}"]
 
 
 def _settled(path: Path, step: int) -> Settled:
-    if not path.exists():  # what is looked at only is not made
+    if not path.exists():  # only reads; must not create it
         return Settled(trained=0, dropped=0, digest="")
     ledger = Ledger(path)
     try:
@@ -148,7 +148,7 @@ def _lost_rollouts(folder: Path, stored: Mapping[str, int]) -> list[str]:
 
 
 def _is_whole(path: Path, num_bytes: int) -> bool:
-    """By its size and both ends; the pages in between are not read."""
+    """Whether the file is complete, by its size and both ends; the pages in between are not read."""
     try:
         if path.stat().st_size != num_bytes:
             return False
@@ -193,7 +193,7 @@ def _steps(metrics: bytes) -> list[int]:
 
 
 def _spans(steps: Iterable[int]) -> list[list[int]]:
-    """Steps as [first, last] of each run of neighbours.
+    """Steps as [first, last] of each consecutive range.
 
     >>> _spans([0, 1, 2, 5])
     [[0, 2], [5, 5]]

@@ -1,11 +1,11 @@
 """One process at a time writes in a run directory: an exclusive `flock` on RUN_DIR/.lock, held until the process ends.
 
-The kernel lets go of it whatever ends the process, so no stale lock is ever left; the file stays, and says who held it
-last. Readers (`rlvr report`, `rlvr eval`) take no lock. Programs that the run starts do not inherit the descriptor, and
-a fork closes it. With Ray the driver holds it, which alone decides what is written.
+The kernel releases it however the process ends, so no stale lock is left; the file stays and names the last
+holder. Readers (`rlvr report`, `rlvr eval`) take no lock. Programs that the run starts do not inherit the descriptor,
+and a fork closes it. With Ray the driver holds it, because it alone decides what is written.
 
 On NFS the server keeps the lock (Linux 2.6.12 and later), so it holds between hosts too; mounted with `nolock` or
-`local_lock`, it holds on one host only. Where a file system has no locks, a warning says so and the run goes on.
+`local_lock`, it holds on one host only. If a file system has no locks, the run warns and continues.
 """
 
 import errno
@@ -41,7 +41,7 @@ class RunLock:
     def require_ours(self) -> None:
         """Raises StorageError when the run directory is gone, or another run has taken its place.
 
-        What would be written there now would stand among the files of that run.
+        Further writes would mix with the files of that run.
         """
         folder = self._path.parent
         if not folder.is_dir():
@@ -55,14 +55,14 @@ class RunLock:
             )
 
     def release(self) -> None:
-        """Lets go, whoever else has the descriptor: a child forked just now may not have closed its own yet."""
+        """Releases the lock even if a child that was just forked has not closed its copy of the descriptor yet."""
         if self._descriptor >= 0:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.close()
 
     def close(self) -> None:
-        """Closes this process's descriptor alone, as a child does: its parent keeps the lock. Safe to call twice."""
+        """Closes only this process's descriptor, as a child does; the parent keeps the lock. Safe to call twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -81,9 +81,9 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def lock_directory(folder: Path) -> Iterator[RunLock]:
-    """Within it, no other process can begin to write in `folder`.
+    """Context in which no other process can start to write in `folder`.
 
-    Raises: ConfigError when a process holds it, with its host and number, or when the folder cannot be written;
+    Raises: ConfigError when a process holds it, with its host and process id, or when the folder cannot be written;
         StorageError when the disk is full.
     """
     path = folder / LOCK_FILE
@@ -124,7 +124,7 @@ def _lock(path: Path, descriptor: int) -> None:
         if error.errno not in _NO_LOCKS:
             raise ConfigError(f"{path} cannot be locked: {error.strerror or error}") from error
         logger.warning(
-            "%s: this file system has no locks (%s); see to it that no other process trains in this folder",
+            "%s: this file system has no locks (%s); make sure that no other process trains in this folder",
             path,
             error.strerror,
         )
@@ -138,7 +138,7 @@ def _not_written(folder: Path, error: OSError) -> ConfigError | StorageError:
 
 
 def _holder(path: Path) -> dict[str, Any]:
-    """Who wrote the file last; empty where it cannot be read."""
+    """The process that last wrote the file; empty when it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

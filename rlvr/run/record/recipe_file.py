@@ -1,6 +1,6 @@
-"""RUN_DIR/recipe.yaml: the resolved recipe; its last line holds the digest of all above it.
+"""RUN_DIR/recipe.yaml: the resolved recipe; its last line holds the digest of the lines above.
 
-Every checkpoint has a copy, which takes its place where the file is damaged.
+Every checkpoint has a copy, which is used when the file is damaged.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _END = re.compile(r"# end of the recipe, sha256 of the lines above: ([0-9a-f]{64
 
 
 def write_recipe(directory: RunDirectory, text: str) -> None:
-    """Puts the resolved recipe in its place, or leaves the one before. Raises StorageError."""
+    """Writes the resolved recipe; on failure the old file stays. Raises StorageError."""
     try:
         atomic_files.write_text(directory.recipe, signed(text))
     except OSError as error:
@@ -32,9 +32,9 @@ def signed(text: str) -> str:
 
 
 def stored_recipe(directory: RunDirectory, checkpoint: ChosenCheckpoint | None) -> tuple[Path, str]:
-    """Where the recipe stands that the run was started with, and what is wrong with its own file ("" when nothing is).
+    """The file and text of the recipe that the run started with, and the problem with recipe.yaml ("" for none).
 
-    Raises: ConfigError when neither the file nor the checkpoint's copy can be used; StorageError when the file may not
+    Raises: ConfigError when neither the file nor the checkpoint's copy can be used; StorageError when the file cannot
         be read.
     """
     copy = None if checkpoint is None else checkpoint.folder / RUN_RECIPE
@@ -48,7 +48,7 @@ def stored_recipe(directory: RunDirectory, checkpoint: ChosenCheckpoint | None) 
 
 
 def _problem(directory: RunDirectory, *, may_be_unsigned: bool) -> str:
-    """What is wrong with recipe.yaml. Runs of older versions have none that is signed."""
+    """What is wrong with recipe.yaml, "" for nothing. Runs of older versions have an unsigned one."""
     path = directory.recipe
     if not path.is_file():
         return f"{path} is missing"
@@ -63,5 +63,5 @@ def _problem(directory: RunDirectory, *, may_be_unsigned: bool) -> str:
     if end is None:
         return "" if may_be_unsigned else f"{path} was cut or changed: its last line is missing"
     if hashlib.sha256(above.encode()).hexdigest() != end[1]:
-        return f"{path} was changed after the run wrote it: it does not fit the digest in its last line"
+        return f"{path} was changed after the run wrote it: it does not match the digest in its last line"
     return ""

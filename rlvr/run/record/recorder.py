@@ -1,4 +1,4 @@
-"""Everything a run leaves behind, in one place, so that the loop only says what happened."""
+"""The one object through which the loop records everything that a run leaves behind."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from rlvr.run.step.update import Update
 
 
 class Recorder:
-    """Writes metrics, rollouts, events, ledger and checkpoints, and tells the console and the sinks."""
+    """Writes metrics, rollouts, events, ledger and checkpoints, and informs the console and the sinks."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Recorder:
         inputs: Mapping[str, str] | None = None,
     ) -> None:
         """Args:
-        prompt_text: what the policy was shown for a prompt.
-        elapsed_before_s: seconds of the run before it was resumed.
-        recipe: the text of recipe.yaml, of which each checkpoint has a copy.
-        inputs: digests of data and verifiers, which each checkpoint keeps.
+        prompt_text: returns a prompt's text as the policy sees it.
+        elapsed_before_s: seconds that the run took before it was resumed.
+        recipe: the text of recipe.yaml, copied into each checkpoint.
+        inputs: digests of data and verifiers, kept in each checkpoint.
         """
         self._run_dir = run_dir
         self._console = console
@@ -59,35 +59,35 @@ class Recorder:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of the run, over all its resumptions."""
+        """Seconds of the run, summed over resumptions."""
         return time.monotonic() - self._start
 
     @property
     def activity(self) -> Activity:
-        """The line that says what the run is doing."""
+        """The status line."""
         return self._console.activity
 
-    def way_on(self, how: str) -> str:
-        """How the run was stopped, its newest checkpoint, and the command to go on from it."""
-        return self._run_dir.way_on(how)
+    def resume_hint(self, how: str) -> str:
+        """How the run was stopped, its newest checkpoint, and the command to resume."""
+        return self._run_dir.resume_hint(how)
 
     def event(self, kind: str, **fields: Json) -> None:
-        """A start, a stop, a fault, an alarm or a decision."""
+        """Records a start, a stop, a fault, an alarm or a decision."""
         self._events.write(kind, **fields)
 
     def remark(self, kind: str, text: str, **fields: Json) -> None:
-        """An event that the person at the console reads too."""
+        """Records an event and shows it on the console."""
         self.event(kind, **fields)
         self._console.note(text)
 
     def alarm(self, text: str, **fields: Json) -> None:
-        """An event `alarm`, with a line that asks the person at the console to act; "" writes no line."""
+        """Records an event `alarm` and shows a warning on the console; "" shows none."""
         self.event("alarm", **fields)
         if text:
             self._console.warning(text)
 
     def rewind(self, step: int, *, next_issue: int) -> None:
-        """Forgets all that lies beyond the checkpoint of `step`; checkpoints of later steps are set aside."""
+        """Discards everything beyond the checkpoint of `step`; checkpoints of later steps are set aside."""
         for aside in self._run_dir.set_aside_after(step):
             self.remark(
                 "checkpoint_set_aside", f"set aside checkpoint {aside.name}", path=aside.name
@@ -104,13 +104,13 @@ class Recorder:
         )
 
     def issued(self, index: int, group_id: str, prompt: Prompt, policy_version: int) -> None:
-        """A prompt was handed out."""
+        """Records that a prompt was handed out."""
         self._ledger.issue(
             index, prompt_id=prompt.prompt_id, group_id=group_id, issued_version=policy_version
         )
 
     def evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
-        """The row of a step without training: step 0."""
+        """Records the row of step 0, which has evaluations but no training."""
         metrics: dict[str, float] = {}
         for evaluation in evaluations:
             metrics |= evaluation.metrics
@@ -125,7 +125,7 @@ class Recorder:
         metrics: dict[str, float],
         evaluations: Sequence[Evaluation],
     ) -> None:
-        """One training step: its row, its rollouts, the fate of its prompts, and what the console shows."""
+        """Records a training step: its metrics, its rollouts, its prompts' outcomes, and its console line."""
         self._require_ours()
         taken = update.taken
         for group in taken.groups:
@@ -135,7 +135,7 @@ class Recorder:
             self._ledger.drop(group.issue_index, reason=reason.value, step=step)
             if (
                 reason is DropReason.UNJUDGED
-            ):  # a fault; the other reasons are the algorithm at work
+            ):  # a fault; the other reasons are normal for the algorithm
                 self.event("group_dropped", step=step, group_id=group.group_id, reason=reason.value)
         self._alarms(step, taken.groups)
         self._rollouts.write(
@@ -147,7 +147,7 @@ class Recorder:
         self._console.step(step, metrics)
         if self._sample_every_steps and (step == 1 or step % self._sample_every_steps == 0):
             group = taken.groups[0]
-            self._console.sample(step, self._prompt_text(group.prompt), group.rollouts[0])
+            self._console.rollout(step, self._prompt_text(group.prompt), group.rollouts[0])
         for evaluation in evaluations:
             metrics |= evaluation.metrics
             self._evaluation(step, evaluation)
@@ -155,7 +155,7 @@ class Recorder:
         self._ledger.commit()
 
     def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any]) -> None:
-        """A whole checkpoint of `step`; older ones beyond the number to keep go. state: of the run's parts."""
+        """Saves a checkpoint of `step` and removes the oldest beyond the number to keep. state: of the run's parts."""
         start = time.monotonic()
         self.activity.begin(f"saving the checkpoint of step {step}")
         self._require_ours()
@@ -173,13 +173,13 @@ class Recorder:
         self._console.note(f"checkpoint {_short(folder)}")
 
     def close(self) -> None:
-        """Flushes everything. Raises StorageError, after all else was closed, when a file cannot be written."""
+        """Flushes and closes everything. Raises StorageError at the end when a file could not be written."""
         with ExitStack() as stack:
             for part in (self._events, self._metrics, self._ledger, *self._sinks):
                 stack.callback(part.close)
 
     def lineage(self, step: int) -> dict[str, Json]:
-        """What the run's files hold after `step`; the disk holds it then."""
+        """A description of the run's files after `step`, synced to disk."""
         for part in (self._metrics, self._events, self._rollouts, self._ledger):
             part.flush()
         return lineage_of(self._run_dir, step, settled=self._ledger.settled(step))
@@ -204,7 +204,7 @@ class Recorder:
         self._console.evaluation(step, evaluation)
 
     def _alarms(self, step: int, groups: Sequence[Group]) -> None:
-        """An alarm that names the rollouts for each verifier error of the step."""
+        """Raises an alarm with the rollouts of each verifier error of the step."""
         for group in groups:
             for rollout in group.rollouts:
                 for check, verdict in rollout.verdicts.items():

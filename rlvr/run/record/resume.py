@@ -1,4 +1,4 @@
-"""What `--resume` needs: the newest whole checkpoint, of the same recipe, data and verifiers."""
+"""What `--resume` needs: the newest intact checkpoint, with the same recipe, data and verifiers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from rlvr.run.record.lineage import lost_lineage
 from rlvr.run.record.recipe_file import stored_recipe
 from rlvr.run.record.resume_choice import ResumeChoice
 
-# What may change when a run goes on: how long, how often, how fast; never what is learned from what.
+# Keys that may change on resume: how long, how often, how fast; never what is learned or from which data.
 CHANGEABLE = (
     "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s", "sandbox.",
     "reward.max_error_rate", "rollout.max_batch_rows", "learner.device", "learner.micro_batch_tokens",
@@ -24,15 +24,15 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
-# The step after which nothing is kept: also step 0's evaluation is done again.
+# Keeps no step: step 0's evaluation is repeated too.
 BEFORE_EVERYTHING = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Where a run goes on: the step of the checkpoint, its folder, its run state, and the keys that were changed.
+    """Where a run resumes: the step of the checkpoint, its folder, its run state, and the changed keys.
 
-    warnings: what the person who resumes has to know: damage that was found, and what is lost by it.
+    warnings: damage that was found, and what is lost because of it.
     """
 
     step: int
@@ -44,10 +44,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """How a run goes on.
+    """How a run continues.
 
-    loaded: its recipe, with the dtypes that were chosen when it started. resume: None where it saved no checkpoint, so
-    that it starts over.
+    loaded: its recipe, with the dtypes that were chosen when it started. resume: None when it saved no checkpoint and
+    starts over.
     """
 
     loaded: LoadedRecipe
@@ -61,12 +61,12 @@ def find_resume(
     inputs: Mapping[str, str],
     choice: ResumeChoice,
 ) -> Continuation:
-    """The place to go on from. Changes nothing, but for a damaged ledger, which is moved aside.
+    """The place to resume from. Changes nothing, except that a damaged ledger is moved aside.
 
-    Args: inputs: the digests of what the run would learn from now.
+    Args: inputs: the digests of the current data and verifiers.
 
-    Raises: CheckpointError when no checkpoint is whole; StorageError when a file may not be read; ConfigError when the
-        recipe or the inputs are other ones, or the run is already longer than the recipe asks for.
+    Raises: CheckpointError when no checkpoint is intact; StorageError when a file cannot be read; ConfigError when the
+        recipe or the inputs have changed, or the run is already longer than the recipe asks for.
     """
     chosen = choose_checkpoint(directory, name=choice.checkpoint)
     if chosen is None:
@@ -77,14 +77,14 @@ def find_resume(
     except ConfigError:
         if chosen is not None:
             raise
-        return Continuation(loaded=loaded, resume=None)  # it ended while it wrote its first files
+        return Continuation(loaded=loaded, resume=None)  # it ended while writing its first files
     loaded = with_stored_dtypes(loaded, stored)
     recipe = loaded.recipe
     if chosen is not None and chosen.step > recipe.run.steps:
         raise ConfigError(
             f"{directory.path} is at step {chosen.step} and run.steps is {recipe.run.steps}: there is nothing left to "
-            f"train; to go on, raise it, for example run.steps={2 * chosen.step}; to go on from an earlier step, name "
-            "its checkpoint with --checkpoint step_N"
+            f"train; to continue, raise it, for example run.steps={2 * chosen.step}; to continue from an earlier step, "
+            "name its checkpoint with --checkpoint step_N"
         )
     changed = _differences(stored.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
     refused = {key: how for key, how in changed.items() if not key.startswith(CHANGEABLE)}
@@ -93,7 +93,7 @@ def find_resume(
         if chosen is not None:
             start = f", or start a new run from its checkpoint with model.path={chosen.folder}"
         raise ConfigError(
-            f"{directory.path} cannot go on with another recipe; give it the one it was started with "
+            f"{directory.path} cannot be resumed with another recipe; use the one it was started with "
             f"({directory.recipe}){start}. Different:\n  "
             + "\n  ".join(f"{key}: {how}" for key, how in refused.items())
         )
@@ -120,14 +120,14 @@ def find_resume(
 def resume_from(
     directory: RunDirectory, chosen: ChosenCheckpoint, *, changed: dict[str, str]
 ) -> Resume:
-    """That checkpoint as a place to go on from, with all that was found to be damaged. Raises as `find_resume`."""
+    """That checkpoint as the place to resume from, with warnings of damage. Raises the errors of `find_resume`."""
     state = read_run_state(chosen.folder)
     warnings = [*chosen.passed_over]
     if warnings:
-        warnings.append(f"going on from step {chosen.step}, the newest checkpoint that is whole")
+        warnings.append(f"resuming from step {chosen.step}, the newest intact checkpoint")
     if not chosen.has_digests:
         warnings.append(
-            f"checkpoint {chosen.folder} was written by an older rlvr without digests: damage to it would not be seen"
+            f"checkpoint {chosen.folder} was written by an older rlvr without digests: damage to it cannot be detected"
         )
     warnings += lost_lineage(directory, chosen.step, stored=state.get("lineage"))
     return Resume(

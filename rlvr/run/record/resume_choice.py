@@ -1,4 +1,4 @@
-"""What the command line says about a resume. No torch here."""
+"""The command-line options of a resume. Does not import torch."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,18 +8,19 @@ import typer
 from rlvr.errors import ConfigError
 
 Checkpoint = Annotated[
-    str, typer.Option(metavar="step_N", help="with --resume: go on from this checkpoint")
+    str, typer.Option(metavar="step_N", help="with --resume: continue from this checkpoint")
 ]
 AllowChangedInputs = Annotated[
-    bool, typer.Option("--allow-changed-inputs", help="with --resume: on other data or verifiers")
+    bool,
+    typer.Option("--allow-changed-inputs", help="with --resume: allow changed data or verifiers"),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeChoice:
-    """From which checkpoint a run goes on, and whether data and verifiers may have changed.
+    """The checkpoint to resume from, and whether data and verifiers may have changed.
 
-    checkpoint: `step_N`; "" for the newest whole one.
+    checkpoint: `step_N`; "" for the newest intact one.
     """
 
     checkpoint: str = ""
@@ -30,7 +31,7 @@ NO_CHOICE = ResumeChoice()
 
 
 def resume_choice(resume: bool, checkpoint: str, allows_changed_inputs: bool) -> ResumeChoice:
-    """The options as given. Raises ConfigError for ones that mean nothing without --resume."""
+    """The options as given. Raises ConfigError for options that need --resume."""
     if (checkpoint or allows_changed_inputs) and not resume:
         raise ConfigError("--checkpoint and --allow-changed-inputs need --resume; add it")
     return ResumeChoice(checkpoint=checkpoint, allows_changed_inputs=allows_changed_inputs)

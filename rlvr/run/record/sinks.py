@@ -1,4 +1,4 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard, wandb, trackio. None of them may stop a run."""
+"""Trackers that receive metrics in addition to metrics.jsonl: TensorBoard, wandb, trackio. None may stop a run."""
 
 import logging
 import math
@@ -48,7 +48,7 @@ class TensorBoardSink:
 
 
 class ServiceSink:
-    """A tracker with `init`, `log` and `finish`, as wandb and trackio have them."""
+    """A tracker with the `init`, `log` and `finish` of wandb and trackio."""
 
     def __init__(
         self, module: Any, *, recipe: Mapping[str, Any], run_dir: Path, settings: Mapping[str, Any]
@@ -58,19 +58,19 @@ class ServiceSink:
         self._module = module
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hands one row over."""
+        """Sends one row."""
         self._module.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        """Waits for what is still to be sent."""
+        """Waits until all rows are sent."""
         self._module.finish()
 
 
 class GuardedSink:
-    """A sink whose faults are told once and never stop the run."""
+    """A sink whose errors are logged once and never stop the run."""
 
     def __init__(self, name: str, make: Callable[[], MetricSink]) -> None:
-        """Builds the sink. Raises ConfigError when its package is missing; other faults only warn."""
+        """Builds the sink. Raises ConfigError when its package is missing; other errors only warn."""
         self._name = name
         self._has_warned = False
         self._inner: MetricSink | None = None
@@ -103,7 +103,7 @@ class GuardedSink:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "tracker %r failed (%s: %s); the run goes on, and metrics.jsonl has every row",
+                "tracker %r failed (%s: %s); the run continues, and metrics.jsonl has every row",
                 self._name, type(error).__name__, error,
             )  # fmt: skip
 
@@ -118,7 +118,7 @@ def require_trackers(trackers: Sequence[TrackerKind]) -> None:
 def build_sinks(
     trackers: Sequence[TrackerKind], run_dir: Path, recipe: Mapping[str, Any]
 ) -> list[MetricSink]:
-    """One sink a tracker.
+    """One sink per tracker.
 
     Raises:
         ConfigError: a tracker's package is not installed; the message names the extra.
@@ -135,7 +135,7 @@ def _build(kind: TrackerKind, run_dir: Path, recipe: Mapping[str, Any]) -> Metri
         run_id, is_resumed = _identity(run_dir, kind)
         if kind is TrackerKind.WANDB:
             settings = {"dir": str(run_dir), "id": run_id, "resume": "allow"}
-        else:  # it knows runs by their names
+        else:  # it identifies runs by name
             settings = {"resume": "allow"} if is_resumed else {}
         return ServiceSink(module, recipe=recipe, run_dir=run_dir, settings=settings)
 
@@ -143,7 +143,7 @@ def _build(kind: TrackerKind, run_dir: Path, recipe: Mapping[str, Any]) -> Metri
 
 
 def _identity(run_dir: Path, kind: TrackerKind) -> tuple[str, bool]:
-    """(the id that the run has at a tracker, kept in `RUN_DIR/<tracker>_run_id`; whether an earlier start made it)."""
+    """(the run's id at a tracker, kept in `RUN_DIR/<tracker>_run_id`; whether it existed already)."""
     file = run_dir / f"{kind.value}_run_id"
     if file.is_file():
         return file.read_text(encoding="utf-8").strip(), True

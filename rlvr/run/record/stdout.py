@@ -1,7 +1,7 @@
-"""Standard output that may end before the work does: `| head`, a full disk, a terminal that is gone.
+"""Standard output that may fail before the work ends: `| head`, a full disk, a closed terminal.
 
-A training run goes on and writes its lines to RUN_DIR/console.log. Any other command ends: without a word and with exit
-code 141 where its reader has gone, as a shell shows for SIGPIPE, and with a message where nothing can be written.
+A training run continues and writes its lines to RUN_DIR/console.log. Any other command ends: silently with exit code
+141 when its reader is gone, as a shell shows for SIGPIPE, and with a message when the output cannot be written.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ class OutputLost(OSError):  # noqa: N818 - a state of the output
 
 
 class Output:
-    """What a console writes to: standard output, or a stream that is given.
+    """What a console writes to: standard output, or the given stream.
 
-    is_steady: what cannot be written is no error. log: where lines go from then on; None drops them.
+    is_steady: a failed write is not an error. log: where lines go after one; None drops them.
     """
 
     def __init__(self, stream: IO[str] | None, *, is_steady: bool) -> None:
@@ -43,7 +43,7 @@ class Output:
         return sys.stdout if self._stream is None else self._stream
 
     def write(self, text: str) -> int:
-        """Writes text. Raises OSError, where the output is not steady."""
+        """Writes text. Raises OSError unless the output is steady."""
         if self._is_steady:
             self._unflushed += text
         with self._losses():
@@ -52,7 +52,7 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Hands on what was written. Raises OSError, where the output is not steady."""
+        """Flushes the output. Raises OSError unless the output is steady."""
         with self._losses():
             if not self._has_lost and self._target is not None:
                 self._target.flush()
@@ -72,14 +72,14 @@ class Output:
             silence(self._target)
             place = f"its lines go to {self.log}" if self.log else "its lines are dropped"
             logger.warning(
-                "standard output cannot be written (%s); the run goes on, and %s",
+                "standard output cannot be written (%s); the run continues, and %s",
                 error.strerror,
                 place,
             )
 
 
 def silence(stream: Any) -> None:
-    """From now on what is written to the stream's descriptor goes nowhere, so that a flush at exit does not fail."""
+    """Redirects the stream's descriptor to /dev/null, so that a flush at exit does not fail."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())
@@ -87,11 +87,11 @@ def silence(stream: Any) -> None:
 
 
 def written(command: Callable[[], int]) -> int:
-    """The exit code of a command whose output was written to its end; else 141, or 1 with a message."""
+    """The command's exit code if its output was fully written; else 141, or 1 with a message."""
     stdout = sys.stdout
     if stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - it was closed before this process began
         return command()
-    sys.stdout = cast(TextIO, Output(stdout, is_steady=False))  # also of what libraries print
+    sys.stdout = cast(TextIO, Output(stdout, is_steady=False))  # also catches what libraries print
     try:
         code = command()
         sys.stdout.flush()
@@ -111,9 +111,9 @@ def written(command: Callable[[], int]) -> int:
 
 
 def tell(text: str) -> None:
-    """A line on standard error, where that can be written."""
+    """Prints a line on standard error, if that can be written."""
     shown = text.encode(
         "utf-8", "backslashreplace"
     ).decode()  # half a surrogate pair is no character
     with contextlib.suppress(OSError, ValueError):
-        print(shown, file=sys.stderr, flush=True)  # noqa: T201 - the last words of a command
+        print(shown, file=sys.stderr, flush=True)  # noqa: T201 - the final message of a command

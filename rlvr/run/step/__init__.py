@@ -1,5 +1,5 @@
-"""What one step is made of: prompts are sampled and judged, groups are buffered and shaped, the learner is updated.
+"""The stages of a step: prompts are sampled and verified, groups are buffered and shaped, the learner is updated.
 
-Comes in:   issues of prompts from the data order, completions from engines, verdicts.
+Comes in:   prompts in data order, completions from engines, verdicts.
 Goes out:   an `Update` with its metrics, and evaluations.
 """

@@ -1,4 +1,4 @@
-"""Between producer and learner: admits prompts, collects groups, hands over one step's worth in the order of issue.
+"""Between producer and learner: admits prompts, collects groups, and hands over one step's groups in issue order.
 
     producer --admit()--> [at most prompts_per_step * (1 + max_staleness) in flight] --put()--> take() learner
 
@@ -6,16 +6,16 @@ The producer waits in `admit` and is woken by `advance`, or by `take` when it wa
 `take` and is woken by `put`, `fail` or `close`. The bound is on admitted prompts, so nothing is ever dropped for lack
 of room.
 
-Groups are consumed in the order of issue, never of arrival, and prompts are admitted only by the learner's side: at
-`advance`, and in `take` when nothing is in flight. So what is issued, at which version, and what shares a batch in
-the engine does not depend on timing.
+Groups are consumed in issue order, never in order of arrival, and prompts are admitted only by the learner's side: at
+`advance`, and in `take` when nothing is in flight. So timing affects neither which prompts are issued at which version
+nor which share a batch in the engine.
 
-With staleness k the first admission is (1 + k) steps' worth; from then on each `advance` makes up for what one step
-consumed. A group waits for at most the k steps before it, so its staleness is at most k, and k in the steady state.
+With staleness k the first admission is (1 + k) steps' worth; after that each `advance` replaces what one step
+consumed. A group waits for at most k earlier steps, so its staleness is at most k, and k in the steady state.
 
 A dropped group is replaced by the next one in flight, and that one at the next `advance`; only when nothing is in
-flight are replacements admitted within the step, all that it lacks at once. A step looks at
-`prompts_per_step + max_refills` groups at most: then it goes on with those it has.
+flight are replacements admitted within the step, all missing ones at once. A step takes at most
+`prompts_per_step + max_refills` groups, then continues with those it has.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from rlvr.run.step.shaping import DropReason, GroupFilter, Screened
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """One step's groups in the order of issue: kept ones, and (group, reason) of those that were dropped.
+    """One step's groups in issue order: the kept ones, and (group, reason) of the dropped ones.
 
-    num_wanted: how many the step asked for. More groups than that mean replacements, fewer kept ones a smaller step.
+    num_wanted: the number that the step asked for. More groups mean replacements, fewer kept ones a smaller step.
     """
 
     kept: list[Group]
@@ -40,7 +40,7 @@ class Taken:
 
     @classmethod
     def of(cls, items: Iterable[tuple[Group, DropReason | None]], *, num_wanted: int) -> "Taken":
-        """From groups and why each of them was dropped, None where it was not."""
+        """Built from groups, each with the reason it was dropped or None."""
         items = list(items)
         kept = [group for group, reason in items if reason is None]
         dropped = [(group, reason) for group, reason in items if reason is not None]
@@ -48,14 +48,14 @@ class Taken:
 
     @property
     def groups(self) -> list[Group]:
-        """All of them, sorted by group id: what reward metrics are computed over."""
+        """All groups sorted by group id; reward metrics are computed over them."""
         return sorted(
             [*self.kept, *(group for group, _ in self.dropped)], key=lambda group: group.group_id
         )
 
     @property
     def num_refilled(self) -> int:
-        """How many groups stood in for dropped ones."""
+        """The number of groups that replaced dropped ones."""
         return max(0, len(self.kept) + len(self.dropped) - self.num_wanted)
 
 
@@ -70,7 +70,7 @@ class GroupBuffer:
         max_refills: int = 0,
         max_staleness: int = 0,
     ) -> None:
-        """Args: max_refills: how many groups of one step may stand in for dropped ones."""
+        """Args: max_refills: the most groups of one step that may replace dropped ones."""
         self.prompts_per_step = prompts_per_step
         self._screen = screen
         self.max_groups = prompts_per_step + max_refills
@@ -86,18 +86,18 @@ class GroupBuffer:
 
     @property
     def num_in_flight(self) -> int:
-        """Prompts that were admitted and whose groups were not consumed."""
+        """Number of admitted prompts whose groups were not consumed yet."""
         return self._tickets + len(self._expected)
 
     async def admit(self) -> None:
-        """Waits until the learner is close enough behind; does not yield when there is room at once."""
+        """Waits until there is room for another prompt; does not yield if there is room already."""
         while not self._tickets:
             self._room.clear()
             await self._room.wait()
         self._tickets -= 1
 
     def expect(self, group_id: str) -> None:
-        """Notes which group the admitted prompt will become; in the order of issue."""
+        """Registers the group id of the admitted prompt; called in issue order."""
         self._expected.append(group_id)
 
     def put(self, group: Group) -> None:
@@ -106,25 +106,25 @@ class GroupBuffer:
         self._changed.set()
 
     def fail(self, error: BaseException) -> None:
-        """Makes `take` raise: the producer cannot go on."""
+        """Makes `take` raise, because the producer failed."""
         self._error = error
         self._changed.set()
 
     def close(self) -> None:
-        """There are no more prompts: `take` hands over what is in flight, and after that nothing."""
+        """Signals that the prompts ran out: `take` returns what is in flight, then nothing."""
         self._is_closed = True
         self._tickets = 0
         self._changed.set()
 
     async def take(self) -> Taken:
-        """Waits for one step's groups. Raises what the producer failed with."""
+        """Waits for one step's groups. Raises the producer's error."""
         items = [(item.group, item.reason) async for item in self.stream()]
         return Taken.of(items, num_wanted=self.prompts_per_step)
 
     async def stream(self) -> AsyncIterator[Screened]:
-        """One step's groups as they come, in the order of issue, each with what the filter said of it.
+        """One step's groups as they finish, in issue order, each with the reason to drop it or None.
 
-        Raises: what the producer failed with.
+        Raises: the producer's error.
         """
         num_kept = num_seen = 0
         while num_kept < self.prompts_per_step and num_seen < self.max_groups:
@@ -140,11 +140,11 @@ class GroupBuffer:
             yield screened
 
     def advance(self) -> None:
-        """The engine serves the next version: fills up to (1 + max_staleness) steps' worth in flight."""
+        """Call when the engine serves the next version: admits up to (1 + max_staleness) steps' worth in flight."""
         self._admit_more(self.prompts_per_step * (1 + self.max_staleness) - self.num_in_flight)
 
     def set_max_staleness(self, max_staleness: int) -> None:
-        """Takes effect with the next `advance`; what is in flight above the new bound is still consumed."""
+        """Sets the bound from the next `advance` on; groups in flight beyond it are still consumed."""
         self.max_staleness = max_staleness
 
     def _admit_more(self, count: int) -> None:

@@ -1,12 +1,12 @@
-"""Running solve rates of prompts, and what they decide: which prompts retire, which are drawn more seldom.
+"""Running solve rates of prompts, which decide which prompts are retired and which are drawn less often.
 
-A prompt's solve rate is the share solved among its newest groups that hold at least `min_attempts` judged rollouts:
-it follows the policy, and early failures are forgotten. Solved means what pass@1 of an evaluation means: every check
-that pays or gates passed, and the completion earned something. Before there are `min_attempts` rollouts there is no
-rate, and the prompt is drawn as any other.
+A prompt's solve rate is the share solved in its newest groups that together hold at least `min_attempts` judged
+rollouts, so it follows the policy and forgets early failures. Solved has the meaning of pass@1: every check that gives
+reward or gates passed, and the completion earned something. Until there are `min_attempts` rollouts there is no rate,
+and the prompt is drawn like any other.
 
-Rates change only when the learner consumes a group, and only in the order of issue; the draw is seeded. So what is
-drawn does not depend on timing.
+Rates change only when the learner consumes a group, in issue order, and the draw is seeded. So draws do not depend on
+timing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ class SolveRates:
     """The newest attempts at each prompt of the finite sources, as (judged, solved) by group."""
 
     def __init__(self, config: DifficultyConfig, *, sources: Iterable[str], run_seed: int) -> None:
-        """Args: sources: names of the finite ones; a generator's prompts do not come again."""
+        """Args: sources: names of the finite sources; a generator's prompts never repeat."""
         self._config = config
         self._sources = frozenset(sources)
         self._run_seed = run_seed
@@ -38,7 +38,7 @@ class SolveRates:
                 self._add(group.prompt.prompt_id, len(judged), sum(map(is_passed, judged)))
 
     def rate(self, prompt_id: str) -> float | None:
-        """The share solved of the newest attempts; None before there are enough."""
+        """The solved share of the newest attempts; None until there are enough."""
         attempts = self._attempts.get(prompt_id, [])
         total = sum(judged for judged, _ in attempts)
         if total < self._config.min_attempts:
@@ -46,7 +46,7 @@ class SolveRates:
         return sum(solved for _, solved in attempts) / total
 
     def choose(self, prompt: Prompt, draw: int) -> Choice:
-        """What becomes of a drawn prompt; see `rlvr.data.order.Choose`."""
+        """Whether a drawn prompt is taken, skipped or retired; see `rlvr.data.order.Choose`."""
         if prompt.prompt_id in self._retired:
             return Choice.RETIRE
         rate = self.rate(prompt.prompt_id)
@@ -70,7 +70,7 @@ class SolveRates:
         return {"attempts": attempts, "retired": sorted(self._retired)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to what `state` returned."""
+        """Restores what `state` returned."""
         self._attempts = {
             name: [(int(judged), int(solved)) for judged, solved in attempts]
             for name, attempts in state["attempts"].items()
@@ -88,7 +88,7 @@ class SolveRates:
 
 
 def signal_chance(rate: float, *, floor: float) -> float:
-    """With what probability a drawn prompt is taken: max(floor, 4 p (1 - p)), 1 at p = 1/2.
+    """The probability that a drawn prompt is taken: max(floor, 4 p (1 - p)), 1 at p = 1/2.
 
     4 p (1 - p) is the variance of a reward of 0 or 1 over its largest value: the size of the group's signal.
 

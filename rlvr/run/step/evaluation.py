@@ -40,11 +40,11 @@ async def evaluate(
     temperature: float = 0.0,
     activity: Activity | None = None,
 ) -> Evaluation:
-    """Generates and judges; greedy with one sample a prompt is `pass@1`, sampled ones are `avg@k` and so on.
+    """Generates and verifies completions; one greedy one per prompt gives `pass@1`, k sampled ones `avg@k` and so on.
 
-    Unjudged rollouts (verifier errors) leave numerator and denominator and are counted in `error_rate`.
+    Unjudged rollouts (verifier errors) are left out of numerator and denominator and counted in `error_rate`.
 
-    Args: activity: shows the evaluation and counts its finished prompts.
+    Args: activity: the status line, which counts finished prompts.
     """
     if activity is not None:
         activity.begin(f"evaluating {name}: prompts", total=len(prompts))
@@ -75,12 +75,12 @@ async def evaluate(
 
 
 def summarize(name: str, groups: Sequence[Group], *, is_greedy: bool) -> Evaluation:
-    """The metrics of judged groups. Intervals are Wilson's, 95 %, over prompts. With several checks, those of each."""
+    """The metrics of judged groups, with 95 % Wilson intervals over prompts; for several checks also those of each."""
     size = max(len(group.rollouts) for group in groups)
     judged = [[r for r in group.rollouts if r.reward is not None] for group in groups]
     scored = [rollouts for rollouts in judged if rollouts]
     per_prompt = [sum(is_passed(r) for r in rollouts) / len(rollouts) for rollouts in scored]
-    # Where nothing could be judged there is no figure: an error is not a zero.
+    # When nothing could be judged there is no figure: an error is not a zero.
     mean = sum(per_prompt) / len(per_prompt) if per_prompt else math.nan
     low, high = wilson_interval(mean, len(per_prompt))
     everything = [r for rollouts in scored for r in rollouts]
@@ -144,13 +144,13 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
 
 
 def is_passed(rollout: Rollout) -> bool:
-    """Every check that pays or gates says PASS, and the completion ended by itself or still earned its reward."""
+    """Whether every check that pays or gates says PASS, and the completion stopped on its own or earned reward."""
     verdicts = [rollout.verdicts[name] for name in rollout.verdicts if name in rollout.reward_parts]
     return bool(verdicts) and all(v.passed for v in verdicts) and (rollout.reward or 0.0) > 0.0
 
 
 def is_formatted(rollout: Rollout) -> bool:
-    """An answer could be read from it, and the completion ended by itself."""
+    """Whether an answer could be read and the completion stopped on its own."""
     parsed = not any(
         has_no_readable_answer(verdict)
         for name, verdict in rollout.verdicts.items()
@@ -164,7 +164,7 @@ def _is_truncated(rollout: Rollout) -> bool:
 
 
 def _majority_passes(rollouts: Sequence[Rollout]) -> bool:
-    """Whether the most frequent extracted answer (ties: the earliest) is judged right."""
+    """Whether the most frequent extracted answer (ties: the earliest) passes."""
     answers = [
         next((v.extracted for v in r.verdicts.values() if v.extracted is not None), None)
         for r in rollouts

@@ -1,4 +1,4 @@
-"""The one thread in which the learner works, so that the event loop stays free for the engine and the verifiers."""
+"""The single thread in which the learner works, which keeps the event loop free for the engine and the verifiers."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class LearnerThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="rlvr-learner")
 
     async def run(self, function: Callable[[], T]) -> T:
-        """The function's result; waits for its end and leaves the event loop to others meanwhile."""
+        """Runs the function in the thread and returns its result; the event loop stays free meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     def close(self) -> None:

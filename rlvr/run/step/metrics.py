@@ -91,7 +91,7 @@ def rollout_metrics(
 
 
 def staleness(groups: Sequence[Group], *, policy_version: int) -> dict[str, float]:
-    """How far behind the learner the rollouts are: its version minus the version of a rollout's oldest token."""
+    """Staleness of the rollouts: the learner's version minus the version of a rollout's oldest token."""
     ages = [
         policy_version - min(rollout.completion.policy_versions)
         for group in groups
@@ -105,7 +105,7 @@ def staleness(groups: Sequence[Group], *, policy_version: int) -> dict[str, floa
 
 
 def selection_metrics(taken: Taken) -> dict[str, float]:
-    """Groups that were dropped and replaced, and the sampled tokens that nothing was learned from."""
+    """Numbers of groups dropped and replaced, and the share of sampled tokens that went unused."""
     zero = [reason for _, reason in taken.dropped if reason is DropReason.ZERO_ADVANTAGES]
     wasted = sum(_num_tokens(group) for group, _ in taken.dropped)
     return {
@@ -118,7 +118,7 @@ def selection_metrics(taken: Taken) -> dict[str, float]:
 
 
 def penalty_metrics(shaped: Iterable[Shaped], *, has_overlong: bool) -> dict[str, float]:
-    """What was taken from the rewards on the mean, for each penalty that the recipe asks for."""
+    """The mean amount subtracted from the rewards, for each penalty in the recipe."""
     shaped = list(shaped)
     charged = [x.kl_penalty for x in shaped if x.kl_penalty is not None]
     found: dict[str, float] = {}

@@ -1,6 +1,6 @@
-"""From a prompt to a judged group. Templates are applied here, once; single-turn is the first form of a sampler.
+"""From a prompt to a judged group; single-turn. The chat template is applied here, once.
 
-make_group: encode -> G requests -> engine -> each completion judged as it finishes -> reward -> Group
+make_group: encode -> G requests -> engine -> each completion verified as it finishes -> reward -> Group
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from rlvr.run.step.failures import first_failure
 
 
 class CompletionVerifier(Protocol):
-    """Gives verdicts: `rlvr.verification.service.VerifierService`, or handles of judges elsewhere."""
+    """Gives verdicts: `rlvr.verification.service.VerifierService`, or handles of remote verifiers."""
 
     async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         """One verdict for each check of the prompt, by check name."""
@@ -28,7 +28,7 @@ class CompletionVerifier(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingPlan:
-    """How one group is sampled. `purpose` keeps training and evaluation draws apart."""
+    """How one group is sampled. `purpose` gives training and evaluation different seeds."""
 
     sampling: Sampling
     group_size: int
@@ -36,7 +36,7 @@ class SamplingPlan:
 
 
 class SingleTurnSampler:
-    """Samples, judges and rewards the groups of a run."""
+    """Samples, verifies and rewards the groups of a run."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class SingleTurnSampler:
         run_seed: int,
         completion_deadline_s: float = 3600.0,
     ) -> None:
-        """Args: completion_deadline_s: after which an engine cuts a completion off; it is then not judged."""
+        """Args: completion_deadline_s: seconds after which the engine aborts a completion, which is then not judged."""
         self._engine = engine
         self._verifier = verifier
         self._tokenizer = tokenizer
@@ -66,14 +66,14 @@ class SingleTurnSampler:
         issue_index: int = -1,
         repeat: int = 0,
     ) -> Group:
-        """A group of `plan.group_size` judged rollouts, in the order of their sample index.
+        """A group of `plan.group_size` judged rollouts, ordered by sample index.
 
         Waits for the engine and the verifiers; an unjudged rollout has reward None.
 
         Args:
             issue_index: of the prompt in the training stream; -1 in an evaluation.
-            repeat: how often the prompt was sampled before. A small data set may come round again before the weights
-                change, and the same seeds would only repeat its completions.
+            repeat: how often the prompt was sampled before. A small data set may repeat before the weights change, and
+                the same seeds would only repeat its completions.
 
         Raises: RolloutError, VerifierError.
         """

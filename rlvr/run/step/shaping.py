@@ -1,9 +1,9 @@
-"""From the verifiers' rewards to those that advantages are computed from, and which groups carry a signal.
+"""Turns the verifiers' rewards into those that advantages are computed from, and finds groups that carry a signal.
 
     shaped reward = reward - overlong penalty - KL penalty
 
-Rollouts keep the verifiers' reward; what was taken from it stands beside it in the run's files. The KL penalty needs
-the reference's log-probs and so comes later (`rlvr.run.step.update`): the filter of groups does not see it.
+Rollouts keep the verifiers' reward; the run's files also hold the amounts subtracted. The KL penalty needs the
+reference's log-probs and is applied later (`rlvr.run.step.update`), so the group filter does not include it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,12 @@ from rlvr.config.recipe import RewardConfig, Truncated
 from rlvr.records import Group, Rollout
 from rlvr.reward import leaves_loss
 
-EQUAL = 1e-9  # rewards and advantages closer than this are the same number after rounding
+EQUAL = 1e-9  # rewards and advantages closer than this differ only by rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shaped:
-    """What became of one judged rollout's reward. None: the rollout's group was dropped before, or there is no KL."""
+    """The shaped reward of one judged rollout. None: the rollout's group was dropped before, or there is no KL."""
 
     reward: float
     overlong_penalty: float
@@ -53,7 +53,7 @@ GroupFilter = Callable[[Group], Screened]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardShaping:
-    """The settings of shaping that need nothing but the rollout."""
+    """The shaping settings that depend only on the rollout."""
 
     max_completion_tokens: int
     buffer_tokens: int
@@ -71,7 +71,7 @@ class RewardShaping:
         )
 
     def shape(self, rollout: Rollout) -> Shaped | None:
-        """The reward less the overlong penalty; None where the rollout could not be judged."""
+        """The reward minus the overlong penalty; None when the rollout could not be judged."""
         if rollout.reward is None:
             return None
         penalty = overlong_penalty(
@@ -91,14 +91,14 @@ class RewardShaping:
         }
 
     def is_masked(self, rollout: Rollout) -> bool:
-        """Whether a judged rollout counts in the baseline and leaves the loss."""
+        """Whether a judged rollout counts in the baseline but not in the loss."""
         return leaves_loss(rollout.completion, truncated=self.truncated)
 
 
 def signal_filter(
     *, min_judged: int, shaping: RewardShaping, is_signal_needed: bool
 ) -> GroupFilter:
-    """Why a group must not reach the learner: too few judged rollouts, or, where a signal is needed, none in it."""
+    """Returns a filter that drops groups with too few judged rollouts or, where a signal is needed, without one."""
 
     def why_dropped(group: Group, shaped: Mapping[str, Shaped]) -> DropReason | None:
         if group.num_judged < min_judged:
@@ -121,7 +121,7 @@ def signal_filter(
 
 
 def group_rewards(group: Group, shaped: Sequence[Shaped | None]) -> GroupRewards:
-    """What the advantage functions want to know of a group. shaped: one a rollout, None where unjudged."""
+    """A group as the advantage functions take it. shaped: one per rollout, None where unjudged."""
     return GroupRewards(
         rewards_G=[None if x is None else x.reward for x in shaped],
         parts_G=[rollout.reward_parts for rollout in group.rollouts],
@@ -131,5 +131,5 @@ def group_rewards(group: Group, shaped: Sequence[Shaped | None]) -> GroupRewards
 
 
 def num_loss_tokens(rollout: Rollout) -> int:
-    """Tokens that the policy sampled."""
+    """The number of tokens that the policy sampled."""
     return sum(rollout.completion.sampled_mask)

@@ -1,14 +1,14 @@
-"""How a run is asked to end, and that it does.
+"""Stops a run on request, and enforces it.
 
-    first Ctrl-C    the step that runs is finished and saved
+    first Ctrl-C    the current step is finished and saved
     SIGTERM         the same, within `run.grace_s`; a step that takes longer is dropped
-    second Ctrl-C   the step that runs is dropped; what still runs after `run.grace_s` is left where it is
+    second Ctrl-C   the current step is dropped; after `run.grace_s` the process ends, whatever still runs
     third Ctrl-C    ends at once
-    run.max_hours   as the first Ctrl-C
+    run.max_hours   same as the first Ctrl-C
 
-To drop a step loses no more than that step: the newest checkpoint is whole whenever the process ends. Python runs
-signal handlers between two instructions of the main thread, so a long call into a library would put them off; what must
-end in time is therefore left to a thread of its own, which the kernel tells of signals through a pipe.
+Dropping a step loses only that step: the newest checkpoint is complete whenever the process ends. Python runs signal
+handlers between two instructions of the main thread, so a long library call would delay them; deadlines are therefore
+enforced by a separate thread, which the kernel notifies of signals through a pipe.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from enum import Enum, auto
 from types import FrameType
 
 EXIT_CODE = 130
-_RESERVE_S = 5.0  # of the grace, for what has to be closed after a step was dropped
-_RESERVE_SHARE = 0.25  # of the grace, where that is less
+_RESERVE_S = 5.0  # of the grace period, for closing after a step was dropped
+_RESERVE_SHARE = 0.25  # of the grace period, if that is less
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -38,7 +38,7 @@ class Demand(Enum):
 
 
 class Demands:
-    """What each signal asks for, given those before it.
+    """Maps each signal to a demand, given the earlier ones.
 
     >>> demands = Demands()
     >>> [demands.of(signal.SIGINT).name for _ in range(3)]
@@ -49,7 +49,7 @@ class Demands:
         self._num_interrupts = 0
 
     def of(self, number: int) -> Demand:
-        """The demand of one more signal; a SIGTERM counts as the first Ctrl-C where there was none."""
+        """The demand of one more signal; a SIGTERM counts as the first Ctrl-C if there was none."""
         if number == signal.SIGTERM:
             self._num_interrupts = max(1, self._num_interrupts)
             return Demand.FINISH_IN_TIME
@@ -58,10 +58,10 @@ class Demands:
 
 
 class StopRequest:
-    """Whether the run should end after the step that runs, or drop it."""
+    """A request to end the run after the current step, or to drop that step."""
 
     def __init__(self, max_hours: float | None = None) -> None:
-        """Args: max_hours: from now on; None: no limit."""
+        """Args: max_hours: time limit from now; None: no limit."""
         self._max_hours = max_hours
         self._until = float("inf") if max_hours is None else time.monotonic() + 3600 * max_hours
         self._was_asked = False
@@ -70,25 +70,25 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked."""
+        """Whether a stop was requested."""
         return self._was_asked
 
     @property
     def is_due(self) -> bool:
-        """Whether the run ends after this step: somebody asked, or the time is over."""
+        """Whether the run ends after this step: a stop was requested, or the time is up."""
         return self._was_asked or time.monotonic() >= self._until
 
     @property
     def reason(self) -> str:
-        """Why it is due: the beginning of a sentence."""
-        return "stopped" if self._was_asked else f"run.max_hours={self._max_hours} is over: stopped"
+        """Why it is due; begins a sentence."""
+        return "stopped" if self._was_asked else f"run.max_hours={self._max_hours} is up: stopped"
 
     def ask(self) -> None:
-        """The run ends after the step that runs."""
+        """Requests that the run ends after the current step."""
         self._was_asked = True
 
     def drop(self) -> bool:
-        """The step that runs is dropped; False where there is none to drop yet. From any thread."""
+        """Drops the current step; False if there is none to drop yet. Call from any thread."""
         self._was_asked = self.is_dropped = True
         if self._drop is not None:
             self._drop()
@@ -96,7 +96,7 @@ class StopRequest:
 
     @contextmanager
     def droppable(self) -> Iterator[None]:
-        """Within it, `drop` cancels the task that runs."""
+        """Context in which `drop` cancels the current task."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._drop = lambda: _cancel(loop, task)
@@ -109,7 +109,7 @@ class StopRequest:
 def _cancel(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[object]") -> None:
     try:
         loop.call_soon_threadsafe(task.cancel)
-    except RuntimeError:  # the loop has ended meanwhile
+    except RuntimeError:  # the loop has ended already
         return
 
 
@@ -119,16 +119,16 @@ def listen_for_stop(
     grace_s: float,
     max_hours: float | None,
     note: Callable[[str], None],
-    last_words: Callable[[], str],
+    final_message: Callable[[], str],
 ) -> Iterator[StopRequest]:
-    """Within it, SIGINT and SIGTERM do what the top of this module says. Raises KeyboardInterrupt for a second Ctrl-C
-    before there is a step that could be dropped.
+    """Context in which SIGINT and SIGTERM act as the module docstring says. Raises KeyboardInterrupt for a second
+    Ctrl-C before there is a step to drop.
 
-    Works in the main thread only; elsewhere nobody listens.
+    Works in the main thread only; elsewhere signals are ignored.
 
     Args:
-        note: tells the person at the console.
-        last_words: what a process says that has to end at once.
+        note: shows a line on the console.
+        final_message: the text printed when the process ends at once.
     """
     stop = StopRequest(max_hours)
     if threading.current_thread() is not threading.main_thread():
@@ -147,7 +147,7 @@ def listen_for_stop(
             limit = f", in {grace_s:g} s at most" if demand is Demand.FINISH_IN_TIME else ""
             note(f"stopping after this step{limit}; Ctrl-C drops the step")
 
-    enforcer = _Enforcer(stop, grace_s=grace_s, last_words=last_words)
+    enforcer = _Enforcer(stop, grace_s=grace_s, final_message=final_message)
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
@@ -158,12 +158,14 @@ def listen_for_stop(
 
 
 class _Enforcer:
-    """Ends the process where it does not end by itself in time."""
+    """Ends the process if it does not end by itself in time."""
 
-    def __init__(self, stop: StopRequest, *, grace_s: float, last_words: Callable[[], str]) -> None:
+    def __init__(
+        self, stop: StopRequest, *, grace_s: float, final_message: Callable[[], str]
+    ) -> None:
         self._stop = stop
         self._grace_s = grace_s
-        self._last_words = last_words
+        self._final_message = final_message
         self._drop_at = self._end_at = float("inf")
         self._reader, self._writer = os.pipe()
         for descriptor in (self._reader, self._writer):
@@ -187,7 +189,7 @@ class _Enforcer:
         while not self._is_closed:
             for number in self._signals():
                 if number in (signal.SIGINT, signal.SIGTERM):
-                    self._heed(demands.of(number))
+                    self._apply(demands.of(number))
             if self._is_closed:
                 return
             if time.monotonic() >= self._end_at:
@@ -204,7 +206,7 @@ class _Enforcer:
             os.read(self._reader, 64) if select.select([self._reader], [], [], wait_s)[0] else b""
         )
 
-    def _heed(self, demand: Demand) -> None:
+    def _apply(self, demand: Demand) -> None:
         now = time.monotonic()
         if demand is Demand.END:
             self._end()
@@ -216,10 +218,10 @@ class _Enforcer:
             self._drop_at = min(self._drop_at, self._end_at - reserve_s)
 
     def _end(self) -> None:
-        """Ends the process without a look at its threads, which may be anywhere; children end with it."""
+        """Ends the process without waiting for its threads; children end with it."""
         try:
             if os.isatty(1):
                 os.write(1, _SHOW_CURSOR)
-            os.write(2, f"rlvr: {self._last_words()}\n".encode())
+            os.write(2, f"rlvr: {self._final_message()}\n".encode())
         finally:
             os._exit(EXIT_CODE)

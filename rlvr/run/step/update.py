@@ -1,10 +1,10 @@
-"""From one step's groups to an optimiser step. This is where the order of the algorithm stands:
+"""From one step's groups to an optimiser step, in this order:
 
     groups -> shaped rewards -> [reference log-probs -> KL penalty] -> advantages over all groups of the step
-           -> groups whose advantages are all 0 leave, where the recipe says so; masked rollouts leave
-           -> batch with denominators that count what is left -> [reference log-probs] -> optimiser step
+           -> groups whose advantages are all 0 are removed, if the recipe says so; masked rollouts too
+           -> batch with denominators over the remaining rows -> [reference log-probs] -> optimiser step
 
-With `streaming` the same is done for each group as it comes, with one `apply` over the summed denominators at the end;
+With `streaming` the same is done for each group as it ends, with one `apply` over the summed denominators at the end;
 the config allows it only where a group's advantages do not depend on the others.
 """
 
@@ -41,7 +41,7 @@ from rlvr.run.step.shaping import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlInReward:
-    """The KL to the reference as a price: coef times the sum over a rollout's loss tokens."""
+    """The KL penalty to the reference: coef times the sum over a rollout's loss tokens."""
 
     coef: float
     estimator: KlFunction
@@ -49,12 +49,12 @@ class KlInReward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What one step did.
+    """The result of one step.
 
-    taken: its groups; those that left for their advantages stand among the dropped. shaped: by completion id, for every
+    taken: its groups; groups removed for their advantages are among the dropped. shaped: by completion id, for every
     judged rollout. statistics: over the rollouts of all its groups. has_learned: whether there was an optimiser step.
-    is_refill_spent: the step is smaller than asked for, because no more groups may stand in for dropped ones. wait_s:
-    until the last group was judged, less what was trained meanwhile; train_s: the learner's work.
+    is_refill_spent: the step is smaller than asked for, because no more groups may replace dropped ones. wait_s:
+    seconds until the last group was judged, minus the training meanwhile; train_s: seconds of the learner's work.
     """
 
     taken: Taken
@@ -69,9 +69,9 @@ class Update:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Some groups on their way to the learner.
+    """Groups prepared for the learner.
 
-    batch: None where no row is left. silent: ids of groups whose advantages are all 0 and that leave for it.
+    batch: None when no row is left. silent: ids of groups removed because all their advantages are 0.
     """
 
     batch: Batch | None
@@ -81,7 +81,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Learned:
-    """What is left of `Prepared` when the learner has done its work; counts: None where there was no batch."""
+    """The part of `Prepared` kept after the learner's work; counts: None when there was no batch."""
 
     counts: Denominators | None
     shaped: Mapping[str, Shaped]
@@ -90,7 +90,7 @@ class _Learned:
 
 
 class Updater:
-    """Takes groups from the buffer and learns from them."""
+    """Takes groups from the buffer and trains on them."""
 
     def __init__(
         self,
@@ -108,9 +108,9 @@ class Updater:
         activity: Activity,
     ) -> None:
         """Args:
-        activity: shows which part of the step is running.
-        may_overlap: the learner may work while the engine generates; False where they share tensors, and streaming
-            then begins after the last group.
+        activity: the status line.
+        may_overlap: the learner may work while the engine generates; False when they share tensors: streaming then
+            begins after the last group.
         """
         self._buffer = buffer
         self._learner = learner
@@ -125,9 +125,9 @@ class Updater:
         self._activity = activity
 
     async def step(self, *, policy_version: int) -> Update:
-        """Waits for one step's groups and learns from them; no groups at all when the prompts have run out.
+        """Waits for one step's groups and trains on them; no groups when the prompts have run out.
 
-        Raises: what the producer failed with; LearnerError.
+        Raises: the producer's error; LearnerError.
         """
         started = time.perf_counter()
         train_s = 0.0
@@ -183,7 +183,7 @@ class Updater:
         )
 
     async def _chunks(self) -> AsyncIterator[list[Screened]]:
-        """The step's groups in portions that are learned from together."""
+        """The step's groups in chunks that are trained on together."""
         if self._is_streaming and self._may_overlap:
             async for item in self._buffer.stream():
                 self._activity.advance()
@@ -201,7 +201,7 @@ class Updater:
         return len(items) == allowed > wanted > sum(item.reason is None for item in items)
 
     def _learn(self, screened: Sequence[Screened]) -> _Learned:
-        """In the learner's thread."""
+        """Trains on the groups; runs in the learner's thread."""
         ready = self.prepare(screened)
         if ready.batch is None:
             return _Learned(counts=None, shaped=ready.shaped, silent=ready.silent)
@@ -218,7 +218,7 @@ class Updater:
         )
 
     def prepare(self, screened: Sequence[Screened]) -> Prepared:
-        """The annotated batch of these groups, with their advantages."""
+        """The annotated batch of these groups, with advantages."""
         groups = [item.group for item in screened]
         rows: list[Row] = [
             (index, rollout.completion, 0.0)
@@ -255,9 +255,9 @@ class Updater:
         return Prepared(batch=batch, shaped=shaped, silent=silent)
 
     def _charge_kl(self, batch: Batch, rows: Sequence[Row], shaped: dict[str, Shaped]) -> None:
-        """Subtracts the KL penalty from the shaped rewards; a completion without a sampled token pays nothing."""
+        """Subtracts the KL penalty from the shaped rewards; a completion without sampled tokens has none."""
         assert self._kl_in_reward is not None
-        assert batch.ref_logprobs is not None  # the reference is loaded where kl_coef > 0
+        assert batch.ref_logprobs is not None  # the reference is loaded if kl_coef > 0
         penalties = kl_penalties(
             batch.behavior_logprobs,
             ref_logprobs=batch.ref_logprobs,
@@ -271,7 +271,7 @@ class Updater:
             shaped[name] = replace(before, reward=before.reward - penalty, kl_penalty=penalty)
 
     def _set_advantages(self, groups: Sequence[Group], shaped: dict[str, Shaped]) -> frozenset[str]:
-        """Notes each rollout's advantage; returns the ids of groups that leave because all of theirs are 0."""
+        """Stores each rollout's advantage; returns the ids of groups to remove because all of theirs are 0."""
         ids = [[r.completion.completion_id for r in group.rollouts] for group in groups]
         lists = self._advantage(
             [

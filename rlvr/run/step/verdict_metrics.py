@@ -1,7 +1,7 @@
-"""What verdicts say of their verifier, beside the reward: how they were decided, how long it took, what is suspicious.
+"""Metrics of verifiers from their verdicts: how they were decided, how long it took, and what is suspicious.
 
-A verifier takes part by its `details`: `method` (how it decided), `problem` (why an answer could not be compared, or
-not in the form that was asked for) and `cross_check` ("agrees" or "disagrees": a second checker's word on a sample).
+A verifier contributes through `details`: `method` (how it decided), `problem` (why an answer could not be compared, or
+not in the requested form) and `cross_check` ("agrees" or "disagrees": a second checker's result on some verdicts).
 """
 
 import math
@@ -47,10 +47,10 @@ def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """`check/NAME/*` of each check, shadows and gates included; sources that share a check's name are taken together.
+    """`check/NAME/*` of each check, shadows and gates included; sources that share a check name are pooled.
 
-    pass_rate, error_rate and unparsed_rate are shares of its verdicts; mean_score is over those that have a score,
-    and not a number where none has.
+    pass_rate, error_rate and unparsed_rate are shares of its verdicts; mean_score is over those with a score, nan if
+    there is none.
     """
     by_name: dict[str, list[Verdict]] = {}
     for group in groups:
@@ -70,7 +70,7 @@ def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def has_no_readable_answer(verdict: Verdict) -> bool:
-    """Whether no answer was found, or what is marked as the answer cannot be read, as in `\\boxed{+++}`."""
+    """Whether no answer was found, or the marked answer cannot be read, as in `\\boxed{+++}`."""
     return verdict.status is Status.UNPARSED or (
         verdict.status is Status.FAIL and verdict.details.get("problem") == UNREADABLE
     )
@@ -89,7 +89,7 @@ def _by_check(group: Group) -> Iterator[list[Verdict]]:
 
 
 def _is_suspected(verdicts: Sequence[Verdict]) -> bool:
-    """Whether none passed, and two completions agree on an answer that could not be compared in the form asked for."""
+    """Whether none passed, and two completions agree on an answer that could not be compared in the requested form."""
     if any(verdict.passed for verdict in verdicts):
         return False
     answers = Counter(

@@ -1,4 +1,4 @@
-"""Token rows whose log-probs tell whether two models are one, and how far apart two such lists of log-probs are."""
+"""Token rows whose log-probs show whether two models are the same, and the difference of two lists of log-probs."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ROW_TOKENS = 129  # 128 of them have a log-prob
-LOOK_TOKENS = 17
+SYNC_TOKENS = 17
 TRIAL_TOKENS = 128
 
 Rows = tuple[tuple[int, ...], ...]
@@ -16,13 +16,13 @@ Scores = Sequence[Sequence[float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """The rows of a run's proofs.
+    """The token rows on which a run's weight proofs compare log-probs.
 
-    look: one short row, for every sync. trial: for each group of tensors at the start. wide: for noise and drift; it
+    sync: one short row, for every sync. trial: for each group of tensors at the start. wide: for noise and drift; it
     begins with the rows of `trial`.
     """
 
-    look: Rows
+    sync: Rows
     trial: Rows
     wide: Rows
 
@@ -35,13 +35,13 @@ def build_canary(
     max_row_tokens: int,
     seed: int,
 ) -> Canary:
-    """Rows that begin as real prompts do and go on with tokens drawn from the whole vocabulary.
+    """Rows that begin with real prompt tokens and continue with tokens drawn from the whole vocabulary.
 
     Args:
-        prompts: token ids of some prompts of the run; none are needed.
-        vocabulary: token ids that may be drawn.
-        num_tokens: how many tokens with a log-prob `wide` has at the least.
-        max_row_tokens: the longest row that learner and engines take.
+        prompts: token ids of some prompts of the run; may be empty.
+        vocabulary: token ids to draw from.
+        num_tokens: the least number of tokens with a log-prob in `wide`.
+        max_row_tokens: the longest row that learner and engines accept.
     """
     width = max(2, min(ROW_TOKENS, max_row_tokens))
     generator = np.random.Generator(np.random.Philox(key=seed))
@@ -52,10 +52,10 @@ def build_canary(
         head = list(prompts[index % len(prompts)])[: width // 2] if prompts else []
         rows.append((*head, *drawn[len(head) :]))
     wide = tuple(rows)
-    # Of the first row both ends: the prompt's first tokens, and drawn ones.
-    half = LOOK_TOKENS // 2
-    look = (wide[0] if width <= LOOK_TOKENS else (*wide[0][: half + 1], *wide[0][-half:]),)
-    return Canary(look=look, trial=wide[: max(1, TRIAL_TOKENS // (width - 1))], wide=wide)
+    # Both ends of the first row: the prompt's first tokens, and drawn ones.
+    half = SYNC_TOKENS // 2
+    sync = (wide[0] if width <= SYNC_TOKENS else (*wide[0][: half + 1], *wide[0][-half:]),)
+    return Canary(sync=sync, trial=wide[: max(1, TRIAL_TOKENS // (width - 1))], wide=wide)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Difference:
 
 
 def difference(one: Scores, other: Scores) -> Difference:
-    """How far two lists of log-probs of the same rows are apart; infinitely where one is not finite.
+    """The difference of two lists of log-probs of the same rows; infinite where one is not finite.
 
     >>> difference([[-1.0, -2.0]], [[-1.5, -2.0]]).mean
     0.25
@@ -85,6 +85,6 @@ def difference(one: Scores, other: Scores) -> Difference:
 
 
 def mean_size(scores: Scores) -> float:
-    """The mean of |log-prob|: rounding errors of an engine grow with it."""
+    """The mean of |log-prob|; an engine's rounding errors grow with it."""
     values = [abs(value) for row in scores for value in row]
     return math.fsum(values) / len(values)

@@ -1,14 +1,14 @@
-"""Proof that every engine computes with the learner's weights; a checksum of what arrived alone does not show it.
+"""Proof that every engine computes with the learner's weights; a checksum of the received bytes does not show it.
 
     start:  noise    |engine - learner| with the first weights: mean and standard error for each engine
             groups   each group of tensors is perturbed until the learner's log-probs move by at least MARGIN x noise;
-                     published as a trial, every engine's must then be the learner's up to FOLLOW of that move
-    sync:   looks    a short row's log-probs must differ from the engine's own of the version before in at least one bit
-                     (when weights changed), and agree among the engines
+                     published as a trial, every engine's must then match the learner's up to FOLLOW of that move
+    sync:   row      a short row's log-probs must differ from those of the engine's previous version in at least one bit
+                     (when weights changed), and agree across engines
     drift:  every `drift_every_syncs` syncs, mean |engine - learner| within noise + 4 standard errors
 
-An engine's log-probs come with its receipt (`WeightsRef.canary`), so each engine of a fleet is asked, with the weights
-that it has just loaded. Noise is allowed to grow as the mean |log-prob| does, as rounding errors do.
+An engine's log-probs come with its receipt (`WeightsRef.canary`), so each engine of a fleet answers with the
+weights that it has just loaded. Noise may grow with the mean |log-prob|, because rounding errors do.
 """
 
 import logging
@@ -27,25 +27,25 @@ from rlvr.run.weights.canary import Canary, Difference, Scores, difference, mean
 
 logger = logging.getLogger(__name__)
 
-START_LIMIT = 0.5  # nats, mean: more is no rounding but another model
+START_LIMIT = 0.5  # nats, mean: more is not rounding but another model
 MARGIN = 10.0
-LEAST_MOVE = 0.05  # nats, mean: where there is no noise
+LEAST_MOVE = 0.05  # nats, mean: the least move when there is no noise
 FOLLOW = 0.2
 NOISE_FACTOR = 4.0
 STANDARD_ERRORS = 4.0
-DRIFT_FLOOR = 1e-3  # nats, mean: what no training can feel
-DRIFT_FACTOR = 2.0  # of the start's mean: rounding grows as a policy sharpens, by a third in 20 steps of a small model
+DRIFT_FLOOR = 1e-3  # nats, mean: too small to affect training
+DRIFT_FACTOR = 2.0  # times the start's mean: rounding grows as a policy sharpens (small model: a third in 20 steps)
 FIRST_SCALE = 0.2
-GROUPS_IN_PROCESS = 8  # a copy in the learner's process is made tensor by tensor and packs nothing
+GROUPS_IN_PROCESS = 8  # a copy in the learner's process is made tensor by tensor, without packing
 MOST_TRIES = 8
-SPREAD_FLOOR = {"float32": 1e-3}  # nats, mean, among engines; otherwise:
+SPREAD_FLOOR = {"float32": 1e-3}  # nats, mean, between engines; for other dtypes:
 SPREAD_FLOOR_ROUGH = 0.05
-ENOUGH_CHANGED = 8  # tensors; fewer may leave the log-probs of a few tokens as they were
+ENOUGH_CHANGED = 8  # tensors; fewer may leave the log-probs of a few tokens unchanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupProof:
-    """How one group was proven. moved: the learner's log-probs; residual: of the engine that followed worst, nats."""
+    """The proof of one group. moved: the learner's log-probs; residual: the worst engine's difference; nats."""
 
     group: str
     scale: float
@@ -55,24 +55,24 @@ class GroupProof:
 
 @dataclass(slots=True, kw_only=True)
 class _Known:
-    """What is known of one engine. look: its log-probs of the latest version. noise: at the start."""
+    """An engine's answers. logprobs: of the sync row at the latest version. noise: at the start."""
 
     version: int
-    look: Scores
+    logprobs: Scores
     noise: Difference | None = None
     is_drifting: bool = False  # a warning was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncProof:
-    """What a sync's proof found: metrics, and its seconds (the engines' and the learner's)."""
+    """The metrics of a sync's proof, and its seconds (engines and learner)."""
 
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
 
 
 class WeightProof:
-    """Knows what engines answered so far; one for a run, begun anew when it is resumed."""
+    """Compares engines with the learner over a run; starts afresh when the run is resumed."""
 
     def __init__(
         self,
@@ -98,14 +98,14 @@ class WeightProof:
         self._spread = 0.0
 
     def asking(self, ref: WeightsRef) -> WeightsRef:
-        """The reference with the rows that this sync needs: a look, and the wide ones at the start and for drift."""
-        rows = self._canary.look + (self._canary.wide if self._is_wide(ref) else ())
+        """The reference with this sync's rows: the short one, and the wide ones at the start and for drift."""
+        rows = self._canary.sync + (self._canary.wide if self._is_wide(ref) else ())
         return replace(ref, canary=rows)
 
     async def check(self, ref: WeightsRef, receipt: LoadReceipt) -> SyncProof:
-        """Judges what the engines answered to `asking(ref)`.
+        """Checks the engines' answers to `asking(ref)`.
 
-        Raises: RolloutError that names version and engine.
+        Raises: RolloutError, which names version and engine.
         """
         engines = [one for one in receipt.each if one.has_weights]
         if not engines:
@@ -114,7 +114,7 @@ class WeightProof:
         is_wide = self._is_wide(ref)
         changed = [e.name for e in ref.manifest if self._checksums.get(e.name) != e.checksum]
         learner = await self._scores(self._canary.wide) if is_wide else None
-        drift = [self._service(one, ref, changed=changed, learner=learner) for one in engines]
+        drift = [self._check_engine(one, ref, changed=changed, learner=learner) for one in engines]
         self._compare_engines(ref, engines)
         self._checksums = {entry.name: entry.checksum for entry in ref.manifest}
         self._num_syncs += 1
@@ -147,9 +147,9 @@ class WeightProof:
     async def prove_groups(self, ref: WeightsRef) -> None:
         """Perturbs every group of tensors in turn, has all engines follow, and has them load `ref` again.
 
-        Nothing may be generated meanwhile. Comes after the first `check`.
+        Nothing may be generated meanwhile. Call it after the first `check`.
 
-        Raises: RolloutError that names engine and group.
+        Raises: RolloutError, which names engine and group.
         """
         if not self._config.at_start or not self._known:
             return
@@ -167,26 +167,26 @@ class WeightProof:
                 unmoved.append(group)
             else:
                 proofs.append(proof)
-        again = replace(ref, canary=self._canary.look)
+        again = replace(ref, canary=self._canary.sync)
         receipt = await self._engine.load_weights(again)
         check_receipts(again, receipt)
         for one in _with_weights(receipt):
             known = self._known.get(one.engine_id)
-            if known is None:  # it joined meanwhile; its first sync looks at it
+            if known is None:  # it joined meanwhile and is checked at its first sync
                 continue
-            gap = difference(one.canary_logprobs, known.look).mean
+            gap = difference(one.canary_logprobs, known.logprobs).mean
             if gap > self._limit(one.engine_id, moved=0.0):
                 raise RolloutError(
-                    f"version {ref.policy_version}: {_name(one)} does not compute as before after its weights were "
+                    f"version {ref.policy_version}: {_name(one)} computes differently after its weights were "
                     f"perturbed and sent again: log-probs differ by {gap:.4g} nats on average"
                 )
-            known.look = one.canary_logprobs
+            known.logprobs = one.canary_logprobs
         self._tell(ref, proofs, unmoved, seconds=time.perf_counter() - started)
 
     async def _prove(
         self, group: str, names: Sequence[str], *, before: Scores
     ) -> GroupProof | None:
-        """None: the learner's log-probs hardly depend on this group."""
+        """The proof of one group; None when the learner's log-probs hardly depend on it."""
         noise = max((k.noise.mean for k in self._known.values() if k.noise), default=0.0)
         wanted = max(MARGIN * noise, LEAST_MOVE)
         scale = FIRST_SCALE
@@ -215,7 +215,7 @@ class WeightProof:
                     raise RolloutError(
                         f"{_name(one)} does not follow the tensors of {group!r} ({_some(names)}): they were perturbed, "
                         f"the learner's log-probs moved by {moved:.4g} nats on average, and the engine's differ from "
-                        f"them by {gap:.4g} (noise {noise:.2g}). It received the right bytes and computes with others, "
+                        f"them by {gap:.4g} (noise {noise:.2g}). It received the right bytes but computes with others, "
                         "such as a packed copy; nothing was generated yet"
                     )
             self._note_spread(engines)
@@ -223,7 +223,7 @@ class WeightProof:
             await self._thread.run(self._learner.unperturb)
         return GroupProof(group=group, scale=scale, moved=moved, residual=residual)
 
-    def _service(
+    def _check_engine(
         self,
         one: LoadReceipt,
         ref: WeightsRef,
@@ -231,69 +231,73 @@ class WeightProof:
         changed: Sequence[str],
         learner: Scores | None,
     ) -> float:
-        """Notes what this engine answered; its mean difference to the learner, 0 where that was not asked."""
+        """Checks and keeps this engine's answer; returns its mean difference to the learner, 0 if not measured."""
         version = f"version {ref.policy_version}: {_name(one)}"
-        num_rows = len(self._canary.look) + (len(self._canary.wide) if learner is not None else 0)
+        num_rows = len(self._canary.sync) + (len(self._canary.wide) if learner is not None else 0)
         lengths = [len(row) for row in one.canary_logprobs]
         if lengths != [len(row) - 1 for row in ref.canary[:num_rows]]:
             raise RolloutError(
-                f"{version} answered {len(lengths)} canary rows of {sum(lengths)} log-probs, and {num_rows} rows were "
+                f"{version} returned {len(lengths)} canary rows of {sum(lengths)} log-probs, but {num_rows} rows were "
                 "asked for; load_weights must score WeightsRef.canary with the weights it has loaded"
             )
-        look = one.canary_logprobs[: len(self._canary.look)]
+        sync_row = one.canary_logprobs[: len(self._canary.sync)]
         if not all(math.isfinite(value) for row in one.canary_logprobs for value in row):
-            raise RolloutError(f"{version} gives log-probs that are not finite after the sync")
+            raise RolloutError(f"{version} returns log-probs that are not finite after the sync")
         known = self._known.get(one.engine_id)
         is_other = known is not None and known.version != ref.policy_version
-        if known and is_other and tuple(known.look) == tuple(look):
+        if known and is_other and tuple(known.logprobs) == tuple(sync_row):
             if len(changed) >= min(ENOUGH_CHANGED, len(ref.manifest) // 2 + 1):
                 raise RolloutError(
-                    f"{version} says that it serves these weights, but its canary log-probs are bit for bit those of "
+                    f"{version} reports these weights, but its canary log-probs are bitwise equal to those of "
                     f"version {known.version}, and {len(changed)} of {len(ref.manifest)} tensors changed "
                     f"({_some(changed)}): it still computes with the old ones"
                 )
             if changed:
                 logger.warning(
-                    "%s: %d tensors changed, and no canary log-prob did", version, len(changed)
+                    "%s: %d tensors changed, but no canary log-prob did", version, len(changed)
                 )
         if known is None:
-            known = self._known[one.engine_id] = _Known(version=ref.policy_version, look=look)
-        known.version, known.look = ref.policy_version, look
+            known = self._known[one.engine_id] = _Known(
+                version=ref.policy_version, logprobs=sync_row
+            )
+        known.version, known.logprobs = ref.policy_version, sync_row
         if learner is None:
             return 0.0
-        return self._judge_drift(known, one, learner, version=version)
+        return self._check_drift(known, one, learner, version=version)
 
-    def _judge_drift(
+    def _check_drift(
         self, known: _Known, one: LoadReceipt, learner: Scores, *, version: str
     ) -> float:
-        gap = difference(one.canary_logprobs[len(self._canary.look) :], learner)
+        gap = difference(one.canary_logprobs[len(self._canary.sync) :], learner)
         size = mean_size(learner)
         if known.noise is None:
             if gap.mean > START_LIMIT:
                 raise RolloutError(
                     f"{version} differs from the learner by {gap.mean:.4g} nats a token on average (bound "
-                    f"{START_LIMIT}): it does not compute with the weights that it received, or not as the model does"
+                    f"{START_LIMIT}): it does not compute with the weights that it received, or computes differently"
                 )
             known.noise = gap
             self._size = self._size or size
             return gap.mean
-        error = math.sqrt(2) * known.noise.standard_error  # its own may grow with what is wrong
+        error = (
+            math.sqrt(2) * known.noise.standard_error
+        )  # the standard error of `gap` would grow with the fault
         growth = max(1.0, size / self._size)
-        doubt, limit = (
+        warn_limit, limit = (
             max(DRIFT_FLOOR, growth * (factor * known.noise.mean + STANDARD_ERRORS * error))
             for factor in (1.0, DRIFT_FACTOR)
         )
-        told = (
+        figures = (
             f"mean difference {gap.mean:.4g} nats a token over {sum(map(len, learner))} canary tokens; "
             f"{known.noise.mean:.4g} at the start, bound {limit:.4g}"
         )
         if gap.mean > limit:
-            raise RolloutError(f"{version} has drifted from the learner: {told}")
-        if gap.mean > doubt and not known.is_drifting:
+            raise RolloutError(f"{version} has drifted from the learner: {figures}")
+        if gap.mean > warn_limit and not known.is_drifting:
             known.is_drifting = True
             self._record(
                 "engine_drifting",
-                f"{version} differs more from the learner than at the start: {told}",
+                f"{version} differs more from the learner than at the start: {figures}",
                 {
                     "engine": one.engine_id,
                     "policy_version": one.policy_version,
@@ -340,11 +344,11 @@ class WeightProof:
         least = min((p.moved for p in proofs), default=0.0)
         worst = max((p.residual for p in proofs), default=0.0)
         text = (
-            f"{len(self._known)} engine(s) follow the weights: {len(proofs)} groups of tensors perturbed in "
+            f"{len(self._known)} engine(s) follow the weights: {len(proofs)} groups of tensors were perturbed in "
             f"{seconds:.1f} s; log-probs moved by at least {least:.2g}, engines within {worst:.2g} (noise {noise:.2g})"
         )
         if unmoved:
-            text += f"; not shown for {_some(unmoved)}, on which the log-probs do not depend"
+            text += f"; not proven for {_some(unmoved)}, on which the log-probs do not depend"
         fields: dict[str, Json] = {
             "policy_version": ref.policy_version,
             "seconds": round(seconds, 3),
@@ -359,7 +363,7 @@ class WeightProof:
         self._record("weights_proven", text, fields)
 
     def _is_wide(self, ref: WeightsRef) -> bool:
-        """Counted by versions, so that a resumed run measures drift where one that was not interrupted does."""
+        """Whether this sync uses the wide rows; counted by version, so that a resumed run does so too."""
         every = self._config.drift_every_syncs
         return self._num_syncs == 0 or bool(every and ref.policy_version % every == 0)
 
@@ -368,11 +372,11 @@ class WeightProof:
 
 
 def check_receipts(ref: WeightsRef, receipt: LoadReceipt) -> None:
-    """Raises RolloutError when an engine's own word on version and bytes differs from what the learner published."""
+    """Raises RolloutError when the version or the checksums that an engine reports differ from what was published."""
     for one in receipt.each:
         if one.policy_version != ref.policy_version:
             raise RolloutError(
-                f"the learner published version {ref.policy_version}, {_name(one)} says it serves {one.policy_version}"
+                f"the learner published version {ref.policy_version}, {_name(one)} reports {one.policy_version}"
             )
         if not one.has_weights:
             continue

@@ -1,4 +1,4 @@
-"""One weight sync: the learner publishes, the engines load, and their word is checked against the learner's."""
+"""One weight sync: the learner publishes, the engines load, and their receipts are checked."""
 
 import time
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from rlvr.run.weights.proof import WeightProof, check_receipts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sync:
-    """What a sync did.
+    """The result of a sync.
 
-    sync_s: seconds of publishing, loading and checking. wait_s: until the engine had finished what it had begun before,
-        because it loads only then.
+    sync_s: seconds of publishing, loading and checking. wait_s: seconds until the engine had finished its
+        earlier requests, because it loads only then.
     """
 
     ref: WeightsRef
@@ -37,11 +37,11 @@ async def sync_weights(
     thread: LearnerThread,
     proof: WeightProof | None = None,
 ) -> Sync:
-    """Publishes, lets the engines load, and checks their receipts; the learner stands still meanwhile.
+    """Publishes weights, lets the engines load them, and checks their receipts; the learner waits meanwhile.
 
-    Args: proof: judges the engines' log-probs too, where weights travel.
+    Args: proof: also checks the engines' log-probs; None where no weights travel.
 
-    Raises: RolloutError when an engine's own word, or what it computes, is not what the learner published.
+    Raises: RolloutError when what an engine reports or computes does not match what the learner published.
     """
     start = time.perf_counter()
     ref = await thread.run(learner.publish)
@@ -63,9 +63,9 @@ async def sync_weights(
 async def first_sync(
     learner: Learner, engine: RolloutEngine, *, thread: LearnerThread, proof: WeightProof | None
 ) -> Sync:
-    """The sync before anything is generated, and the proof that the engines follow every group of tensors.
+    """The sync before the first generation, and the proof that the engines follow every group of tensors.
 
-    Raises: RolloutError as `sync_weights`, and when an engine does not follow.
+    Raises: RolloutError, as `sync_weights` does, and when an engine does not follow.
     """
     sync = await sync_weights(learner, engine, thread=thread, proof=proof)
     if proof is not None and sync.ref.transport is not Transport.SHARED:

@@ -1,4 +1,4 @@
-"""Judges and engines in real actors of a private Ray: hostile input, sudden death, coming and going, and the token."""
+"""Verifiers and engines in actors of a private Ray: hostile input, sudden death, joining, leaving, and the token."""
 
 import asyncio
 import contextlib
@@ -52,8 +52,10 @@ def recipe_of(check: str = "math", **changes: Any) -> Recipe:
     })  # fmt: skip
 
 
-def judging(recipe: Recipe, check: Check, scene: Callable[[VerifierFleet], Awaitable[Any]]) -> Any:
-    """What the scene returns, with one judge actor behind the fleet."""
+def judging(
+    recipe: Recipe, check: Check, scenario: Callable[[VerifierFleet], Awaitable[Any]]
+) -> Any:
+    """What the scenario returns, with one verifier actor behind the fleet."""
     here = VerifierService(workers=1, deadline_s=5.0)
     spawn = verifier_spawner(
         recipe,
@@ -70,7 +72,7 @@ def judging(recipe: Recipe, check: Check, scene: Callable[[VerifierFleet], Await
         )  # fmt: skip
         await fleet.start()
         try:
-            return await scene(fleet), events
+            return await scenario(fleet), events
         finally:
             await fleet.close()
 
@@ -88,7 +90,7 @@ def test_hostile_completions_in_an_actor_are_all_answered_and_its_workers_live(
     rows = hostile(str(tmp_path / "canary"))
     assert len(rows) >= 120
 
-    async def scene(fleet: VerifierFleet) -> list[Status]:
+    async def scenario(fleet: VerifierFleet) -> list[Status]:
         async def one(row: dict[str, Any]) -> Status:
             check = Check(name="m", verifier="math", reference=row["reference"])
             prompt = Prompt(prompt_id=str(row["id"]), text="?", source="s", checks=(check,))
@@ -101,7 +103,7 @@ def test_hostile_completions_in_an_actor_are_all_answered_and_its_workers_live(
         return await asyncio.gather(*(one(row) for row in rows))
 
     recipe = recipe_of(reward={"verifier_workers": 2, "verifier_deadline_s": 5.0})
-    statuses, events = judging(recipe, Check(name="m", verifier="math"), scene)
+    statuses, events = judging(recipe, Check(name="m", verifier="math"), scenario)
     assert Status.ERROR not in statuses
     passed = [row["id"] for row, s in zip(rows, statuses, strict=True) if s is Status.PASS]
     assert passed == [f"right {number}" for number in range(20)]
@@ -119,7 +121,7 @@ def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_kille
         "```python\nimport os\nos._exit(0)\n```": Status.FAIL,
     }
 
-    async def scene(fleet: VerifierFleet) -> list[list[Status]]:
+    async def scenario(fleet: VerifierFleet) -> list[list[Status]]:
         rounds: list[list[Status]] = []
         for is_first in (True, False):
             asked = [
@@ -132,7 +134,7 @@ def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_kille
             rounds.append([v["c"].status for v in await asyncio.gather(*asked)])
         return rounds
 
-    (rounds, events) = judging(recipe_of("code"), Check(name="c", verifier="code"), scene)
+    (rounds, events) = judging(recipe_of("code"), Check(name="c", verifier="code"), scenario)
     assert rounds == [list(answers.values())] * 2
     assert events == ["verifier_lost", "verifier_restarted"]
 

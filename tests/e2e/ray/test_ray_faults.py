@@ -49,7 +49,7 @@ def assert_whole(run: Path, *, steps: int) -> None:
     assert not events_of(run, "verifier_error")
 
 
-def test_killed_engine_judge_and_learner_are_replaced_and_the_run_is_the_undisturbed_one(
+def test_killed_engine_verifier_and_learner_are_replaced_and_the_run_is_the_undisturbed_one(
     folder: Path,
 ):
     rlvr("train", "tiny", *LONG, "--run-dir", "calm", cwd=folder)
@@ -57,7 +57,7 @@ def test_killed_engine_judge_and_learner_are_replaced_and_the_run_is_the_undistu
         running.until(lambda: running.num_steps() >= 1)
         running.hurt("EngineActor")
         running.until(lambda: bool(events_of(running.run, "engine_restarted")))
-        running.hurt("JudgeActor")
+        running.hurt("VerifierActor")
         running.until(lambda: bool(events_of(running.run, "verifier_restarted")))
         running.until(lambda: running.num_steps() >= 4)
         running.hurt("LearnerActor")
@@ -101,7 +101,7 @@ def test_a_frozen_learner_ends_the_run_within_its_deadline_and_is_named(folder: 
         running.until(lambda: running.num_steps() >= 1)
         running.hurt("LearnerActor", signal.SIGSTOP)
         said = running.finish(expect=1, limit_s=120)
-    assert "the run waits for the learner (Learner." in said
+    assert "the run has waited for the learner (Learner." in said
     assert "it does not answer: hung or frozen" in said
     assert "stacks of this process" in said
 

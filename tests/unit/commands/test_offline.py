@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.commands.verify_file import WINDOW_ROWS, OfflineReport, judge_file
+from rlvr.commands.verify_file import WINDOW_ROWS, OfflineReport, verify_file
 from rlvr.errors import DataError, PluginError
 from rlvr.records import Status
 
@@ -22,7 +22,7 @@ def judge(
         line if isinstance(line, bytes) else json.dumps(line).encode("ascii") for line in lines
     ]
     source.write_bytes(b"\n".join(encoded) + b"\n")
-    report = judge_file(verifier, source, target, settings, workers=1, deadline_s=1.0)
+    report = verify_file(verifier, source, target, settings, workers=1, deadline_s=1.0)
     assert [path.name for path in tmp_path.glob("*.part")] == []
     return report, [json.loads(line) for line in target.read_text(encoding="ascii").splitlines()]
 
@@ -129,7 +129,7 @@ def test_compressed_files_are_read_and_written(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz"
     text = "".join(json.dumps(row(n, "yes")) + "\n" for n in range(2000))
     source.write_bytes(gzip.compress(text.encode()))
-    assert judge_file("text_match", source, target, {}, 1, 1.0).num_rows == 2000
+    assert verify_file("text_match", source, target, {}, 1, 1.0).num_rows == 2000
     with gzip.open(target, "rt") as lines:
         assert [json.loads(line)["id"] for line in lines] == list(range(2000))
 
@@ -138,7 +138,7 @@ def test_a_file_that_breaks_off_ends_in_an_error(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl"
     whole = gzip.compress(json.dumps(row(1, "yes")).encode() + b"\n")
     source.write_bytes(whole[:-6])
-    report = judge_file("text_match", source, target, {}, 1, 1.0)
+    report = verify_file("text_match", source, target, {}, 1, 1.0)
     assert report.had_errors
     last = json.loads(target.read_text().splitlines()[-1])
     assert "cannot be read further" in last["reason"]
@@ -147,14 +147,14 @@ def test_a_file_that_breaks_off_ends_in_an_error(tmp_path: Path) -> None:
 def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     with pytest.raises(DataError, match="does not exist"):
-        judge_file("text_match", source, target, {}, 1, 1.0)
+        verify_file("text_match", source, target, {}, 1, 1.0)
     source.write_text("")
     with pytest.raises(PluginError, match="no_setting"):
-        judge_file("text_match", source, target, {"no_setting": 1}, 1, 1.0)
+        verify_file("text_match", source, target, {"no_setting": 1}, 1, 1.0)
     with pytest.raises(PluginError, match="settings of sandbox 'auto': slotz"):
-        judge_file("code", source, target, {}, 1, 1.0, sandbox=("auto", {"slotz": 3}))
+        verify_file("code", source, target, {}, 1, 1.0, sandbox=("auto", {"slotz": 3}))
     with pytest.raises(DataError, match="cannot be written"):
-        judge_file("text_match", source, tmp_path / "no" / "folder", {}, 1, 1.0)
+        verify_file("text_match", source, tmp_path / "no" / "folder", {}, 1, 1.0)
     assert not target.exists()
 
 

@@ -121,7 +121,7 @@ def test_a_recipe_that_is_no_file_is_told_as_what_it_is(kind: str) -> None:
 
 def test_a_link_to_nothing_is_told() -> None:
     Path("link").symlink_to("gone")
-    assert other_kind(Path("link")) == "a link to nothing"
+    assert other_kind(Path("link")) == "a broken link"
     assert other_kind(Path("gone")) == ""
 
 

@@ -110,7 +110,7 @@ def _fifo(name: str) -> None:
         ("pipe.jsonl", _fifo, "is a named pipe"),
         ("zero.jsonl", lambda name: os.symlink("/dev/zero", name), "is a device"),
         ("loop.jsonl", lambda name: os.symlink(name, name), "Too many levels of symbolic links"),
-        ("link.jsonl", lambda name: os.symlink("gone", name), "is a link to nothing"),
+        ("link.jsonl", lambda name: os.symlink("gone", name), "is a broken link"),
         ("a" * 5000 + ".jsonl", lambda _: None, "File name too long"),
         ("a\0b.jsonl", lambda _: None, "a name with a null character"),
         ("~no_such_user_here/a.jsonl", lambda _: None, "ome directory"),

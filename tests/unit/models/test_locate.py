@@ -48,7 +48,7 @@ def test_folders_files_and_hub_names_are_found() -> None:
         ("file.txt", "is a file; name the folder"),
         ("gone.gguf", "this GGUF file does not exist"),
         ("torn", "model.safetensors is a named pipe, not a file"),
-        ("linked", "tokenizer.json is a link to nothing, not a file"),
+        ("linked", "tokenizer.json is a broken link, not a file"),
     ],
 )
 def test_what_is_no_model_is_told_as_what_it_is(path: str, message: str) -> None:

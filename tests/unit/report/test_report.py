@@ -316,7 +316,7 @@ def test_every_check_and_the_reference_are_shown(run_dir: Path) -> None:
 def test_a_right_answer_that_was_cut_off_says_why_it_earned_nothing(run_dir: Path) -> None:
     path = run_dir / "rollouts" / "step_000002.parquet"
     write_rollouts(path, reward=0.0, finish_reason="length")
-    assert '<b class="bad">cut off, so not paid</b>' in page_of(run_dir)
+    assert '<b class="bad">cut off, so no reward</b>' in page_of(run_dir)
 
 
 @pytest.mark.parametrize("width", [320, 390, 560, 700, 1080])
@@ -356,28 +356,28 @@ def test_a_report_that_fails_too_does_not_hide_why_the_run_failed(
 ):
     (run_dir / "report.html").unlink(missing_ok=True)
     (run_dir / "report.html").mkdir()
-    told: list[str] = []
+    notes: list[str] = []
     with (
         pytest.raises(CheckpointError, match="the disk is full"),
-        reported(run_dir, told=told.append),
+        reported(run_dir, note=notes.append),
     ):
         raise CheckpointError("the disk is full")
-    assert told == []
+    assert notes == []
     assert "the report could not be written" in caplog.text
     with (
         pytest.raises(StorageError, match=r"report\.html cannot be written"),
-        reported(run_dir, told=told.append),
+        reported(run_dir, note=notes.append),
     ):
         pass
 
 
 def test_the_report_is_written_whether_or_not_the_run_failed(run_dir: Path):
-    told: list[str] = []
-    with pytest.raises(CheckpointError), reported(run_dir, told=told.append):
+    notes: list[str] = []
+    with pytest.raises(CheckpointError), reported(run_dir, note=notes.append):
         raise CheckpointError("torn")
-    with reported(run_dir, told=told.append):
+    with reported(run_dir, note=notes.append):
         pass
-    assert told == [f"report {run_dir / 'report.html'}"] * 2
+    assert notes == [f"report {run_dir / 'report.html'}"] * 2
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"step": ' + "9" * 5000 + "}", '{"step": {}}'])

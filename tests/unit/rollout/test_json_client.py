@@ -28,8 +28,8 @@ def test_a_kept_connection_that_the_server_closed_costs_no_attempt():
 @pytest.mark.parametrize(
     ("url", "match"),
     [
-        ("127.0.0.1:8000", "is not a URL of a server"),
-        ("ftp://host/v1", "is not a URL of a server"),
+        ("127.0.0.1:8000", "is not a server URL"),
+        ("ftp://host/v1", "is not a server URL"),
         ("http://me:hidden@host/v1", "a login in a URL"),
     ],
 )

@@ -79,7 +79,7 @@ def plugin_file(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def verify() -> Iterator[VerifierService]:
+def service() -> Iterator[VerifierService]:
     service = VerifierService(workers=2, deadline_s=DEADLINE_S)
     yield service
     service.close()

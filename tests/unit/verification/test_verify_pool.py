@@ -252,7 +252,7 @@ def test_a_plugin_that_cannot_be_built_in_a_worker_is_an_error_and_not_a_zero(
 
 
 @pytest.fixture
-def verify() -> Iterator[VerifierService]:
+def service() -> Iterator[VerifierService]:
     service = VerifierService(workers=1, deadline_s=DEADLINE_S)
     yield service
     service.close()
@@ -286,7 +286,7 @@ def test_an_asynchronous_judge_out_of_reach_is_an_error(
         [(prompt, make_completion("hang")), (prompt, make_completion("raise"))]
     )
     assert late["main"].status is Status.ERROR
-    assert "out of reach" in late["main"].reason
+    assert "unreachable" in late["main"].reason
     assert "the service said so itself" in own["main"].reason
 
 

@@ -45,7 +45,7 @@ def test_an_import_that_never_ends_is_told_with_the_line(
     monkeypatch.setattr(trial, "CPU_DEADLINE_S", 0.2)
     path = tmp_path / "mine.py"
     path.write_text("x = 1\nwhile True: x += 1\n", encoding="utf-8")
-    with pytest.raises(PluginError, match=r"has not come to its end .* at mine\.py:2; put"):
+    with pytest.raises(PluginError, match=r"has not finished .* at mine\.py:2; put"):
         load_tried(find(VERIFIERS, f"{path}:check"))
 
 

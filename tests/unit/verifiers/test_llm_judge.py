@@ -186,7 +186,7 @@ def test_more_completions_than_places_wait_outside_of_their_deadline():
         ({"question": "{prompt}?"}, "question has no {completion}"),
         ({"votes": 3}, "would all be the same"),
         ({"votes": 2, "temperature": 1.0}, "can be a tie"),
-        ({"url": "localhost"}, "is not a URL of a server"),
+        ({"url": "localhost"}, "is not a server URL"),
         ({"key_env": "NO_SUCH_KEY"}, "'NO_SUCH_KEY' is empty or not set"),
     ],
 )

@@ -1,5 +1,5 @@
-"""The workers of a Ray run: for each kind an actor on its node, its handle for the loop, and fleets that look like one.
+"""The workers of a Ray run: per kind an actor, its handle for the loop, and fleets that act as a single worker.
 
-Comes in:   calls of the `Learner`, `RolloutEngine` and `VerifierService` protocols.
-Goes out:   calls of actors with deadlines; the work of a worker that is lost goes to another.
+Comes in:   calls to the `Learner`, `RolloutEngine` and `VerifierService` protocols.
+Goes out:   calls to actors, with deadlines; a lost worker's work is retried on another.
 """

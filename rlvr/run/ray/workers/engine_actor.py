@@ -1,4 +1,4 @@
-"""An actor in which one rollout engine lives."""
+"""An actor that holds one rollout engine."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from rlvr.run.ray.weight_files import WeightFiles
 
 
 def engine_in_actor(recipe: Recipe, *, text: PolicyText, engine_id: str) -> RolloutEngine:
-    """The engine of a recipe in a process of its own; it gets its weights by Transport.FILE."""
+    """A recipe's engine for a process of its own; it receives weights by Transport.FILE."""
     if recipe.rollout.engine is EngineKind.TOY:
         return ToyEngine(text)
     if recipe.rollout.engine is EngineKind.VLLM:
@@ -36,7 +36,7 @@ def engine_in_actor(recipe: Recipe, *, text: PolicyText, engine_id: str) -> Roll
 
 @ray.remote(max_concurrency=1000)  # type: ignore # Ray's stub wants every option
 class EngineActor:
-    """Runs in an async actor: everything slow happens in the engine's own thread or process."""
+    """Runs in an async actor; slow work happens in the engine's own thread or process."""
 
     def __init__(self, engine_id: str, recipe: Recipe, text: PolicyText) -> None:
         keep_freed_memory()
@@ -47,14 +47,14 @@ class EngineActor:
         self._files = WeightFiles()
 
     async def start(self) -> str:
-        """Builds the engine; returns where it lives."""
+        """Builds the engine; returns its node and process."""
         threads = max(1, int(self._recipe.cluster.cpus_per_engine))
         torch.set_num_threads(threads)
         self._engine = await asyncio.to_thread(
             engine_in_actor, self._recipe, text=self._text, engine_id=self._engine_id
         )
         start = getattr(self._engine, "start", None)
-        if start is not None:  # of an engine that has processes of its own
+        if start is not None:  # only engines with processes of their own have it
             await start()
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
@@ -66,32 +66,32 @@ class EngineActor:
             yield bunch
 
     async def load_weights(self, ref: WeightsRef, source: Any) -> LoadReceipt:
-        """Loads from the file, which is fetched once for each node. source: the learner's actor and its node."""
+        """Loads from the file, which is fetched once per node. source: the learner's actor and its node."""
         local = await asyncio.to_thread(self._files.here, ref, source)
         return await self._served.load_weights(local)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """As the engine's."""
+        """The log-probs (nats) of each row's tokens after the first."""
         return await self._served.score(rows)
 
     async def health(self) -> EngineHealth:
-        """As the engine's."""
+        """Whether the engine is healthy, and details if not."""
         return await self._served.health()
 
     async def sleep(self) -> None:
-        """As the engine's, where it can."""
+        """Does nothing if the engine cannot sleep."""
         await self._optional("sleep")
 
     async def wake(self) -> None:
-        """As the engine's, where it can."""
+        """Does nothing if the engine cannot sleep."""
         await self._optional("wake")
 
     async def stacks(self) -> str:
-        """Where the threads of this process stand."""
+        """The stacks of this process's threads."""
         return stacks_here()
 
     async def close(self) -> None:
-        """Frees what the engine holds, and the copies of weights that no other engine of the node uses."""
+        """Closes the engine, and removes copies of weights that no other engine of the node uses."""
         if self._engine is not None:
             await self._engine.close()
         await asyncio.to_thread(self._files.close)

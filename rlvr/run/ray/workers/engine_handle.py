@@ -1,4 +1,4 @@
-"""An engine in an actor, as the fleet sees it."""
+"""The fleet's handle of an engine in an actor."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineHandle:
-    """Implements `MemberEngine` by an actor. The fleet sets the deadlines; they stand on the board too."""
+    """Implements `MemberEngine` with an actor. The fleet enforces the deadlines; the wait board lists them too."""
 
     def __init__(
         self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard
@@ -41,7 +41,7 @@ class EngineHandle:
         )
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
-        """As the engine's; one call of the actor. The fleet watches that completions come."""
+        """Yields completions as they finish, from one actor call. The fleet watches for silence."""
         stream = self._calls.actor.generate.options(num_returns="streaming").remote(list(requests))
         limit_s = self._request_s + self._deadlines.step_deadline_s
         what = f"{len(requests)} completions"
@@ -54,7 +54,7 @@ class EngineHandle:
                 raise self._calls.meaning(error) from error
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """As the engine's; the file is fetched where the node does not see it."""
+        """Loads the weights; the file is fetched if the node does not see it."""
         limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
         return await self._calls.later(
             "load_weights",
@@ -65,7 +65,7 @@ class EngineHandle:
         )
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """As the engine's."""
+        """The log-probs (nats) of each row's tokens after the first."""
         return await self._calls.later(
             "score",
             rows,
@@ -74,25 +74,25 @@ class EngineHandle:
         )
 
     async def health(self) -> EngineHealth:
-        """As the engine's."""
+        """Whether the engine is healthy, and details if not."""
         return await self._calls.later(
             "health", what="its health", deadline_s=self._deadlines.step_deadline_s
         )
 
     async def sleep(self) -> None:
-        """As the engine's, where it can."""
+        """Does nothing if the engine cannot sleep."""
         await self._calls.later(
             "sleep", what="it to sleep", deadline_s=self._deadlines.sync_deadline_s
         )
 
     async def wake(self) -> None:
-        """As the engine's, where it can."""
+        """Does nothing if the engine cannot sleep."""
         await self._calls.later(
             "wake", what="it to wake", deadline_s=self._deadlines.sync_deadline_s
         )
 
     async def close(self) -> None:
-        """Lets the engine free what it holds, and ends the actor."""
+        """Closes the engine and ends the actor."""
         try:
             await self._calls.later("close", what="its end", deadline_s=30.0)
         except (EngineLost, WaitExpired) as error:
@@ -101,7 +101,7 @@ class EngineHandle:
             await self.kill()
 
     async def kill(self) -> None:
-        """Ends the actor at once; a frozen one too."""
+        """Ends the actor at once, even a frozen one."""
         ray.kill(self._calls.actor)
 
 
@@ -113,7 +113,7 @@ def engine_spawner(
     options_of: Callable[[int], dict[str, Any]],
     board: WaitBoard,
 ) -> Callable[[str], Any]:
-    """What the fleet starts engines with. Args: options_of: of the actor, by the engine's number."""
+    """Returns the function that starts the fleet's engines. Args: options_of: actor options by engine number."""
 
     async def spawn(engine_id: str) -> EngineHandle:
         number = int(engine_id.rpartition("-")[2])
@@ -122,7 +122,7 @@ def engine_spawner(
         handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board)
         try:
             await handle.start()
-        except BaseException:  # also when cancelled: nobody else knows the actor
+        except BaseException:  # also when cancelled: nothing else can end the actor
             await handle.kill()
             raise
         return handle

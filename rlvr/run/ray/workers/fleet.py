@@ -1,12 +1,12 @@
-"""Many engines that look like one. No Ray here: members are anything that fulfils `MemberEngine`.
+"""Many engines that act as one. Independent of Ray: members are anything that implements `MemberEngine`.
 
     generate x N --(this turn of the event loop)--> whole groups to the HEALTHY engine with the fewest open tokens
-                 --one `generate` a member and turn--> completions, to each caller as they finish
-    a lost engine: its open requests are given to others (same seed), it is started again, and serves only after it has
-                   loaded the current weights and passed the checks of `fleet_weights`
+                 --one `generate` per member and turn--> completions, to each caller as they finish
+    a lost engine: its in-flight requests are retried on others (same seed); it is restarted, and serves only after it
+                   has loaded the current weights and passed the checks of `fleet_weights`
 
-With one engine a turn's requests reach it in one call and in the order of arrival, so its waves are those of an engine
-in process.
+With one engine a turn's requests reach it in one call and in order of arrival, so its batches equal those of an
+in-process engine.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ OnEvent = Callable[..., None]
 
 
 class Fleet:
-    """Implements RolloutEngine over members that it starts, watches, replaces and ends."""
+    """Implements RolloutEngine over members that it starts, monitors, replaces and ends."""
 
     def __init__(
         self, spawn: Spawn, *, num_engines: int, limits: FleetLimits, on_event: OnEvent
     ) -> None:
         """Args:
-        spawn: starts the engine of an id and waits until it answers; raises RolloutError when it cannot.
-        on_event: told what happened, as `Recorder.event`.
+        spawn: starts the engine with an id and waits until it answers; raises RolloutError on failure.
+        on_event: records an event, as `Recorder.event` does.
         """
         self._spawn = spawn
         self._limits = limits
@@ -54,10 +54,10 @@ class Fleet:
         self._members: dict[str, Member] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._waiting: deque[list[OpenRequest]] = deque()
-        self._fresh: list[list[OpenRequest]] = []  # of this turn of the loop
+        self._fresh: list[list[OpenRequest]] = []  # requests of this turn of the loop
         self._losses: list[str] = []
         self._num_restarts = 0
-        self.num_requeued = 0  # requests that were done again because their engine was lost
+        self.num_requeued = 0  # requests retried because their engine was lost
         self._num_joined = num_engines
         self._version = 0
         self._ref: WeightsRef | None = None
@@ -67,7 +67,7 @@ class Fleet:
         self._loading = Loading(limits.sync_s, loads_after_work=limits.loads_after_work)
 
     async def start(self) -> None:
-        """Starts all engines side by side. Raises RolloutError when one does not start: then none is left running."""
+        """Starts all engines concurrently. Raises RolloutError if one does not start, after ending the others."""
         starts = [asyncio.create_task(self._started(name)) for name in self._first_ids]
         try:
             for member in await asyncio.gather(*starts):
@@ -86,7 +86,7 @@ class Fleet:
         return tuple(m for m in self._members.values() if m.is_alive)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
-        """Yields each completion as it finishes. Raises RolloutError when no engine is left, or all fail at it."""
+        """Yields each completion as it finishes. Raises RolloutError if no engine is left or all fail on it."""
         if self._is_closed:
             raise RolloutError("the engines are closed")
         if not requests:
@@ -102,9 +102,9 @@ class Fleet:
             yield item
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """All engines load side by side; one that misses its deadline is lost, and the others go on.
+        """All engines load concurrently; one that misses its deadline is lost, and the others continue.
 
-        Raises: RolloutError when none could load, naming each and why; LearnerLost when its file is gone with it.
+        Raises: RolloutError when none could load, with the reason for each; LearnerLost when the file is gone with it.
         """
         self._ref = ref
         await self.wake()
@@ -124,12 +124,12 @@ class Fleet:
         return fleet_receipt(receipts)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """What the least busy engine computes; another one where it is lost meanwhile."""
+        """Scores on the least busy engine; retries on another if it is lost."""
         while True:
             await self._until_healthy("scoring")
             member = self._least_busy()
             task = asyncio.ensure_future(member.engine.score(rows))
-            member.serving.add(task)  # whoever finds that the member is lost cancels it
+            member.serving.add(task)  # cancelled when the member is found to be lost
             task.add_done_callback(member.serving.discard)
             await asyncio.wait({task})
             if task.cancelled():
@@ -140,7 +140,7 @@ class Fleet:
                 self._lost(member, error)
 
     async def health(self) -> EngineHealth:
-        """Known here: no engine is asked, so that callers of one turn of the loop stay in it."""
+        """Health from the fleet's own state; no engine is asked, so that callers stay in the same turn of the loop."""
         ailing = [m for m in self._members.values() if m.state is not MemberState.HEALTHY]
         return EngineHealth(
             is_healthy=len(ailing) < len(self._members),
@@ -152,14 +152,14 @@ class Fleet:
         )
 
     def add(self) -> str:
-        """Starts one more engine, which serves as soon as it holds the current weights; returns its id."""
+        """Starts another engine, which serves as soon as it holds the current weights; returns its id."""
         name = f"engine-{self._num_joined}"
         self._num_joined += 1
         self._starting[name] = asyncio.create_task(self._join(name, why="joined"))
         return name
 
     async def remove(self, engine_id: str) -> None:
-        """Gives the engine nothing more, waits until it has finished, and ends it."""
+        """Sends the engine no more requests, waits until it has finished, and ends it."""
         member = self._members[engine_id]
         member.state = MemberState.LEAVING
         await asyncio.gather(*member.serving, return_exceptions=True)
@@ -169,7 +169,7 @@ class Fleet:
             self._event("engine_left", engine=engine_id)
 
     async def sleep(self) -> None:
-        """Engines that can give their memory away do so until `wake`."""
+        """Engines that support it release their memory until `wake`."""
         self.is_asleep = True
         await self._all("sleep")
 
@@ -200,7 +200,7 @@ class Fleet:
         self._dispatch_waiting()
 
     def _dispatch_waiting(self) -> None:
-        """Gives what waits to healthy engines: each gets one call with all of its share."""
+        """Assigns waiting requests to healthy engines: each gets its whole share in one call."""
         if not any(m.state is MemberState.HEALTHY for m in self._members.values()):
             return
         shares: dict[str, list[OpenRequest]] = {}
@@ -235,7 +235,7 @@ class Fleet:
             self._lost(member, error)
 
     def _lost(self, member: Member, error: BaseException) -> None:
-        """The engine is dead: others get its requests, and it is started again while the budget lasts."""
+        """Handles a dead engine: retries its requests on others, and restarts it while the budget lasts."""
         if not member.is_alive:
             return
         was_leaving = member.state is MemberState.LEAVING
@@ -253,7 +253,7 @@ class Fleet:
             reason=str(error),
             requeued=len(open_work),
         )
-        logger.warning("engine lost: %s; %d requests are done again", reason, len(open_work))
+        logger.warning("engine lost: %s; %d requests are retried", reason, len(open_work))
         if not was_leaving:
             self._restart(member.engine_id)
         self._requeue(open_work, reason=reason)
@@ -312,9 +312,9 @@ class Fleet:
         self._starting[name] = asyncio.create_task(self._join(name, why="restarted"))
 
     async def _join(self, name: str, *, why: str) -> None:
-        """Starts the engine and brings it up to date; on failure tries again while the budget lasts."""
+        """Starts the engine and loads the current weights; on failure retries while the budget lasts."""
         try:
-            while self.is_asleep:  # its device is the learner's now
+            while self.is_asleep:  # the learner is using its device
                 await asyncio.sleep(0.2)
             member = await self._started(name)
             self._admit(member)
@@ -325,7 +325,7 @@ class Fleet:
                     break
             if member.is_alive:
                 self._event(f"engine_{why}", engine=name, place=member.engine.place)
-        except LearnerLost as error:  # whoever waits for the learner hears of it
+        except LearnerLost as error:  # callers of the learner raise it too
             logger.warning("%s has no weights: %s", name, error)
         except RlvrError as error:
             self._losses.append(f"{name}: {error}")
@@ -340,7 +340,7 @@ class Fleet:
                 self._fail_open(self._none_left("generating"))
 
     async def _load(self, member: Member, ref: WeightsRef) -> None:
-        """Makes the member HEALTHY with `ref`, or lost."""
+        """Loads `ref` and makes the member HEALTHY, or lost."""
         peers = [m.receipt for m in self.members if m is not member and m.receipt is not None]
         try:
             await self._loading.load(member, ref, peers=peers)
@@ -354,7 +354,7 @@ class Fleet:
             self._changed.set()
 
     async def _watch(self, member: Member) -> None:
-        """Asks after the member's health for as long as it lives; silence means that it is lost."""
+        """Polls the member's health while it is alive; silence means that it is lost."""
         while member.is_alive:
             await asyncio.sleep(self._limits.heartbeat_s)
             try:
@@ -363,7 +363,7 @@ class Fleet:
                 self._lost(member, error)
 
     async def _until_healthy(self, purpose: str) -> None:
-        """Waits for a healthy engine; whoever joins, loads or is lost wakes it."""
+        """Waits for a healthy engine; woken when an engine joins, loads or is lost."""
         while not any(m.state is MemberState.HEALTHY for m in self._members.values()):
             if not self._has_hope():
                 raise RolloutError(self._none_left(purpose))

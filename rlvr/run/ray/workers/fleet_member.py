@@ -1,4 +1,4 @@
-"""One engine of a fleet as the fleet sees it: its state, what it has been given, and when it last gave a sign.
+"""One engine of a fleet: its state, its open requests, and the time of its last sign of life.
 
 STARTING -> STALE -> HEALTHY -> LEAVING -> gone
     ^         |         |
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 CLOSE_S = 10.0
 
 
-class EngineLost(RolloutError):  # noqa: N818 - what happened to it
+class EngineLost(RolloutError):  # noqa: N818 - names the event
     """The process of an engine is gone or does not answer."""
 
 
 class MemberEngine(RolloutEngine, Protocol):
-    """An engine that can be ended from outside, whatever it is doing."""
+    """An engine that can be killed from outside, whatever it is doing."""
 
     @property
     def place(self) -> str:
-        """Where it lives, for messages: node and process."""
+        """Its node and process, for messages."""
         ...
 
     async def kill(self) -> None:
-        """Ends it at once; never waits for its answer."""
+        """Ends it at once, without waiting for an answer."""
         ...
 
 
@@ -42,25 +42,25 @@ Spawn = Callable[[str], Awaitable[MemberEngine]]
 
 
 class MemberState(StrEnum):
-    """What an engine may be given."""
+    """The state of an engine, which decides what it may be sent."""
 
     STARTING = "starting"  # nothing
     STALE = "stale"  # weights
     HEALTHY = "healthy"  # weights and requests
-    LEAVING = "leaving"  # nothing more; what it has begun it finishes
+    LEAVING = "leaving"  # nothing more; it finishes its open requests
     DEAD = "dead"
 
 
 @dataclass(slots=True)
 class Caller:
-    """Someone who waits for completions."""
+    """A caller that waits for completions."""
 
     queue: "asyncio.Queue[Completion | BaseException]" = field(default_factory=asyncio.Queue)
 
 
 @dataclass(slots=True)
 class OpenRequest:
-    """A request that was not answered. attempts: engines that were given it; `last_error`: why the latest failed."""
+    """An unanswered request. attempts: number of engines that got it; `last_error`: why the latest failed."""
 
     request: GenerationRequest
     caller: Caller
@@ -69,13 +69,13 @@ class OpenRequest:
 
     @property
     def tokens(self) -> int:
-        """What it may cost an engine."""
+        """The most tokens that it may cost an engine."""
         return len(self.request.prefix_token_ids) + self.request.sampling.max_tokens
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """An engine and its open work."""
+    """An engine and its open requests."""
 
     engine_id: str
     engine: MemberEngine
@@ -90,11 +90,11 @@ class Member:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be given anything at all."""
+        """Whether it can be sent anything at all."""
         return self.state in (MemberState.STALE, MemberState.HEALTHY, MemberState.LEAVING)
 
     def take(self, work: OpenRequest) -> None:
-        """Notes a request that it is given."""
+        """Adds a request that was sent to it."""
         if not self.open:
             self.last_sign = time.monotonic()
         work.attempts += 1
@@ -102,14 +102,14 @@ class Member:
         self.open_tokens += work.tokens
 
     def give_back(self, request_id: str) -> OpenRequest | None:
-        """The request that is no longer open; None when it was not."""
+        """Removes and returns an open request; None if it was not open."""
         work = self.open.pop(request_id, None)
         if work is not None:
             self.open_tokens -= work.tokens
         return work
 
     def silence_s(self) -> float:
-        """Seconds without a completion while some are asked of it, beyond the latest deadline that it was given."""
+        """Seconds past the latest deadline of its open requests without a completion."""
         if not self.open:
             return 0.0
         allowed = max(work.request.deadline_s for work in self.open.values())
@@ -122,10 +122,10 @@ class Member:
                 health = await self.engine.health()
         except TimeoutError as error:
             raise EngineLost(
-                f"no answer for cluster.heartbeat_deadline_s={answer_s:g} s: it hangs or is frozen"
+                f"no answer for cluster.heartbeat_deadline_s={answer_s:g} s: it is hung or frozen"
             ) from error
         if not health.is_healthy:
-            raise EngineLost(f"it says that it is not healthy: {health.detail}")
+            raise EngineLost(f"it reports that it is not healthy: {health.detail}")
         if self.silence_s() > answer_s:
             raise EngineLost(
                 f"{len(self.open)} requests are past their deadline (rollout.completion_deadline_s) and it is silent"
@@ -134,10 +134,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetLimits:
-    """How long an engine may take, and how often engines are started again.
+    """Time limits of engines, and how often engines are restarted.
 
-    sync_s: of one load. heartbeat_s: between two questions after an engine's health; answer_s: for the answer to one.
-    loads_after_work: engines load only after what they have begun, so `sync_s` counts from its end.
+    sync_s: for one load. heartbeat_s: between two health checks; answer_s: for the answer to one.
+    loads_after_work: engines load only after their open requests, so `sync_s` counts from the end of these.
     """
 
     start_s: float = 600.0
@@ -149,7 +149,7 @@ class FleetLimits:
 
 
 async def end_engine(engine: MemberEngine) -> None:
-    """Lets the engine end its own processes, if it does so in time; then it is ended."""
+    """Closes the engine, which may end its own processes in time; then kills it."""
     try:
         async with asyncio.timeout(CLOSE_S):
             await engine.close()

@@ -1,4 +1,4 @@
-"""How a member of a fleet gets weights: within a deadline, with its own word checked before it may serve."""
+"""Loads weights into members of a fleet: within a deadline, and checks the receipt before a member may serve."""
 
 import asyncio
 import math
@@ -11,7 +11,7 @@ from rlvr.protocols import LoadReceipt
 from rlvr.records import WeightsRef
 from rlvr.run.ray.workers.fleet_member import EngineLost, Member
 
-# Engines of one kind compute the canary in one fixed shape: on other hardware the last bits may differ, not more.
+# Engines of one kind score the canary in one fixed shape, so on other hardware only the last bits may differ.
 CANARY_TOLERANCE = 0.05  # nats, mean over the canary's tokens
 _POLL_S = 0.5
 
@@ -26,9 +26,9 @@ class Loading:
     async def load(self, member: Member, ref: WeightsRef, *, peers: Sequence[LoadReceipt]) -> None:
         """Sets the member's receipt.
 
-        The deadline counts from the call, or from the end of what the member had begun before where it loads only then.
+        The deadline counts from the call, or from the end of the member's open requests if it loads only then.
 
-        Raises: RolloutError when it fails, misses its deadline, or its receipt is not what the learner sent.
+        Raises: RolloutError when it fails, misses its deadline, or its receipt does not match what the learner sent.
         """
         before = set(member.open)
         member.loading = ref
@@ -55,7 +55,7 @@ class Loading:
 
 
 def receipt_problem(receipt: LoadReceipt, *, ref: WeightsRef, peers: Sequence[LoadReceipt]) -> str:
-    """Why the engine may not serve with what it says it holds; "" where it may.
+    """Why an engine with this receipt may not serve; "" if it may.
 
     peers: receipts of other engines; those of the same version must agree on the canary.
     """
@@ -77,7 +77,7 @@ def receipt_problem(receipt: LoadReceipt, *, ref: WeightsRef, peers: Sequence[Lo
 
 
 def canary_distance(one: LoadReceipt, other: LoadReceipt) -> float:
-    """The mean absolute difference of two canaries, nats; 0 where one has none.
+    """The mean absolute difference of two canaries, nats; 0 if either has none.
 
     >>> one = LoadReceipt(policy_version=1, canary_logprobs=((-1.0, -2.0),))
     >>> canary_distance(one, LoadReceipt(policy_version=1, canary_logprobs=((-1.5, -2.0),)))
@@ -92,7 +92,7 @@ def canary_distance(one: LoadReceipt, other: LoadReceipt) -> float:
 
 
 def fleet_receipt(receipts: Sequence[LoadReceipt]) -> LoadReceipt:
-    """One receipt for all: the slowest engine's seconds, the first one's word, and every one among the members."""
+    """One receipt for all: the slowest engine's seconds, the first one's contents, and all receipts as members."""
     first = receipts[0]
     return replace(
         first,

@@ -1,4 +1,4 @@
-"""The actor in which the learner lives; its handle is `rlvr.run.ray.workers.learner_handle`."""
+"""The learner's actor; its handle is `rlvr.run.ray.workers.learner_handle`."""
 
 import os
 import threading
@@ -26,7 +26,7 @@ from rlvr.stages.supervised import SupervisedReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColdStartProgress:
-    """The latest step of a cold start that runs; 0 before the first."""
+    """The latest step of a running cold start; 0 before the first."""
 
     step: int = 0
     loss: float = 0.0
@@ -34,7 +34,7 @@ class ColdStartProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What the driver learns when the policy is loaded."""
+    """The facts that the driver receives when the policy is loaded."""
 
     text: PolicyText
     place: str
@@ -44,7 +44,7 @@ class Opened:
 
 @ray.remote(concurrency_groups={"questions": 2})  # type: ignore # Ray's stub wants every option
 class LearnerActor:
-    """Runs in a threaded actor: one thread works, another one answers questions meanwhile."""
+    """Runs in a threaded actor: one thread works, another answers questions meanwhile."""
 
     def __init__(self, recipe: Recipe, num_threads: int) -> None:
         keep_freed_memory()
@@ -56,7 +56,7 @@ class LearnerActor:
         self._stop = threading.Event()
 
     def open(self, run_dir: str) -> Opened:
-        """Loads the policy, and looks whether the run directory is the driver's."""
+        """Loads the policy, and checks whether the run directory is the driver's."""
         torch.set_num_threads(self._num_threads)
         self._policy = place_policy(
             load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe
@@ -69,14 +69,14 @@ class LearnerActor:
         )
 
     def measure_dtypes(self) -> DtypeSpeeds:
-        """Which arithmetic is the faster one in this process, on the policy's device."""
+        """Measures which dtype is faster in this process, on the policy's device."""
         assert self._policy is not None  # the handle opens first
         return measure_dtypes(self._policy.model)
 
     def start(
         self, recipe: Recipe, faults: str, reference_folder: str, checkpoint: str | None
     ) -> SupervisedReport | None:
-        """Makes the learner of a recipe without `auto`; returns the report of the cold start where there was one."""
+        """Builds the learner of a recipe without `auto`; returns the cold start's report if there was one."""
         assert self._policy is not None  # the handle opens first
         self._recipe = recipe
         is_toy = self._recipe.rollout.engine is EngineKind.TOY  # it has no weights to send
@@ -93,28 +93,28 @@ class LearnerActor:
         return started.cold_start
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """A method of the learner."""
+        """Calls a method of the learner."""
         assert self._learner is not None  # the handle starts first
         return getattr(self._learner, method)(*arguments, **named)
 
     @ray.method(concurrency_group="questions")
     def read_weights(self, path: str, chunk_bytes: int) -> Iterator[bytes]:
-        """A published file in portions, for a node that does not see it."""
+        """A published file in chunks, for a node that does not see it."""
         yield from read_chunks(path, chunk_bytes)
 
     @ray.method(concurrency_group="questions")
     def progress(self) -> ColdStartProgress:
-        """Of the cold start."""
+        """The progress of the cold start."""
         return self._progress
 
     @ray.method(concurrency_group="questions")
     def stop_cold_start(self) -> None:
-        """The cold start ends with Interrupted after the step that runs."""
+        """Makes the cold start end with Interrupted after the current step."""
         self._stop.set()
 
     @ray.method(concurrency_group="questions")
     def stacks(self) -> str:
-        """Where the threads of this process stand."""
+        """The stacks of this process's threads."""
         return stacks_here()
 
     def close(self) -> None:

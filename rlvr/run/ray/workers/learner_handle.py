@@ -1,4 +1,4 @@
-"""The learner of a run as the loop sees it: the same methods, in an actor. Every call waits with a deadline."""
+"""The loop's handle of the learner: the same methods, run in an actor. Every call has a deadline."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _POLL_S = 0.3
 
 
 class LearnerHandle:
-    """Implements `rlvr.batch.ProvableLearner` by an actor that it starts and ends."""
+    """Implements `rlvr.batch.ProvableLearner` with an actor that it starts and ends."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LearnerHandle:
         return self.opened
 
     def measure_dtypes(self) -> DtypeSpeeds:
-        """Which arithmetic is the faster one there."""
+        """Measures which dtype is faster there."""
         return self._ask("measure_dtypes", what="the measurement of dtypes")
 
     def start(self, context: RunContext) -> None:
@@ -73,14 +73,14 @@ class LearnerHandle:
             checkpoint,
         )
         shown = 0
-        is_told = False
+        is_stop_sent = False
         while not ray.wait([running], timeout=_POLL_S)[0]:
             progress = self._ask("progress", what="the cold start's progress")
             if progress.step > shown:
                 shown = progress.step
                 context.console.cold_start(shown, self._recipe.cold_start.steps, progress.loss)
-            if context.stop.requested and not is_told:
-                is_told = True
+            if context.stop.requested and not is_stop_sent:
+                is_stop_sent = True
                 self._ask("stop_cold_start", what="the cold start to stop")
         try:
             report: Any = ray.get(running)
@@ -95,55 +95,55 @@ class LearnerHandle:
         return WeightSource(actor=self._calls.actor, node_id=self.opened.node_id)
 
     def annotate(self, batch: Batch) -> Batch:
-        """As `Learner.annotate`."""
+        """The batch with the proximal and reference log-probs that the algorithm needs."""
         return self._work("annotate", batch)
 
     def accumulate(self, batch: Batch) -> None:
-        """As `Learner.accumulate`."""
+        """Adds the un-normalised gradient of these rows."""
         self._work("accumulate", batch)
 
     def apply(self, denominators: Denominators) -> StepReport:
-        """As `Learner.apply`."""
+        """Applies the accumulated gradient, divided by the denominators."""
         return self._work("apply", denominators)
 
     def step(self, batch: Batch) -> StepReport:
-        """As `Learner.step`."""
+        """Trains on all minibatches of one step."""
         return self._work("step", batch)
 
     def publish(self) -> WeightsRef:
-        """As `Learner.publish`."""
+        """A reference by which engines load the current weights."""
         return self._work("publish", deadline_s=self._deadlines.sync_deadline_s)
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """As `ProvableLearner.score`."""
+        """The log-probs (nats) of each row's tokens after the first."""
         return self._work("score", rows)
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """As `ProvableLearner.tensor_groups`."""
+        """The trained tensors in about `most` groups."""
         return self._work("tensor_groups", most=most)
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:
-        """As `ProvableLearner.perturb`."""
+        """Adds noise to these tensors; `publish` then gives a trial."""
         self._work("perturb", names, scale=scale)
 
     def unperturb(self) -> None:
-        """As `ProvableLearner.unperturb`."""
+        """Restores the weights from before `perturb`, bit for bit."""
         self._work("unperturb")
 
     def save(self, folder: Path) -> None:
-        """As `Learner.save`; the folder is on a file system that driver and learner share."""
+        """Saves to a folder on a file system that driver and learner share."""
         self._work("save", folder.resolve())
 
     def restore(self, folder: Path) -> None:
-        """As `Learner.restore`."""
+        """Reads what `save` wrote."""
         self._work("restore", folder.resolve())
 
     def set_correction(self, correction: Correction) -> None:
-        """From the next rows on, the loss corrects as this says."""
+        """Sets the loss's correction from the next rows on."""
         self._work("set_correction", correction)
 
     def close(self) -> None:
-        """Ends the actor, politely where it answers."""
+        """Closes the learner if it answers, and ends the actor."""
         closing = self._calls.actor.close.remote()
         ray.wait([closing], timeout=10.0)
         ray.kill(self._calls.actor)

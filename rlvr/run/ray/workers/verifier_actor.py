@@ -1,4 +1,4 @@
-"""An actor that judges on its node: verifier workers and sandbox live there."""
+"""An actor that verifies on its node, with verifier workers and a sandbox there."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from rlvr.verification.service import VerifierService
 
 @ray.remote(num_cpus=0, max_concurrency=1000)  # type: ignore # Ray's stub wants every option
 class VerifierActor:
-    """Runs in an async actor; the work is done in worker processes and sandboxes."""
+    """Runs in an async actor; the work happens in worker processes and sandboxes."""
 
     def __init__(self, recipe: Recipe, sources: Mapping[str, PluginSource]) -> None:
-        """Args: sources: single-file verifiers by the name that recipes use, with their text."""
+        """Args: sources: single-file verifiers with their text, by their name in the recipe."""
         self._service = VerifierService(
             recipe.reward.verifier_workers,
             recipe.reward.verifier_deadline_s,
@@ -29,12 +29,12 @@ class VerifierActor:
         )
 
     async def start(self, checks: Sequence[Check]) -> str:
-        """Builds every verifier, starts the sandbox and lets it test itself here; returns where this lives."""
+        """Builds every verifier, starts the sandbox and runs its self-test; returns the node and process."""
         await asyncio.to_thread(self._service.preflight, checks)
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[Judged]]:
-        """Verdicts as they are given, in bunches."""
+        """Verdicts as they are reached, in bunches."""
 
         async def one(item: Item) -> Judged:
             verdicts = await self._service.verify(
@@ -53,7 +53,7 @@ class VerifierActor:
         """Answers."""
 
     async def stacks(self) -> str:
-        """Where the threads of this process stand."""
+        """The stacks of this process's threads."""
         return stacks_here()
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Judges on many nodes that look like one `VerifierService`. No Ray here: pools are anything that fulfils `JudgePool`.
+"""Verifiers on many nodes that act as one service. Independent of Ray: a pool is any `RemoteVerifier`.
 
-judge(prompt, completion) --prejudge in the driver--> settled at once, or
-    --(this turn of the event loop)--> the pool with the fewest open items --> verdicts as they are given
-a lost pool: its items are judged again by another one, or by the one that is started in its place; never an ERROR
+verify(prompt, completion) --prejudge in the driver--> settled at once, or
+    --(this turn of the event loop)--> the pool with the fewest open items --> verdicts as they are reached
+a lost pool: its items are retried on another, or on its replacement; the loss is never an ERROR
 """
 
 import asyncio
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 4
 
 
-class PoolLost(VerifierError):  # noqa: N818 - what happened to it
+class PoolLost(VerifierError):  # noqa: N818 - names the event
     """The process of a pool is gone or does not answer."""
 
 
 class RemoteVerifier(Protocol):
-    """Judges somewhere else."""
+    """Verifies in another process."""
 
     @property
     def place(self) -> str:
-        """Where it lives, for messages."""
+        """Its node and process, for messages."""
         ...
 
     def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
-        """The verdicts, as they are given. Raises PoolLost."""
+        """The verdicts, as they are reached. Raises PoolLost."""
         ...
 
     async def health(self) -> None:
@@ -62,7 +62,7 @@ class _Pool:
 
 
 class VerifierFleet:
-    """Fulfils `CompletionJudge`."""
+    """Implements `CompletionVerifier` over pools that it starts, monitors and replaces."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class VerifierFleet:
         max_restarts: int,
         on_event: Callable[..., None],
     ) -> None:
-        """Args: here: judges in the driver what needs no waiting (`prejudge`)."""
+        """Args: here: gives the verdicts in the driver that need no waiting (`prejudge`)."""
         self._spawn = spawn
         self._names = list(names)
         self._here = here
@@ -93,11 +93,11 @@ class VerifierFleet:
 
     @property
     def places(self) -> list[str]:
-        """Where the pools live."""
+        """The node and process of each pool."""
         return [pool.pool.place for pool in self._pools]
 
     async def start(self) -> None:
-        """Starts all pools side by side, each with its preflight. Raises what the first one failed with."""
+        """Starts all pools concurrently, each with its preflight. Raises the first one's error."""
         for name, pool in zip(
             self._names,
             await asyncio.gather(*(self._spawn(name) for name in self._names)),
@@ -106,7 +106,7 @@ class VerifierFleet:
             self._admit(_Pool(name, pool))
 
     async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
-        """One verdict for each check. Raises VerifierError when no pool is left, or an item ends every pool."""
+        """One verdict for each check. Raises VerifierError when no pool is left, or an item kills every pool."""
         settled = self._here.prejudge(prompt, completion)
         if len(settled) == len(prompt.checks):
             return {check.name: settled[check.name] for check in prompt.checks}
@@ -142,7 +142,9 @@ class VerifierFleet:
     def _dispatch(self) -> None:
         if not self._pools:
             if not self._num_starting:
-                self._fail(VerifierError(f"no judge is left; the last was lost: {self._last_loss}"))
+                self._fail(
+                    VerifierError(f"no verifier pool is left; the last was lost: {self._last_loss}")
+                )
             return
         waiting, self._waiting = self._waiting, []
         shares: dict[int, list[_Open]] = {}
@@ -163,7 +165,7 @@ class VerifierFleet:
                     work.future.set_result(dict(judged.verdicts))
         except PoolLost as error:
             self._lost(pool, error)
-        except RlvrError as error:  # the pool answers, and says that it cannot
+        except RlvrError as error:  # the pool answers with an error
             for work in share:
                 if pool.open.pop(work.item.number, None) and not work.future.done():
                     work.future.set_exception(error)
@@ -192,7 +194,7 @@ class VerifierFleet:
         again = list(pool.open.values())
         fields: dict[str, Json] = {"verifier": pool.name, "reason": str(error), "again": len(again)}
         self._event("verifier_lost", **fields)
-        logger.warning("judge lost: %s; %d items are judged again", self._last_loss, len(again))
+        logger.warning("verifier pool lost: %s; %d items are retried", self._last_loss, len(again))
         self._background_task(pool.pool.kill())
         if self._restarts_left > 0:
             self._restarts_left -= 1
@@ -204,8 +206,8 @@ class VerifierFleet:
             elif not work.future.done():
                 name = work.item.completion.completion_id
                 work.future.set_exception(VerifierError(
-                    f"completion {name!r} was with {work.attempts} judges when they were lost, the last "
-                    f"{self._last_loss}; judge it alone with `rlvr verify` to see why"
+                    f"completion {name!r} was open in {work.attempts} verifier pools when they were lost, the last "
+                    f"{self._last_loss}; run `rlvr verify` on it alone to see why"
                 ))  # fmt: skip
         self._dispatch()
 
@@ -214,7 +216,7 @@ class VerifierFleet:
             self._admit(_Pool(name, await self._spawn(name)))
             self._event("verifier_restarted", verifier=name)
         except RlvrError as error:
-            self._last_loss = f"{name} did not start again: {error}"
+            self._last_loss = f"{name} did not restart: {error}"
         finally:
             self._num_starting -= 1
             self._dispatch()

@@ -1,4 +1,4 @@
-"""A judge in an actor, as the judge fleet sees it."""
+"""The verifier fleet's handle of a pool in an actor."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -21,17 +21,17 @@ CLOSE_S = 5.0
 
 
 class VerifierHandle:
-    """Implements `JudgePool` by an actor."""
+    """Implements `RemoteVerifier` with an actor."""
 
     def __init__(self, actor: Any, *, name: str, recipe: Recipe, board: WaitBoard) -> None:
         self.place = "starting"
         self._name = name
         self._deadlines = recipe.cluster
         self._board = board
-        self._calls = Calls(actor, name=name, owner="the judges", board=board, lost=PoolLost)
+        self._calls = Calls(actor, name=name, owner="the verifiers", board=board, lost=PoolLost)
 
     async def start(self, checks: Sequence[Check]) -> None:
-        """Waits until verifiers and sandbox are ready on that node."""
+        """Waits until verifiers and sandbox are ready on the node."""
         self.place = await self._calls.later(
             "start",
             list(checks),
@@ -40,11 +40,11 @@ class VerifierHandle:
         )
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
-        """Verdicts as they are given; one call of the actor."""
+        """Verdicts as they are reached, from one actor call."""
         stream = self._calls.actor.verify.options(num_returns="streaming").remote(list(items))
         limit_s = self._deadlines.step_deadline_s
         what = f"verdicts on {len(items)} completions"
-        with self._board.wait("the judges", on=self._name, what=what, deadline_s=limit_s):
+        with self._board.wait("the verifiers", on=self._name, what=what, deadline_s=limit_s):
             try:
                 async for reference in stream:
                     for judged in await reference:
@@ -59,7 +59,7 @@ class VerifierHandle:
         )
 
     async def kill(self) -> None:
-        """Ends the actor, its workers and boxes: politely where it answers in time."""
+        """Ends the actor, its workers and sandboxes; closes it first if it answers in time."""
         with contextlib.suppress(PoolLost, WaitExpired):
             await self._calls.later("close", what="its end", deadline_s=CLOSE_S)
         ray.kill(self._calls.actor)
@@ -73,7 +73,7 @@ def verifier_spawner(
     nodes: Sequence[str],
     board: WaitBoard,
 ) -> Callable[[str], Awaitable[RemoteVerifier]]:
-    """What the judge fleet starts pools with: the pool's number decides its node."""
+    """Returns the function that starts the fleet's pools; the pool's number decides its node."""
 
     async def spawn(name: str) -> VerifierHandle:
         node = nodes[int(name.rpartition("-")[2]) % len(nodes)]
@@ -83,7 +83,7 @@ def verifier_spawner(
         handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:
             await handle.start(checks)
-        except BaseException:  # also when cancelled: nobody else knows the actor
+        except BaseException:  # also when cancelled: nothing else can end the actor
             ray.kill(actor)
             raise
         return handle

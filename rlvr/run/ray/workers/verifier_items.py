@@ -1,4 +1,4 @@
-"""What travels to a judge and back."""
+"""The records sent to a verifier pool and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from rlvr.records import Completion, Prompt, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One pair to judge; `settled`: verdicts that the driver could give at once."""
+    """One pair to verify; `settled`: verdicts that the driver could give at once."""
 
     number: int
     prompt: Prompt

@@ -26,7 +26,7 @@ LACKING = {
     "model.lora.rank=4": r"model\.lora\.rank above 0 needs peft: pip install",
     "learner.optimizer=adamw_8bit": r"learner\.optimizer=adamw_8bit needs bitsandbytes",
     "learner.kernels=liger": r"learner\.kernels=liger needs liger-kernel",
-    "reward.verifier_workers=100000": r"100,000 verifier workers: each is a process, at most \d+",
+    "reward.verifier_workers=100000": r"100,000 verifier workers: each is a process, and at most \d+",
 }
 
 

@@ -64,7 +64,7 @@ def test_turns_that_close_with_no_end_token_are_told_with_the_key(model: Path) -
     tokenizer = load_tokenizer(ModelConfig(path=str(model)))
     closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
     (note,) = notes_of(recipe_of(model, ROWS))
-    assert "closes a turn with '<|im_end|>', which is no end token" in note
+    assert "closes a turn with '<|im_end|>', which is not an end token" in note
     assert note.endswith(f"set rollout.stop_token_ids=[{closing}]")
     for key in (f"rollout.stop_token_ids=[{closing}]", "rollout.stop_strings=['<|im_end|>']"):
         assert notes_of(recipe_of(model, ROWS, key)) == ()
@@ -86,7 +86,7 @@ def test_end_tokens_are_those_of_the_loaded_policy(model: Path) -> None:
 
 
 def test_a_stop_token_outside_of_the_vocabulary_is_refused(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"stop_token_ids: 999 are no tokens of this model"):
+    with pytest.raises(ConfigError, match=r"stop_token_ids: 999 are not tokens of this model"):
         notes_of(recipe_of(model, ROWS, "rollout.stop_token_ids=[3, 999]"))
 
 
@@ -99,7 +99,7 @@ def test_template_arguments_that_no_template_reads_are_told(model: Path) -> None
     key = "data.train.0.chat_template_kwargs={enable_thinking: false, add_generation: 1}"
     found = [note for note in notes_of(recipe_of(model, ROWS, key)) if "kwargs" in note]
     assert len(found) == 2
-    assert "data.eval.0.chat_template_kwargs={} is not what is trained with" in found[1]
+    assert "data.eval.0.chat_template_kwargs={} is not what training uses" in found[1]
     assert "data.train.0.chat_template_kwargs" in found[0]
     assert "never reads enable_thinking, add_generation, so" in found[0]
 

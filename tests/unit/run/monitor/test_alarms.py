@@ -149,9 +149,11 @@ def test_zero_reward_names_what_took_it() -> None:
     assert zero.alarm is Alarm.ZERO_REWARD
     assert "25% cut off at the length limit" in zero.what
     assert "100% vetoed by gate 'format'" in zero.what
-    assert zero.advice.endswith("4 of 4 answers were right and vetoed: see the reasons of the gate")
+    assert zero.advice.endswith(
+        "4 of 4 answers were correct but vetoed: see the reasons of the gate"
+    )
     cut = findings(step_of(group([0.0] * 4, cut=4, verdicts={"main": Status.PASS})))[0]
-    assert "Right answers were cut off" in cut.advice
+    assert "Correct answers were truncated" in cut.advice
     unread = group([0.0] * 4, verdicts={"main": Status.UNPARSED})
     assert "100% without an answer that check 'main' can read" in findings(step_of(unread))[0].what
 
@@ -172,7 +174,7 @@ def test_checks_that_tell_nothing_apart_are_named(
     verdicts = {"main": main, "format": watching}
     update = step_of(group([0.0, 1.0, 0.0, 1.0], checks=checks, verdicts=verdicts))
     assert [f"{f.alarm} {f.check}" for f in findings(update)] == expected
-    later = findings(update, told_apart=frozenset({"main", "format"}))
+    later = findings(update, failed_checks=frozenset({"main", "format"}))
     assert [f"{f.alarm} {f.check}" for f in later] == [
         said for said in expected if not said.startswith("check_always")
     ]

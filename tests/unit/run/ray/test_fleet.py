@@ -51,15 +51,15 @@ class Stage:
         return [completion async for completion in self.fleet.generate(requests)]
 
 
-def play(stage: Stage, scene: Callable[[Stage], Awaitable[None]], *, version: int = 0) -> None:
-    """Starts the fleet, loads weights, plays the scene within 20 s, and ends the fleet."""
+def play(stage: Stage, scenario: Callable[[Stage], Awaitable[None]], *, version: int = 0) -> None:
+    """Starts the fleet, loads weights, plays the scenario within 20 s, and ends the fleet."""
 
     async def whole() -> None:
         async with asyncio.timeout(20):
             await stage.fleet.start()
             try:
                 await stage.fleet.load_weights(weights(version))
-                await scene(stage)
+                await scenario(stage)
             finally:
                 await stage.fleet.close()
 
@@ -75,30 +75,30 @@ def group(name: str, size: int = 4, **settings: int) -> list[GenerationRequest]:
 
 
 def test_one_engine_gets_all_requests_of_a_turn_in_one_call_and_in_their_order():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await asyncio.gather(*(stage.ask(*group(name)) for name in ("b", "a", "c")))
         names = [f"{name}#{i}" for name in ("b", "a", "c") for i in range(4)]
         assert stage.engines[0].calls == [names]
 
-    play(Stage(plain, num_engines=1), scene)
+    play(Stage(plain, num_engines=1), scenario)
 
 
 def test_groups_stay_whole_and_go_to_the_engine_with_the_fewest_open_tokens():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         heavy = group("heavy", 4, max_tokens=100)  # 4 x (2 + 100) tokens
         light = [group(f"light{i}", 4, max_tokens=4) for i in range(3)]  # 4 x 6 each
         await asyncio.gather(*(stage.ask(*requests) for requests in (heavy, *light)))
         calls = [[name.partition("#")[0] for name in e.calls[0]] for e in stage.engines]
         assert calls == [["heavy"] * 4, ["light0"] * 4 + ["light1"] * 4 + ["light2"] * 4]
 
-    play(Stage(plain, num_engines=2), scene)
+    play(Stage(plain, num_engines=2), scenario)
 
 
 def test_requests_of_an_engine_that_dies_are_done_elsewhere_with_their_seed_and_each_once():
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, delay_s=0.005, dies_after=2 if number == 0 else None)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         done = await asyncio.gather(*(stage.ask(*group(name)) for name in ("a", "b", "c")))
         for name, completions in zip("abc", done, strict=True):
             assert sorted(c.completion_id for c in completions) == [f"{name}#{i}" for i in range(4)]
@@ -107,14 +107,14 @@ def test_requests_of_an_engine_that_dies_are_done_elsewhere_with_their_seed_and_
         assert lost["engine"] == "engine-0"
         assert lost["requeued"] == stage.fleet.num_requeued > 0
 
-    play(Stage(make, num_engines=2), scene)
+    play(Stage(make, num_engines=2), scenario)
 
 
 def test_a_restarted_engine_serves_only_after_it_has_loaded_the_weights_of_now():
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, dies_after=1 if number == 0 else None, load_s=0.05)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         first = await stage.ask(*group("a"))
         assert [c.policy_versions[0] for c in first] == [7] * 4
         assert len(stage.engines) == 2
@@ -122,7 +122,7 @@ def test_a_restarted_engine_serves_only_after_it_has_loaded_the_weights_of_now()
         assert stage.engines[0].is_killed
         assert stage.kinds() == ["engine_lost", "engine_restarted"]
 
-    play(Stage(make, num_engines=1), scene, version=7)
+    play(Stage(make, num_engines=1), scenario, version=7)
 
 
 class NoRoom(SimulatedEngine):
@@ -136,20 +136,20 @@ def test_engines_whose_loads_fail_for_any_reason_are_tried_again_and_then_end_th
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, dies_after=1) if number == 0 else NoRoom(name)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         with pytest.raises(RolloutError, match="No space left on device"):
             await stage.ask(*group("a"))
         assert len(stage.engines) == 1 + LIMITS.max_restarts
         assert all(engine.is_killed for engine in stage.engines[1:])
 
-    play(Stage(make, num_engines=1), scene)
+    play(Stage(make, num_engines=1), scenario)
 
 
 def test_an_engine_that_rejoins_with_weights_of_before_waits_for_those_of_now():
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, dies_after=1 if number == 0 else None, load_s=0.1)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         asked = asyncio.create_task(stage.ask(*group("a")))
         while len(stage.engines) < 2 or not any(m.loading for m in stage.fleet.members):
             await asyncio.sleep(0.001)
@@ -158,7 +158,7 @@ def test_an_engine_that_rejoins_with_weights_of_before_waits_for_those_of_now():
         assert stage.engines[1].loads == [7, 8]
         assert {c.policy_versions[0] for c in (await asked)[1:]} == {8}
 
-    play(Stage(make, num_engines=1), scene, version=7)
+    play(Stage(make, num_engines=1), scenario, version=7)
 
 
 def test_an_engine_that_does_not_wake_is_replaced():
@@ -172,7 +172,7 @@ def test_an_engine_that_does_not_wake_is_replaced():
     def make(name: str, _: int) -> SimulatedEngine:
         return Asleep(name)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await stage.fleet.sleep()
         receipt = await stage.fleet.load_weights(weights(1))
         assert "engine-1" in [one.engine_id for one in receipt.each]
@@ -180,37 +180,37 @@ def test_an_engine_that_does_not_wake_is_replaced():
             await asyncio.sleep(0.01)
         assert stage.engines[2].loads == [1]
 
-    play(Stage(make, num_engines=2), scene)
+    play(Stage(make, num_engines=2), scenario)
 
 
 def test_a_frozen_engine_is_found_by_its_silence_and_replaced():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.engines[0].is_frozen = True
         done = await stage.ask(*group("a"))
         assert len(done) == 4
         reason = next(fields["reason"] for kind, fields in stage.events if kind == "engine_lost")
         assert "no answer for cluster.heartbeat_deadline_s=0.1" in reason
 
-    play(Stage(plain, num_engines=1), scene)
+    play(Stage(plain, num_engines=1), scenario)
 
 
 def test_an_engine_that_answers_but_never_finishes_is_lost_after_the_requests_deadline():
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, delay_s=1000.0 if number == 0 else 0.0)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         slow = [replace(r, deadline_s=0.1) for r in group("a")]
         assert len(await stage.ask(*slow)) == 4
         reason = next(fields["reason"] for kind, fields in stage.events if kind == "engine_lost")
         assert "past their deadline (rollout.completion_deadline_s)" in reason
 
-    play(Stage(make, num_engines=1), scene)
+    play(Stage(make, num_engines=1), scenario)
 
 
 def test_an_engine_that_misses_the_sync_deadline_is_killed_and_the_others_go_on():
     limits = replace(LIMITS, max_restarts=0, answer_s=5.0)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.engines[1].load_s = 1000.0
         receipt = await stage.fleet.load_weights(weights(1))
         assert [r.engine_id for r in receipt.each] == ["engine-0", "engine-2"]
@@ -219,7 +219,7 @@ def test_an_engine_that_misses_the_sync_deadline_is_killed_and_the_others_go_on(
         assert "version 1 were not loaded within cluster.sync_deadline_s=0.2 s" in reason
         assert {c.policy_versions for c in await stage.ask(*group("a"))} == {(1, 1)}
 
-    play(Stage(plain, num_engines=3, limits=limits), scene)
+    play(Stage(plain, num_engines=3, limits=limits), scenario)
 
 
 def test_the_sync_deadline_counts_from_the_end_of_the_work_that_was_begun():
@@ -238,37 +238,39 @@ def test_the_sync_deadline_counts_from_the_end_of_the_work_that_was_begun():
                 yield completion
             self.is_busy = False
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         asking = asyncio.create_task(stage.ask(*group("slow", 2)))
         await asyncio.sleep(0.05)
         await stage.fleet.load_weights(weights(1))  # 0.6 s of work, a deadline of 0.2 s
         assert len(await asking) == 2
         assert stage.kinds() == []
 
-    play(Stage(lambda name, _: Waves(name, delay_s=0.3), num_engines=1), scene)
+    play(Stage(lambda name, _: Waves(name, delay_s=0.3), num_engines=1), scenario)
 
 
 def test_when_no_engine_is_left_the_error_names_each_and_the_key_to_change():
     limits = replace(LIMITS, max_restarts=1)
 
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         told = r"no engine is left .*max_engine_restarts is 1.*engine-0.*killed"
         with pytest.raises(RolloutError, match=told):
             await stage.ask(*group("a"))
 
-    play(Stage(lambda n, _: SimulatedEngine(n, dies_after=0), num_engines=1, limits=limits), scene)
+    play(
+        Stage(lambda n, _: SimulatedEngine(n, dies_after=0), num_engines=1, limits=limits), scenario
+    )
 
 
 def test_a_request_that_every_engine_fails_at_ends_with_what_the_last_one_said():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         with pytest.raises(RolloutError, match=r"'a#0' was tried on 3 engines.*CUDA out of memory"):
             await stage.ask(*group("a"))
 
-    play(Stage(lambda name, _: SimulatedEngine(name, fails=True), num_engines=2), scene)
+    play(Stage(lambda name, _: SimulatedEngine(name, fails=True), num_engines=2), scenario)
 
 
 def test_an_engine_that_computes_with_other_weights_is_refused_when_it_joins():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.fleet.add()
         while "engine_restarted" not in stage.kinds():
             await asyncio.sleep(0.01)
@@ -280,11 +282,11 @@ def test_an_engine_that_computes_with_other_weights_is_refused_when_it_joins():
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, canary=-2.0 if number == 1 else -1.0)
 
-    play(Stage(make, num_engines=1), scene)
+    play(Stage(make, num_engines=1), scenario)
 
 
 def test_an_engine_that_joins_mid_run_shares_the_work_with_the_weights_of_now():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         asking = asyncio.create_task(stage.ask(*group("a", 40)))
         name = stage.fleet.add()
         while "engine_joined" not in stage.kinds():
@@ -296,11 +298,11 @@ def test_an_engine_that_joins_mid_run_shares_the_work_with_the_weights_of_now():
         assert stage.engines[1].loads == [3]
         assert len(await asking) == 40
 
-    play(Stage(lambda n, _: SimulatedEngine(n, delay_s=0.01), num_engines=1), scene, version=3)
+    play(Stage(lambda n, _: SimulatedEngine(n, delay_s=0.01), num_engines=1), scenario, version=3)
 
 
 def test_an_engine_that_leaves_finishes_what_it_has_and_gets_nothing_more():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         asking = [asyncio.create_task(stage.ask(*group(name))) for name in ("a", "b")]
         await asyncio.sleep(0.01)
         await stage.fleet.remove("engine-0")
@@ -312,7 +314,7 @@ def test_an_engine_that_leaves_finishes_what_it_has_and_gets_nothing_more():
         assert stage.fleet.num_requeued == 0
         assert stage.kinds() == ["engine_left"]
 
-    play(Stage(lambda n, _: SimulatedEngine(n, delay_s=0.02), num_engines=2), scene)
+    play(Stage(lambda n, _: SimulatedEngine(n, delay_s=0.02), num_engines=2), scenario)
 
 
 def test_an_engine_that_cannot_start_ends_the_start_with_its_reason_and_leaves_none_running():
@@ -331,16 +333,16 @@ def test_an_engine_that_cannot_start_ends_the_start_with_its_reason_and_leaves_n
 
 
 def test_scores_come_from_another_engine_when_one_is_frozen():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.engines[0].is_frozen = True
         scores = await stage.fleet.score([(1, 2, 3)])
         assert scores == [[-1.0, -1.0]]
 
-    play(Stage(plain, num_engines=2), scene)
+    play(Stage(plain, num_engines=2), scenario)
 
 
 def test_closing_ends_what_waits_with_an_error():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.engines[0].delay_s = 1000.0
         asking = asyncio.create_task(stage.ask(*group("a")))
         await asyncio.sleep(0.01)
@@ -349,11 +351,11 @@ def test_closing_ends_what_waits_with_an_error():
             await asking
         assert all(member.state is not MemberState.DEAD for member in stage.fleet.members)
 
-    play(Stage(plain, num_engines=1), scene)
+    play(Stage(plain, num_engines=1), scenario)
 
 
 def test_weights_reach_every_engine_side_by_side_and_the_receipt_names_each():
-    async def scene(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         for engine in stage.engines:
             engine.load_s = 0.1
         loop = asyncio.get_running_loop()
@@ -363,4 +365,4 @@ def test_weights_reach_every_engine_side_by_side_and_the_receipt_names_each():
         assert [r.engine_id for r in receipt.each] == [f"engine-{i}" for i in range(8)]
         assert receipt.policy_version == (await stage.fleet.health()).policy_version == 5
 
-    play(Stage(plain, num_engines=8), scene)
+    play(Stage(plain, num_engines=8), scenario)

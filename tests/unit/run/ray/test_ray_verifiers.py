@@ -1,4 +1,4 @@
-"""The judge fleet over pools that are lost, frozen or gone for good. No Ray."""
+"""The verifier fleet over pools that are lost, frozen or gone for good. No Ray."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -81,12 +81,12 @@ def pairs(count: int, *, name: str = f"{__name__}:by_pools") -> list[tuple[Promp
 def play(
     here: VerifierService,
     pools: Sequence[Pool],
-    scene: Callable[[VerifierFleet], Awaitable[Any]],
+    scenario: Callable[[VerifierFleet], Awaitable[Any]],
     *,
     max_restarts: int = 5,
     names: Sequence[str] = ("verifier-0",),
 ) -> tuple[Any, list[str]]:
-    """What the scene returns, and the kinds of the events. Pools start in their order."""
+    """What the scenario returns, and the kinds of the events. Pools start in their order."""
     coming = iter(pools)
     events: list[str] = []
 
@@ -104,7 +104,7 @@ def play(
         async with asyncio.timeout(10):
             await fleet.start()
             try:
-                return await scene(fleet)
+                return await scenario(fleet)
             finally:
                 await fleet.close()
 
@@ -112,10 +112,10 @@ def play(
 
 
 def judge_all(count: int) -> Callable[[VerifierFleet], Awaitable[Any]]:
-    async def scene(fleet: VerifierFleet) -> Any:
+    async def scenario(fleet: VerifierFleet) -> Any:
         return await asyncio.gather(*(fleet.verify(*pair) for pair in pairs(count)))
 
-    return scene
+    return scenario
 
 
 def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_error(
@@ -146,22 +146,24 @@ def test_items_are_shared_among_pools(here: VerifierService):
 
 
 def test_an_item_that_ends_every_pool_stops_the_run_and_is_named(here: VerifierService):
-    with pytest.raises(VerifierError, match=r"completion 'c0' was with 4 judges.*rlvr verify"):
+    with pytest.raises(
+        VerifierError, match=r"completion 'c0' was open in 4 verifier pools.*rlvr verify"
+    ):
         play(here, [Pool(lives=0) for _ in range(6)], judge_all(1))
 
 
 def test_when_no_pool_can_be_started_any_more_the_run_stops(here: VerifierService):
-    with pytest.raises(VerifierError, match="no judge is left"):
+    with pytest.raises(VerifierError, match="no verifier pool is left"):
         play(here, [Pool(lives=0)], judge_all(2), max_restarts=0)
 
 
 def test_what_needs_no_waiting_is_judged_in_the_driver(here: VerifierService):
     pool = Pool()
 
-    async def scene(fleet: VerifierFleet) -> Any:
+    async def scenario(fleet: VerifierFleet) -> Any:
         return await fleet.verify(*pairs(1, name="text_match")[0])
 
-    verdicts, _ = play(here, [pool], scene)
+    verdicts, _ = play(here, [pool], scenario)
     assert verdicts["m"].status is Status.PASS
     assert pool.num_judged == 0
 
@@ -173,9 +175,9 @@ def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: Verif
             raise RlvrError("verifier-0 failed: RuntimeError: the verifier pool is closed")
             yield
 
-    async def scene(fleet: VerifierFleet) -> None:
+    async def scenario(fleet: VerifierFleet) -> None:
         work = [fleet.verify(prompt, completion) for prompt, completion in pairs(3)]
         found = await asyncio.gather(*work, return_exceptions=True)
         assert ["the verifier pool is closed" in str(error) for error in found] == [True] * 3
 
-    play(here, [Broken()], scene)
+    play(here, [Broken()], scenario)

@@ -13,8 +13,10 @@ def test_an_expired_wait_names_both_sides_and_every_other_open_wait():
         board.wait("the fleet", on="engine-3", what="8 completions", deadline_s=60),
     ):
         said = str(board.expired(wait))
-    assert said.startswith("the run waits for the learner (Learner.step) since 0.0 s, deadline 5 s")
-    assert "the fleet waits for engine-3 (8 completions) since 0.0 s, deadline 60 s" in said
+    assert said.startswith(
+        "the run has waited for the learner (Learner.step) for 0.0 s, deadline 5 s"
+    )
+    assert "the fleet has waited for engine-3 (8 completions) for 0.0 s, deadline 60 s" in said
     assert "stacks of the learner:\n  (it does not answer: hung or frozen)" in said
     assert "test_an_expired_wait_names_both_sides" in said  # where this process stands
     assert board.waits == ()
@@ -42,7 +44,7 @@ def test_the_sentinel_ends_the_process_when_nobody_acts_on_an_overdue_wait():
     finally:
         sentinel.close()
     assert len(said) == 1
-    assert said[0].startswith("the run waits for engine-0 (weights)")
+    assert said[0].startswith("the run has waited for engine-0 (weights)")
 
 
 def test_the_sentinel_leaves_waits_alone_that_are_within_their_deadline():

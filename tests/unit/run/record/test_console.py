@@ -71,7 +71,7 @@ def test_the_start_shows_the_rows_aligned() -> None:
 
 def test_a_sample_shows_text_as_it_is_without_markup_or_control_codes() -> None:
     console, file = made()
-    console.sample(5, "What is 2 + 2?", rollout("[red]five[/red] \x1b[31m\x07\r[/] :smile:"))
+    console.rollout(5, "What is 2 + 2?", rollout("[red]five[/red] \x1b[31m\x07\r[/] :smile:"))
     text = file.getvalue()
     assert "[red]five[/red] [/] :smile:" in text
     assert "FAIL  main: says 5, expected 4" in text
@@ -114,7 +114,7 @@ def test_a_stream_that_knows_only_ascii_gets_ascii() -> None:
     file = io.TextIOWrapper(raw, encoding="ascii")
     console = Console(file=file, width=80)
     console.step(1, {"reward/mean": 0.5})
-    console.sample(1, "é", rollout("ü"))
+    console.rollout(1, "é", rollout("ü"))
     console.evaluation(0, Evaluated(0.5))
     console.finish()
     file.flush()

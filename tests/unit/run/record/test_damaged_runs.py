@@ -87,7 +87,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_each_and_does_not_start_over
     with pytest.raises(CheckpointError) as caught:
         find_resume(run, recipe(), inputs=INPUTS, choice=NO_CHOICE)
     assert caught.value.exit_code == 1
-    assert "step_6 is damaged: optimizer.pt is not what was written" in str(caught.value)
+    assert "step_6 is damaged: optimizer.pt has changed since it was written" in str(caught.value)
     assert "step_3 is damaged: complete.json cannot be read" in str(caught.value)
 
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_an_older_version_is_taken_and_said_to_be_unchecked(tmp_
         ("metrics.jsonl", "cut", "has lost 2 of 7 rows up to step 6: step 5 to 6"),
         ("events.jsonl", "delete", "has lost events"),
         ("ledger.sqlite", "delete", "of 12 trained and 0 dropped prompts up to step 6 it holds 0 and 0"),
-        ("ledger.sqlite", "zero", "moved to ledger.sqlite.damaged, and a new ledger does not know 12 prompts"),
+        ("ledger.sqlite", "zero", "moved to ledger.sqlite.damaged; the new ledger lacks 12 prompts"),
         ("rollouts/step_000002.parquet", "delete", "lacks 1 file (step_000002.parquet) of rollouts"),
         ("rollouts/step_000002.parquet", "cut", "1 file (step_000002.parquet) cannot be read"),
         ("recipe.yaml", "cut", "was cut or changed: its last line is missing; the copy in"),
@@ -217,7 +217,7 @@ def test_metrics_that_are_removed_in_mid_run_are_told_and_the_checkpoint_is_save
     ledger.close()
     assert lineage["metrics"]["bytes"] == 0
     assert lineage["ledger"]["trained"] == 14
-    assert "metrics.jsonl was removed while the run goes on" in caplog.text
+    assert "metrics.jsonl was removed during the run" in caplog.text
 
 
 def test_a_run_that_has_its_last_checkpoint_is_finished_and_done_once(run: RunDirectory) -> None:

@@ -73,7 +73,7 @@ def test_no_prompt_is_trained_or_issued_twice(tmp_path: Path) -> None:
     ledger = filled(tmp_path / "l.sqlite")
     with pytest.raises(RlvrError, match="issue 0 cannot become trained: it is trained"):
         ledger.trained([0], step=3)
-    with pytest.raises(RlvrError, match=r"issue 0 .*was issued before"):
+    with pytest.raises(RlvrError, match=r"issue 0 .*was already issued"):
         ledger.issue(0, prompt_id="p0", group_id="0", issued_version=0)
     with pytest.raises(RlvrError, match="never issued"):
         ledger.complete(99)

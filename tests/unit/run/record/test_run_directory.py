@@ -119,7 +119,7 @@ def test_what_a_run_leaves_that_ended_before_its_recipe_may_be_used_again(tmp_pa
     assert RunDirectory.create(tmp_path, "x").path == tmp_path
     assert RunDirectory.open_existing(tmp_path).path == tmp_path
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="no run is in it"):
+    with pytest.raises(ConfigError, match="holds no run"):
         RunDirectory.create(tmp_path, "x")
 
 

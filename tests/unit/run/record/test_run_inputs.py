@@ -60,7 +60,7 @@ def test_another_version_or_another_text_of_a_verifier_is_refused(
     Path("checks.py").write_text(CHECK.format(version=version, number=number))
     with pytest.raises(ConfigError) as caught:
         require_same_inputs(before, found(), run="runs/x", may_differ=False)
-    assert "runs/x cannot go on" in str(caught.value)
+    assert "runs/x cannot be resumed" in str(caught.value)
     assert f"verifier checks.py:lottery: {before['verifier checks.py:lottery']} -> version" in str(
         caught.value
     )

@@ -41,7 +41,7 @@ def test_each_damaged_file_is_named_with_what_is_wrong(folder: Path) -> None:
     (folder / "adapter" / "weights").write_bytes(b"adap")
     assert sealed_folders.check(folder).problems == (
         "adapter/weights has 4 bytes of 7",
-        "model.safetensors is not what was written (its SHA-256 differs)",
+        "model.safetensors has changed since it was written (its SHA-256 differs)",
     )
     (folder / "adapter" / "weights").unlink()
     assert sealed_folders.check(folder, ignoring=("model.safetensors",)).problems == (
@@ -69,7 +69,7 @@ def test_a_file_that_may_not_be_read_is_no_damage(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(sealed_folders, "file_digest", refused)
-    with pytest.raises(StorageError, match=r"weights may not be read: Permission denied"):
+    with pytest.raises(StorageError, match=r"weights cannot be read: Permission denied"):
         sealed_folders.check(folder)
 
 
@@ -89,7 +89,9 @@ def test_a_policy_is_not_loaded_from_a_damaged_checkpoint(tmp_path: Path) -> Non
     data = bytearray(file.read_bytes())
     data[-5] ^= 2
     file.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"is damaged: model\.safetensors is not what was"):
+    with pytest.raises(
+        CheckpointError, match=r"is damaged: model\.safetensors has changed since it was"
+    ):
         load_policy(ModelConfig(path=str(tmp_path)), seed=0)
 
 

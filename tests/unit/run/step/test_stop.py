@@ -30,14 +30,14 @@ def test_the_time_makes_a_stop_due_but_nobody_has_asked():
     stop = StopRequest(max_hours=1e-12)
     assert stop.is_due
     assert not stop.requested
-    assert "run.max_hours=1e-12 is over" in stop.reason
+    assert "run.max_hours=1e-12 is up" in stop.reason
     assert not StopRequest(max_hours=1000).is_due
     assert not StopRequest().is_due
 
 
 def listening(grace_s: float, notes: list[str]):
     return listen_for_stop(
-        grace_s=grace_s, max_hours=None, note=notes.append, last_words=lambda: "goodbye"
+        grace_s=grace_s, max_hours=None, note=notes.append, final_message=lambda: "goodbye"
     )
 
 
@@ -80,7 +80,7 @@ async def work(stop):
         while True:  # in a library, and the event loop never gets to cancel anything
             ctypes.CDLL(None).sleep(1000)
 
-with listen_for_stop(grace_s=float(sys.argv[1]), max_hours=None, note=print, last_words=lambda: "goodbye") as stop:
+with listen_for_stop(grace_s=float(sys.argv[1]), max_hours=None, note=print, final_message=lambda: "goodbye") as stop:
     asyncio.run(work(stop))
 """
 
@@ -102,11 +102,11 @@ def test_a_process_that_is_stuck_ends_when_the_grace_is_over_or_at_the_third_int
 
 def test_the_last_line_names_the_newest_whole_checkpoint_and_how_to_go_on(tmp_path: Path):
     directory = RunDirectory.create(tmp_path / "my run", "x")
-    assert "there is no checkpoint yet; go on with: rlvr train" in directory.way_on()
+    assert "there is no checkpoint yet; continue with: rlvr train" in directory.resume_hint()
     directory.checkpoint(3).mkdir()
     (directory.checkpoint(3) / "complete.json").touch()
     directory.checkpoint(4).mkdir()  # torn
-    assert directory.way_on("stopped after step 4") == (
-        f"stopped after step 4; the newest checkpoint is {directory.checkpoint(3)}; go on with: rlvr train "
+    assert directory.resume_hint("stopped after step 4") == (
+        f"stopped after step 4; the newest checkpoint is {directory.checkpoint(3)}; continue with: rlvr train "
         f"'{directory.recipe}' --run-dir '{directory.path}' --resume"
     )

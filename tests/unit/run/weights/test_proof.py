@@ -86,12 +86,12 @@ def test_a_tensor_that_differs_is_named_where_the_engine_does_not_look(tmp_path:
 
 @pytest.mark.parametrize("dtype", [EngineDtype.FLOAT32, EngineDtype.BFLOAT16])
 def test_a_skipped_sync_is_caught_although_the_engine_claims_it(tmp_path: Path, dtype: EngineDtype):
-    with pytest.raises(RolloutError, match=r"version 2.*bit for bit those of version 1"):
+    with pytest.raises(RolloutError, match=r"version 2.*bitwise equal to those of version 1"):
         ProofWorld(tmp_path, dtype=dtype).run(Skipping)
 
 
 def test_a_version_that_the_engine_does_not_serve_is_caught(tmp_path: Path):
-    with pytest.raises(RolloutError, match="published version 0, the engine says it serves -1"):
+    with pytest.raises(RolloutError, match="published version 0, the engine reports -1"):
         ProofWorld(tmp_path).run(Lying)
 
 
@@ -158,7 +158,7 @@ def test_an_answer_from_a_cache_is_caught_at_the_start(tmp_path: Path):
 
 
 def test_an_answer_from_a_cache_is_caught_at_a_sync_without_the_first_proof(tmp_path: Path):
-    with pytest.raises(RolloutError, match=r"version 1.*bit for bit those of version 0"):
+    with pytest.raises(RolloutError, match=r"version 1.*bitwise equal to those of version 0"):
         ProofWorld(tmp_path, at_start=False).run(Cached)
 
 
@@ -167,7 +167,7 @@ def test_an_engine_without_canary_is_refused(tmp_path: Path):
         async def load(self, ref: WeightsRef) -> LoadReceipt:
             return replace(await super().load(ref), canary_logprobs=())
 
-    with pytest.raises(RolloutError, match="answered 0 canary rows"):
+    with pytest.raises(RolloutError, match="returned 0 canary rows"):
         ProofWorld(tmp_path).run(Silent)
 
 
@@ -196,7 +196,7 @@ def test_canary_rows_begin_with_prompts_and_cover_the_vocabulary():
     drawn = {token for row in canary.wide for token in row[3:]}
     assert drawn == set(range(10, 40))
     assert canary.trial == canary.wide[: len(canary.trial)]
-    assert len(canary.look[0]) == 17
+    assert len(canary.sync[0]) == 17
 
 
 def test_a_difference_with_a_number_that_is_not_finite_is_infinite():

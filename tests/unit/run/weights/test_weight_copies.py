@@ -87,10 +87,10 @@ def test_nobody_else_can_enter_the_folder_and_what_they_planted_is_refused(tmp_p
     theirs = tmp_path / "theirs"
     theirs.mkdir(mode=0o700)
     (tmp_path / "rlvr-weights-copies-b").symlink_to(theirs)
-    with pytest.raises(RolloutError, match=r"copies-b, where .* is a link"):
+    with pytest.raises(RolloutError, match=r"copies-b, the folder for .* is a link"):
         opened(tmp_path, "rlvr-weights-1-b")
     os.mkfifo(tmp_path / "rlvr-weights-copies-c")
-    with pytest.raises(RolloutError, match=r"copies-c, where .* is a link, no folder"):
+    with pytest.raises(RolloutError, match=r"copies-c, the folder for .* is a link, not a folder"):
         opened(tmp_path, "rlvr-weights-1-c")
     (tmp_path / "rlvr-weights-copies-d").mkdir()
     (tmp_path / "rlvr-weights-copies-d").chmod(0o777)
