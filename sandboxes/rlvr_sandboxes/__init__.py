@@ -2,5 +2,5 @@
 
 selection, namespaces, landlock, docker, unsafe, remote   the backends, as the registry finds them
 outside/                                                  the supervisor: slots, limits, probes
-inside/                                                   code that runs in the box, beside the program
+inside/                                                   code that runs in the box, next to the program
 """

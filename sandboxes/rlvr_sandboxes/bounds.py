@@ -1,4 +1,4 @@
-"""How much of this machine a sandbox may be asked for."""
+"""Upper bounds of the resources that a recipe may request for a sandbox."""
 
 import os
 

@@ -25,7 +25,7 @@ from rlvr_sandboxes.outside.probes import Probe, count_tasks, landlock_probes
 from rlvr_sandboxes.outside.slot import Launched
 
 _PREFIX = "rlvr-box-"
-_SLACK_TASKS = 256  # of the same user beside the run, when it has no user of its own; the sampler counts exactly
+_SLACK_TASKS = 256  # of the same user besides the run, when it has no user of its own; the sampler counts exactly
 
 
 class LandlockSandbox(BoxedSandbox):
@@ -47,9 +47,8 @@ class LandlockSandbox(BoxedSandbox):
             uid, group = self._take(stack)
             scratch = _make_scratch(stack)
             readable, listed = jail.landlock_readable(self._layout)
-            others = (
-                1 if uid else count_tasks(os.getuid()) + _SLACK_TASKS
-            )  # the zygote, or all of this user
+            # the zygote, or all of this user
+            others = 1 if uid else count_tasks(os.getuid()) + _SLACK_TASKS
             argument = self._zygote_config(
                 mode="landlock",
                 control=control.fileno(),
@@ -102,4 +101,4 @@ def _remove(scratch: str) -> None:
     """Removes the directory of a slot. Raises SandboxError when something in it resists."""
     shutil.rmtree(scratch, ignore_errors=True)
     if os.path.exists(scratch):
-        raise SandboxError(f"{scratch} could not be removed; look at who owns what is in it")
+        raise SandboxError(f"{scratch} could not be removed; check who owns the files in it")

@@ -1,5 +1,5 @@
 """NOT stopped: a hole in the Linux kernel itself; timing side channels between slots of one machine; use of the CPU up
-to the time limit; and, where no cgroup is writable, kernel memory that is nobody's resident memory (socket buffers).
+to the time limit; and, where no cgroup is writable, kernel memory outside every resident set (socket buffers).
 Programs can read /usr/bin, /usr/lib and the interpreter's own folder.
 
 A bubblewrap jail holds a warm interpreter; each run is one fork of it with process, mount and IPC namespaces of its

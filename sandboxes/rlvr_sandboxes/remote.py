@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -180,7 +180,7 @@ class RemoteSandbox:
             raise _fault(f"{url} gave no answer: {type(error).__name__}: {error}", "") from error
         if not isinstance(answer, dict):
             raise _fault(f"{url} answered {str(answer)[:100]!r}, not an object", "")
-        return answer
+        return cast("dict[str, Any]", answer)
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         with self._lock:

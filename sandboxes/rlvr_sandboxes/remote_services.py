@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from rlvr.errors import SandboxError
 from rlvr.protocols import Limits, RunResult
@@ -77,8 +77,8 @@ def fusion_request(
 
 def fusion_result(answer: Mapping[str, Any], limits: Limits) -> RunResult:
     """The result in a `/run_code` answer. Raises ServiceFaultError."""
-    run = answer.get("run_result")
-    if answer.get("status") == "SandboxError" or not isinstance(run, dict):
+    run = _object(answer.get("run_result"))
+    if answer.get("status") == "SandboxError" or run is None:
         raise ServiceFaultError(f"SandboxFusion broke: {str(answer.get('message'))[:300]!r}")
     has_timed_out = run.get("status") == "TimeLimitExceeded"
     code = -int(signal.SIGKILL) if has_timed_out else run.get("return_code")
@@ -130,9 +130,11 @@ def piston_request(
 
 def piston_result(answer: Mapping[str, Any], limits: Limits) -> RunResult:
     """The result in an `/api/v2/execute` answer. Raises ServiceFaultError."""
-    run = answer.get("run")
-    if not isinstance(run, dict) or run.get("status") == "XX":
-        raise ServiceFaultError(f"piston broke: {str(answer.get('message') or run)[:300]!r}")
+    run = _object(answer.get("run"))
+    if run is None or run.get("status") == "XX":
+        raise ServiceFaultError(
+            f"piston broke: {str(answer.get('message') or answer.get('run'))[:300]!r}"
+        )
     has_timed_out = run.get("status") == "TO"
     code, name = run.get("code"), run.get("signal")
     if name:
@@ -150,6 +152,10 @@ def piston_result(answer: Mapping[str, Any], limits: Limits) -> RunResult:
         memory_mb=float(run.get("memory") or 0.0) / 2**20,
         has_overflowed=run.get("status") == "OL",
     )
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 INTERFACES: Mapping[Service, Interface] = {
@@ -187,7 +193,7 @@ def _result(
 
 
 def _shell_code(code: int) -> int:
-    """A shell tells a signal's death as 128 + its number.
+    """A shell reports death by a signal as 128 + its number.
 
     >>> _shell_code(137), _shell_code(3), _shell_code(-9)
     (-9, 3, -9)

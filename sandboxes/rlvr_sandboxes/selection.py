@@ -24,7 +24,7 @@ class AutoSandbox:
     """
 
     name: ClassVar[str] = "auto"
-    capabilities: ClassVar[frozenset[Capability]] = frozenset.intersection(
+    capabilities: ClassVar[frozenset[Capability]] = frozenset[Capability].intersection(
         *(backend.capabilities for backend in _BACKENDS)
     )
     Config: ClassVar[type[BaseModel]] = BoxConfig

@@ -90,7 +90,7 @@ _IS_WRONG = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """Where the letter of a statement stands, and all letters that it names."""
+    """Where the letter of a statement is, and all letters that it names."""
 
     start: int
     end: int

@@ -75,8 +75,8 @@ class CodeLimits(BaseModel):
 class CodeConfig(ThinkingConfig):
     """Settings of `code`.
 
-    modules: what tests may import beside the standard library; the sandbox's interpreter must have them.
-    shown_tests: so many tests of each reference, from its first on, stand in the prompt; where there are others only
+    modules: what tests may import besides the standard library; the sandbox's interpreter must have them.
+    shown_tests: this many tests of each reference, from its first on, appear in the prompt; where there are others only
         those count, so that copying what is shown earns nothing.
     tolerance: how far a printed number, or a number of a JSON result, may be from an expected one that has a fraction,
         where the reference does not say; whole numbers are compared exactly. 0: outputs are compared as text.
@@ -258,7 +258,7 @@ class CodeVerifier:
 async def _judge_surviving(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, is_complete: bool
 ) -> tuple[str, Outcome]:
-    """As `_judge_function`, again when a box breaks: the sandbox itself cannot mend a conversation that was begun."""
+    """`_judge_function`, retried when a box breaks: the sandbox cannot resume an interrupted conversation."""
     num_repeats = 0
     while True:
         try:

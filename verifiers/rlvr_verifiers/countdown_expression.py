@@ -2,7 +2,7 @@ r"""Arithmetic expressions over whole numbers, valued exactly; written plainly, 
 
 expression = term (("+" | "-") term)*      term = factor (("*" | "/") factor | group)*
 factor = number | group                    and "-" factor where it is allowed
-group = "(" expression ")", as well in square brackets and braces; beside one, "*" may be left out
+group = "(" expression ")", also in square brackets and braces; next to one, "*" may be left out
 
 >>> evaluate(r"\frac{3 + 5}{4}(6)", allow_unary_minus=False)
 Value(number=Fraction(12, 1), used=(3, 5, 4, 6))
@@ -192,7 +192,7 @@ class _Parser:
                     self._next()
                 elif has_divided:
                     raise NotAnExpression(
-                        f"whether what stands before {token!r} is multiplied or divided by it is not clear"
+                        f"it is unclear whether what precedes {token!r} is multiplied or divided by it"
                     )
                 value *= self._factor(depth)
             else:
@@ -218,9 +218,7 @@ class _Parser:
             return value
         if token == "-":
             if not self.allow_unary_minus:
-                raise BreaksARule(
-                    "a minus sign stands in front of a number; only subtraction is allowed"
-                )
+                raise BreaksARule("a number has a minus sign; only subtraction is allowed")
             if depth > _MAX_DEPTH:
                 raise NotAnExpression(f"signs are nested deeper than {_MAX_DEPTH}")
             return -self._factor(depth + 1)

@@ -7,7 +7,8 @@ so.
 
 import json
 import zlib
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, cast
 
 from pydantic import BaseModel, Field
 
@@ -46,7 +47,7 @@ class MathConfig(ThinkingConfig):
         0,
         ge=0,
         le=15,
-        description="accept a rounded decimal of so many significant digits; 0: exact",
+        description="accept a decimal rounded to this many significant digits; 0: exact",
     )
     cross_check_rate: float = Field(
         0.01,
@@ -163,7 +164,9 @@ def accepted(reference: Json) -> tuple[str, ...]:
     """The accepted gold answers. Raises ValueError on any other kind of reference."""
     if isinstance(reference, str):
         return (reference,)
-    items: list[Json] = reference if isinstance(reference, list) else [reference]
+    items: list[Json] = (
+        cast("list[Json]", reference) if isinstance(reference, list) else [reference]
+    )
     is_usable = all(
         isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items
     )

@@ -12,6 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rlvr.processes.lifeline import end_with_parent
 
@@ -60,12 +61,12 @@ def _answer_of(reader: int, deadline: float) -> bool | None:
 
 
 def _accepts(golds: Sequence[str], answer: str) -> bool:
-    import math_verify
+    import math_verify  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
     config = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
-    said = math_verify.parse(f"\\boxed{{{answer}}}", config, parsing_timeout=None)  # type: ignore[arg-type] # None is documented
+    said: list[Any] = math_verify.parse(f"\\boxed{{{answer}}}", config, parsing_timeout=None)  # type: ignore[arg-type] # None is documented
     for gold in golds:
-        expected = math_verify.parse(f"\\boxed{{{gold}}}", config, parsing_timeout=None)  # type: ignore[arg-type] # None is documented
+        expected: list[Any] = math_verify.parse(f"\\boxed{{{gold}}}", config, parsing_timeout=None)  # type: ignore[arg-type] # None is documented
         if math_verify.verify(expected, said, timeout_seconds=None):
             return True
     return False

@@ -123,7 +123,7 @@ class Retraction:
 
 
 def retraction(tail: str) -> Retraction | None:
-    """What is said of an answer after it: None when it stands.
+    """What the text after an answer says of it: None when the answer is kept.
 
     Args:
         tail: the text from the end of the answer on; its beginning and its end are looked at.

@@ -1,4 +1,4 @@
-"""What a forked child of the zygote does last: it becomes the program.
+"""The last step of a forked child of the zygote: it becomes the program.
 
 Nothing here is trusted once the program runs: it shares this interpreter. It knows no expected output and holds no
 descriptor but its own. Standard library only: this file runs inside the box.
@@ -37,7 +37,7 @@ Preloaded = types.CodeType | types.ModuleType
 def standard_streams() -> None:
     """Opens sys.stdin, sys.stdout and sys.stderr on 0, 1 and 2, as a fresh interpreter in UTF-8 would.
 
-    Called in the zygote, where empty memory files stand for those of the runs: each run puts its own in their place.
+    Called in the zygote, with empty memory files as placeholders, which each run replaces by its own.
     """
     for number in (0, 1, 2):
         stand_in = os.memfd_create("standard")
@@ -80,7 +80,7 @@ def run_source(source: bytes, argv: Sequence[str]) -> NoReturn:
 
 
 def preload(source: bytes, name: str) -> Preloaded:
-    """A trusted source made ready, in the zygote. Raises what it raises.
+    """Prepares a trusted source in the zygote. Raises what it raises.
 
     One that ends by calling `main` when it is `__main__` is executed here, under its own name, so that its runs find
     its functions and imports done; what it defines as `rehearse` is called once. Any other source is only compiled.
@@ -168,7 +168,7 @@ def _exit_code(leaving: SystemExit) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """The end of an interpreter: threads, exit functions, flush (120 when stdout cannot be flushed)."""
+    """Ends as an interpreter does: threads, exit functions, flush (120 when stdout cannot be flushed)."""
     try:
         threading = sys.modules.get("threading")
         if threading is not None:

@@ -141,7 +141,7 @@ def _reach(kept: dict[str, int]) -> dict[str, str]:
 
 
 def _redirect_packages(reached: dict[str, str]) -> None:
-    """Packages that are loaded already look for their submodules where this user can reach them."""
+    """Makes loaded packages find their submodules where this user can reach them."""
     for module in list(sys.modules.values()):
         places = getattr(module, "__path__", None)
         if isinstance(places, list):

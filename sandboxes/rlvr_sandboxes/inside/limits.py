@@ -13,14 +13,14 @@ MIB = 1 << 20
 ADDRESS_SPACE_SLACK_MB = 768  # thread stacks and OpenBLAS reserve far more than they touch
 SAMPLE_EVERY_S = 0.02
 # The kernel leaves at least 128 MiB for the stack of a process that is running already, and what is asked for to one
-# that is started; judges of programs that recurse give it all memory.
+# that is started; programming contests allow recursion to use all memory.
 STACK_BYTES, STARTED_STACK_BYTES = 120 * MIB, 256 * MIB
 _PAGE = resource.getpagesize()
 
 
 class RunLimits(NamedTuple):
     """The limits of one run as the zygote gets them; `total_cpu_s` is of all its processes
-    together, `cpu_s` of each; `extra_tasks` are those of the same user beside the run."""
+    together, `cpu_s` of each; `extra_tasks` are those of the same user besides the run."""
 
     wall_s: float
     cpu_s: float
@@ -113,8 +113,8 @@ def own_anonymous_bytes() -> int:
 def memory_bytes(pids: Iterable[int], *, limit: int, baseline: int) -> int:
     """Resident memory of all these processes together, each page once as soon as the sum nears `limit`.
 
-    The quick sum counts a page that two processes share twice, so above the limit the proportional sets are asked;
-    where they cannot be read the quick sum stands.
+    The quick sum counts a page that two processes share twice, so above the limit the proportional set sizes are
+    read; where that is impossible the quick sum is returned.
     """
     pids = list(pids)
     quick = sum(max(0, _status_bytes(pid) - baseline) for pid in pids)

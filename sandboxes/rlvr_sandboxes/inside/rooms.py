@@ -25,19 +25,12 @@ _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 36, 38, 1
 _SECUREBITS = 0xEF  # no root, no setuid fix-up, no ambient capabilities, each locked
 _CAPABILITY_VERSION_3 = 0x20080522
 Rule = tuple[int | str, landlock_rules.Access]
-FIRST_KEPT, NUM_KEPT = (
-    900,
-    64,
-)  # descriptors of a Landlock zygote that outlive the closing of all others
+# descriptors of a Landlock zygote that outlive the closing of all others
+FIRST_KEPT, NUM_KEPT = 900, 64
 _libc = ctypes.CDLL(None, use_errno=True)
 # looked up here once, and not in each fork
-_mount, _unshare, _setns, _prctl, _capset = (
-    _libc.mount,
-    _libc.unshare,
-    _libc.setns,
-    _libc.prctl,
-    _libc.capset,
-)
+_mount, _unshare, _setns = _libc.mount, _libc.unshare, _libc.setns
+_prctl, _capset = _libc.prctl, _libc.capset
 _no_capabilities = (
     ctypes.create_string_buffer(struct.pack("II", _CAPABILITY_VERSION_3, 0)),
     ctypes.create_string_buffer(24),
@@ -145,9 +138,8 @@ class LandlockRoom:
         devices += [(f"/dev/{name}", landlock_rules.READ) for name in ("random", "urandom")]
         own = (self._directory, landlock_rules.everything(landlock_rules.abi()))
         low = landlock_rules.make_ruleset([*rules, *devices, own])
-        self._ruleset = fcntl.fcntl(
-            low, fcntl.F_DUPFD_CLOEXEC, FIRST_KEPT
-        )  # `lock` comes after all below are closed
+        # `lock` comes after all descriptors below FIRST_KEPT are closed
+        self._ruleset = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FIRST_KEPT)
         os.close(low)
 
     def prepare(self) -> None:

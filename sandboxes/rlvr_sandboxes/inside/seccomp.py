@@ -22,9 +22,8 @@ _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
-_NEW_NAMESPACE = (
-    0x7E020000  # every CLONE_NEW* of clone(2); CLONE_NEWTIME exists in clone3 and unshare only
-)
+# every CLONE_NEW* of clone(2); CLONE_NEWTIME exists in clone3 and unshare only
+_NEW_NAMESPACE = 0x7E020000
 _AF_UNIX, _SOCK_STREAM = 1, 1
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
@@ -126,7 +125,7 @@ class Filter:
 
 
 def _check(name: str, mode: Mode) -> tuple[Instruction, ...]:
-    """The instructions that decide a call by its arguments (their low 32 bits: the kernel itself looks at no more)."""
+    """The instructions that decide a call by its arguments (their low 32 bits: the kernel itself reads no more)."""
     first, second = _FIRST_ARGUMENT, _FIRST_ARGUMENT + 8
     unless_zero = ((_LOAD, 0, 0, first), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _REFUSED))
     allow = (_RETURN, 0, 0, _ALLOW)
@@ -137,9 +136,8 @@ def _check(name: str, mode: Mode) -> tuple[Instruction, ...]:
             (_RETURN, 0, 0, _REFUSED),
             allow,
         )
-    if (
-        name == "clone3"
-    ):  # its flags lie in memory that a filter cannot read; the C library falls back to clone
+    if name == "clone3":
+        # its flags lie in memory that a filter cannot read; the C library falls back to clone
         return ((_RETURN, 0, 0, _ABSENT),)
     if name == "ioctl":  # both type into a terminal
         return (

@@ -9,9 +9,11 @@ input and output, in messages of one letter, four bytes of length (big-endian) a
     out   F  bytes that the child wrote to descriptor 4                    sessions only
           O  standard output    E  standard error    R  JSON: how it ended     once, last
 
-The end of its input means that whoever asked is gone: it kills the child and ends. It is the subreaper of all that
+The end of its input means that the caller is gone: it kills the child and exits. It is the subreaper of all that
 the child starts, so that nothing outlives a run.
 """
+
+from __future__ import annotations
 
 import base64
 import ctypes
@@ -26,13 +28,18 @@ import sys
 import tempfile
 import time
 
+TYPE_CHECKING = False  # as in typing, which would cost every start its import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _PREFIX = "rlvr-run-"
 _FIRST_UID = 60000  # of runs; no other user's processes are ever touched
-_CHUNK = 65536
-# bytes for the outside, or for the child, beyond which the other side has to wait
-_MAX_QUEUED = 4 << 20
-_DRAIN_S = 2.0
+_CHUNK, _DRAIN_S = 65536, 2.0
+_MAX_QUEUED = (
+    4 << 20
+)  # bytes for the outside, or for the child, beyond which the other side has to wait
 
 
 class Supervisor:
@@ -40,23 +47,22 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
-        self.incoming = bytearray()
-        self.outgoing = bytearray()
-        self.to_child = bytearray()
-        self.stdout = bytearray()
-        self.stderr = bytearray()
+        self.limits: dict[str, Any] = {}
+        self.uid: int | None = None
+        self.folder = ""
+        self.incoming, self.outgoing, self.to_child = bytearray(), bytearray(), bytearray()
+        self.stdout, self.stderr = bytearray(), bytearray()
         self.input_fd = self.output_fd = self.error_fd = self.frames_fd = -1
-        self.is_input_done = self.is_gone = False
+        self.is_session = self.is_input_done = self.is_gone = False
         self.has_overflowed = self.has_timed_out = self.was_killed = False
 
     def serve(self) -> None:
-        """Reads the header, runs the program, tells how it ended."""
+        """Reads the header, runs the program and reports how it ended."""
         self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         header = self._header()
-        self.limits = header["limits"]
+        self.limits, self.uid = header["limits"], header["uid"]
         self.is_session = header["session"]
-        self.uid = header["uid"]
         self._sweep(header["folder"] or tempfile.gettempdir())
         self.folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=header["folder"])
         try:
@@ -71,17 +77,15 @@ class Supervisor:
         while self.outgoing and not self.is_gone:
             self._write_out()
 
-    def _header(self) -> dict:
-        while True:
-            data = os.read(0, _CHUNK)
-            if not data:
-                raise SystemExit(0)
+    def _header(self) -> dict[str, Any]:
+        while data := os.read(0, _CHUNK):
             self.incoming += data
             for letter, body in self._messages():
                 if letter == b"H":
                     return json.loads(body)
+        raise SystemExit(0)
 
-    def _run(self, header: dict) -> dict:
+    def _run(self, header: dict[str, Any]) -> dict[str, Any]:
         for name, data in header["files"].items():
             path = os.path.join(self.folder, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -92,14 +96,12 @@ class Supervisor:
             for where, folders, names in os.walk(self.folder):
                 for name in [where, *(os.path.join(where, n) for n in (*folders, *names))]:
                     os.chown(name, self.uid, self.uid)
-        start = time.monotonic()
-        pid = self._start(header["argv"])
+        start, pid = time.monotonic(), self._start(header["argv"])
         pidfd = os.pidfd_open(pid)
-        deadline = start + self.limits["wall_s"]
         for fd in (0, 1, self.input_fd, self.output_fd, self.error_fd, self.frames_fd):
             if fd >= 0:
                 os.set_blocking(fd, False)
-        self._pump(pidfd, deadline)
+        self._pump(pidfd, start + self.limits["wall_s"])
         if not select.select([pidfd], [], [], 0)[0]:
             self.was_killed = True
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -108,8 +110,7 @@ class Supervisor:
         os.close(pidfd)
         self._end_family()
         self._drain()
-        exit_code = os.waitstatus_to_exitcode(status)
-        cpu_s = usage.ru_utime + usage.ru_stime
+        exit_code, cpu_s = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
         is_foreign = exit_code == -signal.SIGKILL and not self.was_killed
         return {
             "exit_code": exit_code,
@@ -121,7 +122,7 @@ class Supervisor:
             "out_of_memory": is_foreign and cpu_s < self.limits["cpu_s"] - 0.1,
         }
 
-    def _start(self, argv: list) -> int:
+    def _start(self, argv: list[str]) -> int:
         stdin, self.input_fd = os.pipe()
         self.output_fd, stdout = os.pipe()
         self.error_fd, stderr = os.pipe()
@@ -141,7 +142,7 @@ class Supervisor:
             os.close(fd)
         return pid
 
-    def _become(self, argv: list, fds: list) -> None:
+    def _become(self, argv: list[str], fds: list[int]) -> None:
         """In the child: descriptors, limits, user, and then the program."""
         high = [os.dup2(fd, 200 + index, inheritable=False) for index, fd in enumerate(fds)]
         for index, fd in enumerate(high):
@@ -179,7 +180,7 @@ class Supervisor:
         os.execvpe(argv[0], argv, environment)
 
     def _pump(self, pidfd: int, deadline: float) -> None:
-        """Moves bytes until the child ended, its time is over, it wrote too much, or nobody asks any more."""
+        """Moves bytes until the child ends, times out or writes too much, or the caller is gone."""
         if not self._obey():  # what came together with the header
             return
         while True:
@@ -212,7 +213,7 @@ class Supervisor:
                 return
 
     def _read_in(self) -> bool:
-        """Messages from outside; False when a session ends or nobody is there."""
+        """Reads messages from outside; False when a session ends or the caller is gone."""
         try:
             data = os.read(0, _CHUNK)
         except BlockingIOError:
@@ -224,7 +225,7 @@ class Supervisor:
         return self._obey()
 
     def _obey(self) -> bool:
-        """Acts on the messages that are whole; False when a session ends."""
+        """Acts on the complete messages; False when a session ends."""
         for letter, body in self._messages():
             if letter == b"I":
                 self.to_child += body
@@ -235,7 +236,7 @@ class Supervisor:
         self._feed()
         return True
 
-    def _messages(self):
+    def _messages(self) -> Iterator[tuple[bytes, bytes]]:
         while len(self.incoming) >= 5:
             size = struct.unpack_from(">I", self.incoming, 1)[0]
             if len(self.incoming) < 5 + size:
@@ -260,7 +261,7 @@ class Supervisor:
             os.close(self.input_fd)
             self.input_fd = -1
 
-    def _collect(self, ready: set) -> None:
+    def _collect(self, ready: set[int]) -> None:
         if self.output_fd in ready:
             room = self.limits["output_bytes"] - len(self.stdout)
             data = self._read(self.output_fd)
@@ -283,8 +284,8 @@ class Supervisor:
             elif data:
                 self._queue(b"F", data)
 
-    def _read(self, fd: int):
-        """What is there; None, and the descriptor closed, at its end."""
+    def _read(self, fd: int) -> bytes | None:
+        """The available bytes; at the end of the stream closes the descriptor and returns None."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -295,7 +296,7 @@ class Supervisor:
         return data
 
     def _drain(self) -> None:
-        """What the program wrote before it ended; all writers are dead, so every pipe has an end."""
+        """Collects what the program wrote before it ended; all writers are dead, so every pipe ends."""
         end = time.monotonic() + _DRAIN_S
         while not self.has_overflowed and time.monotonic() < end:
             fds = {fd for fd in (self.output_fd, self.error_fd, self.frames_fd) if fd >= 0}
@@ -319,7 +320,7 @@ class Supervisor:
             self.outgoing.clear()
 
     def _end_family(self) -> None:
-        """Kills every descendant, again and again, until none is left."""
+        """Kills descendants until none is left."""
         me = str(os.getpid())
         while True:
             with open(f"/proc/{me}/task/{me}/children") as file:
@@ -339,7 +340,8 @@ class Supervisor:
 
     def _clean(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.uid is None:
+        uid = self.uid
+        if uid is None:
             return
         for place in ("/tmp", "/var/tmp", "/dev/shm"):
             try:
@@ -347,21 +349,19 @@ class Supervisor:
             except OSError:
                 continue
             for entry in entries:
-                if entry.stat(follow_symlinks=False).st_uid != self.uid:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
+                is_own = entry.stat(follow_symlinks=False).st_uid == uid
+                if is_own and entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
-                else:
+                elif is_own:
                     os.unlink(entry.path)
-        _as_user(self.uid, lambda: _remove_system_v(self.libc, self.uid))  # its owner alone may
+        _as_user(uid, lambda: _remove_system_v(self.libc, uid))  # its owner alone may
 
     def _sweep(self, place: str) -> None:
-        """Ends and removes what supervisors left that were killed; the run's folder names them and its user."""
+        """Kills and removes what killed supervisors left behind; the run's folder names them and its user."""
         for entry in os.scandir(place):
             pid = entry.name.removeprefix(_PREFIX).partition("-")[0]
-            if not (entry.name.startswith(_PREFIX) and pid.isdigit()) or os.path.exists(
-                f"/proc/{pid}"
-            ):
+            is_run = entry.name.startswith(_PREFIX) and pid.isdigit()
+            if not is_run or os.path.exists(f"/proc/{pid}"):
                 continue
             uid = entry.stat(follow_symlinks=False).st_uid
             if self.uid is not None and uid >= _FIRST_UID:
@@ -369,8 +369,8 @@ class Supervisor:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _as_user(uid: int, act) -> None:
-    """Does it in a child that is this user."""
+def _as_user(uid: int, act: Callable[[], object]) -> None:
+    """Calls `act` in a child process that runs as this user."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -381,7 +381,7 @@ def _as_user(uid: int, act) -> None:
     os.waitpid(pid, 0)
 
 
-def _remove_system_v(libc, uid: int) -> None:
+def _remove_system_v(libc: ctypes.CDLL, uid: int) -> None:
     """Removes the System V objects of a user."""
     for kind, remove in (("shm", libc.shmctl), ("msg", libc.msgctl), ("sem", libc.semctl)):
         try:

@@ -1,7 +1,7 @@
 """The numbers of the system calls that a sandboxed program may use, by group, on x86-64 and arm64.
 
-An entry is `name:x86-64:arm64`; `-` where an architecture lacks the call. What stands in no group is refused, so a call
-that a future kernel brings is refused until somebody thinks about it.
+An entry is `name:x86-64:arm64`; `-` where an architecture lacks the call. A call in no group is refused, and so is
+every call that a future kernel adds until it is listed here.
 """
 
 import os

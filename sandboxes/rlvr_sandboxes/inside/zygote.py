@@ -4,7 +4,7 @@
                <-(how it ended: status, CPU, limits)-------
 
 A request names its files, limits and descriptors; the zygote never sees what the program answers. It reports what the
-kernel told it, so a program cannot write its own exit. One run at a time. When the control socket closes, it ends the
+kernel says, so a program cannot forge its own exit. One run at a time. When the control socket closes, it ends the
 run and itself. Standard library only: this file runs inside the box.
 """
 
@@ -66,7 +66,7 @@ class Zygote:
                 return
             kind = message[:1]
             if kind == CANCEL:
-                continue  # its run had ended by itself
+                continue  # its run had already ended
             header, payload = unpack(message[1:], descriptors)
             if kind == PRELOAD:
                 for name, size in header["sources"]:
@@ -80,7 +80,7 @@ class Zygote:
     def _warm_up(self, text: bytes) -> None:
         """Imports what programs are seen to name, once, so that no later run pays for it.
 
-        Only then, because each module that is loaded makes every fork a little dearer.
+        Only then, because each loaded module makes every fork slightly more expensive.
         """
         seen = [word for word in self._cold if word in text]
         if seen:
@@ -90,9 +90,9 @@ class Zygote:
             self._settle()
 
     def _settle(self) -> None:
-        """What is here now is never collected, and is not memory of a run.
+        """Objects that exist now are never collected, and do not count as memory of a run.
 
-        Each page of it costs every fork: what is free goes back to the kernel.
+        Each page slows every fork, so free memory goes back to the kernel.
         """
         gc.collect()
         _libc.malloc_trim(0)
@@ -203,7 +203,7 @@ class Zygote:
             if any(descriptor == ended for descriptor, _ in events):
                 break
             if events:
-                # a word from the supervisor ends the run; so does its death
+                # any message from the supervisor ends the run; so does its death
                 message, unexpected = self._receive()
                 for descriptor in unexpected:
                     os.close(descriptor)
@@ -292,9 +292,7 @@ def main(argument: str) -> None:
         if is_landlock
         else NamespaceRoom(can_exec=config["can_exec"], has_proc=config["has_proc"])
     )
-    sys.set_int_max_str_digits(
-        0
-    )  # programs may read and print numbers of any length; time limits bound them
+    sys.set_int_max_str_digits(0)  # programs may use numbers of any length; time limits bound them
     candidate.interactive_names()
     candidate.standard_streams()
     limits.apply_constant()

@@ -46,7 +46,7 @@ class BoxConfig(BaseModel):
     recycle_after: int = Field(default=2000, ge=1)
     """Runs after which a box is replaced."""
     packages: tuple[str, ...] = ("numpy",)
-    """Installed packages that programs may import beside the standard library; one that is absent is left out."""
+    """Installed packages that programs may import besides the standard library; absent ones are left out."""
     preimport: tuple[str, ...] = ("numpy",)
     """Modules that a box keeps loaded once a program has named them, as it does with the standard library."""
     can_exec: bool = True

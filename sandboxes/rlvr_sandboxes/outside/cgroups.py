@@ -14,7 +14,7 @@ from rlvr.errors import SandboxError
 
 PREFIX = "rlvr-box"
 _NEEDED = ("memory", "pids")
-# beside the run: the zygote's memory; the zygote, and bubblewrap or the guard above it
+# besides the run: the zygote's memory; the zygote, and bubblewrap or the guard above it
 OVERHEAD_MB = 64
 OVERHEAD_TASKS = 2
 

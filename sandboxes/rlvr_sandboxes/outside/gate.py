@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,9 +26,9 @@ class SlotGate:
         self._lock = threading.Lock()
 
     async def acquire(self, wanted: int = 1) -> None:
-        """Waits until so many slots are free; `release` of others wakes it.
+        """Waits until `number` slots are free; a `release` wakes it.
 
-        Raises: ValueError when there are not so many slots.
+        Raises: ValueError when there are fewer slots than that.
         """
         if wanted > self.slots:
             raise ValueError(f"{wanted} slots are wanted at once, but there are {self.slots}")
@@ -55,7 +55,7 @@ class SlotGate:
             self._serve()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
+    async def one(self) -> AsyncGenerator[None]:
         """One slot for as long as the block runs."""
         await self.acquire()
         try:
@@ -70,7 +70,7 @@ class SlotGate:
             waiter.has_slots = True
             try:
                 waiter.loop.call_soon_threadsafe(_wake, waiter.future)
-            except RuntimeError:  # its loop was closed: nobody waits any more
+            except RuntimeError:  # its loop was closed: the caller is gone
                 self._free += waiter.wanted
 
 

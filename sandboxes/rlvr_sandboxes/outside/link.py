@@ -145,7 +145,7 @@ class Link:
             if self._process.stdin is not None:
                 _close(
                     self._process.stdin
-                )  # tells a supervisor in a container, which no kill reaches
+                )  # stops a supervisor in a container, which no kill reaches
             try:
                 self._process.wait(0.5)
             except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""A pool of warm slots: as many as cores, started when asked for, replaced when worn or broken.
+"""A pool of warm slots: one per core, started on demand, replaced when worn or broken.
 
     run -> acquire (waits in order when all slots are busy) -> slot -> release -> the next in line
 
@@ -21,7 +21,7 @@ from rlvr.errors import SandboxError
 from rlvr_sandboxes.outside.slot import GRACE_S, Slot
 
 _log = logging.getLogger(__name__)
-_MAX_FAILURES = 3  # starts in a row before those who wait are told
+_MAX_FAILURES = 3  # consecutive failed starts before waiting callers get an error
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Pool:
         _pools.add(self)
 
     async def acquire(self, count: int = 1) -> list[Slot]:
-        """`count` slots at once, when so many are free and nobody came before.
+        """`count` slots at once, when that many are free and no earlier caller waits.
 
         Raises: SandboxError when boxes do not start, or after `close`; ValueError for more slots than the pool has.
         """
@@ -113,7 +113,7 @@ class Pool:
             self._retire(slot, broken=not slot.is_alive())
 
     def abandon(self, slot: Slot) -> None:
-        """Gives back a slot whose run nobody waits for any more: the run is ended first, in a thread."""
+        """Gives back a slot whose caller was cancelled: its run is ended first, in a thread."""
         slot.cancel()
         with self._lock:
             if not self._is_closed:
@@ -155,7 +155,7 @@ class Pool:
             raise SandboxError("the sandbox was closed")
 
     def _lend(self, count: int) -> list[Slot]:
-        """The lock is held, and so many are free."""
+        """Takes slots. The lock is held, and that many are free."""
         slots = [self._free.pop() for _ in range(count)]
         for slot in slots:
             slot.lend()
@@ -185,7 +185,7 @@ class Pool:
             waiter.future.set_result(slots)
 
     def _drop_dead(self) -> None:
-        """Replaces free slots that died while nobody looked. The lock is held."""
+        """Replaces free slots that died while idle. The lock is held."""
         for slot in [slot for slot in self._free if not slot.is_alive()]:
             self._free.remove(slot)
             self._retire(slot, broken=True)
@@ -268,7 +268,7 @@ def _fail(waiter: _Waiter, error: SandboxError) -> None:
     try:
         waiter.loop.call_soon_threadsafe(settle)
     except RuntimeError:
-        _log.debug("nobody waits any more for: %s", error)
+        _log.debug("failed with no caller waiting: %s", error)
 
 
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""One run as it is asked for, and the memory files that it reads and writes."""
+"""One requested run, and the memory files that it reads and writes."""
 
 import fcntl
 import os

@@ -149,7 +149,7 @@ class BoxSession:
                 os.close(descriptor)
 
     def __del__(self) -> None:
-        """A session that nobody closed must not keep its slot, nor its program.
+        """A session that was never closed must not keep its slot or its program.
 
         In a thread of its own: the collector may call this anywhere, also where the pool's lock is held.
         """

@@ -156,7 +156,7 @@ class Slot:
         self._launched = None
 
     def is_alive(self) -> bool:
-        """Whether both the box and its zygote run; a cheap look before each use."""
+        """Whether both the box and its zygote are running; a cheap check before each use."""
         launched = self._launched
         return not self.is_broken and launched is not None and launched.process.poll() is None
 
@@ -342,7 +342,7 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 def _await_ready(control: socket.socket, pid: int) -> None:
     """Waits for the zygote's first word, and no longer than process `pid`, which starts it, lives.
 
-    Bubblewrap's child waits for bubblewrap to map its users, for ever when that was killed meanwhile, and holds the
+    Bubblewrap's child waits for bubblewrap to map its users, forever when that was killed meanwhile, and holds the
     other end of `control` open. Raises SandboxError.
     """
     process = os.pidfd_open(pid)

@@ -24,7 +24,7 @@ from rlvr_verifiers.codecheck.references.references import FunctionReference
 MAX_REPLY_BYTES = 65_536  # of a value that is compared outside; larger ones cost only the boxes
 GRACE_S = 3.0  # beyond the box's own wall limit, which comes first
 _PIPELINE_BYTES = (
-    32_768  # of requests sent ahead: less than a pipe holds, so that sending never waits
+    32_768  # of requests sent ahead: less than a pipe holds, so that sending never blocks
 )
 
 
@@ -44,14 +44,14 @@ class Line:
         self.session = session
         self.limits = limits
         self.ended: RunResult | None = None
-        self.idle_s = 0.0  # in which the candidate had no request and waited for its judge
+        self.idle_s = 0.0  # in which the candidate had no request and waited for the verifier
         self._num_open = 0
         self._idle_since = time.monotonic()
         self._delay_at_start = own_delay_s()
         self._deadline = self._idle_since + limits.longest_s + GRACE_S
 
     def excused_s(self, tests_delay_s: float = 0.0) -> float:
-        """Seconds that the candidate waited for a judge that the machine kept waiting."""
+        """Seconds that the candidate waited while the machine kept the verifier waiting."""
         return min(self.idle_s, self.judge_delay_s() + tests_delay_s)
 
     def judge_delay_s(self) -> float:
@@ -81,7 +81,7 @@ class Line:
             self._idle_since = time.monotonic()
         size = wire.NONCE_BYTES
         if frame[:size] != nonce:
-            raise _protocol("the program wrote to the descriptors of its judge")
+            raise _protocol("the program wrote to the verifier's descriptors")
         return frame[size : size + 1], frame[size + 1 :]
 
     async def gone(self) -> Unanswered:
@@ -237,9 +237,9 @@ def exception_text(message: dict[str, Any]) -> str:
 
 def _parse(kind: bytes, body: bytes) -> dict[str, Any]:
     if kind != wire.REPLY:
-        raise _protocol("the program answered what was not asked")
+        raise _protocol("the program sent a reply without a request")
     try:
-        return cast("dict[str, Any]", wire.parse(body))
+        return wire.parse(body)
     except wire.WireError as error:
         raise _protocol("an answer of the program cannot be read") from error
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from rlvr.protocols import Limits, RunResult
 
-LATE_SHARE = 1.1  # of the wall limit: a program that ended by itself so late had a stretched limit
+LATE_SHARE = 1.1  # of the wall limit: a program that exited this late had a stretched limit
 _SHOWN_CHARS = 160
 
 
@@ -19,7 +19,7 @@ class Ending(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     OUTPUT = "output"  # more output than allowed, or none that can be read
-    PROTOCOL = "protocol"  # a message that was not asked for, or cannot be read
+    PROTOCOL = "protocol"  # an unrequested or unreadable message
     MISSING = "missing"  # the entry point is not defined
     NOT_RUN = "not run"
 

@@ -1,11 +1,11 @@
 """Whether the end of a program counts, or is the machine's doing: one rule for every kind of test.
 
     used its time           it counts: too slow
-    blocked by itself       it counts: asleep, locked, waiting for what never comes
-    kept from the cores     run once more with as much more wall time as it lost; then nobody can judge it
-    killed, no limit why    run again, a few times: somebody may kill processes at random
+    blocked by itself       it counts: asleep, locked, waiting for something that never comes
+    kept from the cores     run once more with as much more wall time as it lost; then no verdict is possible
+    killed, no limit why    run again, a few times: something may be killing processes at random
 
-A box that can tell subtracts the delays of the program itself from its wall time. What it cannot see is a judge that
+A box that can measure them subtracts the program's own delays from its wall time. It cannot see a verifier that
 kept the program waiting: `excused_s`.
 """
 
@@ -17,13 +17,11 @@ from rlvr.protocols import Limits, RunResult
 from rlvr_verifiers.codecheck.outcome import LATE_SHARE, Ending, bad_end
 
 MAX_KILLS = 3  # of a program that was killed and no limit says why, before that counts
-_STARVED_SHARE = (
-    0.8  # of its wall time that a program used the processor, where no box tells of delays
-)
-_OWN_SHARE = (
-    0.95  # of its wall limit that a program must have spent itself, for a time-out to count
-)
-_DOUBTFUL_SHARE = 0.05  # of its wall limit that the judge waited for a core
+# share of its wall time that a program used the processor, where no box reports delays
+_STARVED_SHARE = 0.8
+# share of its wall limit that a program must have spent itself, for a time-out to count
+_OWN_SHARE = 0.95
+_DOUBTFUL_SHARE = 0.05  # of its wall limit that the verifier waited for a core
 _MAX_STRETCH = 10.0
 
 
@@ -51,7 +49,7 @@ class Patience:
         """Whether to run the program again, under `limits`, because this end says nothing about it.
 
         Args:
-            excused_s: in which the program waited for a judge that the machine kept waiting.
+            excused_s: in which the program waited while the machine kept the verifier waiting.
             judge_delay_s: of the judge, of which nobody knows how long the program waited for it: a reason to look
                 twice, and none for an error.
 

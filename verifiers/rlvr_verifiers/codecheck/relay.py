@@ -165,7 +165,7 @@ class _Relay:
         if answer == wire.REPLY:
             self._open.pop()
         elif answer != wire.CALLBACK:
-            why = "the program answered what was not asked"
+            why = "the program sent a reply without a request"
             raise Unanswered(TestOutcome(ending=Ending.PROTOCOL, why=why))
         return answer + reply
 

@@ -1,4 +1,4 @@
-"""The program in a completion: of its fenced blocks the solution, with blocks in the asked language first."""
+"""The program in a completion: of its fenced blocks the solution, with blocks in the requested language first."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -137,7 +137,7 @@ def _quote_after(line: str, quote: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fence:
-    """A fence in a line. is_first: nothing but blanks stands before it."""
+    """A fence in a line. is_first: only blanks precede it."""
 
     marks: str
     tag: str
@@ -151,7 +151,7 @@ class _Fence:
 def _read_fence(line: str) -> _Fence | None:
     """The fence that a line begins with, or ends with after other words; None when it has none.
 
-    Each step looks at a character once: a line is as long as the policy likes.
+    Each step reads a character once, because the policy may write lines of any length.
     """
     at = line.find("```")
     rest = line.lstrip(" \t")

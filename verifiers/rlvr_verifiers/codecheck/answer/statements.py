@@ -1,4 +1,4 @@
-"""What the statement beside the tests says of them."""
+"""What the problem statement that comes with the tests says of them."""
 
 import re
 from typing import Any, cast

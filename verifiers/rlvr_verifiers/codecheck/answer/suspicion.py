@@ -1,4 +1,4 @@
-"""Signs that a program looks at its judge and not at its task. A metric for people, never a penalty.
+"""Signs that a program inspects its verifier instead of solving its task. A metric for people, never a penalty.
 
 exits            os._exit, sys.exit or a raised SystemExit inside a function
 frames           sys._getframe, inspect.stack, tracebacks, gc.get_objects, __globals__, f_back, settrace

@@ -1,4 +1,4 @@
-"""Programs that run in boxes: one beside the candidate, one beside the tests, and the wire between them.
+"""Programs that run in boxes: one next to the candidate, one next to the tests, and the wire format between them.
 
 They are sent as source and import the standard library and each other alone.
 """

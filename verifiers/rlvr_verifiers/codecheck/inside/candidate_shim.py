@@ -1,6 +1,6 @@
 """Runs in the candidate's box, after the candidate's own code and in its interpreter, and serves calls on it.
 
-Frames come on descriptor 3 and go on descriptor 4. The first request, `load`, runs main.py and says which of the asked
+Frames come on descriptor 3 and go on descriptor 4. The first request, `load`, runs main.py and says which of the given
 names it defines. Nothing that this process says is trusted beyond "this is the value that I claim": it never sees a
 test, an expected value or a comparison. Its nonce is echoed, so that an answer belongs to its question.
 
@@ -19,7 +19,8 @@ import os
 import sys
 import time
 import types
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NoReturn
 
 from rlvr_verifiers.codecheck.inside.wire import (
     ANSWER,
@@ -38,37 +39,12 @@ from rlvr_verifiers.codecheck.inside.wire import (
 FILE = "main.py"
 MODULE = "solution"
 BATCH_S = 0.05
-ACTIONS = {
-    name: getattr(operator, name)
-    for name in [
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "matmul",
-        "and_",
-        "or_",
-        "xor",
-        "lshift",
-        "rshift",
-        "neg",
-        "pos",
-        "invert",
-        "abs",
-        "getitem",
-        "setitem",
-        "delitem",
-        "index",
-    ]
+_OPERATORS = """
+    eq ne lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift neg pos invert abs
+    getitem setitem delitem index
+"""
+ACTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(operator, name) for name in _OPERATORS.split()
 }
 ACTIONS.update(
     len=len, str=str, repr=repr, bool=bool, int=int, float=float, round=round, hash=hash, iter=iter,
@@ -80,27 +56,27 @@ ACTIONS.update(
 class Channel:
     """Frames over two descriptors, read and written with nothing that the candidate can swap out by name."""
 
-    def __init__(self, reads=3, writes=4):
+    def __init__(self, reads: int = 3, writes: int = 4) -> None:
         self.reads, self.writes = reads, writes
         self._read, self._write = os.read, os.write
 
-    def receive(self):
+    def receive(self) -> tuple[bytes, bytes, bytes]:
         """(nonce, kind, body) of the next frame. Raises EOFError at the end."""
         (size,) = HEADER.unpack(self._exactly(HEADER.size))
         data = self._exactly(size)
         return data[:NONCE_BYTES], data[NONCE_BYTES : NONCE_BYTES + 1], data[NONCE_BYTES + 1 :]
 
-    def send(self, nonce, kind, body):
+    def send(self, nonce: bytes, kind: bytes, body: bytes) -> None:
         """Writes one frame."""
         data = nonce + kind + body
         if len(data) > MAX_FRAME_BYTES:
-            raise WireError("a frame above the cap")
+            raise WireError("a frame is above the size limit")
         view = memoryview(HEADER.pack(len(data)) + data)
         while view:
             view = view[self._write(self.writes, view[:1048576]) :]
 
-    def _exactly(self, size):
-        parts = []
+    def _exactly(self, size: int) -> bytes:
+        parts: list[bytes] = []
         while size:
             part = self._read(self.reads, min(size, 1048576))
             if not part:
@@ -113,15 +89,15 @@ class Channel:
 class Server:
     """Serves requests on one module; re-entrant, because a function of the tests may call back."""
 
-    def __init__(self, channel):
+    def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.module = types.ModuleType(MODULE)
-        self.handles = {}
-        self.numbers = {}
+        self.handles: dict[int, Any] = {}
+        self.numbers: dict[int, int] = {}
         self.nonce = b""
-        self.loop = None
+        self.loop: Any = None
 
-    def serve(self):
+    def serve(self) -> None:
         """Answers until the other side closes."""
         try:
             while True:
@@ -130,12 +106,12 @@ class Server:
         except EOFError:
             return
 
-    def answer(self, body):
+    def answer(self, body: bytes) -> None:
         """Does what one request asks and sends its reply, under the nonce that it came with."""
         nonce = self.nonce
         request = parse(body)
         decoder = Decoder(self.resolve)
-        before = None
+        before: list[Any] | None = None
         try:
             if request["op"] == "call":
                 call = decoder.items([request["a"], request["k"]])
@@ -155,12 +131,12 @@ class Server:
         self.nonce = nonce
         self.channel.send(nonce, REPLY, frame)
 
-    def values(self, value, decoder):
+    def values(self, value: Any, decoder: Decoder) -> dict[str, Any]:
         """The reply that carries one value; a container of the request is named by its number."""
         encoder = Encoder(self.refer, decoder.objects)
         return {"v": encoder.encode(value), "encoder": encoder}
 
-    def add_mutations(self, reply, decoder, before):
+    def add_mutations(self, reply: dict[str, Any], decoder: Decoder, before: list[Any]) -> None:
         """What the call changed in the containers that it was given."""
         encoder = reply.get("encoder") or Encoder(self.refer, decoder.objects)
         changed = [
@@ -171,7 +147,7 @@ class Server:
         if changed:
             reply["m"] = changed
 
-    def failure(self, error):
+    def failure(self, error: BaseException) -> dict[str, Any]:
         """The reply for an exception: the names of its classes, and its message."""
         try:
             message = str(error)[:500]
@@ -179,7 +155,7 @@ class Server:
             message = ""
         names = [kind.__name__ for kind in type(error).__mro__]
         handles = [self.number(kind) for kind in type(error).__mro__ if kind.__module__ == MODULE]
-        reply = {
+        reply: dict[str, Any] = {
             "x": names,
             "s": message.encode("ascii", "backslashreplace").decode(),
             "h": handles,
@@ -190,7 +166,7 @@ class Server:
             reply.pop("args", None)
         return reply
 
-    def number(self, value):
+    def number(self, value: Any) -> int:
         """The handle of an object; the same one each time."""
         number = self.numbers.get(id(value))
         if number is None:
@@ -211,7 +187,7 @@ class Server:
             kind = "g"
         elif callable(value):
             kind = "f"
-        reference = ["o", self.number(value), kind, type(value).__name__[:60]]
+        reference: list[Any] = ["o", self.number(value), kind, type(value).__name__[:60]]  # pyright: ignore[reportUnknownArgumentType]  # of any value
         if kind == "e":
             reference.append(names)
         return reference
@@ -232,16 +208,16 @@ class Server:
             return numpy.array(Decoder().decode(data[3]), dtype=data[1]).reshape(data[2])
         raise WireError("unknown tag")
 
-    def stub(self, number, name):
+    def stub(self, number: int, name: str) -> Callable[..., Any]:
         """A function that calls one of the tests; of the function itself nothing is here."""
 
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             return self.call_back(number, args, kwargs)
 
         call.__name__ = call.__qualname__ = name
         return call
 
-    def pull(self, number):
+    def pull(self, number: int) -> Iterator[Any]:
         """An iterator of the tests."""
         while True:
             found = self.call_back(number, (), {})
@@ -249,12 +225,12 @@ class Server:
                 return
             yield found[0]
 
-    def call_back(self, number, args, kwargs):
+    def call_back(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a function of the tests and waits; it may call back in turn."""
         nonce = self.nonce
         encoder = Encoder(self.refer)
-        body = {"cb": number, "a": encoder.encode(list(args)), "k": encoder.encode(kwargs)}
-        self.channel.send(nonce, CALLBACK, dump(body))
+        question = {"cb": number, "a": encoder.encode(list(args)), "k": encoder.encode(kwargs)}
+        self.channel.send(nonce, CALLBACK, dump(question))
         while True:
             incoming, kind, body = self.channel.receive()
             if kind == ANSWER:
@@ -271,8 +247,8 @@ class Server:
             )
         return Decoder(self.resolve).decode(message["v"])
 
-    def op_load(self, request, decoder):
-        """Runs the candidate's file as a module and reads the asked names out of it."""
+    def op_load(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
+        """Runs the candidate's file as a module and reads the requested names out of it."""
         with open(FILE, "rb") as file:
             source = file.read()
         names = self.module.__dict__
@@ -283,7 +259,7 @@ class Server:
         encoder = Encoder(self.refer)
         return {"names": {n: encoder.encode(names[n]) for n in request["names"] if n in names}}
 
-    def op_run(self, request, decoder):
+    def op_run(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
         """Calls a name of the module, and a method of what it gives; the value travels without aliases of arguments."""
         args, kwargs, method_args, method_kwargs = decoder.items(request["a"])
         value = self.module.__dict__[request["name"]](*args, **kwargs)
@@ -291,18 +267,19 @@ class Server:
             value = getattr(value, request["method"])(*method_args, **method_kwargs)
         return {"v": Encoder(self.refer).encode(value)}
 
-    def op_get(self, request, decoder):
+    def op_get(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
         """An attribute."""
         return self.values(getattr(self.handles[request["o"]], request["attr"]), decoder)
 
-    def op_set(self, request, decoder):
+    def op_set(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
         """Sets an attribute."""
         setattr(self.handles[request["o"]], request["attr"], decoder.decode(request["v"]))
         return {"v": None}
 
-    def op_next(self, request, decoder):
-        """The next items of an iterator: at most `n`, and no longer than it takes to be polite."""
-        iterator, found, end = self.handles[request["o"]], [], False
+    def op_next(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
+        """The next items of an iterator: at most `n`, and as many as come within BATCH_S."""
+        iterator, end = self.handles[request["o"]], False
+        found: list[Any] = []
         start = time.monotonic()
         for _ in range(request["n"]):
             try:
@@ -320,56 +297,60 @@ class Server:
                 break
         return {**self.values(found, decoder), "end": end}
 
-    def op_do(self, request, decoder):
+    def op_do(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
         """An operator or a built-in function on handles and plain values."""
         args = decoder.items(request["a"])
         if request["f"] == "await":
-            import asyncio  # dear, and seldom needed
+            import asyncio  # expensive, and rarely needed
 
             self.loop = self.loop or asyncio.new_event_loop()
             return self.values(self.loop.run_until_complete(args[0]), decoder)
         return self.values(ACTIONS[request["f"]](*args), decoder)
 
 
-def _raising(error):
+def _raising(error: BaseException) -> Generator[None, None, NoReturn]:
     raise error
     yield
 
 
-def _differs(now, old):
+def _differs(now: Any, old: Any) -> bool:
     if len(now) != len(old):
         return True
     if isinstance(now, dict):
-        pairs = zip(now.items(), old.items(), strict=True)
-        return any(a is not c or b is not d for (a, b), (c, d) in pairs)
+        pairs = zip(now.items(), old.items(), strict=True)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # of any value
+        return any(a is not c or b is not d for (a, b), (c, d) in pairs)  # pyright: ignore[reportUnknownVariableType]  # of any value
     if isinstance(now, set):
-        return {id(item) for item in now} != {id(item) for item in old}
+        return {id(item) for item in now} != {id(item) for item in old}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # of any value
     if isinstance(now, bytearray):
         return now != old
     return any(a is not b for a, b in zip(now, old, strict=True))
 
 
-class _Nowhere:
-    """A channel of which nothing comes out."""
+class _Nowhere(Channel):
+    """A channel that drops what is sent."""
 
-    def send(self, nonce, kind, body):
+    def send(self, nonce: bytes, kind: bytes, body: bytes) -> None:
         """Drops one frame."""
 
 
-def rehearse():
+def _append(items: list[Any], more: int = 0) -> list[Any]:
+    return [*items, more]
+
+
+def rehearse() -> None:
     """Answers some requests, so that the interpreter has specialised this code before each run begins with it."""
     for _ in range(20):
         server = Server(_Nowhere())
-        function = server.module.__dict__["f"] = lambda items, more=0: [*items, more]
-        handle = server.number(function)
-        nothing = ["d", []]
-        args = ["l", [["l", [1, "a", ["t", [2]]]]]]
+        server.module.__dict__["f"] = _append
+        handle = server.number(_append)
+        nothing: list[Any] = ["d", []]
+        args: list[Any] = ["l", [["l", [1, "a", ["t", [2]]]]]]
         server.answer(dump({"op": "call", "o": handle, "a": args, "k": nothing}))
         args = [args, nothing, ["l", []], nothing]
         server.answer(dump({"op": "run", "name": "f", "method": "", "a": args}))
 
 
-def main():
+def main() -> None:
     """Serves descriptors 3 and 4 until they close, and ends at once."""
     Server(Channel()).serve()
     os._exit(0)

@@ -10,22 +10,23 @@ import math
 import re
 import sys
 import types
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
 
 ATTRIBUTES = ("raises", "approx", "fail", "fixture", "mark", "param", "main")
 
 
-class _Raises(contextlib.AbstractContextManager):
-    def __init__(self, kinds, match):
+class _Raises(contextlib.AbstractContextManager[Any]):
+    def __init__(self, kinds: Any, match: str | None) -> None:
         self.kinds, self.match = kinds, match
         self.value: Any = None
 
     @property
-    def type(self):
+    def type(self) -> Any:
         """The class of the exception that came."""
-        return type(self.value)
+        return type(self.value)  # pyright: ignore[reportUnknownVariableType]  # of any value
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
         if error is None:
             raise AssertionError("DID NOT RAISE " + str(self.kinds))
         if not isinstance(error, self.kinds):
@@ -36,7 +37,7 @@ class _Raises(contextlib.AbstractContextManager):
         return True
 
 
-def raises(kinds, *args, match=None, **named):
+def raises(kinds: Any, *args: Any, match: str | None = None, **named: Any) -> _Raises:
     """A context in which one of the exceptions comes; or the call that raises it."""
     context = _Raises(kinds, match)
     if not args:
@@ -49,27 +50,34 @@ def raises(kinds, *args, match=None, **named):
 class approx:  # noqa: N801 - its name in pytest
     """Equal to numbers near to it, alone or in lists, tuples and dicts."""
 
-    def __init__(self, expected, rel=None, abs=None, nan_ok=False):
+    def __init__(
+        self,
+        expected: Any,
+        rel: float | None = None,
+        abs: float | None = None,
+        nan_ok: bool = False,
+    ) -> None:
         self.expected, self.nan_ok = expected, nan_ok
         self.rel = rel if rel is not None else (0.0 if abs is not None else 1e-6)
         self.abs = abs if abs is not None else 1e-12
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self._is_close(other, self.expected)
 
-    def __ne__(self, other):
+    def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "approx(" + repr(self.expected) + ")"
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _is_close(self, got, wanted):
-        if type(wanted) in (list, tuple):
+    def _is_close(self, got: Any, wanted: Any) -> bool:
+        kind: type = type(wanted)  # pyright: ignore[reportUnknownVariableType]  # of any value
+        if kind in (list, tuple):
             is_same = type(got) in (list, tuple) and len(got) == len(wanted)
             return is_same and all(map(self._is_close, got, wanted))
-        if type(wanted) is dict:
+        if kind is dict:
             is_same = type(got) is dict and got.keys() == wanted.keys()
             return is_same and all(self._is_close(got[key], wanted[key]) for key in wanted)
         numbers = (int, float, bool)
@@ -81,12 +89,12 @@ class approx:  # noqa: N801 - its name in pytest
         return math.isfinite(got) and math.isfinite(wanted) and abs(got - wanted) <= far
 
 
-def fail(reason=""):
+def fail(reason: str = "") -> NoReturn:
     """Fails the test."""
     raise AssertionError(reason)
 
 
-def fixture(function=None, **_):
+def fixture(function: Any = None, **_: Any) -> Any:
     """Marks a function whose value tests ask for by its name."""
     if function is None:
         return fixture
@@ -94,40 +102,48 @@ def fixture(function=None, **_):
     return function
 
 
-def param(*values, **_):
+def param(*values: Any, **_: Any) -> Any:
     """One row of parametrize."""
     return values if len(values) != 1 else values[0]
 
 
+def _unchanged(function: Any) -> Any:
+    return function
+
+
+def _main(*_: Any, **__: Any) -> int:
+    return 0
+
+
 class _Mark:
-    def parametrize(self, names, rows, **_):
+    def parametrize(self, names: Any, rows: Iterable[Any], **_: Any) -> Callable[[Any], Any]:
         """Runs a test once for each row."""
         keys = [n.strip() for n in names.split(",") if n.strip()] if type(names) is str else names
         is_single = type(names) is str and "," not in names
         cases = [dict(zip(keys, [row] if is_single else row, strict=True)) for row in rows]
 
-        def mark(function):
+        def mark(function: Any) -> Any:
             function.rlvr_cases = [*getattr(function, "rlvr_cases", ()), cases]
             return function
 
         return mark
 
-    def __getattr__(self, name):
-        def mark(*args, **_):
-            return args[0] if len(args) == 1 and callable(args[0]) else lambda function: function
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def mark(*args: Any, **_: Any) -> Any:
+            return args[0] if len(args) == 1 and callable(args[0]) else _unchanged
 
         return mark
 
 
-def install():
+def install() -> None:
     """Puts the stand-in where `import pytest` finds it."""
     module = types.ModuleType("pytest")
     module.__dict__.update(raises=raises, approx=approx, fail=fail, fixture=fixture, param=param)
-    module.__dict__.update(mark=_Mark(), main=lambda *args, **named: 0)
+    module.__dict__.update(mark=_Mark(), main=_main)
     sys.modules["pytest"] = module
 
 
-def cases_of(function, names):
+def cases_of(function: Any, names: dict[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
     """The arguments of each run of a test: its rows of parametrize with the values of its fixtures, as thunks."""
     code = function.__code__
     asked = code.co_varnames[: code.co_argcount]
@@ -137,13 +153,13 @@ def cases_of(function, names):
         yield lambda given=given, wanted=wanted: given | {n: value_of(n, names) for n in wanted}
 
 
-def value_of(name, names):
+def value_of(name: str, names: dict[str, Any]) -> Any:
     """The value of a fixture, with those that it asks for itself."""
     function = names[name]
     code = function.__code__
     found = function(**{n: value_of(n, names) for n in code.co_varnames[: code.co_argcount]})
-    return next(found) if isinstance(found, types.GeneratorType) else found
+    return next(found) if isinstance(found, types.GeneratorType) else found  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # of any value
 
 
-def _is_fixture(value):
+def _is_fixture(value: Any) -> bool:
     return getattr(value, "rlvr_fixture", False) is True

@@ -19,9 +19,11 @@ import operator
 import os
 import sys
 import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from rlvr_verifiers.codecheck.inside.proxies import Dead, Link, Remote
+from rlvr_verifiers.codecheck.inside.failures import Dead
+from rlvr_verifiers.codecheck.inside.proxies import Link, Remote
 from rlvr_verifiers.codecheck.inside.pytest_shim import cases_of, install
 from rlvr_verifiers.codecheck.inside.wire import (
     DONE,
@@ -39,7 +41,7 @@ COMPARE = {
     _ast.Eq: "==", _ast.NotEq: "!=", _ast.Lt: "<", _ast.LtE: "<=", _ast.Gt: ">", _ast.GtE: ">=", _ast.Is: "is",
     _ast.IsNot: "is not", _ast.In: "in", _ast.NotIn: "not in",
 }  # fmt: skip
-DO_COMPARE = {
+DO_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
     "is": operator.is_, "is not": operator.is_not, "in": lambda a, b: a in b, "not in": lambda a, b: a not in b,
 }  # fmt: skip
@@ -49,8 +51,8 @@ class Mismatch(AssertionError):  # noqa: N818 - an assertion that knows its two 
     """An assert over one comparison failed."""
 
 
-def shown(value):
-    """A value for a person, on one line and short; a candidate's object is not asked for its text."""
+def shown(value: Any) -> str:
+    """A value for a person, on one line and short; a candidate's object is never converted to text."""
     if isinstance(value, Remote):
         return "an object of the program"
     try:
@@ -60,8 +62,9 @@ def shown(value):
     return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
 
 
-def is_close(left, right, abs_tol, rel_tol):
+def is_close(left: Any, right: Any, abs_tol: float, rel_tol: float) -> bool:
     """Equal, with numbers within a tolerance, at any depth of lists, tuples and dicts of one type."""
+    kind: type = type(left)  # pyright: ignore[reportUnknownVariableType]  # of any value
     numbers = (int, float)
     if type(left) in numbers and type(right) in numbers:
         if float not in (type(left), type(right)):
@@ -70,22 +73,23 @@ def is_close(left, right, abs_tol, rel_tol):
     if type(left) is type(right) and type(left) in (list, tuple):
         pairs = zip(left, right, strict=False)
         return len(left) == len(right) and all(is_close(a, b, abs_tol, rel_tol) for a, b in pairs)
-    if type(left) is dict and type(right) is dict:
+    if kind is dict and type(right) is dict:
         same = left.keys() == right.keys()
         return same and all(is_close(left[key], right[key], abs_tol, rel_tol) for key in left)
     return left == right
 
 
-def as_lists(value):
+def as_lists(value: Any) -> Any:
     """The value with lists in place of its tuples, at any depth of exact lists, tuples and dicts."""
-    if type(value) in (list, tuple):
+    kind: type = type(value)  # pyright: ignore[reportUnknownVariableType]  # of any value
+    if kind in (list, tuple):
         return [as_lists(item) for item in value]
-    if type(value) is dict:
+    if kind is dict:
         return {key: as_lists(item) for key, item in value.items()}
     return value
 
 
-def rewrite_asserts(body):
+def rewrite_asserts(body: Any) -> None:
     """`assert a == b` becomes a call that knows both sides, in these statements and those inside them."""
     for index, node in enumerate(body):
         if type(node) is _ast.Assert:
@@ -97,7 +101,7 @@ def rewrite_asserts(body):
             rewrite_asserts(getattr(node, field, ()))
 
 
-def _checked(node, test):
+def _checked(node: Any, test: Any) -> Any:
     place = {name: getattr(node, name) for name in node._attributes}
     function = _ast.Name("__rlvr_assert__", _ast.Load(), **place)
     sign = _ast.Constant(COMPARE[type(test.ops[0])], None, **place)
@@ -108,13 +112,17 @@ def _checked(node, test):
 class Tests:
     """One task's tests, run in one namespace in their order."""
 
-    def __init__(self, link, task):
+    def __init__(self, link: Link, task: dict[str, Any]) -> None:
         self.link = link
         self.task = task
         self.tolerance = task["tolerance"]
-        self.names = {"__name__": "tests", "__builtins__": builtins, "__rlvr_assert__": self.check}
+        self.names: dict[str, Any] = {
+            "__name__": "tests",
+            "__builtins__": builtins,
+            "__rlvr_assert__": self.check,
+        }
 
-    def check(self, sign, left, right):
+    def check(self, sign: str, left: Any, right: Any) -> None:
         """An assert over one comparison. Raises Mismatch."""
         if self.task["is_json"]:
             left = as_lists(left)
@@ -130,13 +138,13 @@ class Tests:
                 raise Mismatch("expected " + shown(right) + ", got " + shown(left))
             raise Mismatch(shown(left) + " " + sign + " " + shown(right) + " does not hold")
 
-    def execute(self, source, name):
+    def execute(self, source: str, name: str) -> None:
         """Runs source text of the tests."""
         tree: Any = compile(source, name, "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
         rewrite_asserts(tree.body)
         exec(compile(tree, name, "exec", dont_inherit=True, optimize=0), self.names)
 
-    def bind(self):
+    def bind(self) -> None:
         """The candidate's names, and the modules of the standard library that the tests use without importing."""
         try:
             for name, data in self.task["names"].items():
@@ -149,7 +157,7 @@ class Tests:
         module.__dict__.update((name, self.names[name]) for name in self.task["names"])
         sys.modules["solution"] = module
 
-    def steps(self):
+    def steps(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         """(what it is, a function that runs it) for each test, in order."""
         if self.task["style"] == "asserts":
             for source in self.task["tests"]:
@@ -168,7 +176,7 @@ class Tests:
             elif isinstance(value, type) and value.__module__ == "tests":
                 yield from _methods(value, self.names)
 
-    def run(self):
+    def run(self) -> None:
         """Runs all, and reports each outcome."""
         try:
             self.bind()
@@ -190,7 +198,7 @@ class Tests:
         if is_first_missing and self.task["style"] == "module":
             self.report(0, "module", None)  # asserts at the top of the module have held
 
-    def attempt(self, step):
+    def attempt(self, step: Callable[[], Any]) -> BaseException | None:
         """The exception that a step ended with, or None."""
         try:
             step()
@@ -198,7 +206,7 @@ class Tests:
             return error
         return Dead(self.link.dead) if self.link.dead else None
 
-    def report(self, index, label, error):
+    def report(self, index: int, label: str, error: BaseException | None) -> None:
         """Sends one outcome."""
         why = ""
         if error is not None:
@@ -212,14 +220,14 @@ class Tests:
         send(OUTCOME, dump({**outcome, **links}))
 
 
-def _text_of(error):
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)[:300]
     except BaseException:  # noqa: BLE001 - the text may be the candidate's to give
         return ""
 
 
-def _line_of(value):
+def _line_of(value: Any) -> int:
     code = getattr(value, "__code__", None)
     if code is None and isinstance(value, type):
         lines = [_line_of(v) for v in vars(value).values() if isinstance(v, types.FunctionType)]
@@ -227,14 +235,15 @@ def _line_of(value):
     return code.co_firstlineno if code is not None else 0
 
 
-def _methods(kind, names):
+def _methods(kind: Any, names: dict[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
     """The tests of a class: unittest's or plain ones."""
     is_case = any(base.__name__ == "TestCase" for base in kind.__mro__)
     if not is_case and not kind.__name__.startswith("Test"):
         return
     if is_case:
         kind.setUpClass()
-    for name, method in list(vars(kind).items()):
+    members: dict[str, Any] = vars(kind)  # pyright: ignore[reportUnknownVariableType]  # of any value
+    for name, method in list(members.items()):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]  # of any value
         if not (name.startswith("test") and isinstance(method, types.FunctionType)):
             continue
 
@@ -242,8 +251,10 @@ def _methods(kind, names):
             yield kind.__name__ + "." + name, _step(kind, name, arguments, is_case)
 
 
-def _step(kind, name, arguments, is_case):
-    def step():
+def _step(
+    kind: Any, name: str, arguments: Callable[[], dict[str, Any]], is_case: bool
+) -> Callable[[], None]:
+    def step() -> None:
         case = kind(name) if is_case else kind()
         before, after = ("setUp", "tearDown") if is_case else ("setup_method", "teardown_method")
         for part in (before, name, after):
@@ -258,17 +269,17 @@ def _step(kind, name, arguments, is_case):
 class _Echo(Link):
     """A candidate that answers 2 to everything."""
 
-    def send(self, kind, body):
+    def send(self, kind: bytes, body: bytes) -> None:
         """Drops one frame."""
 
-    def receive(self):
+    def receive(self) -> tuple[bytes, bytes]:
         """The answer."""
         return REPLY, dump({"v": 2})
 
 
-def rehearse():
+def rehearse() -> None:
     """Runs some tests, so that the interpreter has specialised this code before each run begins with it."""
-    task = {
+    task: dict[str, Any] = {
         "setup": "n = 0", "tests": ["assert f([1]) == 2", "assert f(n, 'a') in (1, 2)"], "style": "asserts",
         "entry_point": "f", "names": {"f": ["o", 0, "f", "function"]}, "modules": {}, "tolerance": None,
         "is_complete": False, "is_json": False,
@@ -278,7 +289,7 @@ def rehearse():
     del sys.modules["solution"]
 
 
-def main():
+def main() -> None:
     """Reads the task, runs it, says that it is done, and ends at once."""
     sys.setrecursionlimit(5000)
     link = Link()

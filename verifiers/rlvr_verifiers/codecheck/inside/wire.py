@@ -1,6 +1,6 @@
 """Plain values as tagged JSON: what crosses between the boxes and nothing else. Never pickle, marshal, eval or repr.
 
-None, bool, int, float and str stand as themselves; all else is a list whose first item is a tag.
+None, bool, int, float and str are written as they are; all else is a list whose first item is a tag.
 
     "l" list   "t" tuple   "d" dict as pairs   "S" set   "F" frozenset   "b" bytes   "B" bytearray   "i" large int
     "c" complex   "D" Decimal   "Q" Fraction   "r" range   "u" text with surrogates   "T" date or time
@@ -17,13 +17,17 @@ plain is given to `foreign`, which says how to name it. This file also runs insi
 {(1, 2.0): ['a', {3}]}
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# Values of any kind are taken apart by their class, and what a container of them holds is unknown by nature.
+
 import builtins
 import json
 import operator
 import struct
 import sys
 from collections import Counter, OrderedDict, deque
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 32 << 20
@@ -32,13 +36,14 @@ REQUEST, REPLY, CALLBACK, ANSWER, OUTCOME, DONE = b"Q", b"R", b"C", b"A", b"O", 
 _SMALL_BITS = 1024
 _MAX_HASHED = 500
 _PLAIN_TYPES = "bool int float complex str bytes bytearray list tuple dict set frozenset range object type slice"
-SENDABLE_TYPES = {name: getattr(builtins, name) for name in _PLAIN_TYPES.split()}
+SENDABLE_TYPES: dict[str, Any] = {name: getattr(builtins, name) for name in _PLAIN_TYPES.split()}
 SENDABLE_TYPES.update(
     (name, value)
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, BaseException)
 )
 _NOTHING = object()
+Foreign = Callable[[Any], Any]
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _from_json = json.JSONDecoder().decode
 _TIMES = ("date", "datetime", "time")
@@ -46,16 +51,16 @@ _NAMES_OF_TYPES = {value: name for name, value in SENDABLE_TYPES.items()}
 
 
 class WireError(ValueError):
-    """What came is not in the format, or what should go cannot be said in it."""
+    """What was received is not in the format, or a value to send cannot be expressed in it."""
 
 
 class TooManyNodes(WireError):  # noqa: N818 - a finding about the value, not a fault
-    """The value is larger than the reader is ready to build."""
+    """The value is larger than the reader's limit."""
 
 
-def refuse(value):
+def refuse(value: Any) -> NoReturn:
     """The `foreign` of a side that knows plain values only. Raises WireError."""
-    raise WireError("a " + type(value).__name__ + " is no plain value")
+    raise WireError("a " + type(value).__name__ + " is not a plain value")
 
 
 class Encoder:
@@ -65,7 +70,9 @@ class Encoder:
     has already, in the order of their numbers. lists_arrays: numpy's arrays travel as lists; else `foreign` names them.
     """
 
-    def __init__(self, foreign=refuse, known=(), lists_arrays=True):
+    def __init__(
+        self, foreign: Foreign = refuse, known: Iterable[Any] = (), lists_arrays: bool = True
+    ) -> None:
         self.foreign = foreign
         self.lists_arrays = lists_arrays
         self.objects = list(known)
@@ -96,7 +103,7 @@ class Encoder:
             return ["F", self._items(frozenset.__iter__(value))]
         return self._rare(value, kind)
 
-    def contents(self, container):
+    def contents(self, container: Any) -> Any:
         """What is in a container, without its tag."""
         kind = type(container)
         if issubclass(kind, list):
@@ -110,10 +117,10 @@ class Encoder:
             return self._items(deque.__iter__(container))
         return bytes(container).hex()
 
-    def _items(self, iterator):
+    def _items(self, iterator: Iterable[Any]) -> list[Any]:
         return [self.encode(item) for item in iterator]
 
-    def _container(self, value, kind):
+    def _container(self, value: Any, kind: Any) -> list[Any]:
         number = self.numbers.get(id(value))
         if number is not None:
             return ["=", number]
@@ -133,7 +140,7 @@ class Encoder:
             tag = "B"
         return [tag, self.contents(value)]
 
-    def _rare(self, value, kind):
+    def _rare(self, value: Any, kind: Any) -> Any:
         if issubclass(kind, complex):
             return ["c", complex.real.__get__(value), complex.imag.__get__(value)]
         if kind is range:
@@ -167,7 +174,9 @@ class Decoder:
     hash, would cost seconds are refused too.
     """
 
-    def __init__(self, foreign=refuse, known=(), max_nodes=0):
+    def __init__(
+        self, foreign: Foreign = refuse, known: Iterable[Any] = (), max_nodes: int = 0
+    ) -> None:
         self.foreign = foreign
         self.objects = list(known)
         self.max_nodes = max_nodes
@@ -178,7 +187,7 @@ class Decoder:
         if type(data) is not list:
             if data is None or type(data) in (bool, int, float, str):
                 return data
-            raise WireError("a JSON object is no value")
+            raise WireError("a JSON object is not a value")
         if not data or type(data[0]) is not str:
             raise WireError("a value without a tag")
         try:
@@ -213,19 +222,19 @@ class Decoder:
         decode = self.decode
         return [decode(item) if type(item) in (list, dict) else item for item in data]
 
-    def _pairs(self, data):
+    def _pairs(self, data: Any) -> list[tuple[Any, Any]]:
         return [(self.decode(key), self.decode(value)) for key, value in self._raw_pairs(data)]
 
-    def _raw_pairs(self, data):
+    def _raw_pairs(self, data: Any) -> Any:
         self._bound_hashing(data)
         self.num_nodes += 2 * len(data)
         return data
 
-    def _bound_hashing(self, data):
+    def _bound_hashing(self, data: Any) -> None:
         if self.max_nodes and len(data) > _MAX_HASHED:
             raise TooManyNodes("more than " + str(_MAX_HASHED) + " keys")
 
-    def _tagged(self, tag, data):
+    def _tagged(self, tag: str, data: Any) -> Any:
         if tag == "l":
             return self._new([], data[1])
         if tag == "t":
@@ -248,7 +257,7 @@ class Decoder:
             return bytes.fromhex(data[1])
         return self._rare(tag, data)
 
-    def _rare(self, tag, data):
+    def _rare(self, tag: str, data: Any) -> Any:
         if tag == "B":
             return self._new(bytearray(), data[1])
         if tag == "O":
@@ -281,28 +290,28 @@ class Decoder:
             return getattr(datetime, data[1]).fromisoformat(data[2])
         return self.foreign(data)
 
-    def _new(self, container, contents):
+    def _new(self, container: Any, contents: Any) -> Any:
         self.objects.append(container)
         self.fill(container, contents)
         return container
 
-    def _alias(self, number):
+    def _alias(self, number: Any) -> Any:
         if type(number) is not int or not 0 <= number < len(self.objects):
             raise WireError("an alias of nothing")
         if self.max_nodes:
-            raise TooManyNodes("aliases are not counted out")
+            raise TooManyNodes("aliases are not allowed with a bound")
         return self.objects[number]
 
 
 def _loaded(module: str, name: str) -> Any:
-    """A class of a module that somebody loaded, and nothing where nobody did: then no value can be of it.
+    """A class of a module, if the module is loaded; otherwise no value can be an instance of it.
 
-    Decimals, fractions and times are seldom, and their modules would make the start of every box dearer.
+    Decimals, fractions and times are rare, and importing their modules would slow the start of every box.
     """
     return getattr(sys.modules.get(module), name, _NOTHING)
 
 
-def _encode_text(text):
+def _encode_text(text: str) -> Any:
     if text.isascii():
         return text
     try:
@@ -313,10 +322,12 @@ def _encode_text(text):
 
 
 def dump(message: Any) -> bytes:
-    """A JSON value as ASCII bytes. Raises WireError when it is above the cap of a frame."""
+    """A JSON value as ASCII bytes. Raises WireError when it is above the size limit of a frame."""
     body = _to_json(message).encode("ascii")
     if len(body) > MAX_FRAME_BYTES - 64:
-        raise WireError("a value of " + str(len(body)) + " bytes is above the cap of a frame")
+        raise WireError(
+            "a value of " + str(len(body)) + " bytes is above the size limit of a frame"
+        )
     return body
 
 

@@ -58,7 +58,7 @@ def from_mbpp(row: Mapping[str, Json]) -> dict[str, Json]:
     """A row of MBPP, full or sanitized."""
     tests = row["test_list"]
     tests = json.loads(tests) if isinstance(tests, str) else tests
-    setup = [row.get("test_setup_code") or "", *(row.get("test_imports") or ())]
+    setup: list[Any] = [row.get("test_setup_code") or "", *(row.get("test_imports") or ())]
     found: dict[str, Json] = {"kind": "function", "asserts": tests}
     found["setup"] = "\n".join(part.replace("\r\n", "\n") for part in setup if part)
     if row.get("entry_point"):
@@ -69,7 +69,7 @@ def from_mbpp(row: Mapping[str, Json]) -> dict[str, Json]:
 def from_pairs(row: Mapping[str, Json]) -> dict[str, Json]:
     """`inputs` and `outputs` side by side; with `fn_name`, the arguments and the result of a call."""
     inputs, outputs = row["inputs"], row["outputs"]
-    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):  # pyright: ignore[reportUnknownArgumentType]  # of any value
         raise ValueError("inputs and outputs must be lists of one length")
     pairs = list(zip(cast("list[Json]", inputs), cast("list[Json]", outputs), strict=True))
     name = row.get("fn_name")
@@ -96,15 +96,15 @@ def _read_calls(pairs: Sequence[tuple[Json, Json]]) -> list[tuple[list[Json], li
             (_values(str(given), index), _result(wanted, index))
             for index, (given, wanted) in enumerate(pairs)
         ]
-        return [(cast("list[Json]", given), [wanted]) for given, wanted in pairs]
+        return [(given, [wanted]) for given, wanted in pairs]
     is_boxed = all(_is_boxed(wanted) for _, wanted in pairs)
     return [
         (
-            [_with_int_keys(item) for item in cast("list[Json]", given)],
-            [_with_int_keys(v) for v in ([cast("list[Json]", wanted)[0], wanted] if is_boxed else [wanted])],
+            [_with_int_keys(item) for item in given],
+            [_with_int_keys(v) for v in ([wanted[0], wanted] if is_boxed else [wanted])],
         )
         for given, wanted in pairs
-    ]  # fmt: skip
+    ]
 
 
 def _values(text: str, index: int) -> list[Json]:
@@ -144,10 +144,10 @@ def _value(text: str) -> Json:
 def _with_int_keys(value: Json) -> Json:
     """JSON has no keys but texts; those that are whole numbers were numbers."""
     if not isinstance(value, dict) or not value:
-        return value
+        return cast("Json", value)
     row = cast("dict[str, Json]", value)
     if not all(key.lstrip("-").isdecimal() and key.isascii() for key in row):
-        return value
+        return cast("Json", value)
     return cast("Json", {int(key): item for key, item in row.items()})
 
 
@@ -162,7 +162,7 @@ def from_code_contests(row: Mapping[str, Json]) -> dict[str, Json]:
     """A row of CodeContests: all of its public, private and generated tests."""
     pairs: list[tuple[str, str]] = []
     for part in ("public_tests", "private_tests", "generated_tests"):
-        tests = row.get(part) or {"input": [], "output": []}
+        tests: Json = row.get(part) or {"input": [], "output": []}
         pairs += zip(tests["input"], tests["output"], strict=True)
     return {**_stdio(pairs), "usual_imports": True}
 

@@ -43,7 +43,7 @@ class NotHere(Exception):  # noqa: N818 - a finding, not a fault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A call with literal arguments; `method` of its result, when that is what the assert looks at."""
+    """A call with literal arguments; `method` of its result, when that is what the assert checks."""
 
     name: str
     args: tuple[Any, ...]
@@ -216,7 +216,7 @@ def as_lists(value: Any) -> Any:
 
 
 def check_plain(value: Any) -> None:
-    """Raises NotHere for a value that comparing could make dear, or that is not of the plainest types."""
+    """Raises NotHere for a value that may be expensive to compare, or that is not of the plainest types."""
     if type(value) not in _PLAIN or (type(value) is int and value.bit_length() > MAX_BITS):
         raise NotHere
     if isinstance(value, dict):

@@ -21,7 +21,7 @@ _SOURCE_READERS = {"getsource", "getsourcelines", "getsourcefile"}
 
 def guess_entry_point(trees: Sequence[ast.Module]) -> str:
     """The function that all asserts call, the outermost first; a built-in name only when there is no other."""
-    free = set().union(*(free_names(ast.unparse(tree)) for tree in trees))
+    free = set[str]().union(*(free_names(ast.unparse(tree)) for tree in trees))
     passed = [
         name for name in free if not hasattr(builtins, name) and name not in sys.stdlib_module_names
     ]
@@ -49,7 +49,7 @@ def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
     known = {*sys.stdlib_module_names, "solution", "pytest", *modules}
     _check_pytest(trees)
     _check_passed_objects(trees)
-    free = set().union(*(free_names(ast.unparse(tree)) for tree in trees))
+    free = set[str]().union(*(free_names(ast.unparse(tree)) for tree in trees))
     for node in (node for tree in trees for node in ast.walk(tree)):
         for module in _imported(node):
             if module.partition(".")[0] not in known:

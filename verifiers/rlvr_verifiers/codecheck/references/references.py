@@ -62,7 +62,7 @@ class Style(StrEnum):
 class FunctionReference:
     """Programs that define `entry_point`.
 
-    tests: statements, or one source text. helpers: what the prompt has beside the function; where the tests use a
+    tests: statements, or one source text. helpers: what the prompt has besides the function; where the tests use a
     helper it is part of their setup, because the program's own could say anything. names: what the tests use without
     defining it, which the program must or may define. modules: such names that mean a module (`math`, `np`); the tests
     get the real one, never the program's. literal_asserts: all tests, where all can be judged outside; else empty.
@@ -97,7 +97,7 @@ def read_reference(
     """The reference, checked.
 
     Args:
-        modules: what the tests may import beside the standard library.
+        modules: what the tests may import besides the standard library.
         loose: how far a number may be from one of a JSON result, where the reference itself does not say.
 
     Raises: ValueError that says what is wrong with it.
@@ -112,7 +112,7 @@ def read_reference(
 
 
 def digest_of(value: Json) -> bytes:
-    """What tells two references apart."""
+    """What distinguishes two references."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
@@ -159,7 +159,7 @@ def names_of(reference: Reference) -> tuple[str, ...]:
 
 
 def program_of(code: str, reference: Reference) -> str:
-    """The Python program to run, with all around it that its judge would give it."""
+    """The Python program to run, with everything that its online judge would provide."""
     if isinstance(reference, FunctionReference):
         if reference.function_name:
             code = with_either_form(code, reference.function_name)

@@ -27,7 +27,7 @@ class WhiteSpace(StrEnum):
     """Which white space of an output counts. At the end of a line, and lines around the whole, none ever does."""
 
     LAYOUT = "layout"  # blanks where the expected output itself lays out by them; and blank lines
-    WORDS = "words"  # only which words stand in a line
+    WORDS = "words"  # only which words a line has
     EXACT = "exact"  # all
 
 
@@ -122,11 +122,14 @@ def _texts_of(wanted: Any, *, needs_output: bool) -> list[str]:
 
 
 def _checker_program(checker: Json) -> CheckerProgram | None:
-    if not isinstance(checker, dict) or checker.get("type") != "program":
+    if not isinstance(checker, dict):
         return None
-    code, language = checker.get("code"), checker.get("language", "python")
+    fields = cast("dict[str, Any]", checker)
+    if fields.get("type") != "program":
+        return None
+    code, language = fields.get("code"), fields.get("language", "python")
     if (
-        checker.keys() - {"type", "code", "language"}
+        fields.keys() - {"type", "code", "language"}
         or not isinstance(code, str)
         or not code.strip()
     ):

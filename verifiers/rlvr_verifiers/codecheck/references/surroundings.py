@@ -1,4 +1,4 @@
-"""What a program finds around it on the judges that its row comes from: imported names, and a class or a function.
+"""What programs can rely on in the online judges that their rows come from: imported names, and a class or a function.
 
 LeetCode, LiveCodeBench, APPS, TACO and their successors run a program after a page of imports, and take `Solution` or
 a bare function, whichever it defines. Only the names that a program uses and does not bind are imported here: that

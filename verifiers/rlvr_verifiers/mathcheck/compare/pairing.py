@@ -59,7 +59,7 @@ from rlvr_verifiers.mathcheck.values.answers import (
     Parts,
     Piecewise,
     Reading,
-)  # fmt: skip
+)
 from rlvr_verifiers.mathcheck.values.numbers import Form, Number
 from rlvr_verifiers.mathcheck.values.regions import Region
 from rlvr_verifiers.mathcheck.values.words import Choice, Clock, Date, Phrase

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 from rlvr_verifiers.mathcheck.text.spelling import split_outside, unwrapped_text
+from rlvr_verifiers.mathcheck.text.vocabulary import words
 from rlvr_verifiers.mathcheck.values.answers import (
     Answer,
     Chained,
@@ -17,41 +18,10 @@ from rlvr_verifiers.mathcheck.values.answers import (
     Reading,
 )
 
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "varepsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "vartheta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "varphi",
-    "chi",
-    "psi",
-    "omega",
-    "Gamma",
-    "Delta",
-    "Theta",
-    "Lambda",
-    "Sigma",
-    "Phi",
-    "Psi",
-    "Omega",
-    "ell",
-]
+_GREEK = words("""
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma
+    tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell
+""")
 _NAME = re.compile(
     rf"(?:(?P<letter>[A-Za-z]|\\(?:{'|'.join(_GREEK)})(?![A-Za-z]))\s*(?P<sub>_\s*(?:\{{[^{{}}]*\}}|[A-Za-z0-9]|\\text\{{[^{{}}]*\}}))?\s*(?P<marks>'*)"
     r"\s*(?P<power>\^\s*\{?\s*(?:-\d|\(\d\)|\\prime)\s*\}?)?\s*(?:\(\s*(?P<args>[A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\))?"

@@ -162,9 +162,8 @@ def is_placeholder(answer: str) -> bool:
     >>> is_placeholder(r"\\text{your answer}"), is_placeholder("7"), is_placeholder("...")
     (True, False, True)
     """
-    if (
-        len(answer) > 60 or any(map(str.isdigit, answer)) or "\\{" in answer
-    ):  # \\{\\} is the empty set
+    # \\{\\} is the empty set
+    if len(answer) > 60 or any(map(str.isdigit, answer)) or "\\{" in answer:
         return False
     return _PLACEHOLDER.fullmatch(_FILLING.sub("", answer)) is not None
 

@@ -43,14 +43,14 @@ _GENERIC = frozenset(["unit", "sq.unit", "sq.units", "un"])
 _TOKEN = re.compile(
     r"\^\s*\{?\s*(-?\d)\s*\}?|\\?[$€£¥₹₩₽¢]|\^\\circ ?[CF]?|°[cCfF]|(?:[^\W\d_]|[.#'-])+|/|\*|\\cdot"
     r"|\\times|\(|\)|,"
-)  # fmt: skip
+)
 _JOINED = re.compile(r"(?<=[A-Za-z])\s*-\s*(?=[A-Za-z])")
 _MAX_UNIT_CHARS = 80
 _RAISED = re.compile(r"\^\s*\{?\s*(-)?\d")
 _ARTICLE = re.compile(r"\s+[a-z]{3,}")
-_ONE_LETTER = frozenset(  # 20 C is a temperature beside 20 degrees Celsius
-    (UNITS[scale][0], UNITS[letter][0]) for scale, letter in (("celsius", "C"), ("fahrenheit", "F"))
-)
+# 20 C is a temperature like 20 degrees Celsius
+_SCALES = (("celsius", "C"), ("fahrenheit", "F"))
+_ONE_LETTER = frozenset((UNITS[scale][0], UNITS[letter][0]) for scale, letter in _SCALES)
 _SPELLINGS = {
     "\\mu ": "μ",
     "\\mu": "μ",

@@ -25,7 +25,7 @@ from rlvr_verifiers.mathcheck.values.regions import (
     joined,
     merged,
     without,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from rlvr_verifiers.mathcheck.tree.nodes import Expr

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rlvr_verifiers.mathcheck.text.spelling import unwrapped_text
+from rlvr_verifiers.mathcheck.text.vocabulary import words
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +72,10 @@ _DROPPED = frozenset(
 )
 _WORD_LIKE = re.compile(r"[^\W\d_](?:[^\W_]|[' .,;:()\"&/-])*")
 _LONG_WORD = re.compile(r"[^\W\d_]{2,}|[\u3400-\u9fff]")
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+_SMALL = words("""
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen
+""")
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS: dict[str, int] = {
     **{word: value for value, word in enumerate(_SMALL)},
@@ -122,20 +105,9 @@ _CLOCK = re.compile(
     r"(?P<h>\d{1,2})(?:\s*[:.]\s*(?P<m>[0-5]\d)(?:\s*:\s*[0-5]\d)?)?\s*(?P<half>[aApP]\s*\.?\s*[mM]\b\.?|noon|midnight|o'?clock)?"
     r"(?:\s*(?P<half2>[aApP]\s*\.?\s*[mM]\b\.?))?"
 )
-_MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+_MONTHS = words("""
+    january february march april may june july august september october november december
+""")
 _MONTH = "|".join(f"{name}|{name[:3]}" for name in _MONTHS)
 _DATE_WORDS = (
     re.compile(
