@@ -1,4 +1,4 @@
-"""rlvr: reinforcement learning with verifiable rewards, and proof that it happened."""
+"""rlvr: reinforcement learning with verifiable rewards, and evidence that it happened."""
 
 from importlib.metadata import PackageNotFoundError, version
 

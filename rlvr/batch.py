@@ -17,7 +17,7 @@ from rlvr.records import WeightsRef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denominators:
-    """Global counts of one optimiser step, before any rejection: what token losses are divided by (each >= 1)."""
+    """Global counts of one optimiser step, before any rejection: the divisors of token losses (each >= 1)."""
 
     num_loss_tokens: int
     num_sequences: int
@@ -33,12 +33,12 @@ class Denominators:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one optimiser step learns from.
+    """The data of one optimiser step.
 
     loss_mask: True on tokens that the policy sampled and that may carry loss.
     behavior_logprobs: nats, from the engine, 0 where loss_mask is False.
-    proximal_logprobs: the learner's own, before the step; None where behavior_logprobs serve as the base of the ratio,
-        or where there is one minibatch (then the step's own forward pass gives them).
+    proximal_logprobs: the learner's own, before the step; None if behavior_logprobs are the base of the ratio, or if
+        there is one minibatch (then the step's own forward pass computes them).
     group_num_tokens: loss tokens of all rows of this row's group, whichever micro-batch or rank they are on.
     num_*: global denominators, counted before any rejection and over all ranks.
     """
@@ -106,7 +106,7 @@ class LossOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What an optimiser step did; `metrics` are `area/name` -> number. skipped: its gradient was not finite."""
+    """The result of an optimiser step; `metrics` are `area/name` -> number. skipped: its gradient was not finite."""
 
     metrics: Mapping[str, float]
     skipped: bool = False
@@ -117,7 +117,7 @@ class Learner(Protocol):
     """Trains the policy. `step` = `accumulate` + `apply`; several accumulate calls before one apply are one step."""
 
     def annotate(self, batch: Batch) -> Batch:
-        """The batch with proximal and reference log-probs where the algorithm needs them; else unchanged."""
+        """The batch with proximal and reference log-probs if the algorithm needs them; else unchanged."""
         ...
 
     def accumulate(self, batch: Batch) -> None:
@@ -133,37 +133,37 @@ class Learner(Protocol):
         ...
 
     def publish(self) -> WeightsRef:
-        """A reference by which engines load the present weights, under the next version when they changed."""
+        """A reference by which engines load the current weights, under the next version if they changed."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Writes a folder that transformers loads as it is, with the optimiser state beside it."""
+        """Writes a folder that transformers loads, with the optimiser state in it."""
         ...
 
     def restore(self, folder: Path) -> None:
-        """Reads what `save` wrote. Raises CheckpointError."""
+        """Restores a checkpoint of `save`. Raises CheckpointError."""
         ...
 
 
 @runtime_checkable
 class ProvableLearner(Learner, Protocol):
-    """A learner whose weights can be moved on purpose, so that engines can prove that they follow it."""
+    """A learner whose weights can be perturbed, so that engines can prove that they follow it."""
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs (nats, temperature 1) of its tokens but the first, each row in its own shape."""
         ...
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """The trained tensors in about `most` groups that cover all; see `rlvr.learner.weights.tensor_groups`."""
+        """All trained tensors in about `most` groups; see `rlvr.learner.weights.tensor_groups`."""
         ...
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:
         """Adds noise of `scale` times each tensor's root mean square; `publish` then gives a trial (version below 0).
 
-        Raises: LearnerError when something is perturbed already.
+        Raises: LearnerError when weights are already perturbed.
         """
         ...
 
     def unperturb(self) -> None:
-        """The weights before `perturb`, bit for bit, under the version that they had. Safe when there was none."""
+        """Restores the weights before `perturb`, bit for bit, under their version. Safe when nothing is perturbed."""
         ...

@@ -1,17 +1,17 @@
-"""The categories of failure. Each belongs to one boundary, and each pickles, so that it can cross a process border.
+"""The exceptions. Each belongs to one boundary, and each pickles, so that it can cross process boundaries.
 
-A message says what failed, the value, what was expected and what to do, with the ids a person needs to find the place.
+A message says what failed, the value, what was expected and what to do, with the ids needed to find the place.
 """
 
 
 class RlvrError(Exception):
-    """Any failure that rlvr foresees; `exit_code` is what the command line returns for it."""
+    """Any expected failure; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
 
-# What the code of a plugin may raise in this process: `sys.exit` in a verifier must not end a run. A KeyboardInterrupt
-# is not among them, because a person's Ctrl-C cannot be told from one that a plugin raises.
+# Exceptions of a plugin's code in this process: `sys.exit` in a verifier must not end a run. KeyboardInterrupt is not
+# included, because the user's Ctrl-C cannot be distinguished from one that a plugin raises.
 PLUGIN_FAULTS: tuple[type[BaseException], ...] = (Exception, SystemExit)
 
 
@@ -34,15 +34,15 @@ class PluginError(RlvrError):
 
 
 class VerifierError(RlvrError):
-    """Verification broke for a reason that does not depend on the completion."""
+    """Verification failed for a reason that does not depend on the completion."""
 
 
 class SandboxError(RlvrError):
-    """The box broke; a program that fails inside it is a result, not this."""
+    """The box failed; a program that fails inside it is a result, not an error."""
 
 
 class SandboxUnavailable(SandboxError):  # noqa: N818 - a state of the machine
-    """No sandbox that isolates works here, so nothing of a model is run (exit code 2)."""
+    """No isolating sandbox works here, so no model-written program is run (exit code 2)."""
 
     exit_code = 2
 
@@ -69,7 +69,7 @@ class StorageError(RlvrError):
     """A file of the run could not be read or written: a full disk, rights, a folder that is gone."""
 
 
-class Interrupted(RlvrError):  # noqa: N818 - the word users know; it is not a fault
+class Interrupted(RlvrError):  # noqa: N818 - the familiar word; it is not an error
     """The user asked to stop, or the time was over (exit code 130); the message names the newest checkpoint."""
 
     exit_code = 130

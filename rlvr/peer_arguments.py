@@ -1,4 +1,4 @@
-"""What reward functions of other trainers call their parameters, and what rlvr calls them; for error messages."""
+"""Other trainers' names for parameters of reward functions, and rlvr's names; for error messages."""
 
 _ONE_TEXT = "rlvr calls the function once for each completion, with its text"
 _TAGS = "the row's columns, as prompt.tags['column']; name one that holds an object in the recipe's `columns`"
@@ -10,7 +10,7 @@ PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
     "prompts": ("TRL", "prompt", _MESSAGES),
     "completion_ids": ("TRL", "completion", "completion.token_ids"),
     "completions_ids": ("TRL", "completion", "completion.token_ids"),
-    "trainer_state": ("TRL", "", "a verdict never depends on the step"),
+    "trainer_state": ("TRL", "", "a verdict does not depend on the step"),
     "solution": ("TRL, open-r1", "reference", "the column that `columns.reference` names"),
     "solutions": ("TRL", "reference", "the column that `columns.reference` names"),
     # verl
@@ -22,7 +22,7 @@ PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
     "sandbox_fusion_url": ("verl", "", "programs run in the sandbox that the recipe names"),
     # verifiers, prime-rl
     "answer": ("verifiers", "reference", "the column that `columns.reference` names"),
-    "parser": ("verifiers", "", "read the answer out of `text`, or use the built-in verifiers"),
+    "parser": ("verifiers", "", "parse the answer from `text`, or use the built-in verifiers"),
     "state": ("verifiers", "completion", "single turn: the completion is all there is"),
     "info": ("verifiers", "prompt", _TAGS),
     "task": ("verifiers", "prompt", "prompt.source"),
@@ -34,7 +34,7 @@ PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
     "metadata": ("NeMo RL", "prompt", _TAGS),
     "env_extras": ("SkyRL", "prompt", _TAGS),
     "completion_str": ("AReaL", "text", _ONE_TEXT),
-    # of no trainer in particular
+    # common names
     "response": ("other trainers", "text", _ONE_TEXT),
     "responses": ("other trainers", "text", _ONE_TEXT),
     "output": ("other trainers", "text", _ONE_TEXT),
@@ -50,14 +50,14 @@ PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
 
 
 def peer_argument(name: str) -> str:
-    """What to take in place of another trainer's parameter; empty for a name that none has.
+    """What to use in place of another trainer's parameter; empty for an unknown name.
 
     >>> peer_argument("ground_truth")
-    "'ground_truth' is its name in verl; take `reference` (the column that `columns.reference` names)"
+    "'ground_truth' is its name in verl; use `reference` (the column that `columns.reference` names)"
     """
     if name not in PEER_ARGUMENTS:
         return ""
     peers, ours, remark = PEER_ARGUMENTS[name]
     if not ours:
         return f"{name!r} is a parameter in {peers}; remove it ({remark})"
-    return f"{name!r} is its name in {peers}; take `{ours}` ({remark})"
+    return f"{name!r} is its name in {peers}; use `{ours}` ({remark})"

@@ -1,4 +1,4 @@
-"""The public face for plugin authors: `@verifier`, `VerifierContext`, `verdict`. No torch is imported here.
+"""The API for plugin authors: `@verifier`, `VerifierContext`, `verdict`. No torch is imported here.
 
 The shortest verifier is a function. Its first parameters are taken by name from the list below; every keyword-only
 parameter with a default becomes a setting of the recipe, validated before the run starts.
@@ -51,7 +51,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierContext:
-    """What the recipe gives a verifier beside its settings.
+    """What the recipe gives a verifier in addition to its settings.
 
     deadline_s: wall-clock seconds that one item may take. sandbox: set when the recipe names one.
     cache: lives as long as the verifier; a plugin may keep parsed references in it.
@@ -96,7 +96,7 @@ def verdict(
 
 
 def completion_from_text(text: str, *, prompt_id: str) -> Completion:
-    """A finished completion of which only the text is known."""
+    """A finished completion with only its text."""
     return Completion(
         completion_id=f"{prompt_id}/0",
         prompt_id=prompt_id,
@@ -112,7 +112,7 @@ def completion_from_text(text: str, *, prompt_id: str) -> Completion:
 
 
 class FunctionVerifier(Generic[P, R]):
-    """What `@verifier` makes of a function: still callable as the function, and a verifier class by `build`."""
+    """The result of `@verifier`: callable like the function, and a verifier class by `build`."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class FunctionVerifier(Generic[P, R]):
     def as_class(self) -> type[Any]:
         """A class that fulfils `rlvr.protocols.Verifier`.
 
-        Raises: PluginError when the function returns a constant that is no score; so it is known before a run.
+        Raises: PluginError when the function returns a constant that is not a score, so that it fails before a run.
         """
         outer = self
         for line, score in _constant_scores(self.function):
@@ -206,7 +206,7 @@ def _as_verdict(outer: "FunctionVerifier[Any, Any]", answer: Any, start: float) 
 
 
 def _plain(answer: Any) -> object:
-    """A bool or a float of what plainly is one, numpy's and torch's scalars too; anything else as it is."""
+    """Scalars, including numpy's and torch's, as a bool or a float; anything else unchanged."""
     if getattr(answer, "ndim", None) == 0 and callable(getattr(answer, "item", None)):
         answer = answer.item()
     if type(answer) is bool:
@@ -215,13 +215,15 @@ def _plain(answer: Any) -> object:
 
 
 def _out_of_range(name: str, score: float, where: str = "") -> str:
-    """What to say of a score that is none."""
+    """The message for a number that is not a valid score."""
     if not math.isfinite(score):
         return (
-            f"verifier {name!r}{where} returned {score}, which is no score; return a number in [0, 1], False where "
+            f"verifier {name!r}{where} returned {score}, which is not a score; return a number in [0, 1], False where "
             "nothing could be read, or raise an exception where the check itself failed"
         )
-    return f"verifier {name!r}{where} returned {score:g}, and a score lies in [0, 1]; {_BRING_OVER}"
+    return (
+        f"verifier {name!r}{where} returned {score:g}, but a score must be in [0, 1]; {_BRING_OVER}"
+    )
 
 
 def _read_signature(
@@ -293,15 +295,14 @@ def verifier(
     execution: Execution = Execution.PROCESS,
     pass_score: float = 1.0,
 ) -> Callable[[Callable[P, R]], FunctionVerifier[P, R]]:
-    """Makes a verifier of a function, plain or `async`, that returns a bool, a score in [0, 1] or a Verdict.
+    """Makes a verifier from a function, plain or `async`, that returns a bool, a score in [0, 1] or a Verdict.
 
     Args:
-        function: nothing; it is there so that `@verifier` without parentheses can be answered.
-        version: needed; change it with the meaning; it is stored with every verdict and keys the caches.
+        function: do not pass it; it only gives `@verifier` without parentheses a helpful error.
+        version: required; change it with the meaning; it is stored with every verdict and keys the caches.
         name: default is the function's name.
-        pass_score: a returned score of at least this is a PASS; below it the score is still paid.
-
-    Raises: PluginError, at import, when the signature cannot be served.
+        pass_score: a returned score of at least this is a PASS; a lower score still counts in the reward.
+        Raises: PluginError, at import, when the signature is not supported.
     """
     if function is not None or not version:
         raise PluginError(

@@ -1,6 +1,6 @@
-"""The contracts between the parts of a run. What crosses them are records, never a concrete class.
+"""The contracts between the parts of a run. Only records cross them, never concrete classes.
 
-`Learner` stands in `rlvr.batch`, because it speaks of tensors.
+`Learner` is in `rlvr.batch`, because it uses tensors.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -18,7 +18,7 @@ class Execution(StrEnum):
 
     PROCESS: in a killable worker process with a hard deadline for each item (the default).
     ASYNC: in the run's event loop, cancelled at its deadline; for judges behind a network.
-    SANDBOXED: in the parent, because all waiting and all danger are delegated to a sandbox.
+    SANDBOXED: in the parent, because untrusted code and waiting are delegated to a sandbox.
     """
 
     PROCESS = "process"
@@ -30,7 +30,7 @@ class Capability(StrEnum):
     """What a sandbox can do beyond `run`.
 
     SESSION: `open_session` and `open_sessions`, programs that answer framed messages.
-    PRELOAD: `preload`, trusted sources that are compiled once and then cost a run nothing.
+    PRELOAD: `preload`, trusted sources that are compiled once and then cost runs nothing.
     """
 
     SESSION = "session"
@@ -45,12 +45,12 @@ class Verifier(Protocol):
         `parse_reference(reference)`: raises ValueError on a reference that cannot be used; run on all data at load
             (for PROCESS in a worker, under its deadline).
         `prejudge(reference, completion) -> Verdict | None`: pure and quick; runs in the parent, so that easy items
-            never cross a process border. None means: ask `verify`.
-        `warm_up()`: called once in a worker process before its first item, on time of its own; import heavy
-            libraries here, so that no item pays for them.
-        `work_key(reference, completion) -> str`: items of one key get one verdict, so that a worker judges them once.
-        `max_open`: a number, for ASYNC: so many items at once; the others wait, and their deadlines with them.
-        `close()`: called once at the end, in the parent; lets connections go.
+            never cross a process boundary. None means: call `verify`.
+        `warm_up()`: called once in a worker process before its first item, outside item deadlines; import heavy
+            libraries here.
+        `work_key(reference, completion) -> str`: items with equal keys get the same verdict and are verified once.
+        `max_open`: a number, for ASYNC: the maximum of concurrent items; deadlines of waiting items start later.
+        `close()`: called once at the end, in the parent; closes connections.
     """
 
     name: ClassVar[str]
@@ -70,10 +70,10 @@ class Verifier(Protocol):
 class Limits:
     """What a program may use in a sandbox.
 
-    wall_s: seconds; a box that can tell does not count those in which the program was ready and no core was free.
-    cpu_s: seconds of each process; 0 means `wall_s` + 1. memory_mb: all processes together where the box can see that,
-    else each. pids: processes and threads. output_bytes: of stdout; more sets `overflowed`. stderr_bytes: what is kept
-    of stderr (its end). file_bytes: of one file, and of all files together where the box can see that.
+    wall_s: seconds; without those in which the program was ready but no core was free, if the box can measure them.
+    cpu_s: seconds of each process; 0 means `wall_s` + 1. memory_mb: of all processes together if the box can measure
+    that, else of each. pids: processes and threads. output_bytes: of stdout; more sets `overflowed`. stderr_bytes: kept
+    of stderr (its end). file_bytes: of one file, and of all files together if the box can measure that.
     """
 
     wall_s: float = 6.0
@@ -86,20 +86,20 @@ class Limits:
 
     @property
     def longest_s(self) -> float:
-        """Seconds after which a program is ended however little of a core it got."""
+        """Seconds after which a program is killed, however little CPU time it got."""
         return 10.0 * self.wall_s + 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """How a sandboxed program ended: facts from the kernel, which it cannot write. All are results, not errors.
+    """How a sandboxed program ended: facts from the kernel, which it cannot forge. All are results, not errors.
 
     exit_code: 0 to 255, or -signal when a signal ended the program (as in `subprocess`).
     stdout: at most `output_bytes` bytes, not decoded; `overflowed` when the program wrote more.
     stderr: at most `stderr_bytes` bytes, the end of what was written.
     seconds: wall time. cpu_s, memory_mb: CPU time of all its processes that ended in order, and the largest resident
-        set of one of them; 0 where the box cannot tell.
-    delay_s: seconds of the wall time in which the program was ready and got no core; None where the box cannot tell.
+        set of one of them; 0 if the box cannot measure it.
+    delay_s: seconds of the wall time in which the program was ready and got no core; None if the box cannot measure it.
     starved: ended after `Limits.longest_s`, most of which it waited for a core; `timed_out` is then True, too.
     timed_out: ended by the wall limit. out_of_memory: ended by the memory limit (a MemoryError that the program saw
         itself is an ordinary exit).
@@ -157,7 +157,7 @@ class SandboxSession(Protocol):
         ...
 
     async def close(self) -> RunResult:
-        """Ends the program and everything it started, and says how it had ended; the same result when called again.
+        """Kills the program and everything it started, and returns how it ended; the same result when called again.
 
         A program that was still running is killed: exit_code -9, timed_out False.
         """
@@ -200,22 +200,22 @@ class Sandbox(Protocol):
     async def open_session(
         self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
     ) -> SandboxSession:
-        """Starts a program to talk with, when a slot is free; only where `capabilities` include SESSION."""
+        """Starts a program for a session, when a slot is free; only if `capabilities` include SESSION."""
         ...
 
     async def open_sessions(self, programs: Sequence[Program]) -> list[SandboxSession]:
-        """Starts programs that live at the same time: it waits for all their slots and takes all or none.
+        """Starts programs that run at the same time: it waits for all their slots and takes all or none.
 
-        Whoever needs two boxes opens them here: callers that each hold one and wait for another would block for ever.
+        Callers that need two boxes must open them here: callers that each hold one and wait for another would deadlock.
         """
         ...
 
     async def self_test(self) -> tuple[str, ...]:
-        """What is not safe about this box on this machine, each with its fix; empty when it may be used."""
+        """Safety problems of this box on this machine, each with its fix; empty when it may be used."""
         ...
 
     async def close(self) -> None:
-        """Ends every box; open runs fail with SandboxError."""
+        """Closes every box; open runs fail with SandboxError."""
         ...
 
 
@@ -233,7 +233,7 @@ class Sampling:
 class GenerationRequest:
     """One completion asked of an engine: tokens in, tokens out.
 
-    seed: decides every draw of this completion, whatever batch it sits in. deadline_s: seconds from submission, after
+    seed: decides every draw of this completion, in any batch. deadline_s: seconds from submission, after
     which the engine returns what it has with finish reason ABORT.
     """
 
@@ -248,13 +248,13 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReceipt:
-    """An engine's own word on the weights it now uses.
+    """An engine's report on the weights it now uses.
 
-    checksums: of the bytes that arrived, by tensor name. canary_logprobs: for each row of `WeightsRef.canary` the
+    checksums: of the received bytes, by tensor name. canary_logprobs: for each row of `WeightsRef.canary` the
         log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
     canary_s: the part of `seconds` that the canary took.
-    engine_id: which engine speaks; "" where there is one. members: of a fleet, one receipt for each engine.
-    has_weights: False: the engine computes without any, so that there is nothing to prove.
+    engine_id: the engine's name; "" if there is only one. members: of a fleet, one receipt for each engine.
+    has_weights: False if the engine has no weights, so that there is nothing to prove.
     """
 
     policy_version: int
@@ -274,7 +274,7 @@ class LoadReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineHealth:
-    """Whether an engine can serve, which version it serves, and how much is waiting."""
+    """Whether an engine can serve, which version it serves, and how many requests wait."""
 
     is_healthy: bool
     policy_version: int
@@ -286,38 +286,38 @@ class RolloutEngine(Protocol):
     """Generates completions and loads weights."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
-        """Yields each completion as it finishes. Raises RolloutError when the engine cannot go on."""
+        """Yields each completion as it finishes. Raises RolloutError when the engine fails."""
         ...
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Switches to `ref` and reports what it now holds.
+        """Switches to `ref` and reports the weights that it now holds.
 
-        An engine waits for its running work to end, or freezes it, switches, and goes on with it; then a completion's
-        `policy_versions` tell which token came from which weights.
+        An engine waits for running work, or freezes it, switches, and continues; then a completion's
+        `policy_versions` record which weights sampled which token.
         """
         ...
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs (nats, temperature 1) of its tokens but the first, teacher-forced.
 
-        The weights that are loaded compute them, and nothing that was cached.
+        They are computed with the loaded weights, without cached values.
         """
         ...
 
     async def health(self) -> EngineHealth:
-        """Answers at once, even while generating."""
+        """The engine's state; returns at once, even while it generates."""
         ...
 
     async def close(self) -> None:
-        """Frees what the engine holds; open requests fail with RolloutError."""
+        """Frees the engine's resources; open requests fail with RolloutError."""
         ...
 
 
 class MetricSink(Protocol):
-    """Takes one row of metrics a step (`area/name` -> number)."""
+    """Takes one row of metrics per step (`area/name` -> number)."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one row. Must not raise for a network fault: it warns once and goes on."""
+        """Writes one row. Must not raise on network errors: it warns once and continues."""
         ...
 
     def close(self) -> None:

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-Json = Any  # a value that `json` reads and writes; the one place where the type is open
+Json = Any  # a JSON value; the only open type
 
 
 class Role(StrEnum):
-    """What a check's verdict does: pays, vetoes, or only watches."""
+    """The effect of a check's verdict: it adds to the reward, vetoes it, or is only recorded."""
 
     REWARD = "reward"
     GATE = "gate"
@@ -31,7 +31,7 @@ class Role(StrEnum):
 
 
 class Status(StrEnum):
-    """The outcome of one verification. ERROR is not a zero: it yields no score at all."""
+    """The outcome of one verification. ERROR is not a zero: it has no score."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -40,7 +40,7 @@ class Status(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: a stop token, the length limit, or the engine gave up."""
+    """Why a completion ended: a stop token, the length limit, or an abort by the engine."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -52,11 +52,11 @@ class Transport(StrEnum):
 
     SHARED = "shared"  # the engine reads the learner's own tensors
     IN_PLACE_COPY = "in_place_copy"  # a copy in the same process, refreshed in place
-    FILE = "file"  # a safetensors file in shared memory, which engines on other nodes get a copy of
+    FILE = "file"  # a safetensors file in shared memory, copied to engines on other nodes
 
 
 class WeightsKind(StrEnum):
-    """What a publication holds."""
+    """The content of a publication."""
 
     FULL = "full"
     ADAPTER = "adapter"
@@ -77,13 +77,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One verification that a prompt's completions must face.
+    """One verification of a prompt's completions.
 
     name: unique in the prompt; the key in metrics and `reward_parts`.
     verifier: a registered name, `package.module:attribute` or `path/file.py:attribute`.
     settings: the verifier's own settings, validated by its `Config`.
     reference: the gold answer; never shown to the policy, never printed by repr.
-    weight: of its score in the reward, where role is REWARD.
+    weight: of its score in the reward, if role is REWARD.
     """
 
     name: str
@@ -96,11 +96,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One question: chat `messages` or plain `text` (exactly one), and the checks its completions face.
+    """One question: chat `messages` or plain `text` (exactly one), and the checks of its completions.
 
-    assistant_prefix: text put after the generation prompt, as if the policy had begun its answer so.
-    chat_template_kwargs: what the chat template is given beside the messages.
-    tags: what else the row says, by column: one plain value each, or any JSON where the recipe's `columns` names it.
+    assistant_prefix: text after the generation prompt, with which the policy's answer begins.
+    chat_template_kwargs: further arguments of the chat template.
+    tags: other columns of the row: plain values, or any JSON if the recipe's `columns` names the column.
     """
 
     prompt_id: str
@@ -125,7 +125,7 @@ class Prompt:
         )
         _require(
             len(set(names)) == len(names),
-            f"prompt {self.prompt_id!r} has two checks of one name: {names}",
+            f"prompt {self.prompt_id!r} has two checks with the same name: {names}",
         )
 
     @property
@@ -138,7 +138,7 @@ class Prompt:
         return self.checks[0].reference
 
     def for_check(self, name: str) -> "Prompt":
-        """The same prompt with only the named check, as a verifier sees it."""
+        """The prompt with only the named check, which a verifier receives."""
         kept = tuple(check for check in self.checks if check.name == name)
         _require(bool(kept), f"prompt {self.prompt_id!r} has no check named {name!r}")
         return replace(self, checks=kept)
@@ -186,10 +186,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a verifier says of one completion, with a reason that a person can read.
+    """A verifier's result for one completion, with a readable reason.
 
     score: in [0, 1]; None exactly when status is ERROR.
-    verifier: `name@version`. details: JSON values (`details["cause"]` is "timeout" or "crash" where the checker died).
+    verifier: `name@version`. details: JSON values (`details["cause"]` is "timeout" or "crash" if the checker died).
     """
 
     status: Status
@@ -211,9 +211,8 @@ class Verdict:
                 self.score is not None and math.isfinite(self.score) and 0.0 <= self.score <= 1.0,
                 f"the score of a {self.status} verdict must be in [0, 1], got {self.score!r}",
             )
-            if (
-                type(self.score) is not float
-            ):  # an int, or a scalar of numpy or torch, which JSON cannot say
+            # An int, or a scalar of numpy or torch, which is not JSON.
+            if type(self.score) is not float:
                 object.__setattr__(self, "score", float(self.score or 0.0))
 
     @property
@@ -287,10 +286,10 @@ class TensorEntry:
 class WeightsRef:
     """Where an engine finds one version of the policy's weights.
 
-    policy_version: negative for weights that are published for a test alone; no completion may come from those.
+    policy_version: negative for weights that are published only for a test; no completion may come from those.
     uri: with Transport.FILE the path of the file on the learner's node.
     manifest: empty for Transport.SHARED, where no bytes travel. base: the whole weights that an ADAPTER is for.
-    canary: token ids that an engine computes log-probs of after loading (`LoadReceipt.canary_logprobs`).
+    canary: token ids whose log-probs an engine computes after loading (`LoadReceipt.canary_logprobs`).
     """
 
     policy_version: int

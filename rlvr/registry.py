@@ -1,11 +1,11 @@
-"""Finds plugins by name: lazily, with duplicates, versions and did-you-mean.
+"""Finds plugins by name: lazily, with checks for duplicates and suggestions.
 
 A name is one of
     text_match                   an entry point of the group
     my_pkg.my_module:check       an attribute of an importable module
     checks/mine.py:check         an attribute of a single file (relative to the working directory)
 
-Listing never imports; resolving imports exactly one. Nothing else in rlvr looks up a plugin.
+Listing never imports; resolving imports exactly one plugin. Only this module looks up plugins.
 """
 
 import difflib
@@ -35,7 +35,7 @@ SANDBOXES = "rlvr.sandboxes"
 LOSSES = "rlvr.losses"
 ADVANTAGES = "rlvr.advantages"
 _KINDS = {VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage"}
-_MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which travels to every worker
+_MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which is sent to every worker
 _CONTRACTS = {
     VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
     SANDBOXES: (
@@ -47,7 +47,7 @@ _CONTRACTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginEntry:
-    """One line of a listing; nothing was imported to make it."""
+    """One line of a listing, made without importing the plugin."""
 
     name: str
     target: str
@@ -57,7 +57,7 @@ class PluginEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginSource:
-    """All that another process needs to build the same plugin; JSON-able.
+    """Everything that another process needs to build the same plugin; JSON-able.
 
     source: the text of a single-file plugin (and `digest` its SHA-256), empty for an importable one.
     """
@@ -70,7 +70,7 @@ class PluginSource:
 
 
 def list_plugins(group: str) -> tuple[PluginEntry, ...]:
-    """Every registered plugin of a group, by name; a name that two distributions register comes twice."""
+    """Every registered plugin of a group, by name; a name registered by two distributions is listed twice."""
     entries: dict[tuple[str, str, str], PluginEntry] = {}
     points = entry_points(group=group)
     for point in sorted(points, key=lambda p: (p.name, p.dist.name if p.dist else "?")):
@@ -99,8 +99,8 @@ def find(group: str, name: str) -> PluginSource:
     if len(found) > 1:
         both = " and ".join(f"{e.distribution} {e.version} ({e.target})" for e in found)
         raise PluginError(
-            f"two distributions register the {group} plugin {name!r}: {both}; uninstall one, or name the one you mean "
-            f"by its place, such as {found[0].target}"
+            f"two distributions register the {group} plugin {name!r}: {both}; uninstall one, or give its "
+            f"full path, such as {found[0].target}"
         )
     if found:
         return PluginSource(group=group, name=name, target=found[0].target)
@@ -118,7 +118,11 @@ def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource
     file = Path(path)
     if not is_file(file):
         kind = other_kind(file)
-        what = f"is {kind}, not a file" if kind else f"does not exist (looked in {Path.cwd()})"
+        what = (
+            f"is {kind}, not a file"
+            if kind
+            else f"does not exist (working directory: {Path.cwd()})"
+        )
         raise PluginError(f"plugin file {path!r} {what}; named by {name!r}")
     source = read_input_text(
         file, what=f"plugin file {path!r}", max_bytes=_MAX_SOURCE_BYTES, error=PluginError
@@ -151,7 +155,7 @@ def build_function(group: str, name: str, settings: Mapping[str, Any]) -> Callab
     Args:
         group: `LOSSES` or `ADVANTAGES`.
 
-    Raises: PluginError when it is no function, or the settings are not its own.
+    Raises: PluginError when it is not a function, or the settings do not fit.
     """
     source = find(group, name)
     loaded = _imported(source)
@@ -173,7 +177,7 @@ def build_function(group: str, name: str, settings: Mapping[str, Any]) -> Callab
 
 
 def _setting_type(parameter: inspect.Parameter) -> Any:
-    """The type of a setting; that of its default where its annotation cannot be read."""
+    """The type of a setting; that of its default if its annotation cannot be resolved."""
     annotation: Any = parameter.annotation
     if annotation is not inspect.Parameter.empty and not isinstance(annotation, str):
         return annotation
@@ -197,7 +201,7 @@ def _imported(source: PluginSource) -> Any:
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
     except KeyboardInterrupt:
-        raise  # a person's Ctrl-C; one that the plugin raises itself is found by `rlvr.verification.trial`
+        raise  # the user's Ctrl-C; one that the plugin raises itself is found by `rlvr.verification.trial`
     except BaseException as error:
         held = (
             _held(module, attribute)
@@ -209,7 +213,7 @@ def _imported(source: PluginSource) -> Any:
 
 
 def load_failure(source: PluginSource, error: BaseException, *, held: str = "") -> str:
-    """What to say of a plugin whose import raised `error`, with the file and line. held: what it has instead."""
+    """The message for a plugin whose import raised `error`, with the file and line. held: what it has instead."""
     module_name = source.target.rpartition(":")[0]
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -226,12 +230,12 @@ def load_failure(source: PluginSource, error: BaseException, *, held: str = "") 
 
 
 def _place_of(error: BaseException, module_name: str) -> str:
-    """`mine.py:12: `, the last line of the plugin's own file that the exception passed; "" where it passed none."""
+    """`mine.py:12: `, the last line of the plugin's own file that the exception passed; "" if it passed none."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}:{error.lineno}: "
     file_name = f"{module_name.replace('.', '/').removesuffix('/py')}.py"
     line, step = 0, error.__traceback__
-    while step is not None:  # by hand: an endless recursion leaves millions of them
+    while step is not None:  # by hand: an endless recursion leaves millions of frames
         name = step.tb_frame.f_code.co_filename
         if name == file_name or name.endswith(f"/{file_name}"):
             line = step.tb_lineno
@@ -240,7 +244,7 @@ def _place_of(error: BaseException, module_name: str) -> str:
 
 
 def _held(module: ModuleType, attribute: str) -> str:
-    """What a module has that could have been meant: its own plugins, the closest name first."""
+    """Suggestions from a module: its own plugins, the closest name first."""
     own = [
         name
         for name, value in vars(module).items()
@@ -265,7 +269,7 @@ def _held(module: ModuleType, attribute: str) -> str:
 def build_verifier(
     source: PluginSource, settings: Mapping[str, Any], context: VerifierContext
 ) -> Verifier:
-    """A verifier ready to judge.
+    """A verifier, built and ready.
 
     Raises: PluginError when the class lacks a member of the contract or the settings do not fit its Config.
     """
@@ -305,7 +309,7 @@ def _bad_settings(config: type[BaseModel], error: ValidationError) -> str:
         f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})"
         for e in error.errors()
     )
-    return f"{problems}. It knows: {known}"
+    return f"{problems}. Its settings: {known}"
 
 
 def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:

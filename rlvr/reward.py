@@ -1,4 +1,4 @@
-"""Verdicts become a reward. Pure: records and numbers in, a record out.
+"""Turns verdicts into a reward. Pure: records and numbers in, a record out.
 
 reward = sum over REWARD checks of weight * score        0 when a GATE check does not pass
 """
@@ -19,7 +19,7 @@ def score(
     unparsed_score: float,
     truncated: Truncated,
 ) -> tuple[float | None, dict[str, float]]:
-    """The reward, and the part of it that each REWARD check gave; the parts sum to the reward.
+    """The reward, and the part of each REWARD check; the parts sum to the reward.
 
     In this order: a REWARD or GATE check with ERROR leaves the completion unjudged (None, no
     parts); a completion cut off (LENGTH or ABORT) earns 0 under `Truncated.ZERO` (under MASK it is
@@ -78,7 +78,7 @@ def make_rollout(
 
 
 def leaves_loss(completion: Completion, *, truncated: Truncated) -> bool:
-    """Whether a judged completion counts in the baseline alone: it was cut off, and `Truncated.MASK` says so."""
+    """Whether a judged completion counts only in the baseline: it was cut off under `Truncated.MASK`."""
     return truncated is Truncated.MASK and completion.finish_reason is not FinishReason.STOP
 
 

@@ -1,1 +1,1 @@
-"""Pure functions: advantages, losses, KL, aggregation. `build.py` is the one place that branches on type."""
+"""Pure functions: advantages, losses, KL, aggregation. Only `build.py` branches on type."""

@@ -27,7 +27,7 @@ MAXRL_MIN_JUDGED = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRewards:
-    """What advantages are computed from, for one group of G rollouts.
+    """The inputs of advantages, for one group of G rollouts.
 
     rewards_G: None where unjudged. parts_G: weight * score by check name (they sum to the reward, before length and KL
     penalties). weights: of each check. num_tokens_G: loss tokens of each rollout.
@@ -44,14 +44,14 @@ def grpo_advantages(rewards_G: Sequence[float | None], *, eps: float) -> list[fl
 
     A_i = (r_i - mean(r)) / (std(r) + eps), mean and std over the judged rollouts; std with Bessel's correction
     (n - 1), as in TRL, verl and SkyRL; eps is added to std (TRL 1e-4, verl 1e-6). A group of equal rewards gets
-    exactly 0 everywhere. Sums to 0 over the judged rollouts. Where one rollout was judged verl takes its reward as it
-    is; here it has no advantage.
+    exactly 0 everywhere. Sums to 0 over the judged rollouts. If only one rollout was judged, verl uses its raw reward;
+    here it has no advantage.
 
     Args:
-        rewards_G: one reward a rollout, None where unjudged.
+        rewards_G: one reward per rollout, None where unjudged.
         eps: > 0, same unit as the reward.
 
-    Returns: one advantage a rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
+    Returns: one advantage per rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
 
     >>> [round(a, 4) for a in grpo_advantages([1.0, 0.0, 0.0], eps=1e-4)]
     [1.1545, -0.5773, -0.5773]
@@ -69,7 +69,7 @@ def grpo_advantages(rewards_G: Sequence[float | None], *, eps: float) -> list[fl
 def dr_grpo_advantages(rewards_G: Sequence[float | None]) -> list[float | None]:
     """Rewards minus the group's mean, not scaled (Dr. GRPO, arXiv:2503.20783, section 3.2; prime-rl's default).
 
-    Returns: one advantage a rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
+    Returns: one advantage per rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
 
     >>> [round(a, 4) for a in dr_grpo_advantages([1.0, 0.0, 0.0])]
     [0.6667, -0.3333, -0.3333]
@@ -80,10 +80,10 @@ def dr_grpo_advantages(rewards_G: Sequence[float | None]) -> list[float | None]:
 def rloo_advantages(rewards_G: Sequence[float | None]) -> list[float | None]:
     """Rewards minus the mean of the group's other judged rewards (RLOO, arXiv:2402.14740).
 
-    A_i = r_i - (sum(r) - r_i) / (n - 1) = n / (n - 1) (r_i - mean(r)), as in verl and SkyRL. Where one rollout was
-    judged verl takes its reward as it is, SkyRL 0; here it has no advantage.
+    A_i = r_i - (sum(r) - r_i) / (n - 1) = n / (n - 1) (r_i - mean(r)), as in verl and SkyRL. If only one rollout was
+    judged, verl uses its raw reward, SkyRL 0; here it has no advantage.
 
-    Returns: one advantage a rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
+    Returns: one advantage per rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
 
     >>> rloo_advantages([1.0, 0.0, 0.5])
     [0.75, -0.75, 0.0]
@@ -96,7 +96,7 @@ def rloo_advantages(rewards_G: Sequence[float | None]) -> list[float | None]:
 def maxrl_advantages(rewards_G: Sequence[float | None], *, eps: float) -> list[float | None]:
     """Rewards minus the group's mean, over that mean (MaxRL, arXiv:2602.02710).
 
-    A_i = (r_i - mean(r)) / (mean(r) + eps), so that a prompt that is seldom solved weighs about 1 / solve rate. For
+    A_i = (r_i - mean(r)) / (mean(r) + eps), so that a rarely solved prompt weighs about 1 / solve rate. For
     rewards >= 0. A mean of 0 or less carries no such weight: exactly 0 everywhere (prime-rl too, which has no eps;
     SkyRL has eps 1e-6 and divides by a negative mean as well). Rewards >= 0 keep |A| <= n - 1; where a penalty made
     some negative, the mean may come close to 0 from above, and A is cut to +-(n - 1): then it need not sum to 0.
@@ -104,7 +104,7 @@ def maxrl_advantages(rewards_G: Sequence[float | None], *, eps: float) -> list[f
     Args:
         eps: > 0, same unit as the reward.
 
-    Returns: one advantage a rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
+    Returns: one advantage per rollout, None where unjudged; all None when fewer than 2 rollouts were judged.
 
     >>> [round(a, 4) for a in maxrl_advantages([1.0, 0.0, 0.0], eps=1e-6)]
     [2.0, -1.0, -1.0]
@@ -125,8 +125,8 @@ def pass_at_k_advantages(
 ) -> list[float | None]:
     """The advantage of pass@k, over all ways to draw k of the group's rollouts (arXiv:2508.10751, section 2.4).
 
-    A rollout passes when its reward >= threshold; what else the reward says is not used. So with partial rewards,
-    weights or penalties set the threshold to the least that counts as solved. With n judged rollouts, f of them
+    A rollout passes when its reward >= threshold; otherwise the reward is not used. So with partial rewards,
+    weights or penalties set the threshold to the lowest reward that counts as solved. With n judged rollouts, f of them
     failing, and C the binomial coefficient:
 
         mean = 1 - C(f, k) / C(n, k)      std = sqrt(mean (1 - mean))      no eps: std is 0 or well above it
@@ -139,8 +139,8 @@ def pass_at_k_advantages(
         k: >= 2.
         threshold: same unit as the reward.
 
-    Returns: one advantage a rollout, None where unjudged; all None when k or fewer rollouts were judged: a single
-        pass would then be in every draw of a group of k, and have no baseline.
+    Returns: one advantage per rollout, None where unjudged; all None when k or fewer rollouts were judged: a single
+        pass would then be in every draw of k, and have no baseline.
 
     >>> [round(a, 4) for a in pass_at_k_advantages([1.0, 0.0, 0.0], k=2, threshold=1.0)]  # pass@2 = 1 - 1/3
     [0.7071, -0.3536, -0.3536]
@@ -165,7 +165,7 @@ def pass_at_k_advantages(
 
 
 def centred(values_G: Sequence[float | None], *, min_judged: int) -> list[float | None]:
-    """Values minus their mean, None where there is none; all None when fewer than `min_judged` are there.
+    """Values minus their mean, None for None; all None when there are fewer than `min_judged` values.
 
     Equal values give exactly 0.0: the rounding of their mean must not become a gradient.
 

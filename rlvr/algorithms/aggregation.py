@@ -1,4 +1,4 @@
-"""From token losses to the numerator of one number, and its denominator.
+"""Aggregates token losses into a numerator and a denominator.
 
 The numerator is summed over micro-batches, calls and ranks; the denominator is global and divides once. So the
 gradient does not depend on how rows are laid out. Each aggregator returns per-token weights w, with
@@ -9,8 +9,8 @@ loss = sum(w * token_loss) / denominator:
     constant_length  w = 1 / L        denominator = completions       (Dr. GRPO, arXiv:2503.20783, L = the limit)
     prompt_mean      w = 1 / |q_i|    denominator = prompts           (ScaleRL, arXiv:2510.13786, prompt averaging)
 
-|o_i| is the number of loss tokens of row i, |q_i| that of all rows of its group. The denominators count what was
-collated: a mask that a correction sets later changes neither them nor w.
+|o_i| is the number of loss tokens of row i, |q_i| that of all rows of its group. The denominators count the collated
+tokens: a mask that a correction sets later changes neither them nor w.
 """
 
 from typing import Protocol, runtime_checkable
@@ -23,7 +23,7 @@ from rlvr.batch import Batch, Denominators
 
 @runtime_checkable
 class Aggregator(Protocol):
-    """Weights of tokens, and which global count divides."""
+    """Weights of tokens, and the global count that divides their sum."""
 
     def weights(self, batch: Batch) -> Float[Tensor, "batch seq"]:
         """0 where the loss mask is False."""
@@ -60,7 +60,7 @@ class SequenceMean:
 
 
 class ConstantLength:
-    """Every token counts the same and no length is divided out: the sum over a constant."""
+    """Every token counts the same, with no length normalisation: the sum over a constant."""
 
     def __init__(self, max_completion_tokens: int) -> None:
         self.max_completion_tokens = max_completion_tokens

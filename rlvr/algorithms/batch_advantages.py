@@ -1,7 +1,7 @@
-"""Advantages that are normalised over all groups of a step; a group alone does not decide its own.
+"""Advantages that are normalised over all groups of a step.
 
-As in `advantages`: None where a rollout could not be judged, and on all of a group with too few judged rollouts; such
-a group takes no part in the statistics of the others.
+Like in `advantages`, they are None where a rollout could not be judged, and for a whole group with too few judged
+rollouts; such a group does not enter the statistics of the others.
 """
 
 import math
@@ -40,14 +40,14 @@ def batch_norm_advantages(
 
     A group of equal rewards: with a group baseline and rollouts counted once, exactly 0, since the mean over groups
     is 0 by construction and is not subtracted. Counted by tokens that mean is not 0 (long rollouts pull it), so such
-    a group gets -mean / sqrt(var + eps), as in verl. Without a baseline it gets what its reward is worth in the batch,
-    which is the point of it. A batch of equal x gets exactly 0 everywhere. A single judged rollout: with a baseline
-    None; without, it is whitened with the others, and 0 when it is the only one of the batch.
+    a group gets -mean / sqrt(var + eps), as in verl. Without a baseline it gets the value of its reward within the
+    batch, as intended. A batch of equal x gets exactly 0 everywhere. A single judged rollout: with a baseline None;
+    without, it is whitened with the others, and 0 when it is the only one of the batch.
 
     Args:
         eps: > 0, squared unit of the reward.
 
-    Returns: for each group one advantage a rollout, None where unjudged or, with a group baseline, where fewer than 2
+    Returns: for each group one advantage per rollout, None where unjudged or, with a group baseline, where fewer than 2
         rollouts of the group were judged. Sum, weighted as counted, 0 over the batch.
 
     >>> one = GroupRewards(rewards_G=[1.0, 0.0, 0.0], parts_G=[{}] * 3, weights={}, num_tokens_G=[2, 1, 1])
@@ -100,13 +100,13 @@ def gdpo_advantages(groups: Sequence[GroupRewards], *, eps: float) -> list[list[
     1e-4; TRL also subtracts the batch's mean of S, which is 0 by construction. So checks of different spread count by
     their weights, and a check on which a group agrees adds exactly 0.
 
-    p is what the reward holds beside its parts, the length and KL penalties. It is centred and not scaled: scaled, a
+    p is the remainder of the reward, the length and KL penalties. It is centred and not scaled: scaled, a
     KL penalty of 1e-3 would weigh as much as a check. Without penalties p is 0.
 
     Args:
-        eps: > 0, of no unit but small against the spread of a score.
+        eps: > 0, without unit, small compared with the spread of a score.
 
-    Returns: for each group one advantage a rollout, None where unjudged; all None in a group with fewer than 2 judged
+    Returns: for each group one advantage per rollout, None where unjudged; all None in a group with fewer than 2 judged
         rollouts. A group of equal scores gets exactly 0. Sums to 0 over each group.
 
     >>> group = GroupRewards(
@@ -166,7 +166,7 @@ def _normalised(values_G: Sequence[float | None], *, eps: float) -> list[float]:
 
 
 def _moments(counted: Sequence[tuple[float, int]], *, mean: float | None) -> _Moments | None:
-    """Moments of (value, count) pairs, about `mean` where it is known; None when there is nothing to compare."""
+    """Moments of (value, count) pairs, about `mean` if it is known; None when there is nothing to compare."""
     num = sum(count for _, count in counted)
     values = {value for value, count in counted if count}
     if num < 2 or len(values) < 2:

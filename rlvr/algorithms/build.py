@@ -75,7 +75,7 @@ class LossFunction(Protocol):
 
     @property
     def uses_proximal(self) -> bool:
-        """Whether the ratio starts from the learner's log-probs before the step."""
+        """Whether the ratio's denominator is the learner's log-probs before the step."""
         ...
 
     @property
@@ -98,7 +98,7 @@ class LossFunction(Protocol):
 
 
 def build_advantage(config: AdvantageConfig) -> AdvantageFunction:
-    """From the groups of a step to one list of advantages a group, None where a rollout leaves the loss."""
+    """From the groups of a step to one list of advantages per group, None where a rollout leaves the loss."""
     match config:
         case GrpoAdvantage():
             return _per_group(partial(grpo_advantages, eps=config.eps))
@@ -159,7 +159,7 @@ def build_token_loss(config: LossConfig) -> TokenLossFunction:
 def is_scaled_by_advantage(config: LossConfig) -> bool:
     """Whether a token with advantage 0 has loss and gradient 0; DPPO's squared log-ratio pulls on every token.
 
-    A loss of a plugin says so by an attribute `is_scaled_by_advantage`; without it, it is not assumed.
+    A plugin's loss declares it by an attribute `is_scaled_by_advantage`; the default is False.
     """
     match config:
         case ClippedLoss() | GspoLoss() | CispoLoss() | SapoLoss() | PolicyGradientLoss():
@@ -174,7 +174,7 @@ def is_scaled_by_advantage(config: LossConfig) -> bool:
 
 
 def build_correction(config: CorrectionConfig) -> Correction:
-    """The correction that a run starts with."""
+    """The correction at the start of a run."""
     return Correction(
         level=Level(config.weight.value),
         bound=Bound(config.bound.value),
@@ -187,7 +187,7 @@ def build_correction(config: CorrectionConfig) -> Correction:
 
 
 def build_aggregator(kind: Aggregation, *, max_completion_tokens: int) -> Aggregator:
-    """The aggregation, knowing the length limit that `constant_length` divides by."""
+    """The aggregation; `constant_length` divides by the length limit."""
     by_kind: dict[Aggregation, Callable[[], Aggregator]] = {
         Aggregation.TOKEN_MEAN: TokenMean,
         Aggregation.SEQUENCE_MEAN: SequenceMean,
@@ -213,7 +213,7 @@ def build_loss(
     """The policy loss of a recipe.
 
     Args:
-        uses_proximal: what `correction.ratio_base` comes to in this run.
+        uses_proximal: whether `correction.ratio_base` resolves to proximal in this run.
     """
     is_kl_in_loss = config.kl_placement is KlPlacement.LOSS
     return PolicyLoss(

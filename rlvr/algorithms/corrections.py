@@ -1,11 +1,11 @@
-"""What is done about tokens that another policy sampled: importance weights and masks, all without gradient.
+"""Corrections for tokens that another policy sampled: importance weights and masks, all without gradient.
 
 With d = own - behavior log-probs at each loss token (own: the learner's, before the step) the weight is
 
     token       exp(clamp(d, +-20))                        TIS with TRUNCATE, IcePop (arXiv:2510.18855) with MASK
     sequence    exp(clamp(sum of d over the row, +-20))    the product over the row's tokens, on each of them
 
-and outside [weight_min, weight_max] it is clamped to the border (TRUNCATE) or 0 (MASK: inside, the weight itself
+and outside [weight_min, weight_max] it is clamped to the bound (TRUNCATE) or 0 (MASK: inside, the weight itself
 stays). Two more masks take whole sequences out:
 
     geometric     exp(mean of d over the row) outside [geometric_min, geometric_max]            (geo-RS, MIS)
@@ -16,7 +16,7 @@ Sums and means run over loss tokens only. A mask makes the weight 0 and changes 
 (arXiv:2110.00641; AReaL, arXiv:2505.24298) is a ratio over the proximal policy times such a weight.
 
 Peers: TRL's sequence modes are the product too; verl clamps the log weight at +-20, TRL does not; SkyRL's and verl's
-geometric masks test the same mean; OpenRLHF and NeMo RL leave the token weights beside that mask unbounded, which is
+geometric masks test the same mean; OpenRLHF and NeMo RL leave the token weights under that mask unbounded, which is
 weight_max large enough here. AReaL's token mask has no lower bound (weight_min 0).
 """
 
@@ -31,7 +31,7 @@ from rlvr.algorithms.kl import MAX_LOG_RATIO
 
 
 class Level(StrEnum):
-    """What one importance weight is taken of."""
+    """The unit of one importance weight."""
 
     NONE = "none"
     TOKEN = "token"
@@ -47,9 +47,9 @@ class Bound(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """The settings of a correction; `PolicyLoss.correction` may be replaced by a stricter one while a run goes on.
+    """The settings of a correction; `PolicyLoss.correction` may be replaced by a stricter one during a run.
 
-    geometric_max 0: no geometric mask. off_policy_threshold: nats a token; 0: no off-policy mask.
+    geometric_max 0: no geometric mask. off_policy_threshold: nats per token; 0: no off-policy mask.
     """
 
     level: Level = Level.NONE
@@ -63,10 +63,10 @@ class Correction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenWeights:
-    """What each token's loss is multiplied by, and why.
+    """The factor of each token's loss, and its cause.
 
     weights: 0 on masked tokens and outside the loss mask. truncated, masked: loss tokens whose weight was clamped to
-    a border, or set to 0. masked_rows: rows that a sequence-level mask took out.
+    a bound, or set to 0. masked_rows: rows that a sequence-level mask took out.
     """
 
     weights: Float[Tensor, "batch seq"]
@@ -90,9 +90,9 @@ def token_weights(
 
     Args:
         own_logprobs: the learner's before the step, nats. policy_logprobs: of this forward pass; they may be the same.
-        behavior_logprobs: finite; where the engine gave none, the learner's own (weight 1).
-        is_ratio_over_behavior: the loss's ratio already holds own / behavior. Then no weight is applied (it would
-            correct twice): truncation does nothing, and masks act as they would.
+        behavior_logprobs: finite; where the engine returned none, the learner's own (weight 1).
+        is_ratio_over_behavior: the loss's ratio already contains own / behavior. Then no weight is applied (it would
+            correct twice): truncation has no effect, and masks work as usual.
 
     >>> own = torch.tensor([[0.5, 0.9, 0.2], [0.5, 0.2, 0.6]]).log()
     >>> seen = dict(own_logprobs=own, policy_logprobs=own, behavior_logprobs=torch.full((2, 3), 0.5).log(),
@@ -143,7 +143,7 @@ def token_weights(
 def stricter(correction: Correction) -> Correction | None:
     """The next correction for a run whose mismatch has left its band; None when there is none left.
 
-    Four rungs, each a setting in common use, each keeping what is already as strict:
+    Four rungs, each a setting in common use, each keeping settings that are already as strict:
 
         no weight                          -> token weights truncated at 2 (TIS; the default of verl and SkyRL)
         truncated at m                     -> masked outside [1 / m, m], m = weight_max but 2 at the least (IcePop)

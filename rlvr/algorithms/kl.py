@@ -68,7 +68,7 @@ def kl_penalties(
     coef: float,
     estimator: KlFunction,
 ) -> Float[Tensor, " batch"]:
-    """What to subtract from each row's reward for its KL to the reference: coef * (sum over its loss tokens).
+    """The KL penalty to subtract from each row's reward: coef * (sum over its loss tokens).
 
     The KL in the reward (arXiv:1909.08593, eq. 2) is that of the policy that sampled, as a constant: no gradient
     flows. With k1 it may be negative, a bonus. A token whose behavior log-prob is not finite was not measured and adds

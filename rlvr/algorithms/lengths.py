@@ -1,19 +1,19 @@
-"""The price of length."""
+"""The penalty on length."""
 
 
 def overlong_penalty(
     num_tokens: int, *, max_completion_tokens: int, buffer_tokens: int, penalty: float
 ) -> float:
-    """What to subtract from the reward of a completion that comes close to the length limit.
+    """The penalty to subtract from the reward of a completion close to the length limit.
 
     0 up to max_completion_tokens - buffer_tokens, then linear up to `penalty` at the limit, and `penalty` beyond
     (DAPO, arXiv:2503.14476, eq. 13, with penalty 1). It is minus TRL's soft overlong punishment at penalty 1, and
-    minus what verl's DAPO reward manager adds with `penalty_factor` = penalty (verl goes on rising beyond the limit,
-    where no completion is).
+    minus the term of verl's DAPO reward manager with `penalty_factor` = penalty (verl's keeps rising beyond the limit,
+    which no completion reaches).
 
     Args:
         num_tokens: sampled tokens of the completion.
-        buffer_tokens: the last so many tokens cost; 0 = no penalty at any length.
+        buffer_tokens: number of tokens before the limit that cost reward; 0 = no penalty at any length.
         penalty: in units of the reward, >= 0.
 
     >>> [overlong_penalty(n, max_completion_tokens=100, buffer_tokens=20, penalty=1.0) for n in (80, 85, 100, 120)]

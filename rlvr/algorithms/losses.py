@@ -26,7 +26,7 @@ class _Seen:
     """The log-probs of a batch, 0 outside the loss mask and finite behavior ones, in one dtype.
 
     own: the learner's before the step, without gradient. is_missing: loss tokens whose behavior log-prob the engine
-    did not give; there behavior is own.
+    did not return; there behavior is own.
     """
 
     logprobs: Float[Tensor, "batch seq"]
@@ -57,8 +57,8 @@ class PolicyLoss:
         is_scaled_by_advantage: bool = False,
     ) -> None:
         """Args:
-        uses_proximal: the ratio starts from the learner's log-probs before the step; else from the engine's.
-        kl_coef: of the KL term in the loss; 0 where it is placed in the reward, or nowhere.
+        uses_proximal: the ratio's denominator is the learner's log-probs before the step; else the engine's.
+        kl_coef: of the KL term in the loss; 0 if it is placed in the reward, or off.
         is_scaled_by_advantage: whether value and gradient of `token_loss` are 0 where the advantage is.
         """
         self.token_loss = token_loss
@@ -77,7 +77,7 @@ class PolicyLoss:
 
     @property
     def is_zero_without_advantage(self) -> bool:
-        """Whether rows whose advantages are all 0 have no gradient; KL and entropy terms would pull on them."""
+        """Whether rows whose advantages are all 0 have no gradient; KL and entropy terms would give them one."""
         return self._is_scaled_by_advantage and self.kl_coef == 0.0 and self.entropy_coef == 0.0
 
     def __call__(
@@ -89,11 +89,11 @@ class PolicyLoss:
     ) -> LossOutput:
         """The numerator over these rows, with metrics as (sum, count).
 
-        The learner's log-probs before the step are `batch.proximal_logprobs`; where that is None they are `logprobs`
-        themselves, detached: this forward pass is the first since the weights changed.
+        The learner's log-probs before the step are `batch.proximal_logprobs`; if that is None they are the detached
+        `logprobs`: this forward pass is the first since the weights changed.
 
         Args:
-            logprobs: nats; computed in float32 at the least. Outside `batch.loss_mask` they and every other tensor may
+            logprobs: nats; computed in float32 or wider. Outside `batch.loss_mask` they and every other tensor may
                 be anything, even nan, and their gradient there is exactly 0.
             entropy: nats, with gradient where `needs_entropy_gradient`.
 
@@ -136,7 +136,7 @@ class PolicyLoss:
 def _masked(
     logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "batch seq"], batch: Batch
 ) -> _Seen:
-    """What lies outside the mask may be anything, even nan: it is replaced before any arithmetic."""
+    """The values with those outside the mask, which may even be nan, replaced before any arithmetic."""
     mask = batch.loss_mask
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
 
@@ -168,9 +168,9 @@ def _metrics(
     mask: Bool[Tensor, "batch seq"],
     uses_proximal: bool,
 ) -> Mapping[str, tuple[float, float]]:
-    """Shares and mismatch over loss tokens; `max_` entries are maxima and not sums (count 0 says so).
+    """Shares and mismatch over loss tokens; `max_` entries are maxima and not sums, marked by count 0.
 
-    Sums are taken in float64: k3 of nearly equal policies is the difference of nearly equal numbers. All come to the
+    Sums are in float64: k3 of nearly equal policies is the difference of nearly equal numbers. All are copied to the
     host in one transfer.
     """
     policy = seen.logprobs.detach()
@@ -206,7 +206,7 @@ def _metrics(
 
 
 def _count(name: str, *, tokens: float, rows: float) -> float:
-    """What a sum is divided by: loss tokens, but for these."""
+    """The divisor of a sum: loss tokens, except for these."""
     counts = {
         "policy/clamped_log_ratios": 1.0,
         "mismatch/missing_logprobs": 1.0,
@@ -228,12 +228,12 @@ class SupervisedLoss:
 
     @property
     def needs_entropy_gradient(self) -> bool:
-        """It never does."""
+        """False: the cross-entropy has no entropy term."""
         return False
 
     @property
     def is_zero_without_advantage(self) -> bool:
-        """Never: it does not read advantages."""
+        """False: advantages are not read."""
         return False
 
     def __call__(

@@ -1,9 +1,9 @@
-"""The token losses: what one sampled token adds to the loss, before corrections, KL and aggregation.
+"""The token losses: the loss of one sampled token, before corrections, KL and aggregation.
 
 With ratio r = exp(clamp(logprobs - base_logprobs, +-20)) and advantage A, at each token:
 
     clipped           -min(r A, clip(r, 1 - low, 1 + high) A), for A < 0 at most -c A     PPO, DAPO, dual clip
-    gspo              the same with one ratio a sequence, exp(mean log r), and no c        GSPO
+    gspo              the same with one ratio per sequence, exp(mean log r), and no c      GSPO
     cispo             -stop_gradient(clamp(r, min, max)) A logprob                         MiniMax-M1
     sapo              -(4 / tau) sigmoid(tau (r - 1)) A                                    SAPO
     dppo              -keep r A + coef log(r_behavior)^2                                   DPPO, prime-rl
@@ -29,9 +29,9 @@ from rlvr.algorithms.kl import MAX_LOG_RATIO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenInputs:
-    """What a token loss is computed from; log-probs in nats.
+    """The inputs of a token loss; log-probs in nats.
 
-    base_logprobs: of the policy that the ratio starts from, behavior or proximal. behavior_logprobs: of the policy
+    base_logprobs: of the policy in the ratio's denominator, behavior or proximal. behavior_logprobs: of the policy
     that sampled.
     """
 
@@ -44,7 +44,7 @@ class TokenInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLoss:
-    """The loss of each token, and where its bound was at work.
+    """The loss of each token, and where its bound took effect.
 
     cut_low, cut_high: tokens whose ratio fell below, or rose above, a bound that removed their gradient (cispo: that
     bounded it).
@@ -68,7 +68,7 @@ def clipped(
     """The clipped surrogate (PPO, arXiv:1707.06347, eq. 7; two bounds: DAPO, arXiv:2503.14476, eq. 10).
 
     L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and min(L, -dual_clip A) where A < 0 (dual-clip PPO,
-    arXiv:1912.09729). TRL's `delta` is the same bound; verl applies it always, with 3.
+    arXiv:1912.09729). TRL's `delta` is the same bound; verl always applies it, with 3.
 
     Args:
         dual_clip: above 1 + clip_high; 0 = off.
@@ -91,7 +91,7 @@ def clipped(
 
 
 def gspo(inputs: TokenInputs, *, clip_low: float, clip_high: float) -> TokenLoss:
-    """The clipped surrogate with one ratio a sequence (GSPO, arXiv:2507.18071, eq. 5 and 7).
+    """The clipped surrogate with one ratio per sequence (GSPO, arXiv:2507.18071, eq. 5 and 7).
 
     s_i = exp(clamp(sum of log r over the loss tokens of row i / max(1, their number), +-20)), differentiable through
     all of them; each token's loss is -min(s_i A, clip(s_i, 1 - clip_low, 1 + clip_high) A). With the aggregation
@@ -114,7 +114,7 @@ def gspo(inputs: TokenInputs, *, clip_low: float, clip_high: float) -> TokenLoss
 def cispo(inputs: TokenInputs, *, ratio_min: float, ratio_max: float) -> TokenLoss:
     """REINFORCE with a bounded ratio as its weight (CISPO, MiniMax-M1, arXiv:2506.13585, eq. 4 and 5).
 
-    L = -stop_gradient(clamp(r, ratio_min, ratio_max)) A logprob. The bounds are absolute, as TRL's `epsilon_high`
+    L = -stop_gradient(clamp(r, ratio_min, ratio_max)) A logprob. The bounds are absolute, like TRL's `epsilon_high`
     (which has no lower one); verl and SkyRL state them relative to 1, so their 4 is ratio_max 5. No token loses its
     gradient: cut_low and cut_high are those whose weight is at a bound.
 
@@ -158,8 +158,8 @@ def dppo(
     With d = exp(logprobs) - exp(behavior_logprobs) and x = clamp(logprobs - behavior_logprobs, +-20):
     L = -keep r A + log_ratio_coef x^2, keep = not ((A > 0 and d > max_increase) or (A < 0 and d < -max_decrease)).
 
-    d and x are always taken against the behavior policy, the one whose samples bound what can be learned from them.
-    r starts from the base as in every other loss, so that corrections compose. With the base behavior (ratio_base:
+    d and x are always relative to the behavior policy, whose samples limit what can be learned from them.
+    r is relative to the base as in every other loss, so that corrections compose. With the base behavior (ratio_base:
     behavior) this is prime-rl's default loss, which clamps neither r nor x and tests A <= 0 for a decrease (the same
     value and gradient: only its count of dropped tokens differs, at A = 0). prime-rl's coefficients are 0.2, 0.2
     and 1e-3; the paper has no x^2 term.

@@ -1,4 +1,4 @@
-"""What follows from a recipe: the counts that a person wants to see before a run starts."""
+"""Counts derived from a recipe, shown before a run starts."""
 
 import math
 
@@ -22,7 +22,7 @@ def due_steps(steps: int, *, every: int) -> tuple[int, ...]:
 
 
 def num_due(steps: int, *, every: int) -> int:
-    """How many steps `due_steps` has, without making them.
+    """The number of steps in `due_steps`, without building the tuple.
 
     >>> num_due(10, every=4), num_due(8, every=4), num_due(10**9, every=1)
     (3, 2, 1000000000)
@@ -33,7 +33,7 @@ def num_due(steps: int, *, every: int) -> int:
 def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, str, str]]:
     """Rows (quantity, value, how it was computed).
 
-    Args: dtype_reason: why the dtypes are what they are, where the recipe left them to the machine.
+    Args: dtype_reason: how `auto` dtypes were resolved; empty when the recipe sets them.
     """
     rollout, learner, run = recipe.rollout, recipe.learner, recipe.run
     prompts, group = rollout.prompts_per_step, rollout.group_size
@@ -55,7 +55,7 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
             f"{per_minibatch * group:,}",
             f"{per_minibatch:,} prompts x {group:,} each",
         ),
-        ("optimiser steps a training step", f"{minibatches:,}", "one a minibatch"),
+        ("optimiser steps per training step", f"{minibatches:,}", "one per minibatch"),
         ("total prompts", f"{run.steps * prompts:,}", f"{run.steps:,} steps x {prompts:,}"),
         (
             "total completions",
@@ -88,7 +88,7 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
 
 
 def _parts(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Rows about what is not on by default: preset, adapters, learners, staleness, replacements."""
+    """Rows about features that are off by default: preset, adapters, learners, staleness, replacements."""
     rollout, algorithm, lora = recipe.rollout, recipe.algorithm, recipe.model.lora
     prompts = rollout.prompts_per_step
     rows: list[tuple[str, str, str]] = []
@@ -101,7 +101,11 @@ def _parts(recipe: Recipe) -> list[tuple[str, str, str]]:
     if learners > 1:
         share = prompts // recipe.learner.minibatches_per_step * rollout.group_size / learners
         rows.append(
-            ("learners", f"{learners:,}", f"about {share:,.0f} completions of a minibatch each")
+            (
+                "learners",
+                f"{learners:,}",
+                f"about {share:,.0f} completions of each minibatch per learner",
+            )
         )
     if rollout.max_staleness:
         versions = rollout.max_staleness + 1
@@ -137,7 +141,7 @@ def _versions(number: int) -> str:
 
 
 def _listed(before: tuple[int, ...], steps: int, every: int) -> str:
-    """The steps `before` and those that are due; the first three and the last where they are many."""
+    """The steps `before` and the due steps; a long list is cut to its first three and its last."""
     count = len(before) + num_due(steps, every=every)
     if count <= _MOST_SHOWN:
         return ", ".join(map(str, (*before, *due_steps(steps, every=every))))

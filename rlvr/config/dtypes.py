@@ -1,4 +1,4 @@
-"""What `learner.dtype: auto` and `rollout.engine_dtype: auto` come to, once it is known which arithmetic is faster.
+"""Resolves `learner.dtype: auto` and `rollout.engine_dtype: auto` once it is known which dtype is faster.
 
 The learner computes in bfloat16 where that is faster, else in float32. The engine follows the learner:
 
@@ -20,16 +20,16 @@ LEARNER_KEY, ENGINE_KEY = "learner.dtype", "rollout.engine_dtype"
 
 
 def has_auto(recipe: Recipe) -> bool:
-    """Whether a dtype of the recipe is still to be chosen."""
+    """Whether a dtype of the recipe is still `auto`."""
     return (
         recipe.learner.dtype is LearnerDtype.AUTO or recipe.rollout.engine_dtype is EngineDtype.AUTO
     )
 
 
 def with_dtypes(recipe: Recipe, *, learner: LearnerDtype) -> Recipe:
-    """The recipe without `auto`; what it states itself stays.
+    """The recipe with `auto` resolved; dtypes that it sets are kept.
 
-    Args: learner: what `learner.dtype: auto` comes to.
+    Args: learner: the dtype that `learner.dtype: auto` resolves to.
     """
     chosen = learner if recipe.learner.dtype is LearnerDtype.AUTO else recipe.learner.dtype
     engine = recipe.rollout.engine_dtype
@@ -39,7 +39,7 @@ def with_dtypes(recipe: Recipe, *, learner: LearnerDtype) -> Recipe:
 
 
 def with_stored_dtypes(loaded: LoadedRecipe, stored: Recipe) -> LoadedRecipe:
-    """The recipe of a run that goes on: where it says `auto`, the choice that was made when the run started."""
+    """The recipe of a resumed run: `auto` becomes the choice that was made when the run started."""
     recipe = loaded.recipe
     learner, engine = recipe.learner.dtype, recipe.rollout.engine_dtype
     if learner is LearnerDtype.AUTO:
@@ -51,7 +51,7 @@ def with_stored_dtypes(loaded: LoadedRecipe, stored: Recipe) -> LoadedRecipe:
 
 
 def with_choice(loaded: LoadedRecipe, recipe: Recipe, *, reason: str) -> LoadedRecipe:
-    """`loaded` with this recipe in its place; `reason` is the provenance of the dtypes that were chosen."""
+    """`loaded` with this recipe; `reason` is the provenance of the chosen dtypes."""
     before = loaded.recipe
     provenance = dict(loaded.provenance)
     if recipe.learner.dtype is not before.learner.dtype:

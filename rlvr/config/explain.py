@@ -1,4 +1,4 @@
-"""What a key of a recipe means: from its field's description, its section's docstring, or the table of `meanings`.
+"""Explains a key of a recipe, from its field's description, its section's docstring, or `messages/meanings.py`.
 
 In a docstring an entry is `key: what it means.` or `key, other: what both mean.`; it ends where the next one begins.
 """
@@ -25,9 +25,9 @@ Row = tuple[str, str, str]
 
 
 def explain(key: str) -> list[Row]:
-    """Rows (what, text, "") about a key, or about the keys of a section. Positions and names may be left in.
+    """Rows (what, text, "") about a key, or about the keys of a section. List positions and entry names are accepted.
 
-    Raises: ConfigError for a key that no recipe has, with what may have been meant.
+    Raises: ConfigError with a suggestion for an unknown key.
 
     >>> [row[0] for row in explain("rollout.group_size")]
     ['rollout.group_size', 'value', 'default']
@@ -53,7 +53,7 @@ def explain(key: str) -> list[Row]:
 
 
 def _sections_at(path: tuple[str, ...]) -> tuple[type[BaseModel], ...]:
-    """The sections that the value at a path with `N` and `NAME` may be; none for a plain value."""
+    """The possible sections at a path with `N` and `NAME`; none for a plain value."""
     if not path:
         return (Recipe,)
     here: list[str | int] = [0 if part == "N" else part for part in path]
@@ -64,14 +64,14 @@ def _sections_at(path: tuple[str, ...]) -> tuple[type[BaseModel], ...]:
 
 
 def _label(path: tuple[str, ...], owner: type[BaseModel], owners: Sequence[type[BaseModel]]) -> str:
-    """The key, with the kind of its section where several kinds have keys."""
+    """The key, with the kind of its section where several kinds exist."""
     if len(owners) == 1 or KIND not in owner.model_fields:
         return dotted(path)
     return f"{dotted(path)} ({owner.model_fields[KIND].default})"
 
 
 def meaning(section: type[BaseModel], name: str) -> str:
-    """What a key of a section means; empty where nothing says it."""
+    """The meaning of a key of a section; empty where it has no text."""
     inner = sections_in(section.model_fields[name].annotation)
     if inner:
         return (

@@ -1,6 +1,6 @@
-"""Packages that only some recipes need, and what to say where one is missing.
+"""Optional packages, and the message for a missing one.
 
-The checks before a run say it, and so does the code that imports the package, which may run on another machine.
+Both the checks before a run and the code that imports the package use it; the latter may run on another machine.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ _NEEDED_FOR = {
 
 
 def needed(package: str, error: ImportError | None = None) -> str:
-    """Which key needs the package, and what to do. Args: error: why its import failed.
+    """The message that names the key which needs the package, and what to do. Args: error: why its import failed.
 
     >>> needed("peft").partition(":")[0]
     'model.lora.rank above 0 needs peft'
@@ -31,5 +31,5 @@ def needed(package: str, error: ImportError | None = None) -> str:
 
 
 def is_missing(package: str) -> bool:
-    """Whether it is not installed; nothing is imported."""
+    """Whether the package is not installed; nothing is imported."""
     return importlib.util.find_spec(package) is None

@@ -2,7 +2,7 @@
 
     preset < file that is extended < file -> values and lines -> overrides -> pydantic -> LoadedRecipe
 
-All problems are reported at once, one a line:
+All problems are reported at once, one per line:
 
     recipes/x.yaml:14: algorithm.loss.clip_high: must be a number (got 'wide')
     command line: rollout.grp_size=4: unknown key; did you mean rollout.group_size?
@@ -48,9 +48,9 @@ _NO_EFFECT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRecipe:
-    """A recipe, and where each of its values came from.
+    """A recipe and the provenance of its values.
 
-    provenance: for each leaf, by dotted path, `default`, `preset dapo`, `file.yaml:14` or `command line`.
+    provenance: `default`, `preset dapo`, `file.yaml:14` or `command line` for each leaf, by dotted path.
     path: the recipe's file.
     """
 
@@ -70,7 +70,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
         name_or_path: a file, or the name of a packaged recipe (`quickstart`).
         overrides: `key=value`, applied in order after the file.
 
-    Raises: ConfigError with every problem, one a line, each with its file and line.
+    Raises: ConfigError with every problem, one per line, each with its file and line.
     """
     path = find_recipe(name_or_path)
     document = _resolved(_layers(path), overrides)
@@ -89,7 +89,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
 
 
 def _resolved(layers: Sequence[Document], overrides: Sequence[str]) -> Document:
-    """The layers and the command line over the preset that they name."""
+    """The file layers and the command line, over the preset that they name."""
     probe = stack(copy.deepcopy(layers), preset=NONE, origin=Origin(), model=Recipe)
     apply_overrides(probe, overrides, model=Recipe)
     preset = value_at(probe.values, PRESET)
@@ -107,7 +107,7 @@ def _resolved(layers: Sequence[Document], overrides: Sequence[str]) -> Document:
 
 
 def _layers(path: Path) -> list[Document]:
-    """The document of a file, and before it that of the one that its `extends` names."""
+    """The document of a file, preceded by that of the recipe that it `extends`."""
     document = _read(path)
     if _EXTENDS not in document.values:
         return [document]
@@ -116,7 +116,7 @@ def _layers(path: Path) -> list[Document]:
     document.forget((_EXTENDS,))
     if not isinstance(name, str) or not name:
         raise ConfigError(
-            f"{origin.place}: extends: must be one recipe's file or name (got {name!r})"
+            f"{origin.place}: extends: must be the file or name of one recipe (got {name!r})"
         )
     try:
         base_path = find_recipe(name, beside=path.parent)
@@ -127,8 +127,8 @@ def _layers(path: Path) -> list[Document]:
     base = _read(base_path)
     if _EXTENDS in base.values:
         raise ConfigError(
-            f"{origin.place}: extends: a recipe may extend one other, and {base.label} extends "
-            f"{base.values[_EXTENDS]!r} itself (line {base.origins[_EXTENDS,].line})"
+            f"{origin.place}: extends: only one level is allowed, and {base.label} itself extends "
+            f"{base.values[_EXTENDS]!r} (line {base.origins[_EXTENDS,].line})"
         )
     return [base, document]
 

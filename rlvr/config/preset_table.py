@@ -1,6 +1,6 @@
 """The presets as data: which keys of a recipe a published algorithm fixes.
 
-A paper about one part (an advantage, a correction) sets that part alone; the rest stays with the recipe. The
+A paper about one part (an advantage, a correction) sets only that part; the rest is left to the recipe. The
 learner's log-probs, ratios and losses are float32 in every preset.
 """
 
@@ -13,8 +13,8 @@ from pydantic import JsonValue
 class Preset:
     """A published algorithm.
 
-    summary: one line. paper: where it is from. keys: what it sets, by dotted path.
-    left_out: what the paper does beyond these keys, and the key of a recipe for it.
+    summary: one line. paper: the source. keys: what it sets, by dotted path.
+    left_out: what the paper also does, with the recipe key for it.
     """
 
     summary: str
@@ -67,7 +67,7 @@ PRESETS: dict[str, Preset] = {
         "`algorithm.dynamic_sampling.enabled`",
     ),
     "gspo": Preset(
-        summary="one ratio a completion, the geometric mean of its tokens' ratios, tightly clipped",
+        summary="one ratio per completion, the geometric mean of its tokens' ratios, tightly clipped",
         paper="GSPO, arXiv:2507.18071",
         keys=_algorithm(
             _GRPO
@@ -86,7 +86,7 @@ PRESETS: dict[str, Preset] = {
             | {"aggregation": "token_mean"}
             | _NO_KL
         ),
-        left_out="the paper tunes its upper bound and does not print it; 5 is what the field uses",
+        left_out="the paper tunes its upper bound and does not report it; 5 is commonly used",
     ),
     "sapo": Preset(
         summary="a soft gate on the ratio in place of a clip, steeper where the advantage is negative",
@@ -157,7 +157,7 @@ PRESETS: dict[str, Preset] = {
         left_out="`algorithm.kl_coef`",
     ),
     "maxrl": Preset(
-        summary="centred rewards over the group's mean, which turns the objective towards maximum likelihood",
+        summary="centred rewards divided by the group's mean, which approaches maximum likelihood",
         paper="MaxRL, arXiv:2602.02710",
         keys=_algorithm({"advantage.kind": "maxrl"}),
     ),
@@ -165,17 +165,17 @@ PRESETS: dict[str, Preset] = {
         summary="each check's reward is normalised in its group before the weighted sum is normalised over the step",
         paper="GDPO, arXiv:2601.05242",
         keys=_algorithm({"advantage.kind": "gdpo"}),
-        left_out="two or more checks with role reward; with one it is GRPO, normalised twice",
+        left_out="two or more checks with role reward; with one check it is GRPO, normalised twice",
     ),
     "pass_at_k": Preset(
-        summary="a group is as good as the best of k of its completions, which pays for exploration",
+        summary="a group scores as the best of k of its completions, which rewards exploration",
         paper="Pass@k training, arXiv:2508.10751",
         keys=_algorithm(
             {"advantage.kind": "pass_at_k", "advantage.k": 4, "advantage.threshold": 1.0}
         ),
     ),
     "decoupled_ppo": Preset(
-        summary="clips against the learner's own policy before the step, and weighs for the engine's",
+        summary="clips against the learner's policy before the step, with importance weights for the engine's",
         paper="AReaL, arXiv:2505.24298",
         keys=_algorithm(
             _CLIPPED
@@ -187,7 +187,7 @@ PRESETS: dict[str, Preset] = {
                 "correction.weight_max": 5.0,
             }
         ),
-        left_out="`rollout.max_staleness`; the bound of 5 is of AReaL's recipes, the paper has none",
+        left_out="`rollout.max_staleness`; the bound of 5 is from AReaL's recipes, the paper has none",
     ),
     "icepop": Preset(
         summary="tokens on which engine and learner disagree leave the loss",
@@ -204,7 +204,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "scalerl": Preset(
         summary="CISPO against the engine's log-probs, mean per prompt, advantages over the step's deviation, "
-        "no group without signal, no prompt solved 9 times in 10",
+        "groups without a signal and prompts with a solve rate of 0.9 dropped",
         paper="ScaleRL, arXiv:2510.13786",
         keys=_algorithm(
             {
@@ -221,6 +221,6 @@ PRESETS: dict[str, Preset] = {
             | _NO_KL
         )
         | {"data.difficulty.retire_solve_rate": 0.9},
-        left_out="`rollout.max_staleness` (8 there); its float32 logits are what rlvr always does",
+        left_out="`rollout.max_staleness` (8 there); rlvr always uses its float32 logits",
     ),
 }

@@ -1,12 +1,11 @@
-"""Presets: published algorithms as plain keys, put below what a recipe says itself.
+"""Presets: published algorithms as plain keys, layered below the recipe's own.
 
 `algorithm.preset: dapo` brings the keys of `PRESETS["dapo"]`, each with the provenance `preset dapo`. A key that
 the recipe (or the one it extends, or the command line) sets wins; where it names another kind of a loss or an
 advantage, the preset's keys for its own kind are dropped with it.
 
-A preset holds constants only. What a paper fixes by the length of the completions, by the data or by the
-machines stays with the recipe (`left_out` says what), and so does resampling: no preset sets
-`algorithm.dynamic_sampling`.
+A preset holds constants only. Values that depend on completion length, data or machines are left to the recipe
+(`left_out` lists them), and so is resampling: no preset sets `algorithm.dynamic_sampling`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ def preset_values(preset: Preset) -> dict[str, JsonValue]:
 
 
 def unknown_preset(name: str) -> str:
-    """What to say of a name that no preset has."""
+    """The message for an unknown preset name."""
     options = [repr(known) for known in (NONE, *PRESETS)]
     meant = did_you_mean(close(repr(name), options))
     return f"must be one of {listed(options, 'or')}{meant}"
@@ -53,7 +52,7 @@ def stack(
     """One document of the preset's keys and the layers over them, the lowest layer first.
 
     Args:
-        preset: its name; `none`, or a name that no preset has, brings nothing.
+        preset: its name; `none` and unknown names add no keys.
         origin: where the recipe names it.
     """
     values = preset_values(PRESETS[preset]) if preset in PRESETS else {}
@@ -68,8 +67,8 @@ def stack(
 def changes_nothing(document: Document, preset: str) -> bool:
     """Whether a recipe that was made from another preset sets every key of this one itself.
 
-    A resolved recipe does: `algorithm.preset=gspo` over it would only rename it. Where the name stands beside the
-    keys, in the resolved recipe itself, it says where they came from.
+    A resolved recipe does: `algorithm.preset=gspo` over it would only rename it. In the resolved recipe itself the name
+    records where the keys came from.
     """
     keys = [tuple(path.split(".")) for path in PRESETS[preset].keys]
     named = document.origins[PRESET]
@@ -81,9 +80,9 @@ def changes_nothing(document: Document, preset: str) -> bool:
 
 
 def with_preset(values: Any, *, model: type[BaseModel]) -> Any:
-    """The plain values of a recipe over those of the preset that they name; anything else as it is.
+    """The plain values of a recipe over those of the preset that they name; other values unchanged.
 
-    Raises: ValueError for a name that no preset has.
+    Raises: ValueError for an unknown preset name.
     """
     if not isinstance(values, dict):
         return values

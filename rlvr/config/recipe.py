@@ -1,6 +1,6 @@
 """The recipe as pydantic models: one key, one meaning, the unit in the name.
 
-Defaults are the vetted setting; a recipe holds only what differs. Three numbers set the batch:
+Defaults are the tested settings; a recipe holds only what differs. Three numbers set the batch:
 `rollout.prompts_per_step`, `rollout.group_size`, `learner.minibatches_per_step`; all else is derived
 (`rlvr.config.derived`).
 """
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class ColdStartConfig(Section):
-    """A supervised stage before RL: imitate the demonstrations of a generator. steps 0 = none."""
+    """A supervised stage before RL on the demonstrations of a generator. steps 0 = none."""
 
     steps: NonNegativeInt = 0
     batch_size: PositiveInt = 128
@@ -52,7 +52,7 @@ class ColdStartConfig(Section):
 
 
 class TrackerKind(StrEnum):
-    """Where metrics go beside metrics.jsonl."""
+    """Where metrics go in addition to metrics.jsonl."""
 
     TENSORBOARD = "tensorboard"
     WANDB = "wandb"
@@ -60,13 +60,13 @@ class TrackerKind(StrEnum):
 
 
 class RunConfig(Section):
-    """How long, how often, and what is kept. An interval of 0 means never; the last step always evaluates and saves.
+    """Length, intervals and limits of the run. An interval of 0 means never; the last step always evaluates and saves.
 
-    alarm_after_steps: for how many steps in a row nothing is learned, every reward is 0 or most completions are cut
-        off before the run raises an alarm (0 = no alarms).
-    max_hours: then the run saves after the step that runs, ends with exit code 130, and can be resumed; the hours of a
-        resumed run count anew. null: no limit.
-    grace_s: what SIGTERM leaves the run to finish its step and save, and a second Ctrl-C to end.
+    alarm_after_steps: consecutive steps in which nothing is learned, every reward is 0 or most completions are cut off
+        before the run raises an alarm (0 = no alarms).
+    max_hours: after this time the run finishes its step, saves and ends with exit code 130, and can be resumed; the
+        hours of a resumed run start at 0. null: no limit.
+    grace_s: seconds that the run has after SIGTERM to finish its step and save, or after a second Ctrl-C to end.
     """
 
     steps: PositiveInt = 100
@@ -87,7 +87,7 @@ class RunConfig(Section):
     grace_s: Annotated[
         Positive,
         Field(
-            description="seconds in which the run ends after SIGTERM or a second Ctrl-C, dropping its step if need be"
+            description="seconds in which the run ends after SIGTERM or a second Ctrl-C, dropping its step if necessary"
         ),
     ] = 30.0
 
@@ -132,6 +132,6 @@ class Recipe(Section):
 
     @property
     def sends_adapters(self) -> bool:
-        """Whether engines are sent adapters alone, after the base once."""
+        """Whether engines get the base weights once and then only the adapters."""
         lora = self.model.lora
         return lora.sends_alone and lora.rank > 0

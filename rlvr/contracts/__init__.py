@@ -1,4 +1,4 @@
-"""Executable contracts: what the author of a plugin runs in a test of their own.
+"""Executable contracts, which plugin authors run in their own tests.
 
 def test_my_verifier():
     assert check_verifier(my_verifier, passing=[("4", "it is 4")], failing=[("4", "it is 5")]) == []
@@ -25,7 +25,7 @@ __all__ = ["check_advantage", "check_loss", "check_sandbox", "check_verifier"]
 
 
 def __getattr__(name: str) -> Any:
-    """The contracts that need torch, which the others do without."""
+    """Loads the contracts that need torch on demand; the others do not need it."""
     if name in ("check_advantage", "check_loss"):
         from rlvr.contracts import algorithms
 

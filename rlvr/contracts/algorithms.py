@@ -1,4 +1,4 @@
-"""The contracts of a token loss and of an advantage that come from another package."""
+"""The contracts of a token loss and of an advantage from another package."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ def check_loss(
     """The ways in which a token loss breaks its contract, one sentence each; empty when there are none.
 
     Checked: the worked example; shapes and kinds of the result; a gradient that is exactly 0 outside the mask; no
-    change of a token by padding, by the order of rows, or by what stands outside the mask; finite values and gradients
-    for ratios past any bound; equal results of two calls; and, where the function has `is_scaled_by_advantage`, that
+    change of a token by padding, by the order of rows, or by values outside the mask; finite values and gradients for
+    ratios past any bound; equal results of two calls; and, where the function has `is_scaled_by_advantage`, that
     advantages of 0 give loss and gradient 0.
 
     Args:
@@ -129,7 +129,7 @@ def _layout_problems(loss: Callable[[TokenInputs], TokenLoss]) -> list[str]:
         value, gradient = _with_gradient(loss, _padded(worked_example(), fill))
         if not _same(value[:, :-1], plain) or not _same(gradient[:, :-1], plain_gradient):
             problems.append(
-                "what stands outside the mask changes the loss or the gradient of other tokens"
+                "values outside the mask change the loss or the gradient of other tokens"
             )
             break
     example = worked_example()

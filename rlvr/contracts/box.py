@@ -20,7 +20,7 @@ def children_of_this_process() -> set[int]:
         try:
             fields = entry.read_text().rpartition(")")[2].split()
         except (OSError, UnicodeDecodeError):
-            continue  # it ended while we looked
+            continue  # it ended in the meantime
         if fields[0] != "Z":
             parents[int(entry.parent.name)] = int(fields[1])
     family = {os.getpid()}
@@ -32,7 +32,7 @@ def children_of_this_process() -> set[int]:
 
 
 def processes_named(name: str) -> set[int]:
-    """The ids of the living processes on this machine that gave themselves this name (at most 15 characters)."""
+    """The ids of the living processes on this machine with this name (at most 15 characters)."""
     found: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -89,7 +89,7 @@ class Box:
         return 0
 
     async def children_left(self) -> set[int]:
-        """What the sandbox's start brought and its close should have ended, after at most two seconds."""
+        """Processes of the sandbox that its close should have ended, after at most two seconds."""
         return await settled(lambda: children_of_this_process() - self.children_before)
 
     async def named_left(self, name: str) -> set[int]:
@@ -97,11 +97,11 @@ class Box:
         return await settled(lambda: processes_named(name))
 
 
-async def settled(look: Callable[[], set[int]], *, seconds: float = 2.0) -> set[int]:
-    """Polls until nothing is left, at most so long; what is left then."""
+async def settled(find_left: Callable[[], set[int]], *, seconds: float = 2.0) -> set[int]:
+    """Polls until nothing is left or the time is over; returns what is left."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while (left := look()) and loop.time() < end:
+    while (left := find_left()) and loop.time() < end:
         await asyncio.sleep(0.02)
     return left
 

@@ -1,4 +1,4 @@
-"""Nothing gets into a box but its files and its input, nothing leaves but its output, and nothing stays."""
+"""Only files and input get into a box, only output leaves it, and nothing stays behind."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ libc.msgctl(libc.msgget(key, 0), 0, None)
 
 _CONNECT = """
 import socket
-def tell(family, kind, address):
+def attempt(family, kind, address):
     try:
         with socket.socket(family, kind) as s:
             s.settimeout(1)
@@ -62,11 +62,11 @@ def tell(family, kind, address):
             print("connected", address)
     except OSError:
         pass
-tell(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", TCP))
-tell(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", UDP))
-tell(socket.AF_UNIX, socket.SOCK_STREAM, "\\0MARK")
-tell(socket.AF_UNIX, socket.SOCK_STREAM, "PATH")
-tell(socket.AF_INET, socket.SOCK_STREAM, ("1.1.1.1", 53))
+attempt(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", TCP))
+attempt(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", UDP))
+attempt(socket.AF_UNIX, socket.SOCK_STREAM, "\\0MARK")
+attempt(socket.AF_UNIX, socket.SOCK_STREAM, "PATH")
+attempt(socket.AF_INET, socket.SOCK_STREAM, ("1.1.1.1", 53))
 print("done")
 """
 

@@ -1,4 +1,4 @@
-"""Limits hold, and what a run used is told."""
+"""Limits hold, and a run's resource use is reported."""
 
 import time
 
@@ -119,17 +119,17 @@ async def resource_facts(box: Box) -> list[str]:
     if result.exit_code:
         problems.append(end_of(result))
     if not 0.6 <= result.seconds <= 9.0:
-        problems.append(f"0.4 s of work and 0.3 s of sleep are told as {result.seconds:.2f} s")
+        problems.append(f"0.4 s of work and 0.3 s of sleep are reported as {result.seconds:.2f} s")
     return problems + _fact_problems(result)
 
 
 def _fact_problems(result: RunResult) -> list[str]:
-    """0 says that the box cannot tell."""
+    """0 means that the box cannot measure it."""
     problems: list[str] = []
     if result.cpu_s and not 0.3 <= result.cpu_s <= 1.5:
-        problems.append(f"0.4 s of CPU time are told as cpu_s={result.cpu_s:.3f}")
+        problems.append(f"0.4 s of CPU time are reported as cpu_s={result.cpu_s:.3f}")
     if result.memory_mb and not 110 <= result.memory_mb <= 1000:
-        problems.append(f"120 MiB of memory are told as memory_mb={result.memory_mb:.0f}")
+        problems.append(f"120 MiB of memory are reported as memory_mb={result.memory_mb:.0f}")
     return problems
 
 

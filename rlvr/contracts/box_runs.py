@@ -1,4 +1,4 @@
-"""What an ordinary program may expect of a sandbox: bytes in and out, exit codes, files, many runs at once."""
+"""What ordinary programs need from a sandbox: bytes in and out, exit codes, files, concurrent runs."""
 
 import asyncio
 

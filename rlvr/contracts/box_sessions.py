@@ -1,4 +1,4 @@
-"""Sessions: frames both ways, ends that are told, two boxes at once; and preloaded sources."""
+"""Sessions: frames both ways, reported results, two boxes at once; and preloaded sources."""
 
 import asyncio
 import time
@@ -65,13 +65,13 @@ async def frames_of_all_sizes(box: Box) -> list[str]:
         result = await session.close()
     again = await session.close()
     if result != again:
-        problems.append(f"a second close tells something else: {result} and {again}")
+        problems.append(f"a second close returns something else: {result} and {again}")
     if result.timed_out or result.exit_code not in (0, -9):
         problems.append(f"a session that was closed: {end_of(result)}")
     return problems
 
 
-async def ends_that_are_told(box: Box) -> list[str]:
+async def reported_results(box: Box) -> list[str]:
     problems: list[str] = []
     session = await _open(box, _FRAMES + "write_frame(b'bye'); print('out'); raise SystemExit(7)")
     try:
@@ -85,7 +85,7 @@ async def ends_that_are_told(box: Box) -> list[str]:
     finally:
         result = await session.close()
     if result.exit_code != 7 or result.stdout != b"out\n":
-        problems.append(f"exit code 7 and its output must be told: {end_of(result)}")
+        problems.append(f"exit code 7 and its output must be reported: {end_of(result)}")
     session = await _open(box, "while True: pass", limits=Limits(wall_s=1.0))
     try:
         await session.receive(10.0)
@@ -152,7 +152,7 @@ async def a_program_that_does_not_read(box: Box) -> list[str]:
 
 
 async def two_at_once(box: Box) -> list[str]:
-    """Pairs opened at the same time by more callers than there are slots: none waits for ever."""
+    """Pairs opened at the same time by more callers than there are slots: none waits forever."""
 
     async def pair(number: int) -> bool:
         programs = [Program(argv=PROGRAM, files=_files(_ECHO)) for _ in range(2)]
@@ -183,14 +183,14 @@ async def killed_session(box: Box) -> list[str]:
         await asyncio.wait_for(session.receive(10.0), 20.0)
     except TimeoutError:
         return ["a session hangs when a process of the box is killed"]
-    except Exception as error:  # noqa: BLE001 - its type is what is looked at
+    except Exception as error:  # noqa: BLE001 - its type is checked
         if type(error).__name__ not in ("EOFError", "SandboxError"):
             return [f"a killed session raises {type(error).__name__}: {error}"]
     try:
         await asyncio.wait_for(session.close(), 20.0)
     except TimeoutError:
         return ["close hangs when a process of the box was killed"]
-    except Exception as error:  # noqa: BLE001 - its type is what is looked at
+    except Exception as error:  # noqa: BLE001 - its type is checked
         if type(error).__name__ != "SandboxError":
             return [f"close of a killed session raises {type(error).__name__}: {error}"]
     result = await box.python("print('back')")
@@ -211,7 +211,7 @@ async def preloaded_sources(box: Box) -> list[str]:
 
 SESSION_CHECKS: list[tuple[str, Check]] = [
     ("frames", frames_of_all_sizes),
-    ("ends of sessions", ends_that_are_told),
+    ("ends of sessions", reported_results),
     ("hostile frames", hostile_frames),
     ("frames nobody reads", a_program_that_does_not_read),
     ("two sessions at once", two_at_once),

@@ -1,4 +1,4 @@
-"""The contract of a sandbox: programs run as they would anywhere, and nothing gets out, stays, or is passed on."""
+"""The contract of a sandbox: programs run normally, and nothing escapes, stays behind or is passed on."""
 
 import asyncio
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ def check_sandbox(
     Args:
         sandbox: a class as `rlvr.protocols.Sandbox` describes it.
         settings: of the sandbox, as in a recipe.
-        num_rounds: how often something is tried that must not pass from one run to another; at least twice the
-            number of slots, so that every slot is met.
+        num_rounds: repetitions of checks that nothing passes from one run to another; at least twice the
+            number of slots, so that every slot is used.
 
     It starts the sandbox here, runs small hostile programs in it for about half a minute, kills processes of it (only
-    descendants of this process that were not there before), and closes it. Where a fact cannot be seen from this
+    descendants of this process that were not there before), and closes it. If a fact cannot be observed from this
     machine (a remote service's processes), its check finds nothing.
     """
     problems = _shape_problems(sandbox)
@@ -45,7 +45,7 @@ def check_sandbox(
 
 
 def _shape_problems(sandbox: type[Any]) -> list[str]:
-    """What is missing before anything can run."""
+    """Missing members, before anything runs."""
     problems: list[str] = []
     name = getattr(sandbox, "name", None)
     if not isinstance(name, str) or not name or "@" in name:

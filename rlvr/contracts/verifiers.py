@@ -1,4 +1,4 @@
-"""The contract of a verifier: its shape, its verdicts on given cases, and what it does with hard texts."""
+"""The contract of a verifier: its shape, its verdicts on given cases, and its behaviour on difficult texts."""
 
 import asyncio
 import contextlib
@@ -53,8 +53,8 @@ def check_verifier(
         settings: of the verifier, as in a recipe.
         deadline_s: wall-clock seconds that one answer may take; one that takes longer ends the check, with the text.
 
-    Runs the verifier here, in a thread of its own, so it works inside a running event loop (a notebook) too. A thread
-    cannot be killed: a verifier that hangs goes on until the process ends.
+    Runs the verifier here, in a separate thread, so it also works inside a running event loop (a notebook). A thread
+    cannot be killed: a verifier that hangs keeps running until the process ends.
     """
     try:
         loaded: Any = verifier.as_class() if isinstance(verifier, FunctionVerifier) else verifier
@@ -85,7 +85,7 @@ def check_verifier(
 
 
 def _shape_problems(loaded: Any) -> list[str]:
-    """What is missing before anything can run."""
+    """Missing members, before anything runs."""
     problems: list[str] = []
     for member in ("name", "version"):
         value = getattr(loaded, member, None)
@@ -115,11 +115,11 @@ class _Asked:
     deadline_s: float
 
     def verify(self, what: str, reference: Json, text: str) -> Any:
-        """Its answer. Raises what it raises, and _Hangs."""
+        """The verifier's answer. Raises its exceptions, and _Hangs."""
         return self.call(what, partial(_ask, self.verifier, reference, text, self.deadline_s))
 
     def call(self, what: str, function: Callable[[], Any]) -> Any:
-        """What `function` returns or raises. Raises _Hangs, which says for `what`, after the deadline."""
+        """Returns or raises like `function`. Raises _Hangs, which names `what`, after the deadline."""
         result: Future[Any] = Future()
         context = copy_context()
 

@@ -1,3 +1,1 @@
-"""Where prompts come from: files, hub data sets and generators, mixed in an order that can be
-resumed. No torch here.
-"""
+"""Sources of prompts: files, hub data sets and generators, mixed in a resumable order. No torch here."""

@@ -1,6 +1,6 @@
-"""Reading data files in bounded memory: a small file may unpack to any size, and one line may never end.
+"""Reads data files in bounded memory: a small archive may unpack to any size, and a line may have any length.
 
-A row is held in memory whole, and so is a data set; what does not fit is refused while it is read, by
+Rows and data sets are held in memory as a whole; reading stops with an error at these limits:
 
     MAX_LINE_BYTES     of one row (a line of JSON Lines, a row of Parquet)
     MAX_JSON_BYTES     of a .json file, which can only be read whole
@@ -34,21 +34,21 @@ def most_bytes() -> int:
 
 
 def open_lines(path: Path) -> IO[bytes]:
-    """A file of lines as bytes, unpacked where it ends in .gz; of any length, for those who do not keep what they read.
+    """A file of lines as bytes, unpacked if it ends in .gz; of any length, for callers that do not keep what they read.
 
-    What is read raises DataError at MAX_LINE_BYTES, besides OSError, EOFError and zlib.error.
+    Reading raises DataError at MAX_LINE_BYTES, and OSError, EOFError and zlib.error.
     """
     return _open(path, most=None, has_lines=True)
 
 
 def open_text(path: Path, *, has_lines: bool, newline: str | None = None) -> IO[str]:
-    """A file of UTF-8 text, unpacked where it ends in .gz; a byte order mark is read over.
+    """A file of UTF-8 text, unpacked if it ends in .gz; a byte order mark is skipped.
 
     Args:
-        has_lines: its rows are lines; else it is one value and is read whole.
+        has_lines: whether its rows are lines; otherwise it is one value and is read whole.
         newline: as of `open`.
 
-    What is read raises DataError at a bound, besides OSError, EOFError, zlib.error and UnicodeDecodeError.
+    Reading raises DataError at a limit, and OSError, EOFError, zlib.error and UnicodeDecodeError.
     """
     most = most_bytes() if has_lines else MAX_JSON_BYTES
     packed = _open(path, most=most, has_lines=has_lines)
@@ -63,7 +63,7 @@ def _open(path: Path, *, most: int | None, has_lines: bool) -> io.BufferedReader
 
 
 class _BoundedBytes(io.RawIOBase):
-    """The unpacked bytes of a file, counted while they are read. most: None where they are not kept."""
+    """The unpacked bytes of a file, counted while they are read. most: None if the caller does not keep them."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _BoundedBytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """The next bytes. Raises DataError at a bound."""
+        """The next bytes. Raises DataError at a limit."""
         data = self._unpacked.read(len(buffer))
         buffer[: len(data)] = data
         self._num_bytes += len(data)
@@ -108,7 +108,7 @@ class _BoundedBytes(io.RawIOBase):
             advice = (
                 ", and data is held in memory: set limit, or use fewer rows"
                 if self._has_lines
-                else "; a .json file is read whole: put one object a line into a .jsonl file"
+                else "; a .json file is read whole: write one object per line to a .jsonl file"
             )
             raise DataError(f"{self._name}: more than {most >> 20:,} MiB{advice}")
         if self._unpacked is not self._raw:
@@ -125,7 +125,7 @@ class _BoundedBytes(io.RawIOBase):
 
 
 def require_ratio(num_unpacked: int, num_packed: int, *, name: str) -> None:
-    """Raises DataError when a file unpacks to so much that it was made to fill memory."""
+    """Raises DataError when a file unpacks to an implausible size (a decompression bomb)."""
     if num_unpacked > RATIO_FROM_BYTES and num_unpacked > MAX_RATIO * num_packed:
         raise DataError(
             f"{name}: {num_packed:,} bytes of it unpack to more than {num_unpacked >> 20:,} MiB; if you want these "
@@ -136,7 +136,7 @@ def require_ratio(num_unpacked: int, num_packed: int, *, name: str) -> None:
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
-    Raises: ValueError that says why not: bad JSON, too deep, a number with too many digits, half a surrogate pair.
+    Raises: ValueError with the reason: bad JSON, too deep, a number with too many digits, half a surrogate pair.
     """
     try:
         value = json.loads(text)
@@ -145,7 +145,7 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"not JSON ({error.msg}, {place})") from error
     except RecursionError as error:
         raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels") from error
-    except ValueError as error:  # Python reads no whole number of more than 4,300 digits
+    except ValueError as error:  # Python parses integers of at most 4,300 digits
         raise ValueError("a number of more than 4,300 digits") from error
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth(value) > MAX_JSON_DEPTH:
         raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
@@ -174,7 +174,7 @@ def _depth(value: Any) -> int:
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, a few MiB unpacked at a time.
 
-    Raises: DataError when it is no Parquet, damaged, or unpacks beyond a bound.
+    Raises: DataError when it is not Parquet, damaged, or unpacks beyond a limit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -187,7 +187,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _rows(file: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Raises DataError at a bound, and what pyarrow raises."""
+    """Raises DataError at a limit, and the errors of pyarrow."""
     name, size, most = str(path), path.stat().st_size, most_bytes()
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     mean_bytes = max([1, *(g.total_byte_size // g.num_rows for g in groups if g.num_rows > 0)])

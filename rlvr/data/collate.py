@@ -19,7 +19,7 @@ Row = tuple[int, Completion, float]
 def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
     """A Batch of (group index, completion, advantage of each of its tokens), in this order.
 
-    A log-prob that is not finite becomes nan: the engine did not give one, and the loss counts it as missing.
+    A non-finite log-prob becomes nan: the engine did not return one, and the loss counts it as missing.
 
     Raises: ValueError when there is no row.
     """
@@ -62,14 +62,14 @@ def _filled(
     *,
     empty: np.generic,
 ) -> Tensor:
-    """The rows' values, one after the other, at the True places of `where`; `empty`, and its dtype, elsewhere."""
+    """The rows' values in order at the True places of `where`; elsewhere `empty`, whose dtype the result has."""
     table = np.full(where.shape, empty)
     table[where] = np.fromiter(chain.from_iterable(values), table.dtype, int(where.sum()))
     return torch.from_numpy(table)
 
 
 def select_rows(batch: Batch, keep: Sequence[int], *, advantages: Sequence[float]) -> Batch:
-    """The rows at `keep` with one advantage each, counted anew: the denominators know of no other row.
+    """The rows at `keep` with one advantage each, and denominators counted over these rows alone.
 
     Raises: ValueError when there is no row.
     """
@@ -89,7 +89,7 @@ def select_rows(batch: Batch, keep: Sequence[int], *, advantages: Sequence[float
 def group_token_counts(
     loss_mask: Bool[Tensor, "batch seq"], group_index: Int[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
-    """For each row, the loss tokens of all rows of its group."""
+    """For each row, the number of loss tokens in all rows of its group."""
     _, inverse = torch.unique(group_index, return_inverse=True)
     counts = torch.zeros(len(group_index), dtype=torch.long)
     counts.scatter_add_(0, inverse, loss_mask.sum(1))

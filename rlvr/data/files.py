@@ -1,6 +1,4 @@
-"""Raw rows out of files, folders and hub data sets, each with the place that an error message can
-name.
-"""
+"""Raw rows from files, folders and hub data sets, each with its place for error messages."""
 
 import csv
 import difflib
@@ -27,10 +25,9 @@ _HUB_FOLDER = "data"  # where the hub's own layout has the files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRow:
-    """One row as it was stored; `fault` says why it could not be read, and is then the only thing
-    known.
+    """One stored row; `fault` says why it could not be read, and is then the only other field set.
 
-    where: what a person needs to find it, such as `train.jsonl:12`.
+    where: its place for error messages, such as `train.jsonl:12`.
     """
 
     where: str
@@ -42,8 +39,8 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
     """The rows of a file, a pattern, a folder of files, a saved data set or a hub data set; at most `limit` (0 = all).
 
     A folder whose files are named after splits (`train.jsonl`, `test-00000.parquet`) yields only those of `split`; so
-    does a pattern (`data/*.parquet`) whose files are of several splits. A folder without data files of its own is read
-    as a clone of a hub data set: files in `data/`, or in the folder of the subset.
+    does a pattern (`data/*.parquet`) that matches files of several splits. A folder that contains no data files itself
+    is read as a clone of a hub data set: files in `data/`, or in the folder of the subset.
 
     Raises:
         DataError: nothing is there, or a file cannot be read as a whole.
@@ -57,7 +54,7 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
     elif is_file(path):
         if not path.name.endswith(SUFFIXES):
             raise DataError(
-                f"source {source!r} has an ending that is not read; expected one of "
+                f"source {source!r} has an unsupported ending; expected one of "
                 f"{', '.join(SUFFIXES)}"
             )
         files = [path]
@@ -100,7 +97,7 @@ def _missing(source: str, path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         here = str(Path.cwd())
-        return f"source {source!r} does not exist, nor does its folder {str(parent)!r} (looked from {here!r})"
+        return f"source {source!r} does not exist, nor does its folder {str(parent)!r} (working directory: {here!r})"
     names = sorted(p.name for p in parent.iterdir() if p.name.endswith(SUFFIXES) or p.is_dir())
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {str(parent / close[0])!r}?" if close else ""
@@ -111,7 +108,7 @@ def _missing(source: str, path: Path) -> str:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """The data files of a folder; tables (.csv, .tsv) only where there is nothing else, for they are often notes."""
+    """The data files of a folder; .csv and .tsv only if there are no others, because they are often notes."""
     found = sorted(
         path
         for path in folder.iterdir()
@@ -121,7 +118,7 @@ def _data_files(folder: Path) -> list[Path]:
 
 
 def _data_folder(folder: Path, *, subset: str) -> Path:
-    """Where the files are: in `folder` itself, or as the hub lays them out. Raises DataError."""
+    """The folder of the files: `folder` itself, or a subfolder in the hub's layout. Raises DataError."""
     if subset and (folder / subset).is_dir():
         return folder / subset
     if _data_files(folder):
@@ -144,12 +141,14 @@ def _data_folder(folder: Path, *, subset: str) -> Path:
 
 
 def _matching(pattern: str, *, split: str) -> list[Path]:
-    """The data files that a pattern matches; of several splits those of `split`. Raises DataError."""
+    """The data files that a pattern matches; if of several splits, those of `split`. Raises DataError."""
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     files = [p for p in found if p.is_file() and p.name.endswith(SUFFIXES)]
     if not files:
         why = f"only files with other endings than {', '.join(SUFFIXES)}" if found else "no file"
-        raise DataError(f"source {pattern!r} matches {why} (looked from {str(Path.cwd())!r})")
+        raise DataError(
+            f"source {pattern!r} matches {why} (working directory: {str(Path.cwd())!r})"
+        )
     words = {word for file in files for word in _words(file) & SPLIT_WORDS}
     return files if len(words) < 2 else _of_split(files, split=split, where=f"source {pattern!r}")
 
@@ -163,7 +162,7 @@ def _words(file: Path) -> set[str]:
 
 
 def _of_split(files: list[Path], *, split: str, where: str) -> list[Path]:
-    """The files named after `split`; all of them where none is named after any."""
+    """The files named after `split`; all files if none is named after a split."""
     if not any(_words(file) & SPLIT_WORDS for file in files):
         return files
     kept = [file for file in files if split.lower() in _words(file)]
@@ -188,15 +187,14 @@ def _read_file(path: Path) -> Iterator[RawRow]:
             yield from _read_json(path)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise DataError(
-            f"cannot read {str(path)!r}: {error}; is it whole, UTF-8 and what its ending says?"
+            f"cannot read {str(path)!r}: {error}; is it complete, UTF-8 and of the type that its ending says?"
         ) from error
 
 
 def _read_table(path: Path) -> Iterator[RawRow]:
-    """Rows of text under the names of the first line; an empty cell is no value."""
-    csv.field_size_limit(
-        1 << 28
-    )  # characters; the default of 131,072 is less than some tests of programs have
+    """Rows of text keyed by the names in the first line; an empty cell is a missing value."""
+    # Characters; some tests of programs exceed the default of 131,072.
+    csv.field_size_limit(1 << 28)
     with open_text(path, has_lines=True, newline="") as lines:
         reader = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",")
         names = next(reader, [])

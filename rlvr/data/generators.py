@@ -2,8 +2,7 @@
 problem.
 
 Draw i of a split is a pure function of (seed, split, i). A problem belongs to a split by a stable
-hash of its canonical key alone, so the parts stay disjoint whatever the settings of the two sources
-are.
+hash of its canonical key alone, so the splits stay disjoint whatever the settings of the two sources.
 """
 
 import difflib
@@ -39,9 +38,8 @@ GENERATORS: dict[str, type[Any]] = {kind.name: kind for kind in (Sums, SortDigit
 class ProblemDraws:
     """The draws of one split of one generator.
 
-    Where all problems can be counted out they are cycled through, reshuffled each epoch: no problem
-    comes twice before all have come once. Else train draws are independent, while dev and test
-    draws skip what has been drawn.
+    If all problems can be enumerated they are cycled through, reshuffled each epoch: no problem repeats before
+    all have been drawn. Otherwise train draws are independent, while dev and test draws skip earlier draws.
     """
 
     def __init__(self, generator: Generator, *, split: str, seed: int) -> None:
@@ -64,7 +62,7 @@ class ProblemDraws:
 
     @property
     def can_demonstrate(self) -> bool:
-        """Whether the generator shows answers."""
+        """Whether the generator has demonstrations."""
         return isinstance(self.generator, Demonstrator)
 
     def problem(self, index: int) -> Problem:
@@ -72,7 +70,7 @@ class ProblemDraws:
         return self.generator.render(self._key(index), self._rng("render", index))
 
     def demonstration(self, index: int) -> str:
-        """An imperfect answer to draw `index`. Raises ConfigError where the generator has none."""
+        """An imperfect answer to draw `index`. Raises ConfigError if the generator has none."""
         if not isinstance(self.generator, Demonstrator):
             raise ConfigError(f"generator {self.generator.name!r} has no demonstrations")
         return self.generator.demonstrate(self.problem(index), self._rng("demonstrate", index))
@@ -144,7 +142,7 @@ def open_generator(
 
 
 def split_of(name: str, key: Key) -> str:
-    """The part that a problem belongs to, decided by its key alone.
+    """The split of a problem, a function of its key alone.
 
     >>> split_of("sums", (10, 10)) == split_of("sums", (10, 10))
     True

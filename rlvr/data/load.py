@@ -1,6 +1,4 @@
-"""The recipe's data section, opened: the training stream, the fixed evaluation sets, the
-demonstrations.
-"""
+"""Opens the recipe's data section: the training stream, the fixed evaluation sets, the demonstrations."""
 
 import json
 import logging
@@ -19,9 +17,8 @@ logger = logging.getLogger(__name__)
 _RENDERING = ("template", "system_prompt", "prompt_format", "assistant_prefix")
 _MAX_SHOWN = 80  # characters of a value in a warning
 TooLong = Callable[[Prompt], bool]
-_MAX_REPEATS = (
-    2000  # draws in a row that bring nothing fresh, before an evaluation set is taken as complete
-)
+# Consecutive draws without a new prompt, after which an evaluation set counts as complete.
+_MAX_REPEATS = 2000
 
 
 class OpenedSource:
@@ -68,7 +65,7 @@ class SourceOpener:
 class EvalPrompts(dict[str, list[Prompt]]):
     """The prompts of each evaluation by name.
 
-    num_too_long: how many were dropped. places: by prompt id the file and line of its row, where it was read from one.
+    num_too_long: how many were dropped. places: the file and line of each prompt read from a file, by prompt id.
     """
 
     def __init__(self) -> None:
@@ -88,7 +85,7 @@ def open_train(
     """The stream of training prompts.
 
     Args:
-        long_advice: what to do where every prompt is too long.
+        long_advice: what to do when every prompt is too long.
         opener: keeps the sources open for later calls.
 
     Raises:
@@ -124,8 +121,8 @@ def open_eval(
     """The fixed prompts of each evaluation: the first distinct rows, or distinct draws of a generator.
 
     Args:
-        num_prompts: at most so many of each source; a source that has fewer gives all it has. A row that repeats the
-            prompt and the reference of an earlier one is left out.
+        num_prompts: maximum per source; a smaller source gives all its prompts. A row that repeats the prompt and the
+            reference of an earlier one is left out.
         opener: keeps the sources open for later calls.
 
     Raises:
@@ -150,10 +147,10 @@ def open_eval(
                 num_long,
                 long_advice,
             )
-        if num_twice and is_too_long is None:  # else it was said when the data was first opened
+        if num_twice and is_too_long is None:  # else it was logged when the data was first opened
             logger.warning(
-                "evaluation %r: %d rows repeat the prompt and the reference of an earlier row and were dropped: asked "
-                "twice, a prompt says no more, and the interval would be too narrow",
+                "evaluation %r: %d rows repeat the prompt and the reference of an earlier row and were dropped: "
+                "repeats add no information and would make the interval too narrow",
                 source.name,
                 num_twice,
             )
@@ -163,10 +160,10 @@ def open_eval(
 
 
 def prompts_that_differ(config: DataConfig) -> list[str]:
-    """A warning for each key of an evaluation source that is left out, while all of `data.train` set it otherwise.
+    """A warning for each key that an evaluation source omits and that all of `data.train` set to another value.
 
-    The policy is then asked in another way than it is trained. A key that is written out in the evaluation source is
-    meant so, and some train source rendered alike is enough.
+    The evaluation prompt then differs from the training prompts. A key that is written out in the evaluation source is
+    intended, and one train source rendered alike is enough.
     """
     found: list[str] = []
     for index, source in enumerate(config.eval):
@@ -177,14 +174,14 @@ def prompts_that_differ(config: DataConfig) -> list[str]:
                 given = getattr(config.train[0], key)
                 found.append(
                     f"data.eval.{index} ({source_name(source)}) has no {key}, and data.train.0 has "
-                    f"{_shown(given)}: it is evaluated on another prompt than it is trained on. Write the same {key} "
-                    f"there, or {key}: {_shown(value)} if that is meant"
+                    f"{_shown(given)}: evaluation prompts differ from training prompts. Write the same {key} "
+                    f"there, or {key}: {_shown(value)} if this is intended"
                 )
     return found
 
 
 def _shown(value: str) -> str:
-    """The value as it may be written in YAML; of a long one the beginning."""
+    """The value in YAML, cut if long."""
     text = json.dumps(str(value), ensure_ascii=False)
     return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}..."'
 
@@ -193,10 +190,10 @@ def demonstrations(train: Sequence[DataSource], *, seed: int) -> Iterator[tuple[
     """Endless pairs of a training prompt and a demonstrated answer, mixed by weight, for the cold
     start.
 
-    The problems come from the training splits, but not in the order in which RL will see them.
+    The problems come from the training splits, in another order than in RL.
 
     Raises:
-        ConfigError: a source has no demonstrations; at once, not at the first pair.
+        ConfigError: a source has no demonstrations; raised at the call, not at the first pair.
     """
     seed = stable_hash(seed, "cold_start")
     for source in train:
@@ -204,7 +201,7 @@ def demonstrations(train: Sequence[DataSource], *, seed: int) -> Iterator[tuple[
         if rows is None or not isinstance(rows, GeneratedRows) or not rows.draws.can_demonstrate:
             raise ConfigError(
                 f"cold_start.steps > 0, but source {source.source!r} has no demonstrations; use a "
-                "generator that has "
+                "generator that has them "
                 "(generator:sort_digits), or set cold_start.steps=0"
             )
     return _demonstrated([_Demonstrated(source, seed=seed) for source in train], train, seed)
@@ -231,7 +228,7 @@ def summary(
 
 
 class _Demonstrated(OpenedSource):
-    """An opened generator that keeps the draw number, so that the answer can be found again."""
+    """An opened generator that remembers the draw number, so that `answer` can find it."""
 
     def __init__(self, config: DataSource, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -265,7 +262,7 @@ def _first_distinct(
     is_too_long: TooLong | None,
     places: dict[str, str],
 ) -> tuple[list[Prompt], int, int]:
-    """(prompts, how many were too long, how many rows of a finite source said the same as an earlier one)."""
+    """(prompts, how many were too long, how many rows of a finite source repeated an earlier one)."""
     prompts: list[Prompt] = []
     keys: set[str] = set()
     num_long = num_repeats = num_twice = index = 0
@@ -295,6 +292,6 @@ def _first_distinct(
 
 
 def _content(prompt: Prompt) -> str:
-    """What the policy is shown and what its answer is compared with; equal for rows that are one question."""
+    """The prompt and the reference as a key that is equal for repeated questions."""
     reference = json.dumps(prompt.checks[0].reference, sort_keys=True, default=str)
     return repr((prompt.messages, prompt.text, prompt.assistant_prefix, reference))

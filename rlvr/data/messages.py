@@ -8,15 +8,15 @@ _SHAREGPT_ROLES = {
     "bard": "assistant", "model": "assistant", "assistant": "assistant", "system": "system",
 }  # fmt: skip
 _TOOL_ROLES = frozenset({"tool", "function", "function_call", "function_response", "observation"})
-_NO_TOOLS = "rlvr trains single turns without tools: remove such rows, or write what the tool said into the question"
+_NO_TOOLS = "rlvr trains single turns without tools: remove such rows, or write the tool's output into the question"
 
 
 def read_messages(value: Sequence[Any], column: str) -> list[dict[str, str]]:
     """The messages of one row as {"role", "content"}, of which the last is the user's.
 
-    Args: column: the messages are from, for what is said about them.
+    Args: column: the column of the messages, for error messages.
 
-    Raises: ValueError that says what to do: not messages, tools, other parts than text, or no question at the end.
+    Raises: ValueError with the remedy: not messages, tools, parts other than text, or no question at the end.
     """
     messages = [_message(item, column) for item in value]
     last = messages[-1]["role"]
@@ -81,6 +81,6 @@ def _ends_in_an_answer(messages: Sequence[Mapping[str, str]], column: str, text:
     )
     return (
         f"column {column!r}: the messages end in an assistant turn, which would be shown to the policy as the answer; "
-        f"drop that turn from the data{one}. Where it only begins the answer that the policy goes on with, drop it too "
-        "and write its text as assistant_prefix (columns may stand in it)"
+        f"drop that turn from the data{one}. If it only begins the answer that the policy continues, drop it too "
+        "and write its text as assistant_prefix (columns may appear in it)"
     )

@@ -1,9 +1,9 @@
 """The order of prompts: sources mixed by weight, each traversed in shuffled epochs, resumable at
 any prompt.
 
-The state is a handful of counters, and the prompts that were handed out and are not yet settled:
-after a restart they are handed out again first, under their old index, so that none is lost and
-none comes twice. Draw n depends on (seed, counters) alone, never on the time or on who asks.
+The state is a handful of counters, plus the prompts that were issued and are not yet trained or dropped: after a
+restart these are issued again first, under their old index, so that none is lost or repeated. Draw n depends only
+on (seed, counters), never on the time or the caller.
 """
 
 import logging
@@ -21,12 +21,14 @@ from rlvr.records import Prompt
 logger = logging.getLogger(__name__)
 
 LONG_ADVICE = "raise data.max_prompt_tokens or shorten the prompts"
-MAX_LONG_DRAWS = 1000  # of an endless source, one after another, before it counts as all too long
-MAX_PASSED = 1000  # draws passed over one after another, before the next one is taken as it is
+MAX_LONG_DRAWS = (
+    1000  # consecutive draws of an endless source, before all its prompts count as too long
+)
+MAX_PASSED = 1000  # consecutive draws passed over, before the next one is accepted regardless
 
 
 class Choice(StrEnum):
-    """What becomes of a drawn prompt of a finite source."""
+    """What happens to a drawn prompt of a finite source."""
 
     TAKE = "take"
     PASS = "pass"  # not this time
@@ -34,16 +36,16 @@ class Choice(StrEnum):
 
 
 Choose = Callable[[Prompt, int], Choice]
-"""Of a prompt and the number of the draw in its source."""
+"""Decides on a prompt and the number of its draw in its source."""
 
 
-class PoolExhausted(Exception):  # noqa: N818 - not a fault: every prompt was retired
-    """No source has a prompt left that may be handed out."""
+class PoolExhausted(Exception):  # noqa: N818 - not an error: every prompt was retired
+    """No source has a prompt left to issue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A prompt handed out: its issue index, and how often its source had been gone through."""
+    """An issued prompt: its issue index, and how many epochs of its source were complete."""
 
     index: int
     prompt: Prompt
@@ -68,13 +70,13 @@ class PromptSource(Protocol):
         ...
 
     def place(self, index: int) -> str:
-        """The file and line it was read from; "" where it is generated."""
+        """The file and line it was read from; "" if it is generated."""
         ...
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """Where one source stands: prompts issued; draws made, and those of them that were too long,
+    """The position in one source: prompts issued; draws made, and how many of them were too long,
     passed over or retired; and whether it has no prompt left.
     """
 
@@ -89,13 +91,13 @@ class _Cursor:
 class PromptStream:
     """An endless, reproducible stream of prompts.
 
-    Sources take turns so that each one's share of what was issued stays within one prompt of its
+    Sources alternate so that each one's share of the issued prompts stays within one prompt of its
     weight's share. A finite source repeats no row within an epoch.
 
     Args:
-        sources: at least one. weights: positive, one a source; only their ratios matter.
-        seed: decides the shuffling. shuffle: False keeps the rows of finite sources in their order.
-        is_too_long: True for a prompt that must be skipped; asked once a row of a finite source.
+        sources: at least one. weights: positive, one per source; only their ratios matter.
+        seed: of the shuffling. shuffle: False keeps the rows of finite sources in their order.
+        is_too_long: True for a prompt that must be skipped; called once per row of a finite source.
         long_advice: what to do when every prompt is too long.
     """
 
@@ -111,7 +113,7 @@ class PromptStream:
     ) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
             raise ValueError(
-                f"need one positive weight a source, got {len(sources)} sources and weights "
+                f"need one positive weight per source, got {len(sources)} sources and weights "
                 f"{weights!r}"
             )
         self.sources = tuple(sources)
@@ -125,20 +127,20 @@ class PromptStream:
         self._orders: list[tuple[int, list[int]]] = [(-1, []) for _ in sources]
         self._long_rows: list[dict[int, bool]] = [{} for _ in sources]
         self._open: dict[int, tuple[int, int]] = {}  # issue index -> (source, draw)
-        self._again: deque[int] = deque()  # those of them that are handed out before anything new
+        self._again: deque[int] = deque()  # open issues that are issued again before anything new
 
     def choose_by(self, choose: Choose) -> None:
-        """Lets `choose` decide on each drawn prompt of a finite source; endless ones repeat none."""
+        """Lets `choose` decide on each drawn prompt of a finite source; endless sources repeat none."""
         self._choose = choose
 
     @property
     def num_issued(self) -> int:
-        """How many prompts were drawn to be handed out; the index of the next new one."""
+        """How many prompts were issued; the index of the next new one."""
         return sum(cursor.issued for cursor in self._cursors)
 
     @property
     def num_too_long(self) -> dict[str, int]:
-        """Draws skipped as too long, by source; a row counts once an epoch."""
+        """Draws skipped as too long, by source; a row counts once per epoch."""
         pairs = zip(self.sources, self._cursors, strict=True)
         return {source.name: cursor.num_too_long for source, cursor in pairs}
 
@@ -148,7 +150,7 @@ class PromptStream:
         return sum(cursor.num_passed + cursor.num_retired for cursor in self._cursors)
 
     def take(self) -> Issue:
-        """The next prompt with its issue index, from 0; after `restore` first those still open.
+        """The next prompt with its issue index, from 0; after `restore` open issues come first.
 
         Raises:
             DataError: every prompt of every source is too long.
@@ -184,7 +186,7 @@ class PromptStream:
         return False
 
     def settle(self, index: int) -> None:
-        """The prompt of this issue was trained or dropped: it need not be handed out again."""
+        """Records that the prompt of this issue was trained or dropped, so that it is not issued again."""
         del self._open[index]
 
     def state(self) -> dict[str, Any]:
@@ -215,7 +217,7 @@ class PromptStream:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to a stored position.
+        """Restores a stored position.
 
         Raises:
             OtherCheckpoint: the state belongs to other sources, weights or another seed.
@@ -263,14 +265,13 @@ class PromptStream:
         return f"{source.name}: {count}"
 
     def _draw(self, which: int) -> tuple[int, Prompt] | None:
-        """The next draw that may be handed out, and its prompt; None when a whole epoch had none."""
+        """The next draw that may be issued, and its prompt; None when a whole epoch had none."""
         source, cursor = self.sources[which], self._cursors[which]
         num_rows = source.num_rows
         # Two epochs of draws always contain one whole epoch, wherever they begin.
         patience = MAX_LONG_DRAWS if num_rows is None else 2 * num_rows
-        num_gone = num_passed = (
-            0  # in a row; what is passed over now may be taken in the next epoch
-        )
+        # Consecutive; a prompt that is passed over now may be taken in the next epoch.
+        num_gone = num_passed = 0
         while num_gone < patience:
             draw = cursor.drawn
             cursor.drawn += 1

@@ -2,10 +2,10 @@ r"""Placeholders of prompt formats: which `{name}` is a column, which is LaTeX o
 
     {name}      the column of that name, whatever its letters; `{prompt}` is the question
     {{name}}    the text {name}, as in Python's formats; {{{name}}} is the column in braces
-    \cmd{name}  of LaTeX, also after `^`, `_` and `\`: the column where there is one, else as it is
-    {a: 1} {}   and all else that is no name stays as it is
+    \cmd{name}  of LaTeX, also after `^`, `_` and `\`: the column if there is one, else unchanged
+    {a: 1} {}   and everything else that is not a name stays unchanged
 
-A `{name}` that is none of these would reach the policy as it is written, in every prompt; `unknown_names` finds it.
+Any other `{name}` would reach the policy verbatim in every prompt; `unknown_names` finds it.
 """
 
 import difflib
@@ -19,11 +19,11 @@ _PLACEHOLDER = re.compile(r"\{\{\{([^{}\n]+)\}\}\}|\{\{([^{}\n]+)\}\}|\{([^{}\n]
 _WORD = re.compile(r"[^\W\d][\w.-]*")  # of any script
 _WORDS = re.compile(r"\s*[^\W\d][\w.-]*(?:\s+[\w.-]+)*\s*")
 _COMMAND = re.compile(r"(?:\\[A-Za-z]+\*?|\\)(?:\[[^\]\n]*\])?$")
-_CLOSE = 0.75  # of difflib, from which a name counts as misspelt
+_CLOSE = 0.75  # ratio of difflib from which a name counts as misspelt
 
 
 def substitute(text: str, values: Mapping[str, Json]) -> str:
-    r"""`text` with each `{name}` that `values` knows replaced, and `{{name}}` as {name}; all else stays as it is.
+    r"""`text` with each `{name}` in `values` replaced, and `{{name}}` as {name}; the rest is unchanged.
 
     One pass, so braces inside a value are never read again. A list or an object is written as JSON.
 
@@ -44,7 +44,7 @@ def substitute(text: str, values: Mapping[str, Json]) -> str:
 
 
 def named(text: str, columns: Collection[str]) -> list[str]:
-    """The columns that stand in `text`, in their order.
+    """The columns named in `text`, in order of appearance.
 
     >>> named("{prompt} ({难度}) {{prompt}} {}", ["prompt", "难度"])
     ['prompt', '难度']
@@ -53,7 +53,7 @@ def named(text: str, columns: Collection[str]) -> list[str]:
 
 
 def unknown_names(text: str, columns: Collection[str]) -> list[tuple[str, str]]:
-    r"""(name, the column that it resembles or "") of each placeholder that is no column and reads like one.
+    r"""(name, the column that it resembles or "") of each placeholder that looks like a column but is not one.
 
     >>> unknown_names(r"{promt} \boxed{answer} x_{n} {a: 1} {}", ["prompt", "level"])
     [('promt', 'prompt')]
@@ -73,7 +73,7 @@ def unknown_names(text: str, columns: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _names(text: str) -> Iterator[tuple[int, str]]:
-    """Where each placeholder begins, and its name; what is escaped is none."""
+    """The start and name of each placeholder that is not escaped."""
     for match in _PLACEHOLDER.finditer(text):
         braced, _, name = match.groups()
         if braced is not None or name is not None:

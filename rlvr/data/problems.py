@@ -1,7 +1,6 @@
 """The families of procedural problems: sums, sorting digits, countdown.
 
-A family knows the canonical key of each problem, words it, and may demonstrate an (imperfect)
-answer.
+A family defines the canonical key of each problem, words it, and may demonstrate an (imperfect) answer.
 """
 
 import itertools
@@ -35,7 +34,7 @@ class Problem:
 
 
 class Settings(BaseModel):
-    """Settings of a generator; a key that it does not know is an error."""
+    """Settings of a generator; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +46,7 @@ class Generator(Protocol):
     Settings: ClassVar[type[BaseModel]]
 
     def keys(self) -> list[Key] | None:
-        """All problems, where they can be counted out; None where they are too many."""
+        """All problems if they can be enumerated; None if there are too many."""
         ...
 
     def draw_key(self, rng: random.Random) -> Key:
@@ -55,9 +54,7 @@ class Generator(Protocol):
         ...
 
     def render(self, key: Key, rng: random.Random) -> Problem:
-        """The problem in words; `rng` decides what the key leaves open, such as the order of the
-        numbers.
-        """
+        """The problem in words; `rng` decides what the key does not, such as the order of the numbers."""
         ...
 
 
@@ -93,7 +90,7 @@ class Sums:
         self._settings = settings
 
     def keys(self) -> list[Key] | None:
-        """All unordered pairs, where the range is not too wide."""
+        """All unordered pairs, or None if the range is too wide."""
         low, high = self._settings.low, self._settings.high
         if math.comb(high - low + 2, 2) > _MAX_ENUMERATED:
             return None
@@ -137,14 +134,14 @@ class SortDigits:
         return [digits for digits in multisets if len(set(digits)) >= 3]
 
     def draw_key(self, rng: random.Random) -> Key:
-        """A random multiset; unused in practice, because all can be counted out."""
+        """A random multiset; unused in practice, because all can be enumerated."""
         while True:
             digits = tuple(sorted(rng.randrange(10) for _ in range(self._settings.length)))
             if len(set(digits)) >= 3:
                 return digits
 
     def render(self, key: Key, rng: random.Random) -> Problem:
-        """The digits in a random order; sorted already is allowed."""
+        """The digits in a random order, which may already be sorted."""
         digits = list(key)
         rng.shuffle(digits)
         text = "".join(map(str, digits))
@@ -156,8 +153,7 @@ class SortDigits:
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         """The sorted digits; at sloppy_rate the two largest unequal ones are swapped.
 
-        The mistake is always the same one, so that imitation alone learns it and only a verifier
-        can unlearn it.
+        The mistake is always the same, so that imitation learns it and only a verifier can correct it.
         """
         digits = list(str(problem.reference))
         if rng.random() < self._settings.sloppy_rate:
@@ -203,7 +199,7 @@ class Countdown:
         self._settings = settings
 
     def keys(self) -> list[Key] | None:
-        """None: too many to count out."""
+        """None: there are too many to enumerate."""
         return None
 
     def draw_key(self, rng: random.Random) -> Key:

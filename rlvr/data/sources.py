@@ -1,6 +1,4 @@
-"""A `DataSource` opened as rows: columns mapped, references extracted, every bad row named at
-once.
-"""
+"""Opens a `DataSource` as rows: maps columns, extracts references, reports all bad rows together."""
 
 import json
 import math
@@ -28,7 +26,7 @@ class Row:
     """One question with its reference.
 
     row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
-    key: two rows of one key are the same problem. tags: the other columns that hold one plain
+    key: two rows with the same key are the same problem. tags: the other columns that hold one plain
     value, and those that the recipe's `columns` names, whatever they hold. where: the file and
     line it was read from; "" for a generated one.
     """
@@ -56,7 +54,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FiniteRows:
-    """Rows held in memory. columns: every column that some row has, but those of prompt and reference."""
+    """Rows held in memory. columns: every column of any row, except those of prompt and reference."""
 
     rows: Sequence[Row]
     columns: frozenset[str] = frozenset()
@@ -73,14 +71,14 @@ class FiniteRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedRows:
-    """Rows computed on demand; `draws` also demonstrates where its generator can."""
+    """Rows computed on demand; `draws` also demonstrates if its generator can."""
 
     draws: ProblemDraws
     split: str
 
     @property
     def num_rows(self) -> int | None:
-        """None: a generator has no end."""
+        """None: a generator is endless."""
         return None
 
     def row(self, index: int) -> Row:
@@ -198,7 +196,7 @@ def _refuse_file_keys(config: DataSource) -> None:
     ignored = [key for key in ("subset", "reference_pattern", "limit") if getattr(config, key)]
     if ignored:
         raise ConfigError(
-            f"source {config.source!r}: {', '.join(ignored)} mean nothing for a generator; remove "
+            f"source {config.source!r}: {', '.join(ignored)} have no meaning for a generator; remove "
             "them"
         )
 
@@ -246,7 +244,7 @@ def _map_rows(
 
 
 def _faults_message(config: DataSource, faults: Sequence[tuple[str, str]], *, num_rows: int) -> str:
-    """A line a row, for the first rows; a long text that was said is not said again. Args: faults: place and what."""
+    """One line per row, for the first rows; a long text is not repeated. Args: faults: place and text of each."""
     lines: list[str] = []
     said: set[str] = set()
     for place, fault in faults[:MAX_SHOWN]:
@@ -261,9 +259,7 @@ def _faults_message(config: DataSource, faults: Sequence[tuple[str, str]], *, nu
 
 
 def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[str, str]) -> None:
-    """A column that no row has is a mistake in the recipe; one that some rows lack is a fault of
-    those rows.
-    """
+    """A column that no row has is an error in the recipe; one that only some rows lack is an error in those rows."""
     readable = [item for item in raw if not item.fault]
     if not readable:
         return
@@ -329,7 +325,7 @@ def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, s
 
 def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str] | None) -> Json:
     value = column_value(columns, column)
-    is_nan = isinstance(value, float) and math.isnan(value)  # how many tables write null
+    is_nan = isinstance(value, float) and math.isnan(value)  # many tables use NaN for null
     if (
         value is None
         or is_nan
@@ -355,7 +351,7 @@ def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str]
 
 
 def _as_json(value: Any, role: str, column: str = "") -> Json:
-    """The value. Raises ValueError where JSON cannot say it."""
+    """The value. Raises ValueError if it is not a JSON value."""
     named = f"column {column!r} (columns.{role})" if column else f"columns.{role}"
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{named} holds {value}, which no answer equals")

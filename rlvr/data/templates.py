@@ -1,4 +1,4 @@
-"""Rows become prompts: plain substitution into the source's formats, then chat messages or text."""
+"""Turns rows into prompts: plain substitution into the source's formats, then chat messages or text."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,7 +8,7 @@ from rlvr.data.sources import MAX_SHOWN, FiniteRows, GeneratedRows, Row
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Check, Json, Message, Prompt
 
-# DeepSeek-R1 (arXiv:2501.12948), table 1; the question stands for {prompt}.
+# DeepSeek-R1 (arXiv:2501.12948), table 1; the question replaces {prompt}.
 R1_ZERO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
     "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
@@ -20,10 +20,10 @@ R1_ZERO_PREFIX = " <think>"
 
 
 def build_prompt(config: DataSource, row: Row) -> Prompt:
-    """The prompt of one row, with every check of the source carrying the row's reference.
+    """The prompt of one row; every check of the source carries the row's reference.
 
-    The reference column cannot be named in a format, so it never reaches the policy. What the formats name was
-    checked before, by `check_formats`.
+    The reference column cannot be named in a format, so it never reaches the policy. `check_formats` has checked the
+    names in the formats before.
 
     Raises: DataError for a row of chat messages in a source whose template is not chat.
     """
@@ -102,11 +102,11 @@ def check_formats(config: DataSource, rows: FiniteRows | GeneratedRows) -> None:
 
 
 def _no_column(config: DataSource, name: str, close: str, known: Collection[str]) -> str:
-    """What to do about a placeholder that is no column a format may show."""
+    """What to do about a placeholder that is not a column, or one that a format may not show."""
     if name in ("reference", config.columns.get("reference")):
         return f"{{{name}}}, which is the reference: the policy must not see it"
     if name == config.columns.get("prompt", "prompt"):
-        return f"{{{name}}}, which is the question itself; it is called {{prompt}} there"
+        return f"{{{name}}}, which is the question itself; write {{prompt}} for it"
     hint = f"; did you mean {{{close}}}?" if close else "."
     return (
         f"{{{name}}}, which is no column of any row{hint} Names there are: {', '.join(sorted(known))}. To show "
@@ -138,7 +138,7 @@ def _require_filled(
 
 
 def _is_missing(value: Json) -> bool:
-    return value is None or value != value  # NaN stands for null in many tables
+    return value is None or value != value  # many tables use NaN for null
 
 
 def _messages(row: Row, asked: str, *, system: str) -> tuple[Message, ...]:

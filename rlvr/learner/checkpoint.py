@@ -1,13 +1,12 @@
-"""The learner's part of a checkpoint: a folder that transformers loads, the optimiser and counters beside it.
+"""The learner's part of a checkpoint: a folder that transformers loads, plus the optimiser and counters.
 
     config.json, model.safetensors, tokenizer, adapter/    `rlvr.models.export`
     optimizer.pt     {"format": 2, "state": {parameter name: {"step", "exp_avg", "exp_avg_sq"}}}, whole tensors
     learner.json     policy_version, num_steps, num_nonfinite
 
-State stands under the names of parameters and in whole tensors, so what one number of ranks saved another restores.
-The functions about an optimiser take sharded parameters too; every rank must call them then.
-
-The caller writes into a folder with another name and renames it when it is whole (`rlvr.run.record.checkpoints`).
+State is keyed by parameter name and saved as whole tensors, so any number of ranks can restore it.
+The optimiser functions also take sharded parameters; then every rank must call them.
+The caller writes into a temporary folder and renames it when it is complete (`rlvr.run.record.checkpoints`).
 """
 
 import json
@@ -43,7 +42,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What a learner counts, by the names of learner.json."""
+    """A learner's counters, with the names of learner.json."""
 
     policy_version: int
     num_steps: int
@@ -89,17 +88,17 @@ def restore_optimizer(
 ) -> None:
     """Loads what `save_optimizer` wrote; a sharded parameter takes its part.
 
-    Files of the first format, which counted parameters, are read too. Hyperparameters stay those of `optimizer`.
+    Files of the first format, keyed by position, are read too. Hyperparameters stay those of `optimizer`.
 
-    Raises: CheckpointError when the file is torn or of other parameters.
+    Raises: CheckpointError when the file is incomplete or of other parameters.
     """
     file = folder / OPTIMIZER
     is_sharded = any(isinstance(p, DTensor) for p in model.parameters())
     try:
-        # Mapped, a rank reads no more of the file than its own part.
+        # With memory mapping a rank reads only its own part of the file.
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=is_sharded)
         names = trained_names(model)
-        # The first format has no "format", and numbers in place of names.
+        # The first format has no "format" key, and numbers in place of names.
         state: dict[str, dict[str, Any]] = {
             name if "format" in saved else names[name]: values
             for name, values in saved["state"].items()
@@ -114,7 +113,7 @@ def restore_optimizer(
     ]
     if wrong:
         raise OtherCheckpoint(
-            f"checkpoint {folder}: {OPTIMIZER} is of other parameters than the model has ({len(wrong)} differ, first "
+            f"checkpoint {folder}: {OPTIMIZER} has other parameters than the model ({len(wrong)} differ, first "
             f"{wrong[0]!r}); the recipe's model and learner.optimizer must be those of the run"
         )
     numbered = {
@@ -129,7 +128,7 @@ def restore_optimizer(
 def restore_weights(folder: Path, model: PreTrainedModel) -> None:
     """Loads the policy's trained weights into a model of whole tensors.
 
-    Raises: CheckpointError when a file is missing or torn, or the weights are of another model.
+    Raises: CheckpointError when a file is missing or incomplete, or the weights are of another model.
     """
     if lora.has_adapters(model):
         weights: Mapping[str, Tensor] = lora.read_adapter(model, folder / ADAPTER_FOLDER)
@@ -147,11 +146,11 @@ def trained_names(model: PreTrainedModel) -> list[str]:
 
 
 def part_like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """The part of a whole tensor that a sharded parameter holds, on its device; all of it where it is not sharded."""
+    """The part of a whole tensor that a sharded parameter holds, on its device; all of it if not sharded."""
     if not isinstance(parameter, DTensor):
         return whole
     local = whole.to(parameter.device)
-    # Every rank has the whole tensor, so nothing is sent; cloned, so that the whole one can be freed.
+    # Every rank has the whole tensor, so nothing is sent; cloned so that the whole tensor can be freed.
     return distribute_tensor(
         local, parameter.device_mesh, parameter.placements, src_data_rank=None
     ).clone()
@@ -162,13 +161,13 @@ def _whole(value: Any) -> Any:
 
 
 def _part(value: Any, parameter: Tensor) -> Any:
-    """State in the shape of its parameter is cut as the parameter is; the rest, such as the step, is whole."""
+    """State in the shape of its parameter is sharded like it; the rest, such as the step, is whole."""
     is_alike = isinstance(value, Tensor) and value.shape == parameter.shape
     return part_like(value, parameter) if is_alike else value
 
 
 def _fits(values: Mapping[str, Any], parameter: Tensor) -> bool:
-    """Whether the averages have the parameter's shape; those in 8 bits have as many numbers."""
+    """Whether the averages have the parameter's shape; 8-bit ones only need as many elements."""
     return all(
         value.numel() == parameter.numel()
         for key, value in values.items()
@@ -178,5 +177,5 @@ def _fits(values: Mapping[str, Any], parameter: Tensor) -> bool:
 
 def _unreadable(folder: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"checkpoint {folder} cannot be read: {error}; go on from an older one with --checkpoint step_N"
+        f"checkpoint {folder} cannot be read: {error}; resume from an older one with --checkpoint step_N"
     )

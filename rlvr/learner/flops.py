@@ -1,4 +1,4 @@
-"""How much arithmetic the learner's passes take, and how much a device could do: for `learner/mfu`.
+"""FLOPs of the learner's passes, and the peak FLOP/s of devices: for `learner/mfu`.
 
 FLOPs of a training pass over real tokens (padding and recomputation excluded):
 
@@ -9,8 +9,8 @@ FLOPs of a training pass over real tokens (padding and recomputation excluded):
                                        each, forward once and backward twice, and half of the pairs are masked
                                        (Chowdhery et al., arXiv:2204.02311, app. B, halved for causality)
 
-A prompt that rows share counts once where it is run once. The reference's and the proximal passes are not counted,
-nor is their time.
+A shared prompt counts once if it is run once. The reference's and the proximal passes are not counted, nor is their
+time.
 """
 
 import resource
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from rlvr.batch import Batch
 
-_PEAK_BFLOAT16 = (  # dense, from the makers' data sheets; the first name that fits
+_PEAK_BFLOAT16 = (  # dense, from the data sheets; the first name that matches
     ("H100 PCIe", 756e12),
     ("H100", 989e12),
     ("H200", 989e12),
@@ -35,7 +35,7 @@ class ModelCost:
     """FLOPs of passes over tokens.
 
     per_token, per_token_forward: of a training pass and of a forward pass alone, for each token.
-    attention: layers * width, 0 where the model has no such.
+    attention: layers * width, 0 if the model has no attention layers.
     """
 
     per_token: int
@@ -74,7 +74,7 @@ class ModelCost:
 
 
 def model_cost(model: PreTrainedModel) -> ModelCost:
-    """What a training pass of this model costs."""
+    """The FLOPs of this model per token and attention pair."""
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     looked_up = inputs.weight if isinstance(inputs, torch.nn.Embedding) else None
     if head is not None and getattr(head, "weight", None) is looked_up:
@@ -92,7 +92,7 @@ def model_cost(model: PreTrainedModel) -> ModelCost:
 
 
 def peak_flops(device: torch.device) -> float:
-    """bfloat16 FLOPs a second that the device's maker states (dense); 0 where it is not known here."""
+    """The device's dense bfloat16 FLOP/s from its data sheet; 0 if unknown."""
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
@@ -100,7 +100,7 @@ def peak_flops(device: torch.device) -> float:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most memory held so far, 1e9 bytes: tensors on a CUDA device, else the process in RAM."""
+    """Peak memory so far, in 1e9 bytes: tensors on a CUDA device, else the process's RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,13 +1,12 @@
 """Faster arithmetic for a loaded model: Liger's kernels, and compiled decoder layers. Neither changes a number beyond
 rounding.
 
-`compile` works layer by layer: all layers of a model share one compiled graph, lengths are dynamic, and what stands
-between the layers (packing, masks, the head in chunks) stays as it is. Calls with a key-value cache stay eager, so an
-engine that shares the model generates as before, and nothing is compiled anew at each length.
-
-The first step pays for the compilation, once a process for each kind of pass (with gradient; without, where there is a
-reference or several minibatches). Measured on two CPU cores, SmolLM2-135M in bfloat16: 17 s in the first step (54 s
-with adapters and a KL term), then 2.4 s of training a step against 2.1 s without, and 0.3 GiB less memory: no gain
+`compile` works layer by layer: all layers of a model share one compiled graph, lengths are dynamic, and the code
+between the layers (packing, masks, the head in chunks) is not compiled. Calls with a key-value cache stay eager, so an
+engine that shares the model generates as before, and no length triggers a new compilation.
+The first step includes the compilation, once per process for each kind of pass (with gradient; without, where there is
+a reference or several minibatches). Measured on two CPU cores, SmolLM2-135M in bfloat16: 17 s in the first step (54 s
+with adapters and a KL term), then 2.4 s of training per step against 2.1 s without, and 0.3 GiB less memory: no gain
 there.
 """
 
@@ -26,7 +25,7 @@ from rlvr.errors import ConfigError
 def prepare_model(model: PreTrainedModel, *, config: LearnerConfig) -> None:
     """Puts the kernels that `config` asks for into the model, in place; a second call changes nothing.
 
-    Raises: ConfigError when they cannot be had on this device, for this architecture, or without a package.
+    Raises: ConfigError when the device or the architecture does not support them, or a package is missing.
     """
     if config.kernels is Kernels.LIGER:
         use_liger(model, device=model.device)
@@ -37,7 +36,7 @@ def prepare_model(model: PreTrainedModel, *, config: LearnerConfig) -> None:
 def use_liger(model: PreTrainedModel, *, device: torch.device) -> None:
     """Liger's norms, rotary embeddings and gated linear units in place of the model's own.
 
-    Raises: ConfigError when the model is not on a CUDA device, liger-kernel is missing, or it does not know the
+    Raises: ConfigError when the model is not on a CUDA device, liger-kernel is missing, or it does not support the
         architecture.
     """
     if device.type != "cuda":
@@ -55,7 +54,7 @@ def use_liger(model: PreTrainedModel, *, device: torch.device) -> None:
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         known = ", ".join(sorted(MODEL_TYPE_TO_APPLY_LIGER_FN))
         raise ConfigError(
-            f"learner.kernels=liger: liger-kernel has nothing for the architecture {kind!r}; it knows {known}; set "
+            f"learner.kernels=liger: liger-kernel does not support the architecture {kind!r}, only {known}; set "
             "learner.kernels=torch"
         )
     # Our own losses take the hidden states and the head; Liger's fused ones would replace the model's forward method.
@@ -63,14 +62,14 @@ def use_liger(model: PreTrainedModel, *, device: torch.device) -> None:
 
 
 def compile_layers(model: PreTrainedModel) -> None:
-    """Compiles the forward and backward pass of each decoder layer, for any length; they are built at the first call.
+    """Compiles the forward and backward pass of each decoder layer, for any length, at the first call.
 
-    Raises: ConfigError when the architecture has no layers of the common kind.
+    Raises: ConfigError when the architecture lacks transformers' common decoder layers.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(
-            f"learner.compile=true: {type(model).__name__} has no decoder layers of the kind that transformers shares; "
+            f"learner.compile=true: {type(model).__name__} has none of transformers' common decoder layers; "
             "set learner.compile=false"
         )
     for layer in layers:
@@ -81,7 +80,7 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 
 def _without_cache(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
-    """Calls `compiled`, but `eager` where there is a key-value cache, whose length changes with each token."""
+    """Calls `eager` if there is a key-value cache, whose length changes with each token, else `compiled`."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         has_cache = kwargs.get("past_key_values") is not None

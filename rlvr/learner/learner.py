@@ -62,15 +62,15 @@ class PolicyLearner:
         peers: Peers | None = None,
     ) -> None:
         """Args:
-        temperature: the one that completions are sampled at; log-probs are taken under it.
-        reference: frozen model for the KL term; None when there is none. The policy's own model with adapters: then
-            the reference is the policy without them.
+        temperature: the sampling temperature, at which log-probs are computed.
+        reference: frozen model for the KL term; None for no term. If it is the policy's model with adapters, the
+            reference is the policy without them.
         fault_folder: where a micro-batch with a non-finite gradient is kept.
-        published_dtype: of the copy that engines keep, where `transport` says that they do.
-        published_kind: ADAPTER where engines are sent adapters alone.
-        weights_folder: where Transport.FILE makes a folder of its own; None: what `weights_file.place_for` says.
+        published_dtype: dtype of the engines' copy, if `transport` makes one.
+        published_kind: ADAPTER if engines get only the adapters.
+        weights_folder: where Transport.FILE creates its folder; None: the result of `weights_file.place_for`.
         lr_decay: (first step, last step, final share of lr) of a linear fall; None keeps lr constant after warm-up.
-        peers: the other processes of this optimiser step; None: there are none.
+        peers: the other processes of this optimiser step; None for a single process.
         """
         self.policy = policy
         self.config = config
@@ -102,7 +102,7 @@ class PolicyLearner:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy's weights are."""
+        """The device of the policy's weights."""
         return next(self.policy.model.parameters()).device
 
     @property
@@ -111,22 +111,22 @@ class PolicyLearner:
         return self._publication.policy_version
 
     def set_correction(self, correction: Correction) -> None:
-        """From the next rows on, the loss corrects for stale or differing engines as this says.
+        """Sets the loss's correction for stale or differing engines, from the next rows on.
 
         Raises: LearnerError when the loss has no correction.
         """
         set_correction(self._loss, correction)
 
     def annotate(self, batch: Batch) -> Batch:
-        """The batch with reference log-probs where there is a reference, proximal ones where minibatches need them.
+        """The batch with reference log-probs if there is a reference, and proximal ones if minibatches need them.
 
-        With one optimiser step a training step the proximal policy is the one of the step's own forward pass, also
-        when several calls of `accumulate` bring the rows: nothing is computed twice.
+        With one optimiser step per training step, the step's own forward pass is that of the proximal policy, also when
+        several calls of `accumulate` bring the rows: nothing is computed twice.
         """
         return replace(batch, **self.annotations(batch))
 
     def annotations(self, batch: Batch | None) -> dict[str, Tensor]:
-        """What `annotate` puts into the batch.
+        """The log-probs that `annotate` adds to the batch.
 
         None: this rank has no rows, and runs empty passes so that collectives match.
         """
@@ -144,7 +144,7 @@ class PolicyLearner:
         return step_through(self, batch, num_minibatches=self.config.minibatches_per_step)
 
     def accumulate(self, batch: Batch | None) -> None:
-        """Adds the numerator's gradient of these rows to what is already there. None: this rank has no rows.
+        """Accumulates the numerator's gradient of these rows. None: this rank has no rows.
 
         Groups whose gradient is exactly 0 (equal rewards under a group baseline) are run forward alone.
         """
@@ -165,7 +165,7 @@ class PolicyLearner:
         into: list[Batch],
         run: Callable[..., None],
     ) -> int:
-        """Runs the planned micro-batches, as often as the peer with the most; returns how often that was."""
+        """Runs the planned micro-batches, padded to the peer with the most; returns that number."""
         num_rounds = self._peers.most(len(plan))
         for index in range(num_rounds):
             micro = None
@@ -179,7 +179,7 @@ class PolicyLearner:
     def apply(self, denominators: Denominators) -> StepReport:
         """One optimiser step with the accumulated gradient over its denominator.
 
-        A non-finite gradient is dropped: the weights stay, the micro-batch at fault is kept in `fault_folder`.
+        A non-finite gradient is dropped: the weights stay, and the offending micro-batch is saved in `fault_folder`.
 
         Raises: LearnerError when more than `max_nonfinite_steps` gradients of this run were not finite.
         """
@@ -188,10 +188,10 @@ class PolicyLearner:
         return outcome.report(divisor=self._loss.aggregator.denominator(denominators))
 
     def update(self, denominators: Denominators) -> Outcome:
-        """What `apply` does, with this process's part of the metrics; a non-finite gradient is counted, not judged."""
+        """Like `apply`, with this process's part of the metrics; counts a non-finite gradient without raising."""
         started = time.perf_counter()
         if self._num_rounds == 0:
-            # No row had a gradient: the optimiser still takes its step, on zeros, as momentum and decay want it.
+            # No row had a gradient: the optimiser still steps on zeros, for momentum and decay.
             zeros = self._measured[0] if self._measured else None
             self._passes.backward(zeros, sums=MetricSums())
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -228,7 +228,7 @@ class PolicyLearner:
         )
 
     def publish(self) -> WeightsRef:
-        """The present weights, under a version that counts publications of changed weights; the first is 0.
+        """The current weights, under a version that counts publications of changed weights; the first is 0.
 
         While they are perturbed: a trial, under a version below 0.
 
@@ -239,11 +239,11 @@ class PolicyLearner:
         return self._publication.publish(self.policy.model)
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """For each row the log-probs (nats, temperature 1) of its tokens but the first, in the learner's arithmetic."""
+        """For each row the log-probs (nats, temperature 1) of all tokens but the first, in the learner's arithmetic."""
         return self._passes.score(rows)
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """The trained tensors in about `most` groups that cover all."""
+        """All trained tensors in about `most` groups."""
         return tensor_groups(checkpoint.trained_names(self.policy.model), most=most)
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:
@@ -256,7 +256,7 @@ class PolicyLearner:
         self._publication.end_trials()
 
     def save(self, folder: Path) -> None:
-        """A folder that transformers loads, with the optimiser and the counters beside it."""
+        """Saves a folder that transformers loads, with the optimiser and the counters."""
         model = self.policy.model
         export_policy(self.policy, folder)
         checkpoint.save_optimizer(folder, optimizer=self.optimizer, model=model)
@@ -268,13 +268,13 @@ class PolicyLearner:
         checkpoint.save_counters(folder, counters)
 
     def restore(self, folder: Path) -> None:
-        """Weights, optimiser and counters from `save`. Raises CheckpointError."""
+        """Restores weights, optimiser and counters from `save`. Raises CheckpointError."""
         counters = checkpoint.read_counters(folder)
         checkpoint.restore_weights(folder, self.policy.model)
         self.restore_progress(folder, counters)
 
     def restore_progress(self, folder: Path, counters: checkpoint.Counters) -> None:
-        """Optimiser and counters, over weights that are there already. Raises CheckpointError."""
+        """Restores optimiser and counters; the weights are already loaded. Raises CheckpointError."""
         model = self.policy.model
         checkpoint.restore_optimizer(folder, optimizer=self.optimizer, model=model)
         self.num_steps = counters.num_steps
@@ -294,7 +294,7 @@ class PolicyLearner:
         )
 
     def _keep_offender(self) -> str:
-        """Where the micro-batch at fault was kept; "" where it is another rank's."""
+        """Where the offending micro-batch was saved; "" if it belongs to another rank."""
         offender = find_offender(self._accumulated, peers=self._peers, norm_of=self._norm_of)
         if offender is None:
             return ""

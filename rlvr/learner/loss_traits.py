@@ -1,4 +1,4 @@
-"""What a learner needs to know of its loss beyond its value."""
+"""Properties of a loss that a learner needs beyond its value."""
 
 from rlvr.algorithms.build import LossFunction
 from rlvr.algorithms.corrections import Correction, Level
@@ -7,7 +7,7 @@ from rlvr.errors import LearnerError
 
 
 def reads_proximal(loss: LossFunction) -> bool:
-    """Whether it reads the learner's log-probs before the step: in its ratio, in a weight or in a mask."""
+    """Whether the loss reads the learner's log-probs before the step: in its ratio, in a weight or in a mask."""
     if loss.uses_proximal or not isinstance(loss, PolicyLoss):
         return loss.uses_proximal
     return loss.correction.level is not Level.NONE or loss.correction.geometric_max > 0.0
@@ -16,5 +16,5 @@ def reads_proximal(loss: LossFunction) -> bool:
 def set_correction(loss: LossFunction, correction: Correction) -> None:
     """Replaces its correction. Raises LearnerError when it has none."""
     if not isinstance(loss, PolicyLoss):
-        raise LearnerError(f"{type(loss).__name__} has no correction that could be set")
+        raise LearnerError(f"{type(loss).__name__} has no correction to set")
     loss.correction = correction

@@ -1,4 +1,4 @@
-"""Metrics as (sum, count), so that micro-batches, calls and ranks add up to what one pass would have given."""
+"""Metrics as (sum, count), so that micro-batches, calls and ranks add up to the values of a single pass."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class MetricSums:
     """Adds (sum, count) pairs by name; a count of 0 marks a maximum.
 
     loss_sum: the numerator of the loss. flops: of the passes over real tokens. seconds: spent in passes and in the
-    optimiser. micro_batches: passes one after the other. peak_memory_gb: the most that one process held so far.
+    optimiser. micro_batches: sequential passes. peak_memory_gb: the largest of any process so far.
     """
 
     pairs: dict[str, Pair] = field(default_factory=dict[str, Pair])
@@ -47,7 +47,7 @@ class MetricSums:
                 self.pairs[name] = (old_value + value, old_count + count)
 
     def merge(self, other: "MetricSums") -> None:
-        """Adds another rank's part of the same step; both made their passes side by side."""
+        """Adds another rank's part of the same step; both made their passes in parallel."""
         self.add(other.pairs)
         self.loss_sum += other.loss_sum
         self.flops += other.flops
@@ -56,7 +56,7 @@ class MetricSums:
         self.peak_memory_gb = max(self.peak_memory_gb, other.peak_memory_gb)
 
     def means(self, *, loss_divisor: int) -> dict[str, float]:
-        """Means by name; sums that stand for themselves and the effective sample size are resolved here."""
+        """Means by name; plain sums and the effective sample size are resolved here."""
         pairs = dict(self.pairs)
         means = {"policy/loss": self.loss_sum / loss_divisor}
         weight, _ = pairs.pop("mismatch/weight_sum", (0.0, 0.0))
@@ -71,10 +71,10 @@ class MetricSums:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What one process knows of an optimiser step; all but `sums` and `fault` are the same on every rank.
+    """One process's record of an optimiser step; all but `sums` and `fault` are the same on every rank.
 
-    num_steps, num_nonfinite: after the step. fault: where the micro-batch at fault was kept, "" where this process has
-    none. peak_flops: of its device a second, 0 where it is not known.
+    num_steps, num_nonfinite: after the step. fault: where the offending micro-batch was saved, "" if this process has
+    none. peak_flops: FLOP/s of its device, 0 if unknown.
     """
 
     grad_norm: float
@@ -91,7 +91,7 @@ class Outcome:
         return not math.isfinite(self.grad_norm)
 
     def report(self, *, divisor: int, num_processes: int = 1) -> StepReport:
-        """The metrics of the step. mfu: useful arithmetic over what the devices could have done in the time."""
+        """The metrics of the step. mfu: useful FLOPs over the devices' peak FLOPs in the same time."""
         metrics = self.sums.means(loss_divisor=divisor)
         metrics |= {
             "policy/grad_norm": self.grad_norm,
@@ -130,7 +130,7 @@ def merged_outcome(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def merged_reports(reports: Sequence[StepReport]) -> StepReport:
-    """One training step from its minibatches: means over them, but for norms and memory (largest) and counts (sums)."""
+    """Metrics of a training step from its minibatches: maxima of norms and memory, sums of counts, else means."""
     merged: dict[str, float] = {}
     for name in sorted({name for report in reports for name in report.metrics}):
         values = [report.metrics[name] for report in reports if name in report.metrics]

@@ -1,4 +1,4 @@
-"""Which rows are run together. It decides memory and speed, never the gradient."""
+"""Which rows are run together. This affects memory and speed, never the gradient."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +24,11 @@ class _Row:
 def plan_micro_batches(
     batch: Batch, *, max_tokens: int, layout: Layout, share_prompt_prefix: bool
 ) -> list[list[int]]:
-    """Row indices of each micro-batch, whose tokens stay within `max_tokens` (one row at the least).
+    """Row indices of each micro-batch, with at most `max_tokens` tokens (but at least one row).
 
     Packed, the tokens are those that are run: a prompt that rows of a micro-batch share counts once, and so groups stay
     together where they fit; micro-batches are as few and as full as first-fit makes them, the largest pieces first.
-    Padded, padding counts, and rows of similar length come together. Rows without a loss token are not run and cost
+    Padded, padding counts, and rows of similar length are grouped. Rows without a loss token are not run and cost
     nothing.
     """
     first = batch.loss_mask.int().argmax(1).tolist()
@@ -65,9 +65,9 @@ def plan_micro_batches(
 
 
 def has_no_gradient(batch: Batch) -> list[bool]:
-    """For each row, whether its group has loss tokens and not one of them an advantage other than 0.
+    """For each row, whether its group has loss tokens and all their advantages are 0.
 
-    For a loss that is scaled by the advantage, such a group counts in the denominators and moves nothing.
+    For a loss that is scaled by the advantage, such a group counts in the denominators and has no gradient.
     """
     groups = batch.group_index.unique(return_inverse=True)[1]
     count = int(groups.max()) + 1 if len(groups) else 0
@@ -81,7 +81,7 @@ def has_no_gradient(batch: Batch) -> list[bool]:
 def _cut(
     members: list[int], cost: Callable[[Sequence[int]], int], max_tokens: int
 ) -> list[list[int]]:
-    """A group in as few pieces as fit, of about equal cost."""
+    """A group split into as few pieces as fit, of about equal cost."""
     count = 1
     while True:
         size = -(-len(members) // count)
@@ -105,7 +105,7 @@ def _fill_in_order(rows: Sequence[_Row], max_tokens: int) -> list[list[int]]:
 
 
 def split_minibatches(batch: Batch, *, count: int) -> list[Batch]:
-    """The batch in `count` parts of whole groups, each with denominators of its own: one optimiser step each.
+    """The batch split into `count` parts of whole groups, each with its own denominators: one optimiser step each.
 
     Fewer parts where there are fewer groups (some were dropped).
     """

@@ -1,4 +1,4 @@
-"""A training step as the optimiser steps of its minibatches, for every kind of learner."""
+"""A training step as a sequence of optimiser steps on minibatches, for every kind of learner."""
 
 from dataclasses import replace
 

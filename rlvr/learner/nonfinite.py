@@ -1,4 +1,4 @@
-"""Gradients that are not finite: which micro-batch is at fault, where it is kept, when a run gives up."""
+"""Non-finite gradients: which micro-batch caused it, where it is saved, when the run stops."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ _KEPT = (
 def find_offender(
     micro_batches: Sequence[Batch], *, peers: Peers, norm_of: Callable[[Batch | None], float]
 ) -> Batch | None:
-    """The first micro-batch whose own gradient is not finite, where it is this process's; else None.
+    """The first micro-batch whose own gradient is not finite, if it is this process's; else None.
 
     All processes call it together: each round runs one micro-batch of every process, and where that is not finite,
     one process's after the other's. Where each alone is finite, the sum overflowed, and the last of rank 0 is named.
@@ -47,32 +47,32 @@ def find_offender(
 
 
 def keep_micro_batch(batch: Batch, folder: Path, *, number: int) -> Path:
-    """Writes what is needed to look into a fault; returns the file. Raises StorageError."""
+    """Writes the data needed to debug the gradient; returns the file. Raises StorageError."""
     path = folder / f"nonfinite_{number:03d}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: getattr(batch, name).cpu().contiguous() for name in _KEPT}, path)
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"the micro-batch with a non-finite gradient could not be kept in {path}: {error}"
+            f"the micro-batch with a non-finite gradient could not be saved in {path}: {error}"
         ) from error
     return path
 
 
 def judge_nonfinite(outcome: Outcome, *, limit: int) -> None:
-    """Warns of a step that was skipped.
+    """Warns of a skipped step.
 
-    Raises: LearnerError when it was one too many.
+    Raises: LearnerError when it exceeds the limit.
     """
     if not outcome.is_skipped:
         return
     message = (
         f"the gradient of optimiser step {outcome.num_steps + 1} is not finite (norm {outcome.grad_norm}); the step "
-        f"was skipped, the weights are unchanged, and the micro-batch at fault is in {outcome.fault}"
+        f"was skipped, the weights are unchanged, and the offending micro-batch is in {outcome.fault}"
     )
     if outcome.num_nonfinite > limit:
         raise LearnerError(
             f"{message}. This was number {outcome.num_nonfinite}, and learner.max_nonfinite_steps is {limit}: lower "
-            "learner.lr, or look at the saved micro-batch"
+            "learner.lr, or inspect the saved micro-batch"
         )
     logger.warning(message)

@@ -1,8 +1,8 @@
 """The optimiser of a recipe: AdamW, with its two averages in float32 or in 8 bits.
 
-Bytes of state for each parameter: adamw 8; adamw_8bit 2 and 8 for each block of 256 (tensors below 4096 numbers stay
-float32). The 8-bit averages follow "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, as bitsandbytes
-has it on CPU and CUDA.
+Bytes of state per parameter: adamw 8; adamw_8bit 2, plus 8 per block of 256 (tensors below 4096 numbers stay
+float32). The 8-bit averages follow "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, as
+implemented by bitsandbytes on CPU and CUDA.
 
 Measured on 135 million parameters, two CPU cores: state 1.00 GiB and 0.26 GiB; a step 0.07 s and 2.2 s (on a CPU the
 8-bit update is slow, and its float32 working copies of the largest tensor take part of what the state saves).
@@ -29,7 +29,7 @@ def build_optimizer(
 
     Its state dict loads with `weights_only=True`; the learning rate of a group may be set as a float.
 
-    Raises: ConfigError when there is nothing to train, when bitsandbytes is missing, or when it is asked for sharded
+    Raises: ConfigError when there is nothing to train, when bitsandbytes is missing, or when it would get sharded
         parameters: its blocks do not follow the shards, so a checkpoint would depend on the number of learners.
     """
     trained = list(parameters)
@@ -50,7 +50,7 @@ def build_optimizer(
 
 
 def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:
-    """Whether one kernel can update them all."""
+    """Whether one kernel can update all parameters."""
     return all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in parameters)
 
 
@@ -60,7 +60,7 @@ def _adamw_8bit(
     if any(isinstance(p, DTensor) for p in parameters):
         raise ConfigError(
             "learner.optimizer=adamw_8bit works with cluster.learners=1: its blocks do not follow the shards; "
-            "learner.optimizer=adamw shards its states over the learners, 8 bytes a parameter divided by their number"
+            "learner.optimizer=adamw shards its states over the learners, 8 bytes per parameter divided by their number"
         )
     # Without its `kernels` package the library warns about 4-bit inference, which nothing here uses.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Passes of models over rows: which rows go together, log-probs without gradient, gradients of the loss's numerator."""
+"""Passes of models over rows: micro-batches, log-probs without gradient, gradients of the loss's numerator."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +20,10 @@ from rlvr.models.scoring import score_rows
 
 
 class Passes:
-    """Forward and backward passes of the policy, and forward passes of other models beside it.
+    """Forward and backward passes of the policy, and forward passes of other models.
 
-    Where the models are sharded, all processes call the same methods in the same order. Those that have no rows (left)
-    pass None and keep their peers company.
+    If the models are sharded, all processes call the same methods in the same order. Those without rows pass None and
+    run empty passes so that collectives match.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Passes:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy's weights are."""
+        """The device of the policy's weights."""
         return next(self._model.parameters()).device
 
     def plan(self, batch: Batch | None) -> list[list[int]]:
@@ -56,10 +56,10 @@ class Passes:
         return [] if batch is None else self._plan(batch, list(range(len(batch.token_ids))))
 
     def plan_step(self, batch: Batch | None) -> tuple[list[list[int]], list[list[int]]]:
-        """Row indices of the micro-batches that need a backward pass, and of those that a forward pass is enough for.
+        """Row indices of the micro-batches that need a backward pass, and of those that need only a forward pass.
 
-        The second kind holds the groups whose gradient is exactly 0 (`has_no_gradient`): they are run for their
-        metrics alone, which is a third of the work.
+        The second kind holds the groups whose gradient is exactly 0 (`has_no_gradient`): they are run only for their
+        metrics, which is a third of the work.
         """
         if batch is None:
             return [], []
@@ -104,7 +104,7 @@ class Passes:
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probs of every token but the first of each row, at temperature 1.
 
-        Without rows it runs empty passes, so that collectives match.
+        Without rows it runs empty passes so that collectives match.
         """
         with self._arithmetic():
             scores = score_rows(self._model, rows)
@@ -123,13 +123,13 @@ class Passes:
 
     @torch.no_grad()
     def measure(self, micro: Batch | None, *, sums: MetricSums) -> None:
-        """Adds the metrics of one micro-batch whose gradient is 0 to `sums`: a forward pass alone."""
+        """Adds the metrics of one micro-batch whose gradient is 0 to `sums`, with a forward pass only."""
         if micro is not None:
             self._numerator(micro, sums=sums, is_forward_only=True)
         self._peers.even_out(self._model)
 
     def _numerator(self, micro: Batch, *, sums: MetricSums, is_forward_only: bool) -> Tensor:
-        """The loss's numerator over these rows; its metrics go to `sums`."""
+        """The loss's numerator over these rows; adds its metrics to `sums`."""
         out = self._forward(self._model, micro)
         loss = self._loss(out.logprobs, entropy=out.entropy, batch=micro)
         count = float(micro.loss_mask.sum())

@@ -1,4 +1,4 @@
-"""What a learner asks of the other processes that share its optimiser step; with one process, nothing."""
+"""The interface to the other processes of an optimiser step; with one process it does nothing."""
 
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
@@ -13,18 +13,18 @@ from transformers import PreTrainedModel
 class Peers(Protocol):
     """The processes of one optimiser step, this one included.
 
-    Where they share a model in pieces, each pass of it needs all of them: none may run it more often than another.
+    If they shard a model, each pass needs all of them, so all must make the same number of passes.
     """
 
     rank: int
     size: int
 
     def most(self, count: int) -> int:
-        """The largest of the counts that the processes give."""
+        """The largest of the processes' counts."""
         ...
 
     def even_out(self, model: PreTrainedModel) -> Tensor | None:
-        """Called after the last pass of `model`: makes as many empty passes as another process still makes real ones.
+        """Called after the last pass of `model`: runs empty passes while another process still makes real ones.
 
         Returns: 0 with a graph through those passes, to be part of the backward pass; None when there were none.
         """
@@ -47,6 +47,6 @@ class Alone:
 
 
 def total_norm(gradients: Iterable[Tensor]) -> float:
-    """The Euclidean norm over all gradients, and over all their shards."""
+    """The Euclidean norm over all gradients, including all their shards."""
     norm = torch.nn.utils.get_total_norm(list(gradients))
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

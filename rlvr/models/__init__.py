@@ -1,6 +1,6 @@
 """Policies: loading, export, tokenizer and chat template, token log-probs, checksums.
 
-Lives here: one model on one process; `packed/` runs rows without padding.
+Lives here: one model in one process; `packed/` runs rows without padding.
 Comes in:   a model path, rows of tokens.
 Goes out:   a policy module, log-probs with gradient, a folder that transformers loads.
 """

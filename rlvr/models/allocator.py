@@ -11,12 +11,11 @@ _M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep the memory that tensors free, for the next ones; settings that the user made stay.
+    """Makes glibc keep freed tensor memory for reuse; settings of the user are respected.
 
-    By default big blocks go back to the kernel, and are faulted in again at every step: 1.5 million page faults and a
-    quarter of a step of a 135M model. One arena: what the engine's thread frees, the learner's can take (a process of
-    5.1 GiB came to 4.5 GiB, at the same speed). Each process needs it for itself: call it early in its life. Does
-    nothing where the C library is another one.
+    By default big blocks are returned to the kernel and faulted in again at every step: 1.5 million page faults and a
+    quarter of a step of a 135M model. With one arena the learner's thread can reuse what the engine's frees (a process
+    of 5.1 GiB came to 4.5 GiB, at the same speed). Call it early in each process. Does nothing with another C library.
     """
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return

@@ -10,7 +10,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 def tensor_checksum(tensor: Tensor) -> int:
     """A multilinear hash, modulo 2**64, of the bytes in memory order; equal bytes give equal sums on every device.
 
-    It detects torn, swapped, stale and repacked tensors. It is not cryptographic: a foe can forge it.
+    It detects torn, swapped, stale and repacked tensors. It is not cryptographic: it can be forged.
 
     >>> a = torch.arange(6, dtype=torch.bfloat16)
     >>> tensor_checksum(a) == tensor_checksum(a.clone()), tensor_checksum(a) == tensor_checksum(a.flip(0))
@@ -31,7 +31,7 @@ def _sum_blocks(blocks: Tensor, *, start: int) -> int:
     if not blocks.numel():
         return 0
     within = _weights(_BLOCK, start=1, device=blocks.device)
-    per_block = (blocks * within).sum(1)  # int64 arithmetic wraps, which is the modulus wanted
+    per_block = (blocks * within).sum(1)  # int64 arithmetic wraps, which is the intended modulus
     across = _weights(len(blocks), start=start + 1_000_003, device=blocks.device)
     return int((per_block * across).sum()) % 2**64
 

@@ -1,7 +1,7 @@
-"""Whether bfloat16 or float32 is the faster arithmetic of a model on a device: what `learner.dtype: auto` rests on.
+"""Whether bfloat16 or float32 is faster for a model on a device, for `learner.dtype: auto`.
 
-On a GPU it is bfloat16 where the device has it. On a CPU it is measured: without AVX-512-BF16 or AMX instructions torch
-multiplies bfloat16 in a reference loop, several times slower than float32.
+On a GPU it is bfloat16 if the device supports it. On a CPU it is measured: without AVX-512-BF16 or AMX instructions
+torch multiplies bfloat16 in a reference loop, several times slower than float32.
 """
 
 import time
@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 from rlvr.config.sections.learner import LearnerDtype
 
 NUM_TOKENS = 128  # rows of the products that are timed
-_MAX_WIDTH = 1536  # wider layers are timed at this width: the ratio of the two no longer changes, and time is short
+_MAX_WIDTH = 1536  # wider layers are timed at this width: the ratio no longer changes, and the budget is short
 _NUM_SHAPES = 2
-_BUDGET_S = 0.2  # of each shape, one run of each arithmetic at the least
+_BUDGET_S = 0.2  # per shape, with at least one run of each dtype
 _MAX_REPEATS = 5
-# bfloat16 must be faster by this much: at equal speed float32 is the more exact one, and noise must not decide.
+# bfloat16 must be faster by this factor: at equal speed float32 is more exact, and noise must not decide.
 _MARGIN = 0.9
 
 Shape = tuple[int, int]  # outputs, inputs of a linear layer
@@ -28,10 +28,10 @@ Shape = tuple[int, int]  # outputs, inputs of a linear layer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DtypeSpeeds:
-    """What was found on a device.
+    """The speeds measured on a device.
 
     shapes: (outputs, inputs) of the linear layers that were timed, forward and both gradients, over NUM_TOKENS tokens;
-    empty where nothing was timed. float32_flops, bfloat16_flops: a second, 0 where nothing was timed.
+    empty if nothing was timed. float32_flops, bfloat16_flops: FLOP/s, 0 if nothing was timed.
     """
 
     device: str
@@ -42,7 +42,7 @@ class DtypeSpeeds:
 
     @property
     def choice(self) -> LearnerDtype:
-        """The faster one."""
+        """The faster dtype."""
         is_faster = not self.shapes or self.float32_flops < _MARGIN * self.bfloat16_flops
         return (
             LearnerDtype.BFLOAT16_AUTOCAST
@@ -52,7 +52,7 @@ class DtypeSpeeds:
 
     @property
     def reason(self) -> str:
-        """The figures in a few words."""
+        """The figures as one phrase."""
         if not self.shapes:
             return f"{self.device} {'has' if self.has_bfloat16 else 'lacks'} bfloat16 arithmetic"
         layers = " and ".join(f"{inputs}x{outputs}" for outputs, inputs in self.shapes)
@@ -67,7 +67,7 @@ def measure_dtypes(model: PreTrainedModel, device: torch.device | None = None) -
 
     Uses torch's present number of threads.
 
-    Args: device: where they are timed; None is the model's own. An outline on the meta device needs one.
+    Args: device: where they are timed; None for the model's own. A model on the meta device needs one.
     """
     return measure_shapes(linear_shapes(model), device or next(model.parameters()).device)
 
@@ -94,7 +94,7 @@ def measure_shapes(shapes: Sequence[Shape], device: torch.device) -> DtypeSpeeds
 
 
 def linear_shapes(model: PreTrainedModel) -> list[Shape]:
-    """(outputs, inputs) of the layers that hold most of a model's weights, the head left out, at most 1536 wide."""
+    """(outputs, inputs) of the layers that hold most of a model's weights, without the head, at most 1536 wide."""
     head = model.get_output_embeddings()
     held: Counter[Shape] = Counter()
     for module in model.modules():
@@ -110,7 +110,7 @@ def linear_shapes(model: PreTrainedModel) -> list[Shape]:
 def _seconds(outputs: int, inputs: int, device: torch.device) -> tuple[float, float]:
     """Seconds of a linear layer forward and backward in float32 and in bfloat16 autocast, the casts included.
 
-    They take turns, and the fastest run counts: other programs on the machine slow both down, but no run up.
+    Runs alternate, and the fastest counts: other programs on the machine can only slow runs down.
     """
     weight = torch.full((outputs, inputs), 0.5, device=device, requires_grad=True)
     tokens = torch.full((NUM_TOKENS, inputs), 0.5, device=device, requires_grad=True)
@@ -124,7 +124,7 @@ def _seconds(outputs: int, inputs: int, device: torch.device) -> tuple[float, fl
         return time.perf_counter() - start
 
     for is_bfloat16 in (False, True):
-        run(is_bfloat16)  # the first ones choose kernels
+        run(is_bfloat16)  # the first runs choose kernels
     best = [float("inf"), float("inf")]
     deadline = time.perf_counter() + _BUDGET_S
     for _ in range(_MAX_REPEATS):

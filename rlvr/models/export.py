@@ -1,7 +1,7 @@
-"""Writing a policy as a folder that transformers loads as it is, and reading its weights back.
+"""Writes a policy as a folder that transformers loads, and reads its weights back.
 
-Names in the files are those of the hub, and need not be those of the model's parameters: transformers fuses the experts
-of many architectures as it loads them, and splits them again as it saves. So files are read by its own loader.
+Names in the files are those of the hub, which may differ from those of the model's parameters: transformers fuses the
+experts of many architectures when loading, and splits them again when saving. So its own loader reads the files.
 """
 
 import json
@@ -24,12 +24,12 @@ ADAPTER_FOLDER = "adapter"
 def export_policy(
     policy: Policy, folder: Path, *, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """config.json, model.safetensors (float32 master weights), generation config and tokenizer files in `folder`.
+    """Writes config.json, model.safetensors (float32 master weights), generation config and tokenizer to `folder`.
 
-    Adapters are merged into the weights, and stand alone in `folder`/adapter in peft's format. Sampling settings are
+    Adapters are merged into the weights, and also saved in `folder`/adapter in peft's format. Sampling settings are
     not exported: the policy was trained on its own distribution at temperature 1.
 
-    Args: state: name -> whole tensor, for a learner whose parameters are sharded; None takes the model's own.
+    Args: state: name -> whole tensor, for a learner with sharded parameters; None for the model's own.
 
     Raises: CheckpointError when transformers would not find every tensor of the architecture in what was written.
     """
@@ -40,7 +40,7 @@ def export_policy(
         pad_token_id=policy.pad_token_id,
         bos_token_id=policy.tokenizer.bos_token_id,
     )
-    if state is not None:  # gathered tensors of one tied weight are two: only the first is written
+    if state is not None:  # a tied weight is gathered as two tensors: only the first is written
         own = dict((*model.named_parameters(), *model.named_buffers()))
         state = {name: tensor for name, tensor in state.items() if name in own}
     if lora.has_adapters(model):
@@ -59,9 +59,8 @@ def export_policy(
 def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") -> PreTrainedModel:
     """The plain architecture of `model` (no adapters) with the weights of a folder, by transformers' loader.
 
-    Args: device: of its tensors; "meta" compares names and shapes, and reads no weight.
-
-    Raises: CheckpointError when a file is absent or torn, or tensors are missing, unknown or of another shape.
+    Args: device: of its tensors; "meta" compares names and shapes without reading weights.
+    Raises: CheckpointError when a file is absent or incomplete, or tensors are missing, unknown or of another shape.
     """
     try:
         loaded: Any = type(model).from_pretrained(
@@ -70,14 +69,14 @@ def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") 
             dtype=next(model.parameters()).dtype,
             device_map=device,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below
+            ignore_mismatched_sizes=True,  # they are reported, and rejected below
             local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError, LookupError, EOFError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {folder} cannot be read: {error}; --checkpoint step_N chooses another"
         ) from error
-    plain, found = loaded  # the stub knows no output_loading_info
+    plain, found = loaded  # the stub lacks output_loading_info
     differences = {
         "missing": sorted(found["missing_keys"]),
         "unknown": sorted(found["unexpected_keys"]),
@@ -87,17 +86,17 @@ def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") 
     if first is not None:
         counts = ", ".join(f"{len(names)} {what}" for what, names in differences.items())
         raise OtherCheckpoint(
-            f"checkpoint {folder} is of another model than this {type(model).__name__}: of its tensors {counts} "
+            f"checkpoint {folder} does not match this {type(model).__name__}: of its tensors {counts} "
             f"(first: {first!r}); the recipe's model section must be the one of the run that wrote it"
         )
     return plain
 
 
 def _check_written(folder: Path, model: PreTrainedModel) -> None:
-    """Raises CheckpointError when transformers would not find every tensor: it would put random ones in their place."""
+    """Raises CheckpointError when transformers would not find every tensor: it would fill in random ones."""
     try:
         read_exported(folder, model, device="meta")
     except CheckpointError as error:
         raise CheckpointError(
-            f"what was just written is not what {type(model).__name__} loads, so nothing may rely on it: {error}"
+            f"the saved model does not load as a {type(model).__name__}, so it is not usable: {error}"
         ) from error

@@ -1,27 +1,27 @@
-"""What a config tells of a model family: which attention is exact, and what cannot be trained."""
+"""Facts about model families from their config: which attention is exact, and what cannot be trained."""
 
 from transformers import PretrainedConfig
 
 from rlvr.errors import ConfigError
 
-# Families whose code in transformers computes other numbers for generation than for training, or changes its weights.
+# Families whose code in transformers computes different numbers in generation and training, or changes its weights.
 _UNTRAINABLE = {
     "rwkv": "transformers divides its weights in place whenever it generates, and multiplies them again to train",
 }
 
 
 def exact_attention(config: PretrainedConfig) -> str:
-    """The attention implementation that a family needs; empty where transformers' own choice computes it exactly.
+    """The attention implementation that a family needs; empty if transformers' default is exact.
 
-    SDPA and flash attention have no cap on attention scores, and ignore the one that Gemma 2 was trained with. Families
-    with attention sinks need no word here: transformers itself offers no SDPA for them.
+    SDPA and flash attention do not cap attention scores, and ignore the cap that Gemma 2 was trained with. Families
+    with attention sinks need no entry here: transformers offers no SDPA for them.
     """
     text = config.get_text_config(decoder=True)
     return "eager" if getattr(text, "attn_logit_softcapping", None) else ""
 
 
 def refuse_untrainable(config: PretrainedConfig, *, name: str) -> None:
-    """Raises ConfigError for a family that no engine and learner here compute alike.
+    """Raises ConfigError for a family that engine and learner cannot compute alike.
 
     Args: name: `model.path`, for the message.
     """
@@ -29,7 +29,7 @@ def refuse_untrainable(config: PretrainedConfig, *, name: str) -> None:
     reason = _UNTRAINABLE.get(family, "")
     if getattr(config, "is_encoder_decoder", False):
         reason = (
-            "it is an encoder with a decoder, and a prompt and its completion are one sequence here"
+            "it is an encoder-decoder model, and here a prompt and its completion are one sequence"
         )
     if reason:
         raise ConfigError(

@@ -1,13 +1,13 @@
-"""Log-probs and entropies straight from hidden states, without ever holding logits of all tokens.
+"""Log-probs and entropies directly from hidden states, without holding the logits of all tokens.
 
 For logits z = (h W' + b) / temperature of a hidden state h, in nats:
 
     log p(t) = z_t - lse(z)             d log p(t) / dz = onehot(t) - p
     H = lse(z) - sum_k p_k z_k          d H / dz = -p (log p + H)
 
-Rows are taken in chunks: the matrix products in the arithmetic of autocast, the softmax in float32 (float64 where the
-model is), a few rows at a time so that its passes stay in the cache. When all logits fit in `logits_memory_mb` they are
-kept for the backward pass, which turns them into their own gradient in place; otherwise each chunk is computed anew.
+Rows are processed in chunks: matrix products in autocast's dtype, the softmax in float32 (float64 for a float64 model),
+a few rows at a time so that its passes stay in the cache. When all logits fit in `logits_memory_mb` they are kept for
+the backward pass, which turns them into their gradient in place; otherwise each chunk is recomputed.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from rlvr.models.packed.packing import Targets
 
-# Numbers of float32 that a pass of the softmax covers at once: 2 MB on a CPU; on a GPU enough to fill it.
+# float32 elements that a pass of the softmax covers at once: 2 MB on a CPU; on a GPU enough to fill it.
 _PASS_CPU = 1 << 19
 _PASS_GPU = 1 << 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRequest:
-    """What the head computes from the hidden states, in place of logits of all of them.
+    """The head's results from the hidden states, in place of their logits.
 
     chunk_bytes: the largest block of logits held at once, counted in the softmax's precision.
     """
@@ -102,7 +102,7 @@ class _LinearLogprobs(torch.autograd.Function):
         softmax = _Softmax(request, rows)
         outputs = softmax.outputs()
         chunks = _chunks(len(rows), softmax.rows_within(request.chunk_bytes, matrix.shape[0]))
-        # One block of memory for the logits of all chunks: freed and asked for anew, blocks of this size fragment it.
+        # One block of memory for the logits of all chunks: freeing and reallocating blocks of this size fragments it.
         room = _room(chunks, matrix)
         for chunk in chunks:
             softmax.forward(_linear(rows[chunk], matrix, offset, room), chunk, *outputs)
@@ -128,7 +128,7 @@ class _LinearLogprobs(torch.autograd.Function):
         d_bias: Tensor | None = None
         if bias is not None and needs_bias:
             d_bias = torch.zeros_like(bias, dtype=softmax.wide)
-        # Once used, kept logits are their own gradient: a second backward pass computes them anew.
+        # A backward pass overwrites kept logits with their gradient, so a second one recomputes them.
         kept, ctx.kept = ctx.kept, None
         room = _room(ctx.chunks, matrix) if kept is None else kept
         for chunk in ctx.chunks:
@@ -168,7 +168,7 @@ class _WeightGradient:
             self._part = None if self._sum is product else product
             return
         part = self._part = torch.mm(gradient.t(), rows, out=self._part)
-        # A few rows at a time: where precisions differ, adding on a CPU first makes a whole copy in the wider one.
+        # A few rows at a time: if dtypes differ, adding on a CPU first makes a whole copy in the wider one.
         step = max(1, (_PASS_GPU if part.is_cuda else _PASS_CPU) // part.shape[1])
         for start in range(0, len(part), step):
             self._sum[start : start + step].add_(part[start : start + step])
@@ -203,10 +203,10 @@ class _LogitsLogprobs(torch.autograd.Function):
 
 
 class _Softmax:
-    """The part that is not linear, over chunks of logits; keeps the normaliser and the entropy of each source."""
+    """The softmax part, over chunks of logits; keeps the normaliser and the entropy of each source."""
 
     def __init__(self, request: HeadRequest, like: Tensor) -> None:
-        """Args: like: a tensor of the logits' dtype and device, one row a source."""
+        """Args: like: a tensor of the logits' dtype and device, one row per source."""
         targets = request.targets
         self.wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._temperature = request.temperature
@@ -218,7 +218,7 @@ class _Softmax:
         self._pass = _PASS_GPU if like.is_cuda else _PASS_CPU
 
     def outputs(self) -> tuple[Tensor, Tensor]:
-        """Room for the log-prob and the entropy of each target."""
+        """An empty tensor for the log-prob and the entropy of each target."""
         logprobs = self._normaliser.new_empty(len(self._token_ids))
         return logprobs, torch.empty_like(logprobs)
 
@@ -227,7 +227,7 @@ class _Softmax:
         return max(1, num_bytes // (vocab * self.wide.itemsize))
 
     def forward(self, logits: Tensor, chunk: slice, logprobs: Tensor, entropies: Tensor) -> None:
-        """Writes what belongs to the targets of the sources in `chunk`."""
+        """Writes the values of the targets of the sources in `chunk`."""
         for start, part in self._passes(logits, chunk):
             stop = start + len(part)
             z = self._scaled(part)
@@ -276,7 +276,7 @@ class _Softmax:
             yield chunk.start + start, logits[start : start + step]
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        """A copy over the temperature, in the softmax's precision."""
+        """A copy divided by the temperature, in the softmax's precision."""
         z = logits.to(self.wide, copy=True)
         return z if self._temperature == 1.0 else z.div_(self._temperature)
 
@@ -287,7 +287,7 @@ class _Softmax:
 
 
 def _chunks(count: int, size: int) -> list[slice]:
-    """[0, count) in parts of equal size, as few as `size` allows."""
+    """[0, count) in as few parts of equal size as `size` allows."""
     if not count:
         return []
     parts = -(-count // size)
@@ -302,7 +302,7 @@ def _room(chunks: list[slice], matrix: Tensor) -> Tensor:
 
 
 def _linear(rows: Tensor, matrix: Tensor, offset: Tensor | None, room: Tensor) -> Tensor:
-    """rows matrix' + offset, written to the first rows of `room`."""
+    """rows @ matrix' + offset, written to the first rows of `room`."""
     logits = room[: len(rows)]
     if offset is None:
         return torch.mm(rows, matrix.t(), out=logits)

@@ -1,4 +1,4 @@
-"""The model's own head call, made to return only what the learner needs."""
+"""Makes the model's own head call return only what the learner needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from rlvr.models.head_logprobs import HeadRequest, linear_logprobs
 
-# Config keys by which transformers' models change logits after the head; what they miss is noticed at the first call.
+# Config keys by which transformers' models change logits after the head; others are noticed at the first call.
 _POST_PROCESSING = (
     "final_logit_softcapping",
     "logit_scale",
@@ -23,9 +23,9 @@ _POST_PROCESSING = (
 
 
 def head_is_last(model: PreTrainedModel) -> bool:
-    """Whether the logits are what a plain linear head gives, so that its own call may return log-probs instead.
+    """Whether the logits are those of a plain linear head, so that its call may return log-probs instead.
 
-    Not for heads of another class (adapters, quantised), and not where the model caps or scales logits after the head.
+    False for heads of another class (adapters, quantised), and if the model caps or scales logits after the head.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or type(head).forward is not torch.nn.Linear.forward:
@@ -39,7 +39,7 @@ def head_is_last(model: PreTrainedModel) -> bool:
 def head_computes(
     model: PreTrainedModel, request: HeadRequest, *, logprobs: bool
 ) -> Iterator[list[Tensor]]:
-    """Within it, and in this thread, the head computes what is requested; yields the list of what it returned.
+    """A context in which, in this thread, the head computes the request; yields the list of its results.
 
     It runs inside the head's own call, so hooks run too and a sharded model's weights are whole.
 

@@ -1,4 +1,4 @@
-"""Where a `model.path` points. No torch here, so that a wrong path is found before anything is loaded."""
+"""Resolves `model.path`. No torch here, so that a wrong path is found before anything is loaded."""
 
 import importlib.util
 import os
@@ -47,7 +47,7 @@ def locate(path: str) -> tuple[str, str]:
     if path.endswith(".gguf"):
         if not local.is_file():
             raise ConfigError(
-                f"model.path={path!r}: this GGUF file does not exist (looked in {Path.cwd()})"
+                f"model.path={path!r}: this GGUF file does not exist (working directory: {Path.cwd()})"
             )
         _require_readable(local, path)
         return str(local.parent), local.name
@@ -66,7 +66,7 @@ def locate(path: str) -> tuple[str, str]:
         )
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ConfigError(
-            f"model.path={path!r}: this folder does not exist (looked in {Path.cwd()})"
+            f"model.path={path!r}: this folder does not exist (working directory: {Path.cwd()})"
         )
     return path, ""
 

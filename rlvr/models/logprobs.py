@@ -39,14 +39,14 @@ _changes_logits: "WeakSet[PreTrainedModel]" = WeakSet()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """Both in nats, 0 where loss_mask is False; entropy carries a gradient only where it was asked for."""
+    """Both in nats, 0 where loss_mask is False; entropy has a gradient only if requested."""
 
     logprobs: Float[Tensor, "batch seq"]
     entropy: Float[Tensor, "batch seq"]
 
 
 def usable_layout(model: PreTrainedModel, wanted: Layout) -> Layout:
-    """The layout that `token_logprobs` will use: packed falls back to padded where the architecture needs it.
+    """The layout that `token_logprobs` will use: packed falls back to padded if the architecture needs it.
 
     The reason is logged once.
     """
@@ -77,13 +77,13 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """The policy's log-probs of the loss tokens, under softmax(logits / temperature), in float32 or wider.
 
-    Rows without a loss token are not run. When no row has one, a single token is: every parameter then gets a gradient
-    of zeros, as a rank of a sharded model needs that has nothing to do.
+    Rows without a loss token are not run. If no row has one, a single token is run, so that every parameter gets a
+    gradient of zeros, which an idle rank of a sharded model needs.
 
     Args:
-        token_ids: prompt and completion, right-padded; no loss token stands in column 0.
-        group_index: rows of one number agree in every token before their first loss token.
-        share_prompt_prefix: run what a group agrees in once (packed layout only).
+        token_ids: prompt and completion, right-padded; column 0 holds no loss token.
+        group_index: rows with the same number agree in every token before their first loss token.
+        share_prompt_prefix: run the common prefix of a group once (packed layout only).
         logits_memory_mb: the largest block of logits held at once, in MiB; beyond it the head works in chunks.
     """
     device = token_ids.device
@@ -127,11 +127,11 @@ def token_logprobs(
 
 
 def _run_packed(model: PreTrainedModel, stream: Stream, request: HeadRequest) -> Tensor | None:
-    """[targets, 2], or None where the pass showed that the model cannot run over a stream."""
+    """[targets, 2], or None if the pass showed that the model cannot run over a stream."""
     use_packed_attention(model)
     device = request.targets.positions.device
     layout = PackedLayout(stream.lengths, stream.prefixes, device=device)
-    probe_kernel(device)  # here, because inside the pass the probe or the pass would fail
+    probe_kernel(device)  # before the pass, because inside it the probe or the pass would fail
     try:
         values = _run(
             model,
@@ -158,9 +158,9 @@ def _run(model: PreTrainedModel, request: HeadRequest, **inputs: Tensor | Packed
             output = model(**inputs, use_cache=False).logits
         if returned and output is returned[-1]:
             return output
-        # It changes logits after the head by something that its config does not tell: take the logits themselves.
+        # It changes logits after the head in a way that its config does not show: use the logits themselves.
         logger.warning(
-            "%s changes its logits after the head; they are held in full, learner.logits_memory_mb does not bound them",
+            "%s changes its logits after the head; they are held in full, and learner.logits_memory_mb has no effect",
             type(model).__name__,
         )
         _changes_logits.add(model)

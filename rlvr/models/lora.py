@@ -2,13 +2,13 @@
 
     y = W x + (alpha / rank) B A x        A: [rank, in], B: [out, rank], B starts at 0, W is frozen
 
-The model stays the transformers model that it was: its adapted layers are wrapped in place. Three views of it:
-    as it is    the learner trains its adapters; an engine that shares it computes with them
+The model stays a plain transformers model, whose adapted layers are wrapped in place. It has three views:
+    enabled     the learner trains its adapters; an engine that shares it computes with them
     disabled    the policy before training, at no cost in memory: the reference of a KL term
-    merged      W + (alpha / rank) B A under the plain names: what is exported and what engines copy
+    merged      W + (alpha / rank) B A under the plain names, which is exported and copied by engines
 
-Functions that read weights take a `state` (name -> whole tensor), so that a learner whose parameters are sharded can
-give what it has gathered.
+Functions that read weights take a `state` (name -> whole tensor), so that a learner with sharded parameters can pass
+the gathered tensors.
 """
 
 import json
@@ -36,7 +36,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER = "default"
 _SAVED_PREFIX = "base_model.model."  # of every name in peft's files
 logger = logging.getLogger(__name__)
-# Linear layers of a state-space mixer whose weight its kernels, or its own code, take without calling the layer.
+# Linear layers of a state-space mixer whose weight its kernels, or its own code, use without calling the layer.
 _READ_BY_KERNELS = ("out_proj", "x_proj", "dt_proj")
 _MARKS = (f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}.")
 
@@ -50,7 +50,7 @@ def attach(
         seed: of the random A matrices.
         base_name: what the exported adapter names as its base.
 
-    Raises: ConfigError when peft is missing or refuses a layer, a name matches nothing, or what it matches cannot be
+    Raises: ConfigError when peft is missing or rejects a layer, a name matches nothing, or a matched layer cannot be
         merged again.
     """
     try:
@@ -59,7 +59,7 @@ def attach(
         raise ConfigError(needed("peft", error)) from error
     settings = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type] # peft divides it; a float serves
+        lora_alpha=config.alpha,  # type: ignore[arg-type] # peft only divides it, so a float works
         lora_dropout=0.0,
         bias="none",
         target_modules=target_names(model, config.target_modules),
@@ -72,7 +72,7 @@ def attach(
             peft.inject_adapter_in_model(settings, model, adapter_name=_ADAPTER)
         except ValueError as error:
             raise ConfigError(
-                f"model.lora.target_modules={config.target_modules}: peft refuses {type(model).__name__}: {error}"
+                f"model.lora.target_modules={config.target_modules}: peft rejects {type(model).__name__}: {error}"
             ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(mark in name for mark in _MARKS))
@@ -116,7 +116,7 @@ def target_names(model: PreTrainedModel, wanted: Collection[str]) -> list[str]:
 
 
 def unfit_layers(model: PreTrainedModel, linear: Mapping[str, torch.nn.Module]) -> dict[str, str]:
-    """Layer -> why an adapter on it would not act, or could not be merged into the layer's own weight."""
+    """Layer -> why an adapter on it would have no effect, or could not be merged into the layer's weight."""
     found: dict[str, str] = {}
     fused = {leaf for leaf in {_leaf(name) for name in linear} if _is_fused_by_peft(model, leaf)}
     for name, module in linear.items():
@@ -126,18 +126,18 @@ def unfit_layers(model: PreTrainedModel, linear: Mapping[str, torch.nn.Module]) 
         elif _leaf(name) in _READ_BY_KERNELS and hasattr(owner, "A_log"):
             found[name] = "state-space layers read its weight and bypass the layer"
         elif _leaf(name) in fused:
-            found[name] = "peft would put the adapter of this name on the fused experts"
+            found[name] = "peft would attach an adapter of this name to the fused experts"
     return found
 
 
 def has_adapters(model: torch.nn.Module) -> bool:
-    """Whether `attach` was called on it."""
+    """Whether `attach` was called on the model."""
     return getattr(model, "peft_config", None) is not None
 
 
 @contextmanager
 def disabled(model: PreTrainedModel) -> Iterator[None]:
-    """Within it, and in this thread, the model computes without its adapters: the policy before training.
+    """A context in which, in this thread, the model computes without its adapters: the policy before training.
 
     An engine that generates with the same model in another thread keeps them. Compiled layers run eagerly.
     """
@@ -166,7 +166,7 @@ def disabled(model: PreTrainedModel) -> Iterator[None]:
 def base_weights(
     model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) as the plain architecture has them, without the adapters.
+    """(name, weight) of the plain architecture, without the adapters.
 
     Args: state: name -> whole tensor; None takes the model's parameters (a tied one once).
     """
@@ -182,7 +182,7 @@ def base_weights(
 def merged_weights(
     model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """`base_weights`, one after the other, with the adapters merged into their layers."""
+    """`base_weights`, with the adapters merged into their layers."""
     own = dict(model.named_parameters()) if state is None else state
     layers = dict(_adapted(model))
     for name, weight in base_weights(model, state=own):
@@ -196,7 +196,7 @@ def merged_weights(
 def merged_state_dict(
     model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """What `save_pretrained(folder, state_dict=...)` takes: parameters and buffers of the plain architecture."""
+    """The state_dict for `save_pretrained`: parameters and buffers of the plain architecture."""
     return dict(merged_weights(model, state=model.state_dict() if state is None else state))
 
 
@@ -209,7 +209,7 @@ def adapter_names(model: PreTrainedModel) -> dict[str, str]:
 def adapter_state_dict(
     model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The adapters alone, under peft's names."""
+    """Only the adapters, under peft's names."""
     own = dict(model.named_parameters()) if state is None else state
     return {saved: own[name].detach() for name, saved in adapter_names(model).items()}
 
@@ -242,7 +242,7 @@ def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"the adapter {file} cannot be read: {error}; go on from an older checkpoint with --checkpoint step_N"
+            f"the adapter {file} cannot be read: {error}; resume from an older checkpoint with --checkpoint step_N"
         ) from error
     own = dict(model.named_parameters())
     names = adapter_names(model)
@@ -254,7 +254,7 @@ def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
     extra = set(saved) - set(names.values())
     if wrong or extra:
         raise OtherCheckpoint(
-            f"the adapter {file} is another one: {len(wrong)} tensors are missing or differ in shape and {len(extra)} "
+            f"the adapter {file} does not match: {len(wrong)} tensors are missing or differ in shape and {len(extra)} "
             f"are unknown (first: {min([*wrong, *extra])!r}); model.lora must be the one of the run"
         )
     return {name: saved[there] for name, there in names.items()}
@@ -263,7 +263,7 @@ def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 def plain_copy(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:
     """A frozen copy in eval mode, adapters merged; buffers, such as rotary tables, keep their precision.
 
-    The copy is never held in another precision, not even for a moment.
+    The copy is never held in another precision, not even briefly.
     """
     memo = {
         id(p): torch.nn.Parameter(torch.empty_like(p, dtype=dtype), requires_grad=False)
@@ -287,7 +287,7 @@ def _leaf(name: str) -> str:
 
 
 def _is_plain_product(module: Any) -> bool:
-    """Whether a linear layer of a class of its own is one all the same (a router's result is a tuple, for example)."""
+    """Whether a custom class of linear layer behaves like one (a router's result is a tuple, for example)."""
     if type(module).forward in (torch.nn.Linear.forward, Conv1D.forward):
         return True
     row = torch.linspace(-1, 1, module.in_features).to(module.weight)[None]
@@ -300,7 +300,7 @@ def _is_plain_product(module: Any) -> bool:
 
 
 def _is_fused_by_peft(model: PreTrainedModel, leaf: str) -> bool:
-    """Whether peft takes a layer's name for that of experts, which transformers 5 holds as one parameter."""
+    """Whether peft mistakes a layer's name for that of experts, which transformers 5 holds as one parameter."""
     try:
         from peft import LoraConfig as PeftConfig
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -326,7 +326,7 @@ def _say_left_out(model: PreTrainedModel, unfit: Mapping[str, str]) -> None:
         parts.append(f"{len(experts)} parameters of fused experts (first: {experts[0]})")
     if parts:
         logger.warning(
-            "model.lora.target_modules=[%s] of %s leaves out %s; they stay as they are, model.lora.rank=0 trains them",
+            "model.lora.target_modules=[%s] of %s leaves out %s; they are not trained; model.lora.rank=0 trains them",
             ALL_LINEAR,
             type(model).__name__,
             "; ".join(parts),
@@ -334,7 +334,7 @@ def _say_left_out(model: PreTrainedModel, unfit: Mapping[str, str]) -> None:
 
 
 def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of each layer with an adapter; peft's layers have no types."""
+    """(name, layer) of each layer with an adapter; peft's layers are untyped."""
     if not has_adapters(model):
         return
     from peft.tuners.lora import LoraLayer
@@ -357,7 +357,7 @@ def _settings(model: PreTrainedModel) -> Any:
 
 
 def _refuse_tied(model: PreTrainedModel, names: Collection[str]) -> None:
-    """Raises ConfigError for a layer whose weight is also another's: its merged form could not be exported."""
+    """Raises ConfigError for a layer that shares its weight: its merged form could not be exported."""
     for name in names:
         weight = model.get_submodule(name).weight
         others = [

@@ -1,7 +1,7 @@
-"""Loading a policy: a hub name, a folder, a GGUF file, `package:NAME/FILE`, or a tiny architecture built here.
+"""Loads a policy: a hub name, a folder, a GGUF file, `package:NAME/FILE`, or a tiny architecture built here.
 
-All forms end in the same record: a float32 causal language model of transformers, with adapters where the recipe asks
-for them, and its tokenizer.
+All forms give the same record: a float32 causal language model of transformers, with adapters if the recipe asks for
+them, and its tokenizer.
 """
 
 import logging
@@ -43,7 +43,7 @@ _SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # of a tiny policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyText:
-    """What is known of a policy without its weights: how it reads and writes text, and how long it may get."""
+    """A policy without its weights: its tokenizer, its stop tokens and its length limit."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
@@ -68,12 +68,12 @@ class Policy:
 
     @property
     def num_trained(self) -> int:
-        """Those that the learner moves: all of them, or the adapters alone."""
+        """Parameters that the learner trains: all of them, or only the adapters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     @property
     def text(self) -> PolicyText:
-        """The same policy without its weights."""
+        """The policy without its weights."""
         return PolicyText(
             tokenizer=self.tokenizer,
             stop_token_ids=self.stop_token_ids,
@@ -84,7 +84,7 @@ class Policy:
 
     @property
     def max_positions(self) -> int:
-        """The longest sequence that the architecture was made for; 2**31 where the config does not say."""
+        """The longest sequence of the architecture; 2**31 if the config does not say."""
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31)
 
 
@@ -94,8 +94,8 @@ def load_policy(config: ModelConfig, *, seed: int) -> Policy:
     Args:
         seed: of the random weights of a tiny architecture and of adapters.
 
-    Raises: ConfigError when the model cannot be found, or adapters cannot be put on it; with what was tried and what
-        to do. CheckpointError when it is a checkpoint of a run and a file is damaged.
+    Raises: ConfigError with the remedy when the model cannot be found, or adapters cannot be attached to it.
+    CheckpointError when it is a checkpoint of a run and a file is damaged.
     """
     policy = _load_plain(config, seed=seed)
     if config.lora.rank:
@@ -119,7 +119,7 @@ def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
         raise _not_loaded(config, error) from error
     text_config = model.config.get_text_config()
     if getattr(text_config, "output_router_logits", False):
-        text_config.output_router_logits = False  # its load-balancing loss is not this run's
+        text_config.output_router_logits = False  # the load-balancing loss is not used here
     return _finish(_without_quantization(model), tokenizer)
 
 
@@ -135,9 +135,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def end_token_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens at which a loaded policy ends a completion, from its small files alone; () where they cannot be read.
+    """The end tokens of a policy, from its small files only; () if they cannot be read.
 
-    Reads what `load_policy` reads: the generation config, the config and the tokenizer.
+    Reads the files that `load_policy` reads: the generation config, the config and the tokenizer.
     """
     if config.tiny is not None:
         sources: list[Any] = [_tiny_architecture(config.tiny)]
@@ -145,9 +145,8 @@ def end_token_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tu
         folder, arguments = _source(config)
         sources = []
         for kind in (AutoConfig, GenerationConfig):
-            with suppress(
-                OSError, ValueError, ImportError
-            ):  # many folders have no generation config
+            # Many folders have no generation config.
+            with suppress(OSError, ValueError, ImportError):
                 sources.append(kind.from_pretrained(folder, **arguments))
         if not sources:
             return ()
@@ -185,9 +184,9 @@ def _tiny_tokenizer(config: TinyModel) -> PreTrainedTokenizerFast:
 
 
 def outline(config: ModelConfig) -> PreTrainedModel:
-    """The recipe's model on the meta device: names and shapes, and no weights. Reads a config or a GGUF file's header.
+    """The recipe's model on the meta device: names and shapes, no weights. Reads a config or a GGUF file's header.
 
-    Raises: ConfigError when there is none, with what to do.
+    Raises: ConfigError with the remedy when there is none.
     """
     if config.tiny is not None:
         architecture: PretrainedConfig = _tiny_architecture(config.tiny)
@@ -202,7 +201,7 @@ def outline(config: ModelConfig) -> PreTrainedModel:
 
 
 def read_architecture(config: ModelConfig) -> PretrainedConfig:
-    """What config.json, or the header of a GGUF file, says of the architecture.
+    """The architecture's config, from config.json or the header of a GGUF file.
 
     Raises: ConfigError when it cannot be read, or is of a family that cannot be trained (`rlvr.models.families`).
     """
@@ -219,24 +218,24 @@ def read_architecture(config: ModelConfig) -> PretrainedConfig:
 
 
 def _source(config: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """What transformers' `from_pretrained` takes for a `model.path`. Raises ConfigError."""
+    """The arguments of transformers' `from_pretrained` for a `model.path`. Raises ConfigError."""
     folder, gguf = locate(config.path)
     arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if gguf:
         arguments["gguf_file"] = gguf
     elif not Path(folder).is_dir() and not _can_ask_hub(folder):
-        arguments["local_files_only"] = True  # else each file is retried for most of a minute
+        arguments["local_files_only"] = True  # otherwise each file is retried for most of a minute
     return folder, arguments
 
 
 @lru_cache
 def _can_ask_hub(name: str) -> bool:
-    """Whether the hub answers at all, whatever it answers; waits 10 s at most."""
+    """Whether the hub answers, whatever the answer; waits at most 10 s."""
     try:
         HfApi().model_info(name, timeout=10)
     except (HfHubHTTPError, HFValidationError):
         return True
-    except Exception:  # noqa: BLE001 - of whichever HTTP library the hub client uses
+    except Exception:  # noqa: BLE001 - any HTTP library's errors, depending on the hub client
         return False
     return True
 
@@ -281,7 +280,7 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Polic
 
 
 def _end_ids(*sources: Any) -> tuple[int, ...]:
-    """The end tokens that any of them names."""
+    """The end tokens that any of the configs names."""
     stops: list[int] = []
     for source in sources:
         ids = getattr(source, "eos_token_id", None)
@@ -290,7 +289,7 @@ def _end_ids(*sources: Any) -> tuple[int, ...]:
 
 
 def _without_dropout(model: PreTrainedModel) -> None:
-    """Dropout off: with it the learner's log-probs are not the engine's, and the gradient depends on the layout."""
+    """Turns dropout off: with it the learner's log-probs differ from the engine's, and gradients between layouts."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

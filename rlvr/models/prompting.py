@@ -1,4 +1,4 @@
-"""From a Prompt to tokens, and from tokens to text. Templates are applied here, once, and nowhere else."""
+"""From a Prompt to tokens, and from tokens to text. Templates are applied only here, once."""
 
 import re
 from collections.abc import MutableMapping, Sequence
@@ -18,7 +18,7 @@ _BEGIN_IDS: MutableMapping[PreTrainedTokenizerBase, tuple[int, ...]] = WeakKeyDi
 def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
     """The exact text the policy continues.
 
-    Raises: DataError when a chat prompt meets a tokenizer without a chat template, or a template that refuses it.
+    Raises: DataError when the tokenizer has no chat template for a chat prompt, or the template rejects it.
     """
     if not prompt.messages:
         return prompt.text + prompt.assistant_prefix
@@ -32,13 +32,13 @@ def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
         text = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **prompt.chat_template_kwargs
         )
-    except Exception as error:  # a template is foreign code and may raise anything
+    except Exception as error:  # a template is third-party code and may raise anything
         raise _refused(prompt, error) from error
     return str(text) + prompt.assistant_prefix
 
 
 def _refused(prompt: Prompt, error: Exception) -> DataError:
-    """What to do where the chat template raised."""
+    """What to do when the chat template raised."""
     roles = [message.role for message in prompt.messages]
     hints: list[str] = []
     if "system" in roles:
@@ -48,7 +48,7 @@ def _refused(prompt: Prompt, error: Exception) -> DataError:
         )
     if roles not in (["user"], ["system", "user"]):
         hints.append(
-            "its turns must be as the template wants them, usually user and assistant in turn"
+            "its turns must be as the template expects, usually alternating user and assistant"
         )
     if prompt.chat_template_kwargs:
         hints.append(f"it was given chat_template_kwargs={dict(prompt.chat_template_kwargs)!r}")
@@ -62,8 +62,8 @@ def _refused(prompt: Prompt, error: Exception) -> DataError:
 def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Token ids of the prompt. A chat template writes its own special tokens; plain text gets the tokenizer's.
 
-    So plain text begins as the tokenizer itself would begin it, with a begin token or without; what it would put after
-    a text, such as an end token, is left out, because the policy goes on there.
+    Plain text begins as the tokenizer begins it, with or without a begin token; tokens that it appends, such as an end
+    token, are left out, because the policy continues there.
     """
     ids = tuple(tokenizer.encode(prompt_text(prompt, tokenizer), add_special_tokens=False))
     if not prompt.messages:
@@ -88,7 +88,7 @@ def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def stop_text(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text in which stop strings are looked for: with every special token, as vLLM looks for them."""
+    """The text to search for stop strings, with every special token, as in vLLM."""
     return str(
         tokenizer.decode(
             list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -97,13 +97,13 @@ def stop_text(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> s
 
 
 def special_stops(stop_strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of those stop strings that are one special token each, for servers whose text shows none of them."""
+    """The ids of the stop strings that are single special tokens, for servers whose text omits special tokens."""
     names = {str(tokenizer.convert_ids_to_tokens(n)): n for n in _special_ids(tokenizer)}
     return [names[text] for text in stop_strings if text in names]
 
 
 def decode(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text without special tokens, but with those that are tags a verifier reads; spaces as the tokens have them."""
+    """Text without special tokens except tags that a verifier reads; spaces as in the tokens."""
     ids, tags = list(token_ids), tag_ids(tokenizer)
     if tags.isdisjoint(ids):
         text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -118,8 +118,8 @@ def decode(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
 def tag_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Special tokens that enclose parts of an answer: `<think>`, `[/THINK]`, `<answer>`, `<|channel|>`.
 
-    Either they come in a pair of which one has a slash more, or their name tells it. Tokens that begin, end or pad a
-    text and those of turns are none.
+    They come in a pair of which one has an extra slash, or their name identifies them. Tokens that begin, end or pad a
+    text and those of turns are not included.
     """
     found = _TAG_IDS.get(tokenizer)
     if found is None:
@@ -140,5 +140,5 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def _partner(name: str) -> str:
-    """The name of the tag that belongs to it, in the form of XML or of Mistral's: with or without its slash."""
+    """The name of the matching tag, in XML's or Mistral's form: with or without the slash."""
     return name.replace("/", "", 1) if name[1:2] == "/" else f"{name[:1]}/{name[1:]}"

@@ -1,4 +1,4 @@
-"""Teacher-forced log-probs of whole rows in a fixed shape: equal weights give equal bits, whatever else goes on."""
+"""Teacher-forced log-probs of whole rows in a fixed shape: equal weights give equal bits, whatever else runs."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from transformers import PreTrainedModel
 
 
 def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-    """For each row the log-probs (nats, temperature 1, float32) of its tokens but the first.
+    """For each row the log-probs (nats, temperature 1, float32) of all tokens but the first.
 
-    Each row is one call of the model on [1, tokens], so what it gives depends on no other row. The caller chooses the
-    arithmetic (autocast); the model's mode is left as it was.
+    Each row is one call of the model on [1, tokens], so its result depends on no other row. The caller chooses the
+    arithmetic (autocast); the model's mode is unchanged.
     """
     device = next(model.parameters()).device
     was_training = model.training

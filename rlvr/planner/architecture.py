@@ -1,4 +1,4 @@
-"""What memory and time depend on in a model, from its shapes alone."""
+"""The sizes of a model that determine memory and time, from its shapes alone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ class Architecture:
 
     query_width, kv_width: heads, and key-value heads, times their dimension.
     intermediate: of the gated unit; of a mixture, of all experts that one token uses.
-    num_parameters: distinct ones. num_multiplied: those that a token is multiplied with; not the experts that it does
-        not use, nor an embedding table that is only looked up.
+    num_parameters: distinct ones. num_multiplied: those that a token is multiplied with, without unused experts and
+    without an embedding table that is only looked up.
     num_linear: those that autocast casts: the matrices of the layers and the head.
     """
 
@@ -78,7 +78,7 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
 
 
 def num_adapter_parameters(model: PreTrainedModel, config: LoraConfig) -> int:
-    """What adapters of this rank add: rank * (in + out) for each layer that they are put on.
+    """The parameters of adapters of this rank: rank * (in + out) for each adapted layer.
 
     Raises: ConfigError when `target_modules` names nothing.
     """

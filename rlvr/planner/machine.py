@@ -1,4 +1,4 @@
-"""What this machine has: free memory of each device, and how fast it multiplies, measured in about a second."""
+"""This machine's resources: free memory of each device, and its speed, measured in about a second."""
 
 import os
 import time
@@ -9,18 +9,17 @@ import torch
 
 from rlvr.errors import ConfigError
 
-# Measured on a CPU, with SmolLM2-135M in both arithmetics and a tiny model; on a GPU it is a guess.
+# Measured on a CPU, with SmolLM2-135M in both dtypes and a tiny model; on a GPU it is an estimate.
 ATTAINED = {"cpu": 0.8, "cuda": 0.35}
 _GROUPS = Path("/sys/fs/cgroup")
 _SIZE = 1024  # of the square matrices that are multiplied to measure
-_THIN = (
-    4096  # of the matrix that one row is multiplied with: 64 MiB in float32, more than caches hold
-)
+# Side of the matrix that one row is multiplied with: 64 MiB in float32, more than caches hold.
+_THIN = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device that a run may use. name: as a person knows it."""
+    """A device that a run may use. name: for display."""
 
     kind: str
     index: int
@@ -30,10 +29,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What a device does in a second.
+    """The speed of a device, per second.
 
     flops: of large matrix products in the learner's arithmetic. bytes: of weights streamed through a product with one
-    row, as in decoding. call_s: the time of a product that is next to nothing. attained: the share of `flops` that a
+    row, as in decoding. call_s: the time of a negligible product. attained: the share of `flops` that a
     model's passes reach.
     """
 
@@ -44,7 +43,7 @@ class Speed:
 
 
 def devices(wanted: str) -> list[Device]:
-    """What `learner.device` comes to here: all GPUs, or the CPU.
+    """The devices that `learner.device` resolves to here: all GPUs, or the CPU.
 
     Raises: ConfigError when the device is not there.
     """
@@ -72,19 +71,19 @@ def devices(wanted: str) -> list[Device]:
 
 
 def torch_device(device: Device) -> torch.device:
-    """The device as torch names it."""
+    """The device's name in torch."""
     return torch.device("cuda", device.index) if device.kind == "cuda" else torch.device("cpu")
 
 
 def free_memory(*, meminfo: Path = Path("/proc/meminfo"), groups: Path = _GROUPS) -> int:
-    """Bytes that new processes can take: what the system calls available, less where a control group allows less."""
+    """Bytes that new processes can take: the system's available memory, or less if a control group allows less."""
     found = _available(meminfo)
     limit = _group_room(groups)
     return found if limit is None else min(found, limit)
 
 
 def measure(device: Device, *, is_bfloat16: bool) -> Speed:
-    """Multiplies for about a second."""
+    """Measures the speed of a device in about a second."""
     where = torch_device(device)
     dtype = torch.bfloat16 if is_bfloat16 else torch.float32
     square = torch.ones(_SIZE, _SIZE, dtype=dtype, device=where)
@@ -101,7 +100,7 @@ def measure(device: Device, *, is_bfloat16: bool) -> Speed:
 
 
 def _seconds_each(a: torch.Tensor, b: torch.Tensor, *, budget_s: float) -> float:
-    """Of a product, on average over at least `budget_s`; the first ones, which choose kernels, are left out."""
+    """Seconds of a product, averaged over at least `budget_s`, without the first runs, which choose kernels."""
     for _ in range(3):
         torch.mm(a, b)
     _wait(a)
@@ -124,14 +123,14 @@ def _wait(tensor: torch.Tensor) -> None:
 def _available(meminfo: Path) -> int:
     try:
         lines = meminfo.read_text().splitlines()
-    except OSError:  # not Linux: what the machine has in all
+    except OSError:  # not Linux: the machine's total
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return int(kilobytes) * 1024
 
 
 def _group_room(groups: Path) -> int | None:
-    """What the tightest limit of a control group leaves, files that are only cached counted as free; None: no limit."""
+    """The bytes left by the tightest limit of a control group, with cached files counted as free; None: no limit."""
     rooms: list[int] = []
     for limit, used, cached in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -139,9 +138,8 @@ def _group_room(groups: Path) -> int | None:
     ):
         try:
             allowed = (groups / limit).read_text().strip()
-            if (
-                not allowed.isdigit() or int(allowed) >= 1 << 60
-            ):  # "max", or version 1's largest number
+            # "max", or the largest number of version 1
+            if not allowed.isdigit() or int(allowed) >= 1 << 60:
                 continue
             now = int((groups / used).read_text())
             stat = (groups / limit).with_name("memory.stat").read_text().splitlines()

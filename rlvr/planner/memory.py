@@ -1,9 +1,9 @@
-"""Bytes of each thing that a run holds, and when it holds them.
+"""Memory of each part of a run, and when it is held.
 
-    peak of a device = what is always there + the larger of (training, generation), their sum where they overlap
+    peak of a device = what is always held + the larger of (training, generation), or their sum if they overlap
     training         = the larger of (a micro-batch, the update)
-    a micro-batch    = what it needs throughout + the larger of (what the forward pass keeps, gradients), their sum
-                       where an earlier micro-batch has left gradients
+    a micro-batch    = what it needs throughout + the larger of (what the forward pass keeps, gradients), or their sum
+                       if an earlier micro-batch has left gradients
 
 With N parameters, T tokens of a micro-batch, L layers, hidden size H, gated width I, and query and key-value widths Q
 and K, a decoder layer of the Llama family keeps for the backward pass of one token
@@ -11,9 +11,9 @@ and K, a decoder layer of the Llama family keeps for the backward pass of one to
     bfloat16 autocast   26 H + 2 (3 Q + 2 K) + 8 I      float32   24 H + 4 (3 Q + 2 K) + 16 I     bytes
 
 (two norms in float32 with input and normed value; each matrix product its own cast of its input; queries, keys, values
-and output of attention, the output twice where rows are packed; gate, activated gate, up and product), 8 H less where
-norms are frozen, and 4 times the heads. Activation checkpointing keeps 4 H instead, and one layer's whole share while
-it is computed anew. The tests compare this with what autograd really saves.
+and output of attention, the output twice if rows are packed; gate, activated gate, up and product), 8 H less if norms
+are frozen, and 4 times the heads. Activation checkpointing keeps 4 H instead, plus one layer's whole share while it is
+recomputed. The tests compare this with what autograd saves.
 """
 
 from collections.abc import Iterable
@@ -23,15 +23,15 @@ from enum import StrEnum
 from rlvr.planner.architecture import Architecture
 from rlvr.planner.setup import Setup
 
-# Measured: a run's process after its imports and tokenizer, and a verifier worker. The CUDA context is a guess.
+# Measured: a run's process after its imports and tokenizer, and a verifier worker. The CUDA context is an estimate.
 BASE_BYTES = 480 << 20
 WORKER_BYTES = 25 << 20
 CUDA_CONTEXT_BYTES = 600 << 20
 ADAM_BYTES = 8  # two float32 averages a parameter
 ADAM_8BIT_BYTES = 2 * (1 + 4 / 256)  # two codes, and a float32 scale for each block of 256
-# float32 copies, for each number of the tensor at hand, that bitsandbytes makes on a CPU; a GPU's kernel makes none.
+# Bytes of float32 copies per element of the current tensor that bitsandbytes makes on a CPU; a GPU's kernel makes none.
 UPDATE_BYTES = 40
-# For each number of an engine's logits: as they are, wide, their log-softmax, its exp, its sum.
+# Bytes per element of an engine's logits: as computed, in float32, their log-softmax, its exp, its sum.
 SAMPLING_BYTES = 18
 
 
@@ -48,7 +48,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Something that is held. how: the multiplication, for a person."""
+    """One part of the memory. how: the multiplication, for display."""
 
     name: str
     num_bytes: int
@@ -57,7 +57,7 @@ class Part:
 
 
 def passing_bytes(parts: Iterable[Part], *, overlaps: bool, has_one_micro_batch: bool) -> int:
-    """The most that is held at once of what comes and goes.
+    """The peak of the parts that are not always held.
 
     >>> held = [Part(name="", num_bytes=b, phase=p, how="") for b, p in
     ...         ((90, Phase.ALWAYS), (4, Phase.FORWARD), (5, Phase.GRADIENTS), (3, Phase.GENERATION))]
@@ -77,7 +77,7 @@ def passing_bytes(parts: Iterable[Part], *, overlaps: bool, has_one_micro_batch:
 
 
 def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
-    """What one learner holds: its shard of weights, gradients and states, and its micro-batch whole."""
+    """The memory of one learner: its shard of weights, gradients and states, and its whole micro-batch."""
     model, ranks = setup.architecture, setup.num_learners
     share = "" if ranks == 1 else f" / {ranks}"
     weights = f"{model.num_parameters:,} x 4{share}"
@@ -122,7 +122,7 @@ def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
 
 
 def engine_parts(setup: Setup, *, shares_learner: bool) -> list[Part]:
-    """What generation holds. Args: shares_learner: whether the learner's own weights are on this device already."""
+    """The memory of generation. Args: shares_learner: whether the learner's weights are already on this device."""
     model, rows = setup.architecture, setup.rows_at_once
     width = setup.engine_bytes or (0 if shares_learner else 4)
     in_bfloat16 = setup.engine_bytes == 2
@@ -173,7 +173,7 @@ def engine_parts(setup: Setup, *, shares_learner: bool) -> list[Part]:
 
 
 def layer_bytes(setup: Setup) -> int:
-    """What one layer keeps of one token for the backward pass."""
+    """Bytes that one layer keeps per token for the backward pass."""
     model: Architecture = setup.architecture
     hidden, wide, keys = model.hidden, model.query_width, model.kv_width
     outputs = 2 if setup.is_packed else 1
@@ -185,7 +185,7 @@ def layer_bytes(setup: Setup) -> int:
 
 
 def activations(setup: Setup) -> int:
-    """What a micro-batch keeps for the backward pass; a shared prompt's keys and values once for each completion."""
+    """Bytes that a micro-batch keeps for the backward pass; a shared prompt's keys and values once per completion."""
     model, tokens = setup.architecture, setup.micro_tokens
     one_layer = tokens * layer_bytes(setup)
     if setup.shares_prompts:
@@ -197,14 +197,14 @@ def activations(setup: Setup) -> int:
 
 
 def logits(setup: Setup) -> int:
-    """The block of logits that the head holds: of all targets, or as many as `logits_memory_mb` allows in float32."""
+    """The head's block of logits: of all targets, or as many as `logits_memory_mb` allows in float32."""
     vocab = setup.architecture.vocab
     rows = min(setup.micro_targets, max(1, setup.logits_bytes // (4 * vocab)))
     return rows * vocab * (2 if setup.is_bfloat16 else 4)
 
 
 def head_work(setup: Setup) -> int:
-    """The head's matrix cast, and its gradient as computed and in float32; a frozen head has no gradient."""
+    """The cast of the head's matrix, and its gradient as computed and in float32; a frozen head has no gradient."""
     narrow = 2 if setup.is_bfloat16 else 0
     gradient = 0 if setup.is_lora else (narrow or 4) + 4
     return setup.architecture.num_head * (narrow + gradient)

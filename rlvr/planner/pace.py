@@ -1,13 +1,13 @@
 """Seconds and tokens of a training step, from FLOPs and a short measurement of the device.
 
-    a pass over n tokens      2 n P FLOPs forward, 4 n P backward (2 n P where nothing but adapters is trained), P the
-                              parameters that a token is multiplied with; 2 n P more where activations are recomputed
+    a pass over n tokens      2 n P FLOPs forward, 4 n P backward (2 n P if only adapters are trained), P the
+                              parameters that a token is multiplied with; 2 n P more if activations are recomputed
     attention                 4 L Q FLOPs forward for each pair of a token and one before it, twice that backward
     one token of R rows       the larger of reading the weights once and 2 R P FLOPs; and for each layer the time of
                               OPERATIONS calls
     a completion              the time of ROW_CALLS calls when it is generated, and again when it is trained
 
-Every completion is taken at its limit, so these are upper ends for a policy that stops earlier.
+Every completion is assumed to reach its limit, so these are upper bounds for a policy that stops earlier.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from rlvr.planner.machine import Speed
 from rlvr.planner.setup import Setup
 
-# Kernels that transformers calls in one decoder layer for one token, and Python between them, in units of a small
+# Kernels that transformers calls in one decoder layer for one token, plus Python overhead, in units of a small
 # product's time.
 OPERATIONS = 60
-# What Python does for one completion, in the same units: its request, verdict and record; its place in a batch. It is
-# most of a tiny model's step, and nothing of a large one's.
+# Python's overhead per completion, in the same units: its request, verdict and record; its place in a batch. It is
+# most of a tiny model's step, and negligible for a large one.
 ROW_CALLS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Of one training step, and of the whole run."""
+    """Seconds and tokens of one training step and of the whole run."""
 
     generated_tokens: int
     learner_tokens: int
@@ -66,7 +66,7 @@ def pace_of(setup: Setup, speed: Speed) -> Pace:
 
 
 def pass_flops(setup: Setup) -> int:
-    """FLOPs of all of a step's passes over one token, attention left out."""
+    """FLOPs of all passes of a step over one token, without attention."""
     forward = 2 * setup.architecture.num_multiplied
     passes = 2 if setup.is_lora else 3  # forward; gradients of activations; gradients of weights
     passes += setup.has_checkpointing + setup.has_reference_pass + setup.has_proximal_pass
@@ -74,7 +74,7 @@ def pass_flops(setup: Setup) -> int:
 
 
 def attention_flops(setup: Setup) -> float:
-    """FLOPs of attention of one completion, over the tokens before each of its tokens, forward and backward."""
+    """FLOPs of attention of one completion over all earlier tokens, forward and backward."""
     model, lengths = setup.architecture, setup.lengths
     own = lengths.completion if setup.shares_prompts else lengths.prompt_mean + lengths.completion
     before = lengths.prompt_mean if setup.shares_prompts else 0

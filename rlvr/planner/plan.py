@@ -1,4 +1,4 @@
-"""Which device holds what, beside what it has free; and what could be changed where it is not enough.
+"""What each device holds, compared with its free memory; and what to change if it is not enough.
 
 CPU                    one place: the process, the learners' processes, verifier workers
 one learner on a GPU   one place: learner and engine on GPU 0
@@ -21,14 +21,14 @@ from rlvr.planner.memory import (
 )
 from rlvr.planner.setup import Setup
 
-# What an allocator holds beyond what comes and goes, between blocks. Measured on a CPU; on a GPU it is a guess.
+# Share that an allocator holds on top of the temporary parts. Measured on a CPU; on a GPU it is an estimate.
 ALLOCATOR_SHARE = {"cpu": 0.25, "cuda": 0.15}
 WORTH_NAMING = 0.02  # the least share of what is planned that a remedy must save
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A device with all that it holds."""
+    """A device and the parts that it holds."""
 
     name: str
     parts: tuple[Part, ...]
@@ -37,18 +37,18 @@ class Place:
 
     @property
     def fits(self) -> bool:
-        """Whether what is planned is free."""
+        """Whether the planned memory is free."""
         return self.excess_bytes <= 0
 
     @property
     def excess_bytes(self) -> int:
-        """What is planned beyond what is free."""
+        """Planned bytes in excess of the free ones."""
         return self.planned_bytes - self.available_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """A key of the recipe set otherwise. saved_bytes: of the fullest place. fits: whether every place fits then."""
+    """Another value for a key of the recipe. saved_bytes: on the fullest device. fits: whether all devices then fit."""
 
     override: str
     saved_bytes: int
@@ -92,19 +92,19 @@ def places(setup: Setup, found: Sequence[Device]) -> list[Place]:
 def remedies(
     fullest: Place, found: Sequence[Device], alternatives: Iterable[tuple[str, Setup]]
 ) -> list[Remedy]:
-    """What each alternative saves in the fullest place; those that save next to nothing are left out.
+    """What each alternative saves on the fullest device, without those that save next to nothing.
 
-    Args: alternatives: an override of the recipe, and the setup that it makes.
+    Args: alternatives: an override of the recipe, and the resulting setup.
     """
-    told: list[Remedy] = []
+    remedies: list[Remedy] = []
     for override, setup in alternatives:
         after = places(setup, found)
         same = next(place for place in after if place.name == fullest.name)
         saved = fullest.planned_bytes - same.planned_bytes
         if saved > fullest.planned_bytes * WORTH_NAMING:
             fits = all(place.fits for place in after)
-            told.append(Remedy(override=override, saved_bytes=saved, fits=fits))
-    return told
+            remedies.append(Remedy(override=override, saved_bytes=saved, fits=fits))
+    return remedies
 
 
 def _place(device: Device, parts: Sequence[Part], setup: Setup) -> Place:
@@ -123,7 +123,7 @@ def _place(device: Device, parts: Sequence[Part], setup: Setup) -> Place:
 
 
 def _whole_weights(setup: Setup) -> list[Part]:
-    """With several learners, the weights that they publish for the engine."""
+    """The weights that several learners publish for the engine."""
     if setup.num_learners == 1:
         return []
     count = setup.architecture.num_parameters

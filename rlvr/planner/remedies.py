@@ -1,4 +1,4 @@
-"""Overrides that take less memory, from those that change nothing but time to those that change what is trained."""
+"""Overrides that take less memory, from those that only cost time to those that change what is trained."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +9,13 @@ from rlvr.config.recipe import EngineDtype, Recipe
 from rlvr.config.sections.learner import OptimizerKind
 
 Change = tuple[str, Any]  # a dotted key and its value
-_SMALLER = (2, 4, 8)  # parts that a size is cut into
+_SMALLER = (2, 4, 8)  # divisors of a size
 
 
 def candidates(recipe: Recipe, *, row_tokens: int) -> Iterator[Change]:
-    """Keys that could be set otherwise, in the order in which a person should think of them.
+    """Possible changes of keys, the most harmless first.
 
-    Args: row_tokens: of the longest row; a micro-batch is no smaller.
+    Args: row_tokens: of the longest row; a micro-batch is not smaller.
     """
     learner, rollout = recipe.learner, recipe.rollout
     if not learner.gradient_checkpointing:
@@ -39,7 +39,7 @@ def candidates(recipe: Recipe, *, row_tokens: int) -> Iterator[Change]:
 
 
 def changed(recipe: Recipe, change: Change) -> Recipe | None:
-    """The recipe with one leaf set otherwise, or None where it would then contradict itself."""
+    """The recipe with one leaf changed, or None if it would then contradict itself."""
     key, value = change
     values: dict[str, Any] = recipe.model_dump()
     *parents, leaf = key.split(".")
@@ -54,7 +54,7 @@ def changed(recipe: Recipe, change: Change) -> Recipe | None:
 
 
 def override(change: Change) -> str:
-    """As it is written on the command line.
+    """The change as a `key=value` of the command line.
 
     >>> override(("learner.gradient_checkpointing", True)), override(("rollout.engine_dtype", EngineDtype.SHARED))
     ('learner.gradient_checkpointing=true', 'rollout.engine_dtype=shared')

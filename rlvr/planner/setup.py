@@ -1,4 +1,4 @@
-"""What a recipe asks of a machine, as numbers: the one place where the planner reads the recipe."""
+"""A recipe's demands on a machine, as numbers: the one place where the planner reads the recipe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ class Lengths:
 
     @property
     def row_max(self) -> int:
-        """Of prompt and completion."""
+        """Maximum tokens of a prompt and its completion."""
         return self.prompt_max + self.completion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """One training step and what is held for it.
+    """The numbers of one training step.
 
     num_trained: parameters with a gradient; all of them, or those of adapters.
-    engine_bytes: of a number in the engine's copy of the weights; 0 where it uses the learner's own.
-    rows_at_once: most completions that the engine decodes in one batch.
+    engine_bytes: per element of the engine's copy of the weights; 0 if it uses the learner's own.
+    rows_at_once: maximum completions that the engine decodes in one batch.
     overlaps: whether completions are generated while the learner works.
     """
 
@@ -73,19 +73,19 @@ class Setup:
         return self.prompts_per_step * self.group_size
 
     def tokens_of(self, *, prompts: int) -> int:
-        """Tokens that the learner runs for so many whole groups at full length."""
+        """Tokens that the learner runs for this many whole groups at full length."""
         rows = prompts * self.group_size
         prompt_tokens = (prompts if self.shares_prompts else rows) * self.lengths.prompt_mean
         return prompt_tokens + rows * self.lengths.completion
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens of the largest micro-batch of one learner: the limit, less where the minibatch is smaller."""
+        """Tokens of the largest micro-batch of one learner: the limit, or less if the minibatch is smaller."""
         return min(self._minibatch_tokens, max(self.micro_batch_tokens, self.lengths.row_max))
 
     @property
     def num_micro_batches(self) -> int:
-        """Of a minibatch, for each learner."""
+        """Rows of a minibatch, per learner."""
         return -(-self._minibatch_tokens // self.micro_tokens)
 
     @property
@@ -101,7 +101,7 @@ class Setup:
 
     @property
     def _minibatch_tokens(self) -> int:
-        """Of one learner."""
+        """Tokens of a minibatch, per learner."""
         tokens = self.tokens_of(prompts=self.prompts_per_step // self.minibatches)
         return -(-tokens // self.num_learners)
 
@@ -118,7 +118,7 @@ def setup_of(
 
     Args:
         num_adapters: parameters of its adapters; 0 without.
-        eval_sizes: prompts of each evaluation, where the data was opened; None: as many as the recipe asks for.
+        eval_sizes: prompts of each evaluation, if the data was opened; None: as many as the recipe asks for.
     """
     sizes = [recipe.run.eval_prompts for _ in recipe.data.eval]
     if eval_sizes is not None:

@@ -12,14 +12,14 @@ _WHEN = {
     Phase.ALWAYS: "",
     Phase.GENERATION: "while generating: ",
     Phase.TRAINING: "in a micro-batch: ",
-    Phase.FORWARD: "in a micro-batch, until gradients are there: ",
+    Phase.FORWARD: "in a micro-batch, until gradients exist: ",
     Phase.GRADIENTS: "until the update: ",
     Phase.UPDATE: "in the update: ",
 }
 
 
 def size(num_bytes: int) -> str:
-    """Bytes for a person.
+    """Bytes for display.
 
     >>> size(5 << 20), size(3 << 29)
     ('5 MiB', '1.50 GiB')
@@ -29,7 +29,7 @@ def size(num_bytes: int) -> str:
 
 
 def memory_rows(place: Place) -> list[Row]:
-    """What the place holds, and at the end what is planned and what is free."""
+    """The parts that the device holds, then the planned and the free memory."""
     rows = [(part.name, size(part.num_bytes), _WHEN[part.phase] + part.how) for part in place.parts]
     verdict = "" if place.fits else "not enough"
     return [
@@ -37,7 +37,7 @@ def memory_rows(place: Place) -> list[Row]:
         (
             "planned",
             size(place.planned_bytes),
-            "what is always there, and the most of what comes and goes",
+            "what is always held, and the peak of the rest",
         ),
         ("available", size(place.available_bytes), verdict),
     ]
@@ -48,10 +48,14 @@ def pace_rows(pace: Pace, speed: Speed, *, num_steps: int) -> list[Row]:
     measured = f"{speed.flops / 1e9:,.0f} GFLOP/s and {speed.bytes / 1e9:,.1f} GB/s, just measured"
     return [
         ("this device", measured, "large products; weights read for one row"),
-        ("generated tokens a step", f"{pace.generated_tokens:,}", "every completion at its limit"),
-        ("learner tokens a step", f"{pace.learner_tokens:,}", "a shared prompt once"),
         (
-            "seconds a step",
+            "generated tokens per step",
+            f"{pace.generated_tokens:,}",
+            "every completion at its limit",
+        ),
+        ("learner tokens per step", f"{pace.learner_tokens:,}", "a shared prompt once"),
+        (
+            "seconds per step",
             f"{pace.step_s:,.3g}",
             f"generation {pace.generation_s:,.3g}, training {pace.training_s:,.3g}",
         ),
@@ -60,7 +64,7 @@ def pace_rows(pace: Pace, speed: Speed, *, num_steps: int) -> list[Row]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person.
+    """Seconds for display.
 
     >>> duration(42.0), duration(200.0), duration(9000.0)
     ('42 s', '3 min', '2.5 h')
@@ -71,9 +75,9 @@ def duration(seconds: float) -> str:
 
 
 def warning(place: Place, found: Sequence[Remedy]) -> str:
-    """One line about a place that is too small: what is missing, and what each remedy would take less.
+    """One line about a device that is too small: what is missing, and what each remedy would save.
 
-    Those that are enough alone come first, the first of a key only.
+    Remedies that suffice alone come first, and each key is named once.
     """
     head = f"{place.name}: {size(place.planned_bytes)} planned, {size(place.available_bytes)} available"
     best: dict[str, Remedy] = {}
@@ -83,8 +87,8 @@ def warning(place: Place, found: Sequence[Remedy]) -> str:
         return (
             f"{head}: out of memory is likely, and no single key of the recipe saves enough to name"
         )
-    told = [
+    remedies = [
         f"{r.override} (-{size(r.saved_bytes)}{', then it fits' if r.fits else ''})"
         for r in best.values()
     ]
-    return f"{head}: out of memory is likely; try {', or '.join(told)}"
+    return f"{head}: out of memory is likely; try {', or '.join(remedies)}"

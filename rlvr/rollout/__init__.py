@@ -1,1 +1,1 @@
-"""Rollout engines: tokens in, tokens out. The transformers engine and the toy engine live in the learner's process."""
+"""Rollout engines: tokens in, tokens out. The transformers engine and the toy engine run in the learner's process."""

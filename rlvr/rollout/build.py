@@ -9,11 +9,11 @@ from rlvr.rollout.transformers_engine import TransformersEngine
 
 
 def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
-    """An engine that works in this process on `policy`, or on a copy of it."""
+    """An engine that runs in this process on `policy`, or on a copy of it."""
     if recipe.rollout.engine is EngineKind.TOY:
         return ToyEngine(policy.text)
     if recipe.rollout.engine is EngineKind.VLLM:
-        from rlvr.rollout.vllm.build import build_vllm_engine  # needs what the extra `vllm` brings
+        from rlvr.rollout.vllm.build import build_vllm_engine  # needs the extra `vllm`
 
         return build_vllm_engine(recipe, text=policy.text)
     return TransformersEngine(

@@ -1,9 +1,9 @@
 """Grouped sampling with a key-value cache: each distinct prompt is prefilled once, finished rows leave the batch.
 
 Every draw of a row is the inverse of the cumulative distribution at a uniform number that depends only on the row's
-seed and the token's place. So a completion is reproducible whatever batch it sits in, up to rounding: in a batch of
-another shape the logits differ in their last bits, and a draw that falls that close to a border between two tokens
-may pick the neighbour, after which the texts differ (more often in bfloat16 than in float32).
+seed and the token's position. So a completion is reproducible in any batch, up to rounding: in a batch of another
+shape the logits differ in their last bits, and a draw very close to the boundary between two tokens may pick the
+neighbour, after which the texts differ (more often in bfloat16 than in float32).
 """
 
 import time
@@ -19,13 +19,13 @@ from rlvr.protocols import GenerationRequest
 from rlvr.records import FinishReason
 from rlvr.rollout.next_token import Way, rows_of
 
-# A row that has finished is dropped from the batch when at least this share of its rows has: dropping copies the cache.
+# Finished rows are dropped from the batch when they are at least this share of it: dropping copies the cache.
 DROP_SHARE = 1 / 16
 
 
 @dataclass(slots=True)
 class Row:
-    """One completion while it is generated."""
+    """One completion that is being generated."""
 
     request: GenerationRequest
     uniforms: np.ndarray
@@ -49,7 +49,7 @@ def decode_rows(
 
     Args:
         requests: may differ in prompt, limit, temperature and stops; equal prompts are prefilled once.
-        way: how logits are computed; with EQUAL_LENGTHS the prompts must be of one length.
+        way: how logits are computed; with EQUAL_LENGTHS all prompts must have the same length.
         to_text: decodes token ids, special ones too; used only to look for stop strings.
     """
     device = next(model.parameters()).device
@@ -93,14 +93,14 @@ def decode_rows(
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) that depend on the seed alone (Philox, a counter-based generator)."""
+    """`count` numbers in [0, 1) that depend only on the seed (Philox, a counter-based generator)."""
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
 def sample_tokens(
     logits: Tensor, *, uniforms: Tensor, temperatures: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One token a row and its log-prob in nats under softmax(logits / temperature).
+    """One token per row and its log-prob in nats under softmax(logits / temperature).
 
     Temperature 0 takes the most likely token and reports its log-prob at temperature 1.
 
@@ -118,7 +118,7 @@ def sample_tokens(
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
     target = uniforms[:, None].to(cumulative.dtype) * total
-    # right=True skips tokens of probability 0; strictly below the total, or the last of them could be picked.
+    # right=True skips tokens of probability 0; strictly below the total, or the last such token could be picked.
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
     if bool(greedy.any()):

@@ -1,8 +1,8 @@
-"""A key-value cache with room for the tokens to come.
+"""A key-value cache that allocates room ahead.
 
-transformers' own grows by concatenation: each new token copies all keys and values of the batch, so that a completion
-of T tokens copies in the order of T squared. Here a layer's tensors are allocated with room ahead, and a new token is
-written into it.
+transformers' cache grows by concatenation: each new token copies all keys and values of the batch, so that a completion
+of T tokens copies O(T^2) numbers. Here a layer's tensors are allocated with spare room, and a new token is written
+into it.
 """
 
 from torch import Tensor
@@ -10,11 +10,11 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 _ROOM = 64  # tokens, at least
-_ROOM_SHARE = 0.25  # of what is held already
+_ROOM_SHARE = 0.25  # of the tokens held so far
 
 
 def key_value_cache(config: PretrainedConfig) -> DynamicCache:
-    """An empty cache; layers that do not keep every token (sliding windows, states) stay as transformers makes them."""
+    """An empty cache; layers that do not keep every token (sliding windows, states) keep transformers' classes."""
     cache = DynamicCache(config=config)
     cache.layers = [
         LayerWithRoom() if type(layer) is DynamicLayer else layer for layer in cache.layers
@@ -23,9 +23,9 @@ def key_value_cache(config: PretrainedConfig) -> DynamicCache:
 
 
 def select_rows(cache: DynamicCache, indices: Tensor) -> None:
-    """The cache's rows become these, in this order; states of recurrent layers with them.
+    """Replaces the cache's rows by these, in this order, including states of recurrent layers.
 
-    `Cache.batch_select_indices` knows no such states.
+    `Cache.batch_select_indices` does not handle such states.
     """
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
@@ -61,7 +61,7 @@ class LayerWithRoom(DynamicLayer):
         return self.keys, self.values  # type: ignore[return-value] # set by now
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps these rows, the room with them."""
+        """Keeps these rows, with their spare room."""
         if self._stores is not None:
             length = self.get_seq_length()
             keys, values = (store.index_select(0, indices) for store in self._stores)
@@ -82,7 +82,7 @@ class LayerWithRoom(DynamicLayer):
     def _with_room(
         self, key_states: Tensor, value_states: Tensor, *, start: int, stop: int
     ) -> tuple[Tensor, Tensor]:
-        """New stores for `stop` tokens and more, with what is held already."""
+        """Allocates stores for at least `stop` tokens and copies the present ones."""
         capacity = stop + max(_ROOM, int(_ROOM_SHARE * stop))
         made: list[Tensor] = []
         for held, states in ((self.keys, key_states), (self.values, value_states)):

@@ -1,11 +1,11 @@
-"""Logits of the next token of many rows: with a cache of what was read, or by reading whole rows again.
+"""Logits of the next token of many rows: with a key-value cache, or by running whole rows again.
 
 Three ways, the fastest first:
     PADDED         one cache for all rows; prompts are padded on the left to one length.
-    EQUAL_LENGTHS  one cache for prompts of one length, so without padding: a recurrent state would read it.
+    EQUAL_LENGTHS  one cache for prompts of equal length, because a recurrent state would read padding.
     WHOLE_ROWS     no cache: every token costs a pass over the row. For families whose cache is not exact.
 
-`way_of` finds the fastest one that is exact: known for plain attention, measured once for all else.
+`way_of` finds the fastest exact way: known for plain attention, measured once for everything else.
 """
 
 import inspect
@@ -25,14 +25,14 @@ from rlvr.rollout.key_value_cache import key_value_cache, select_rows
 
 logger = logging.getLogger(__name__)
 
-# Largest difference of logits, in standard deviations of a row's logits, between a way and rows read alone. Rounding in
-# float32 makes 1e-6 to 1e-5 of them, padding that leaks into a state 1e-3, a cache that is wrong 0.1 to 5.
+# Largest difference of logits, in standard deviations of a row's logits, between a way and rows run alone. Rounding in
+# float32 gives 1e-6 to 1e-5, padding that leaks into a state 1e-3, a wrong cache 0.1 to 5.
 _TOLERANCE = 3e-4
-# Of the last resort: beyond it the model has no log-probs that engine and learner could agree on.
+# Tolerance of the last resort: beyond it engine and learner cannot agree on log-probs.
 _LAST_TOLERANCE = 1e-2
 _PLAIN_LAYERS = {DynamicLayer, DynamicSlidingWindowLayer}
 _NEEDED = {"input_ids", "attention_mask", "position_ids", "past_key_values"}
-_STATE_ARGUMENT = "cache_params"  # what Mamba calls its past_key_values
+_STATE_ARGUMENT = "cache_params"  # Mamba's name for past_key_values
 
 
 class Way(IntEnum):
@@ -51,7 +51,7 @@ class Rows(Protocol):
         ...
 
     def select(self, index: Int[Tensor, " row"]) -> None:
-        """The rows are now these of the ones before, in this order; one may be taken more than once."""
+        """Replaces the rows by these of them, in this order; a row may be repeated."""
         ...
 
     def append(self, tokens: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
@@ -67,7 +67,7 @@ def rows_of(
     pad_token_id: int,
     room: int,
 ) -> Rows:
-    """The rows of some prompts. Args: room: how many tokens will be appended, at most."""
+    """The rows of some prompts. Args: room: maximum number of appended tokens."""
     if way is Way.WHOLE_ROWS:
         return WholeRows(model, prompts, pad_token_id=pad_token_id)
     return CachedRows(model, prompts, pad_token_id=pad_token_id, room=room)
@@ -94,7 +94,7 @@ class CachedRows:
             mask[i, self._width - len(prompt) :] = 1
         self._ids, mask = ids.to(device), mask.to(device)
         self._position = mask.sum(1)
-        # One mask for the whole generation: each step looks at a wider part of it.
+        # One mask for the whole generation: each step uses a wider part of it.
         self._mask = torch.cat([mask, mask.new_ones(len(prompts), room)], 1)
         accepted = inspect.signature(model.forward).parameters
         self._is_state_alone = _STATE_ARGUMENT in accepted
@@ -123,7 +123,8 @@ class CachedRows:
     def append(self, tokens: Tensor) -> Tensor:
         """See `Rows`."""
         self._width += 1
-        # A model of states alone looks at no earlier place: its mask is of the new tokens, and none of them is padding.
+        # A purely recurrent model attends to no earlier place: its mask covers the new tokens, and none of them is
+        # padding.
         mask = None if self._is_state_alone else self._mask[:, : self._width]
         logits = self._model(
             input_ids=tokens[:, None],
@@ -137,7 +138,7 @@ class CachedRows:
 
 
 class WholeRows:
-    """Without a cache: rows are padded on the right and read whole, as the learner reads them."""
+    """Without a cache: rows are padded on the right and run whole, as in the learner."""
 
     def __init__(
         self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, pad_token_id: int
@@ -177,12 +178,11 @@ class WholeRows:
 
 
 def way_of(model: PreTrainedModel) -> Way:
-    """The fastest way in which the model's logits are those of rows read whole, one at a time.
+    """The fastest way whose logits are those of whole rows run one at a time.
 
-    Measured, in float32 or the model's own precision, where its cache is not of plain attention: some passes over a
+    Unless the cache is of plain attention it is measured, in float32 or the model's own dtype, by some passes over a
     dozen tokens. Anything but PADDED is logged.
-
-    Raises: RolloutError when not even rows padded on the right have the logits of rows read alone.
+    Raises: RolloutError when not even rows padded on the right have the logits of rows run alone.
     """
     if _has_plain_cache(model):
         return Way.PADDED
@@ -206,18 +206,18 @@ def way_of(model: PreTrainedModel) -> Way:
         model.train(was_training)
     raise RolloutError(
         f"{type(model).__name__} cannot generate here: its logits depend on the other rows of a batch "
-        f"({'; '.join(reasons)}); take a model of another family"
+        f"({'; '.join(reasons)}); use a model of another family"
     )
 
 
 _SLOWER = {
-    Way.EQUAL_LENGTHS: "prompts of one length at a time, which is slower",
+    Way.EQUAL_LENGTHS: "prompts of equal length together, which is slower",
     Way.WHOLE_ROWS: "without a cache, so that each token costs a pass over its row",
 }
 
 
 def _has_plain_cache(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps keys and values alone, under the mask and positions that it is given."""
+    """Whether every layer keeps only keys and values, under the mask and positions that it is given."""
     accepted = set(inspect.signature(model.forward).parameters)
     return (
         not model._is_stateful
@@ -229,7 +229,7 @@ def _has_plain_cache(model: PreTrainedModel) -> bool:
 @torch.no_grad()
 @torch.backends.cudnn.flags(allow_tf32=False)
 def _difference(model: PreTrainedModel, way: Way) -> str:
-    """How a way's logits differ from those of rows read alone; empty where they do not."""
+    """How a way's logits differ from those of rows run alone; empty if they do not."""
     vocab = int(model.config.get_text_config().vocab_size)
     drawn = torch.randint(0, vocab, (64,), generator=torch.Generator().manual_seed(0)).tolist()
     lengths = (6, 6) if way is Way.EQUAL_LENGTHS else (6, 3)

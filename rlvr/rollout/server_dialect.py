@@ -1,15 +1,15 @@
-"""What an OpenAI-compatible server is asked, and how its answer reads. Pure: no network, no state.
+"""Requests to and answers from OpenAI-compatible servers. Pure: no network, no state.
 
-Servers differ in what they take, so there is a ladder of dialects, from the one that loses nothing to the one that
-every server speaks; `LADDER` has the order, and the engine settles on the first that a server answers.
+Servers differ in what they accept, so there is a ladder of dialects, from the lossless one to the one that every
+server supports; `LADDER` has the order, and the engine uses the first that a server answers.
 
     form    path                what is sent                           what may be lost
     TOKENS  /completions        the prompt's token ids                 nothing
-    TEXT    /completions        the prompt's text                      the server tokenises it anew
+    TEXT    /completions        the prompt's text                      the server tokenises it again
     CHAT    /chat/completions   the messages, for its own template     template and begin tokens are the server's
 
-`has_extras` adds what vLLM and SGLang take beyond OpenAI's fields: the stop string stays in the text, token ids come
-back, and the model's own sampling defaults (top_k, repetition penalty) are switched off, which a training run has not.
+`has_extras` adds fields of vLLM and SGLang: the stop string stays in the text, token ids are returned, and the model's
+own sampling defaults (top_k, repetition penalty) are switched off, because training does not use them.
 """
 
 import math
@@ -23,7 +23,7 @@ from rlvr.records import FinishReason, Prompt
 
 
 class Form(StrEnum):
-    """In which form a prompt is sent."""
+    """The form in which a prompt is sent."""
 
     TOKENS = "tokens"
     TEXT = "text"
@@ -32,10 +32,10 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """What a server takes.
+    """A server's dialect.
 
-    has_extras: fields of vLLM and SGLang. has_options: `seed` and `logprobs`. limit_key: how the bound on new tokens is
-    called. cuts_itself: stop strings are not sent; the text is cut here.
+    has_extras: fields of vLLM and SGLang. has_options: `seed` and `logprobs`. limit_key: the name of the limit on new
+    tokens. cuts_itself: stop strings are not sent; the text is cut here.
     """
 
     form: Form
@@ -46,12 +46,12 @@ class Dialect:
 
     @property
     def path(self) -> str:
-        """Below the base URL."""
+        """The path below the base URL."""
         return "/chat/completions" if self.form is Form.CHAT else "/completions"
 
     @property
     def label(self) -> str:
-        """For messages.
+        """The dialect's description for messages.
 
         >>> Dialect(form=Form.CHAT, has_options=False).label
         '/chat/completions with messages, without seed and logprobs'
@@ -79,9 +79,9 @@ LADDER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """A prompt in words: its whole text, that text as its tokenizer must be given it, and the record it came from.
+    """A prompt's text, the text to pass to its tokenizer, and its record.
 
-    text_as_tokenised: without a begin token where the tokenizer writes that itself.
+    text_as_tokenised: without a begin token if the tokenizer adds it.
     """
 
     text: str
@@ -93,8 +93,8 @@ class Wording:
 class Reply:
     """One choice of a server's answer.
 
-    token_ids, logprobs: None where the server gave none. stopped_by: the stop string that ended it, "" for an end
-    token, None where the server does not say. num_prompt_tokens: None where it does not say.
+    token_ids, logprobs: None if the server returned none. stopped_by: the stop string that ended it, "" for an end
+    token, None if the server does not say. num_prompt_tokens: None if it does not say.
     """
 
     text: str
@@ -113,9 +113,9 @@ def request_body(
     wording: Wording,
     stop_token_ids: Sequence[int],
 ) -> dict[str, Json]:
-    """The body of one POST: one completion, with a seed of its own.
+    """The body of one POST: one completion, with its own seed.
 
-    Raises: ValueError when the dialect cannot say this prompt, with the reason.
+    Raises: ValueError with the reason when the dialect cannot express this prompt.
     """
     sampling = request.sampling
     body: dict[str, Json] = {
@@ -153,13 +153,13 @@ def request_body(
 
 def _chat(prompt: Prompt | None, *, dialect: Dialect, prompt_id: str) -> dict[str, Json]:
     if prompt is None:
-        raise ValueError(f"the messages of prompt {prompt_id!r} are not known here")
+        raise ValueError(f"the messages of prompt {prompt_id!r} are unknown")
     messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
     messages = messages or [{"role": "user", "content": prompt.text}]
     kwargs = dict(prompt.chat_template_kwargs)
     if kwargs and not dialect.has_extras:
         raise ValueError(
-            f"prompt {prompt_id!r} has chat_template_kwargs ({', '.join(kwargs)}), and chat of this server takes none"
+            f"prompt {prompt_id!r} has chat_template_kwargs ({', '.join(kwargs)}), and this server's chat takes none"
         )
     body: dict[str, Json] = {"chat_template_kwargs": kwargs} if kwargs else {}
     if not prompt.assistant_prefix:
@@ -210,14 +210,14 @@ def read_reply(body: Json, *, form: Form) -> Reply:
 
 
 def _finish_reason(said: Json) -> FinishReason:
-    """An unknown word counts as given up, so that it is never paid."""
+    """The finish reason; an unknown word counts as aborted, so that it earns no reward."""
     if said in {"stop", "eos", "eos_token", "stop_sequence", "tool_calls"}:
         return FinishReason.STOP
     return FinishReason.LENGTH if said in {"length", "max_tokens"} else FinishReason.ABORT
 
 
 def _stopped_by(choice: Mapping[str, Any]) -> str | None:
-    for key in ("stop_reason", "matched_stop"):  # vLLM's and SGLang's name
+    for key in ("stop_reason", "matched_stop"):  # the names in vLLM and SGLang
         if key in choice:
             return choice[key] if isinstance(choice[key], str) else ""
     return None
@@ -230,7 +230,7 @@ def _whole_numbers(found: Json) -> tuple[int, ...] | None:
 
 
 def _logprobs(found: Json) -> tuple[float, ...] | None:
-    """Of the chosen tokens, from either shape: `token_logprobs` of completions, `content` of chats."""
+    """Log-probs of the chosen tokens, from either shape: `token_logprobs` of completions, `content` of chats."""
     if not isinstance(found, dict):
         return None
     values = found.get("token_logprobs")
@@ -242,9 +242,9 @@ def _logprobs(found: Json) -> tuple[float, ...] | None:
 
 
 def cut_at_stop(reply: Reply, *, stop_strings: Sequence[str], cuts_itself: bool) -> Reply | None:
-    """The reply with its text ending in the stop string that ended it, as rlvr's engines leave it.
+    """The reply with its text ending in the stop string that ended it, like rlvr's engines.
 
-    None when the server took a stop string away and does not say which: then it must be asked without any, and the text
+    None when the server removed a stop string and does not say which: then it must be asked without any, and the text
     is cut here (`cuts_itself`).
 
     >>> reply = Reply(text="a 4", finish_reason=FinishReason.STOP, token_ids=None, logprobs=None, stopped_by="</x>",
@@ -265,7 +265,7 @@ def cut_at_stop(reply: Reply, *, stop_strings: Sequence[str], cuts_itself: bool)
 
 
 def _with_text(reply: Reply, text: str) -> Reply:
-    """The reply with another text, ended by a stop string; token ids that no longer say the text are left out."""
+    """The reply with another text, ended by a stop string; token ids that no longer match the text are dropped."""
     if text == reply.text and reply.finish_reason is FinishReason.STOP:
         return reply
     is_shorter = len(text) < len(reply.text)

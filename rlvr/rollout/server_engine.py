@@ -1,7 +1,7 @@
 """An OpenAI-compatible server (vLLM, SGLang and others) as a rollout engine, for evaluation.
 
-It generates; it cannot be given weights, and it says nothing that would prove which weights it holds, so it never takes
-part in training. Each completion is a call of its own, with its own seed: what comes back first is judged first.
+It can generate, but not load weights or prove which weights it holds, so it is not used in training. Each completion
+is a separate call with its own seed: completions are verified in the order of arrival.
 """
 
 import asyncio
@@ -37,12 +37,12 @@ _PROBE_DEADLINE_S = 300.0  # a server may still be loading or compiling when it 
 class ServerEngine:
     """Generates at a server.
 
-    Token ids and log-probs are the server's where it gives them (its log-probs are usually at temperature 1, whatever
-    was sampled with); else the ids are its text tokenised here, and the log-probs are NaN.
+    Token ids and log-probs are the server's if it returns them (its log-probs are usually at temperature 1, whatever
+    the sampling temperature); otherwise the ids are its text tokenised here, and the log-probs are NaN.
 
     Args:
         tokenizer: of the model that is served.
-        stop_token_ids: end a completion, beside the server's own.
+        stop_token_ids: end a completion, in addition to the server's own.
         prompts: by prompt id, for servers that only take messages.
     """
 
@@ -69,11 +69,11 @@ class ServerEngine:
 
     @property
     def dialect(self) -> Dialect | None:
-        """How the server is spoken with; None before the first request."""
+        """The dialect in use; None before the first request."""
         return self._dialect
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
-        """Yields each completion as it arrives. Raises RolloutError when the server cannot go on."""
+        """Yields each completion as it arrives. Raises RolloutError when the server fails."""
         if not requests:
             return
         self._num_open += len(requests)
@@ -97,16 +97,16 @@ class ServerEngine:
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
         """Refuses. Raises RolloutError."""
         raise RolloutError(
-            f"server {self._client.url} cannot be given weights (version {ref.policy_version}): it serves what it was "
-            "started with. To evaluate a checkpoint, start the server on that checkpoint's folder; to train, use "
+            f"server {self._client.url} cannot load weights (version {ref.policy_version}): it serves the model it "
+            "was started with. To evaluate a checkpoint, start the server on that checkpoint's folder; to train, use "
             "rollout.engine=vllm"
         )
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Refuses. Raises RolloutError."""
         raise RolloutError(
-            f"server {self._client.url} cannot score {len(rows)} given rows: not all servers can, and evaluation needs "
-            "none; use rollout.engine=vllm or transformers"
+            f"server {self._client.url} cannot score {len(rows)} given rows: not all servers can, and evaluation does "
+            "not need it; use rollout.engine=vllm or transformers"
         )
 
     async def health(self) -> EngineHealth:
@@ -144,10 +144,10 @@ class ServerEngine:
             if self._last_answer_s < start:
                 raise RolloutError(
                     f"server {self._client.url} answered nothing for {request.deadline_s:g} s (request "
-                    f"{request.request_id!r}{f'; last: {error}' if str(error) else ''}); see whether it hangs"
+                    f"{request.request_id!r}{f'; last: {error}' if str(error) else ''}); check whether it hangs"
                 ) from error
             self._warn(
-                "a completion took longer than its deadline of %g s at server %s; it counts as cut off",
+                "a completion exceeded its deadline of %g s at server %s; it counts as cut off",
                 request.deadline_s,
                 self._client.url,
             )
@@ -164,7 +164,7 @@ class ServerEngine:
         async with self._settling:
             if self._dialect is None:
                 self._dialect = await self._settle(request)
-                logger.info("server %s is asked at %s", self._client.url, self._dialect.label)
+                logger.info("server %s is called at %s", self._client.url, self._dialect.label)
             return self._dialect
 
     async def _settle(self, request: GenerationRequest) -> Dialect:
@@ -188,11 +188,11 @@ class ServerEngine:
             except DeadlineError as error:
                 raise RolloutError(
                     f"server {self._client.url} answered nothing for {_PROBE_DEADLINE_S:g} s to one request for one "
-                    f"token{f'; last: {error}' if str(error) else ''}; see whether it hangs"
+                    f"token{f'; last: {error}' if str(error) else ''}; check whether it hangs"
                 ) from error
             if answer.status in KEY_REFUSED:
                 raise key_refused(self._client, answer.message)
-            if answer.status in RETRIED_STATUS - {500}:  # 500 may be a field that it stumbles over
+            if answer.status in RETRIED_STATUS - {500}:  # 500 may be caused by a field
                 raise RolloutError(
                     f"server {self._client.url} is not ready: status {answer.status}, {answer.message}"
                 )
@@ -223,12 +223,12 @@ class ServerEngine:
     def _compare_lengths(self, reply: Reply, *, dialect: Dialect, num_expected: int) -> None:
         if dialect.form is Form.CHAT:
             self._warn(
-                "server %s takes messages only: its own chat template makes the prompt, not the tokenizer named here",
+                "server %s takes only messages: its own chat template makes the prompt, not the tokenizer given here",
                 self._client.url,
             )
         elif reply.num_prompt_tokens not in {None, num_expected}:
             self._warn(
-                "server %s reads a prompt of %d tokens as %d: its tokenizer is another, or it adds a begin token; "
+                "server %s reads a prompt of %d tokens as %d: its tokenizer differs, or it adds a begin token; "
                 "figures may differ from those of an engine that takes token ids",
                 self._client.url,
                 num_expected,
@@ -237,7 +237,7 @@ class ServerEngine:
 
     def _cutting_itself(self) -> Dialect:
         self._warn(
-            "server %s takes stop strings away without saying which; they are no longer sent, and the text is cut here "
+            "server %s removes stop strings without saying which; they are no longer sent, and the text is cut here "
             "(completions cost the server more)",
             self._client.url,
         )
@@ -281,7 +281,7 @@ class ServerEngine:
         )
         if dialect.form is Form.TEXT:
             text = self._text(ids)
-            # The server's tokenizer is this one: where it writes the begin token itself, the text must not.
+            # The server's tokenizer is this one: if it writes the begin token itself, the text must not.
             is_whole = tuple(self._tokenizer.encode(text)) == tuple(ids)
             bare = text if is_whole else self._text(ids[1:])
             wording = replace(wording, text=text, text_as_tokenised=bare)
@@ -289,7 +289,7 @@ class ServerEngine:
         asked = (*request.sampling.stop_token_ids, *specials)
         if asked and not dialect.has_extras:
             self._warn(
-                "server %s takes no stop_token_ids: completions may go on past rollout.stop_token_ids, and past stop "
+                "server %s takes no stop_token_ids: completions may run past rollout.stop_token_ids, and past stop "
                 "strings that are special tokens",
                 self._client.url,
             )
@@ -327,7 +327,7 @@ class ServerEngine:
         )
 
     def _warn(self, message: str, *values: object) -> None:
-        """Once for each cause."""
+        """Logs once per cause."""
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message, *values)

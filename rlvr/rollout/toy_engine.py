@@ -1,6 +1,6 @@
 """An engine without a model, for tests of everything around it: tokens are drawn uniformly from the vocabulary.
 
-Its log-probs are exact for what it does (-log V at every token), so the learner's mathematics holds; it cannot learn.
+Its log-probs are exact (-log V at every token), so the learner's mathematics holds; it cannot learn.
 """
 
 import math
@@ -15,7 +15,7 @@ from rlvr.rollout.waves import Emit, WaveScheduler
 
 
 class ToyEngine:
-    """Uniform tokens, seeded like any other engine; ends at a stop token or the limit."""
+    """Uniform tokens, seeded like in any other engine; ends at a stop token or the limit."""
 
     def __init__(self, text: PolicyText) -> None:
         self._text = text
@@ -28,7 +28,7 @@ class ToyEngine:
         return self._waves.generate(requests)
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Notes the version after the waves before it; there are no weights."""
+        """Sets the version after earlier waves; there are no weights."""
         return await self._waves.call(lambda: self._load(ref))
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -1,12 +1,11 @@
-"""The rollout engine that needs nothing but transformers; it lives in the learner's process.
+"""The rollout engine that needs only transformers; it runs in the learner's process.
 
-`engine_dtype: shared` reads the learner's own tensors, under the learner's own arithmetic. The others keep a copy that
-`load_weights` refreshes in place, so that the engine may generate while the learner trains: `float32` under the
-learner's arithmetic, `bfloat16` in half the memory. A copy's log-probs differ from the learner's, by the layout of
-the computation or by precision, so ratios then use the learner's proximal log-probs, and the difference is reported as
-`mismatch/*`.
-
-A copy is refreshed from the learner's tensors, or, in a process of its own, from the files that the learner publishes.
+`engine_dtype: shared` reads the learner's tensors, in the learner's arithmetic. The other settings keep a copy that
+`load_weights` refreshes in place, so that the engine may generate while the learner trains: `float32` in the learner's
+arithmetic, `bfloat16` in half the memory. A copy's log-probs differ from the learner's through the layout of the
+computation or through precision, so ratios then use the learner's proximal log-probs, and the difference is reported
+as `mismatch/*`.
+A copy is refreshed from the learner's tensors or, in a separate process, from the files that the learner publishes.
 """
 
 import time
@@ -47,7 +46,7 @@ class TransformersEngine:
     ) -> None:
         """Args:
         autocast: whether the learner computes in bfloat16 autocast; an engine in float32 then does too.
-        engine_id: what receipts call it, where it is one of several.
+        engine_id: its name in receipts, if it is one of several.
         """
         if engine_dtype is EngineDtype.AUTO:
             raise RolloutError(
@@ -59,7 +58,7 @@ class TransformersEngine:
         self._autocast = autocast and engine_dtype is not EngineDtype.BFLOAT16
         self._max_batch_rows = max_batch_rows
         self._version = 0
-        # Asked of the policy and not of a copy: it is in float32, so that rounding hides nothing.
+        # Measured on the policy and not on a copy: it is in float32, so that rounding hides nothing.
         self._way = way_of(policy.model)
         self._waves = WaveScheduler(self._run_wave, name="rlvr-engine")
         if self._shared:
@@ -75,11 +74,11 @@ class TransformersEngine:
         return self._waves.generate(requests)
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Switches to `ref` after the waves before it. Raises RolloutError when what arrived is not what was sent."""
+        """Switches to `ref` after earlier waves. Raises RolloutError when the loaded tensors are not those sent."""
         return await self._waves.call(lambda: self._load(ref))
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probs of each row's tokens but the first, with the weights that generate, each row in its own shape."""
+        """Log-probs of each row's tokens but the first, with the current weights, each row in its own shape."""
         return await self._waves.call(lambda: self._score(rows))
 
     async def health(self) -> EngineHealth:
@@ -112,7 +111,7 @@ class TransformersEngine:
         )
 
     def _refresh(self, ref: WeightsRef) -> dict[str, int]:
-        """Copies what was published into the engine's own tensors; the checksums of what they then hold."""
+        """Copies the published tensors into the engine's own; returns the checksums of the result."""
         target = dict(self._model.named_parameters())
         where = f"weights of version {ref.policy_version}"
         own = str(next(iter(target.values())).dtype).removeprefix("torch.")
@@ -131,7 +130,7 @@ class TransformersEngine:
         wrong = [e.name for e in ref.manifest if checksums[e.name] != e.checksum]
         if wrong:
             raise RolloutError(
-                f"{where}: {len(wrong)} of {len(ref.manifest)} tensors differ from what the learner sent, first "
+                f"{where}: {len(wrong)} of {len(ref.manifest)} tensors differ from the learner's, first "
                 f"{wrong[0]!r}; the engine must not generate with them"
             )
         return checksums
@@ -171,7 +170,7 @@ class TransformersEngine:
     def _batches(
         self, requests: Sequence[GenerationRequest]
     ) -> Iterator[Sequence[GenerationRequest]]:
-        """What runs together: at most `max_batch_rows`, and prompts of one length where the way asks for it."""
+        """Batches of at most `max_batch_rows` requests, with prompts of equal length if the way needs it."""
         parts: dict[int, list[GenerationRequest]] = {}
         for request in requests:
             length = len(request.prefix_token_ids) if self._way is Way.EQUAL_LENGTHS else 0
@@ -199,7 +198,7 @@ class TransformersEngine:
 
 
 def _copy_from_file(ref: WeightsRef, target: Mapping[str, Tensor], *, where: str) -> None:
-    """Raises RolloutError that names tensors which are missing, unknown or of another shape."""
+    """Raises RolloutError with the tensors that are missing, unknown or of another shape."""
     sent = {entry.name for entry in ref.manifest}
     try:
         with safe_open(ref.uri, framework="pt") as file:
@@ -209,14 +208,14 @@ def _copy_from_file(ref: WeightsRef, target: Mapping[str, Tensor], *, where: str
             if missing or unknown:
                 raise RolloutError(
                     f"{where}: {len(missing)} tensors are missing (first: {missing[:3]}) and {len(unknown)} are "
-                    f"unknown (first: {unknown[:3]}) in {ref.uri}; learner and engine must be of one model"
+                    f"unknown (first: {unknown[:3]}) in {ref.uri}; learner and engine must use the same model"
                 )
             for name, tensor in target.items():
                 arrived = file.get_tensor(name)
                 if arrived.shape != tensor.shape:
                     raise RolloutError(
                         f"{where}: {name!r} has shape {list(arrived.shape)} in {ref.uri}, and the engine's has "
-                        f"{list(tensor.shape)}; learner and engine must be of one model"
+                        f"{list(tensor.shape)}; learner and engine must use the same model"
                     )
                 tensor.copy_(arrived)
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""Batches all open requests of an in-process engine into waves, run one after the other in one thread.
+"""Batches all open requests of an in-process engine into waves, which run one after another in one thread.
 
     generate() x N --(this turn of the event loop)--> pending --flush--> wave --thread--> completions --> each caller
 
@@ -80,7 +80,7 @@ class WaveScheduler:
                 if len(owner) != len(wave):
                     raise ValueError("two open requests share a request_id")
                 self._run_wave(wave, emit)
-            except BaseException as error:  # noqa: BLE001 - the border of the thread; each caller re-raises it
+            except BaseException as error:  # noqa: BLE001 - thread boundary; each caller re-raises it
                 for caller in callers:
                     loop.call_soon_threadsafe(caller.queue.put_nowait, error)
 

@@ -1,4 +1,4 @@
-"""The cold start: imitate demonstrations for a number of steps, so that RL finds something to reward."""
+"""The cold start: supervised steps on demonstrations, so that RL finds something to reward."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisedReport:
-    """How the stage ended: the mean negative log-likelihood of its first and last batch, nats a token."""
+    """The result of the stage: the mean negative log-likelihood of its first and last batch, nats per token."""
 
     steps: int
     first_loss: float
@@ -73,7 +73,7 @@ def imitate(
         progress(step, losses[-1])
     if not losses:
         raise LearnerError(
-            "a cold start of 0 steps was run; set cold_start.steps or leave the section out"
+            "a cold start needs at least one step; set cold_start.steps or leave the section out"
         )
     return SupervisedReport(steps=config.steps, first_loss=losses[0], last_loss=losses[-1])
 

@@ -67,7 +67,7 @@ _constant.is_scaled_by_advantage = True  # type: ignore[attr-defined] # a claim 
     ("loss", "problem"),
     [
         (_unclamped, "gives a loss or a gradient that is not finite; clamp it"),
-        (_whitened, "what stands outside the mask changes the loss"),
+        (_whitened, "values outside the mask change the loss"),
         (_constant, "is_scaled_by_advantage is True, but"),
         (lambda inputs: inputs.logprobs, "it returns Tensor and not a TokenLoss"),
         (lambda inputs: 1 / 0, "the worked example: raised ZeroDivisionError"),
@@ -141,7 +141,7 @@ def test_a_recipe_names_an_advantage_by_its_kind() -> None:
 def test_bad_settings_and_names_are_errors_that_say_what_is_known() -> None:
     with pytest.raises(
         PluginError,
-        match=r"settings of loss 'smooth_clip' \(rlvr-outside 1.0.*widht.*It knows: width",
+        match=r"settings of loss 'smooth_clip' \(rlvr-outside 1.0.*widht.*Its settings: width",
     ):
         build_function(LOSSES, "smooth_clip", {"widht": 1.0})
     with pytest.raises(

@@ -90,7 +90,7 @@ def test_the_version_and_a_keys_meaning_are_told(tmp_path: Path):
     assert rlvr(tmp_path, "--version") == (0, f"rlvr {__version__}\n")
     code, output = rlvr(tmp_path, "recipes", "explain", "rollout.group_size")
     assert code == 0, output
-    assert "Completions of each prompt" in output
+    assert "Completions per prompt" in output
     assert rlvr(tmp_path, "recipes", "explain", "rollout.grp_size")[0] == 2
 
 

@@ -1,4 +1,4 @@
-"""What AReaL computes (repository inclusionAI/AReaL, commit 4aef98d8, May 2026)."""
+"""AReaL's formulas (repository inclusionAI/AReaL, commit 4aef98d8, May 2026)."""
 
 import math
 import statistics

@@ -23,10 +23,10 @@ ADVANTAGE: TypeAdapter[AdvantageConfig] = TypeAdapter(AdvantageConfig)
 
 
 class Claim(StrEnum):
-    """What is said of a comparison."""
+    """The claim about a comparison."""
 
     EQUAL = "equal"
-    SAME_GRADIENT = "same gradient"  # the reported values differ, and say nothing
+    SAME_GRADIENT = "same gradient"  # the reported values differ, without meaning
     DIFFERS = "differs on purpose"
 
 
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What every comparison says of itself. reason: why they differ; empty where they do not."""
+    """The fields of every comparison. reason: why the two differ; empty where they do not."""
 
     peer: str
     algorithm: str
@@ -128,7 +128,7 @@ class AdvantageCase(Case):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongCase(Case):
-    """What is added to the reward of a completion near the limit. reference: by its number of tokens."""
+    """The reward added to a completion near the limit. reference: by its number of tokens."""
 
     reference: Callable[[int], float]
     buffer_tokens: int
@@ -153,7 +153,7 @@ class OverlongCase(Case):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardKlCase(Case):
-    """What the KL to the reference takes from each row's reward, where engine and learner agree."""
+    """The penalty of the KL to the reference in each row's reward, where engine and learner agree."""
 
     reference: Callable[[Row], float]
     estimator: KlEstimator

@@ -1,4 +1,4 @@
-"""What NeMo RL computes (repository NVIDIA-NeMo/RL, commit 7ea279ab, August 2026)."""
+"""NeMo RL's formulas (repository NVIDIA-NeMo/RL, commit 7ea279ab, August 2026)."""
 
 import math
 from collections.abc import Sequence

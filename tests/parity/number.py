@@ -1,4 +1,4 @@
-"""A float that remembers how it was made, so that a formula written with loops gives its gradient too.
+"""A float that records how it was computed, so that a formula written with loops also gives its gradient.
 
 Reference losses are written with these in place of tensors: no autograd, no masks, no broadcasting, none of the code
 that they are compared with. A formula's stop-gradient is `still(x)`: the plain float.
@@ -54,7 +54,7 @@ def _made(value: float, *slopes: tuple[Scalar, float]) -> Number:
 
 
 def still(x: Scalar) -> float:
-    """The value alone: what a framework calls detach or stop-gradient."""
+    """The plain value: detach or stop-gradient in a framework."""
     return x.value if isinstance(x, Number) else x
 
 

@@ -13,12 +13,12 @@ from rlvr.config.sections.algorithm import AdvantageConfig, AlgorithmConfig, Rat
 from tests.parity.rows import MAX_TOKENS, Row
 
 MAX_COMPLETION_TOKENS = MAX_TOKENS + 3
-NOTHING = 1e3  # what stands outside the loss mask: far from any log-prob, so that a leak shows
+NOTHING = 1e3  # value outside the loss mask: far from any log-prob, so that a leak shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossResult:
-    """A loss and its gradient with respect to the policy's log-probs and entropies, one list a row of loss tokens."""
+    """A loss and its gradient with respect to the policy's log-probs and entropies, one list per row of loss tokens."""
 
     value: float
     logprob_slopes_B_T: list[list[float]]
@@ -28,7 +28,7 @@ class LossResult:
 def our_advantages(
     config: AdvantageConfig, groups: Sequence[GroupRewards]
 ) -> list[list[float | None]]:
-    """One list of advantages a group; None where a rollout leaves the loss."""
+    """One list of advantages per group; None where a rollout leaves the loss."""
     return build_advantage(config)(groups)
 
 
@@ -85,7 +85,7 @@ def our_loss(config: AlgorithmConfig, rows: Sequence[Row]) -> LossResult:
 
 
 def _columns(row: Row, index: int) -> list[int]:
-    """Where a row's loss tokens stand."""
+    """The columns of a row's loss tokens."""
     prompt = 1 + index % 3
     return [prompt + t + t // 3 for t in range(row.num_tokens)]
 

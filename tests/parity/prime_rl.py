@@ -1,4 +1,4 @@
-"""What prime-rl computes (repository PrimeIntellect-ai/prime-rl, commit 559b4477, August 2026)."""
+"""prime-rl's formulas (repository PrimeIntellect-ai/prime-rl, commit 559b4477, August 2026)."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ def loss(rows: Sequence[Row], settings: Settings) -> Scalar:
     """src/prime_rl/trainer/rl/loss.py, `default_loss_fn`, over `rl_scale`: all loss tokens of the step.
 
     The ratio is not detached and not clamped; its base is the sampler. A token with A = 0 takes the low test, which
-    changes the reported mask rate and nothing else.
+    changes only the reported mask rate.
     """
     tokens: list[Scalar] = []
     for row in rows:

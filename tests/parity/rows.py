@@ -1,4 +1,4 @@
-"""Ragged rows of made-up log-probs, in plain Python: what reference losses read and ours is fed with too."""
+"""Ragged rows of random log-probs, in plain Python: the input of reference losses and of ours."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What SkyRL computes (repository NovaSky-AI/SkyRL, commit a9564572, August 2026).
+"""SkyRL's formulas (repository NovaSky-AI/SkyRL, commit a9564572, August 2026).
 
 The reduction is divided into the advantages before micro-batching, and the loss is then a plain sum.
 """

@@ -1,4 +1,4 @@
-"""The table of `rlvr parity`: every comparison, run now."""
+"""The table of `make parity`: every comparison, computed now."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class ParityRow:
 
     value, gradient: the largest absolute difference; gradient is None where there is none (advantages, rewards).
     verdict: `equal`, `same gradient` or `differs on purpose`; reason: why, empty where equal.
-    holds: what is claimed was measured: equal within TOLERANCE of the largest number compared (and of 1), or
-    farther apart than that where they are said to differ.
+    holds: the measurement confirms the claim: equal within TOLERANCE of the largest number compared (and of 1), or
+        farther apart than that for a claimed difference.
     """
 
     peer: str
@@ -79,7 +79,7 @@ def _holds(claim: Claim, measured: Difference) -> bool:
 
 
 def parity_table(rows: Sequence[ParityRow]) -> Table:
-    """The rows, for a terminal of 100 columns; a reason stands under its settings."""
+    """The rows, for a terminal of 100 columns; a reason is printed under its settings."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("peer", style="cyan", no_wrap=True)
     table.add_column("what", no_wrap=True)

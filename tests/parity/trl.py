@@ -1,4 +1,4 @@
-"""What TRL 1.16 computes: `GRPOTrainer` and `AsyncGRPOTrainer`, one process, one optimiser step.
+"""The formulas of TRL 1.16: `GRPOTrainer` and `AsyncGRPOTrainer`, one process, one optimiser step.
 
 Names of settings are TRL's own. `tests/golden/parity/test_trl_itself.py` compares the same settings with the trainer.
 """

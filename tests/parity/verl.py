@@ -1,6 +1,7 @@
-"""What verl computes (repository verl-project/verl, commit 1dda039b, August 2026), one data-parallel rank.
+"""verl's formulas (repository verl-project/verl, commit 1dda039b, August 2026), one data-parallel rank.
 
-Names of settings are verl's own. A micro-batch is the whole mini-batch here; verl's global counts make that no limit.
+Names of settings are verl's own. A micro-batch is the whole mini-batch here; with verl's global counts that is no
+restriction.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A recipe as a document, before it has meaning: values, and the line or the override that each came from.
+"""A recipe as a raw document, before validation: values, and the line or override each came from.
 
 Comes in:   YAML text, packaged recipes, `key=value`.
 Goes out:   one document for pydantic to validate, and a resolved recipe written back as YAML.

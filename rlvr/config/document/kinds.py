@@ -1,9 +1,9 @@
-"""Unions told apart by `kind`, in a document before it is validated.
+"""Unions discriminated by `kind`, in a document before validation.
 
-A union may be written short: `advantage: rloo` is `advantage: {kind: rloo}`. And the keys of a kind belong
-to it: when a higher layer (the file over the one it extends, the command line over both, all over a preset)
-sets another kind, what lower layers wrote for theirs is dropped, so that a `clip_low` meant for one loss
-never reaches another that has a key of the same name.
+A union has a short form: `advantage: rloo` is `advantage: {kind: rloo}`. The keys of a kind belong to it: when a
+higher layer (the file over the one it extends, the command line over both, all over a preset) sets another kind,
+the keys that lower layers set for theirs are dropped, so that a `clip_low` meant for one loss never reaches
+another that has a key of the same name.
 
 Where a union has a plugin, `kind` may name one: `loss: {kind: "my_pkg.losses:my_loss", alpha: 0.1}` is
 `loss: {kind: plugin, name: "my_pkg.losses:my_loss", settings: {alpha: 0.1}}`.
@@ -59,7 +59,7 @@ def _unfold_plugin(
     for key in [key for key in union if key not in section.model_fields]:
         settings = union.setdefault(_SETTINGS, {})
         if not isinstance(settings, dict):
-            return  # validation says what is wrong with it
+            return  # validation reports the error
         settings[key] = union.pop(key)
         here = (*path, key)
         document.origins.setdefault((*path, _SETTINGS), document.origins[here])
@@ -74,7 +74,7 @@ def _names_plugin(kind: str, section: type[PluginSection]) -> bool:
 
 
 def written_kinds(document: Document, *, model: type[BaseModel]) -> dict[KeyPath, str]:
-    """The kind of each union that stands in the document, by the union's path; the default where none is written."""
+    """The kind of each union in the document, by the union's path; the default where none is given."""
     return {
         path: str(union.get(KIND, next(iter(kinds(annotation_at(model, path))))))
         for path, union in _unions(document.values, (), model)
@@ -92,7 +92,7 @@ def clear_other_kinds(below: Document, above: Document, *, model: type[BaseModel
 def clear_replaced_kinds(
     document: Document, before: dict[KeyPath, str], *, model: type[BaseModel]
 ) -> None:
-    """Drops what files and presets wrote for a kind that the command line has replaced since `before`."""
+    """Drops the keys from files and presets of each kind that the command line has replaced since `before`."""
     for path, kind in written_kinds(document, model=model).items():
         if before.get(path, kind) != kind:
             _clear(document, path, only_of_files=True)
@@ -112,7 +112,7 @@ def _unions(
 
 
 def _clear(document: Document, path: KeyPath, *, only_of_files: bool) -> None:
-    """Removes the entries of the mapping at `path`, or those of them that the command line did not write."""
+    """Removes the entries of the mapping at `path`, or only those that the command line did not set."""
     union = value_at(document.values, path)
     assert isinstance(union, dict)
     for key in list(union):

@@ -1,8 +1,8 @@
-"""`key=value` from the command line, put into a document before it is validated.
+"""Applies `key=value` from the command line to a document before validation.
 
 A value in quotes, brackets or braces is read as YAML; any other is one plain scalar (`1e-5`, `true`,
-`null`, text), so `#` and `: ` need no quoting. Where the recipe wants text the value is taken as it
-stands. Nothing after `=` is the empty text, and `=null` takes a named check out.
+`null`, text), so `#` and `: ` need no quoting. Where the recipe expects text, the value is taken verbatim.
+Nothing after `=` is the empty text, and `=null` removes a named check.
 """
 
 from collections.abc import Sequence
@@ -30,20 +30,19 @@ _EXAMPLE = "write key=value, for example run.steps=10"
 def apply_overrides(
     document: Document, overrides: Sequence[str], *, model: type[BaseModel]
 ) -> None:
-    """Sets each `a.b.c=value` in the document, in order; what cannot be set becomes a problem of it.
+    """Sets each `a.b.c=value` in the document, in order; overrides that cannot be applied become its problems.
 
     Args:
-        model: the recipe's model; it says where text is wanted. A key that it does not know is set
-            all the same, and validation reports it.
+        model: the recipe's model, which says where text is expected. An unknown key is set anyway, and
+        validation reports it.
     """
     before = written_kinds(document, model=model)
     for override in overrides:
         problem = _apply(document, override, model)
         if problem:
             document.problems.append(Problem(origin=Origin(override=override), text=problem))
-    clear_replaced_kinds(
-        document, before, model=model
-    )  # keys of another kind are no settings of a plugin
+    # Keys of another kind are not settings of a plugin.
+    clear_replaced_kinds(document, before, model=model)
     unfold(document, model=model)
     clear_replaced_kinds(document, before, model=model)
 
@@ -81,7 +80,7 @@ def _plain(text: str, pair: str) -> JsonValue:
 
 
 def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
-    """Sets one value; returns what is wrong, or an empty text."""
+    """Sets one value; returns the error message, or an empty text."""
     key, equals, text = override.partition("=")
     parts = tuple(key.strip().split("."))
     try:
@@ -89,15 +88,13 @@ def _apply(document: Document, override: str, model: type[BaseModel]) -> str:
     except ValueError as error:
         return str(error)
     if len(parts) > MAX_DEPTH:
-        return f"a key of {len(parts):,} parts; keys nest {MAX_DEPTH} levels at most"
+        return f"the key has {len(parts):,} parts; keys nest at most {MAX_DEPTH} levels"
     if not equals:
         return f"no equals sign; {_EXAMPLE}"
     if not all(parts):
-        return (
-            f"no key before the equals sign; {_EXAMPLE}"
-            if not key.strip()
-            else (f"the key {key.strip()!r} has an empty part; {_EXAMPLE}")
-        )
+        if not key.strip():
+            return f"no key before the equals sign; {_EXAMPLE}"
+        return f"the key {key.strip()!r} has an empty part; {_EXAMPLE}"
     is_plain = bool(text) and text not in _NULLS and text.lstrip()[:1] not in {"[", "{"}
     if is_plain and kinds(annotation_at(model, parts)):
         parts = (*parts, KIND)  # `advantage=rloo` is short for `advantage.kind=rloo`
@@ -136,7 +133,7 @@ def _is_named_section(path: KeyPath, model: type[BaseModel]) -> bool:
 
 
 def _remove(document: Document, parent: dict[str, JsonValue], path: KeyPath) -> str:
-    """Takes the entry out; returns what is wrong, or an empty text."""
+    """Removes the entry; returns the error message, or an empty text."""
     if str(path[-1]) not in parent:
         there = ", ".join(parent) or "none"
         return f"there is no {path[-1]} to remove; {dotted(path[:-1])} has: {there}"
@@ -164,9 +161,9 @@ def _value(text: str, path: KeyPath, model: type[BaseModel], override: str) -> D
 def _descend(
     document: Document, parts: tuple[str, ...], model: type[BaseModel], override: str
 ) -> tuple[dict[str, JsonValue] | list[JsonValue], KeyPath, str]:
-    """The container of the last part, the path with list positions as numbers, and a problem.
+    """The container of the last part, the path with list positions as numbers, and an error message or "".
 
-    Containers that are missing on the way are made.
+    Missing containers on the way are created.
     """
     current: dict[str, JsonValue] | list[JsonValue] = document.values
     path: KeyPath = ()

@@ -1,4 +1,4 @@
-"""The recipes that travel with rlvr: `rlvr/_recipes` in the wheel, `recipes/` in a checkout."""
+"""The recipes shipped with rlvr: `rlvr/_recipes` in the wheel, `recipes/` in a checkout."""
 
 import difflib
 import importlib.resources
@@ -51,8 +51,7 @@ def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
 
     Args:
         beside: the folder that a relative path starts from; default the working directory.
-
-    Raises: ConfigError when there is none, with what may have been meant.
+        Raises: ConfigError with a suggestion when there is none.
     """
     path = Path(name_or_path)
     if beside is not None and not path.is_absolute():

@@ -1,6 +1,6 @@
 """The key paths of the recipe models: for did-you-mean, the type of an override, and counting keys.
 
-In a path, `N` stands for a position in a list of sections, `NAME` for a key of a mapping of sections.
+In a path, `N` is a position in a list of sections, `NAME` a key of a mapping of sections.
 """
 
 import types
@@ -44,7 +44,7 @@ def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
 
 
 def kinds(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The sections of a union told apart by `kind`, by that kind, the default first; empty for any other type.
+    """The sections of a union discriminated by `kind`, by that kind, the default first; empty for other types.
 
     >>> from rlvr.config.sections.algorithm import AlgorithmConfig
     >>> list(kinds(annotation_at(AlgorithmConfig, ("loss",))))[:2]

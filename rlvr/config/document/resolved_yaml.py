@@ -1,4 +1,4 @@
-"""A resolved recipe as YAML: every key, each with where its value came from."""
+"""A resolved recipe as YAML: every key with the provenance of its value."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _YAML_1_1_WORDS = {"on", "off", "yes", "no", "y", "n", "true", "false", "null", 
 
 
 def leaf_values(recipe: BaseModel) -> dict[KeyPath, Any]:
-    """Every leaf with its value; lists of plain values, and empty lists and mappings, are leaves."""
+    """Every leaf and its value; lists of plain values and empty containers are leaves."""
     return dict(_leaves(_plain(recipe), ()))
 
 
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_leaf(value: Any) -> bool:
-    """Whether the value stands on one line: a scalar, nothing, or a list of scalars."""
+    """Whether the value is written on one line: a scalar, nothing, or a list of scalars."""
     if isinstance(value, dict):
         return not value
     if isinstance(value, list):
@@ -116,7 +116,7 @@ def _inline(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """The number so that YAML 1.1 readers see one too: they want a point, as in `1.0e-06`."""
+    """The number in a form that YAML 1.1 readers also accept; they need a point, as in `1.0e-06`."""
     if math.isnan(value):
         return ".nan"
     if math.isinf(value):

@@ -1,8 +1,8 @@
-"""YAML with the line of every key: a document of plain values, and where each of them stands.
+"""YAML with the line of every key: a document of plain values, and where each was written.
 
 Plain scalars follow YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans, and `on`,
-`off`, `yes`, `no` and dates stay text. Left out on purpose: tags (`!!python/...`) and merge keys
-(`<<`); a recipe uses `extends`.
+`off`, `yes`, `no` and dates stay text. Tags (`!!python/...`) and merge keys (`<<`) are rejected on purpose;
+a recipe uses `extends`.
 """
 
 import re
@@ -40,7 +40,7 @@ class Origin:
     """Where a value was written: a line of a file, or one `key=value` of the command line.
 
     label: the file as messages show it. line: from 1. override: the `key=value`, empty for a file.
-    preset: the preset that stands there and brought the value, empty for a value that was written itself.
+    preset: the preset named there that brought the value, empty for a value that was written out.
     """
 
     label: str = ""
@@ -55,7 +55,7 @@ class Origin:
 
     @property
     def is_typed(self) -> bool:
-        """Whether the value itself stands on the command line, and not only the preset that brought it."""
+        """Whether the command line sets the value itself, not only the preset that brought it."""
         return bool(self.override) and not self.preset
 
     @property
@@ -72,7 +72,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong, and where."""
+    """One error and its place."""
 
     origin: Origin
     text: str
@@ -88,7 +88,7 @@ class Problem:
 class Document:
     """The values of a recipe before validation, the origin of each, and the problems so far.
 
-    broken: the paths of unreadable values; a problem already says so, and they stand as null.
+    broken: the paths of unreadable values, which are null here; a problem already reports each.
     """
 
     label: str
@@ -99,7 +99,7 @@ class Document:
 
     @classmethod
     def of(cls, values: dict[str, JsonValue], origin: Origin) -> "Document":
-        """A document of a copy of these values, which all stand at one place."""
+        """A document with a copy of these values, all with the same origin."""
         document = cls(label=origin.label)
 
         def visit(value: JsonValue, path: KeyPath) -> JsonValue:
@@ -115,12 +115,12 @@ class Document:
         return document
 
     def forget(self, path: KeyPath) -> None:
-        """Drop the origins of `path` and of all below it."""
+        """Drops the origins of `path` and of everything below it."""
         for known in [known for known in self.origins if known[: len(path)] == path]:
             del self.origins[known]
 
     def merged_over(self, base: "Document") -> "Document":
-        """This document's values over those of `base`: mappings merge, all else is replaced."""
+        """This document's values over those of `base`: mappings merge, everything else is replaced."""
         replaced: set[KeyPath] = set()
         values = _merge(base.values, self.values, (), replaced)
         kept = {
@@ -138,7 +138,7 @@ class Document:
 
 
 def dotted(path: KeyPath) -> str:
-    """The path as a person writes it.
+    """The path with dots, as written in overrides.
 
     >>> dotted(("data", "train", 0, "source"))
     'data.train.0.source'
@@ -176,7 +176,7 @@ def plain_scalar(text: str) -> JsonValue:
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
             raise ValueError(
-                f"a number of {len(text):,} digits is not read (at most {MAX_DIGITS}); put it in quotes if it is text"
+                f"a number of {len(text):,} digits is too long (at most {MAX_DIGITS}); quote it if it is text"
             )
         return int(text, 0) if text[:2] in {"0x", "0o"} else int(text)
     if _FLOAT.fullmatch(text):
@@ -195,13 +195,13 @@ def reads_as_text(text: str) -> bool:
 
 
 def read_document(text: str, *, label: str) -> Document:
-    """The document of a recipe file; duplicate keys and the like are left in its `problems`.
+    """The document of a recipe file; errors such as duplicate keys are collected in its `problems`.
 
     Raises: ConfigError for a syntax error (`label:line N: ...`) and a file that is not a mapping.
     """
     node = _compose(text, label=label)
     if node is None:
-        raise ConfigError(f"{label}: the file is empty; a recipe has name, model and data")
+        raise ConfigError(f"{label}: the file is empty; a recipe needs name, model and data")
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{label}:line 1: a recipe is a mapping (`key: value` lines)")
     document = Document(label=label)
@@ -211,10 +211,10 @@ def read_document(text: str, *, label: str) -> Document:
 
 
 def read_inline(text: str, *, path: KeyPath, override: str) -> Document:
-    """A document with a value of the command line, a YAML flow or a quoted scalar, in `values["value"]`.
+    """A document with a value from the command line, a YAML flow or a quoted scalar, in `values["value"]`.
 
     Args:
-        path: where in the recipe the value stands; its origins begin there.
+        path: the value's path in the recipe; its origins begin there.
 
     Raises: ConfigError when it is not YAML.
     """
@@ -227,7 +227,7 @@ def read_inline(text: str, *, path: KeyPath, override: str) -> Document:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Leaves plain scalars as text; `plain_scalar` gives them a type."""
+    """Keeps plain scalars as text; `plain_scalar` gives them a type."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - read by PyYAML, never written
 
@@ -236,7 +236,7 @@ class _PlainLoader(yaml.SafeLoader):
         self._depth = self._num_nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """One node. Raises MarkedYAMLError below MAX_DEPTH, before Python's own stack ends, and above MAX_VALUES."""
+        """One node. Raises MarkedYAMLError below MAX_DEPTH, before Python's recursion limit, and above MAX_VALUES."""
         self._depth += 1
         self._num_nodes += 1
         if self._depth > MAX_DEPTH:
@@ -271,20 +271,20 @@ def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | N
     except (
         ValueError,
         OverflowError,
-    ) as error:  # an escape that is no character, a huge version number
+    ) as error:  # an invalid escape, a huge version number
         raise ConfigError(f"{label}: not valid YAML: {error}") from error
 
 
 def _tab_hint(text: str, line: int) -> str:
     lines = text.splitlines()
     if line <= len(lines) and lines[line - 1].lstrip(" ").startswith("\t"):
-        return "; the line is indented by a tab, YAML wants spaces"
+        return "; the line is indented with a tab, YAML needs spaces"
     return ""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Reader:
-    """Turns YAML nodes into values, and notes origins and problems in the document."""
+    """Turns YAML nodes into values, and records origins and problems in the document."""
 
     document: Document
     override: str = ""
@@ -296,13 +296,13 @@ class _Reader:
             place = self.document.origins.get(path[:1], self._origin(node)).place
             raise ConfigError(
                 f"{place}: {dotted(path)}: the recipe has more than {MAX_VALUES:,} values; each use of an alias "
-                "(`*name`) counts all that it stands for"
+                "(`*name`) counts everything it expands to"
             )
         if path not in self.document.origins:
             self.document.origins[path] = self._origin(node)
         if id(node) in inside:
             self.document.broken.add(path)
-            return self._bad(node, f"{dotted(path)}: an alias stands for a value that contains it")
+            return self._bad(node, f"{dotted(path)}: an alias refers to a value that contains it")
         inside = (*inside, id(node))
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path, inside)
@@ -353,7 +353,7 @@ class _Reader:
         problems = self.document.problems
         problems.append(Problem(origin=self._origin(node), text=text))
         if len(problems) >= MAX_PROBLEMS:
-            raise ConfigError("\n".join([*map(str, problems), "and perhaps more"]))
+            raise ConfigError("\n".join([*map(str, problems), "and perhaps others"]))
 
 
 def _items(node: yaml.SequenceNode) -> Iterator[yaml.Node]:
@@ -370,7 +370,7 @@ def _merge(
     path: KeyPath,
     replaced: set[KeyPath],
 ) -> dict[str, JsonValue]:
-    """`above` over `below`. Adds to `replaced` the paths below which nothing of `below` is left."""
+    """`above` over `below`. Adds to `replaced` the paths where nothing of `below` is left."""
     merged = dict(below)
     for key, value in above.items():
         here = (*path, key)

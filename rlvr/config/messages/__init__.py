@@ -1,5 +1,5 @@
-"""What a person is told about a key: what is wrong with it, what was probably meant, what it means.
+"""Texts about keys for the user: errors, suggestions, explanations.
 
 Comes in:   pydantic's errors, unknown keys, names that other trainers use.
-Goes out:   sentences; nothing here decides what is valid.
+Goes out:   sentences; nothing here decides whether a recipe is valid.
 """

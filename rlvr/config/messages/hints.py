@@ -1,4 +1,4 @@
-"""What is known of a key that rlvr does not have: another trainer's name for one, or refused on purpose."""
+"""Answers for keys that rlvr does not have: another trainer's name for one, or rejected on purpose."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ PEER_NAMES: dict[str, PeerName] = GENERAL_NAMES | ALGORITHM_NAMES
 class Refused:
     """A key that rlvr does not offer on purpose.
 
-    off: the values that change nothing. why: what goes wrong. instead: what to do.
+    off: the values that leave it off. why: what it would break. instead: what to do.
     """
 
     off: tuple[object, ...]
@@ -20,7 +20,7 @@ class Refused:
     instead: str
 
     def answer(self, name: str, value: object) -> str:
-        """What to say to someone who wrote this key.
+        """The message for this key and value.
 
         >>> Refused(off=(1.0,), why="it skews", instead="use another").answer("top_p", 1)
         'top_p=1 is what rlvr always does; remove it'
@@ -31,15 +31,15 @@ class Refused:
 
 
 _TRUNCATED = (
-    "the learner's log-probs are under the full distribution, so every ratio would be biased "
+    "the learner's log-probs are those of the full distribution, so every ratio would be biased "
     "(at top_p=0.8 a peer measured a mean ratio of 0.896)"
 )
 _PENALISED = (
     "the learner's log-probs are of the model's own distribution, so every ratio would be biased"
 )
-_DROPPED = "dropout makes the learner's log-probs random, so every ratio would be noise"
+_DROPPED = "dropout makes the learner's log-probs random, so every ratio would be noisy"
 _TEMPERATURE = "use rollout.temperature"
-_NOT_SAMPLED = "completions are sampled, never decoded greedily, when they are learned from"
+_NOT_SAMPLED = "training completions are always sampled, never decoded greedily"
 
 REFUSED: dict[str, Refused] = {
     "top_p": Refused((1.0,), _TRUNCATED, _TEMPERATURE),
@@ -49,8 +49,10 @@ REFUSED: dict[str, Refused] = {
     "repetition_penalty": Refused((1.0,), _PENALISED, _TEMPERATURE),
     "frequency_penalty": Refused((0.0,), _PENALISED, _TEMPERATURE),
     "presence_penalty": Refused((0.0,), _PENALISED, _TEMPERATURE),
-    "min_new_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward ask for length"),
-    "min_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward ask for length"),
+    "min_new_tokens": Refused(
+        (0, None), _PENALISED, "let a verifier or the reward encourage length"
+    ),
+    "min_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward encourage length"),
     "do_sample": Refused((True,), _NOT_SAMPLED, _TEMPERATURE),
     "greedy": Refused((False,), _NOT_SAMPLED, _TEMPERATURE),
     "lora_dropout": Refused((0.0,), _DROPPED, "use learner.weight_decay"),
@@ -60,7 +62,7 @@ REFUSED: dict[str, Refused] = {
 
 
 def peer_hint(path: str) -> tuple[str, PeerName] | None:
-    """The peer's name that a dotted path ends in, and what it is here; the longest ending wins.
+    """The peer's name at the end of a dotted path, and its key here; the longest match wins.
 
     >>> peer_hint("actor_rollout_ref.rollout.n")
     ('rollout.n', PeerName(peers='verl', key='rollout.group_size', remark=''))
@@ -69,7 +71,7 @@ def peer_hint(path: str) -> tuple[str, PeerName] | None:
 
 
 def answer(path: str, value: object) -> str:
-    """What to say to someone who wrote this key of another trainer; empty for a key that no one has.
+    """The message for another trainer's key; empty for a key that no trainer has.
 
     >>> answer("rollout.top_p", 1.0)
     'top_p=1.0 is what rlvr always does; remove it'

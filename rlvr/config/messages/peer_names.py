@@ -1,4 +1,4 @@
-"""What other trainers call the batch, lengths, optimiser, memory, model, data and run; only for error messages."""
+"""Other trainers' names for the batch, lengths, optimiser, memory, model, data and run; for error messages only."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class PeerName:
     remark: str = ""
 
     def answer(self, name: str) -> str:
-        """What to say to someone who wrote this name."""
+        """The message for this name."""
         remark = f"; {self.remark}" if self.remark else ""
         return f"did you mean {self.key}? {name} is its name in {self.peers}{remark}"
 
@@ -36,18 +36,18 @@ _TEMPLATE = "data.train.N.chat_template_kwargs"
 _LEARNERS = "cluster.learners"
 
 _COUNTS_ROLLOUTS = "it counts rollouts; rlvr counts prompts, so divide by the group size"
-_PER_MINIBATCH = "it is a size; rlvr wants how many minibatches a step has"
+_PER_MINIBATCH = "it is a size; rlvr counts the minibatches per step"
 _BY_TOKENS = "rlvr bounds memory by tokens, and the gradient does not depend on it"
-_NO_REUSE = "rlvr takes each completion once a step; this is the number of optimiser steps"
-_LENGTH_TOTAL = "it counts prompt and completion; rlvr bounds the completion alone"
-_VERSIONS = "it counts optimiser steps; rlvr counts published versions, one a step"
-_ON_BY_RANK = "true is a rank above 0"
+_NO_REUSE = "rlvr uses each completion once per step; this is the number of optimiser steps"
+_LENGTH_TOTAL = "it counts prompt and completion; rlvr limits only the completion"
+_VERSIONS = "it counts optimiser steps; rlvr counts published versions, one per step"
+_ON_BY_RANK = "true means a rank above 0"
 _ALWAYS_BY_TOKENS = "rlvr always fills micro-batches up to a number of tokens"
 _CHUNK = "it counts tokens; rlvr counts megabytes"
 _PROCESSES = "processes that share one optimiser step; the batch keeps its size"
 _LIGER = "true is liger"
-_VLLM_WIDTH = "vLLM's own arguments stand there, this one as tensor_parallel_size"
-_VLLM_OWN = "vLLM's own arguments stand there under their own names"
+_VLLM_WIDTH = "it takes vLLM's own arguments, this one as tensor_parallel_size"
+_VLLM_OWN = "it takes vLLM's own arguments under their own names"
 
 GENERAL_NAMES: dict[str, PeerName] = {
     # how many completions
@@ -102,16 +102,18 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "max_input_seq_length": PeerName("NeMo RL", _PROMPT_TOKENS),
     "stop": PeerName("vLLM", "rollout.stop_strings"),
     "stop_sequences": PeerName("prime-rl", "rollout.stop_strings"),
-    "eos_token_id": PeerName("transformers", "rollout.stop_token_ids", "beside the model's own"),
+    "eos_token_id": PeerName(
+        "transformers", "rollout.stop_token_ids", "in addition to the model's own"
+    ),
     # staleness
     "max_off_policy_steps": PeerName("prime-rl", _STALE, _VERSIONS),
     "max_staleness_steps": PeerName("SkyRL", _STALE, _VERSIONS),
     "max_head_offpolicyness": PeerName("AReaL", _STALE),
     "max_trajectory_age_steps": PeerName("NeMo RL", _STALE, _VERSIONS),
     "staleness_threshold": PeerName(
-        "verl", _STALE, "it is a share of the batch; rlvr counts versions"
+        "verl", _STALE, "it is a fraction of the batch; rlvr counts versions"
     ),
-    "async_queue_size": PeerName("OpenRLHF", _STALE, "it counts batches that wait"),
+    "async_queue_size": PeerName("OpenRLHF", _STALE, "it counts queued batches"),
     "async_grpo.enabled": PeerName("NeMo RL", _STALE, "0 is strictly on-policy"),
     "async_enable": PeerName("OpenRLHF", _STALE, "0 is strictly on-policy"),
     "fully_async.enabled": PeerName("SkyRL", _STALE, "0 is strictly on-policy"),
@@ -173,7 +175,7 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "actor.num_gpus_per_node": PeerName("OpenRLHF", _LEARNERS, _PROCESSES),
     "dp_replicate": PeerName("prime-rl", _LEARNERS, _PROCESSES),
     "num_processes": PeerName("TRL (accelerate)", _LEARNERS, _PROCESSES),
-    # engines and where they live
+    # engines and their placement
     "use_vllm": PeerName("TRL", "rollout.engine", "true is vllm"),
     "vllm_mode": PeerName(
         "TRL", "cluster.placement", "colocate is colocated, server disaggregated"

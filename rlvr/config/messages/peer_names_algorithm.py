@@ -1,4 +1,4 @@
-"""What other trainers call the algorithm, the reward and the corrections; only for error messages."""
+"""Other trainers' names for the algorithm, the reward and the corrections; for error messages only."""
 
 from rlvr.config.messages.peer_names import PeerName
 
@@ -38,7 +38,7 @@ _BETA = "its default in rlvr is 0, and then no reference model is loaded"
 _KL_OFF = "0 is off, and then no reference model is loaded"
 _IN_REWARD = "true is reward"
 _GEOMETRIC = "the geometric mean of a completion's ratios"
-_ABOVE_FIRST = "it counts generation batches, the first among them; rlvr what may come on top"
+_ABOVE_FIRST = "it counts generation batches including the first; rlvr counts only the replacements"
 _BOUNDS_PAIR = "a pair; rlvr has weight_min and weight_max"
 _INVERSE = "its bounds are on engine over learner, rlvr's on learner over engine"
 _MASK = "true is mask"
@@ -161,7 +161,7 @@ ALGORITHM_NAMES: dict[str, PeerName] = {
     "filter_groups.max_num_gen_batches": PeerName("verl", _REFILL, _ABOVE_FIRST),
     "dynamic_sampling_max_gen_batches": PeerName("NeMo RL", _REFILL, _ABOVE_FIRST),
     "max_sample_batches": PeerName("SkyRL", _REFILL, _ABOVE_FIRST),
-    # the engine is not the learner
+    # corrections for the engine's mismatch
     "use_decoupled_loss": PeerName("AReaL", _BASE, "true is proximal"),
     "recompute_logprob": PeerName("AReaL", _BASE, "true is proximal"),
     "prox_logp_method": PeerName("AReaL", _BASE, "recompute is proximal"),

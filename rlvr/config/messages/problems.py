@@ -1,4 +1,4 @@
-"""Validation failures in plain words, each with the place where its value was written."""
+"""Validation errors as messages, each with the place where its value was written."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -54,12 +54,12 @@ _PLAIN_WORDS = {
 def validation_problems(
     error: ValidationError, document: Document, *, model: type[BaseModel]
 ) -> list[Problem]:
-    """Every failure that pydantic found, as problems; a misspelt required key is reported once."""
+    """Every error that pydantic found, as problems; a misspelt required key is reported once."""
     return _Translator(document, model).problems(error)
 
 
 def boolean_problems(document: Document, *, model: BaseModel) -> list[Problem]:
-    """The places where true or false stands for a number, which pydantic reads as 1 or 0."""
+    """Problems for true or false in place of a number, which pydantic reads as 1 or 0."""
     found: list[Problem] = []
 
     def compare(raw: JsonValue, value: Any, path: KeyPath) -> None:
@@ -83,7 +83,7 @@ def boolean_problems(document: Document, *, model: BaseModel) -> list[Problem]:
 
 
 def infinite_problems(document: Document) -> list[Problem]:
-    """The places in free mappings (a plugin's settings) where a number is infinite or not a number."""
+    """Problems for infinities and NaN in free mappings (a plugin's settings)."""
     found: list[Problem] = []
 
     def visit(value: JsonValue, path: KeyPath) -> None:
@@ -103,7 +103,7 @@ def infinite_problems(document: Document) -> list[Problem]:
 
 
 def problem_at(document: Document, path: KeyPath, text: str) -> Problem:
-    """A problem of the key at `path`, where it was written."""
+    """A problem with the key at `path`, at the place where it was written."""
     origin = _origin(document, path)
     return Problem(origin=origin, text=_with_path(text, path, origin))
 
@@ -153,7 +153,7 @@ class _Translator:
         return result
 
     def _path(self, loc: tuple[int | str, ...]) -> KeyPath:
-        """The location without the tags that pydantic adds for the arms of a union."""
+        """The location without the tags that pydantic adds for union members."""
         current: JsonValue = self.document.values
         path: KeyPath = ()
         was_tag = False
@@ -200,7 +200,7 @@ class _Translator:
         return [self._problem(leaf, text) for leaf, text in answers]
 
     def _crossed(self, path: KeyPath, message: str) -> list[Problem]:
-        """A model's own check: one problem for each part of its message that begins with a key."""
+        """Problems from a model's own check: one for each part of its message that begins with a key."""
         parts: list[str] = []
         for part in message.split("; "):
             leading = _LEADING_KEY.match(part)
@@ -254,7 +254,7 @@ def _origin(document: Document, path: KeyPath) -> Origin:
 
 
 def _entry(current: JsonValue, part: str | int) -> tuple[bool, JsonValue]:
-    """Whether the value has such an entry, and the entry."""
+    """Whether the value has this entry, and the entry."""
     if isinstance(current, dict):
         return str(part) in current, current.get(str(part))
     if isinstance(current, list) and isinstance(part, int) and part < len(current):

@@ -1,4 +1,4 @@
-"""What an unknown key of a recipe may mean: a peer's name, a key of another kind or section, or a slip."""
+"""Suggestions for an unknown key: another trainer's name, a key of another kind or section, or a typo."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ def did_you_mean(options: Sequence[str]) -> str:
 
 
 def listed(words: Sequence[str], last: str) -> str:
-    """The words as a person lists them.
+    """The words as an English list.
 
     >>> listed(["a", "b", "c"], "or")
     'a, b or c'
@@ -45,10 +45,10 @@ class Suggestions:
     def unknown(
         self, path: KeyPath, value: JsonValue, *, is_typed: bool
     ) -> list[tuple[KeyPath, str]]:
-        """What to say of the unknown key at `path`: one (path, text), or one for each peer's name below it.
+        """Messages for the unknown key at `path`: one (path, text), or one for each peer's name below it.
 
         Args:
-            is_typed: the key is of the command line, and its `value` holds the rest of the key.
+            is_typed: the key is from the command line, and its `value` holds the rest of the key.
         """
         of_other_kind = self._of_other_kind(path)
         if of_other_kind:
@@ -61,12 +61,12 @@ class Suggestions:
         ]
         if answers:
             return [(leaf, f"unknown key; {text}") for leaf, text in answers]
-        # of an override such as `rolout.group_size=4` the rest of the key joins the suggestion
+        # for an override such as `rolout.group_size=4` the suggestion includes the rest of the key
         rest = dotted(leaves[0])[len(dotted(path)) :] if is_typed and leaves else ""
         return [(path, f"unknown key{self._meant(path, rest)}")]
 
     def siblings(self, parent: KeyPath) -> list[str]:
-        """The keys that the section at `parent` knows, those of its kind where it is a union."""
+        """The keys of the section at `parent`, or of its kind if it is a union."""
         annotation = annotation_at(self.model, parent)
         arms = kinds(annotation)
         if arms:
@@ -80,7 +80,7 @@ class Suggestions:
         return str(value[KIND]) if isinstance(value, dict) and KIND in value else ""
 
     def _of_other_kind(self, path: KeyPath) -> str:
-        """What to say of a key that other kinds of the union know; empty for any other key."""
+        """The message for a key that other kinds of the union have; empty for any other key."""
         key, parent = str(path[-1]), path[:-1]
         arms = kinds(annotation_at(self.model, parent))
         owners = [kind for kind, section in arms.items() if key in section.model_fields]
@@ -90,7 +90,7 @@ class Suggestions:
         own = f"kind {written}" if written else f"kind {next(iter(arms))} (the default)"
         plural = "kinds" if len(owners) > 1 else "kind"
         return (
-            f"not a key of {own}, but of {plural} {listed(owners, 'and')}; remove it, or set "
+            f"a key of {plural} {listed(owners, 'and')}, not of {own}; remove it, or set "
             f"{dotted((*parent, KIND))}={' or '.join(owners)}"
         )
 
@@ -113,7 +113,7 @@ class Suggestions:
         far = close(key, last_parts, cutoff=0.8)
         if far:
             return did_you_mean(self._ending_in(far[0]))
-        return f"; {self._owner(parent)} knows {', '.join(siblings)}"
+        return f"; {self._owner(parent)} has the keys {', '.join(siblings)}"
 
     def _owner(self, parent: KeyPath) -> str:
         kind = self._kind(parent) if kinds(annotation_at(self.model, parent)) else ""

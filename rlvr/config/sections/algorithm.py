@@ -1,6 +1,6 @@
 """The algorithm section: advantage, loss, aggregation, KL, corrections, dynamic sampling, governor.
 
-Unions are told apart by `kind`; `rlvr.algorithms.build` is the one place that branches on it. A preset
+Unions are discriminated by `kind`; `rlvr.algorithms.build` is the one place that branches on it. A preset
 (`rlvr.config.presets`) is expanded into these keys before validation.
 """
 
@@ -21,11 +21,11 @@ from rlvr.config.sections.section import (
 
 
 class Advantage(Section):
-    """What every advantage states about itself."""
+    """The properties that every advantage declares."""
 
     @property
     def min_judged(self) -> int:
-        """How many judged rollouts a group needs."""
+        """The minimum number of judged rollouts in a group."""
         return 2
 
     @property
@@ -48,7 +48,7 @@ class DrGrpoAdvantage(Advantage):
 
 
 class RlooAdvantage(Advantage):
-    """Reward minus the mean of the others of its group."""
+    """Reward minus the mean of the others in its group."""
 
     kind: Literal["rloo"] = "rloo"
 
@@ -77,12 +77,12 @@ class BatchNormAdvantage(Advantage):
 
     @property
     def min_judged(self) -> int:
-        """2 where the group is the baseline, else 1."""
+        """2 if the group's mean is the baseline, else 1."""
         return 2 if self.baseline is Baseline.GROUP else 1
 
     @property
     def is_per_group(self) -> bool:
-        """It is not: the batch normalises."""
+        """False: rewards are normalised over the batch."""
         return False
 
 
@@ -101,12 +101,12 @@ class GdpoAdvantage(Advantage):
 
     @property
     def is_per_group(self) -> bool:
-        """It is not: the batch normalises."""
+        """False: rewards are normalised over the batch."""
         return False
 
 
 class PassAtKAdvantage(Advantage):
-    """The advantage of pass@k: a group is as good as the best of k of its rollouts."""
+    """The advantage of pass@k: a group scores as the best of k of its rollouts."""
 
     kind: Literal["pass_at_k"] = "pass_at_k"
     k: Annotated[int, Field(ge=2)] = 4
@@ -114,7 +114,7 @@ class PassAtKAdvantage(Advantage):
 
     @property
     def min_judged(self) -> int:
-        """k and one more, so that a group of one pass has a baseline."""
+        """k + 1, so that a group with one pass has a baseline."""
         return self.k + 1
 
 
@@ -123,7 +123,7 @@ class PluginAdvantage(PluginSection, Advantage):
 
     name: an entry point of `rlvr.advantages`, `package.module:function` or `path/file.py:function`.
     settings: of that function, its keyword-only parameters.
-    needs_judged: how many judged rollouts a group needs. whole_batch: whether a group's advantages depend on others.
+    needs_judged: minimum judged rollouts in a group. whole_batch: whether a group's advantages depend on other groups.
     """
 
     GROUP: ClassVar[str] = "rlvr.advantages"
@@ -132,12 +132,12 @@ class PluginAdvantage(PluginSection, Advantage):
 
     @property
     def min_judged(self) -> int:
-        """As stated."""
+        """The declared minimum, `needs_judged`."""
         return self.needs_judged
 
     @property
     def is_per_group(self) -> bool:
-        """As stated."""
+        """The declared opposite of `whole_batch`."""
         return not self.whole_batch
 
 
@@ -158,7 +158,7 @@ ClipLow = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class ClippedLoss(Section):
-    """The clipped surrogate of PPO, a bound on each side; dual_clip bounds the loss where A < 0 (0 = off)."""
+    """The clipped surrogate of PPO with two bounds; dual_clip bounds the loss where A < 0 (0 = off)."""
 
     kind: Literal["clipped"] = "clipped"
     clip_low: ClipLow = 0.2
@@ -173,13 +173,13 @@ class ClippedLoss(Section):
             )
         if 0.0 < self.dual_clip <= 1.0 + self.clip_high:
             raise ValueError(
-                f"dual_clip={self.dual_clip} is not above 1 + clip_high; 3 is usual, 0 switches it off"
+                f"dual_clip={self.dual_clip} is not above 1 + clip_high; 3 is usual, 0 turns it off"
             )
         return self
 
 
 class GspoLoss(Section):
-    """One ratio a sequence: the geometric mean of its tokens' ratios, clipped."""
+    """One ratio per sequence: the geometric mean of its tokens' ratios, clipped."""
 
     kind: Literal["gspo"] = "gspo"
     clip_low: ClipLow = 3e-4
@@ -211,7 +211,7 @@ class SapoLoss(Section):
 
 
 class DppoLoss(Section):
-    """The ratio without clip; a token leaves the loss when its probability moved too far."""
+    """The unclipped ratio; a token leaves the loss when its probability moved too far."""
 
     kind: Literal["dppo"] = "dppo"
     max_decrease: Fraction = 0.2
@@ -220,7 +220,7 @@ class DppoLoss(Section):
 
 
 class PolicyGradientLoss(Section):
-    """Plain REINFORCE: minus advantage times log-prob."""
+    """Plain REINFORCE: -advantage * log-prob."""
 
     kind: Literal["policy_gradient"] = "policy_gradient"
 
@@ -243,7 +243,7 @@ LossConfig = Annotated[
 
 
 class Aggregation(StrEnum):
-    """How token losses become one number."""
+    """How token losses are averaged."""
 
     TOKEN_MEAN = "token_mean"  # over all loss tokens of the minibatch
     SEQUENCE_MEAN = "sequence_mean"  # mean over each completion's tokens, then over completions
@@ -267,7 +267,7 @@ class KlPlacement(StrEnum):
 
 
 class RatioBase(StrEnum):
-    """Whose log-probs the ratio starts from."""
+    """Whose log-probs are the denominator of the ratio."""
 
     AUTO = "auto"  # behavior when the engine is the learner and nothing is stale, else proximal
     BEHAVIOR = "behavior"  # the engine's, as sampled
@@ -275,7 +275,7 @@ class RatioBase(StrEnum):
 
 
 class WeightLevel(StrEnum):
-    """What the importance weight exp(proximal - behavior) is taken of."""
+    """The unit of the importance weight exp(proximal - behavior)."""
 
     NONE = "none"
     TOKEN = "token"
@@ -290,11 +290,11 @@ class WeightBound(StrEnum):
 
 
 class CorrectionConfig(Section):
-    """What is done about an engine that is not the learner; masks never change a denominator.
+    """The correction for an engine whose log-probs differ from the learner's; masks never change a denominator.
 
     weight_min, weight_max: bounds of the importance weight.
-    geometric_min, geometric_max: a sequence whose geometric-mean ratio leaves them is masked (geometric_max 0 = off).
-    off_policy_threshold: a sequence with A < 0 and mean(behavior - policy) above it is masked, nats (0 = off).
+    geometric_min, geometric_max: a sequence whose geometric-mean ratio is outside is masked (geometric_max 0 = off).
+    off_policy_threshold: nats; a sequence with A < 0 and mean(behavior - policy) above it is masked (0 = off).
     """
 
     ratio_base: RatioBase = RatioBase.AUTO
@@ -314,14 +314,14 @@ class CorrectionConfig(Section):
             )
         if 0.0 < self.geometric_max < 1.0:
             raise ValueError(
-                f"geometric_max={self.geometric_max} is below 1, the ratio of equal policies; 0 switches it off"
+                f"geometric_max={self.geometric_max} is below 1, the ratio of equal policies; 0 turns it off"
             )
         if self.geometric_min > 0.0 and self.geometric_max == 0.0:
-            raise ValueError("geometric_min works together with geometric_max, which is 0 (off)")
+            raise ValueError("geometric_min needs geometric_max, which is 0 (off)")
         if self.ratio_base is RatioBase.BEHAVIOR and self.weight is not WeightLevel.NONE:
             raise ValueError(
-                f"weight={self.weight.value} with ratio_base=behavior corrects twice: that ratio holds the mismatch "
-                "already; use ratio_base=proximal"
+                f"weight={self.weight.value} with ratio_base=behavior corrects twice: that ratio already contains the "
+                "mismatch; use ratio_base=proximal"
             )
         return self
 
@@ -336,14 +336,14 @@ class CorrectionConfig(Section):
 
 
 class ZeroVariance(StrEnum):
-    """What becomes of a group whose advantages are all 0."""
+    """What happens to a group whose advantages are all 0."""
 
     KEEP = "keep"  # its tokens count in the denominators
     DROP = "drop"  # it leaves the batch and the denominators
 
 
 class DynamicSampling(Section):
-    """Groups without signal are dropped and replaced, at most max_refill_factor * prompts_per_step more a step."""
+    """Groups without a signal are dropped and replaced, at most max_refill_factor * prompts_per_step per step."""
 
     enabled: bool = False
     max_refill_factor: NonNegative = 2.0
@@ -369,7 +369,7 @@ class GovernorConfig(Section):
 class AlgorithmConfig(Section):
     """The mathematics of the update.
 
-    preset: names what `Recipe` takes the keys from that are not set; here it only says where values came from.
+    preset: the preset from which `Recipe` takes keys that are not set; here it only records where values came from.
     """
 
     preset: str = "none"

@@ -1,4 +1,4 @@
-"""How large a recipe may be, and which values no recipe may hold."""
+"""Limits on the size of a recipe, and values that no recipe may hold."""
 
 import math
 import re
@@ -8,21 +8,21 @@ from pydantic import JsonValue
 MAX_RECIPE_BYTES = 1 << 20
 MAX_DEPTH = 32  # a recipe's own sections nest to 6
 MAX_VALUES = 5_000  # of a recipe once its aliases are written out
-MAX_DIGITS = 300  # of a number; more is no number that a float or a tensor can hold
+MAX_DIGITS = 300  # of a number; a longer one fits neither a float nor a tensor
 MAX_PROBLEMS = 100  # that are listed
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def require_text(text: str) -> None:
-    """Raises ValueError for half of a surrogate pair, which no file and no tokenizer can take."""
+    """Raises ValueError for half of a surrogate pair, which files and tokenizers cannot encode."""
     found = _SURROGATE.search(text)
     if found:
         raise ValueError(f"{found[0]!a} is half of a surrogate pair, not a character")
 
 
 def is_finite(value: JsonValue) -> bool:
-    """Whether no number in the value, at any depth, is infinite or not a number.
+    """Whether every number in the value, at any depth, is finite.
 
     >>> is_finite({"a": [1, "inf"]}), is_finite({"a": [float("nan")]})
     (True, False)

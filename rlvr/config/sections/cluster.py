@@ -1,4 +1,4 @@
-"""The cluster section: where the parts of a run live, and how long they may be silent."""
+"""The cluster section: where the parts of a run are placed, and how long to wait for them."""
 
 from enum import StrEnum
 
@@ -6,9 +6,9 @@ from rlvr.config.sections.section import NonNegativeInt, Positive, PositiveInt, 
 
 
 class Backend(StrEnum):
-    """Who starts the parts and carries messages between them."""
+    """What starts the parts of a run and carries messages between them."""
 
-    LOCAL = "local"  # this process, and ranks that it starts
+    LOCAL = "local"  # this process and the ranks that it starts
     RAY = "ray"  # actors of a Ray cluster; without an address one is started on this machine
 
 
@@ -20,16 +20,16 @@ class Placement(StrEnum):
 
 
 class ClusterConfig(Section):
-    """Where the parts run. A recipe moves to another cluster by this section alone.
+    """Where the parts of a run are placed. Moving a recipe to another cluster changes only this section.
 
     learners: processes that share one optimiser step (its result does not depend on them).
     engines: rollout engines behind Ray; each takes what `rollout.engine_args` asks for (tensor_parallel_size).
-    address: of a running Ray cluster ("auto", or host:port); empty starts one on this machine.
+    address: address of a running Ray cluster ("auto", or host:port); empty starts one on this machine.
     cpus_per_engine: cores that Ray sets aside for an engine, and threads that it computes with on a CPU.
-    verifier_pools: actors that judge, one a node when 0.
-    max_learner_restarts, max_engine_restarts: how often a lost learner goes on from its last checkpoint, and how many
-        lost engines are started again, before the run stops.
-    heartbeat_deadline_s: an engine or a judge that does not answer for so long is frozen, and is replaced.
+    verifier_pools: verifier services (Ray actors); 0 means one per node.
+    max_learner_restarts, max_engine_restarts: how often a lost learner restarts from its last checkpoint, and how many
+        lost engines are restarted, before the run stops.
+    heartbeat_deadline_s: an engine or a verifier service that does not answer for this long is replaced.
     start_deadline_s, sync_deadline_s, step_deadline_s: longest wait for an actor to start, for one weight sync, and for
         any other answer; then the run stops and names the component that did not respond.
     """

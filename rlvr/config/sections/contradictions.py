@@ -1,4 +1,4 @@
-"""What two keys of a recipe must not say together; each message begins with the key to look at."""
+"""Contradictions between keys of a recipe; each message begins with the key to change."""
 
 import math
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from rlvr.config.sections.model import LoraConfig
 from rlvr.config.sections.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
 
 MOST_RANK_ALONE = 512  # of adapters that vLLM takes
-MOST_COMPLETIONS = 2**22  # of one step; a hundred times the largest that was published
+MOST_COMPLETIONS = 2**22  # of one step; a hundred times the largest published
 
 
 def contradictions(
@@ -34,7 +34,7 @@ def contradictions(
     learner: LearnerConfig,
     cluster: ClusterConfig,
 ) -> list[str]:
-    """One message for each pair of keys that cannot both hold; none for a sound recipe."""
+    """One message for each contradiction; none for a valid recipe."""
     return [
         *_of_sizes(rollout=rollout, reward=reward, algorithm=algorithm, learner=learner),
         *_of_streaming(algorithm=algorithm, learner=learner),
@@ -67,7 +67,7 @@ def _of_sizes(
     if completions > MOST_COMPLETIONS:
         yield (
             f"rollout.prompts_per_step={rollout.prompts_per_step} with rollout.group_size={rollout.group_size} are "
-            f"{completions:,} completions a step; at most {MOST_COMPLETIONS:,} are held at once"
+            f"{completions:,} completions per step; the limit is {MOST_COMPLETIONS:,}"
         )
     if rollout.prompts_per_step % learner.minibatches_per_step:
         yield (
@@ -122,13 +122,13 @@ def _of_signal(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterato
     if math.floor(dynamic.max_refill_factor * rollout.prompts_per_step) == 0:
         yield (
             f"algorithm.dynamic_sampling.max_refill_factor={dynamic.max_refill_factor} of "
-            f"rollout.prompts_per_step={rollout.prompts_per_step} replaces no group; raise it, or set "
+            f"rollout.prompts_per_step={rollout.prompts_per_step} rounds to 0 replacements; raise it, or set "
             "algorithm.dynamic_sampling.enabled=false (algorithm.zero_variance=drop drops without replacing)"
         )
     if isinstance(advantage, BatchNormAdvantage) and advantage.baseline is Baseline.NONE:
         yield (
             "algorithm.dynamic_sampling.enabled=true replaces groups of equal rewards, but with "
-            "algorithm.advantage.baseline=none they carry a signal too; set algorithm.dynamic_sampling.enabled=false"
+            "algorithm.advantage.baseline=none these have a signal too; set algorithm.dynamic_sampling.enabled=false"
         )
 
 
@@ -138,13 +138,13 @@ def _of_kl(algorithm: AlgorithmConfig) -> Iterator[str]:
     is_in_reward = algorithm.kl_placement is KlPlacement.REWARD
     if not is_in_reward and algorithm.kl_estimator is KlEstimator.K1:
         yield (
-            "algorithm.kl_estimator=k1 has a gradient of mean 0 on-policy, so in the loss it holds nothing back; set "
+            "algorithm.kl_estimator=k1 has a gradient with mean 0 on-policy, so in the loss it has no effect; set "
             "algorithm.kl_estimator=k3 or k2, or algorithm.kl_placement=reward"
         )
     advantage = algorithm.advantage
     if is_in_reward and isinstance(advantage, PassAtKAdvantage) and advantage.threshold == 1.0:
         yield (
-            "algorithm.kl_placement=reward moves a full reward below algorithm.advantage.threshold=1.0, so that "
+            "algorithm.kl_placement=reward lowers a full reward below algorithm.advantage.threshold=1.0, so "
             "nothing passes; set algorithm.kl_placement=loss, or a lower threshold"
         )
 
@@ -162,12 +162,12 @@ def _of_staleness(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iter
         return
     if isinstance(algorithm.loss, PolicyGradientLoss):
         yield (
-            f"{stale} needs a stated correction, and the policy_gradient loss has no ratio of its own: set "
+            f"{stale} needs an explicit correction, and the policy_gradient loss has no ratio: set "
             "algorithm.correction.weight=token (truncated importance sampling), or another algorithm.loss.kind"
         )
     elif algorithm.correction.ratio_base is not RatioBase.BEHAVIOR:
         yield (
-            f"{stale} needs a stated correction: set algorithm.correction.weight=token (truncated importance "
+            f"{stale} needs an explicit correction: set algorithm.correction.weight=token (truncated importance "
             "sampling), or algorithm.correction.ratio_base=behavior (the clipped ratio itself then holds the whole "
             "difference)"
         )
@@ -187,7 +187,7 @@ def _of_adapters(lora: LoraConfig, *, engine: EngineKind, placement: Placement) 
     if not lora.sends_alone:
         return
     if lora.rank == 0:
-        yield "model.lora.sends_alone=true: there are no adapters; set model.lora.rank"
+        yield "model.lora.sends_alone=true needs adapters; set model.lora.rank"
     if engine is not EngineKind.VLLM:
         yield (
             f"model.lora.sends_alone=true: rollout.engine={engine.value} takes whole weights; set it to false, or "
@@ -195,8 +195,8 @@ def _of_adapters(lora: LoraConfig, *, engine: EngineKind, placement: Placement) 
         )
     if placement is Placement.COLOCATED:
         yield (
-            "model.lora.sends_alone=true: cluster.placement=colocated lets engines forget the base at every step, so "
-            "all would be sent each time; set it to false"
+            "model.lora.sends_alone=true: with cluster.placement=colocated engines drop the base at every step, so "
+            "all weights would be sent each time; set it to false"
         )
     if lora.rank > MOST_RANK_ALONE:
         yield (
@@ -210,7 +210,7 @@ def _of_cluster(
 ) -> Iterator[str]:
     if cluster.backend is Backend.LOCAL:
         if rollout.engine is EngineKind.VLLM:
-            yield "rollout.engine=vllm runs in processes of its own: set cluster.backend=ray (one machine is enough)"
+            yield "rollout.engine=vllm runs in separate processes: set cluster.backend=ray (one machine is enough)"
         if cluster.engines > 1:
             yield f"cluster.engines={cluster.engines} needs cluster.backend=ray; the local backend has one engine"
     elif rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
@@ -224,8 +224,8 @@ def _of_cluster(
         yield from refused_arguments(rollout.engine_args)
     if cluster.placement is Placement.COLOCATED and rollout.max_staleness > 0:
         yield (
-            f"cluster.placement=colocated takes turns, so rollout.max_staleness={rollout.max_staleness} gains nothing; "
+            f"cluster.placement=colocated alternates, so rollout.max_staleness={rollout.max_staleness} gains nothing; "
             "set it to 0, or cluster.placement=disaggregated"
         )
     if cluster.placement is Placement.COLOCATED and learner.streaming:
-        yield "cluster.placement=colocated takes turns: learner.streaming=true cannot overlap; set it to false"
+        yield "cluster.placement=colocated alternates: learner.streaming=true cannot overlap; set it to false"

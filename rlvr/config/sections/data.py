@@ -36,7 +36,7 @@ class Template(StrEnum):
 
 
 class CheckConfig(Section):
-    """One verification: which verifier, its settings, and what its verdict does."""
+    """One check: its verifier, the verifier's settings, and the role of its verdict."""
 
     verifier: str
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -48,18 +48,18 @@ class DataSource(Section):
     """One source of prompts.
 
     source: a file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet), a pattern such as `data/train-*.parquet`, a
-        folder of them (a clone of a hub data set too), a hub name, or generator:NAME.
-    name: names it in metrics (`eval/<name>/...`); default is made from source.
+        folder of them (also a clone of a hub data set), a hub name, or generator:NAME.
+    name: its name in metrics (`eval/<name>/...`); the default is derived from source.
     split: which part of a hub data set, or of a generator: train, dev and test never share a problem.
-    columns: which column holds what: prompt, reference, id. `a.b` reaches into an object, `a.0` into a list, and `*` is
-        the whole row. All other columns with one plain value a row are kept as `prompt.tags`, which verifiers read and
-        formats may name; a column named here under a name of your own is kept whatever it holds, lists and objects too.
+    columns: the columns of prompt, reference and id. `a.b` reaches into an object, `a.0` into a list, and `*` is
+        the whole row. All other columns with plain values are kept as `prompt.tags`, which verifiers read and formats
+        may name; a column that you list here under another name is kept whatever it holds, including lists and objects.
     reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
-    prompt_format: text around the question. {prompt} and any column may stand in it, and in system_prompt and
+    prompt_format: text around the question. {prompt} and any column may appear in it, and in system_prompt and
         assistant_prefix; {{name}} is the text {name}, and the braces of LaTeX and JSON need no escape.
-    assistant_prefix: text that begins the answer for the policy. (Messages that end in an assistant turn are refused.)
-    chat_template_kwargs: what the chat template is given beside the messages, such as {enable_thinking: false}.
-    settings: of a generator. limit: use only so many rows (0 = all).
+    assistant_prefix: text with which the policy's answer begins. Messages that end in an assistant turn are rejected.
+    chat_template_kwargs: further arguments of the chat template, such as {enable_thinking: false}.
+    settings: settings of a generator. limit: number of rows to use (0 = all).
     """
 
     source: str
@@ -99,19 +99,19 @@ class DataSource(Section):
             )
         if reserved := _RESERVED.intersection(self.chat_template_kwargs):
             raise ValueError(
-                f"source {self.source!r}: chat_template_kwargs: {', '.join(sorted(reserved))} cannot be set; only what "
-                "the template itself reads, such as enable_thinking"
+                f"source {self.source!r}: chat_template_kwargs: {', '.join(sorted(reserved))} cannot be set; only "
+                "arguments that the template itself reads can, such as enable_thinking"
             )
         roles = {check.role for check in self.all_checks.values()}
         if Role.REWARD not in roles:
             raise ValueError(
-                f"source {self.source!r} has no check with role reward: nothing would be rewarded"
+                f"source {self.source!r} has no check with role reward, so nothing would be rewarded"
             )
         return self
 
     @property
     def all_checks(self) -> dict[str, CheckConfig]:
-        """The checks by name; `verifier:` is short for one named after the verifier."""
+        """The checks by name; `verifier:` is shorthand for one check named after the verifier."""
         if self.checks:
             return dict(self.checks)
         short = self.verifier.rpartition(":")[2]
@@ -119,11 +119,11 @@ class DataSource(Section):
 
 
 class DifficultyConfig(Section):
-    """Sampling by each prompt's running solve rate; only prompts of finite sources have one.
+    """Sampling by each prompt's running solve rate, which only prompts of finite sources have.
 
     retire_solve_rate: a prompt solved at this rate or above leaves the pool (0 = never).
-    min_attempts: judged rollouts before a rate counts.
-    prefer_signal: a drawn prompt with solve rate p is taken with probability max(floor, 4 p (1 - p)).
+    min_attempts: judged rollouts before a solve rate is used.
+    prefer_signal: a drawn prompt with solve rate p is accepted with probability max(floor, 4 p (1 - p)).
     """
 
     retire_solve_rate: Fraction = 0.0
@@ -133,7 +133,7 @@ class DifficultyConfig(Section):
 
 
 class DataConfig(Section):
-    """Where prompts come from. Train prompts longer than max_prompt_tokens are dropped and counted, never cut."""
+    """Where prompts come from. Train prompts longer than max_prompt_tokens are dropped and counted, never truncated."""
 
     train: list[DataSource] = Field(min_length=1)
     eval: list[DataSource] = Field(default_factory=list[DataSource])

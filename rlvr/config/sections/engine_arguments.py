@@ -1,4 +1,4 @@
-"""Arguments of vLLM that `rollout.engine_args` may not hold, because rlvr sets them itself, each with the reason."""
+"""Arguments of vLLM that `rollout.engine_args` may not hold, because rlvr sets them, each with the reason."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,10 +12,10 @@ REFUSED = {
     "weight_transfer_config": _WEIGHTS,
     "worker_extension_cls": _WEIGHTS,
     "worker_cls": _WEIGHTS,
-    "scheduler_cls": "scored rows need a step to themselves, which rlvr's scheduler gives them",
+    "scheduler_cls": "scored rows need a step of their own, which rlvr's scheduler provides",
     "logprobs_mode": "log-probs must be those of the distribution that was sampled from",
-    "generation_config": "sampling is what the recipe says, not what a model's folder says",
-    "override_generation_config": "sampling is what the recipe says",
+    "generation_config": "sampling follows the recipe, not the model's folder",
+    "override_generation_config": "sampling follows the recipe",
     "dtype": "set rollout.engine_dtype",
     "seed": "set the recipe's seed",
     "data_parallel_size": "set cluster.engines",
@@ -26,7 +26,7 @@ REFUSED = {
     "lora_dtype": "set rollout.engine_dtype",
     "enable_sleep_mode": "set cluster.placement=colocated",
     "trust_remote_code": "set model.trust_remote_code",
-    "runner": "the engine generates",
+    "runner": "the engine always generates",
 }
 
 

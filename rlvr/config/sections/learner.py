@@ -24,7 +24,7 @@ class LearnerDtype(StrEnum):
 
 
 class Layout(StrEnum):
-    """How rows are laid out for the model. It decides speed and memory, never the gradient."""
+    """How rows are laid out for the model. It affects speed and memory, never the gradient."""
 
     PACKED = "packed"  # no padding; falls back to padded where the architecture does not allow it
     PADDED = "padded"
@@ -38,7 +38,7 @@ class OptimizerKind(StrEnum):
 
 
 class Kernels(StrEnum):
-    """Who computes norms, rotary embeddings and gated linear units."""
+    """Implementation of norms, rotary embeddings and gated linear units."""
 
     TORCH = "torch"
     LIGER = "liger"  # needs liger-kernel and a GPU
@@ -47,9 +47,9 @@ class Kernels(StrEnum):
 class LearnerConfig(Section):
     """The optimiser step. micro_batch_tokens and logits_memory_mb bound memory and never change the gradient.
 
-    streaming: accumulate each group as it arrives, while others are generated.
+    streaming: accumulate the gradient of each group as it arrives, while others are generated.
     logits_memory_mb: the largest block of logits held at once (float32); beyond it the LM head works in chunks.
-    share_prompt_prefix: compute what the rows of a group have in common once; padded rows share nothing.
+    share_prompt_prefix: compute the common prefix of a group's rows once; padded rows share nothing.
     """
 
     device: str = "auto"

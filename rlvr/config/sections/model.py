@@ -1,4 +1,4 @@
-"""The model section: the policy, and the adapters that are trained in its place."""
+"""The model section: the policy, and the adapters that are trained in place of its weights."""
 
 from pydantic import Field, model_validator
 
@@ -35,7 +35,7 @@ class TinyModel(Section):
 
     @property
     def num_parameters(self) -> int:
-        """Of the layers and the embedding, without the norms."""
+        """Parameters of the layers and the embedding, without the norms."""
         per_layer = 4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size
         return self.layers * per_layer + len(self.characters) * self.hidden_size
 
@@ -44,8 +44,8 @@ class LoraConfig(Section):
     """Low-rank adapters on the linear layers, trained in place of the weights; rank 0 trains all weights.
 
     target_modules: names of the layers, or `all-linear` (the head is left out).
-    sends_alone: vLLM engines get the base once and then the adapters alone, up to rank 512; else whole weights with
-        the adapters in them. A sync moves few bytes, and vLLM generates more slowly (on a CPU a third as fast).
+    sends_alone: vLLM engines get the base once and then only the adapters, up to rank 512; otherwise whole weights with
+        the adapters merged. A sync moves few bytes, but vLLM generates more slowly (on a CPU a third as fast).
     """
 
     rank: NonNegativeInt = 0
@@ -57,8 +57,8 @@ class LoraConfig(Section):
     def _check(self) -> "LoraConfig":
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
             raise ValueError(
-                f"target_modules={self.target_modules!r}: {ALL_LINEAR!r} stands alone; it is every linear layer but "
-                "the head"
+                f"target_modules={self.target_modules!r}: {ALL_LINEAR!r} must be the only entry; it is every "
+                "linear layer but the head"
             )
         return self
 

@@ -35,14 +35,14 @@ class EngineDtype(StrEnum):
 class RolloutConfig(Section):
     """How completions are generated. `max_batch_rows` bounds the rows decoded at once (memory, not mathematics).
 
-    engine_dtype: of the engine's weights; only the transformers engine in the learner's process can share them, and
-        for vLLM `shared` means bfloat16.
+    engine_dtype: dtype of the engine's weights; only the transformers engine in the learner's process can share them,
+        and for vLLM `shared` means bfloat16.
     engine_args: passed to vLLM by name (`gpu_memory_utilization`, `tensor_parallel_size`, `enforce_eager`, ...).
     max_staleness: how many versions older than the learner a completion may be (0 = strictly on-policy).
-    completion_deadline_s: a completion that takes longer is cut off and leaves its group.
+    completion_deadline_s: a completion that takes longer is cut off and removed from its group.
     stop_strings: text that ends a completion and stays in it. The text of a special token (`<|im_end|>`) ends it too,
         and is left out of the text like the model's own end tokens.
-    stop_token_ids: tokens that end a completion, beside the model's end tokens.
+    stop_token_ids: tokens that end a completion, in addition to the model's end tokens.
     """
 
     engine: EngineKind = EngineKind.TRANSFORMERS
@@ -60,7 +60,7 @@ class RolloutConfig(Section):
 
 
 class Truncated(StrEnum):
-    """What a completion earns that hit the length limit, and whether it is learned from."""
+    """Reward of a completion that hit the length limit, and whether it enters the loss."""
 
     ZERO = "zero"  # earns nothing
     JUDGE = "judge"  # earns what its verifier says
@@ -73,7 +73,7 @@ class RewardConfig(Section):
     It stops too when a verifier hangs, exits or runs out of memory on more than 90 % of the completions (or than
     max_error_rate, if that is higher) for 3 steps.
 
-    overlong_buffer_tokens: the last so many tokens before the limit cost reward, linearly up to overlong_penalty
+    overlong_buffer_tokens: number of tokens before the limit that cost reward, linearly up to overlong_penalty
         (0 = off).
     """
 

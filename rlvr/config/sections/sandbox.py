@@ -1,4 +1,4 @@
-"""The sandbox section: where programs that a model wrote run. Used only where a verifier needs it."""
+"""The sandbox section: where model-written programs run. Used only if a verifier needs it."""
 
 from pydantic import Field, JsonValue
 
@@ -6,7 +6,7 @@ from rlvr.config.sections.section import Section
 
 
 class SandboxConfig(Section):
-    """backend: auto (the strongest that works here, else the run refuses to start), a registered sandbox, or
+    """backend: auto (the strongest that works here; without one the run does not start), a registered sandbox, or
         package.module:attribute.
     settings: of that backend; `rlvr sandboxes show NAME` lists them.
     """

@@ -1,13 +1,12 @@
-"""What every section of the recipe is made of."""
+"""The base class and field types of every section."""
 
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-MOST = (
-    1_000_000_000  # of anything that is counted; more is a slip, and overflows somewhere behind it
-)
-MOST_SECONDS = 1e7  # four months; clocks of the system take no more than 292 years in nanoseconds
+# Upper limit of every count; a larger one is a typo, and overflows later.
+MOST = 1_000_000_000
+MOST_SECONDS = 1e7  # four months; system clocks hold at most 292 years in nanoseconds
 
 PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
@@ -18,7 +17,7 @@ Seconds = Annotated[float, Field(gt=0.0, le=MOST_SECONDS)]
 
 
 class Section(BaseModel):
-    """A part of the recipe: immutable, and a key that it does not know is an error."""
+    """A part of the recipe: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
@@ -26,7 +25,7 @@ class Section(BaseModel):
 
 
 class PluginSection(Section):
-    """A function of another package. In a recipe `kind` may be its name, with its settings beside it.
+    """A function of another package. In a recipe `kind` may be its name, with its settings as further keys.
 
     name: an entry point of `GROUP`, `package.module:function` or `path/file.py:function`.
     """
@@ -38,7 +37,7 @@ class PluginSection(Section):
 
 
 def kind_or_mapping(default: str) -> BeforeValidator:
-    """Lets a union be written short: `advantage: rloo` is `{kind: rloo}`, and a mapping without kind is `default`."""
+    """Accepts the short form of a union: `advantage: rloo` is `{kind: rloo}`, a mapping without kind is `default`."""
 
     def expand(value: Any) -> Any:
         if isinstance(value, str):

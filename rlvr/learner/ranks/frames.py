@@ -1,4 +1,4 @@
-"""How a parent and its ranks talk: frames of JSON and safetensors over a pipe, never pickle.
+"""The protocol between a parent and its ranks: frames of JSON and safetensors over a pipe, never pickle.
 
     frame = 8 bytes: size of the JSON | 8 bytes: size of the tensors | JSON object | safetensors
 
@@ -28,7 +28,7 @@ MAX_FRAME_BYTES = 1 << 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One message: `body` is what JSON can say (nan and infinity included), `tensors` by name."""
+    """One message: `body` is a JSON value (nan and infinity included), `tensors` by name."""
 
     body: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -68,7 +68,7 @@ def take_frame(buffer: bytearray) -> Frame | None:
 
 
 def batch_frame(op: str, batch: Batch | None) -> Frame:
-    """A message about some rows; None says that this rank has none."""
+    """A message about some rows; None if this rank has none."""
     if batch is None:
         return Frame(body={"op": op, "counts": None})
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}

@@ -1,12 +1,12 @@
-"""A learner over several ranks: processes that each hold a part of the policy and work on a part of the rows.
+"""A learner over several ranks: processes that each hold a shard of the policy and work on part of the rows.
 
     parent (this class)                          ranks 0 .. R-1 (`rank_server`, one process each)
     annotate, accumulate:  each rank its rows -> passes in lockstep, gradients summed into shards
     apply:                 the denominators   -> one optimiser step on the shards; sums of metrics come back
     publish:               gather             -> rank 0 writes whole weights into the memory of `policy.model`
 
-The policy's weights lie in shared memory: the ranks start from what the parent has (a cold start is kept), and engines
-in the parent's process read `policy.model` as they would with one process; it changes at `publish` and `restore` only.
+The policy's weights are in shared memory: the ranks start from the parent's weights (a cold start is kept), and engines
+in the parent's process read `policy.model` as with one process; it changes only at `publish` and `restore`.
 The result of a step does not depend on the number of ranks (up to rounding), nor does a checkpoint.
 """
 
@@ -49,7 +49,7 @@ SILENCE_S = 600.0
 
 
 class LearnerGroup:
-    """Implements `rlvr.batch.ProvableLearner` over ranks that it starts and ends; a context manager."""
+    """Implements `rlvr.batch.ProvableLearner` over ranks that it starts and stops; a context manager."""
 
     def __init__(
         self,
@@ -71,15 +71,15 @@ class LearnerGroup:
         """Starts the ranks and waits for them; they end with the calling thread. Arguments as `PolicyLearner`'s, and:
 
         Args:
-            reference: given to the ranks in parts; drop your own after this call, and its memory is free.
-            silence_s: a rank that works on something and shows no sign of life for so long has hung (not at start-up).
+            reference: sharded over the ranks; drop your own after this call to free its memory.
+            silence_s: a working rank without a sign of life for this long is considered hung (not at start-up).
 
         Raises: ConfigError when there are fewer CUDA devices than ranks; LearnerError when a rank does not start.
         """
         device_type = next(policy.model.parameters()).device.type
         if device_type == "cuda" and torch.cuda.device_count() < num_ranks:
             raise ConfigError(
-                f"cluster.learners={num_ranks} needs as many CUDA devices, and this machine has "
+                f"cluster.learners={num_ranks} needs that many CUDA devices, and this machine has "
                 f"{torch.cuda.device_count()}; lower it, or set learner.device=cpu"
             )
         self.policy = policy
@@ -92,7 +92,7 @@ class LearnerGroup:
         self._publication = self._new_publication()
         self._perturbation = Perturbation(policy.model)
         self._has_reference = reference is not None
-        # What a cold start has switched on does not travel; each rank switches it on for itself.
+        # Settings that a cold start switched on are not shared; each rank switches them on itself.
         policy.model.gradient_checkpointing_disable()
         policy.model.disable_input_require_grads()
         segments = {"policy": share(policy)}
@@ -176,7 +176,7 @@ class LearnerGroup:
         return self._pool.pids
 
     def set_correction(self, correction: Correction) -> None:
-        """From the next rows on, the loss corrects for stale or differing engines as this says, on every rank.
+        """Sets every rank's correction for stale or differing engines, from the next rows on.
 
         Raises: LearnerError when the loss has no correction.
         """
@@ -203,7 +203,7 @@ class LearnerGroup:
         return step_through(self, batch, num_minibatches=self.config.minibatches_per_step)
 
     def accumulate(self, batch: Batch) -> None:
-        """Adds the numerator's gradient of these rows to what is already there, each rank its share."""
+        """Accumulates the numerator's gradient of these rows, each rank its share."""
         is_forward_only = has_no_gradient(batch) if self._loss.is_zero_without_advantage else ()
         shares = split_over_ranks(batch, self.num_ranks, is_forward_only=is_forward_only)
         self._pool.call(_row_frames("accumulate", batch, shares), what="accumulate")
@@ -224,14 +224,14 @@ class LearnerGroup:
         return outcome.report(divisor=divisor, num_processes=self.num_ranks)
 
     def publish(self) -> WeightsRef:
-        """The present weights, now also in `policy.model`; see `PolicyLearner.publish`."""
+        """The current weights, now also in `policy.model`; see `PolicyLearner.publish`."""
         self._mirror()
         if self._perturbation.is_active:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """For each row the log-probs of its tokens but the first, by the ranks: each its part of the rows."""
+        """For each row the log-probs of all tokens but the first; each rank computes its part of the rows."""
         frames = [
             Frame(body={"op": "score", "rows": [list(row) for row in rows[rank :: self.num_ranks]]})
             for rank in range(self.num_ranks)
@@ -242,13 +242,13 @@ class LearnerGroup:
         return scores
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """The trained tensors in about `most` groups that cover all."""
+        """All trained tensors in about `most` groups."""
         return tensor_groups(checkpoint.trained_names(self.policy.model), most=most)
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:
         """Adds noise of `scale` times each tensor's root mean square, in the ranks. Raises LearnerError.
 
-        The next publication gathers it from them, as it gathers what a step has changed.
+        The next publication gathers the noise like the changes of a step.
         """
         self._mirror()
         self._perturbation.begin(names, scale=scale)
@@ -263,7 +263,7 @@ class LearnerGroup:
         self._publication.end_trials()
 
     def save(self, folder: Path) -> None:
-        """The folder that `PolicyLearner.save` writes: any number of ranks can restore it."""
+        """Saves the folder of `PolicyLearner.save`, which any number of ranks can restore."""
         self._mirror()
         export_policy(self.policy, folder)
         self._ask("save", {"folder": str(folder.absolute())})
@@ -275,7 +275,7 @@ class LearnerGroup:
         checkpoint.save_counters(folder, counters)
 
     def restore(self, folder: Path) -> None:
-        """Weights, optimiser and counters from `save` of a learner with any number of ranks. Raises CheckpointError."""
+        """Restores weights, optimiser and counters saved with any number of ranks. Raises CheckpointError."""
         counters = checkpoint.read_counters(folder)
         checkpoint.restore_weights(folder, self.policy.model)
         self._push_weights()
@@ -285,7 +285,7 @@ class LearnerGroup:
         self._is_mirrored = True
 
     def close(self) -> None:
-        """Ends the ranks; the policy's weights stay as last published. Safe to call twice."""
+        """Stops the ranks; the policy's weights stay as last published. Safe to call twice."""
         self._publication.close()
         self._pool.close()
         self._meeting.close()
@@ -302,19 +302,19 @@ class LearnerGroup:
         )
 
     def _scatter(self) -> None:
-        """Has the ranks take the weights of `policy.model`; what they hold is gathered anew when it is needed."""
+        """Loads the weights of `policy.model` into the ranks; marks the gathered copy as outdated."""
         self._push_weights()
         self._ask("scatter", {})
         self._is_mirrored = False
 
     def _push_weights(self) -> None:
-        """Brings the weights of `policy.model` where the ranks see them; on the CPU they are there."""
+        """Copies the weights of `policy.model` into the shared memory; on the CPU they already live there."""
         for own, window in self._memory:
             if own.data_ptr() != window.data_ptr():
                 window.copy_(own.detach())
 
     def _mirror(self) -> None:
-        """Brings the ranks' weights into `policy.model`."""
+        """Copies the ranks' weights into `policy.model`."""
         if self._is_mirrored:
             return
         self._ask("gather", {})

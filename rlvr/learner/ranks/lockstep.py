@@ -1,4 +1,4 @@
-"""Keeps the ranks of a sharded model together, whatever number of passes each one's rows need.
+"""Keeps the ranks of a sharded model in lockstep, however many passes each one's rows need.
 
 A pass of a model sharded by FSDP2 gathers each layer from all ranks, so every rank must make the same passes. How many
 it takes depends on its rows (micro-batches, shared prompts, layouts). So before each pass, and when a rank has no more
@@ -31,7 +31,7 @@ class Lockstep:
         self._is_empty_pass = False
 
     def watch(self, model: PreTrainedModel) -> None:
-        """Has every pass of `model` announced before its first layer is gathered."""
+        """Announces every pass of `model` before its first layer is gathered."""
         model.register_forward_pre_hook(self._before_pass, prepend=True)
 
     def most(self, count: int) -> int:
@@ -42,7 +42,7 @@ class Lockstep:
         return int(number)
 
     def even_out(self, model: PreTrainedModel) -> Tensor | None:
-        """Empty passes for as long as another rank makes real ones; see `Peers`."""
+        """Runs empty passes while another rank makes real ones; see `Peers`."""
         total: Tensor | None = None
         while self.most(0):
             zero = self._empty_pass(model)
@@ -63,6 +63,4 @@ class Lockstep:
             ).logits
         finally:
             self._is_empty_pass = False
-        return logits[
-            :0
-        ].sum()  # of no element: exactly 0, and exactly 0 is its gradient everywhere
+        return logits[:0].sum()  # over no elements: exactly 0, with a gradient of exactly 0

@@ -1,8 +1,8 @@
 """The process of one rank: `rlvr.learner.ranks.process` starts it bound to its own (`rlvr.processes.lifeline`).
 
-The first frame says what the rank is made of; then it answers one frame after another. It trusts its parent alone. A
-thread of its own reads standard input and ends the process when that closes, so that none waits for ever in a
-collective that another has left. With its parent the kernel ends it, also where that thread cannot run.
+The first frame describes the rank; then it answers one frame after another. It trusts only its parent. A separate
+thread reads standard input and exits the process when that closes, so that no rank waits indefinitely in a collective
+that another has left. The kernel also kills it with its parent, in case that thread cannot run.
 """
 
 import faulthandler
@@ -54,7 +54,7 @@ class _Pipes:
                 data = data[os.write(self._fd_out, data) :]
 
     def alive(self) -> None:
-        """A sign of life, at most one a second."""
+        """A sign of life, at most one per second."""
         now = time.monotonic()
         if now - self._last_sign >= _SIGN_OF_LIFE_S:
             self._last_sign = now
@@ -70,7 +70,7 @@ class _Pipes:
 
 
 class _Warnings(logging.Handler):
-    """Sends warnings to the parent, which is the one that a person reads."""
+    """Sends warnings to the parent, whose log the user reads."""
 
     def __init__(self, pipes: _Pipes) -> None:
         super().__init__(level=logging.WARNING)
@@ -109,11 +109,11 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     keep_freed_memory()
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)  # the parent asks where a silent rank is
+    faulthandler.register(signal.SIGUSR1)  # the parent asks a silent rank for its stack
     fd_in, fd_out = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
-    os.dup2(2, 1)  # what a library prints goes to standard error and cannot break a frame
+    os.dup2(2, 1)  # library output goes to standard error and cannot corrupt a frame
     pipes = _Pipes(fd_in, fd_out)
     logging.getLogger("rlvr").addHandler(_Warnings(pipes))
     try:
@@ -121,7 +121,7 @@ def main() -> NoReturn:
         pipes.send(Frame(body={"op": "done"}))
         while True:
             pipes.send(server.answer(pipes.next()))
-    except Exception as error:  # noqa: BLE001 - the border of the process: the parent is told why the rank ends
+    except Exception as error:  # noqa: BLE001 - process boundary: the parent gets the reason
         traceback.print_exc()
         sys.stderr.flush()
         pipes.send(

@@ -1,10 +1,9 @@
-"""Memory that a parent and its ranks share: how models reach the ranks, and how weights come back.
+"""Memory shared by a parent and its ranks: carries models to the ranks and weights back.
 
 `share` puts every tensor of some objects into one anonymous file in memory and describes the rest by pickle, with the
-tensors left out; `attach` builds the same objects in a rank, where each parameter is a window on that file. Tied
-parameters stay tied. Only a parent's own objects pass here, never anything that a rollout supplied.
-
-The file has no name, so nothing is left behind however the processes end; it is freed with its last window.
+tensors left out; `attach` builds the same objects in a rank, where each parameter is a view of that file. Tied
+parameters stay tied. Only the parent's own objects pass here, never data from a rollout.
+The file has no name, so nothing is left behind however the processes end; it is freed with its last view.
 """
 
 import io
@@ -26,7 +25,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Where a tensor lies in the shared file."""
+    """The location of a tensor in the shared file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,7 +33,7 @@ class Window:
 
     @property
     def num_bytes(self) -> int:
-        """The bytes it takes."""
+        """Its size in bytes."""
         return getattr(torch, self.dtype).itemsize * torch.Size(self.shape).numel()
 
 
@@ -57,9 +56,9 @@ class Shared:
 
 
 class Meeting:
-    """The file by which ranks find each other; it has no name where the system can do that, so that none is left.
+    """The rendezvous file of the ranks; nameless if the system supports that, so that nothing is left behind.
 
-    Keep it open while ranks live: some connections are made at their first use. Ranks must inherit `fds`.
+    Keep it open while ranks run: some connections are made at their first use. Ranks must inherit `fds`.
     """
 
     def __init__(self) -> None:
@@ -83,10 +82,9 @@ class Meeting:
 def share(value: Any) -> Shared:
     """Copies every tensor of `value` into shared memory.
 
-    The parameters of `value` are moved: where they were on the CPU they now live in the shared memory themselves, and
-    what a rank writes there is theirs at once.
+    Parameters of `value` on the CPU are moved into the shared memory, so that they see what a rank writes there.
 
-    Raises: LearnerError when a part of `value` cannot be described (a lambda, a local class).
+    Raises: LearnerError when a part of `value` cannot be pickled (a lambda, a local class).
     """
     stream = io.BytesIO()
     pickler = _Pickler(stream)
@@ -94,7 +92,7 @@ def share(value: Any) -> Shared:
         pickler.dump(value)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise LearnerError(
-            f"a {type(value).__name__} cannot be given to the ranks: {error}; set cluster.learners=1"
+            f"a {type(value).__name__} cannot be sent to the ranks: {error}; set cluster.learners=1"
         ) from error
     windows: list[Window] = []
     offset = 0
@@ -121,7 +119,7 @@ def share(value: Any) -> Shared:
 
 
 def attach(description: Mapping[str, Any], pickled: Tensor) -> Any:
-    """The objects that `share` took, over the same memory; the inherited descriptor is closed."""
+    """The objects passed to `share`, over the same memory; closes the inherited descriptor."""
     windows = [Window(dtype=d, shape=tuple(s), offset=o) for d, s, o in description["windows"]]
     views = _open_windows(description["fd"], windows)
     os.close(description["fd"])
@@ -150,7 +148,7 @@ def _open_windows(fd: int, windows: Sequence[Window]) -> list[Tensor]:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves tensors out, each under its number."""
+    """Replaces each tensor by its number."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
@@ -168,9 +166,9 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts parameters over the windows and copies of all other tensors (buffers) where tensors were left out.
+    """Restores parameters as views of the shared memory, and all other tensors (buffers) as copies.
 
-    What is met twice is one object.
+    A tensor that occurs twice becomes one object.
     """
 
     def __init__(self, stream: io.BytesIO, views: Sequence[Tensor]) -> None:

@@ -1,8 +1,8 @@
-"""The ranks of a learner group as one thing to call: every rank is asked, every answer is waited for.
+"""The ranks of a learner group behind one call, which asks every rank and waits for every answer.
 
-The wait belongs to the caller of `call`. It ends with the last answer; with the first rank that fails or dies; or when
-a rank that owes an answer has shown no sign of life for `silence_s` (ranks say "alive" at every pass of the model, so
-the limit is on one pass and not on a step). Then all ranks are ended and the pool is of no more use.
+The caller of `call` waits: until the last answer; until a rank fails or dies; or until a rank that owes an answer has
+shown no sign of life for `silence_s` (ranks send "alive" at every pass of the model, so the limit applies to one pass
+and not to a step). After a failure all ranks are stopped and the pool cannot be used again.
 
     parent -> rank    {"op": ...} with tensors, one at a time
     rank -> parent    {"op": "alive"} and {"op": "log"} any number of times, then {"op": "done", ...} or
@@ -23,15 +23,15 @@ from rlvr.learner.ranks.frames import Frame
 from rlvr.learner.ranks.process import RankProcess
 
 START_UP = "start-up"
-_START_S = 600.0  # imports and reading a model say nothing until they are done
-_GRACE_S = 1.0  # after a first failure: the other ranks' errors and ends arrive in any order
+_START_S = 600.0  # imports and model loading give no sign of life until they finish
+_GRACE_S = 1.0  # after a first failure: the other ranks' errors and exits arrive in any order
 _CLOSE_S = 5.0
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    """Why a rank gives no answer. is_consequence: it only lost its connection to another rank."""
+    """Why a rank does not answer. is_consequence: it only lost its connection to another rank."""
 
     rank: int
     error: RlvrError
@@ -39,12 +39,12 @@ class _Failure:
 
 
 class RankPool:
-    """All rank processes of a group, and what is waited for."""
+    """All rank processes of a group, and the pending answers."""
 
     def __init__(
         self, size: int, *, num_threads: int, inherited: Sequence[int], silence_s: float
     ) -> None:
-        """Starts `size` processes with the descriptors `inherited` open. Raises OSError where the system refuses."""
+        """Starts `size` processes with the descriptors `inherited` open. Raises OSError when the system refuses."""
         self._processes: list[RankProcess] = []
         self._silence_s = silence_s
         self._is_closed = False
@@ -66,7 +66,7 @@ class RankPool:
     def call(self, requests: Sequence[Frame], *, what: str) -> list[Frame]:
         """The answers by rank. `what` names the work in messages.
 
-        Raises: LearnerError that names the rank, how it ended and its last lines; or the RlvrError that a rank met.
+        Raises: LearnerError that names the rank, how it ended and its last lines; or the RlvrError that a rank raised.
         """
         if self._is_closed:
             raise LearnerError(
@@ -88,7 +88,7 @@ class RankPool:
         return [answers[process.rank] for process in self._processes]
 
     def close(self) -> None:
-        """Ends every rank: first by asking, then by force. Safe to call twice."""
+        """Stops every rank: first by request, then by signal. Safe to call twice."""
         if not self._is_closed:
             for process in self._processes:
                 process.close_input()
@@ -98,7 +98,7 @@ class RankPool:
         self.end()
 
     def end(self) -> None:
-        """Kills what still runs."""
+        """Kills the ranks that still run."""
         self._is_closed = True
         self._at_exit()
 
@@ -139,7 +139,7 @@ class RankPool:
         return None
 
     def _log(self, rank: int, record: Mapping[str, Any]) -> None:
-        """A rank's warning, as this process's; the others' same one is left out."""
+        """Logs a rank's warning here; the same warning of other ranks is left out."""
         cause = (record["name"], record["message"])
         if cause not in self._logged:
             self._logged.add(cause)
@@ -148,7 +148,7 @@ class RankPool:
             )
 
     def _told(self, process: RankProcess, frame: Frame, *, what: str) -> _Failure:
-        """The failure that a rank reported. What rlvr foresaw keeps its category and words."""
+        """The error that a rank reported; an RlvrError keeps its class and message."""
         kind, text = str(frame.body["kind"]), str(frame.body["message"])
         category = getattr(errors, kind, None)
         if isinstance(category, type) and issubclass(category, RlvrError):
@@ -162,7 +162,7 @@ class RankPool:
         )
 
     def _silent(self, waiting: Sequence[RankProcess], *, what: str) -> _Failure:
-        """Which rank hangs: one that does not even print its stack, else the one that was silent longest."""
+        """The rank that hangs: one that does not even print its stack, else the one that was silent longest."""
         deaf = [process for process in waiting if not process.ask_for_stack()]
         culprit = max(deaf or waiting, key=_silence)
         how = f"gave no sign of life for {_silence(culprit):.0f} s"
@@ -171,15 +171,15 @@ class RankPool:
         return _Failure(rank=culprit.rank, error=LearnerError(self._message(culprit, how, what)))
 
     def _message(self, process: RankProcess, how: str, what: str) -> str:
-        advice = "" if what == START_UP else "; go on from the last checkpoint with --resume"
+        advice = "" if what == START_UP else "; continue from the last checkpoint with --resume"
         return (
-            f"rank {process.rank} of {len(self._processes)} {how} during {what}; the other ranks were ended{advice}. "
+            f"rank {process.rank} of {len(self._processes)} {how} during {what}; the other ranks were stopped{advice}. "
             f"Its last lines:\n{process.tail() or '(none)'}"
         )
 
 
 def _ready(processes: Sequence[RankProcess]) -> list[RankProcess]:
-    """Waits a moment for pipes, writes what can be written, returns those that have something to say."""
+    """Waits briefly for pipes, writes what can be written, returns the readable processes."""
     poller = select.poll()
     by_fd = {process.read_fd: process for process in processes}
     writers = {process.write_fd: process for process in processes if process.write_fd is not None}

@@ -1,7 +1,7 @@
-"""The process of one rank, as its parent sees it: pipes, signs of life, last words, its end.
+"""The parent's handle of a rank process: pipes, signs of life, last output, exit.
 
-A rank ends by itself when its standard input closes, and the kernel ends it with its parent. Its standard error goes to
-a file without a name, from which a failure is explained.
+A rank exits when its standard input closes, and the kernel kills it with its parent. Its standard error goes to a
+nameless file, which explains a failure.
 """
 
 import contextlib
@@ -56,12 +56,12 @@ class RankProcess:
 
     @property
     def read_fd(self) -> int:
-        """Readable when the rank has said something, or ended."""
+        """Readable when the rank has written something or exited."""
         return self._from_rank.fileno()
 
     @property
     def write_fd(self) -> int | None:
-        """Where more can be written; None when nothing waits to be."""
+        """The descriptor to write to; None when nothing is queued."""
         return self._to_rank.fileno() if self._outgoing else None
 
     def send(self, frame: Frame) -> None:
@@ -70,13 +70,13 @@ class RankProcess:
         self._outgoing.append(memoryview(encode(frame)))
 
     def write(self) -> None:
-        """Moves what the pipe takes."""
+        """Writes as much as the pipe takes."""
         data = self._outgoing[0]
         try:
             count = os.write(self._to_rank.fileno(), data[:_READ_BYTES])
         except BlockingIOError:
             return
-        except BrokenPipeError:  # the rank has ended; its other pipe says so
+        except BrokenPipeError:  # the rank has exited; its other pipe shows it
             self._outgoing.clear()
             return
         if count == len(data):
@@ -100,7 +100,7 @@ class RankProcess:
         return frames
 
     def ask_for_stack(self) -> bool:
-        """Has the rank print where it is; False when it does not within a second."""
+        """Has the rank print its stack; False when it does not within a second."""
         size = os.fstat(self._errors.fileno()).st_size
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGUSR1)
@@ -113,7 +113,7 @@ class RankProcess:
         return False
 
     def wait(self, timeout_s: float) -> str | None:
-        """How it ended ("exit code 1", "signal SIGKILL"); None when it still runs after so long."""
+        """How it ended ("exit code 1", "signal SIGKILL"); None when it still runs after the timeout."""
         try:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -127,7 +127,7 @@ class RankProcess:
         return "\n".join(data.decode(errors="replace").splitlines()[-_TAIL_LINES:])
 
     def end(self) -> None:
-        """Kills it where it still runs, reaps it, and frees the descriptors."""
+        """Kills it if it still runs, reaps it, and closes the descriptors."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ class RankProcess:
             pipe.close()
 
     def close_input(self) -> None:
-        """Tells the rank to end by itself."""
+        """Asks the rank to exit."""
         self._outgoing.clear()
         self._to_rank.close()
 

@@ -1,12 +1,11 @@
-"""Which rank works on which rows: equal tokens, and groups in one place where that costs no balance."""
+"""Assigns rows to ranks: equal tokens, and groups kept together unless that unbalances the ranks."""
 
 from collections.abc import Sequence
 
 from rlvr.batch import Batch
 
-_PIECES = (
-    4  # a piece is at most this part of a rank's fair share, so that pieces can be spread evenly
-)
+# A piece is at most a quarter of a rank's fair share, so that pieces can be spread evenly.
+_PIECES = 4
 
 
 _BACKWARD_COST = 3  # of a pass forward and backward, in forward passes
@@ -15,12 +14,12 @@ _BACKWARD_COST = 3  # of a pass forward and backward, in forward passes
 def split_over_ranks(
     batch: Batch, num_ranks: int, *, is_forward_only: Sequence[bool] = ()
 ) -> list[list[int]]:
-    """Row indices of each rank, in order; some are empty where there are fewer rows than ranks.
+    """Row indices of each rank, in order; some are empty if there are fewer rows than ranks.
 
     Rows of one group share a prompt, so a group stays whole up to a quarter of a rank's fair share of the tokens; a
     larger one is cut. Pieces go, the largest first, to the rank with the fewest tokens so far.
 
-    Args: is_forward_only: for each row, whether a forward pass is all that it needs; () where all need the same.
+    Args: is_forward_only: for each row, whether it needs only a forward pass; () if all need the same.
     """
     tokens = batch.attention_mask.sum(1).tolist()
     if any(is_forward_only):

@@ -1,6 +1,6 @@
 """One rank of a learner group: a sharded policy, its learner, and answers to what the parent asks.
 
-It knows nothing of processes and pipes, so that whoever starts ranks can put this object where it likes.
+It knows nothing of processes and pipes, so the code that starts ranks can place it anywhere.
 """
 
 import pickle
@@ -35,7 +35,7 @@ _NEVER = timedelta(days=7)  # the parent decides when a rank has hung
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankTask:
-    """What the ranks train for, as arguments of `PolicyLearner`."""
+    """The training task of the ranks, as arguments of `PolicyLearner`."""
 
     config: LearnerConfig
     loss: LossFunction
@@ -63,8 +63,8 @@ class RankServer:
 
         Args:
             policy: its model holds whole weights in memory that the parent sees.
-            reference: whole; `policy.model` itself where the reference is the policy without its adapters.
-            alive: called now and then while something is worked on.
+            reference: whole; `policy.model` itself if the reference is the policy without its adapters.
+            alive: called from time to time during work.
         """
         if device_type == "cuda":
             torch.cuda.set_device(rank)
@@ -88,7 +88,7 @@ class RankServer:
             self._peers.watch(model)
 
     def begin(self, task: RankTask) -> None:
-        """Trains for `task` from now on: from the weights that the parent sees, with a new optimiser."""
+        """Begins `task`: from the weights that the parent sees, with a new optimiser."""
         scatter_from(self._mirror, self._policy.model)
         self._learner = PolicyLearner(
             self._policy,
@@ -103,7 +103,7 @@ class RankServer:
         )
 
     def answer(self, request: Frame) -> Frame:
-        """Does what is asked. Raises: RlvrError where rlvr foresaw the failure."""
+        """Executes the request. Raises: RlvrError for an expected failure."""
         op = request.body["op"]
         tensors: dict[str, Tensor] = {}
         result: dict[str, Any] = {}
@@ -138,7 +138,7 @@ class RankServer:
             counters = Counters(**request.body["counters"])
             self._learner.restore_progress(Path(request.body["folder"]), counters)
         else:
-            raise ValueError(f"op={op!r} is not one that a rank knows")
+            raise ValueError(f"op={op!r} is unknown to a rank")
         return Frame(body={"op": "done", **result}, tensors=tensors)
 
     def _models(self) -> list[PreTrainedModel]:

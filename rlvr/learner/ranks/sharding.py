@@ -1,7 +1,7 @@
-"""A model in pieces over the ranks (FSDP2), and whole again.
+"""Shards a model over the ranks (FSDP2) and gathers it again.
 
-Every decoder layer and the rest of the model are sharded; a pass gathers one after the other. Gradients are summed over
-the ranks, never averaged: the learner divides once, by the global denominator.
+Every decoder layer and the rest of the model are sharded; a pass gathers them one after another. Gradients are summed
+over the ranks, never averaged: the learner divides once, by the global denominator.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,12 +22,12 @@ def shard(model: PreTrainedModel, *, mesh: DeviceMesh, config: LearnerConfig) ->
     """Replaces the model's parameters by this rank's parts, in place; the whole ones can be freed then.
 
     On CUDA with bfloat16_autocast, layers are gathered in bfloat16 and gradients summed in float32; master weights
-    stay float32. On the CPU autocast alone decides the arithmetic.
+    stay float32. On the CPU only autocast decides the arithmetic.
     """
     precision = MixedPrecisionPolicy()
     if mesh.device_type == "cuda" and config.dtype is LearnerDtype.BFLOAT16_AUTOCAST:
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    # Asked here, because transformers answers from the source of the model's class, and FSDP2 makes a class of its own.
+    # Asked here, because transformers answers from the source of the model's class, and FSDP2 creates a new class.
     usable_layout(model, config.layout)
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision)
@@ -41,7 +41,7 @@ def shard(model: PreTrainedModel, *, mesh: DeviceMesh, config: LearnerConfig) ->
 
 
 def decoder_layers(model: PreTrainedModel) -> Iterator[torch.nn.Module]:
-    """The layers that transformers says must not be split, where they stand in a list."""
+    """The layers in a module list that transformers marks as not splittable."""
     whole = set(model._no_split_modules or ())
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList):
@@ -49,7 +49,7 @@ def decoder_layers(model: PreTrainedModel) -> Iterator[torch.nn.Module]:
 
 
 def release(model: PreTrainedModel) -> None:
-    """Frees what a pass without a backward pass left gathered, so that parameters are this rank's parts again."""
+    """Frees the layers that a forward-only pass left gathered, so that parameters are this rank's shards again."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -62,7 +62,7 @@ def gather_into(
     is_writer: bool,
     alive: Callable[[], None],
 ) -> None:
-    """Writes the whole trained weights into `target`, on the rank with `is_writer`; every rank calls it."""
+    """Gathers the trained weights and writes them to `target` on the rank with `is_writer`; every rank calls it."""
     for name, parameter in _trained(model):
         alive()
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -71,7 +71,7 @@ def gather_into(
 
 
 def scatter_from(source: Mapping[str, Tensor], model: PreTrainedModel) -> None:
-    """Takes this rank's parts of the whole trained weights in `source`."""
+    """Loads this rank's shards of the whole trained weights in `source`."""
     for name, parameter in _trained(model):
         parameter.copy_(part_like(source[name], parameter))
 

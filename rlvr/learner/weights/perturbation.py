@@ -1,4 +1,4 @@
-"""Weights moved on purpose and put back bit for bit: what a proof that engines follow the learner is made of."""
+"""Perturbs weights and restores them bit for bit, for the proof that engines follow the learner."""
 
 import math
 import zlib
@@ -10,12 +10,14 @@ from transformers import PreTrainedModel
 
 from rlvr.errors import LearnerError
 
-_NOISE_BLOCK = 65_521  # numbers, a prime: drawn once a tensor and laid side by side, which is as fast as a copy
-_LEAST_RMS = 0.02  # of a tensor that is zero, such as a bias, or an adapter before its first step
+_NOISE_BLOCK = (
+    65_521  # numbers, a prime: drawn once per tensor and repeated, which is as fast as a copy
+)
+_LEAST_RMS = 0.02  # for a tensor of zeros, such as a bias, or an adapter before its first step
 
 
 class Perturbation:
-    """Holds the original of what is moved, on the CPU, and of nothing else."""
+    """Keeps the original of the perturbed tensors, and only those, on the CPU."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -23,21 +25,25 @@ class Perturbation:
 
     @property
     def is_active(self) -> bool:
-        """Whether weights are moved at present."""
+        """Whether weights are perturbed at present."""
         return bool(self._originals)
 
     @torch.no_grad()
     def begin(self, names: Sequence[str], *, scale: float) -> None:
-        """w + scale * rms(w) * noise, with standard normal noise that depends on the tensor's name alone and repeats.
+        """w + scale * rms(w) * noise, with repeating standard normal noise that depends only on the tensor's name.
 
-        Raises: LearnerError when something is moved already, or a name is unknown.
+        Raises: LearnerError when weights are already perturbed, or a name is unknown.
         """
         own = dict(self._model.named_parameters())
         unknown = [name for name in names if name not in own]
         if self.is_active or unknown:
             raise LearnerError(
-                f"cannot move the weights {list(names)[:3]}: "
-                + (f"{unknown[0]!r} is none of the model" if unknown else "others are moved still")
+                f"cannot perturb the weights {list(names)[:3]}: "
+                + (
+                    f"{unknown[0]!r} is not in the model"
+                    if unknown
+                    else "others are still perturbed"
+                )
             )
         self._originals = {name: own[name].detach().to("cpu", copy=True) for name in names}
         for name in names:
@@ -47,7 +53,7 @@ class Perturbation:
 
     @torch.no_grad()
     def end(self) -> None:
-        """Puts everything back. Safe when nothing is moved."""
+        """Restores everything. Does nothing when nothing is perturbed."""
         own = dict(self._model.named_parameters())
         for name, original in self._originals.items():
             own[name].copy_(original)

@@ -1,4 +1,4 @@
-"""What engines are told about weights: versions that rise with them, and checksums of what a copy must hold."""
+"""References to published weights for engines: increasing versions, and checksums that a copy must match."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 def require_room(
     model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind
 ) -> None:
-    """Looks whether the files of a run fit on this machine, before anything is computed or started for it.
+    """Checks that the files of a run fit on this machine, before anything is computed or started.
 
     Raises: ConfigError, see `weights_file.place_for`.
     """
@@ -42,9 +42,9 @@ class Publication:
         kind: WeightsKind = WeightsKind.FULL,
     ) -> None:
         """Args:
-        dtype: of what an engine keeps, with any transport but Transport.SHARED.
-        kind: ADAPTER sends the base once and then adapters alone, with Transport.FILE and a model that has them.
-        folder: where Transport.FILE makes a folder of its own; None: what `weights_file.place_for` says.
+        dtype: of the engines' copy, with any transport but Transport.SHARED.
+        kind: ADAPTER sends the base once and then only the adapters, with Transport.FILE and a model that has them.
+        folder: where Transport.FILE creates its folder; None: the result of `weights_file.place_for`.
         """
         self.policy_version = 0
         self.has_changed = True
@@ -58,13 +58,13 @@ class Publication:
         self._published: WeightsRef | None = None
 
     def restore(self, policy_version: int) -> None:
-        """Goes on from a checkpoint: the version stays, and the next publication is of new weights."""
+        """Continues from a checkpoint: the version stays, and the next publication is of new weights."""
         self.policy_version = policy_version
         self.has_changed = True
         self._published = None
 
     def publish(self, model: PreTrainedModel) -> WeightsRef:
-        """The reference of the present weights of `model`, under the next version where they changed.
+        """The reference of the current weights of `model`, under the next version if they changed.
 
         The manifest holds checksums of the bytes that an engine must receive: whole weights with adapters merged, or
         adapters alone.
@@ -80,7 +80,7 @@ class Publication:
         return self._published
 
     def publish_trial(self, model: PreTrainedModel) -> WeightsRef:
-        """The reference of weights that are for a test alone; the count of real versions does not see them.
+        """The reference of weights for a test only, which do not count as a version.
 
         Raises: LearnerError when the weights' file cannot be written.
         """
@@ -88,7 +88,7 @@ class Publication:
         return self._reference(model, -self._num_trials)
 
     def end_trials(self) -> None:
-        """Removes what trials wrote."""
+        """Removes the files of trials."""
         self._files.remove_trials()
 
     def close(self) -> None:

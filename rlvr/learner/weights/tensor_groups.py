@@ -1,7 +1,7 @@
-"""Which tensors a proof of weights perturbs together: as few at a time as its budget allows, and every one of them.
+"""Groups of tensors that a proof of weights perturbs together: as small as its budget allows, covering all.
 
 every tensor alone                              while there are few; the two of an adapter always together
-each layer's attention, MLP and norms           else; what stands outside the layers alone, as always
+each layer's attention, MLP and norms           else; tensors outside the layers alone, as always
 whole layers, then bundles of them              else; and with them each kind of tensor in all layers at once,
                                                 since stale copies are mostly of one kind (a fused one, a norm)
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 _LAYER = re.compile(r"^(?P<stem>.*?)\.(?P<layer>\d+)\.(?P<rest>.+)$")
-_ADAPTER = ".lora_"  # the two matrices of one layer: the first alone moves nothing while the second is zero
+_ADAPTER = ".lora_"  # the two matrices of one layer: the first alone has no effect while the second is zero
 _NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -67,7 +67,7 @@ def _kind(rest: str) -> str:
 
 
 def _bundled(layers: Mapping[str, Sequence[str]], count: int) -> dict[str, list[str]]:
-    """Neighbouring layers together, in at most `count` bundles of about one size."""
+    """Neighbouring layers in at most `count` bundles of about equal size."""
     names = list(layers)
     size = -(-len(names) // count)
     bundles: dict[str, list[str]] = {}

@@ -1,13 +1,12 @@
-"""Weights on their way to engines in other processes: one safetensors file a version, in shared memory.
+"""Weights for engines in other processes: one safetensors file per version, in shared memory.
 
-    <parent>/rlvr-weights-<pid>-<random>/v<version>.safetensors, and base.safetensors where adapters travel alone
+    <parent>/rlvr-weights-<pid>-<random>/v<version>.safetensors, and base.safetensors if adapters are sent alone
 
-A file is written under another name and renamed, so that nobody reads half of it; only the newest are kept. The folder
-goes with `close`, or with its process (`rlvr.processes.watchdog`); where both were killed, the next one on this machine
-removes what they left. Nobody else can read it, and what others put beside it is not followed.
-
-A disk is only used where RLVR_WEIGHTS_FOLDER names a folder on one: in a container, shared memory that is too small for
-the model would else turn every weight sync into writes to the container's disk, and nothing would say so.
+A file is written under a temporary name and renamed, so that nobody reads half of it; only the newest are kept. The
+folder is removed by `close`, or with its process (`rlvr.processes.watchdog`); if both were killed, the next process on
+this machine removes it. Other users cannot read it, and symbolic links that they place there are not followed.
+A disk is only used if RLVR_WEIGHTS_FOLDER names a folder on one: in a container whose shared memory is too small for
+the model, every weight sync would otherwise silently write to the container's disk.
 """
 
 import fcntl
@@ -29,10 +28,10 @@ from rlvr.records import TensorEntry
 
 _PREFIX = "rlvr-weights-"
 FOLDER_VARIABLE = "RLVR_WEIGHTS_FOLDER"
-FILES_AT_ONCE = 4  # the two that are kept, the one that is written, and room for one of a proof
+FILES_AT_ONCE = 4  # two kept, one being written, and room for one of a proof
 _SHARED_MEMORY = Path("/dev/shm")
 _FILES_KEPT = 2
-_OBJECT_STORE_BYTES = 512 << 20  # Ray's, which lies in shared memory too
+_OBJECT_STORE_BYTES = 512 << 20  # Ray's, which is in shared memory too
 _DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -45,7 +44,7 @@ class WeightsFolder:
     """Writes versions of one policy's weights, one tensor in memory at a time."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Args: parent: where the folder is made, at the first write; None: what `place_for` says."""
+        """Args: parent: where the folder is created, at the first write; None: the result of `place_for`."""
         self._parent = parent
         self._folder: Path | None = None
         self._lock = -1
@@ -58,10 +57,10 @@ class WeightsFolder:
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
-        """Writes a version, and returns the file's absolute path and what stands in it.
+        """Writes a version; returns the file's absolute path and its manifest.
 
         Args:
-            version: a negative one is a trial, which takes the place of the trial before it.
+            version: a negative one is a trial, which replaces the previous trial.
             tensors: name and tensor, in the order of `shapes`; converted to `dtype` one by one.
 
         Raises: LearnerError when the file cannot be written, ConfigError when there is no room for FILES_AT_ONCE.
@@ -82,7 +81,7 @@ class WeightsFolder:
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
-        """Writes what stays while versions of adapters come and go; as `write`, but with room for this file alone."""
+        """Writes the base that is kept while adapters change; like `write`, but needs room for this file only."""
         return self._write("base", tensors, shapes=shapes, dtype=dtype, num_files=1)
 
     def _write(
@@ -113,7 +112,7 @@ class WeightsFolder:
             draft.unlink(missing_ok=True)
             raise LearnerError(
                 f"weights ({num_bytes >> 20} MiB) could not be written to {file}: {error}; free "
-                f"the space, or set {FOLDER_VARIABLE} to a folder that has it"
+                f"space there, or set {FOLDER_VARIABLE} to a folder with enough space"
             ) from error
         return file.absolute(), tuple(entries)
 
@@ -141,12 +140,11 @@ class WeightsFolder:
                 made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
                 watchdog.guard(Path(made))
                 self._lock = os.open(made, os.O_RDONLY)
-                fcntl.flock(
-                    self._lock, fcntl.LOCK_EX
-                )  # the system lets go of it when the process ends
+                # The system releases it when the process ends.
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
             except OSError as error:
                 raise LearnerError(
-                    f"no folder for weights could be made in {parent}: {error}; it must be writable"
+                    f"no folder for weights could be created in {parent}: {error}; it must be writable"
                 ) from error
             self._folder = Path(made)
         return self._folder
@@ -161,9 +159,9 @@ class WeightsFolder:
 def place_for(num_bytes: int) -> Path:
     """The folder that RLVR_WEIGHTS_FOLDER names, else `/dev/shm`, else (no Linux) the temporary folder.
 
-    Args: num_bytes: what must be free there.
+    Args: num_bytes: the space needed there.
 
-    Raises: ConfigError when there is less, or the folder cannot be written; with the bytes and what to do.
+    Raises: ConfigError with the remedy when there is less, or the folder is not writable.
     """
     named = os.environ.get(FOLDER_VARIABLE, "")
     if named:
@@ -183,16 +181,16 @@ def place_for(num_bytes: int) -> Path:
     found = f"{place} has {_bytes(there.free)} free of {_bytes(there.total)}"
     if not is_writable:
         found = f"{place} is not writable"
-    remedy = f"set {FOLDER_VARIABLE} on this node to a folder that has the room"
+    remedy = f"set {FOLDER_VARIABLE} on this node to a folder with enough space"
     if place == _SHARED_MEMORY:
         gib = -(-(num_bytes + there.used + _OBJECT_STORE_BYTES) // 2**30)
         remedy = (
             f"give the container more shared memory (docker run --shm-size={gib}g; RLVR_SHM={gib}gb with the compose "
-            f"files; without a container: mount -o remount,size={gib}g {place}), or {remedy}: on a disk, which each "
-            "weight sync then waits for"
+            f"files; without a container: mount -o remount,size={gib}g {place}), or {remedy}: on a disk, which "
+            "slows each weight sync down"
         )
     raise ConfigError(
-        f"the weights of several versions on their way to the engines need {_bytes(num_bytes)}, and {found}; {remedy}"
+        f"the files of several weight versions need {_bytes(num_bytes)}, and {found}; {remedy}"
     )
 
 
@@ -207,7 +205,7 @@ def _bytes(count: int) -> str:
 def remove_stale(parent: Path) -> list[Path]:
     """Removes the weights folders in `parent` whose process is gone, and returns them.
 
-    A process number alone does not tell: containers that share the memory may have numbers of their own.
+    A process id alone is not enough: containers that share the memory may have their own numbering.
     """
     removed: list[Path] = []
     for folder in parent.glob(f"{_PREFIX}*"):

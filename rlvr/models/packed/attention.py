@@ -1,8 +1,8 @@
-"""Attention over a stream of packed sequences, inside any model of transformers that uses its attention interface.
+"""Attention over a stream of packed sequences, in any transformers model that uses the attention interface.
 
 `use_packed_attention` names our function in the model's config; `model(..., packed_layout=layout)` then runs it over a
 stream [1, tokens]. Calls without a layout (generation, a cache, padded rows) go to transformers' own SDPA function and
-its masks, so one model serves the learner and an engine. The layout travels as an argument and not in a context: the
+its masks, so one model serves the learner and an engine. The layout is an argument and not a context variable: the
 recomputation of activation checkpointing, which may run in another thread, sees the same one.
 """
 
@@ -25,23 +25,22 @@ from rlvr.models.packed.ragged_attention import attend_ragged, fits_kernel, know
 from rlvr.models.packed.small_attention import attend_small, is_small
 
 NAME = "rlvr_packed"
-# Shape of the attention mask that goes with a layout. transformers takes a mask of four dimensions as it is.
+# Shape of the attention mask that goes with a layout. transformers uses a mask of four dimensions unchanged.
 NO_MASK = (1, 1, 1, 1)
-# Arguments that change the attention and that a packed layout does not know. Others (position_ids, ...) do not.
+# Arguments that change the attention and that a packed layout does not support. Others (position_ids, ...) do not.
 _UNKNOWN_ARGUMENTS = ("softcap", "s_aux", "sliding_window", "position_bias", "head_mask", "sinks")
 _refused: "WeakKeyDictionary[PreTrainedModel, str]" = WeakKeyDictionary()
 
 
 class UnsupportedAttentionError(Exception):
-    """A layer asked for attention that a packed layout does not know; its message is the reason."""
+    """A layer asked for attention that a packed layout does not support; its message is the reason."""
 
 
 def can_pack(model: PreTrainedModel) -> str:
-    """The reason why the model's layers cannot run over a packed stream; empty where they can.
+    """The reason why the model's layers cannot run over a packed stream; empty if they can.
 
-    They can where every layer attends to all tokens before, through transformers' attention interface. What only a
-    pass can show (a layer with masks of its own, or one that bypasses the interface) `token_logprobs` finds at the
-    first.
+    They can if every layer attends to all earlier tokens, through transformers' attention interface. What only a pass
+    can show (a layer with its own masks, or one that bypasses the interface) `token_logprobs` finds at the first pass.
     """
     if model in _refused:
         return _refused[model]
@@ -56,25 +55,25 @@ def can_pack(model: PreTrainedModel) -> str:
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     if kinds != {DynamicLayer}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "no layers"
-        return f"not every layer attends to all tokens before (its cache has {names})"
+        return f"not every layer attends to all earlier tokens (its cache has {names})"
     if getattr(model.config, "attn_logit_softcapping", None):
         return "it caps attention scores (attn_logit_softcapping)"
     return ""
 
 
 def refuse_packing(model: PreTrainedModel, reason: str) -> None:
-    """From now on `can_pack(model)` is `reason`: something that only a forward pass could show."""
+    """Sets the reason that `can_pack(model)` returns, after a forward pass has shown it."""
     _refused[model] = reason
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Lets the model's layers accept `packed_layout`; without one they compute what they did before."""
+    """Makes the model's layers accept `packed_layout`; without one they compute the same as before."""
     if model.config._attn_implementation != NAME:
         model.set_attn_implementation(NAME)
 
 
 def num_attention_layers(model: PreTrainedModel) -> int:
-    """How often one forward pass must reach the attention function."""
+    """How often one forward pass must call the attention function."""
     return len(DynamicCache(config=model.config).layers)
 
 
@@ -87,11 +86,11 @@ def packed_attention(
     packed_layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer: [1, heads, tokens, dim] -> [1, tokens, heads, dim]."""
+    """The function that transformers calls in each layer: [1, heads, tokens, dim] -> [1, tokens, heads, dim]."""
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if attention_mask is not None and attention_mask.shape != NO_MASK:
-        raise UnsupportedAttentionError("its layers make attention masks of their own")
+        raise UnsupportedAttentionError("its layers make their own attention masks")
     if kwargs.get("dropout"):
         raise UnsupportedAttentionError(f"its attention has dropout {kwargs['dropout']}")
     for name in _UNKNOWN_ARGUMENTS:
@@ -119,7 +118,7 @@ def _over_stream(
     return attend_in_blocks(query, key, value, layout=layout, attend=attend)[None]
 
 
-# A compiled layer leaves its graph here: lengths and blocks differ in every micro-batch.
+# A compiled layer breaks its graph here: lengths and blocks differ in every micro-batch.
 _eager_over_stream: Any = torch.compiler.disable(_over_stream)
 
 

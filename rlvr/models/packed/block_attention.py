@@ -1,4 +1,4 @@
-"""Attention over a stream in padded blocks, with gradient: for devices and precisions without a ragged kernel."""
+"""Differentiable attention over a stream in padded blocks, for devices and dtypes without a ragged kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def attend_in_blocks(
 class ToBlocks(torch.autograd.Function):
     """Stream tensors [tokens, heads, dim] -> query, key, value [rows, heads, slots, dim] of each block, flattened.
 
-    The backward pass adds up what the rows of a group send to their common prefix.
+    The backward pass sums the rows' gradients of their common prefix.
     """
 
     @staticmethod
@@ -104,7 +104,7 @@ def _add_to_prefixes(
 ) -> None:
     """Adds the gradient of prefix slots, summed over the rows that share them, to their tokens.
 
-    The sum is a matrix product: it accumulates in float32 or wider whatever the gradient's precision is.
+    The sum is a matrix product, so it accumulates in float32 or wider whatever the gradient's dtype.
     """
     dim = stream.shape[2]
     total = gather.share.to(gradient.dtype) @ gradient.reshape(len(gradient), -1)

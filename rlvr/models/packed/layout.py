@@ -1,8 +1,8 @@
-"""Where the sequences of a stream stand: as padded blocks, and as ragged sequences.
+"""The positions of a stream's sequences: as padded blocks, and as ragged sequences.
 
-A block holds sequences of similar length, so that only attention sees padding, and little of it. Without prefixes it
-is [rows, width], padded on the right, where a causal mask is all that is needed. Where sequences continue another one,
-keys are [prefix, padded on the left; own, padded on the right].
+A block holds sequences of similar length, so that only attention has padding, and little of it. Without prefixes it
+is [rows, width], padded on the right, and a causal mask suffices. If sequences continue another one, keys are
+[prefix, padded on the left; own, padded on the right].
 
     sequences   0: a b c    1: d e    2: x (after 0)   3: y z (after 0)
     block 0     d e .       keys: the same             block 1     x .     keys: a b c x .
@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# What a block costs beside its area (query slots times key slots), in units of area. Measured on a CPU, forward and
-# backward: up to 4,000 with heads of 9 x 64, 3,000 to 18,000 with 4 x 16.
+# Fixed cost of a block on top of its area (query slots times key slots), in units of area. Measured on a CPU, forward
+# and backward: up to 4,000 with heads of 9 x 64, 3,000 to 18,000 with 4 x 16.
 BLOCK_COST = 4096
 MAX_CUTS = 16
 
@@ -29,9 +29,9 @@ class Block:
     """Sequences whose own tokens are [start, stop) of the stream. Tensors are on the CPU.
 
     places: for each query slot, the token in the stream; pads repeat the last token.
-    is_real: which query slots are no pads.
+    is_real: which query slots are not padding.
     key_places: for each key slot, likewise; the prefix first. Equal to `places` without prefixes.
-    is_real_prefix: which of the prefix's key slots are no pads.
+    is_real_prefix: which of the prefix's key slots are not padding.
     prefix_of_row: which of the block's prefixes each row continues; empty without prefixes.
     """
 
@@ -54,7 +54,7 @@ class Block:
         return self.is_real_prefix.shape[0]
 
     def visible(self) -> Bool[Tensor, "rows 1 width keys"] | None:
-        """Which keys each query sees; None where that is all up to itself."""
+        """Which keys each query sees; None if those are all up to itself."""
         if not self.num_prefixes:
             return None
         rows, width = self.places.shape
@@ -81,7 +81,7 @@ class Gather:
 
 
 class PackedLayout:
-    """Where each sequence of a stream stands, and the index tensors that attention needs, made at the first layer."""
+    """The position of each sequence in a stream, and the index tensors for attention, built at the first layer."""
 
     def __init__(
         self, lengths: Sequence[int], prefixes: Sequence[int], *, device: torch.device
@@ -113,7 +113,7 @@ class PackedLayout:
         return tuple(found)
 
     def bias(self, block: Block, dtype: torch.dtype) -> Tensor | None:
-        """0 where a query sees a key, else -inf: made once for all layers; None where a causal mask is all."""
+        """0 where a query sees a key, else -inf: built once for all layers; None if a causal mask suffices."""
         key = (block, dtype)
         if key not in self._biases:
             visible = block.visible()
@@ -127,7 +127,7 @@ class PackedLayout:
         return self._biases[key]
 
     def gather(self, block: Block, heads: int, *, keys: bool) -> Gather:
-        """For the queries of a block, or its keys: made once for all layers."""
+        """The selection for the queries or keys of a block: built once for all layers."""
         key = (block, heads, keys)
         if key not in self._gathers:
             self._gathers[key] = self._gather(block, heads, keys=keys)
@@ -219,11 +219,11 @@ def _slots_by_head(row: Tensor, head: Tensor, slot: Tensor, num_slots: int) -> T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VarlenIndex:
-    """Ends of the sequences among queries and keys, and where the keys come from.
+    """Ends of the sequences among queries and keys, and the source of the keys.
 
-    keys: place in the stream of each key slot (prefix, then own); None where no sequence has a prefix.
+    keys: place in the stream of each key slot (prefix, then own); None if no sequence has a prefix.
     own_slots: for each token of the stream, the key slot that is its own. prefix_slots, prefix_tokens: the other key
-        slots, and the tokens that stand in them.
+        slots, and the tokens in them.
     """
 
     ends_q: Int[Tensor, " sequences_1"]
@@ -237,7 +237,7 @@ class VarlenIndex:
 
 
 def cut_into_blocks(own: Sequence[int], before: Sequence[int]) -> list[tuple[int, int]]:
-    """[first, last) of each block, so that the sum of areas, and of BLOCK_COST for each block, is smallest.
+    """[first, last) of each block, which minimise the sum of areas plus BLOCK_COST per block.
 
     Args:
         own, before: length of each sequence and of its prefix, in stream order.
@@ -253,9 +253,8 @@ def cut_into_blocks(own: Sequence[int], before: Sequence[int]) -> list[tuple[int
         {0, count, *range(step, count, step)}
         | {i for i in range(1, count) if own[i] > 2 * own[i - 1]}
     )
-    best: list[tuple[int, int]] = [
-        (0, 0)
-    ]  # cost of what ends at this place, and where its last block begins
+    # Lowest cost up to each place, and where its last block begins.
+    best: list[tuple[int, int]] = [(0, 0)]
     for j in range(1, len(places)):
         options: list[tuple[int, int]] = []
         width = reach = 0

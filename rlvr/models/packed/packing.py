@@ -1,11 +1,11 @@
-"""Rows as one stream of tokens without padding: the common prompt of a group once, then what is each row's own.
+"""Rows as one stream of tokens without padding: the common prompt of a group once, then each row's own tokens.
 
     rows          0: a b c x y      1: a b c z        (a b c = the prompt, one group; the last token predicts nothing)
     stream        a b c | x         row 1 adds nothing: its only completion token is predicted by c
     sequences     0: a b c          1: x, whose prefix is sequence 0
     sources       x <- c, y <- x, z <- c
 
-Everything here is index arithmetic on the CPU; it decides speed and memory, never a number.
+Everything here is index arithmetic on the CPU; it affects speed and memory, never the results.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """Which hidden states predict which tokens. Targets are sorted by source, so equal sources stand together.
+    """Which hidden states predict which tokens. Targets are sorted by source, so equal sources are adjacent.
 
     positions: place of each distinct source among the hidden states; its logits are computed once.
     source: for each target, the index into `positions`; ascending.
@@ -35,7 +35,7 @@ class Targets:
     column: Int[Tensor, " targets"]
 
     def to(self, device: torch.device) -> "Targets":
-        """The same on a device."""
+        """This record on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
 
@@ -76,9 +76,9 @@ def pack(
     group_index: Int[Tensor, " batch"],
     share_prompt_prefix: bool,
 ) -> Stream:
-    """The stream that predicts every loss token, and no more; without any loss token, one token that predicts none.
+    """The shortest stream that predicts every loss token; without any, one token that predicts none.
 
-    Args: all on the CPU; no loss token stands in column 0.
+    Args: all on the CPU; column 0 holds no loss token.
 
     Raises: ValueError when rows of one group differ before their first loss token.
 
@@ -109,7 +109,7 @@ def pack(
         pieces.append(_Piece(first, 0, int(starts[first])))
         shared.append([_Piece(row, int(starts[row]), int(stops[row])) for row in rows])
 
-    # Sorted by length, so that sequences of one block of attention are alike and stand together in the stream.
+    # Sorted by length, so that sequences of one attention block have similar lengths and are adjacent in the stream.
     order = sorted(range(len(pieces)), key=lambda i: pieces[i].length)
     place = {pieces[i].row: k for k, i in enumerate(order)}
     roots = [pieces[i] for i in order]
@@ -145,7 +145,7 @@ def pack(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaddedRows:
-    """The rows and columns to run where rows are run whole; positions are of [rows, width], flattened."""
+    """The rows and columns to run in the padded layout; positions are of [rows, width], flattened."""
 
     rows: Int[Tensor, " rows"]
     width: int
@@ -170,7 +170,7 @@ def pad(*, token_ids: Int[Tensor, "batch seq"], loss_mask: Bool[Tensor, "batch s
 
 
 def _stops(mask: np.ndarray) -> np.ndarray:
-    """The column of each row's last loss token: it is predicted, and what it predicts is not wanted."""
+    """The column of each row's last loss token, which is predicted but predicts nothing needed."""
     return mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
 
 

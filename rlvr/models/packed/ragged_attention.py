@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 Kernel = Callable[..., Any]
 KERNEL_DEVICES = frozenset({"cuda"})  # types of device that flash attention runs on
-_kernels: dict[torch.device, Kernel | None] = {}  # what was found on each device that was probed
+_kernels: dict[torch.device, Kernel | None] = {}  # the result for each probed device
 
 
 def attend_ragged(
@@ -41,7 +41,7 @@ def attend_ragged(
 
 
 def fits_kernel(query: Tensor, value: Tensor) -> bool:
-    """Whether flash attention takes them: on a GPU, 16 bits, equal dimensions up to 256."""
+    """Whether flash attention supports these tensors: on a GPU, 16 bits, equal dimensions up to 256."""
     return (
         query.device.type in KERNEL_DEVICES
         and query.dtype in (torch.bfloat16, torch.float16)
@@ -50,7 +50,7 @@ def fits_kernel(query: Tensor, value: Tensor) -> bool:
 
 
 def probe_kernel(device: torch.device) -> Kernel | None:
-    """The ragged kernel of a device, or None where there is none; probed at the first call for each device.
+    """The ragged kernel of a device, or None if there is none; probed at the first call for each device.
 
     Call it before a model runs over a stream on that device, never inside the model's forward pass: the probe takes a
     gradient, and a checkpointed layer would count the tensors that it saves as its own.
@@ -63,7 +63,7 @@ def probe_kernel(device: torch.device) -> Kernel | None:
 
 
 def known_kernel(device: torch.device) -> Kernel | None:
-    """What `probe_kernel` found for the device: a look-up that runs nothing, so that layers may call it.
+    """The result of `probe_kernel` for the device: only a look-up, so that layers may call it.
 
     Raises: RuntimeError when `probe_kernel` was not called for the device.
     """
@@ -76,11 +76,11 @@ def known_kernel(device: torch.device) -> Kernel | None:
 
 
 def _probe(device: torch.device) -> Kernel | None:
-    """torch's attention over ragged sequences, or None where it is missing or not what we expect of it.
+    """torch's attention over ragged sequences, or None if it is missing or gives wrong results.
 
     Its signature changes between versions of torch, and its causal mask must be aligned at the last token. So it is
-    tried on an example, with gradient, against plain attention. The answer is kept for the life of the process, so it
-    must not depend on the caller's modes (no_grad, inference mode, autocast) or on how much memory is free.
+    tested on an example, with gradient, against plain attention. The answer is kept for the life of the process, so it
+    must not depend on the caller's modes (no_grad, inference mode, autocast) or on the free memory.
     """
     try:
         from torch.nn.attention.varlen import varlen_attn

@@ -1,4 +1,4 @@
-"""Attention over many short sequences in bfloat16 on a CPU, with a backward pass made of batched matrix products.
+"""Attention over many short sequences in bfloat16 on a CPU, with a backward pass of batched matrix products.
 
 torch's fused kernel spends most of a backward pass over short sequences on overhead (18.7 ms against 3.4 ms for 48
 sequences of 11 queries and 51 keys, 9 heads of 64, on 2 cores). The forward pass is that kernel, so log-probs are the
@@ -16,12 +16,12 @@ from torch import Tensor
 
 # Above this many query-key pairs the fused kernel is faster: equal at 400 x 500, 1.6 times at 1,500 x 1,500.
 MAX_PAIRS = 1 << 17
-# Numbers in a block of scores: 2 MB, so that the passes over it stay in the cache.
+# Elements in a block of scores: 2 MB, so that the passes over it stay in the cache.
 _BLOCK = 1 << 19
 
 
 def is_small(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether `attend_small` is the faster one: 16 bits, on a CPU, short."""
+    """Whether `attend_small` is faster: 16 bits, on a CPU, short sequences."""
     return (
         query.device.type == "cpu"
         and query.dtype == torch.bfloat16
@@ -75,7 +75,7 @@ class _SmallAttention(torch.autograd.Function):
             part = slice(start, min(start + step, rows))
             count = part.stop - start
 
-            # The query heads of one key head stand below each other: one product serves them all.
+            # The query heads of one key head are stacked, so that one product serves them all.
             def fold(tensor: Tensor, part: slice = part, count: int = count) -> Tensor:
                 return tensor[part].reshape(count * kv_heads, -1, dim)
 

@@ -1,6 +1,6 @@
-"""All that touches what vLLM does not promise to keep. Imported by vLLM's worker and, for the probe, by the engine.
+"""Everything that uses unstable internals of vLLM. Imported by vLLM's worker and, for the probe, by the engine.
 
-What is relied on, as of vLLM 0.32:
+Assumptions, as of vLLM 0.32:
 - `model_executor.model_loader.reload`: layers give up their weights, take new ones layer by layer, and process them.
 - On a CPU a linear layer is packed into a closure, `layer.cpu_linear`. The reload packs again where it loads a layer's
   own tensor. A tied head owns none: its `weight` is the embedding's, and its closure keeps the old bytes.
@@ -17,14 +17,14 @@ PACKED = ("cpu_linear",)  # attributes under which a module keeps a packed copy 
 
 
 def begin_reload(model: nn.Module) -> None:
-    """Puts every layer into the state in which it takes a checkpoint's tensors."""
+    """Puts every layer into the state in which it accepts a checkpoint's tensors."""
     from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
     initialize_layerwise_reload(model)
 
 
 def end_reload(model: nn.Module, model_config: Any) -> None:
-    """Processes what the reload has not processed layer by layer."""
+    """Processes the layers that the reload has not processed."""
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
     finalize_layerwise_reload(model, model_config)
@@ -59,43 +59,43 @@ def repack_stale(model: nn.Module, before: Mapping[str, tuple[object, ...]]) -> 
 
 
 def token_prompt(token_ids: Sequence[int], *, cache_salt: str) -> Any:
-    """A prompt of tokens that vLLM takes as it is: no template, no truncation, no tokenizer."""
+    """A prompt of tokens that vLLM uses unchanged: no template, no truncation, no tokenizer."""
     from vllm.inputs.engine import tokens_input
 
     return tokens_input(list(token_ids), cache_salt=cache_salt)
 
 
 def lora_request(folder: str, *, is_new: bool = False) -> Any:
-    """The policy's adapters in `folder`, in peft's format; there is one set, which a new one replaces in its place."""
+    """The policy's adapters in `folder`, in peft's format; there is one set, which the next one replaces."""
     from vllm.lora.request import LoRARequest
 
     return LoRARequest("policy", 1, folder, load_inplace=is_new)
 
 
 def init_request() -> Any:
-    """The hand-shake of a transfer that needs none."""
+    """The empty handshake of a transfer."""
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
     return WeightTransferInitRequest()
 
 
 def update_request(**update_info: Any) -> Any:
-    """What vLLM hands to the workers' transfer."""
+    """The update that vLLM passes to the workers' transfer."""
     from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
     return WeightTransferUpdateRequest(update_info=update_info)
 
 
 def retire(llm: Any) -> None:
-    """Lets `__del__` of an AsyncLLM that was shut down do nothing.
+    """Makes `__del__` of an AsyncLLM that was shut down do nothing.
 
-    It shuts down again, and does so at the end of the interpreter, when the modules it needs are gone.
+    It would shut down again at the end of the interpreter, when the modules it needs are gone.
     """
     llm.shutdown = lambda timeout=None: None
 
 
 def missing_capabilities() -> list[str]:
-    """What rlvr needs of vLLM and this one lacks; empty when it can be used."""
+    """What rlvr needs and this vLLM lacks; empty when it can be used."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.inputs.engine import tokens_input

@@ -26,7 +26,7 @@ def build_vllm_engine(
     outline: Outline | None = None,
     extension: str = EXTENSION,
 ) -> VllmEngine:
-    """The vLLM engine of a recipe. Sets what is unset of vLLM's environment; loads no weights and starts nothing.
+    """The vLLM engine of a recipe. Sets unset variables of vLLM's environment; loads no weights and starts nothing.
 
     Args:
         text: tokenizer, stop tokens and limits of the policy.
@@ -34,7 +34,7 @@ def build_vllm_engine(
         outline: of the model; read from the recipe when None.
         extension: the class that vLLM's workers are given.
 
-    Raises: ConfigError when vLLM is not installed, was not tried, or the recipe's `engine_args` cannot be.
+    Raises: ConfigError when vLLM is not installed or not tested, or the recipe's `engine_args` are invalid.
     """
     found = installed_vllm()
     has_kv_variable = bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))

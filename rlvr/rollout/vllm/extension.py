@@ -1,9 +1,9 @@
-"""What rlvr adds to vLLM's worker: weights from a file, checksums of what arrived, packed copies made fresh.
+"""rlvr's extension of vLLM's worker: weights from a file, checksums of loaded tensors, repacked copies.
 
-vLLM imports this module by its name in each worker process. One load, step by step:
+vLLM imports this module by name in each worker process. One load, step by step:
 
-    rlvr_inspect   maps the file, compares names and shapes, sums the bytes of every tensor; nothing is changed yet
-    start, update, finish     vLLM's own weight transfer, over the mapping that was just summed
+    rlvr_inspect   maps the file, compares names and shapes, computes the checksum of every tensor; changes nothing
+    start, update, finish     vLLM's own weight transfer, from the mapping that was checked
     rlvr_repack    packs again what the reload left stale
 """
 
@@ -28,7 +28,7 @@ from rlvr.processes.lifeline import end_with_parent
 from rlvr.rollout.vllm import adapter
 from rlvr.rollout.vllm.settings import BACKEND
 
-# vLLM's core does not notice by itself that the engine's process was killed. Of a fork server it would be no child.
+# vLLM's core does not notice that the engine's process was killed. Started by a fork server it would not be a child.
 if (_engine := multiprocessing.parent_process()) is not None:
     _pid = _engine.pid or 0
     if os.getppid() == _pid or not _engine.is_alive():
@@ -37,7 +37,7 @@ if (_engine := multiprocessing.parent_process()) is not None:
 
 @dataclass
 class FileInit(WeightTransferInitInfo):
-    """Nothing is agreed beforehand."""
+    """An initialisation without content."""
 
 
 @dataclass
@@ -65,27 +65,26 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
         adapter.begin_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Takes every tensor of the file."""
+        """Loads every tensor of the file."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: FileUpdate) -> None:
-        """Loads from the mapping whose bytes were summed, never from a file that took its name since."""
+        """Loads from the mapping that was checked, never from a file that has replaced it since."""
         if self.mapped is None or self.mapped.path != update_info.path:
             raise RuntimeError(f"{update_info.path!r} was not inspected before its load")
-        load: Any = (
-            self.model.load_weights
-        )  # every model of vLLM has it; torch's Module does not declare it
+        # Every model of vLLM has load_weights; torch's Module does not declare it.
+        load: Any = self.model.load_weights
         load(self.mapped.tensors())
 
     def finish_weight_update(self) -> None:
-        """Layers process what they took; the mapping is let go."""
+        """Layers process the loaded tensors; the mapping is released."""
         adapter.end_reload(self.model, self.model_config)
         self.mapped = None
 
     def shutdown(self) -> None:
-        """Lets the mapping go."""
+        """Releases the mapping."""
         self.mapped = None
 
 
@@ -97,7 +96,7 @@ class MappedFile:
         self._file = safe_open(path, framework="pt", device="cpu")
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor), in the order of the file; the bytes are the mapping's."""
+        """(name, tensor), in the order of the file, as views of the mapping."""
         for name in self._file.keys():  # noqa: SIM118 - not a mapping
             yield name, self._file.get_tensor(name)
 
@@ -108,9 +107,9 @@ class WorkerExtension:
     def rlvr_inspect(
         self, path: str, shapes: Mapping[str, Sequence[int]], is_kept: bool
     ) -> tuple[dict[str, int], list[str]]:
-        """Checksums of the tensors of `path` by name, and what is wrong with their names and shapes.
+        """Checksums of the tensors of `path` by name, and errors in their names and shapes.
 
-        Args: is_kept: the load that follows takes them from this mapping.
+        Args: is_kept: whether the following load uses this mapping.
         """
         try:
             mapped = MappedFile(path)
@@ -120,7 +119,7 @@ class WorkerExtension:
         problems: list[str] = []
         for name, tensor in mapped.tensors():
             if name not in shapes:
-                problems.append(f"{name!r} is in the file, and the model has no such tensor")
+                problems.append(f"{name!r} is in the file but not in the model")
             elif tuple(tensor.shape) != tuple(shapes[name]):
                 problems.append(
                     f"{name!r} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}"
@@ -136,11 +135,11 @@ class WorkerExtension:
         return checksums, problems
 
     def rlvr_repack(self) -> list[str]:
-        """Packs again what still holds the bytes from before the load; returns the names of those modules."""
+        """Repacks modules that still hold the bytes from before the load; returns their names."""
         return adapter.repack_stale(self._rlvr_transfer().model, self._rlvr_packed)
 
     def rlvr_used_bytes(self) -> int:
-        """Bytes in use on this worker's accelerator, whoever uses them; 0 on a CPU."""
+        """Bytes in use on this worker's accelerator, by any process; 0 on a CPU."""
         if not torch.accelerator.is_available():
             return 0
         free, total = torch.accelerator.get_memory_info()

@@ -1,7 +1,7 @@
-"""The errors that this process and its children last wrote, where their output goes to a file, as in a Ray actor.
+"""The last errors that this process and its children wrote, if their output goes to a file, as in a Ray actor.
 
-vLLM's core is a process of its own. When it fails at its start, the parent hears "Engine core initialization failed"
-and no more; the cause is in the output that both share.
+vLLM's core is a separate process. When its start fails, the parent only gets "Engine core initialization failed"; the
+cause is in the output that both share.
 """
 
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 
 _TAIL_BYTES = 1 << 16
 _MOST_LINES = 3
-# The last line of a traceback: an exception's name, with its module or without, and what it says.
+# The last line of a traceback: an exception's name, with or without its module, and its message.
 _EXCEPTION = re.compile(r"(?:^|[\s\]])((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Compiler|Exit)\b:?.*)$")
-# What says no more than that something else failed.
+# Messages that only say that something else failed.
 _EMPTY = ("Engine core initialization failed", "Failed core proc")
 
 
 def last_errors() -> str:
-    """The last few exceptions in this process's standard error and output, newest last; "" where there are none."""
+    """The last few exceptions in this process's standard error and output, newest last; "" if there are none."""
     found: list[str] = []
     for descriptor in (1, 2):
         found += _exceptions(_tail(descriptor))
@@ -27,7 +27,7 @@ def last_errors() -> str:
 
 
 def _tail(descriptor: int) -> str:
-    """The end of the file behind a descriptor; "" where it is a terminal or a pipe."""
+    """The end of the file behind a descriptor; "" if it is a terminal or a pipe."""
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return ""

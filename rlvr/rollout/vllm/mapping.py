@@ -1,4 +1,4 @@
-"""Requests in vLLM's terms, and its outputs as completions. Plain values in and out; vLLM itself is not needed."""
+"""Translates requests to vLLM's terms and its outputs to completions. Plain values; vLLM is not needed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -7,8 +7,8 @@ from rlvr.errors import RolloutError
 from rlvr.protocols import GenerationRequest
 from rlvr.records import Completion, FinishReason
 
-LEAST_TEMPERATURE = 0.01  # vLLM raises a smaller one to this in silence
-SCORE_PREFIX = "rlvr-score:"  # of request ids whose rows must have a step to themselves
+LEAST_TEMPERATURE = 0.01  # vLLM silently raises a smaller one to this
+SCORE_PREFIX = "rlvr-score:"  # of request ids whose rows must have their own step
 _REASONS = {
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
@@ -36,7 +36,7 @@ class FlatLogprobs(Protocol):
 
 
 class Output(Protocol):
-    """What is read of vLLM's `CompletionOutput`."""
+    """The fields read from vLLM's `CompletionOutput`."""
 
     token_ids: Sequence[int]
     logprobs: Any
@@ -49,8 +49,8 @@ def sampling_arguments(
 ) -> dict[str, Any]:
     """Keyword arguments of vLLM's `SamplingParams`.
 
-    Only the tokens and strings named here end a completion (`ignore_eos` switches off what the model's folder says),
-    and they stay in it. `logprobs=0` reports the chosen token alone.
+    Only the tokens and strings named here end a completion (`ignore_eos` disables those of the model's folder), and
+    they stay in it. `logprobs=0` reports only the chosen token.
 
     Raises: RolloutError on a temperature that vLLM would change.
     """
@@ -58,7 +58,7 @@ def sampling_arguments(
     if 0 < sampling.temperature < LEAST_TEMPERATURE:
         raise RolloutError(
             f"request {request.request_id!r}: temperature={sampling.temperature} is below {LEAST_TEMPERATURE}, and "
-            "vLLM would raise it in silence; use 0 for greedy decoding"
+            "vLLM would silently raise it; use 0 for greedy decoding"
         )
     return {
         "n": 1,
@@ -80,9 +80,9 @@ def sampling_arguments(
 
 
 def scoring_arguments() -> dict[str, Any]:
-    """Keyword arguments of `SamplingParams` for teacher-forced log-probs at temperature 1; one token is thrown away.
+    """Keyword arguments of `SamplingParams` for teacher-forced log-probs at temperature 1; one token is discarded.
 
-    They are taken of the model's own logits, before any temperature. A request for them reads no cached prefix.
+    They are computed from the model's logits, before any temperature. Such a request reads no cached prefix.
     """
     return {
         "n": 1,
@@ -99,9 +99,9 @@ def scoring_arguments() -> dict[str, Any]:
 def completion_of(
     request: GenerationRequest, output: Output, *, to_text: Callable[[Sequence[int]], str]
 ) -> Completion:
-    """The completion that vLLM's last output for `request` tells.
+    """The completion from vLLM's last output for `request`.
 
-    Raises: RolloutError when it ended in a way rlvr does not know, or lacks log-probs or versions.
+    Raises: RolloutError when its finish reason is unknown, or log-probs or versions are missing.
     """
     reason = _REASONS.get(output.finish_reason or "")
     if reason is None:
@@ -126,7 +126,7 @@ def completion_of(
 
 
 def chosen_logprobs(flat: FlatLogprobs | None, *, count: int) -> tuple[float, ...]:
-    """The chosen token's log-prob at each of the first `count` places (a stop string may drop tokens at the end).
+    """The chosen token's log-prob at each of the first `count` positions (a stop string may drop tokens at the end).
 
     Raises: RolloutError when there are fewer.
     """
@@ -137,7 +137,7 @@ def chosen_logprobs(flat: FlatLogprobs | None, *, count: int) -> tuple[float, ..
 
 
 def prompt_logprobs(flat: FlatLogprobs | None, *, count: int) -> list[float]:
-    """Log-probs of a row's tokens but the first, `count` of them. Raises RolloutError when it is another number."""
+    """Log-probs of a row's tokens but the first. Raises RolloutError unless there are `count` of them."""
     if flat is None:
         raise RolloutError("vLLM returned no prompt log-probs")
     filled = [s for s, e in zip(flat.start_indices, flat.end_indices, strict=True) if e > s]
@@ -161,6 +161,6 @@ def versions_of(spans: Sequence[VersionSpan] | None, *, count: int) -> tuple[int
             versions.extend([int(span.version)] * (span.end - span.start))
     if len(versions) < count:
         raise RolloutError(
-            f"vLLM told the weight versions of {len(versions)} of {count} tokens; spans: {spans!r}"
+            f"vLLM returned weight versions for {len(versions)} of {count} tokens; spans: {spans!r}"
         )
     return tuple(versions[:count])

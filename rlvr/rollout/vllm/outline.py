@@ -1,4 +1,4 @@
-"""Folders that vLLM reads: config.json and a tokenizer without weights, which it starts from, and adapters."""
+"""Folders that vLLM reads: config.json and a tokenizer without weights for its start, and adapters."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from rlvr.models.policy import outline
 class Outline:
     """An architecture and the tensors that it needs, by the names under which a learner publishes them.
 
-    adapted: names of the layers that adapters are for, or the last parts of them.
+    adapted: names of the adapted layers, or the last parts of them.
     """
 
     architecture: PretrainedConfig
@@ -33,8 +33,8 @@ def read_outline(config: ModelConfig) -> Outline:
 def outline_of(model: PreTrainedModel, *, lora: LoraConfig) -> Outline:
     """The outline of a model without adapters; a tied head is not among its tensors.
 
-    vLLM resolves a model by `architectures`, which a config made in memory lacks, and would take a
-    `quantization_config` left by a GGUF file as an order to quantise.
+    vLLM resolves a model by `architectures`, which a config built in memory lacks, and a `quantization_config` left by
+    a GGUF file would make it quantise.
     """
     plain = model.config.to_dict()
     plain.pop("quantization_config", None)

@@ -1,10 +1,10 @@
-"""vLLM's scheduler, with one rule more: a scored row has the step to itself.
+"""vLLM's scheduler with one more rule: a scored row gets its own step.
 
-The bits of a log-prob depend on the shape of the batch it is computed in. A row that is scored alone has a shape of
-its own always, so equal weights give it equal bits, whatever else the engine is doing; requests in flight wait for
-those steps. They keep their places in `running`, and vLLM admits the scored row without counting them: `running` may
-hold one request more than `max_num_active_seqs`, and the runner needs as many slots (`settings.slot_arguments`).
-Imported by vLLM's core process alone.
+The bits of a log-prob depend on the shape of the batch. A row that is scored alone always has the same shape, so equal
+weights give equal bits, whatever else the engine does; requests in flight wait during those steps. They keep their
+places in `running`, and vLLM admits the scored row without counting them: `running` may hold one request more than
+`max_num_active_seqs`, and the runner needs as many slots (`settings.slot_arguments`). Imported only by vLLM's core
+process.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def is_scored(request: Request) -> bool:
 
 
 class AloneScheduler(Scheduler):
-    """Runs one scored row at a time, before all others; when memory leaves it no room, the others get the next step."""
+    """Runs one scored row at a time, before all others; if it does not fit in memory, the others get the next step."""
 
     _others_first = False
 
@@ -36,7 +36,7 @@ class AloneScheduler(Scheduler):
 
 
 class AloneAsyncScheduler(AsyncScheduler):
-    """The same over vLLM's scheduler that works one step ahead."""
+    """The same rule over vLLM's asynchronous scheduler."""
 
     _others_first = False
 

@@ -1,4 +1,4 @@
-"""What a recipe asks of vLLM: its arguments by name, with defaults that are sound for training."""
+"""vLLM's arguments for a recipe, with defaults that are safe for training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ _KV_SHARE_OF_MEMORY = 1 / 16  # of the machine's, for one engine on a CPU
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What an engine is started with, before it is known which folder it starts from.
+    """The start-up settings of an engine, except for its folder.
 
     arguments: vLLM's, by name. environment: for its processes. weight_shapes: of every tensor that a load must bring.
     run: part of every cache salt, so that two runs never share a prefix. is_colocated: it sleeps while others compute.
-    lora: of the adapters that come alone; None where whole weights come.
+    lora: of adapters that are sent alone; None if whole weights are sent.
     """
 
     arguments: Mapping[str, Any]
@@ -60,11 +60,11 @@ def engine_arguments(
     has_kv_variable: bool = False,
     adapted: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """vLLM's arguments for a recipe, but for the folder. `rollout.engine_args` win over defaults.
+    """vLLM's arguments for a recipe, except for the folder. `rollout.engine_args` override defaults.
 
     Args:
-        memory_bytes: of the machine; on a CPU the key-value cache takes a small, stated share of it.
-        adapted: the layers that adapters are for; vLLM would prepare the embedding and the head too.
+        memory_bytes: of the machine; on a CPU the key-value cache takes a small, fixed share of it.
+        adapted: the adapted layers; vLLM would prepare the embedding and the head too.
         has_kv_variable: the user has set VLLM_CPU_KVCACHE_SPACE, which vLLM prefers to its argument.
 
     Raises: ConfigError on an argument that would break training, with why and what to set.
@@ -77,7 +77,7 @@ def engine_arguments(
         raise ConfigError(
             f"rollout.engine_args.max_model_len={max_model_len} is below data.max_prompt_tokens="
             f"{recipe.data.max_prompt_tokens} + rollout.max_completion_tokens={rollout.max_completion_tokens}; "
-            "remove it, and it follows from them"
+            "remove it to derive it from them"
         )
     if rollout.engine_dtype is EngineDtype.AUTO:
         raise ConfigError(
@@ -120,7 +120,7 @@ def engine_arguments(
     elif recipe.cluster.placement is Placement.COLOCATED:
         arguments["enable_sleep_mode"] = True
     if given.get("tensor_parallel_size", 1) != 1 or given.get("pipeline_parallel_size", 1) != 1:
-        # Inside a Ray actor vLLM would ask Ray for actors of its own; the devices are this actor's.
+        # Inside a Ray actor vLLM would start its own actors; the devices are this actor's.
         arguments["distributed_executor_backend"] = "mp"
     arguments |= given
     arguments["max_model_len"] = max_model_len
@@ -136,10 +136,10 @@ def engine_arguments(
 
 
 def slot_arguments(given: Mapping[str, Any], *, max_batch_rows: int) -> dict[str, int]:
-    """How many requests vLLM's model runner holds, and how many of them may generate at once: one less.
+    """How many requests vLLM's model runner holds, and how many of them may generate at once: one fewer.
 
-    A scored row does not wait until a row that generates has ended: it takes a step between (`scheduling`), while all
-    rows that generate keep their slots. Without a slot of its own the runner's table of requests overflows.
+    A scored row does not wait for a generating row to finish: it takes a step in between (`scheduling`), while all
+    generating rows keep their slots. Without a separate slot the runner's table of requests would overflow.
 
     >>> slot_arguments({}, max_batch_rows=256)
     {'max_num_seqs': 257, 'max_num_active_seqs': 256}
@@ -153,7 +153,7 @@ def slot_arguments(given: Mapping[str, Any], *, max_batch_rows: int) -> dict[str
     if not 0 < num_rows < num_slots:
         raise ConfigError(
             f"rollout.engine_args: max_num_seqs={num_slots} slots do not hold max_num_active_seqs={num_rows} rows that "
-            "generate (at least 1) and 1 scored row beside them; remove both arguments and set rollout.max_batch_rows"
+            "generate (at least 1) plus 1 scored row; remove both arguments and set rollout.max_batch_rows"
         )
     return {"max_num_seqs": num_slots, "max_num_active_seqs": num_rows}
 

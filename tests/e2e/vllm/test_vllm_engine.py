@@ -291,7 +291,7 @@ def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(
     raw = bytearray(path.read_bytes())
     raw[-3] ^= 0x10  # a byte of the last tensor in the file
     path.write_bytes(raw)
-    with pytest.raises(RolloutError, match=r"version 2 .*arrived with other bytes"):
+    with pytest.raises(RolloutError, match=r"version 2 .*arrived with bytes that differ"):
         living.run(living.engine.load_weights(ref))
     assert living.run(living.engine.health()).policy_version == 1
     assert living.run(living.engine.score(cases.CANARY)) == before
@@ -303,10 +303,10 @@ def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(
         ("missing", r"'model\.layers\.1\.mlp\.down_proj\.weight' is missing from the file"),
         (
             "extra",
-            r"'model\.layers\.9\.mlp\.down_proj\.weight' is in the file, and the model has no",
+            r"'model\.layers\.9\.mlp\.down_proj\.weight' is in the file but not in the model",
         ),
         ("shape", r"'model\.norm\.weight' has shape \(64,\); expected \(128,\)"),
-        ("not sent", r"'model\.norm\.weight' arrived, and the learner's manifest does not name it"),
+        ("not sent", r"'model\.norm\.weight' arrived but is not in the learner's manifest"),
         ("no file", r"cannot be read"),
     ],
 )

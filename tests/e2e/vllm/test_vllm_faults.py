@@ -119,7 +119,7 @@ def test_a_killed_core_fails_open_requests_and_is_told_by_health(living: Living)
     assert living.run(work()) < 15
     health = living.run(living.engine.health(), within_s=1)
     assert not health.is_healthy
-    assert "start the engine anew" in health.detail
+    assert "start a new engine" in health.detail
     with pytest.raises(RolloutError, match="is gone"):
         living.generate(request("x"))
 
@@ -193,11 +193,11 @@ def test_a_load_that_fails_half_way_ends_the_engine(policy: Policy, extension: s
         await asyncio.sleep(0.05)
         with pytest.raises(RolloutError, match="a drill"):
             await living.engine.load_weights(second)
-        with pytest.raises(RolloutError, match="version 2 were loaded in part"):
+        with pytest.raises(RolloutError, match="version 2 were loaded only in part"):
             await task
         health = await living.engine.health()
         assert (health.is_healthy, health.policy_version) == (False, 1)
-        with pytest.raises(RolloutError, match="start the engine anew"):
+        with pytest.raises(RolloutError, match="start a new engine"):
             await living.engine.load_weights(second)
 
     living.run(work())

@@ -135,7 +135,7 @@ def test_other_bytes_are_refused_by_name_and_another_base_is_loaded(living: Livi
     first = ref.manifest[0]
     wrong = dataclasses.replace(first, checksum=first.checksum ^ 1)
     forged = dataclasses.replace(ref, manifest=(wrong, *ref.manifest[1:]))
-    with pytest.raises(RolloutError, match=f"'{first.name}' arrived with other bytes"):
+    with pytest.raises(RolloutError, match=f"'{first.name}' arrived with bytes that differ"):
         living.run(living.engine.load_weights(forged))
     with pytest.raises(RolloutError, match="was started with adapters"):
         living.run(living.engine.load_weights(ref.base))  # type: ignore[arg-type] # an adapter's has one

@@ -16,7 +16,7 @@ CLIP = {"kind": "clipped", "clip_low": 0.2, "clip_high": 0.28}
 
 
 def _grpo(algorithm: str, settings: str, ours: dict[str, Any], **theirs: Any) -> LossCase:
-    """A case of `GRPOTrainer`; what is not set is as TRL has it, with epsilon_high 0.28."""
+    """A case of `GRPOTrainer`; unset fields have TRL's defaults, with epsilon_high 0.28."""
     known = {"claim", "reason", "spread", "rows", "our_rows"}
     about = {key: theirs.pop(key) for key in known & set(theirs)}
     chosen: dict[str, Any] = {"epsilon_high": 0.28, **theirs}

@@ -16,7 +16,7 @@ KL_COEF = 0.01
 
 
 def verl_case(algorithm: str, settings: str, ours: dict[str, Any], **theirs: Any) -> LossCase:
-    """A case of `ppo_loss`; what is not set is as verl has it, with clip_ratio_high 0.28."""
+    """A case of `ppo_loss`; unset fields have verl's defaults, with clip_ratio_high 0.28."""
     known = {"claim", "reason", "spread"}
     about = {key: theirs.pop(key) for key in known & set(theirs)}
     chosen: dict[str, Any] = {"clip_ratio_high": 0.28, **theirs}
@@ -78,7 +78,7 @@ LOSSES = [
         clip_ratio_low=0.1,
         clip_ratio_high=0.15,
         claim=Claim.DIFFERS,
-        reason="verl aggregates gspo by seq-mean-token-mean whatever is configured; ours does as it is told",
+        reason="verl aggregates gspo by seq-mean-token-mean whatever is configured; ours follows the setting",
     ),
     verl_case(
         "CISPO",

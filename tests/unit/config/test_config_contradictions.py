@@ -75,19 +75,19 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
                 "algorithm.dynamic_sampling.max_refill_factor=0.1",
             ],
             "algorithm.dynamic_sampling.max_refill_factor=0.1 of rollout.prompts_per_step=8 "
-            "replaces no group; raise it, or set algorithm.dynamic_sampling.enabled=false "
+            "rounds to 0 replacements; raise it, or set algorithm.dynamic_sampling.enabled=false "
             "(algorithm.zero_variance=drop drops without replacing)",
         ),
         (
             ["algorithm.dynamic_sampling.enabled=true", "algorithm.preset=reinforce_pp"],
             "algorithm.dynamic_sampling.enabled=true replaces groups of equal rewards, but with "
-            "algorithm.advantage.baseline=none they carry a signal too; set "
+            "algorithm.advantage.baseline=none these have a signal too; set "
             "algorithm.dynamic_sampling.enabled=false",
         ),
         (
             ["algorithm.kl_coef=0.1", "algorithm.kl_estimator=k1"],
-            "algorithm.kl_estimator=k1 has a gradient of mean 0 on-policy, so in the loss it holds "
-            "nothing back; set algorithm.kl_estimator=k3 or k2, or algorithm.kl_placement=reward",
+            "algorithm.kl_estimator=k1 has a gradient with mean 0 on-policy, so in the loss it has "
+            "no effect; set algorithm.kl_estimator=k3 or k2, or algorithm.kl_placement=reward",
         ),
         (
             [
@@ -95,7 +95,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
                 "algorithm.kl_coef=0.1",
                 "algorithm.advantage=pass_at_k",
             ],
-            "algorithm.kl_placement=reward moves a full reward below "
+            "algorithm.kl_placement=reward lowers a full reward below "
             "algorithm.advantage.threshold=1.0, so that nothing passes; set "
             "algorithm.kl_placement=loss, or a lower threshold",
         ),
@@ -110,15 +110,15 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
         ),
         (
             [*STALE],
-            "rollout.max_staleness=2 needs a stated correction: set "
+            "rollout.max_staleness=2 needs an explicit correction: set "
             "algorithm.correction.weight=token (truncated importance sampling), or "
             "algorithm.correction.ratio_base=behavior (the clipped ratio itself then holds the "
             "whole difference)",
         ),
         (
             [*STALE, "algorithm.preset=rloo"],
-            "rollout.max_staleness=2 needs a stated correction, and the policy_gradient loss has "
-            "no ratio of its own: set algorithm.correction.weight=token (truncated importance "
+            "rollout.max_staleness=2 needs an explicit correction, and the policy_gradient loss has "
+            "no ratio: set algorithm.correction.weight=token (truncated importance "
             "sampling), or another algorithm.loss.kind",
         ),
         (
@@ -132,7 +132,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
         ),
         (
             ["model.lora.sends_alone=true", *ON_VLLM],
-            "model.lora.sends_alone=true: there are no adapters; set model.lora.rank",
+            "model.lora.sends_alone=true needs adapters; set model.lora.rank",
         ),
         (
             ["model.lora.sends_alone=true", "model.lora.rank=8"],
@@ -147,8 +147,8 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
                 "learner.streaming=false",
                 *ON_VLLM,
             ],
-            "model.lora.sends_alone=true: cluster.placement=colocated lets engines forget the base "
-            "at every step, so all would be sent each time; set it to false",
+            "model.lora.sends_alone=true: with cluster.placement=colocated engines drop the base "
+            "at every step, so all weights would be sent each time; set it to false",
         ),
         (
             ["model.lora.sends_alone=true", "model.lora.rank=513", *ON_VLLM],
@@ -156,7 +156,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
         ),
         (
             ["model.lora.target_modules=[all-linear, q_proj]"],
-            "model.lora.target_modules=['all-linear', 'q_proj']: 'all-linear' stands alone; it is "
+            "model.lora.target_modules=['all-linear', 'q_proj']: 'all-linear' must be the only entry; it is "
             "every linear layer but the head",
         ),
     ],
@@ -214,9 +214,8 @@ def test_one_finite_source_is_enough_for_difficulty(fault: Fault) -> None:
     [
         ("{weight_min: 1.5}", "weight_min=1.5 is above 1, the weight of equal policies"),
         ("{geometric_max: 0.9}", "geometric_max=0.9 is below 1, the ratio of equal policies; 0 "
-         "switches it off"),
-        ("{geometric_min: 0.9}", "geometric_min works together with geometric_max, which is 0 "
-         "(off)"),
+         "turns it off"),
+        ("{geometric_min: 0.9}", "geometric_min needs geometric_max, which is 0 (off)"),
     ],
 )  # fmt: skip
 def test_bounds_of_a_correction_hold_the_weight_of_equal_policies(

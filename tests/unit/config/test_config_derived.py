@@ -24,7 +24,7 @@ def test_the_counts_of_a_step() -> None:
     assert table["completions per step"] == ("48", "6 prompts x 8 each")
     assert table["prompts per minibatch"] == ("2", "6 prompts in 3 minibatches")
     assert table["completions per minibatch"] == ("16", "2 prompts x 8 each")
-    assert table["optimiser steps a training step"] == ("3", "one a minibatch")
+    assert table["optimiser steps per training step"] == ("3", "one per minibatch")
     assert table["total prompts"] == ("192", "32 steps x 6")
     assert table["total completions"] == ("1,536", "32 steps x 48")
     assert table["max completion tokens per step"] == ("576", "48 completions x 12 tokens")
@@ -100,7 +100,7 @@ def test_preset_adapters_and_learners_have_a_row_when_they_are_on() -> None:
     assert table["preset"] == ("dapo", "DAPO, arXiv:2503.14476")
     assert table["adapters"] == ("rank 16", "alpha 32, on q_proj, v_proj")
     # 8 prompts / 2 minibatches * 8 completions / 4 learners
-    assert table["learners"] == ("4", "about 8 completions of a minibatch each")
+    assert table["learners"] == ("4", "about 8 completions of each minibatch per learner")
 
 
 @pytest.mark.parametrize(

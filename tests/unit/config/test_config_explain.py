@@ -52,7 +52,7 @@ def test_every_path_is_explained(key: str) -> None:
 def test_positions_and_names_may_be_written_out() -> None:
     written = explain("data.train.0.checks.mine.role")
     assert written == explain("data.train.N.checks.NAME.role")
-    assert "gate: unless it passes" in written[0][1]
+    assert "gate: a failure sets the reward to 0" in written[0][1]
     assert written[1][1] == "reward | gate | shadow"
     assert explain("rollout.group_size")[1:] == [
         ("value", "whole number, at least 1, at most 1,000,000,000", ""),
@@ -61,7 +61,7 @@ def test_positions_and_names_may_be_written_out() -> None:
 
 
 def test_an_entry_of_a_docstring_ends_where_the_next_begins() -> None:
-    assert explain("data.train.0.limit")[0][1] == "use only so many rows (0 = all)."
+    assert explain("data.train.0.limit")[0][1] == "number of rows to use (0 = all)."
     assert explain("cluster.sync_deadline_s")[0][1].startswith("longest wait for an actor to start")
 
 

@@ -110,7 +110,7 @@ def test_a_refused_key_at_its_neutral_value_is_only_superfluous(written: str) ->
 def test_truncated_sampling_is_refused_with_the_reason() -> None:
     assert fault(BASE + "rollout:\n  top_p: 0.8\n") == [
         "x.yaml:5: rollout.top_p: unknown key; top_p=0.8 is refused, because the learner's "
-        "log-probs are under the full distribution, so every ratio would be biased (at top_p=0.8 "
+        "log-probs are those of the full distribution, so every ratio would be biased (at top_p=0.8 "
         "a peer measured a mean ratio of 0.896); use rollout.temperature"
     ]
     assert fault(BASE, "actor_rollout_ref.rollout.top_k=50")[0].endswith("use rollout.temperature")

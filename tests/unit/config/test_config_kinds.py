@@ -145,15 +145,15 @@ def test_an_extending_recipe_changes_a_key_or_the_kind(load: Load) -> None:
         (
             "  loss:\n    ratio_max: 3\n",
             [
-                "x.yaml:6: algorithm.loss.ratio_max: not a key of kind clipped (the default), but "
-                "of kind cispo; remove it, or set algorithm.loss.kind=cispo"
-            ],
+                "x.yaml:6: algorithm.loss.ratio_max: a key of kind cispo, not "
+                "of kind clipped (the default); remove it, or set algorithm.loss.kind=cispo"
+                ],
         ),
         (
             "  loss: {kind: sapo, clip_low: 0.1}\n",
             [
-                "x.yaml:5: algorithm.loss.clip_low: not a key of kind sapo, but of kinds clipped "
-                "and gspo; remove it, or set algorithm.loss.kind=clipped or gspo"
+                "x.yaml:5: algorithm.loss.clip_low: a key of kinds clipped and gspo, "
+                "not of kind sapo; remove it, or set algorithm.loss.kind=clipped or gspo"
             ],
         ),
         (
@@ -166,8 +166,8 @@ def test_an_extending_recipe_changes_a_key_or_the_kind(load: Load) -> None:
         (
             "  loss: {kind: gspo, zzzz: 3}\n",
             [
-                "x.yaml:5: algorithm.loss.zzzz: unknown key; algorithm.loss of kind gspo knows "
-                "kind, clip_low, clip_high"
+                "x.yaml:5: algorithm.loss.zzzz: unknown key; algorithm.loss of kind gspo has "
+                "the keys kind, clip_low, clip_high"
             ],
         ),
         (
@@ -200,7 +200,7 @@ def test_an_extending_recipe_changes_a_key_or_the_kind(load: Load) -> None:
         (
             "  loss: {clipped: 3}\n",
             [
-                "x.yaml:5: algorithm.loss.clipped: unknown key; algorithm.loss knows kind, clip_low, "
+                "x.yaml:5: algorithm.loss.clipped: unknown key; algorithm.loss has the keys kind, clip_low, "
                 "clip_high, dual_clip"
             ],
         ),
@@ -208,14 +208,14 @@ def test_an_extending_recipe_changes_a_key_or_the_kind(load: Load) -> None:
             "  loss:\n    clip_low: 0.2\n    dual_clip: 1.1\n",
             [
                 "x.yaml:7: algorithm.loss.dual_clip=1.1 is not above 1 + clip_high; 3 is usual, 0 "
-                "switches it off"
+                "turns it off"
             ],
         ),
         (
             "  correction: {ratio_base: behavior,\n    weight: token}\n",
             [
                 "x.yaml:6: algorithm.correction.weight=token with ratio_base=behavior corrects "
-                "twice: that ratio holds the mismatch already; use ratio_base=proximal"
+                "twice: that ratio already contains the mismatch; use ratio_base=proximal"
             ],
         ),
         (
@@ -239,7 +239,7 @@ def test_a_problem_inside_a_union_names_the_key_as_it_is_written(
         ("algorithm.advantage=rlo", "algorithm.advantage.kind: must be one of 'grpo', 'dr_grpo', "
          "'rloo', 'batch_norm', 'maxrl', 'gdpo' or 'pass_at_k', or package.module:function; did you mean 'rloo'?"),
         ("algorithm.loss.kind=sappo", f"must be one of {LOSSES}; did you mean 'sapo'?"),
-        ("algorithm.loss.ratio_max=3", "not a key of kind clipped (the default), but of kind cispo; "
+        ("algorithm.loss.ratio_max=3", "a key of kind cispo, not of kind clipped (the default); "
          "remove it, or set algorithm.loss.kind=cispo"),
         ("algorithm.loss=null", "the section is empty; remove the line or put keys below it"),
         ("algorithm.loss=", f"algorithm.loss.kind: must be one of {LOSSES}"),

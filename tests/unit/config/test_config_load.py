@@ -143,7 +143,7 @@ def test_a_boolean_is_not_a_number() -> None:
 
 def test_a_key_that_nothing_resembles_gets_the_keys_of_its_section() -> None:
     assert fault(BASE + "cluster:\n  zzzz: 1\n") == [
-        "x.yaml:8: cluster.zzzz: unknown key; cluster knows "
+        "x.yaml:8: cluster.zzzz: unknown key; cluster has the keys "
         + ", ".join(ClusterConfig.model_fields)
     ]
 
@@ -177,11 +177,11 @@ def test_each_cross_check_of_the_recipe_has_its_own_line() -> None:
         (
             "name: x\nrun:\n\tsteps: 3\n",
             "x.yaml:line 3: not valid YAML: while scanning for the next token found character "
-            "'\\t' that cannot start any token; the line is indented by a tab, YAML wants spaces",
+            "'\\t' that cannot start any token; the line is indented with a tab, YAML needs spaces",
         ),
         ("name: x\nrun: \x01\n", "x.yaml:line 2: not valid YAML: the character '\\x01'"),
         ("- a\n", "x.yaml:line 1: a recipe is a mapping (`key: value` lines)"),
-        ("", "x.yaml: the file is empty; a recipe has name, model and data"),
+        ("", "x.yaml: the file is empty; a recipe needs name, model and data"),
     ],
 )
 def test_a_syntax_error_says_its_line(text: str, message: str) -> None:
@@ -200,7 +200,7 @@ def test_tags_merge_keys_and_endless_aliases_are_problems() -> None:
         "x.yaml:7: description: the tag 'tag:yaml.org,2002:python/name:os.system' is not "
         "supported in a recipe",
         "x.yaml:8: run.<<: merge keys are not supported; use `extends`",
-        "x.yaml:9: rollout.stop_strings.0: an alias stands for a value that contains it",
+        "x.yaml:9: rollout.stop_strings.0: an alias refers to a value that contains it",
     ]
 
 
@@ -252,17 +252,17 @@ def test_longer_chains_cycles_and_missing_bases_are_errors() -> None:
     write("extends: base.yaml\n", "middle.yaml")
     write(BASE, "base.yaml")
     assert fault("name: x\nextends: middle.yaml\n") == [
-        "x.yaml:2: extends: a recipe may extend one other, and middle.yaml extends 'base.yaml' "
-        "itself (line 1)"
+        "x.yaml:2: extends: only one level is allowed, and middle.yaml itself extends 'base.yaml' "
+        "(line 1)"
     ]
     assert fault("extends: x.yaml\n") == ["x.yaml:1: extends: the recipe extends itself"]
     write("extends: x.yaml\n", "base.yaml")
     assert fault("extends: base.yaml\n") == [
-        "x.yaml:1: extends: a recipe may extend one other, and base.yaml extends 'x.yaml' itself "
+        "x.yaml:1: extends: only one level is allowed, and base.yaml itself extends 'x.yaml' "
         "(line 1)"
     ]
     assert fault("extends: [a]\n") == [
-        "x.yaml:1: extends: must be one recipe's file or name (got ['a'])"
+        "x.yaml:1: extends: must be the file or name of one recipe (got ['a'])"
     ]
     assert fault("extends: tinny\n")[0].startswith("x.yaml:1: extends: no recipe 'tinny': ")
 

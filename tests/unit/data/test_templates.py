@@ -120,7 +120,7 @@ def test_a_system_prompt_and_template_arguments_need_a_chat() -> None:
         ("x_{hnt}", r"did you mean \{hint\}"),
         ("{reference}", "which is the reference: the policy must not see it"),
         ("{answer}", "which is the reference: the policy must not see it"),
-        ("{question}", r"which is the question itself; it is called \{prompt\} there"),
+        ("{question}", r"which is the question itself; write \{prompt\} for it"),
     ],
 )
 def test_a_placeholder_that_nothing_fills_is_refused(key: str, written: str, said: str) -> None:
@@ -230,7 +230,7 @@ def test_an_evaluation_that_leaves_out_what_training_sets_is_told_of() -> None:
     for part in (
         "data.eval.0 (held) has no prompt_format",
         r'data.train.0 has "{prompt}\nUse \\boxed{}."',
-        'prompt_format: "{prompt}" if that is meant',
+        'prompt_format: "{prompt}" if this is intended',
     ):
         assert part in warning
     both = prompts_that_differ(data([{"template": "r1_zero", "assistant_prefix": " <x>"}], {}))

@@ -308,12 +308,12 @@ def test_perturbed_weights_come_back_bit_for_bit():
     # B is zero before its first step: it moves by half of the least size.
     assert own[names[1]].square().mean().sqrt().item() == pytest.approx(0.01, rel=0.3)
     assert all(torch.equal(p, before[n]) for n, p in own.items() if n not in names)
-    with pytest.raises(LearnerError, match="others are moved still"):
+    with pytest.raises(LearnerError, match="others are still perturbed"):
         perturbation.begin(names, scale=0.5)
     perturbation.end()
     assert all(torch.equal(p, before[n]) for n, p in own.items())
     assert not perturbation.is_active
-    with pytest.raises(LearnerError, match="none of the model"):
+    with pytest.raises(LearnerError, match="not in the model"):
         perturbation.begin(["nothing"], scale=0.5)
 
 

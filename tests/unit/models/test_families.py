@@ -278,7 +278,7 @@ def test_a_written_folder_without_its_experts_is_an_error(
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(policy.model, "save_pretrained", save_without_an_expert)
-    with pytest.raises(CheckpointError, match="just written is not what MixtralForCausalLM loads"):
+    with pytest.raises(CheckpointError, match="saved model does not load as a MixtralForCausalLM"):
         export_policy(policy, tmp_path)
 
 

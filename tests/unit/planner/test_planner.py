@@ -301,7 +301,7 @@ def test_check_reports_the_recipe_its_memory_and_its_time() -> None:
     rows = {name: value for _, rows in report.tables for name, value, _ in rows}
     assert rows["completions per step"] == "256"
     assert rows["weights"] == "2 MiB"
-    assert rows["generated tokens a step"] == f"{256 * 6:,}"
+    assert rows["generated tokens per step"] == f"{256 * 6:,}"
     assert report.warnings == ()
 
 

@@ -278,7 +278,7 @@ def test_weights_that_are_not_what_was_sent_are_refused(policy: Policy):
         next(policy.model.parameters())[0, 0] += 1
     with pytest.raises(
         RolloutError,
-        match=r"differ from what the learner sent, first 'model\.embed_tokens\.weight'",
+        match=r"differ from the learner's, first 'model\.embed_tokens\.weight'",
     ):
         asyncio.run(engine_of(policy, EngineDtype.BFLOAT16).load_weights(ref))
     with pytest.raises(RolloutError, match="shared"):

@@ -145,14 +145,14 @@ def test_every_worker_must_hold_what_was_sent():
     good, bad = {"a": 1, "b": 2}, {"a": 1, "b": 9}
     assert _problems(ref(), [(good, []), (good, [])]) == []
     assert _problems(ref(), [(good, []), (bad, [])]) == [
-        "'b' arrived with other bytes than the learner sent"
+        "'b' arrived with bytes that differ from the learner's"
     ]
 
 
 def test_a_tensor_lost_or_added_on_the_way_is_named():
-    assert _problems(ref(), [({"a": 1}, [])]) == ["'b' was sent and did not arrive"]
+    assert _problems(ref(), [({"a": 1}, [])]) == ["'b' was sent but did not arrive"]
     found = _problems(ref(), [({"a": 1, "b": 2, "c": 3}, [])])
-    assert found == ["'c' arrived, and the learner's manifest does not name it"]
+    assert found == ["'c' arrived but is not in the learner's manifest"]
 
 
 def test_what_workers_agree_on_is_told_once():
@@ -167,7 +167,7 @@ def test_what_workers_agree_on_is_told_once():
         ({"kind": WeightsKind.ADAPTER}, "or adapters with their base"),
         ({"base": ref()}, "or adapters with their base"),
         ({"kind": WeightsKind.ADAPTER, "base": ref()}, "was started without adapters"),
-        ({"manifest": ()}, "cannot be checked"),
+        ({"manifest": ()}, "cannot be verified"),
     ],
 )
 def test_weights_that_could_not_be_proven_are_refused(changes: dict[str, object], expected: str):
@@ -181,5 +181,5 @@ def test_an_engine_with_adapters_takes_them_with_a_base_that_can_be_checked():
     with pytest.raises(RolloutError, match="was started with adapters"):
         _require_loadable(ref(), has_adapters=True)
     unproven = dataclasses.replace(adapters, base=ref(manifest=()))
-    with pytest.raises(RolloutError, match="cannot be checked"):
+    with pytest.raises(RolloutError, match="cannot be verified"):
         _require_loadable(unproven, has_adapters=True)

@@ -60,9 +60,9 @@ def test_a_score_passes_from_its_threshold() -> None:
 
     assert (ask(share, "0.5").status, ask(share, "0.5").score) == (Status.PASS, 0.5)
     assert (ask(share, "0.4").status, ask(share, "0.4").score) == (Status.FAIL, 0.4)
-    with pytest.raises(PluginError, match=r"returned 1\.5, and a score lies in \[0, 1\]"):
+    with pytest.raises(PluginError, match=r"returned 1\.5, but a score must be in \[0, 1\]"):
         ask(share, "1.5")
-    with pytest.raises(PluginError, match="returned nan, which is no score"):
+    with pytest.raises(PluginError, match="returned nan, which is not a score"):
         ask(share, "nan")
 
 
@@ -124,7 +124,7 @@ def test_a_peers_parameter_gets_rlvrs_name_and_is_never_called_a_setting(name: s
     with pytest.raises(PluginError) as caught:
         verifier(version="1")(scope["reward"])
     assert f"'{name}' is " in str(caught.value)
-    assert f"take `{ours}`" in str(caught.value) if ours else "remove it" in str(caught.value)
+    assert f"use `{ours}`" in str(caught.value) if ours else "remove it" in str(caught.value)
     assert "setting" not in str(caught.value)
 
 
@@ -164,10 +164,10 @@ def test_what_plainly_is_a_bool_or_a_number_is_taken(
     [
         (np.array([1.0]), r"of type ndarray and shape \(1,\); return one bool"),
         (torch.ones(2), r"of type Tensor and shape \(2,\)"),
-        (np.float32("nan"), "returned nan, which is no score"),
-        (float("inf"), "returned inf, which is no score"),
-        (-0.5, r"a score lies in \[0, 1\]; shift and scale"),
-        (np.float32(2), r"returned 2, and a score lies in \[0, 1\]"),
+        (np.float32("nan"), "returned nan, which is not a score"),
+        (float("inf"), "returned inf, which is not a score"),
+        (-0.5, r"a score must be in \[0, 1\]; shift and scale"),
+        (np.float32(2), r"returned 2, but a score must be in \[0, 1\]"),
         ("1.0", "of type str"),
         (None, "of type NoneType"),
         (1 + 0j, "of type complex"),
@@ -201,7 +201,7 @@ def test_a_constant_score_out_of_range_is_refused_before_a_run_with_its_line() -
 
     with pytest.raises(PluginError, match=r"'below' \(line \d+\) returned -1, .*\(r \+ 1\) / 2"):
         below.as_class()
-    with pytest.raises(PluginError, match="returned 10, and"):
+    with pytest.raises(PluginError, match="returned 10, but"):
         above.as_class()
     assert fine.as_class().name == "fine"
     assert "returned -1" in check_verifier(below, passing=[("4", "4")], failing=[])[0]

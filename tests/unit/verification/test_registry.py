@@ -79,7 +79,7 @@ def test_bad_settings_are_all_listed() -> None:
     message = str(caught.value)
     assert "use_al" in message
     assert "max_chars" in message
-    assert "use_all, allow_last_line" in message.partition("It knows: ")[2]
+    assert "use_all, allow_last_line" in message.partition("Its settings: ")[2]
 
 
 def test_what_is_neither_class_nor_decorated_function_is_refused(tmp_path: Path) -> None:

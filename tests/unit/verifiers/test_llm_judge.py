@@ -10,7 +10,7 @@ from rlvr.contracts import check_verifier
 from rlvr.errors import PluginError
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Message, Prompt, Status, Verdict
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from rlvr_verifiers.llm_judge import LlmJudgeConfig, LlmJudgeVerifier, read_verdict
 from tests.unit.rollout.loopback_server import Loopback, loopback
 
@@ -30,13 +30,13 @@ def judged(
         source="test",
         messages=(Message(role="user", content=QUESTION),),
     )
-    judge = Judge(workers=1, deadline_s=deadline_s, sandbox=None)
+    service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=None)
     try:
-        judge.preflight([check])
+        service.preflight([check])
         pairs = [(prompt, completion_from_text(text, prompt_id="p")) for text in texts]
-        return [found["main"] for found in judge.judge_batch(pairs)]
+        return [found["main"] for found in service.verify_batch(pairs)]
     finally:
-        judge.close()
+        service.close()
 
 
 def test_the_judge_sees_question_reference_and_answer_and_its_last_line_counts():

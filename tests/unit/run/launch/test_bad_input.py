@@ -67,7 +67,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "deep lists": ("a: " + "[" * 20000 + "]" * 20000, "values nest deeper than 32 levels"),
     "deep mappings": ("".join(" " * i + f"a{i}:\n" for i in range(900)), "values nest deeper"),
     "aliases that multiply": (ALIASES, "the recipe has more than 5,000 values"),
-    "an alias in itself": ("name: x\ndata: &d\n  train: [*d]\n", "an alias stands for a value that"),
+    "an alias in itself": ("name: x\ndata: &d\n  train: [*d]\n", "an alias refers to a value that"),
     "a merge key": ("x: &x {<<: *x}\n", "merge keys are not supported"),
     "a Python tag": ("name: !!python/object/apply:os.system ['touch PWNED']\n", "is not supported"),
     "a key twice": (SOUND + "name: y\n", "name is given twice (first at line 1)"),
@@ -111,8 +111,8 @@ OVERRIDES = {
     "run.steps=99999999999999999999": "at most 1000000000",
     "rollout.group_size=true": "needs at least 2",
     "rollout.group_size=1": "needs at least 2",
-    "rollout.group_size=1000000000": "are held at once",
-    "rollout.prompts_per_step=100000000": "are held at once",
+    "rollout.group_size=1000000000": "the limit is",
+    "rollout.prompts_per_step=100000000": "the limit is",
     "seed=-1": "at least 0",
     "seed=99999999999999999999999": "must be below",
     "learner.adam_betas=[nan, 0.9]": "finite number",
@@ -185,7 +185,7 @@ DATA: dict[str, tuple[bytes, str]] = {
     "plain.jsonl.gz": (b"hello", "Not a gzipped file"),
     "fake.parquet": (b"PAR1" + b"\xff" * 200 + b"PAR1", "as Parquet"),
     "empty.parquet": (b"", "as Parquet"),
-    "data.txt": (ROW, "has an ending that is not read"),
+    "data.txt": (ROW, "has an unsupported ending"),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rlvr.commands.verify_file import completion_from_text
 from rlvr.plugin import VerifierContext
 from rlvr.records import Check, FinishReason, Json, Prompt, Status, Verdict
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 from rlvr_verifiers import math_cross_check
 from rlvr_verifiers.math_answer import MathConfig, MathVerifier
 
@@ -164,16 +164,16 @@ def test_the_sample_that_is_cross_checked_goes_to_a_worker_and_its_verdict_stays
     checking = built(cross_check_rate=1.0)
     assert checking.prejudge("4", completion_from_text("\\boxed{4}", prompt_id="p")) is None
     assert "cross_check" not in verify("4", "\\boxed{4}", checking).details  # not in a worker
-    judge = Judge(workers=1, deadline_s=10.0)
+    service = VerifierService(workers=1, deadline_s=10.0)
     try:
         prompts = [("0.5", "1/2"), ("4", "5"), ("\\pi", "3.14159265"), ("6", "9^{9^{9^9}}")]
         pairs = [
             (prompt_of(gold, cross_check_rate=1.0), completion_from_text(f"\\boxed{{{said}}}", prompt_id="p"))
             for gold, said in prompts
         ]  # fmt: skip
-        verdicts = [answer["math"] for answer in judge.judge_batch(pairs)]
+        verdicts = [answer["math"] for answer in service.verify_batch(pairs)]
     finally:
-        judge.close()
+        service.close()
     assert [v.status for v in verdicts] == [Status.PASS, *[Status.FAIL] * 3]
     opinions = [v.details["cross_check"] for v in verdicts]
     assert opinions == ["agrees", "agrees", "disagrees", "no verdict"]

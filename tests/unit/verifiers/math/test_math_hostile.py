@@ -13,7 +13,7 @@ import pytest
 from rlvr.commands.verify_file import judge_file
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Prompt, Status
-from rlvr.verification.service import Judge
+from rlvr.verification.service import VerifierService
 
 DEADLINE_S = 4.0
 WALL_S = 60.0  # of the whole file; a second on an idle machine
@@ -243,35 +243,35 @@ def test_from_a_thread_and_an_event_loop_the_verdicts_are_the_same() -> None:
     check = Check(name="math", verifier="math", reference="6")
     prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="test")
     pairs = [(prompt, completion_from_text(f"\\boxed{{{text}}}", prompt_id="p")) for text in said]
-    judge = Judge(workers=2, deadline_s=DEADLINE_S)
+    service = VerifierService(workers=2, deadline_s=DEADLINE_S)
     results: list[list[Status]] = []
 
     async def in_a_loop() -> None:
-        answers = await asyncio.gather(*(judge.judge(*pair) for pair in pairs))
+        answers = await asyncio.gather(*(service.verify(*pair) for pair in pairs))
         results.append([answer["math"].status for answer in answers])
 
     def in_a_thread() -> None:
-        results.append([answer["math"].status for answer in judge.judge_batch(pairs)])
+        results.append([answer["math"].status for answer in service.verify_batch(pairs)])
 
     try:
-        judge.preflight([check])
+        service.preflight([check])
         thread = threading.Thread(target=in_a_thread)
         thread.start()
         thread.join(60)
         asyncio.run(in_a_loop())
         in_a_thread()
     finally:
-        judge.close()
+        service.close()
     right, wrong = Status.PASS, Status.FAIL
     assert results == [[wrong, wrong, right, wrong, right, wrong]] * 3
 
 
 def test_the_quick_path_takes_no_time_on_any_of_them() -> None:
     check = Check(name="math", verifier="math", settings={"cross_check_rate": 0.0})
-    judge = Judge(workers=1, deadline_s=DEADLINE_S)
+    service = VerifierService(workers=1, deadline_s=DEADLINE_S)
     slow: list[tuple[float, str]] = []
     try:
-        judge.label(check)
+        service.label(check)
         for row in hostile("canary"):
             own = Check(
                 name="math", verifier="math", settings=check.settings, reference=row["reference"]
@@ -281,10 +281,10 @@ def test_the_quick_path_takes_no_time_on_any_of_them() -> None:
             best = math.inf
             for _ in range(2):  # the first may import
                 start = time.process_time()
-                judge.prejudge(prompt, completion)
+                service.prejudge(prompt, completion)
                 best = min(best, time.process_time() - start)
             if best > 0.25:
                 slow.append((best, row["completion"][:40]))
     finally:
-        judge.close()
+        service.close()
     assert slow == []
