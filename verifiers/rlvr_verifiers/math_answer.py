@@ -7,7 +7,6 @@ so.
 
 import json
 import zlib
-from collections.abc import Sequence
 from typing import ClassVar, cast
 
 from pydantic import BaseModel, Field

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.commands.verify_file import judge_file
+from rlvr.commands.verify_file import verify_file
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Prompt, Status
 from rlvr.verification.service import VerifierService
@@ -201,7 +201,7 @@ def test_all_are_answered_none_passes_and_no_code_runs(
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = time.monotonic()
     settings = {"cross_check_rate": cross_check_rate}
-    report = judge_file("math", source, target, settings, workers=4, deadline_s=DEADLINE_S)
+    report = verify_file("math", source, target, settings, workers=4, deadline_s=DEADLINE_S)
     seconds = time.monotonic() - start
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
@@ -221,7 +221,7 @@ def test_hostile_references_are_errors_of_their_rows(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = time.monotonic()
-    judge_file("math", source, target, {}, workers=4, deadline_s=DEADLINE_S)
+    verify_file("math", source, target, {}, workers=4, deadline_s=DEADLINE_S)
     assert time.monotonic() - start < WALL_S
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert len(answers) == len(rows)
