@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -34,13 +34,20 @@ VERIFIERS = "rlvr.verifiers"
 SANDBOXES = "rlvr.sandboxes"
 LOSSES = "rlvr.losses"
 ADVANTAGES = "rlvr.advantages"
-_KINDS = {VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage"}
+ENGINES = "rlvr.engines"
+_KINDS = {
+    VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage", ENGINES: "engine",
+}  # fmt: skip
 _MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which is sent to every worker
 _CONTRACTS = {
     VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
     SANDBOXES: (
         "Sandbox",
         ("name", "capabilities", "Config", "start", "run", "self_test", "close"),
+    ),
+    ENGINES: (
+        "RolloutEngine",
+        ("Config", "generate", "load_weights", "score", "health", "close"),
     ),
 }
 
@@ -106,12 +113,17 @@ def find(group: str, name: str) -> PluginSource:
         return PluginSource(group=group, name=name, target=found[0].target)
     entries = dict.fromkeys(entry.name for entry in listed)
     kind = _KINDS[group]
-    close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    near = closest(name, list(entries))
+    hint = f" Did you mean {near!r}?" if near else ""
     raise PluginError(
         f"{kind} {name!r} is not installed. Installed: {', '.join(entries) or 'none'}.{hint} "
         "A plugin of your own is named package.module:attribute or path/file.py:attribute"
     )
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """The known name that is most like it; "" where none is."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), "")
 
 
 def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource:
@@ -300,7 +312,8 @@ def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any
         return loaded.Config(**settings)
     except ValidationError as error:
         problems = _bad_settings(loaded.Config, error)
-        raise PluginError(f"settings of {kind.lower()} {source.name!r}: {problems}") from error
+        what = _KINDS[source.group]
+        raise PluginError(f"settings of {what} {source.name!r}: {problems}") from error
 
 
 def _bad_settings(config: type[BaseModel], error: ValidationError) -> str:

@@ -3,7 +3,7 @@
 import importlib.util
 
 from rlvr.config.load import LoadedRecipe
-from rlvr.config.recipe import Backend, EngineKind, Recipe
+from rlvr.config.recipe import Backend, Recipe
 from rlvr.errors import ConfigError
 from rlvr.rollout.vllm.environment import argument_names, installed_vllm, require_known
 from rlvr.run.launch.preflight import OpenedData
@@ -20,7 +20,7 @@ def require_backend(recipe: Recipe) -> None:
             "cluster.backend=ray: Ray is not installed; run `make setup`, or `pip install 'rlvr[ray]'`; on one machine "
             "without vLLM, cluster.backend=local needs none"
         )
-    if recipe.rollout.engine is EngineKind.VLLM and (known := argument_names()):
+    if recipe.rollout.engine.traits.takes_vllm_arguments and (known := argument_names()):
         # engines may run on other nodes, so each engine checks for vLLM
         given = recipe.rollout.engine_args
         require_known(given, known=known, version=installed_vllm().version)

@@ -6,6 +6,7 @@ The learner computes in bfloat16 where that is faster, else in float32. The engi
     transformers    a bfloat16 copy         the learner's own tensors; a float32 copy where it cannot share them
     vllm            bfloat16                float32
     toy             it has no weights
+    a plugin        as transformers where its class says can_share_tensors, else as vllm
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Recipe
 from rlvr.config.sections.cluster import Backend
 from rlvr.config.sections.learner import LearnerDtype
-from rlvr.config.sections.rollout import EngineDtype, EngineKind
+from rlvr.config.sections.rollout import EngineDtype
 
 LEARNER_KEY, ENGINE_KEY = "learner.dtype", "rollout.engine_dtype"
 
@@ -62,13 +63,14 @@ def with_choice(loaded: LoadedRecipe, recipe: Recipe, *, reason: str) -> LoadedR
 
 
 def _following(recipe: Recipe, learner: LearnerDtype) -> EngineDtype:
-    if recipe.rollout.engine is EngineKind.TOY:
+    traits = recipe.rollout.engine.traits
+    if not traits.has_weights:
         return EngineDtype.SHARED
     if learner is LearnerDtype.BFLOAT16_AUTOCAST:
         return EngineDtype.BFLOAT16
     needs_copy = recipe.cluster.backend is Backend.RAY or recipe.rollout.max_staleness > 0
-    is_vllm = recipe.rollout.engine is EngineKind.VLLM
-    return EngineDtype.FLOAT32 if needs_copy or is_vllm else EngineDtype.SHARED
+    can_share = traits.can_share_tensors and not needs_copy
+    return EngineDtype.SHARED if can_share else EngineDtype.FLOAT32
 
 
 def _with(recipe: Recipe, *, learner: LearnerDtype, engine: EngineDtype) -> Recipe:

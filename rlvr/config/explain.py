@@ -13,7 +13,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rlvr.config.document.kinds import KIND
-from rlvr.config.document.paths import annotation_at, container, is_text, key_paths, sections_in
+from rlvr.config.document.paths import (
+    annotation_at,
+    container,
+    is_text,
+    key_paths,
+    sections_in,
+    words_in,
+)
 from rlvr.config.document.yaml_lines import dotted
 from rlvr.config.messages.hints import answer
 from rlvr.config.messages.meanings import MEANINGS
@@ -34,12 +41,18 @@ def explain(key: str) -> list[Row]:
     """
     path = _general(key)
     sections = _sections_at(path)
-    if sections:
-        return [
-            (_label((*path, name), section, sections), meaning(section, name), "")
-            for section in sections
-            for name in section.model_fields
-        ]
+    rows: list[Row] = [
+        (_label((*path, name), section, sections), meaning(section, name), "")
+        for section in sections
+        for name in section.model_fields
+    ]
+    if rows and not words_in(annotation_at(Recipe, path)):
+        return rows
+    return [*_of_value(path), *rows]
+
+
+def _of_value(path: tuple[str, ...]) -> list[Row]:
+    """Rows about a key that holds a value: its meaning, what it may be, its default."""
     owners = [s for s in _sections_at(path[:-1]) if path[-1] in s.model_fields]
     rows: list[Row] = []
     for owner in owners:
@@ -73,7 +86,7 @@ def _label(path: tuple[str, ...], owner: type[BaseModel], owners: Sequence[type[
 def meaning(section: type[BaseModel], name: str) -> str:
     """The meaning of a key of a section; empty where it has no text."""
     inner = sections_in(section.model_fields[name].annotation)
-    if inner:
+    if inner and not words_in(section.model_fields[name].annotation):
         return (
             inspect.cleandoc(inner[0].__doc__ or "").partition("\n")[0] if len(inner) == 1 else ""
         )
@@ -115,6 +128,8 @@ def _values(field: FieldInfo) -> str:
     kind: Any = field.annotation
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return " | ".join(member.value for member in kind)
+    if sections_in(kind):
+        return " | ".join([*words_in(kind), "package.module:Class"])
     name = str(getattr(cast(Any, field.annotation), "__name__", field.annotation))
     shown = "text" if is_text(kind) else name
     shown = {"int": "whole number", "float": "number", "bool": "true or false"}.get(shown, shown)

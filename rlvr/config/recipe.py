@@ -22,12 +22,12 @@ from rlvr.config.sections.data import (
     Template,
     source_name,
 )
+from rlvr.config.sections.engines import EngineKind, EngineTraits, PluginEngine
 from rlvr.config.sections.learner import LearnerConfig
 from rlvr.config.sections.model import LoraConfig, ModelConfig, TinyModel
 from rlvr.config.sections.proof import ProofConfig
 from rlvr.config.sections.rollout import (
     EngineDtype,
-    EngineKind,
     RewardConfig,
     RolloutConfig,
     Truncated,
@@ -37,8 +37,9 @@ from rlvr.config.sections.section import NonNegativeInt, Positive, PositiveInt, 
 
 __all__ = [
     "Backend", "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig",
-    "EngineDtype", "EngineKind", "LoraConfig", "ModelConfig", "Placement", "ProofConfig", "Recipe", "RewardConfig",
-    "RolloutConfig", "RunConfig", "SandboxConfig", "Template", "TinyModel", "TrackerKind", "Truncated", "source_name",
+    "EngineDtype", "EngineKind", "EngineTraits", "LoraConfig", "ModelConfig", "Placement", "PluginEngine",
+    "ProofConfig", "Recipe", "RewardConfig", "RolloutConfig", "RunConfig", "SandboxConfig", "Template", "TinyModel",
+    "TrackerKind", "Truncated", "source_name",
 ]  # fmt: skip
 
 
@@ -117,7 +118,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _cross(self) -> "Recipe":
-        problems = contradictions(
+        # A plugin engine is not imported here: `require_engine` asks again with what it declares.
+        engine = self.rollout.engine
+        traits = engine.traits if isinstance(engine, EngineKind) else EngineTraits()
+        problems = self.contradictions(traits)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def contradictions(self, traits: EngineTraits) -> list[str]:
+        """One message for each pair of keys that cannot both hold with an engine of these traits."""
+        return contradictions(
             lora=self.model.lora,
             data=self.data,
             rollout=self.rollout,
@@ -125,10 +136,8 @@ class Recipe(Section):
             algorithm=self.algorithm,
             learner=self.learner,
             cluster=self.cluster,
+            traits=traits,
         )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
 
     @property
     def sends_adapters(self) -> bool:

@@ -11,6 +11,9 @@ def test_my_loss():
 
 def test_my_advantage():
     assert check_advantage(my_advantage, expected=[([1.0, 0.0], [0.5, -0.5])]) == []
+
+def test_my_engine():
+    assert check_engine(MyEngine, settings={"max_batch": 8}) == []
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,9 @@ from rlvr.contracts.verifiers import check_verifier
 
 if TYPE_CHECKING:
     from rlvr.contracts.algorithms import check_advantage, check_loss
+    from rlvr.contracts.engines import check_engine
 
-__all__ = ["check_advantage", "check_loss", "check_sandbox", "check_verifier"]
+__all__ = ["check_advantage", "check_engine", "check_loss", "check_sandbox", "check_verifier"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,4 +34,8 @@ def __getattr__(name: str) -> Any:
         from rlvr.contracts import algorithms
 
         return getattr(algorithms, name)
+    if name == "check_engine":
+        from rlvr.contracts import engines
+
+        return engines.check_engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

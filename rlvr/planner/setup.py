@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlvr.config.derived import num_due
-from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
+from rlvr.config.recipe import EngineDtype, Recipe
 from rlvr.config.sections.learner import Layout, LearnerDtype, OptimizerKind
 from rlvr.config.sections.rollout import RolloutConfig
 from rlvr.planner.architecture import Architecture
@@ -157,7 +157,10 @@ def setup_of(
 
 
 def _engine_bytes(rollout: RolloutConfig) -> int:
-    return _COPY_BYTES[rollout.engine_dtype] if rollout.engine is EngineKind.TRANSFORMERS else 0
+    traits = rollout.engine.traits
+    if not traits.has_weights or traits.needs_own_process:
+        return 0
+    return _COPY_BYTES[rollout.engine_dtype]
 
 
 def _rows_at_once(recipe: Recipe, eval_sizes: Sequence[int]) -> int:

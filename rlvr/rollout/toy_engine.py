@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 
 from rlvr.models.policy import PolicyText
-from rlvr.models.prompting import decode
+from rlvr.models.prompting import decode, stop_text
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, FinishReason, WeightsRef
 from rlvr.rollout.decode import uniforms
@@ -56,7 +56,7 @@ class ToyEngine:
             reason = FinishReason.LENGTH
             for u in uniforms(request.seed, request.sampling.max_tokens):
                 token_ids.append(min(int(u * self._vocab_size), self._vocab_size - 1))
-                if token_ids[-1] in ends:
+                if token_ids[-1] in ends or self._has_stop_string(request, token_ids):
                     reason = FinishReason.STOP
                     break
             count = len(token_ids)
@@ -74,3 +74,10 @@ class ToyEngine:
                     policy_versions=(self._version,) * count,
                 )
             )
+
+    def _has_stop_string(self, request: GenerationRequest, token_ids: list[int]) -> bool:
+        strings = request.sampling.stop_strings
+        if not strings:
+            return False
+        text = stop_text(token_ids, self._text.tokenizer)
+        return any(string in text for string in strings)

@@ -9,7 +9,7 @@ requests wait for the next one (the queue is bounded by what the sampler admits)
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -49,13 +49,20 @@ class WaveScheduler:
         if not self._pending:
             loop.call_soon(self._flush, loop)
         self._pending.append(caller)
-        self.num_open += len(requests)
-        for _ in requests:
-            item = await caller.queue.get()
-            if isinstance(item, BaseException):
-                raise RolloutError(f"generation failed: {type(item).__name__}: {item}") from item
-            self.num_open -= 1
-            yield item
+        num_open = len(requests)
+        self.num_open += num_open
+        try:
+            for _ in requests:
+                item = await caller.queue.get()
+                if isinstance(item, BaseException):
+                    raise RolloutError(
+                        f"generation failed: {type(item).__name__}: {item}"
+                    ) from item
+                num_open -= 1
+                self.num_open -= 1
+                yield item
+        finally:
+            self.num_open -= num_open  # of a caller that was cancelled, or whose wave failed
 
     async def call(self, function: Callable[[], T]) -> T:
         """Runs `function` in the engine's thread, after the waves before it."""
@@ -75,6 +82,11 @@ class WaveScheduler:
             caller = owner[completion.completion_id]
             loop.call_soon_threadsafe(caller.queue.put_nowait, completion)
 
+        def cancelled(wave: "Future[None]") -> None:
+            if wave.cancelled():
+                for caller in callers:
+                    caller.queue.put_nowait(RolloutError("the engine was closed"))
+
         def work() -> None:
             try:
                 if len(owner) != len(wave):
@@ -84,4 +96,9 @@ class WaveScheduler:
                 for caller in callers:
                     loop.call_soon_threadsafe(caller.queue.put_nowait, error)
 
-        self._thread.submit(work)
+        if self._closed:
+            error = RolloutError("the engine was closed")
+            for caller in callers:
+                caller.queue.put_nowait(error)
+            return
+        self._thread.submit(work).add_done_callback(cancelled)

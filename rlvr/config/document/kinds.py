@@ -10,13 +10,12 @@ Where a union has a plugin, `kind` may name one: `loss: {kind: "my_pkg.losses:my
 """
 
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 
 from pydantic import BaseModel, JsonValue
 
 from rlvr.config.document.paths import annotation_at, kinds
 from rlvr.config.document.yaml_lines import Document, KeyPath, value_at
-from rlvr.config.sections.section import PluginSection
+from rlvr.config.sections.section import PluginSection, names_plugin
 
 KIND = "kind"
 PLUGIN = "plugin"
@@ -51,7 +50,7 @@ def _unfold_plugin(
     section, kind = known.get(PLUGIN), union.get(KIND)
     if section is None or not issubclass(section, PluginSection) or not isinstance(kind, str):
         return
-    if kind not in known and _names_plugin(kind, section):
+    if kind not in known and names_plugin(kind, section.GROUP):
         document.origins[(*path, "name")] = document.origins[(*path, KIND)]
         union |= {KIND: PLUGIN, "name": kind}
     if union[KIND] != PLUGIN:
@@ -66,11 +65,6 @@ def _unfold_plugin(
         for place in [place for place in document.origins if place[: len(here)] == here]:
             moved = (*path, _SETTINGS, *place[len(path) :])
             document.origins[moved] = document.origins.pop(place)
-
-
-def _names_plugin(kind: str, section: type[PluginSection]) -> bool:
-    """Whether it is `package.module:function`, or the entry point of an installed package."""
-    return ":" in kind or kind in entry_points(group=section.GROUP).names
 
 
 def written_kinds(document: Document, *, model: type[BaseModel]) -> dict[KeyPath, str]:

@@ -4,12 +4,13 @@ In a path, `N` is a position in a list of sections, `NAME` a key of a mapping of
 """
 
 import types
-from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from rlvr.config.document.yaml_lines import KeyPath
+from rlvr.config.sections.section import Section
 
 
 def key_paths(model: type[BaseModel]) -> tuple[str, ...]:
@@ -46,14 +47,32 @@ def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
 def kinds(annotation: Any) -> dict[str, type[BaseModel]]:
     """The sections of a union discriminated by `kind`, by that kind, the default first; empty for other types.
 
+    Members of an enum in the union are kinds without keys.
+
     >>> from rlvr.config.sections.algorithm import AlgorithmConfig
     >>> list(kinds(annotation_at(AlgorithmConfig, ("loss",))))[:2]
     ['clipped', 'gspo']
     """
-    sections = sections_in(annotation)
-    if len(sections) < 2 or not all("kind" in section.model_fields for section in sections):
+    sections, words = sections_in(annotation), words_in(annotation)
+    if not sections or not all("kind" in section.model_fields for section in sections):
         return {}
-    return {str(section.model_fields["kind"].default): section for section in sections}
+    if len(sections) + len(words) < 2:
+        return {}
+    return {
+        **dict.fromkeys(words, Section),
+        **{str(section.model_fields["kind"].default): section for section in sections},
+    }
+
+
+def words_in(annotation: Any) -> tuple[str, ...]:
+    """The values of an enum that a value of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return tuple(member.value for member in annotation)
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        arms = get_args(annotation)
+        arms = arms[:1] if get_origin(annotation) is Annotated else arms
+        return tuple(word for arm in arms for word in words_in(arm))
+    return ()
 
 
 def container(annotation: Any) -> type | None:
@@ -107,6 +126,11 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
         if kind is not None and _arguments(inner):
             inner = _arguments(inner)[1 if kind is dict else 0]
             below = f"{path}.{'NAME' if kind is dict else 'N'}."
-        yield path
-        for section in sections_in(inner):
-            yield from _walk(section, below)
+        sections = sections_in(inner)
+        words = words_in(inner) if sections else ()
+        found[path] = not sections or bool(words)
+        for section in sections:
+            found.update(_walk(section, below))
+        if words:
+            found[f"{below}kind"] = False  # it is written as the value of `path` itself
+    return list(found.items())

@@ -35,7 +35,9 @@ MEANINGS: dict[str, str] = {
     "DataConfig.max_prompt_tokens": "Longer training prompts are dropped and counted, never truncated.",
     "DataConfig.shuffle": "Draw the rows in a new random order each epoch; otherwise in file order.",
     "DifficultyConfig.floor": "With prefer_signal: the lowest probability with which a drawn prompt is accepted.",
-    "RolloutConfig.engine": "Engine: transformers in the learner's process, vLLM through Ray, or a toy for tests.",
+    "RolloutConfig.engine": (
+        "Engine: transformers in the learner's process, vLLM through Ray, a toy for tests, or the class of a plugin."
+    ),
     "RolloutConfig.prompts_per_step": "Prompts per training step; each gets group_size completions.",
     "RolloutConfig.group_size": "Completions per prompt, which are compared with one another.",
     "RolloutConfig.max_completion_tokens": "Completions are cut off at this length.",

@@ -239,7 +239,8 @@ class _Translator:
         ):
             return Problem(origin=origin, text=message)
         is_own_key = key and annotation_at(self.model, (*path, key)) is not None
-        return Problem(origin=origin, text=f"{prefix}{'.' if is_own_key else ': '}{message}")
+        text = f"{prefix}.{message}" if is_own_key else _with_path(message, path, origin)
+        return Problem(origin=origin, text=text)
 
     def _is_key(self, name: str) -> bool:
         return annotation_at(self.model, tuple(name.split("."))) is not None

@@ -16,9 +16,10 @@ from rlvr.config.sections.algorithm import (
 from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
 from rlvr.config.sections.data import GENERATOR, DataConfig, source_name
 from rlvr.config.sections.engine_arguments import refused_arguments
+from rlvr.config.sections.engines import EngineTraits
 from rlvr.config.sections.learner import Kernels, LearnerConfig, OptimizerKind
 from rlvr.config.sections.model import LoraConfig
-from rlvr.config.sections.rollout import EngineDtype, EngineKind, RewardConfig, RolloutConfig
+from rlvr.config.sections.rollout import EngineDtype, RewardConfig, RolloutConfig
 
 MOST_RANK_ALONE = 512  # of adapters that vLLM takes
 MOST_COMPLETIONS = 2**22  # of one step; a hundred times the largest published
@@ -33,18 +34,22 @@ def contradictions(
     algorithm: AlgorithmConfig,
     learner: LearnerConfig,
     cluster: ClusterConfig,
+    traits: EngineTraits,
 ) -> list[str]:
-    """One message for each contradiction; none for a valid recipe."""
+    """One message for each contradiction; none for a valid recipe.
+
+    Args: traits: of the engine; the defaults for a plugin, which is not imported to load a recipe.
+    """
     return [
         *_of_sizes(rollout=rollout, reward=reward, algorithm=algorithm, learner=learner),
         *_of_streaming(algorithm=algorithm, learner=learner),
         *_of_data(data),
         *_of_signal(rollout=rollout, algorithm=algorithm),
         *_of_kl(algorithm),
-        *_of_staleness(rollout=rollout, algorithm=algorithm),
+        *_of_staleness(rollout=rollout, algorithm=algorithm, traits=traits),
         *_of_machines(learner=learner, num_learners=cluster.learners),
-        *_of_cluster(rollout=rollout, learner=learner, cluster=cluster),
-        *_of_adapters(lora, engine=rollout.engine, placement=cluster.placement),
+        *_of_cluster(rollout=rollout, learner=learner, cluster=cluster, traits=traits),
+        *_of_adapters(lora, rollout=rollout, placement=cluster.placement, traits=traits),
     ]
 
 
@@ -149,11 +154,13 @@ def _of_kl(algorithm: AlgorithmConfig) -> Iterator[str]:
         )
 
 
-def _of_staleness(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
+def _of_staleness(
+    *, rollout: RolloutConfig, algorithm: AlgorithmConfig, traits: EngineTraits
+) -> Iterator[str]:
     stale = f"rollout.max_staleness={rollout.max_staleness}"
     if rollout.max_staleness == 0:
         return
-    if rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
+    if _is_shared(rollout, traits):
         yield (
             f"{stale}: an engine that shares the learner's tensors would see them change while it generates; set "
             "rollout.engine_dtype=bfloat16 or float32 (a copy)"
@@ -173,6 +180,10 @@ def _of_staleness(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iter
         )
 
 
+def _is_shared(rollout: RolloutConfig, traits: EngineTraits) -> bool:
+    return traits.can_share_tensors and rollout.engine_dtype is EngineDtype.SHARED
+
+
 def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
     if num_learners > 1 and learner.optimizer is OptimizerKind.ADAMW_8BIT:
         yield (
@@ -183,14 +194,16 @@ def _of_machines(*, learner: LearnerConfig, num_learners: int) -> Iterator[str]:
         yield "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch"
 
 
-def _of_adapters(lora: LoraConfig, *, engine: EngineKind, placement: Placement) -> Iterator[str]:
+def _of_adapters(
+    lora: LoraConfig, *, rollout: RolloutConfig, placement: Placement, traits: EngineTraits
+) -> Iterator[str]:
     if not lora.sends_alone:
         return
     if lora.rank == 0:
         yield "model.lora.sends_alone=true needs adapters; set model.lora.rank"
-    if engine is not EngineKind.VLLM:
+    if not traits.takes_adapters:
         yield (
-            f"model.lora.sends_alone=true: rollout.engine={engine.value} takes whole weights; set it to false, or "
+            f"model.lora.sends_alone=true: rollout.engine={rollout.engine} takes whole weights; set it to false, or "
             "rollout.engine=vllm"
         )
     if placement is Placement.COLOCATED:
@@ -206,20 +219,23 @@ def _of_adapters(lora: LoraConfig, *, engine: EngineKind, placement: Placement) 
 
 
 def _of_cluster(
-    *, rollout: RolloutConfig, learner: LearnerConfig, cluster: ClusterConfig
+    *, rollout: RolloutConfig, learner: LearnerConfig, cluster: ClusterConfig, traits: EngineTraits
 ) -> Iterator[str]:
     if cluster.backend is Backend.LOCAL:
-        if rollout.engine is EngineKind.VLLM:
-            yield "rollout.engine=vllm runs in separate processes: set cluster.backend=ray (one machine is enough)"
+        if traits.needs_own_process:
+            yield (
+                f"rollout.engine={rollout.engine} runs in processes of its own: set cluster.backend=ray (one machine "
+                "is enough)"
+            )
         if cluster.engines > 1:
             yield f"cluster.engines={cluster.engines} needs cluster.backend=ray; the local backend has one engine"
-    elif rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED:
+    elif _is_shared(rollout, traits):
         yield (
             "cluster.backend=ray: an engine in another process cannot share the learner's tensors; set "
             "rollout.engine_dtype=float32 or bfloat16 (a copy)"
         )
-    if rollout.engine_args and rollout.engine is not EngineKind.VLLM:
-        yield f"rollout.engine_args are vLLM's, and rollout.engine={rollout.engine.value}; remove them"
+    if rollout.engine_args and not traits.takes_vllm_arguments:
+        yield f"rollout.engine_args are vLLM's, and rollout.engine={rollout.engine}; remove them"
     else:
         yield from refused_arguments(rollout.engine_args)
     if cluster.placement is Placement.COLOCATED and rollout.max_staleness > 0:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
+from rlvr.config.sections.engines import EngineConfig, EngineKind
 from rlvr.config.sections.section import (
     Fraction,
     NonNegative,
@@ -13,14 +14,6 @@ from rlvr.config.sections.section import (
     Seconds,
     Section,
 )
-
-
-class EngineKind(StrEnum):
-    """Which rollout engine generates."""
-
-    TRANSFORMERS = "transformers"  # in the learner's process, or behind Ray
-    VLLM = "vllm"  # behind Ray; needs the extra `vllm`
-    TOY = "toy"  # uniform tokens, for tests of everything around it
 
 
 class EngineDtype(StrEnum):
@@ -45,7 +38,7 @@ class RolloutConfig(Section):
     stop_token_ids: tokens that end a completion, in addition to the model's end tokens.
     """
 
-    engine: EngineKind = EngineKind.TRANSFORMERS
+    engine: EngineConfig = EngineKind.TRANSFORMERS
     engine_dtype: EngineDtype = EngineDtype.AUTO
     prompts_per_step: PositiveInt = 8
     group_size: PositiveInt = 8
@@ -57,6 +50,16 @@ class RolloutConfig(Section):
     max_batch_rows: PositiveInt = 256
     completion_deadline_s: Seconds = 3600.0
     engine_args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+
+    @property
+    def shares_tensors(self) -> bool:
+        """Whether the engine reads the learner's own tensors, so that no weights are copied or sent."""
+        return self.engine_dtype is EngineDtype.SHARED and self.engine.traits.can_share_tensors
+
+    @property
+    def has_copy(self) -> bool:
+        """Whether the engine holds weights of its own, which a sync must reach."""
+        return self.engine.traits.has_weights and not self.shares_tensors
 
 
 class Truncated(StrEnum):

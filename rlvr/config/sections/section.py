@@ -1,5 +1,6 @@
 """The base class and field types of every section."""
 
+from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -24,10 +25,15 @@ class Section(BaseModel):
     )
 
 
-class PluginSection(Section):
-    """A function of another package. In a recipe `kind` may be its name, with its settings as further keys.
+def names_plugin(kind: str, group: str) -> bool:
+    """Whether it is `package.module:attribute`, or an entry point of the group in an installed package."""
+    return ":" in kind or kind in entry_points(group=group).names
 
-    name: an entry point of `GROUP`, `package.module:function` or `path/file.py:function`.
+
+class PluginSection(Section):
+    """A function or class of another package. In a recipe `kind` may be its name, with its settings as further keys.
+
+    name: an entry point of `GROUP`, `package.module:attribute` or `path/file.py:attribute`.
     """
 
     GROUP: ClassVar[str]

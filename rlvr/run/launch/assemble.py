@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from rlvr.algorithms.build import build_advantage, build_correction, build_kl
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner, ProvableLearner
-from rlvr.config.recipe import Backend, EngineDtype, EngineKind, Recipe
+from rlvr.config.recipe import Backend, Recipe
 from rlvr.config.sections.algorithm import KlPlacement, ZeroVariance
 from rlvr.data.order import PromptStream
 from rlvr.errors import ConfigError
@@ -164,14 +164,9 @@ def _updater(
         drops_zero_variance=algorithm.zero_variance is ZeroVariance.DROP,
         pad_token_id=text.pad_token_id,
         is_streaming=recipe.learner.streaming,
-        may_overlap=not _is_shared(recipe),
+        may_overlap=not recipe.rollout.shares_tensors,
         activity=activity,
     )
-
-
-def _is_shared(recipe: Recipe) -> bool:
-    rollout = recipe.rollout
-    return rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
 
 
 def _proof(
@@ -185,7 +180,7 @@ def _proof(
     recorder: Recorder,
 ) -> WeightProof | None:
     """The proof of every sync, over rows from the recipe's prompts and the policy's vocabulary."""
-    if recipe.rollout.engine is EngineKind.TOY or _is_shared(recipe):
+    if not recipe.rollout.has_copy:
         return None
     if not isinstance(learner, ProvableLearner):
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from rlvr.config.load import LoadedRecipe
-from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.config.recipe import Recipe
 from rlvr.errors import Interrupted
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
@@ -15,7 +15,7 @@ from rlvr.records import Transport
 from rlvr.rollout.build import build_engine
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.launch.run import RunContext, Workers, run_recipe
-from rlvr.run.launch.start_learner import has_own_arithmetic, place_policy, start_learner
+from rlvr.run.launch.start_learner import place_policy, start_learner
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
@@ -74,11 +74,10 @@ class LocalBackend:
         """Context in which learner and engine work on the policy of `open`."""
         recipe, policy = self._recipe, self._policy
         assert policy is not None  # `run_recipe` opens first
-        is_copy = recipe.rollout.engine is not EngineKind.TOY and not has_own_arithmetic(recipe)
         started = start_learner(
             recipe,
             policy=policy,
-            transport=Transport.IN_PLACE_COPY if is_copy else Transport.SHARED,
+            transport=Transport.IN_PLACE_COPY if recipe.rollout.has_copy else Transport.SHARED,
             faults=context.faults,
             reference_folder=context.reference,
             checkpoint=context.resumed.folder if context.resumed else None,

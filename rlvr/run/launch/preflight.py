@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rlvr.config.recipe import Recipe
+from rlvr.config.recipe import Backend, EngineDtype, PluginEngine, Recipe
 from rlvr.config.sections.section import PluginSection
 from rlvr.data.load import (
     EvalPrompts,
@@ -16,9 +16,10 @@ from rlvr.data.load import (
     prompts_that_differ,
 )
 from rlvr.data.order import LONG_ADVICE, PromptStream
+from rlvr.errors import ConfigError
 from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
-from rlvr.registry import VERIFIERS, build_function, find
+from rlvr.registry import ENGINES, VERIFIERS, build_function, find
 from rlvr.run.launch.machine_checks import require_machine
 from rlvr.verification.service import VerifierService
 from rlvr.verification.trial import load_tried
@@ -56,6 +57,31 @@ class OpenedData:
         self.stream, self.evals = self.reopen(limit)
 
 
+def require_engine(recipe: Recipe) -> None:
+    """Imports a plugin engine, tries its settings, and compares the recipe with the traits that it declares.
+
+    Raises: PluginError, ConfigError.
+    """
+    engine = recipe.rollout.engine
+    if not isinstance(engine, PluginEngine):
+        return
+    engine.require()
+    traits = engine.traits
+    problems = recipe.contradictions(traits)
+    needs_copy = traits.has_weights and not traits.can_share_tensors
+    if recipe.rollout.engine_dtype is EngineDtype.SHARED and needs_copy:
+        problems.append(
+            f"rollout.engine_dtype=shared: rollout.engine={engine} keeps weights of its own; set float32 or bfloat16"
+        )
+    if recipe.cluster.backend is Backend.RAY and find(ENGINES, engine.name).source:
+        problems.append(
+            f"rollout.engine={engine}: a single file does not travel to the processes of cluster.backend=ray; put the "
+            "engine into a package that is installed on each node, and name it package.module:Class"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
 def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
     """The recipe's data, with every plugin built and every reference of a finite source parsed.
 
@@ -63,6 +89,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
 
     Raises: PluginError, DataError, ConfigError; before torch is imported.
     """
+    require_engine(recipe)
     if recipe.model.path:
         locate(recipe.model.path)
     for plugin in (recipe.algorithm.loss, recipe.algorithm.advantage):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from rlvr.algorithms.build import build_loss
-from rlvr.config.recipe import EngineDtype, EngineKind, ModelConfig, Recipe
+from rlvr.config.recipe import ModelConfig, Recipe
 from rlvr.config.sections.algorithm import RatioBase
 from rlvr.data.load import demonstrations
 from rlvr.errors import ConfigError, StorageError
@@ -105,7 +105,7 @@ def build_learner(
     rollout = recipe.rollout
     ratio_base = recipe.algorithm.correction.ratio_base
     if ratio_base is RatioBase.AUTO:
-        is_own = has_own_arithmetic(recipe) and rollout.max_staleness == 0
+        is_own = not rollout.has_copy and rollout.max_staleness == 0
         ratio_base = RatioBase.BEHAVIOR if is_own else RatioBase.PROXIMAL
     start = PolicyLearner
     if recipe.cluster.learners > 1:
@@ -132,14 +132,6 @@ def _published(recipe: Recipe) -> tuple[torch.dtype, WeightsKind]:
     """The dtype and the kind of weights that are published to engines."""
     dtype = COPY_DTYPES.get(recipe.rollout.engine_dtype, torch.float32)
     return dtype, WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
-
-
-def has_own_arithmetic(recipe: Recipe) -> bool:
-    """Whether the engine's log-probs are the learner's: it reads the learner's tensors, or has no model."""
-    rollout = recipe.rollout
-    return rollout.engine is EngineKind.TOY or (
-        rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype is EngineDtype.SHARED
-    )
 
 
 def _reference(

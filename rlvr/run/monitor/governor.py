@@ -27,7 +27,7 @@ from enum import StrEnum
 from typing import Any
 
 from rlvr.algorithms.corrections import Correction, stricter
-from rlvr.config.recipe import EngineDtype, EngineKind, Recipe
+from rlvr.config.recipe import EngineDtype, Recipe
 from rlvr.config.sections.algorithm import GovernorConfig, GovernorMode
 from rlvr.config.sections.learner import LearnerDtype
 
@@ -70,7 +70,7 @@ def start_bounds(recipe: Recipe) -> Mapping[str, float]:
     follows the learner's) and its weights are not stale.
     """
     rollout = recipe.rollout
-    is_own = rollout.engine is EngineKind.TRANSFORMERS and rollout.engine_dtype in (
+    is_own = rollout.engine.traits.has_learner_arithmetic and rollout.engine_dtype in (
         EngineDtype.SHARED,
         EngineDtype.FLOAT32,
     )

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from rlvr.config.load import LoadedRecipe
-from rlvr.config.recipe import EngineKind, Placement, Recipe
+from rlvr.config.recipe import Placement, PluginEngine, Recipe
 from rlvr.errors import ConfigError
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.records import Check
-from rlvr.registry import VERIFIERS, PluginSource, find
+from rlvr.registry import ENGINES, VERIFIERS, PluginSource, find
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.launch.run import RunContext, Workers, run_recipe
 from rlvr.run.ray.colocated import TurnTaker
@@ -72,9 +72,10 @@ def opened_backend(
         logs = run_dir / "faults" / "ray" if run_dir.name else None
         stack.enter_context(connected(recipe.cluster, logs=logs))
         sources = verifier_sources(recipe)
-        modules = sorted({
-            source.target.partition(":")[0] for source in sources.values() if not source.source
-        })  # fmt: skip
+        plugins = [source for source in sources.values() if not source.source]
+        if isinstance(recipe.rollout.engine, PluginEngine):
+            plugins.append(find(ENGINES, recipe.rollout.engine.name))
+        modules = sorted({source.target.partition(":")[0] for source in plugins})
         nodes = shake_hands(modules, deadline_s=recipe.cluster.start_deadline_s)
         reserved = Reserved(recipe)
         stack.callback(reserved.close)
@@ -207,7 +208,7 @@ class RayBackend:
                 heartbeat_s=min(5.0, cluster.heartbeat_deadline_s / 4),
                 answer_s=cluster.heartbeat_deadline_s,
                 max_restarts=cluster.max_engine_restarts,
-                loads_after_work=self._recipe.rollout.engine is not EngineKind.VLLM,
+                loads_after_work=not self._recipe.rollout.engine.traits.loads_while_generating,
             ),
             on_event=on_event,
         )

@@ -14,7 +14,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlvr.config.recipe import EngineKind, Placement, Recipe
+from rlvr.config.recipe import Placement, Recipe
 from rlvr.errors import ConfigError
 from rlvr.run.ray.connect import head_is_gone
 
@@ -43,7 +43,7 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
     Args: num_gpus: GPUs of the whole cluster; with none everything runs on CPU cores.
     """
     cluster = recipe.cluster
-    is_gpu_engine = recipe.rollout.engine is not EngineKind.TOY and num_gpus > 0
+    is_gpu_engine = recipe.rollout.engine.traits.has_weights and num_gpus > 0
     parallel = recipe.rollout.engine_args.get("tensor_parallel_size", 1)
     width = parallel if isinstance(parallel, int) else 1
     engine_gpus = width if is_gpu_engine else 0

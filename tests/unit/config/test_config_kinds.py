@@ -244,7 +244,8 @@ def test_a_problem_inside_a_union_names_the_key_as_it_is_written(
         ("algorithm.loss=null", "the section is empty; remove the line or put keys below it"),
         ("algorithm.loss=", f"algorithm.loss.kind: must be one of {LOSSES}"),
         ("clip_low=0.1", "unknown key; did you mean algorithm.loss.clip_low?"),
-        ("kind=gspo", "unknown key; did you mean algorithm.advantage.kind or algorithm.loss.kind?"),
+        ("kind=gspo", "unknown key; did you mean rollout.engine.kind or algorithm.advantage.kind or "
+         "algorithm.loss.kind?"),
         ("algorithm.los.kind=gspo", "algorithm.los: unknown key; did you mean "
          "algorithm.loss.kind?"),
     ],

@@ -116,8 +116,8 @@ def test_all_problems_come_at_once_with_file_and_line() -> None:
         "x.yaml:10: rollout.prompts_per_step: must be at least 1 (got 0)",
         "x.yaml:11: rollout.temperature: must be a number (got 'hot')",
         "x.yaml:12: rollout.stop_strings: must be a list (got 'x')",
-        "x.yaml:13: rollout.engine: must be one of 'transformers', 'vllm' or 'toy'; "
-        "did you mean 'transformers'? (got 'transformer')",
+        "x.yaml:13: rollout.engine: must be one of 'transformers', 'vllm' or 'toy', "
+        "or package.module:Class; did you mean 'transformers'? (got 'transformer')",
         "x.yaml:15: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= "
         "clip_low",
         "x.yaml:17: learner.group_size: unknown key; did you mean rollout.group_size?",

@@ -8,30 +8,15 @@ from typing import Any
 import ray
 import torch
 
-from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.config.recipe import Recipe
 from rlvr.models.allocator import keep_freed_memory
-from rlvr.models.policy import PolicyText, load_policy
+from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine
 from rlvr.records import Completion, WeightsRef
-from rlvr.rollout.build import build_engine
-from rlvr.rollout.toy_engine import ToyEngine
+from rlvr.rollout.build import build_engine_alone
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import WeightFiles
-
-
-def engine_in_actor(recipe: Recipe, *, text: PolicyText, engine_id: str) -> RolloutEngine:
-    """A recipe's engine for a process of its own; it receives weights by Transport.FILE."""
-    if recipe.rollout.engine is EngineKind.TOY:
-        return ToyEngine(text)
-    if recipe.rollout.engine is EngineKind.VLLM:
-        from rlvr.rollout.vllm.build import build_vllm_engine
-
-        return build_vllm_engine(recipe, text=text, engine_id=engine_id)
-    policy = load_policy(recipe.model, seed=recipe.seed)
-    if torch.cuda.is_available():
-        policy.model.to("cuda")  # type: ignore[arg-type] # the stub of transformers wants a torch.device
-    return build_engine(recipe, policy=policy)
 
 
 @ray.remote(max_concurrency=1000)  # type: ignore # Ray's stub wants every option
@@ -51,7 +36,7 @@ class EngineActor:
         threads = max(1, int(self._recipe.cluster.cpus_per_engine))
         torch.set_num_threads(threads)
         self._engine = await asyncio.to_thread(
-            engine_in_actor, self._recipe, text=self._text, engine_id=self._engine_id
+            build_engine_alone, self._recipe, text=self._text, engine_id=self._engine_id
         )
         start = getattr(self._engine, "start", None)
         if start is not None:  # only engines with processes of their own have it

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from rlvr.config.recipe import EngineKind, Recipe
+from rlvr.config.recipe import Recipe
 from rlvr.errors import Interrupted
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.group import LearnerGroup
@@ -79,11 +79,11 @@ class LearnerActor:
         """Builds the learner of a recipe without `auto`; returns the cold start's report if there was one."""
         assert self._policy is not None  # the handle opens first
         self._recipe = recipe
-        is_toy = self._recipe.rollout.engine is EngineKind.TOY  # it has no weights to send
+        is_sent = recipe.rollout.engine.traits.has_weights
         started = start_learner(
             self._recipe,
             policy=self._policy,
-            transport=Transport.SHARED if is_toy else Transport.FILE,
+            transport=Transport.FILE if is_sent else Transport.SHARED,
             faults=Path(faults),
             reference_folder=Path(reference_folder),
             checkpoint=Path(checkpoint) if checkpoint else None,

@@ -1,4 +1,4 @@
-"""A package that is not part of rlvr: a loss and an advantage of its own."""
+"""A package that is not part of rlvr: a loss, an advantage and a rollout engine (`engine`) of its own."""
 
 from collections.abc import Sequence
 

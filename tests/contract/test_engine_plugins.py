@@ -1,0 +1,199 @@
+"""A rollout engine of a package outside rlvr: its recipes, its traits, and runs with it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlvr.commands.dry_run import dry_run
+from rlvr.config.load import load_recipe
+from rlvr.config.recipe import EngineKind, EngineTraits, PluginEngine, RolloutConfig
+from rlvr.config.sections.engines import declared_traits
+from rlvr.config.sections.rollout import EngineDtype
+from rlvr.contracts import check_engine
+from rlvr.errors import ConfigError, PluginError
+from rlvr.models.policy import load_policy
+from rlvr.rollout.build import BUILDERS, build_engine
+from rlvr.run.launch.preflight import require_engine
+
+OUTSIDE = Path(__file__).parent / "outside"
+TARGET = "rlvr_outside.engine:UniformEngine"
+SHORT = ["run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0", "run.trackers=[]"]
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is installed."""
+    monkeypatch.syspath_prepend(str(OUTSIDE))
+
+
+def test_a_sound_engine_keeps_its_contract() -> None:
+    from rlvr_outside.engine import UniformEngine  # type: ignore[import-not-found]
+
+    assert check_engine(UniformEngine) == []
+    assert check_engine("uniform", settings={"max_batch": 1}) == []
+    [problem] = check_engine(UniformEngine, settings={"max_batches": 1})
+    assert problem.startswith("settings={'max_batches': 1} do not fit Config")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rollout.engine={kind: uniform, max_batch: 2}"],
+        ["rollout.engine=uniform", "rollout.engine.max_batch=2"],
+        [f"rollout.engine={TARGET}", "rollout.engine.max_batch=2"],
+        [f"rollout.engine={{kind: '{TARGET}', max_batch: 2}}"],
+        ["rollout.engine={kind: plugin, name: uniform, settings: {max_batch: 2}}"],
+    ],
+)
+def test_a_recipe_names_an_engine_by_its_kind(overrides: list[str], tmp_path: Path) -> None:
+    loaded = load_recipe("tiny", overrides)
+    engine = loaded.recipe.rollout.engine
+    assert isinstance(engine, PluginEngine)
+    assert (engine.kind, engine.settings) == ("plugin", {"max_batch": 2})
+    assert loaded.provenance["rollout.engine.settings.max_batch"] == "command line"
+    assert engine.traits == EngineTraits(has_weights=False)
+    (tmp_path / "again.yaml").write_text(loaded.to_yaml(), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "again.yaml")).recipe == loaded.recipe
+    policy = load_policy(loaded.recipe.model, seed=0)
+    assert type(build_engine(loaded.recipe, policy=policy)).__name__ == "UniformEngine"
+
+
+def test_plain_names_stay_valid_and_every_kind_can_be_built() -> None:
+    for kind in EngineKind:
+        assert RolloutConfig(engine=kind.value).engine is kind  # type: ignore[arg-type] # as a recipe has it
+        assert RolloutConfig(engine={"kind": kind.value}).engine is kind  # type: ignore[arg-type]
+    assert set(BUILDERS) == set(EngineKind)
+    assert RolloutConfig(engine="uniform").engine == PluginEngine(name="uniform")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("uniforn", "'toy' or 'uniform', or package.module:Class; did you mean 'uniform'?"),
+        ("toi", "did you mean 'toy'?"),
+        ("null", "must be an engine's name, or a mapping with its kind"),
+        ("{max_batch: 2}", "a mapping needs the kind of engine"),
+        ("{kind: toy, max_batch: 2}", "toy has no settings here, but max_batch is given"),
+    ],
+)
+def test_a_wrong_name_says_what_is_installed(value: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("tiny", [f"rollout.engine={value}"])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["rollout.engine={kind: uniform, max_bach: 2}"], PluginError,
+         r"settings of engine 'uniform': max_bach: .* It knows: max_batch"),
+        (["rollout.engine=rlvr_outside.engine:Nope"], PluginError, "failed to load: AttributeError"),
+        (["rollout.engine=rlvr_outside:smooth_clip"], PluginError, "a plugin is a class"),
+        (["rollout.engine=rlvr_outside.engine:GenerationRequest"], PluginError, "lacks Config, generate"),
+        (["rollout.engine=missing.py:Engine"], PluginError, "does not exist"),
+    ],
+)  # fmt: skip
+def test_a_bad_engine_is_refused_before_anything_is_made(
+    overrides: list[str], error: type[Exception], message: str
+) -> None:
+    recipe = load_recipe("tiny", overrides).recipe
+    with pytest.raises(error, match=message):
+        dry_run(recipe)
+
+
+ENGINE = """
+from rlvr.plugin import EmptyConfig
+
+class Engine:
+    Config = EmptyConfig
+    {traits}
+    def generate(self, requests): ...
+    async def load_weights(self, ref): ...
+    async def score(self, rows): ...
+    async def health(self): ...
+    async def close(self): ...
+"""
+ON_RAY = "cluster.backend=ray"
+
+
+@pytest.mark.parametrize(
+    ("traits", "overrides", "message"),
+    [
+        ("needs_own_process = True", [], "runs in processes of its own: set cluster.backend=ray"),
+        ("", ["rollout.engine_dtype=shared"], "keeps weights of its own; set float32 or bfloat16"),
+        ("can_share_tensors = True",
+         ["rollout.engine_dtype=shared", "rollout.max_staleness=1", "algorithm.correction.weight=token"],
+         "an engine that shares the learner's tensors would see them change"),
+        ("", [ON_RAY], "a single file does not travel"),
+        ("has_weights = 1", [], "has_weights=1 must be a bool"),
+        ("takes_adapters = True", [], "takes_adapters cannot be declared by a plugin"),
+    ],
+)  # fmt: skip
+def test_the_traits_of_an_engine_are_compared_with_the_recipe(
+    traits: str, overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = f"engine_{abs(hash((traits, *overrides)))}.py"
+    Path(file).write_text(ENGINE.format(traits=traits), encoding="utf-8")
+    recipe = load_recipe("tiny", [f"rollout.engine={file}:Engine", *overrides]).recipe
+    with pytest.raises((ConfigError, PluginError), match=message):
+        require_engine(recipe)
+
+
+def test_traits_decide_what_is_shared_and_what_is_copied() -> None:
+    def rollout(engine: str, dtype: EngineDtype) -> tuple[bool, bool]:
+        config = RolloutConfig(engine=engine, engine_dtype=dtype)  # type: ignore[arg-type]
+        return config.shares_tensors, config.has_copy
+
+    assert rollout("transformers", EngineDtype.SHARED) == (True, False)
+    assert rollout("transformers", EngineDtype.FLOAT32) == (False, True)
+    assert rollout("vllm", EngineDtype.SHARED) == (False, True)  # it means bfloat16 there
+    assert rollout("toy", EngineDtype.SHARED) == (False, False)
+    assert rollout("uniform", EngineDtype.SHARED) == (False, False)
+
+
+def test_an_engine_that_declares_nothing_has_the_defaults() -> None:
+    assert declared_traits(object) == EngineTraits()
+
+
+def _rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, "-m", "rlvr.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_run_trains_with_it_resumes_and_is_evaluated(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    engine = "rollout.engine={kind: uniform, max_batch: 4}"
+    done = _rlvr("train", "tiny", engine, *SHORT, "run.checkpoint_every_steps=1", "--run-dir", run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "name: uniform" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+    more = [*SHORT[1:], "run.steps=3", "run.checkpoint_every_steps=1", "--run-dir", run, "--resume"]
+    other = _rlvr("train", "tiny", "rollout.engine={kind: uniform, max_batch: 5}", *more)
+    assert other.returncode == 2
+    assert "rollout.engine.settings.max_batch: 4 -> 5" in other.stdout + other.stderr
+    again = _rlvr("train", "tiny", engine, *more)
+    assert again.returncode == 0, again.stdout + again.stderr
+    scored = _rlvr("eval", run)
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+
+
+def test_the_commands_accept_it(tmp_path: Path) -> None:
+    done = _rlvr("train", "tiny", f"rollout.engine={TARGET}", "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = _rlvr("check", "tiny", f"rollout.engine={TARGET}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "extends: tiny\nname: mine\nrollout:\n  engine: {kind: uniform, max_batch: 2}\n",
+        encoding="utf-8",
+    )
+    done = _rlvr("recipes", "show", str(recipe))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "name: uniform" in done.stdout
