@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from rlvr.config.messages.contradictions import contradictions
 from rlvr.config.presets import with_preset
 from rlvr.config.sections.algorithm import AlgorithmConfig
 from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
-from rlvr.config.sections.contradictions import contradictions
 from rlvr.config.sections.data import (
     CheckConfig,
     DataConfig,

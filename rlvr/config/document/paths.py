@@ -4,6 +4,7 @@ In a path, `N` is a position in a list of sections, `NAME` a key of a mapping of
 """
 
 import types
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -127,10 +128,8 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
             inner = _arguments(inner)[1 if kind is dict else 0]
             below = f"{path}.{'NAME' if kind is dict else 'N'}."
         sections = sections_in(inner)
-        words = words_in(inner) if sections else ()
-        found[path] = not sections or bool(words)
+        yield path
         for section in sections:
-            found.update(_walk(section, below))
-        if words:
-            found[f"{below}kind"] = False  # it is written as the value of `path` itself
-    return list(found.items())
+            yield from _walk(section, below)
+        if sections and words_in(inner):
+            yield f"{below}kind"  # it may be written as the value of `path` itself

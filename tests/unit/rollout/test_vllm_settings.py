@@ -10,8 +10,8 @@ import pytest
 from transformers import LlamaConfig
 
 from rlvr.config.load import load_recipe
+from rlvr.config.messages.engine_arguments import REFUSED
 from rlvr.config.recipe import LoraConfig, Recipe, TinyModel
-from rlvr.config.sections.engine_arguments import REFUSED
 from rlvr.errors import ConfigError
 from rlvr.models.policy import build_tiny
 from rlvr.rollout.vllm.environment import (

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from rlvr.config.messages.engine_arguments import refused_arguments
 from rlvr.config.sections.algorithm import (
     AlgorithmConfig,
     Baseline,
@@ -15,7 +16,6 @@ from rlvr.config.sections.algorithm import (
 )
 from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
 from rlvr.config.sections.data import GENERATOR, DataConfig, source_name
-from rlvr.config.sections.engine_arguments import refused_arguments
 from rlvr.config.sections.engines import EngineTraits
 from rlvr.config.sections.learner import Kernels, LearnerConfig, OptimizerKind
 from rlvr.config.sections.model import LoraConfig
