@@ -96,7 +96,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
                 "algorithm.advantage=pass_at_k",
             ],
             "algorithm.kl_placement=reward lowers a full reward below "
-            "algorithm.advantage.threshold=1.0, so that nothing passes; set "
+            "algorithm.advantage.threshold=1.0, so nothing passes; set "
             "algorithm.kl_placement=loss, or a lower threshold",
         ),
         (

@@ -109,7 +109,7 @@ def test_a_scored_row_always_has_a_slot_beside_the_rows_that_generate(
     "given", [{"max_num_seqs": 1}, {"max_num_seqs": 4, "max_num_active_seqs": 4}]
 )
 def test_slots_without_one_for_a_scored_row_are_refused(given: dict[str, int]):
-    with pytest.raises(ConfigError, match=r"1 scored row .*set rollout\.max_batch_rows"):
+    with pytest.raises(ConfigError, match=r"1 scored row.*set rollout\.max_batch_rows"):
         arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in given.items()))
 
 
