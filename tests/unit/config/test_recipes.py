@@ -1,6 +1,7 @@
 """Every packaged recipe: short, described, and resolved as the golden file says.
 
-`RLVR_UPDATE_GOLDEN=1` rewrites the golden files.
+Golden files leave out what is default, so a new key changes one file alone: `full-recipe.yaml`, which has every key.
+`RLVR_UPDATE_GOLDEN=1` rewrites them.
 """
 
 import os
@@ -14,17 +15,49 @@ from rlvr.config.document.yaml_lines import dotted
 from rlvr.config.load import load_recipe
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "recipes"
+FULL = GOLDEN.with_name("full-recipe.yaml")
+DEFAULT = "  # default"
 EVERY = pytest.mark.parametrize("info", list_recipes(), ids=lambda info: info.name)
+
+
+def without_defaults(resolved: str) -> str:
+    """The lines of a resolved recipe that hold a value which is no default, and the sections around them."""
+    kept: list[str] = []
+    for line in reversed(resolved.splitlines()):
+        indent = len(line) - len(line.lstrip())
+        is_section = line.endswith(":")
+        has_kept = bool(kept) and len(kept[-1]) - len(kept[-1].lstrip()) > indent
+        if has_kept if is_section else not line.endswith(DEFAULT) or line.lstrip().startswith("- "):
+            kept.append(line)
+    return "".join(f"{line}\n" for line in reversed(kept))
+
+
+def equals_golden(text: str, golden: Path) -> bool:
+    if os.environ.get("RLVR_UPDATE_GOLDEN") == "1":
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+    return text == golden.read_text(encoding="utf-8")
 
 
 @EVERY
 def test_the_resolved_recipe_equals_its_golden_file(info: RecipeInfo) -> None:
     golden = GOLDEN / f"{info.name}.yaml"
-    resolved = load_recipe(info.name).to_yaml()
-    if os.environ.get("RLVR_UPDATE_GOLDEN") == "1":
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(resolved, encoding="utf-8")
-    assert resolved == golden.read_text(encoding="utf-8")
+    assert equals_golden(without_defaults(load_recipe(info.name).to_yaml()), golden)
+
+
+def test_one_golden_file_has_every_key_with_its_default() -> None:
+    assert equals_golden(load_recipe("tiny").to_yaml(), FULL)
+
+
+def test_only_defaults_are_left_out_of_a_golden_file() -> None:
+    resolved = load_recipe("tiny").to_yaml()
+    kept = without_defaults(resolved)
+    assert [line for line in kept.splitlines() if "  # tiny.yaml:" in line] == [
+        line for line in resolved.splitlines() if "  # tiny.yaml:" in line
+    ]
+    assert DEFAULT not in kept
+    assert "  lora:" in resolved
+    assert "  lora:" not in kept
 
 
 @EVERY
