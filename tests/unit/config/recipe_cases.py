@@ -1,4 +1,7 @@
-"""What several tests need of recipes: pieces that are refused, and the keys that hold values."""
+"""What several tests need of recipes: pieces that are refused, the keys that hold values, golden files."""
+
+import os
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -8,6 +11,8 @@ from rlvr.config.document.paths import annotation_at, key_paths, words_in
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
 )
+
+DEFAULT = "  # default"
 
 
 def leaf_paths(model: type[BaseModel]) -> tuple[str, ...]:
@@ -19,3 +24,22 @@ def leaf_paths(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(
         path for path in paths if (path not in sections or path in either) and path not in named
     )
+
+
+def without_defaults(resolved: str) -> str:
+    """The lines of a resolved recipe that hold a value which is no default, and the sections around them."""
+    kept: list[str] = []
+    for line in reversed(resolved.splitlines()):
+        indent = len(line) - len(line.lstrip())
+        is_section = line.endswith(":")
+        has_kept = bool(kept) and len(kept[-1]) - len(kept[-1].lstrip()) > indent
+        if has_kept if is_section else not line.endswith(DEFAULT) or line.lstrip().startswith("- "):
+            kept.append(line)
+    return "".join(f"{line}\n" for line in reversed(kept))
+
+
+def equals_golden(text: str, golden: Path) -> bool:
+    if os.environ.get("RLVR_UPDATE_GOLDEN") == "1":
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+    return text == golden.read_text(encoding="utf-8")

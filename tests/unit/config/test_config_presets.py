@@ -1,9 +1,8 @@
-"""Presets: what they bring, what wins over them, and where they show.
+"""Presets: what they bring, what wins over them, and where they show. Golden files leave out what is default.
 
 `RLVR_UPDATE_GOLDEN=1` rewrites the golden files.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rlvr.config.preset_table import PRESETS
 from rlvr.config.presets import preset_values
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
+from tests.unit.config.recipe_cases import equals_golden, without_defaults
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "presets"
 BASE = """\
@@ -59,12 +59,9 @@ def test_the_resolved_algorithm_equals_its_golden_file(load: Load, name: str) ->
     lines = load(f"algorithm: {{preset: {name}}}\n").to_yaml().splitlines()
     start, end = lines.index("algorithm:"), lines.index("learner:")
     elsewhere = [line.strip() for line in lines[:start] if line.endswith(f"# preset {name}")]
-    resolved = "\n".join([*(f"# elsewhere: {line}" for line in elsewhere), *lines[start:end], ""])
-    golden = GOLDEN / f"{name}.yaml"
-    if os.environ.get("RLVR_UPDATE_GOLDEN") == "1":
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(resolved, encoding="utf-8")
-    assert resolved == golden.read_text(encoding="utf-8")
+    algorithm = without_defaults("\n".join(lines[start:end]))
+    text = "".join(f"# elsewhere: {line}\n" for line in elsewhere) + algorithm
+    assert equals_golden(text, GOLDEN / f"{name}.yaml")
 
 
 def test_there_is_no_golden_file_without_a_preset() -> None:

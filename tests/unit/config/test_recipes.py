@@ -4,7 +4,6 @@ Golden files leave out what is default, so a new key changes one file alone: `fu
 `RLVR_UPDATE_GOLDEN=1` rewrites them.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,11 @@ from rlvr.config.document.packaged import RecipeInfo, list_recipes, recipe_folde
 from rlvr.config.document.resolved_yaml import leaf_values
 from rlvr.config.document.yaml_lines import dotted
 from rlvr.config.load import load_recipe
+from tests.unit.config.recipe_cases import DEFAULT, equals_golden, without_defaults
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "recipes"
 FULL = GOLDEN.with_name("full-recipe.yaml")
-DEFAULT = "  # default"
 EVERY = pytest.mark.parametrize("info", list_recipes(), ids=lambda info: info.name)
-
-
-def without_defaults(resolved: str) -> str:
-    """The lines of a resolved recipe that hold a value which is no default, and the sections around them."""
-    kept: list[str] = []
-    for line in reversed(resolved.splitlines()):
-        indent = len(line) - len(line.lstrip())
-        is_section = line.endswith(":")
-        has_kept = bool(kept) and len(kept[-1]) - len(kept[-1].lstrip()) > indent
-        if has_kept if is_section else not line.endswith(DEFAULT) or line.lstrip().startswith("- "):
-            kept.append(line)
-    return "".join(f"{line}\n" for line in reversed(kept))
-
-
-def equals_golden(text: str, golden: Path) -> bool:
-    if os.environ.get("RLVR_UPDATE_GOLDEN") == "1":
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(text, encoding="utf-8")
-    return text == golden.read_text(encoding="utf-8")
 
 
 @EVERY
