@@ -89,7 +89,7 @@ def test_a_wrong_name_says_what_is_installed(value: str, message: str) -> None:
     ("overrides", "error", "message"),
     [
         (["rollout.engine={kind: uniform, max_bach: 2}"], PluginError,
-         r"settings of engine 'uniform': max_bach: .* It knows: max_batch"),
+         r"settings of engine 'uniform': max_bach: .* Its settings: max_batch"),
         (["rollout.engine=rlvr_outside.engine:Nope"], PluginError, "failed to load: AttributeError"),
         (["rollout.engine=rlvr_outside:smooth_clip"], PluginError, "a plugin is a class"),
         (["rollout.engine=rlvr_outside.engine:GenerationRequest"], PluginError, "lacks Config, generate"),

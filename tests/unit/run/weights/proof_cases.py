@@ -86,7 +86,7 @@ class Corrupting(Wrapped):
             return await super().load(ref)
         tensors = load_file(ref.uri)
         tensors[self.tensor][0, 0] += 1e-3
-        path = ref.uri.replace("v1", "damaged")
+        path = str(Path(ref.uri).with_name("damaged.safetensors"))
         save_file(tensors, path, metadata={"format": "pt"})
         if self.checks:
             return await super().load(replace(ref, uri=path))
