@@ -18,7 +18,7 @@ from rlvr.models.dtype_speed import measure_dtypes
 from rlvr.models.policy import PolicyText, load_policy
 from rlvr.models.prompting import prompt_text
 from rlvr.protocols import RolloutEngine
-from rlvr.rollout.build import build_engine
+from rlvr.rollout.build import build_engine, start_engine
 from rlvr.run.activity import Activity
 from rlvr.run.launch.choose_dtypes import choose_dtypes
 from rlvr.run.launch.preflight import OpenedData, opened
@@ -170,6 +170,7 @@ async def _here(
     data.limit_prompts(prompt_limit(text=policy.text, recipe=recipe))
     engine = build_engine(recipe, policy=policy)
     try:
+        await start_engine(engine)
         yield engine, service, policy.text
     finally:
         await engine.close()

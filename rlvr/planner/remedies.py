@@ -30,7 +30,7 @@ def candidates(recipe: Recipe, *, row_tokens: int) -> Iterator[Change]:
             yield "rollout.max_batch_rows", rollout.max_batch_rows // part
     if rollout.engine_dtype is EngineDtype.FLOAT32:
         yield "rollout.engine_dtype", EngineDtype.BFLOAT16
-    if rollout.engine_dtype is not EngineDtype.SHARED:
+    if rollout.engine_dtype is not EngineDtype.SHARED and rollout.engine.traits.can_share_tensors:
         yield "rollout.engine_dtype", EngineDtype.SHARED
     if learner.optimizer is OptimizerKind.ADAMW:
         yield "learner.optimizer", OptimizerKind.ADAMW_8BIT

@@ -85,7 +85,7 @@ class Setup:
 
     @property
     def num_micro_batches(self) -> int:
-        """Rows of a minibatch, per learner."""
+        """Micro-batches of a minibatch, per learner."""
         return -(-self._minibatch_tokens // self.micro_tokens)
 
     @property

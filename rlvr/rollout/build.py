@@ -26,6 +26,13 @@ def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
     )
 
 
+async def start_engine(engine: RolloutEngine) -> None:
+    """Waits for the optional `start` of an engine, which engines with processes of their own have."""
+    start = getattr(engine, "start", None)
+    if start is not None:
+        await start()
+
+
 def build_engine_alone(recipe: Recipe, *, text: PolicyText, engine_id: str) -> RolloutEngine:
     """An engine in a process of its own; it gets its weights by Transport.FILE. Raises as `build_engine`."""
     traits = recipe.rollout.engine.traits

@@ -13,11 +13,12 @@
     |----------|-------------------------|-------------------|--------------|----------------------------------------|
     | producer | groups                  | prompts           | buffer.admit | advance: engines serve newer weights   |
     | learner  | weights, room for groups| groups            | buffer.take  | put, or fail or close of the producer  |
-    | engine   | completions             | requests, weights | load_weights | requests that began before it are done |
+    | engine   | completions             | requests, weights | load_weights | begun requests are done (or frozen)    |
 
 With `max_staleness` k the producer runs k steps ahead, and engines generate while the learner trains. No prompt is
-admitted between `sync_weights` and `advance`, so the engines are idle in between: an evaluation sees one version of
-the weights and never shares a batch with training, at any staleness.
+admitted between `sync_weights` and `advance`, and an engine first finishes the requests that it has begun, so an
+evaluation sees one version of the weights and shares no batch with training. Only an engine that loads while it
+generates (vLLM) continues frozen requests beside an evaluation, with the same weights.
 """
 
 import asyncio

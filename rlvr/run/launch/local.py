@@ -12,7 +12,7 @@ from rlvr.errors import Interrupted
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
-from rlvr.rollout.build import build_engine
+from rlvr.rollout.build import build_engine, start_engine
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.launch.run import RunContext, Workers, run_recipe
 from rlvr.run.launch.start_learner import place_policy, start_learner
@@ -88,6 +88,7 @@ class LocalBackend:
             record_cold_start(context, started.cold_start)
             engine = build_engine(recipe, policy=policy)
             try:
+                await start_engine(engine)
                 yield Workers(
                     learner=learner,
                     set_correction=learner.set_correction,

@@ -1,4 +1,4 @@
-"""Detects checkers that break on nearly every completion: the fault is theirs, and their zeros mean nothing.
+"""Detects checkers that break on nearly every completion: the fault is theirs, and its zeros mean nothing.
 
 A completion that hangs or kills its checker, or exhausts its memory, is a FAIL, so that no policy avoids a zero by
 breaking the checker. When nearly all completions of a step do so, the run warns, and ends if that persists.

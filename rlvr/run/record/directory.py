@@ -159,7 +159,7 @@ class RunDirectory:
         return self.checkpoints / f"step_{step}"
 
     def step_folders(self) -> list[tuple[int, Path]]:
-        """Every folder `step_N` as (step, folder), oldest first, complete or not."""
+        """Every entry `step_N` as (step, path), oldest first, complete or not."""
         if not self.checkpoints.is_dir():
             return []
         found: list[tuple[int, Path]] = []
@@ -184,10 +184,10 @@ class RunDirectory:
             for number, folder in self.step_folders():
                 if number > step:
                     target = folder.with_name(f"{folder.name}.aside")
-                    shutil.rmtree(target, ignore_errors=True)
+                    atomic_files.remove(target)
                     moved.append(folder.rename(target))
             for folder in self.checkpoints.glob("step_*.tmp"):
-                shutil.rmtree(folder)
+                atomic_files.remove(folder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints beyond step {step} cannot be set aside: {error}"
@@ -226,7 +226,8 @@ class RunDirectory:
                     gone.append(folder)
         for folder in gone:
             try:
-                atomic_files.remove(folder / sealed_folders.MARKER)
+                if folder.is_dir() and not folder.is_symlink():
+                    atomic_files.remove(folder / sealed_folders.MARKER)
                 atomic_files.remove(folder)
             except OSError as error:
                 raise CheckpointError(

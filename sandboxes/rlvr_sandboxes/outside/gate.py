@@ -26,7 +26,7 @@ class SlotGate:
         self._lock = threading.Lock()
 
     async def acquire(self, wanted: int = 1) -> None:
-        """Waits until `number` slots are free; a `release` wakes it.
+        """Waits until `wanted` slots are free; a `release` wakes it.
 
         Raises: ValueError when there are fewer slots than that.
         """

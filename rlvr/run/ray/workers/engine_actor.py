@@ -13,7 +13,7 @@ from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine
 from rlvr.records import Completion, WeightsRef
-from rlvr.rollout.build import build_engine_alone
+from rlvr.rollout.build import build_engine_alone, start_engine
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import WeightFiles
@@ -38,9 +38,7 @@ class EngineActor:
         self._engine = await asyncio.to_thread(
             build_engine_alone, self._recipe, text=self._text, engine_id=self._engine_id
         )
-        start = getattr(self._engine, "start", None)
-        if start is not None:  # only engines with processes of their own have it
-            await start()
+        await start_engine(self._engine)
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
     async def generate(

@@ -113,6 +113,18 @@ def test_a_checkpoint_whose_marker_is_a_folder_is_removed_like_any_other(tmp_pat
     assert not damaged.exists()
 
 
+def test_links_and_stray_files_among_checkpoints_cost_no_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", "x")
+    kept = [checkpoint(run, 3), checkpoint(run, 6)]
+    (run.checkpoints / "step_3.best").symlink_to(kept[0])
+    (run.checkpoints / "step_1.txt").touch()
+    (run.checkpoints / "step_6.aside").touch()
+    assert len(run.prune_checkpoints(2)) == 2
+    assert [folder for _, folder in run.complete_checkpoints()] == kept
+    assert run.set_aside_after(3) == [run.checkpoints / "step_6.aside"]
+    assert (run.checkpoints / "step_6.aside" / "complete.json").is_file()
+
+
 def test_what_a_run_leaves_that_ended_before_its_recipe_may_be_used_again(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, "x")
     (tmp_path / ".lock").touch()

@@ -14,6 +14,7 @@ from rlvr.errors import VerifierError
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Prompt, Verdict
 from rlvr_verifiers.code_answer import CodeConfig, CodeVerifier
+from rlvr_verifiers.codecheck.inside.proxies import Remote
 from tests.unit.verifiers.code.code_box import PlainBox
 
 TABLE = Path(__file__).parents[3] / "golden" / "verdicts" / "code" / "protocol.jsonl"
@@ -109,3 +110,8 @@ def test_large_requests_are_not_sent_ahead() -> None:
     reference = {"asserts": [f"assert f({big!r}) == {sum(big)}"] * 4}
     verdict = judge(reference, "def f(a): return sum(a)")
     assert (verdict.status, verdict.details["how"]) == ("pass", "literals")
+
+
+def test_a_proxy_shows_no_annotations_of_its_own() -> None:
+    """`hasattr(f, "__annotations__")` in a test asks for the candidate's, so the class must have none."""
+    assert "__annotations__" not in vars(Remote)

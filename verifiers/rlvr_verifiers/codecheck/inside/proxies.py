@@ -141,9 +141,10 @@ class Link:
 
     def exception(self, reply: dict[str, Any]) -> BaseException:
         """The exception to raise here for one that was raised there."""
-        args = (reply["s"],)
         if "args" in reply:
             args = tuple(Decoder(self.resolve).items(reply["args"]))
+        else:
+            args = (reply["s"],)
         for number in reply["h"]:
             if number in self.exceptions:
                 return with_args(self.exceptions[number], args)
@@ -178,13 +179,14 @@ class Link:
 
     def refer(self, value: Any) -> list[Any]:
         """How an object of the tests is named for the candidate. Raises CannotSend."""
-        found, name = self.reference(value), type(value).__name__
-        if found is None and isinstance(value, (types.CoroutineType, BaseException)):
+        found = self.reference(value)
+        if found is not None:
+            return found
+        name = type(value).__name__
+        if isinstance(value, (types.CoroutineType, BaseException)):
             raise TypeError("cannot pass a " + name)  # the program may have caused it
-        if found is None:
-            self.fault = "the tests pass a " + name + ", which cannot leave their box"
-            raise CannotSend(self.fault)
-        return found
+        self.fault = "the tests pass a " + name + ", which cannot leave their box"
+        raise CannotSend(self.fault)
 
     def refer_quietly(self, value: Any) -> list[Any]:
         """The same for what a callback returns, which the candidate may have caused."""
@@ -256,11 +258,12 @@ class Remote:
     """
 
     __slots__ = ("_rlvr_kind", "_rlvr_link", "_rlvr_number")
-    _rlvr_kind: str
-    _rlvr_link: Link
-    _rlvr_number: int
 
     def __init__(self, link: Link, number: int, kind: str) -> None:
+        # declared here: annotations of the class would be seen as the candidate's own
+        self._rlvr_kind: str
+        self._rlvr_link: Link
+        self._rlvr_number: int
         object.__setattr__(self, "_rlvr_link", link)
         object.__setattr__(self, "_rlvr_number", number)
         object.__setattr__(self, "_rlvr_kind", kind)
