@@ -1,7 +1,7 @@
 # make setup       everything that runs on this machine, into .venv (again only when the lock changes)
 # make quickstart  trains for real, on a CPU, in minutes
 # make test        the tests
-# make test-fast   those of them that answer in two minutes
+# make test-fast   those of them that answer in about two minutes
 # make check       format, lint, types, layout: what a commit must pass
 # make parity      our losses and advantages, compared with those of six other trainers
 #
@@ -25,7 +25,7 @@ test: $(VENV)/.full
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image"
 
 FAST := tests/unit/house tests/unit/algorithms tests/unit/config tests/unit/data tests/unit/planner tests/unit/run \
-	tests/unit/report tests/unit/docker tests/unit/verifiers/math tests/contract/test_verifiers.py tests/golden/parity
+	tests/unit/report tests/unit/docker tests/unit/verifiers/math tests/contract/test_verifiers.py
 
 test-fast: $(VENV)/.full
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image" $(FAST)

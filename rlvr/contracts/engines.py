@@ -16,7 +16,7 @@ from rlvr.contracts.engine_weights import WEIGHT_CHECKS, score_problems
 from rlvr.errors import PluginError, RolloutError
 from rlvr.protocols import RolloutEngine
 from rlvr.records import Transport
-from rlvr.rollout.build import engine_from
+from rlvr.rollout.build import engine_from, start_engine
 from rlvr.rollout.context import EngineContext
 
 _METHODS = ("generate", "load_weights", "score", "health", "close")
@@ -140,9 +140,7 @@ async def _check(
 
 async def _start(trial: EngineTrial) -> Problems:
     """Starts an engine that has a `start`, and loads the first weights, as a run does."""
-    start = getattr(trial.engine, "start", None)
-    if start is not None:
-        await start()
+    await start_engine(trial.engine)
     problems: Problems = []
     if trial.traits.has_weights and not trial.traits.needs_own_process:  # it was given the policy
         problems = await score_problems(trial)
