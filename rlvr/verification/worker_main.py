@@ -128,6 +128,8 @@ class _Worker:
             reason = load_failure(source, error)
         except PluginError as error:
             reason = str(error)
+            if isinstance(error.__cause__, MemoryError):
+                reason += f". An import may use {message['data_bytes'] >> 20} MiB; load large data in `warm_up`"
         else:
             reason = ""
         watch.has_ended.set()

@@ -1,5 +1,6 @@
 """A plugin file that ends, hangs or breaks its process at import is an error that names the file and line."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ HOSTILE = {
     "BaseException": ("class E(BaseException): pass\nraise E('x')\n", r"mine\.py:2: E: x"),
     "a crash": ("import ctypes\nctypes.string_at(0)\n", r"mine\.py.*\(signal SIGSEGV\)"),
     "a syntax error": ("x = 1\ndef f(:\n", r"mine\.py:2: SyntaxError"),
-    "too much memory": ("x = 1\ny = b'a' * 10**12\n", r"mine\.py:2: MemoryError"),
+    "too much memory": (
+        "x = 1\ny = b'a' * 10**12\n",
+        r"mine\.py:2: MemoryError.*An import may use 768 MiB; load large data in `warm_up`",
+    ),
 }
 
 
@@ -37,6 +41,19 @@ def test_what_a_file_does_at_import_is_told_with_its_place(case: str, tmp_path: 
     path.write_text(source, encoding="utf-8")
     with pytest.raises(PluginError, match=message):
         load_tried(find(VERIFIERS, f"{path}:check"))
+
+
+def test_endless_recursion_stays_within_the_memory_of_an_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_DATA_BYTES", 128 << 20)
+    path = tmp_path / "mine.py"
+    path.write_text("import sys\nsys.setrecursionlimit(10**9)\ndef g(): g()\ng()\n", encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    with pytest.raises(PluginError, match=r"mine\.py.*(Error|CPU time)"):
+        load_tried(find(VERIFIERS, f"{path}:check"))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert after <= max(before, 256 << 10)  # KiB
 
 
 def test_an_import_that_never_ends_is_told_with_the_line(
