@@ -26,9 +26,7 @@ from rlvr.errors import ConfigError
 _VALUED_OPTIONS = {"--run-dir"}  # of `rlvr train`: the word behind is no override
 _ENGINES, _PLACEMENT = "cluster.engines", "cluster.placement"
 _MEMORY = "gpu_memory_utilization"
-_SHARED_UTILIZATION = (
-    0.4  # what vLLM takes of a GPU that a learner shares, as in the colocated recipe
-)
+_SHARED_UTILIZATION = 0.4  # what vLLM takes of a GPU that a learner shares, as in the colocated recipe
 
 
 def num_gpus(environ: Mapping[str, str]) -> int:

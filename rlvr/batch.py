@@ -60,13 +60,9 @@ class Batch:
 
     def __post_init__(self) -> None:
         if bool((self.loss_mask & ~self.attention_mask).any()):
-            raise ValueError(
-                "loss_mask is True on padding: a token outside attention_mask cannot carry loss"
-            )
+            raise ValueError("loss_mask is True on padding: a token outside attention_mask cannot carry loss")
         if bool(self.loss_mask[:, :1].any()):
-            raise ValueError(
-                "loss_mask is True on the first token, which no earlier token predicts"
-            )
+            raise ValueError("loss_mask is True on the first token, which no earlier token predicts")
 
     @property
     def denominators(self) -> Denominators:

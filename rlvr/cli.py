@@ -37,9 +37,7 @@ def _show_version(is_asked: bool) -> None:
 def rlvr(
     is_version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="print the version and exit", callback=_show_version, is_eager=True
-        ),
+        typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     """Reinforcement learning with verifiable rewards."""
@@ -56,9 +54,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="the folder for the run's files")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="continue from the newest intact checkpoint")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the newest intact checkpoint")] = False,
     checkpoint: Checkpoint = "",
     allow_changed_inputs: AllowChangedInputs = False,
     dry_run: Annotated[
@@ -100,8 +96,14 @@ def train(
 
         stack.enter_context(reported(directory.path, note=console.note))
         train_with(
-            loaded, service=service, data=data, directory=directory, resume=resume, console=console, choice=choice,
-        )  # fmt: skip
+            loaded,
+            service=service,
+            data=data,
+            directory=directory,
+            resume=resume,
+            console=console,
+            choice=choice,
+        )
 
 
 @app.command()
@@ -128,21 +130,13 @@ def check(
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL_OR_RUN", help="a model path, a run directory or a checkpoint"
-        ),
+        typer.Argument(metavar="MODEL_OR_RUN", help="a model path, a run directory or a checkpoint"),
     ],
     overrides: Overrides = None,
     recipe: Annotated[str | None, typer.Option(help="the recipe for data and sampling")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="a source to evaluate on instead of data.eval")
-    ] = None,
-    samples_per_prompt: Annotated[
-        int, typer.Option(min=1, help="1 = greedy pass@1; more are sampled")
-    ] = 1,
-    output: Annotated[
-        Path | None, typer.Option(help="write every rollout to this JSON Lines file")
-    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="a source to evaluate on instead of data.eval")] = None,
+    samples_per_prompt: Annotated[int, typer.Option(min=1, help="1 = greedy pass@1; more are sampled")] = 1,
+    output: Annotated[Path | None, typer.Option(help="write every rollout to this JSON Lines file")] = None,
     server: Annotated[
         str | None,
         typer.Option(
@@ -158,9 +152,7 @@ def evaluate(
     server_key_env: Annotated[
         str, typer.Option(metavar="VARIABLE", help="the environment variable with the server's key")
     ] = "",
-    server_requests: Annotated[
-        int, typer.Option(min=1, help="number of concurrent requests to the server")
-    ] = 64,
+    server_requests: Annotated[int, typer.Option(min=1, help="number of concurrent requests to the server")] = 64,
 ) -> None:
     """Evaluate a model: pass@1 greedy, or pass@k, avg@k and maj@k, with confidence intervals."""
     from rlvr.commands.evaluate import evaluate_model
@@ -176,9 +168,7 @@ def evaluate(
             overrides=overrides or [],
             samples_per_prompt=samples_per_prompt,
             output=output,
-            server=server_choice(
-                server, model=server_model, key_env=server_key_env, max_open=server_requests
-            ),
+            server=server_choice(server, model=server_model, key_env=server_key_env, max_open=server_requests),
             activity=console.activity,
         )
     finally:
@@ -188,34 +178,22 @@ def evaluate(
 
 @app.command()
 def verify(
-    verifier: Annotated[
-        str, typer.Argument(help="a verifier's name, package.module:attribute or file.py:attribute")
-    ],
+    verifier: Annotated[str, typer.Argument(help="a verifier's name, package.module:attribute or file.py:attribute")],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the verifier's settings")
     ] = None,
-    input_: Annotated[
-        Path | None, typer.Option("--input", help="JSON Lines with completion, reference, id")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")
-    ] = None,
+    input_: Annotated[Path | None, typer.Option("--input", help="JSON Lines with completion, reference, id")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")] = None,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
     deadline_s: Annotated[float, typer.Option(min=0.01, help="seconds allowed for one item")] = 5.0,
-    sandbox: Annotated[
-        str, typer.Option(help="the sandbox for verifiers that run programs")
-    ] = "auto",
+    sandbox: Annotated[str, typer.Option(help="the sandbox for verifiers that run programs")] = "auto",
     sandbox_setting: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable"),
     ] = None,
-    is_explained: Annotated[
-        bool, typer.Option("--explain", help="explain how one pair was judged")
-    ] = False,
+    is_explained: Annotated[bool, typer.Option("--explain", help="explain how one pair was judged")] = False,
     completion: Annotated[str | None, typer.Option(help="with --explain: the pair's text")] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="with --explain: the pair's reference")
-    ] = None,
+    reference: Annotated[str | None, typer.Option(help="with --explain: the pair's reference")] = None,
     question: Annotated[str, typer.Option("--prompt", help="with --explain: the question")] = "",
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
@@ -262,9 +240,7 @@ def doctor() -> None:
     from rlvr.run.record.console import Console
 
     findings = examine()
-    Console().table(
-        "this machine", [(f.name, ("ok " if f.is_ok else "-- ") + f.value, f.fix) for f in findings]
-    )
+    Console().table("this machine", [(f.name, ("ok " if f.is_ok else "-- ") + f.value, f.fix) for f in findings])
     if any(not f.is_ok and f.is_required for f in findings):
         raise typer.Exit(1)
 

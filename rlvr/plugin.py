@@ -155,9 +155,7 @@ class FunctionVerifier(Generic[P, R]):
                 self.settings = {key: getattr(config, key) for key in type(config).model_fields}
                 self.context = context
 
-            def verify(
-                self, prompt: Prompt, completion: Completion
-            ) -> Verdict | Awaitable[Verdict]:
+            def verify(self, prompt: Prompt, completion: Completion) -> Verdict | Awaitable[Verdict]:
                 offered = {
                     "text": completion.text,
                     "reference": prompt.reference,
@@ -175,9 +173,7 @@ class FunctionVerifier(Generic[P, R]):
         return Built
 
 
-async def _later(
-    outer: "FunctionVerifier[Any, Any]", answer: Awaitable[Any], start: float
-) -> Verdict:
+async def _later(outer: "FunctionVerifier[Any, Any]", answer: Awaitable[Any], start: float) -> Verdict:
     """Waits for an asynchronous verifier function; its caller cancels it at the deadline."""
     return _as_verdict(outer, await answer, start)
 
@@ -221,14 +217,10 @@ def _out_of_range(name: str, score: float, where: str = "") -> str:
             f"verifier {name!r}{where} returned {score}, which is not a score; return a number in [0, 1], False where "
             "nothing could be read, or raise an exception where the check itself failed"
         )
-    return (
-        f"verifier {name!r}{where} returned {score:g}, but a score must be in [0, 1]; {_BRING_OVER}"
-    )
+    return f"verifier {name!r}{where} returned {score:g}, but a score must be in [0, 1]; {_BRING_OVER}"
 
 
-def _read_signature(
-    function: Callable[..., Any], name: str
-) -> tuple[tuple[str, ...], type[BaseModel]]:
+def _read_signature(function: Callable[..., Any], name: str) -> tuple[tuple[str, ...], type[BaseModel]]:
     """The names a function takes and a pydantic Config of its keyword-only settings."""
     arguments: list[str] = []
     settings: dict[str, Any] = {}
@@ -241,9 +233,7 @@ def _read_signature(
             )
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             if parameter.default is inspect.Parameter.empty:
-                raise PluginError(
-                    f"verifier {name!r}: setting {parameter.name!r} needs a default value"
-                )
+                raise PluginError(f"verifier {name!r}: setting {parameter.name!r} needs a default value")
             annotation: Any = parameter.annotation
             if annotation is inspect.Parameter.empty or isinstance(annotation, str):
                 annotation = cast(Any, type(parameter.default))
@@ -263,12 +253,8 @@ def _read_signature(
             f"def {name}(text, reference)"
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise PluginError(
-            f"verifier {name!r} yields; a verifier returns one bool, score or Verdict"
-        )
-    config = create_model(
-        f"{name}_config", __config__=ConfigDict(extra="forbid", frozen=True), **settings
-    )
+        raise PluginError(f"verifier {name!r} yields; a verifier returns one bool, score or Verdict")
+    config = create_model(f"{name}_config", __config__=ConfigDict(extra="forbid", frozen=True), **settings)
     return tuple(arguments), config
 
 
@@ -314,8 +300,6 @@ def verifier(
 
     def wrap(function: Callable[P, R]) -> FunctionVerifier[P, R]:
         label = name or getattr(function, "__name__", "verifier")
-        return FunctionVerifier(
-            function, name=label, version=version, execution=execution, pass_score=pass_score
-        )
+        return FunctionVerifier(function, name=label, version=version, execution=execution, pass_score=pass_score)
 
     return wrap

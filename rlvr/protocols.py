@@ -187,9 +187,7 @@ class Sandbox(Protocol):
         """Builds the boxes; does nothing when started. Raises SandboxError with the reason and the fix."""
         ...
 
-    async def run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs `program` to its end, when a slot is free. A failing program is a result.
 
         Raises: SandboxError when the box broke twice, ValueError when the call itself is wrong (a file name that leaves
@@ -197,9 +195,7 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def open_session(
-        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
-    ) -> SandboxSession:
+    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> SandboxSession:
         """Starts a program for a session, when a slot is free; only if `capabilities` include SESSION."""
         ...
 

@@ -36,8 +36,12 @@ LOSSES = "rlvr.losses"
 ADVANTAGES = "rlvr.advantages"
 ENGINES = "rlvr.engines"
 _KINDS = {
-    VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage", ENGINES: "engine",
-}  # fmt: skip
+    VERIFIERS: "verifier",
+    SANDBOXES: "sandbox",
+    LOSSES: "loss",
+    ADVANTAGES: "advantage",
+    ENGINES: "engine",
+}
 _MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which is sent to every worker
 _CONTRACTS = {
     VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
@@ -130,19 +134,11 @@ def _find_file(group: str, name: str, path: str, attribute: str) -> PluginSource
     file = Path(path)
     if not is_file(file):
         kind = other_kind(file)
-        what = (
-            f"is {kind}, not a file"
-            if kind
-            else f"does not exist (working directory: {Path.cwd()})"
-        )
+        what = f"is {kind}, not a file" if kind else f"does not exist (working directory: {Path.cwd()})"
         raise PluginError(f"plugin file {path!r} {what}; named by {name!r}")
-    source = read_input_text(
-        file, what=f"plugin file {path!r}", max_bytes=_MAX_SOURCE_BYTES, error=PluginError
-    )
+    source = read_input_text(file, what=f"plugin file {path!r}", max_bytes=_MAX_SOURCE_BYTES, error=PluginError)
     digest = hashlib.sha256(source.encode()).hexdigest()
-    return PluginSource(
-        group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest
-    )
+    return PluginSource(group=group, name=name, target=f"{file.name}:{attribute}", source=source, digest=digest)
 
 
 def load(source: PluginSource) -> Any:
@@ -215,11 +211,7 @@ def _imported(source: PluginSource) -> Any:
     except KeyboardInterrupt:
         raise  # the user's Ctrl-C; one that the plugin raises itself is found by `rlvr.verification.trial`
     except BaseException as error:
-        held = (
-            _held(module, attribute)
-            if module is not None and isinstance(error, AttributeError)
-            else ""
-        )
+        held = _held(module, attribute) if module is not None and isinstance(error, AttributeError) else ""
         raise PluginError(load_failure(source, error, held=held)) from error
     return loaded
 
@@ -230,14 +222,9 @@ def load_failure(source: PluginSource, error: BaseException, *, held: str = "") 
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit | KeyboardInterrupt):
         what += " (a plugin must not end the process that imports it)"
-    command = (
-        f"python {source.name.rpartition(':')[0]}"
-        if source.source
-        else f"python -c 'import {module_name}'"
-    )
-    return (
-        f"plugin {source.name!r} ({_origin(source)}) failed to load: {_place_of(error, module_name)}{what}; "
-        + (held or f"try `{command}` to see its traceback")
+    command = f"python {source.name.rpartition(':')[0]}" if source.source else f"python -c 'import {module_name}'"
+    return f"plugin {source.name!r} ({_origin(source)}) failed to load: {_place_of(error, module_name)}{what}; " + (
+        held or f"try `{command}` to see its traceback"
     )
 
 
@@ -278,9 +265,7 @@ def _held(module: ModuleType, attribute: str) -> str:
     )
 
 
-def build_verifier(
-    source: PluginSource, settings: Mapping[str, Any], context: VerifierContext
-) -> Verifier:
+def build_verifier(source: PluginSource, settings: Mapping[str, Any], context: VerifierContext) -> Verifier:
     """A verifier, built and ready.
 
     Raises: PluginError when the class lacks a member of the contract or the settings do not fit its Config.
@@ -319,8 +304,7 @@ def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any
 def _bad_settings(config: type[BaseModel], error: ValidationError) -> str:
     known = ", ".join(config.model_fields) or "none"
     problems = "; ".join(
-        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})"
-        for e in error.errors()
+        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors()
     )
     return f"{problems}. Its settings: {known}"
 
@@ -362,9 +346,7 @@ def setting_rows(config: type[BaseModel]) -> list[tuple[str, str, str]]:
     return [
         (
             f"setting {key}",
-            "required"
-            if field.is_required()
-            else repr(field.get_default(call_default_factory=True)),
+            "required" if field.is_required() else repr(field.get_default(call_default_factory=True)),
             field.description or "",
         )
         for key, field in config.model_fields.items()

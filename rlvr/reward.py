@@ -82,9 +82,7 @@ def leaves_loss(completion: Completion, *, truncated: Truncated) -> bool:
     return truncated is Truncated.MASK and completion.finish_reason is not FinishReason.STOP
 
 
-def _check_names(
-    verdicts: Mapping[str, Verdict], weights: Mapping[str, float], roles: Mapping[str, Role]
-) -> None:
+def _check_names(verdicts: Mapping[str, Verdict], weights: Mapping[str, float], roles: Mapping[str, Role]) -> None:
     problems = [f"verdict {name!r} has no role" for name in verdicts if name not in roles]
     for name, role in roles.items():
         if role is not Role.SHADOW and name not in verdicts:

@@ -132,9 +132,7 @@ def _engine_branches(root: Path, files: dict[Path, str]) -> int:
 
 
 def _checkout(commit: str, folder: Path) -> Path:
-    archive = subprocess.run(
-        ["git", "archive", commit], cwd=ROOT, capture_output=True, check=True
-    ).stdout
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder / commit, filter="data")
     return folder / commit
@@ -146,9 +144,7 @@ def main(commits: list[str]) -> None:
         roots = [_checkout(commit, Path(folder)) for commit in commits] or [ROOT]
         columns = [measure(root) for root in roots]
     out = ["| | " + " | ".join(commits or ["now"]) + " |", "|---" * (len(columns) + 1) + "|"]
-    out += [
-        f"| {row} | " + " | ".join(column[row] for column in columns) + " |" for row in columns[0]
-    ]
+    out += [f"| {row} | " + " | ".join(column[row] for column in columns) + " |" for row in columns[0]]
     sys.stdout.write("\n".join(out) + "\n")
 
 

@@ -31,15 +31,11 @@ def problems() -> list[str]:
             found.append(f"{folder}/: the top level holds only {', '.join(sorted(FOLDERS))}")
     for name in NOT_PACKAGES:
         if (ROOT / name / "__init__.py").exists():
-            found.append(
-                f"{name}/__init__.py: a popular package owns this import name; no __init__.py here"
-            )
+            found.append(f"{name}/__init__.py: a popular package owns this import name; no __init__.py here")
     modules = Counter(f.parent for f in files if f.suffix == ".py" and f.name != "__init__.py")
     for parent, count in sorted(modules.items()):
         if count > MAX_FILES:
-            found.append(
-                f"{parent}/: {count} Python files; make folders by idea ({MAX_FILES} at most)"
-            )
+            found.append(f"{parent}/: {count} Python files; make folders by idea ({MAX_FILES} at most)")
     for file in files:
         length = len((ROOT / file).read_text(encoding="utf-8", errors="replace").splitlines())
         if file.name in BANNED_NAMES:

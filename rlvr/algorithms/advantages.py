@@ -120,9 +120,7 @@ def maxrl_advantages(rewards_G: Sequence[float | None], *, eps: float) -> list[f
     return [None if c is None else max(-limit, min(limit, c / (mean + eps))) for c in centred_G]
 
 
-def pass_at_k_advantages(
-    rewards_G: Sequence[float | None], *, k: int, threshold: float
-) -> list[float | None]:
+def pass_at_k_advantages(rewards_G: Sequence[float | None], *, k: int, threshold: float) -> list[float | None]:
     """The advantage of pass@k, over all ways to draw k of the group's rollouts (arXiv:2508.10751, section 2.4).
 
     A rollout passes when its reward >= threshold; otherwise the reward is not used. So with partial rewards,
@@ -158,10 +156,7 @@ def pass_at_k_advantages(
     std = math.sqrt((1.0 - fail_rate) * fail_rate)
     passed = fail_rate / std
     failed = (fail_rate - math.comb(num_failed - 1, k - 1) / math.comb(n - 1, k - 1)) / std
-    return [
-        None if reward is None else (passed if reward >= threshold else failed)
-        for reward in rewards_G
-    ]
+    return [None if reward is None else (passed if reward >= threshold else failed) for reward in rewards_G]
 
 
 def centred(values_G: Sequence[float | None], *, min_judged: int) -> list[float | None]:

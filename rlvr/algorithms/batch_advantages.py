@@ -82,8 +82,7 @@ def batch_norm_advantages(
         return _zeros(values_by_group)
     std = math.sqrt(moments.variance + eps)
     return [
-        [None if value is None else (value - moments.mean) / std for value in values_G]
-        for values_G in values_by_group
+        [None if value is None else (value - moments.mean) / std for value in values_G] for values_G in values_by_group
     ]
 
 
@@ -124,10 +123,7 @@ def gdpo_advantages(groups: Sequence[GroupRewards], *, eps: float) -> list[list[
     if moments is None:
         return _zeros(sums_by_group)
     std = math.sqrt(moments.variance)
-    return [
-        [None if value is None else value / (std + eps) for value in sums_G]
-        for sums_G in sums_by_group
-    ]
+    return [[None if value is None else value / (std + eps) for value in sums_G] for sums_G in sums_by_group]
 
 
 def _weighted_scores(group: GroupRewards, *, eps: float) -> list[float | None]:
@@ -149,10 +145,7 @@ def _weighted_scores(group: GroupRewards, *, eps: float) -> list[float | None]:
         for reward, parts in zip(group.rewards_G, group.parts_G, strict=True)
     ]
     terms.append([penalty or 0.0 for penalty in centred(penalties_G, min_judged=GDPO_MIN_JUDGED)])
-    return [
-        math.fsum(term[i] for term in terms) if is_judged else None
-        for i, is_judged in enumerate(judged)
-    ]
+    return [math.fsum(term[i] for term in terms) if is_judged else None for i, is_judged in enumerate(judged)]
 
 
 def _normalised(values_G: Sequence[float | None], *, eps: float) -> list[float]:

@@ -207,9 +207,7 @@ def build_kl(estimator: KlEstimator) -> KlFunction:
     return by_estimator[estimator]
 
 
-def build_loss(
-    config: AlgorithmConfig, *, max_completion_tokens: int, uses_proximal: bool
-) -> PolicyLoss:
+def build_loss(config: AlgorithmConfig, *, max_completion_tokens: int, uses_proximal: bool) -> PolicyLoss:
     """The policy loss of a recipe.
 
     Args:
@@ -218,9 +216,7 @@ def build_loss(
     is_kl_in_loss = config.kl_placement is KlPlacement.LOSS
     return PolicyLoss(
         token_loss=build_token_loss(config.loss),
-        aggregator=build_aggregator(
-            config.aggregation, max_completion_tokens=max_completion_tokens
-        ),
+        aggregator=build_aggregator(config.aggregation, max_completion_tokens=max_completion_tokens),
         correction=build_correction(config.correction),
         uses_proximal=uses_proximal,
         kl_coef=config.kl_coef if is_kl_in_loss else 0.0,

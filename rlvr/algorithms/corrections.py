@@ -161,9 +161,7 @@ def stricter(correction: Correction) -> Correction | None:
     (0.99, 1.01, None)
     """
     if correction.level is Level.NONE:
-        return replace(
-            correction, level=Level.TOKEN, bound=Bound.TRUNCATE, weight_min=0.0, weight_max=2.0
-        )
+        return replace(correction, level=Level.TOKEN, bound=Bound.TRUNCATE, weight_min=0.0, weight_max=2.0)
     if correction.bound is Bound.TRUNCATE:
         upper = max(2.0, correction.weight_max)
         lower = max(correction.weight_min, 1.0 / upper)

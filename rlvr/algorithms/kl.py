@@ -25,9 +25,7 @@ class KlFunction(Protocol):
     ) -> Float[Tensor, "batch seq"]: ...
 
 
-def k1(
-    logprobs: Float[Tensor, "batch seq"], *, ref_logprobs: Float[Tensor, "batch seq"]
-) -> Float[Tensor, "batch seq"]:
+def k1(logprobs: Float[Tensor, "batch seq"], *, ref_logprobs: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """k1 at each token: logprobs - ref_logprobs.
 
     >>> k1(torch.tensor([[-1.0]]), ref_logprobs=torch.tensor([[-1.5]])).tolist()
@@ -36,9 +34,7 @@ def k1(
     return logprobs - ref_logprobs
 
 
-def k2(
-    logprobs: Float[Tensor, "batch seq"], *, ref_logprobs: Float[Tensor, "batch seq"]
-) -> Float[Tensor, "batch seq"]:
+def k2(logprobs: Float[Tensor, "batch seq"], *, ref_logprobs: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """k2 at each token: half the squared difference.
 
     >>> k2(torch.tensor([[-1.0]]), ref_logprobs=torch.tensor([[-1.5]])).tolist()
@@ -47,9 +43,7 @@ def k2(
     return (logprobs - ref_logprobs).square() / 2
 
 
-def k3(
-    logprobs: Float[Tensor, "batch seq"], *, ref_logprobs: Float[Tensor, "batch seq"]
-) -> Float[Tensor, "batch seq"]:
+def k3(logprobs: Float[Tensor, "batch seq"], *, ref_logprobs: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """k3 at each token: e^x - x - 1.
 
     >>> round(k3(torch.tensor([[-1.0]]), ref_logprobs=torch.tensor([[-1.5]])).item(), 4)

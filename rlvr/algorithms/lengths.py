@@ -1,9 +1,7 @@
 """The penalty on length."""
 
 
-def overlong_penalty(
-    num_tokens: int, *, max_completion_tokens: int, buffer_tokens: int, penalty: float
-) -> float:
+def overlong_penalty(num_tokens: int, *, max_completion_tokens: int, buffer_tokens: int, penalty: float) -> float:
     """The penalty to subtract from the reward of a completion close to the length limit.
 
     0 up to max_completion_tokens - buffer_tokens, then linear up to `penalty` at the limit, and `penalty` beyond

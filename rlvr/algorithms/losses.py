@@ -133,9 +133,7 @@ class PolicyLoss:
         return LossOutput(loss_sum=(total * weights).sum(), metrics=metrics)
 
 
-def _masked(
-    logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "batch seq"], batch: Batch
-) -> _Seen:
+def _masked(logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "batch seq"], batch: Batch) -> _Seen:
     """The values with those outside the mask, which may even be nan, replaced before any arithmetic."""
     mask = batch.loss_mask
     dtype = torch.promote_types(logprobs.dtype, torch.float32)

@@ -62,9 +62,7 @@ class TokenLossFunction(Protocol):
     def __call__(self, inputs: TokenInputs) -> TokenLoss: ...
 
 
-def clipped(
-    inputs: TokenInputs, *, clip_low: float, clip_high: float, dual_clip: float
-) -> TokenLoss:
+def clipped(inputs: TokenInputs, *, clip_low: float, clip_high: float, dual_clip: float) -> TokenLoss:
     """The clipped surrogate (PPO, arXiv:1707.06347, eq. 7; two bounds: DAPO, arXiv:2503.14476, eq. 10).
 
     L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and min(L, -dual_clip A) where A < 0 (dual-clip PPO,
@@ -150,9 +148,7 @@ def sapo(inputs: TokenInputs, *, tau_positive: float, tau_negative: float) -> To
     return TokenLoss(loss=loss, cut_low=nowhere, cut_high=nowhere)
 
 
-def dppo(
-    inputs: TokenInputs, *, max_decrease: float, max_increase: float, log_ratio_coef: float
-) -> TokenLoss:
+def dppo(inputs: TokenInputs, *, max_decrease: float, max_increase: float, log_ratio_coef: float) -> TokenLoss:
     """The unclipped ratio, without tokens whose probability moved too far (DPPO, arXiv:2602.04879, binary TV).
 
     With d = exp(logprobs) - exp(behavior_logprobs) and x = clamp(logprobs - behavior_logprobs, +-20):

@@ -97,9 +97,7 @@ def _warnings(
     yield warning(fullest, remedies(fullest, found, alternatives))
 
 
-def _setup(
-    recipe: Recipe, model: PreTrainedModel, lengths: Lengths, eval_sizes: Sequence[int]
-) -> Setup:
+def _setup(recipe: Recipe, model: PreTrainedModel, lengths: Lengths, eval_sizes: Sequence[int]) -> Setup:
     adapters = recipe.model.lora
     return setup_of(
         recipe,

@@ -89,11 +89,7 @@ def _devices() -> list[Finding]:
         return []
     import torch
 
-    memory = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        if hasattr(os, "sysconf")
-        else 0
-    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
     threads = torch.get_num_threads()
     found = [
         Finding(name="cpu", value=f"{os.cpu_count()} cores, {memory:.0f} GiB, {threads} threads"),
@@ -186,8 +182,6 @@ def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     is_ok = free > 5
     fix = (
-        ""
-        if is_ok
-        else "a checkpoint of a 135M model takes 1.6 GiB; free some space or set --run-dir to another disk"
+        "" if is_ok else "a checkpoint of a 135M model takes 1.6 GiB; free some space or set --run-dir to another disk"
     )
     return Finding(name="disk here", value=f"{free:.0f} GiB free", is_ok=is_ok, fix=fix)

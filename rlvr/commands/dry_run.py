@@ -35,9 +35,7 @@ def dry_run(recipe: Recipe) -> DryRun:
             what = "prompts were not rendered, and checks that need the tokenizer were skipped"
             return DryRun(rows=rows, notes=(f"{what}: {error}",))
         report = check_prompts(recipe, data)
-        return DryRun(
-            rows=rows, prompts=tuple(rendered(data, report.tokenizer)), notes=report.notes
-        )
+        return DryRun(rows=rows, prompts=tuple(rendered(data, report.tokenizer)), notes=report.notes)
 
 
 def show_dry_run(recipe: Recipe, console: Console) -> None:

@@ -60,9 +60,7 @@ def evaluate_model(
     """
     path, own_recipe = _locate(model)
     if recipe is None and own_recipe is None:
-        raise ConfigError(
-            f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling"
-        )
+        raise ConfigError(f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling")
     # A checkpoint holds merged weights: the run's adapters are in them.
     merged = [
         f"model.path={path}",
@@ -75,9 +73,7 @@ def evaluate_model(
     if prompts is not None:
         resolved = _on_source(resolved, prompts)
     if not resolved.data.eval:
-        raise ConfigError(
-            f"recipe {resolved.name!r} has no data.eval; name a source with --prompts"
-        )
+        raise ConfigError(f"recipe {resolved.name!r} has no data.eval; name a source with --prompts")
     if server is None:
         require_backend(resolved)
     evaluations = asyncio.run(
@@ -207,9 +203,7 @@ def _on_source(recipe: Recipe, source: str) -> Recipe:
 
 
 def _rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    interval = (
-        f"95 % interval {evaluation.low:.3f} to {evaluation.high:.3f}, n={evaluation.num_prompts}"
-    )
+    interval = f"95 % interval {evaluation.low:.3f} to {evaluation.high:.3f}, n={evaluation.num_prompts}"
     rows: list[tuple[str, str, str]] = []
     for name, value in evaluation.metrics.items():
         if "_ci_" not in name:

@@ -27,9 +27,7 @@ from rlvr.run.step.stop import StopRequest
 from rlvr.run.weights.sync import sync_weights
 from rlvr.verification.service import VerifierService
 
-EVERYWHERE = Path(
-    os.sep
-)  # a folder that the learner's node has too; an evaluation writes nothing there
+EVERYWHERE = Path(os.sep)  # a folder that the learner's node has too; an evaluation writes nothing there
 
 
 @asynccontextmanager
@@ -56,12 +54,22 @@ async def on_cluster(
         directory = RunDirectory.create(Path(folder) / "run", recipe.name)
         console = Console()
         recorder = Recorder(
-            directory, console=console, sinks=(), prompt_text=lambda _: "", keep_checkpoints=0, sample_every_steps=0,
-        )  # fmt: skip
+            directory,
+            console=console,
+            sinks=(),
+            prompt_text=lambda _: "",
+            keep_checkpoints=0,
+            sample_every_steps=0,
+        )
         stack.callback(recorder.close)
         context = RunContext(
-            recipe=recipe, directory=directory, recorder=recorder, console=console, stop=StopRequest(), resumed=None,
-        )  # fmt: skip
+            recipe=recipe,
+            directory=directory,
+            recorder=recorder,
+            console=console,
+            stop=StopRequest(),
+            resumed=None,
+        )
         workers = await stack.enter_async_context(backend.workers(context))
         thread = LearnerThread()
         stack.callback(thread.close)

@@ -43,9 +43,7 @@ class ServerChoice:
         return JsonClient(self.url, key=key, max_open=self.max_open)
 
 
-def server_choice(
-    url: str | None, *, model: str, key_env: str, max_open: int
-) -> ServerChoice | None:
+def server_choice(url: str | None, *, model: str, key_env: str, max_open: int) -> ServerChoice | None:
     """The server named on the command line, or None. Raises ConfigError for options that need one."""
     if url is not None:
         return ServerChoice(url=url, model=model, key_env=key_env, max_open=max_open)

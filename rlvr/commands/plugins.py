@@ -4,9 +4,7 @@ from pathlib import Path
 
 import typer
 
-verifiers_app = typer.Typer(
-    help="List verifiers, show one, or write a skeleton.", invoke_without_command=True
-)
+verifiers_app = typer.Typer(help="List verifiers, show one, or write a skeleton.", invoke_without_command=True)
 sandboxes_app = typer.Typer(
     help="List sandboxes and this machine's support for them, or show one.",
     invoke_without_command=True,
@@ -20,9 +18,7 @@ def verifiers(context: typer.Context) -> None:
         from rlvr.registry import VERIFIERS, list_plugins
         from rlvr.run.record.console import Console
 
-        rows = [
-            (p.name, f"{p.distribution} {p.version}", p.target) for p in list_plugins(VERIFIERS)
-        ]
+        rows = [(p.name, f"{p.distribution} {p.version}", p.target) for p in list_plugins(VERIFIERS)]
         Console().table("verifiers", rows)
 
 

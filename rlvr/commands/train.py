@@ -45,5 +45,11 @@ def train_with(
     else:
         from rlvr.run.launch.local import train
     train(
-        loaded, service=service, data=data, directory=directory, resume=resume, console=console, choice=choice,
-    )  # fmt: skip
+        loaded,
+        service=service,
+        data=data,
+        directory=directory,
+        resume=resume,
+        console=console,
+        choice=choice,
+    )

@@ -140,9 +140,7 @@ def explain(
         check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
         service.preflight([check])
         text, messages = _question(question)
-        prompt = Prompt(
-            prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages
-        )
+        prompt = Prompt(prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages)
         service.check_references([prompt])
         pair = (prompt, completion_from_text(completion, prompt_id="pair"))
         verdict = service.verify_batch([pair])[0][_CHECK]
@@ -184,14 +182,10 @@ def given_pair(
 def _require_input(path: Path) -> None:
     """Raises DataError when it is not a file."""
     if not is_file(path):
-        raise DataError(
-            f"input file {str(path)!r} {f'is {kind}' if (kind := other_kind(path)) else 'does not exist'}"
-        )
+        raise DataError(f"input file {str(path)!r} {f'is {kind}' if (kind := other_kind(path)) else 'does not exist'}")
 
 
-async def _verify_rows(
-    service: VerifierService, check: Check, rows: Iterator[_Row], sink: IO[bytes]
-) -> OfflineReport:
+async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_Row], sink: IO[bytes]) -> OfflineReport:
     """Verifies all rows; waits for each block's references and, when the window is full, for the oldest open row."""
     label = service.label(check)
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
@@ -294,10 +288,7 @@ def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
     """(text, messages) of a row's prompt, which may be text, chat messages or absent."""
     if isinstance(prompt, list) and prompt:
         try:
-            return "", tuple(
-                Message(role=str(message["role"]), content=str(message["content"]))
-                for message in prompt
-            )
+            return "", tuple(Message(role=str(message["role"]), content=str(message["content"])) for message in prompt)
         except (TypeError, KeyError) as error:
             raise ValueError("prompt is a list, but not of {role, content} messages") from error
     if prompt and not isinstance(prompt, str):
@@ -306,9 +297,7 @@ def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
 
 
 def _with_reference(check: Check, reference: Json) -> Check:
-    return Check(
-        name=check.name, verifier=check.verifier, settings=check.settings, reference=reference
-    )
+    return Check(name=check.name, verifier=check.verifier, settings=check.settings, reference=reference)
 
 
 def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:

@@ -75,9 +75,7 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
         (
             "evaluations at steps",
             _listed((0,), run.steps, run.eval_every_steps) if recipe.data.eval else "none",
-            _interval(run.eval_every_steps, "before training, ")
-            if recipe.data.eval
-            else "data.eval is empty",
+            _interval(run.eval_every_steps, "before training, ") if recipe.data.eval else "data.eval is empty",
         ),
         (
             "checkpoints at steps",

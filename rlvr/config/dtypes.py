@@ -22,9 +22,7 @@ LEARNER_KEY, ENGINE_KEY = "learner.dtype", "rollout.engine_dtype"
 
 def has_auto(recipe: Recipe) -> bool:
     """Whether a dtype of the recipe is still `auto`."""
-    return (
-        recipe.learner.dtype is LearnerDtype.AUTO or recipe.rollout.engine_dtype is EngineDtype.AUTO
-    )
+    return recipe.learner.dtype is LearnerDtype.AUTO or recipe.rollout.engine_dtype is EngineDtype.AUTO
 
 
 def with_dtypes(recipe: Recipe, *, learner: LearnerDtype) -> Recipe:

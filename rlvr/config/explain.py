@@ -87,9 +87,7 @@ def meaning(section: type[BaseModel], name: str) -> str:
     """The meaning of a key of a section; empty where it has no text."""
     inner = sections_in(section.model_fields[name].annotation)
     if inner and not words_in(section.model_fields[name].annotation):
-        return (
-            inspect.cleandoc(inner[0].__doc__ or "").partition("\n")[0] if len(inner) == 1 else ""
-        )
+        return inspect.cleandoc(inner[0].__doc__ or "").partition("\n")[0] if len(inner) == 1 else ""
     if name == KIND:
         return inspect.cleandoc(section.__doc__ or "").partition("\n\n")[0]
     found = section.model_fields[name].description or _of_docstring(section, name)
@@ -108,9 +106,7 @@ def _general(key: str) -> tuple[str, ...]:
         form = fitting or inner
         if form is None:
             hint = answer(key, "") or did_you_mean(close(key, known)).removeprefix("; ")
-            raise ConfigError(
-                f"no key {key!r} in a recipe; {hint or '`rlvr recipes explain` lists the sections'}"
-            )
+            raise ConfigError(f"no key {key!r} in a recipe; {hint or '`rlvr recipes explain` lists the sections'}")
         prefix = tuple(form.split("."))
     return prefix
 

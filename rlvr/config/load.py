@@ -115,9 +115,7 @@ def _layers(path: Path) -> list[Document]:
     name = document.values.pop(_EXTENDS)
     document.forget((_EXTENDS,))
     if not isinstance(name, str) or not name:
-        raise ConfigError(
-            f"{origin.place}: extends: must be the file or name of one recipe (got {name!r})"
-        )
+        raise ConfigError(f"{origin.place}: extends: must be the file or name of one recipe (got {name!r})")
     try:
         base_path = find_recipe(name, beside=path.parent)
     except ConfigError as error:

@@ -53,16 +53,12 @@ PRESETS: dict[str, Preset] = {
     "dr_grpo": Preset(
         summary="GRPO without its two biases: no division by the group's deviation, none by the completion's length",
         paper="Dr. GRPO, arXiv:2503.20783",
-        keys=_algorithm(
-            {"advantage.kind": "dr_grpo"} | _CLIPPED | {"aggregation": "constant_length"} | _NO_KL
-        ),
+        keys=_algorithm({"advantage.kind": "dr_grpo"} | _CLIPPED | {"aggregation": "constant_length"} | _NO_KL),
     ),
     "dapo": Preset(
         summary="a wider upper clip, mean over all tokens, no KL",
         paper="DAPO, arXiv:2503.14476",
-        keys=_algorithm(
-            _GRPO | _CLIPPED | {"loss.clip_high": 0.28, "aggregation": "token_mean"} | _NO_KL
-        ),
+        keys=_algorithm(_GRPO | _CLIPPED | {"loss.clip_high": 0.28, "aggregation": "token_mean"} | _NO_KL),
         left_out="`reward.overlong_buffer_tokens` (a fifth of `rollout.max_completion_tokens` there) and "
         "`algorithm.dynamic_sampling.enabled`",
     ),
@@ -170,9 +166,7 @@ PRESETS: dict[str, Preset] = {
     "pass_at_k": Preset(
         summary="a group scores as the best of k of its completions, which rewards exploration",
         paper="Pass@k training, arXiv:2508.10751",
-        keys=_algorithm(
-            {"advantage.kind": "pass_at_k", "advantage.k": 4, "advantage.threshold": 1.0}
-        ),
+        keys=_algorithm({"advantage.kind": "pass_at_k", "advantage.k": 4, "advantage.threshold": 1.0}),
     ),
     "decoupled_ppo": Preset(
         summary="clips against the learner's policy before the step, with importance weights for the engine's",

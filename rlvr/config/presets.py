@@ -46,9 +46,7 @@ def unknown_preset(name: str) -> str:
     return f"must be one of {listed(options, 'or')}{meant}"
 
 
-def stack(
-    layers: Sequence[Document], *, preset: str, origin: Origin, model: type[BaseModel]
-) -> Document:
+def stack(layers: Sequence[Document], *, preset: str, origin: Origin, model: type[BaseModel]) -> Document:
     """One document of the preset's keys and the layers over them, the lowest layer first.
 
     Args:
@@ -74,8 +72,7 @@ def changes_nothing(document: Document, preset: str) -> bool:
     named = document.origins[PRESET]
     written = [document.origins[key] for key in keys if key in document.origins]
     return not any(
-        origin.preset or (origin.override, origin.label) == (named.override, named.label)
-        for origin in written
+        origin.preset or (origin.override, origin.label) == (named.override, named.label) for origin in written
     )
 
 
@@ -87,9 +84,7 @@ def with_preset(values: Any, *, model: type[BaseModel]) -> Any:
     if not isinstance(values, dict):
         return values
     section = cast(Mapping[str, Any], values).get(PRESET[0])
-    name = (
-        cast(Mapping[str, Any], section).get("preset", NONE) if isinstance(section, dict) else NONE
-    )
+    name = cast(Mapping[str, Any], section).get("preset", NONE) if isinstance(section, dict) else NONE
     if name == NONE or not isinstance(name, str):
         return cast(object, values)
     if name not in PRESETS:

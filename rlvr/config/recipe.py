@@ -81,9 +81,7 @@ class RunConfig(Section):
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
     max_hours: Annotated[
         Positive | None,
-        Field(
-            description="hours after which the run saves and ends with exit code 130; null is no limit"
-        ),
+        Field(description="hours after which the run saves and ends with exit code 130; null is no limit"),
     ] = None
     grace_s: Annotated[
         Positive,

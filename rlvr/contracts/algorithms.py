@@ -15,8 +15,12 @@ from rlvr.algorithms.token_losses import TokenInputs, TokenLoss, worked_example
 _TOLERANCE = 1e-6
 _PAST_ANY_RATIO = 60.0  # nats; exp of it is beyond float32's range of useful numbers
 _REWARDS: tuple[tuple[float | None, ...], ...] = (
-    (1.0, 0.0, 0.0, 1.0), (0.25, None, 0.75, 0.5), (0.0, 1.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5), (None, None, None, 1.0),
-)  # fmt: skip
+    (1.0, 0.0, 0.0, 1.0),
+    (0.25, None, 0.75, 0.5),
+    (0.0, 1.0, 0.0, 0.0),
+    (0.5, 0.5, 0.5, 0.5),
+    (None, None, None, 1.0),
+)
 
 
 def check_loss(
@@ -47,9 +51,7 @@ def check_loss(
     if problems:
         return problems
     wanted = torch.tensor(expected, dtype=torch.float64)
-    if wanted.shape != first.loss.shape or not torch.allclose(
-        first.loss.double(), wanted, atol=1e-4
-    ):
+    if wanted.shape != first.loss.shape or not torch.allclose(first.loss.double(), wanted, atol=1e-4):
         given = [[float(value) for value in row] for row in first.loss]
         problems.append(f"the worked example gives {given} and not {list(expected)}")
     if not torch.equal(first.loss, bound(example).loss):
@@ -58,13 +60,9 @@ def check_loss(
     problems += _layout_problems(bound)
     problems += _range_problems(bound)
     if getattr(loss, "is_scaled_by_advantage", False):
-        value, gradient = _with_gradient(
-            bound, replace(example, advantages=torch.zeros_like(example.advantages))
-        )
+        value, gradient = _with_gradient(bound, replace(example, advantages=torch.zeros_like(example.advantages)))
         if value.abs().max() > 0 or gradient.abs().max() > 0:
-            problems.append(
-                "is_scaled_by_advantage is True, but an advantage of 0 has a loss or a gradient"
-            )
+            problems.append("is_scaled_by_advantage is True, but an advantage of 0 has a loss or a gradient")
     return problems
 
 
@@ -102,9 +100,7 @@ def _padded(inputs: TokenInputs, fill: float) -> TokenInputs:
     )
 
 
-def _with_gradient(
-    loss: Callable[[TokenInputs], TokenLoss], inputs: TokenInputs
-) -> tuple[Tensor, Tensor]:
+def _with_gradient(loss: Callable[[TokenInputs], TokenLoss], inputs: TokenInputs) -> tuple[Tensor, Tensor]:
     """The loss of tokens inside the mask, and the gradient of their sum at the log-probs."""
     logprobs = inputs.logprobs.clone().requires_grad_(True)
     out = torch.where(inputs.loss_mask, loss(replace(inputs, logprobs=logprobs)).loss, 0.0)
@@ -128,14 +124,10 @@ def _layout_problems(loss: Callable[[TokenInputs], TokenLoss]) -> list[str]:
     for fill in (-1.5, -7.0):
         value, gradient = _with_gradient(loss, _padded(worked_example(), fill))
         if not _same(value[:, :-1], plain) or not _same(gradient[:, :-1], plain_gradient):
-            problems.append(
-                "values outside the mask change the loss or the gradient of other tokens"
-            )
+            problems.append("values outside the mask change the loss or the gradient of other tokens")
             break
     example = worked_example()
-    turned = TokenInputs(
-        **{name: getattr(example, name).flip(0) for name in TokenInputs.__dataclass_fields__}
-    )
+    turned = TokenInputs(**{name: getattr(example, name).flip(0) for name in TokenInputs.__dataclass_fields__})
     value, gradient = _with_gradient(loss, turned)
     if not _same(value.flip(0), plain) or not _same(gradient.flip(0), plain_gradient):
         problems.append("the order of rows changes their losses")
@@ -156,9 +148,7 @@ def _range_problems(loss: Callable[[TokenInputs], TokenLoss]) -> list[str]:
         )
         value, gradient = _with_gradient(loss, far)
         if not (torch.isfinite(value).all() and torch.isfinite(gradient).all()):
-            problems.append(
-                f"a log-ratio of {-shift:g} gives a loss or a gradient that is not finite; clamp it"
-            )
+            problems.append(f"a log-ratio of {-shift:g} gives a loss or a gradient that is not finite; clamp it")
     return problems
 
 
@@ -219,9 +209,7 @@ def _group(rewards: Sequence[float | None]) -> GroupRewards:
     )
 
 
-def _row_problems(
-    rows: Sequence[Sequence[float | None]], groups: Sequence[GroupRewards]
-) -> list[str]:
+def _row_problems(rows: Sequence[Sequence[float | None]], groups: Sequence[GroupRewards]) -> list[str]:
     if len(rows) != len(groups):
         return [f"it must return one list for each of {len(groups)} groups"]
     problems: list[str] = []
@@ -232,9 +220,7 @@ def _row_problems(
             continue
         for reward, value in zip(rewards, row, strict=True):
             if reward is None and value is not None:
-                problems.append(
-                    f"rewards {rewards}: an unjudged rollout has an advantage; it must be None"
-                )
+                problems.append(f"rewards {rewards}: an unjudged rollout has an advantage; it must be None")
             if value is not None and not math.isfinite(value):
                 problems.append(f"rewards {rewards}: an advantage is {value}")
     return problems

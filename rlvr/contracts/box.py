@@ -74,9 +74,7 @@ class Box:
     ) -> RunResult:
         """Runs Python source as `main.py`; MARK in it becomes a text that occurs nowhere else on this machine."""
         source = source.replace("MARK", self.mark)
-        return await self.sandbox.run(
-            PROGRAM, {"main.py": source.encode(), **(files or {})}, stdin, limits
-        )
+        return await self.sandbox.run(PROGRAM, {"main.py": source.encode(), **(files or {})}, stdin, limits)
 
     def kill_one_child(self) -> int:
         """Kills the newest process that the sandbox started from here; 0 when there is none."""

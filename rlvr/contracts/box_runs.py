@@ -57,9 +57,7 @@ async def stdin_nobody_reads(box: Box) -> list[str]:
 
 async def large_output(box: Box) -> list[str]:
     limits = Limits(wall_s=20.0, output_bytes=60 * _MIB)
-    source = (
-        "import sys\nfor _ in range(50): sys.stdout.buffer.write(b'0123456789abcde\\n' * 65536)"
-    )
+    source = "import sys\nfor _ in range(50): sys.stdout.buffer.write(b'0123456789abcde\\n' * 65536)"
     result = await box.python(source, limits=limits)
     if len(result.stdout) != 50 * _MIB or result.stdout != b"0123456789abcde\n" * (50 * 65536):
         return [f"50 MiB within the limit came as {len(result.stdout)} bytes, {end_of(result)}"]
@@ -138,9 +136,7 @@ async def killed_from_outside(box: Box) -> list[str]:
     """Kill -9 of a process of the box during a run: a result or SandboxError, and then it works again."""
     problems: list[str] = []
     for _ in range(3):
-        run = asyncio.create_task(
-            box.python("import time; time.sleep(0.6); print('whole')", limits=Limits(wall_s=5.0))
-        )
+        run = asyncio.create_task(box.python("import time; time.sleep(0.6); print('whole')", limits=Limits(wall_s=5.0)))
         await asyncio.sleep(0.3)
         if not box.kill_one_child():
             run.cancel()

@@ -44,9 +44,7 @@ async def frames_of_all_sizes(box: Box) -> list[str]:
     problems: list[str] = []
     try:
         for size in (0, 1, 1000, 65_536, 5_000_000):
-            data = bytes(index % 251 for index in range(min(size, 1000))) * (
-                max(size, 1000) // 1000
-            )
+            data = bytes(index % 251 for index in range(min(size, 1000))) * (max(size, 1000) // 1000)
             data = data[:size]
             await session.send(data)
             if await session.receive(10.0) != data[::-1]:

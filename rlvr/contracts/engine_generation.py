@@ -22,9 +22,7 @@ async def every_request_is_answered(trial: EngineTrial) -> Problems:
     if given != asked:
         return [f"{len(requests)} requests gave {len(found)} completions, or others than asked for"]
     problems = [
-        f"no request gave {len(left)} completions"
-        for left in [[c async for c in trial.engine.generate([])]]
-        if left
+        f"no request gave {len(left)} completions" for left in [[c async for c in trial.engine.generate([])]] if left
     ]
     by_id = {completion.completion_id: completion for completion in found}
     for request in requests:
@@ -32,18 +30,14 @@ async def every_request_is_answered(trial: EngineTrial) -> Problems:
     return problems
 
 
-def _completion_problems(
-    trial: EngineTrial, request: GenerationRequest, completion: Completion
-) -> Problems:
+def _completion_problems(trial: EngineTrial, request: GenerationRequest, completion: Completion) -> Problems:
     problems: Problems = []
     same = {
         "prompt_id": (completion.prompt_id, request.prompt_id),
         "sample_index": (completion.sample_index, request.sample_index),
         "prompt_token_ids": (completion.prompt_token_ids, request.prefix_token_ids),
     }
-    problems += [
-        f"{k} is {got!r} and not {want!r}" for k, (got, want) in same.items() if got != want
-    ]
+    problems += [f"{k} is {got!r} and not {want!r}" for k, (got, want) in same.items() if got != want]
     tokens, limit = completion.token_ids, request.sampling.max_tokens
     if not 1 <= len(tokens) <= limit:
         problems.append(f"max_tokens={limit} gave {len(tokens)} tokens")
@@ -64,9 +58,7 @@ def _completion_problems(
     return problems + _end_problems(trial, request, completion)
 
 
-def _end_problems(
-    trial: EngineTrial, request: GenerationRequest, completion: Completion
-) -> Problems:
+def _end_problems(trial: EngineTrial, request: GenerationRequest, completion: Completion) -> Problems:
     """What is wrong with the place and the reason of the end."""
     sampling, tokens = request.sampling, completion.token_ids
     stops = {*trial.policy.stop_token_ids, *sampling.stop_token_ids}
@@ -76,9 +68,7 @@ def _end_problems(
         return bool(stops & set(ids)) or any(string in text for string in sampling.stop_strings)
 
     if stopped(tokens[:-1]):
-        return [
-            f"it goes on after a stop: tokens {tokens}, stop tokens {sorted(stops)}, {sampling}"
-        ]
+        return [f"it goes on after a stop: tokens {tokens}, stop tokens {sorted(stops)}, {sampling}"]
     reason = completion.finish_reason
     if reason is FinishReason.ABORT:
         return ["finish_reason is abort, long before the deadline"]

@@ -26,28 +26,20 @@ async def a_load_is_followed(trial: EngineTrial) -> Problems:
         problems += await score_problems(trial)
         versions = {v for c in await trial.generate(trial.group(1)) for v in c.policy_versions}
         if versions != {ref.policy_version}:
-            problems.append(
-                f"completions after a load of version {ref.policy_version} are of {sorted(versions)}"
-            )
+            problems.append(f"completions after a load of version {ref.policy_version} are of {sorted(versions)}")
         health = await trial.engine.health()
         if health.policy_version != ref.policy_version:
-            problems.append(
-                f"health says version {health.policy_version} after a load of {ref.policy_version}"
-            )
+            problems.append(f"health says version {health.policy_version} after a load of {ref.policy_version}")
     return problems
 
 
 def _receipt_problems(trial: EngineTrial, ref: WeightsRef, receipt: LoadReceipt) -> Problems:
     problems: Problems = []
     if receipt.policy_version != ref.policy_version:
-        problems.append(
-            f"the receipt is of version {receipt.policy_version}, not {ref.policy_version}"
-        )
+        problems.append(f"the receipt is of version {receipt.policy_version}, not {ref.policy_version}")
     has_weights = trial.traits.has_weights
     if receipt.has_weights is not has_weights:
-        problems.append(
-            f"the receipt has has_weights={receipt.has_weights}; the engine's is {has_weights}"
-        )
+        problems.append(f"the receipt has has_weights={receipt.has_weights}; the engine's is {has_weights}")
     if not has_weights:
         return problems
     sent = {entry.name: entry.checksum for entry in ref.manifest}
@@ -95,10 +87,7 @@ async def reported_logprobs_are_the_policys(trial: EngineTrial) -> Problems:
                     f"at temperature {temperature:g} log-probs begin {shown}, and the policy's "
                     f"{[round(value, 3) for value in wanted[:4]]}"
                 ]
-            if (
-                temperature == 0.0
-                and (at.max(-1).values - at.gather(1, chosen)[:, 0]).max() > _NATS
-            ):
+            if temperature == 0.0 and (at.max(-1).values - at.gather(1, chosen)[:, 0]).max() > _NATS:
                 return ["temperature 0 takes a token that is not the likeliest"]
     return []
 
@@ -118,9 +107,7 @@ async def a_load_may_come_while_it_generates(trial: EngineTrial) -> Problems:
     for completion in found:
         versions = list(completion.policy_versions)
         if versions != sorted(versions) or not set(versions) <= {before, ref.policy_version}:
-            problems.append(
-                f"policy_versions of an open request are {versions}, from {before} to {ref.policy_version}"
-            )
+            problems.append(f"policy_versions of an open request are {versions}, from {before} to {ref.policy_version}")
             break
     return problems
 

@@ -22,9 +22,7 @@ from rlvr.rollout.context import EngineContext
 _METHODS = ("generate", "load_weights", "score", "health", "close")
 
 
-def check_engine(
-    engine: type[Any] | str, *, settings: Mapping[str, Any] | None = None
-) -> list[str]:
+def check_engine(engine: type[Any] | str, *, settings: Mapping[str, Any] | None = None) -> list[str]:
     """The ways in which a rollout engine breaks its contract, one sentence each; empty when there are none.
 
     Checked, with a tiny policy on the CPU and each way in which weights may travel to such an engine: one completion
@@ -75,11 +73,7 @@ def _shape_problems(engine: type[Any]) -> Problems:
         problems.append(f"Config={config!r} is no pydantic model")
     elif config.model_config.get("extra") != "forbid":
         problems.append('Config must have model_config = ConfigDict(extra="forbid", frozen=True)')
-    problems += [
-        f"there is no method {method}"
-        for method in _METHODS
-        if not callable(getattr(engine, method, None))
-    ]
+    problems += [f"there is no method {method}" for method in _METHODS if not callable(getattr(engine, method, None))]
     try:
         declared_traits(engine)
     except PluginError as error:
@@ -87,9 +81,7 @@ def _shape_problems(engine: type[Any]) -> Problems:
     return problems
 
 
-def _run(
-    build: Callable[[EngineDtype, EngineContext], RolloutEngine], traits: EngineTraits
-) -> Problems:
+def _run(build: Callable[[EngineDtype, EngineContext], RolloutEngine], traits: EngineTraits) -> Problems:
     problems: Problems = []
     for transport in _transports(traits):
         dtype = EngineDtype.SHARED if transport is Transport.SHARED else EngineDtype.FLOAT32
@@ -109,9 +101,7 @@ def _transports(traits: EngineTraits) -> Iterator[Transport]:
         yield Transport.FILE
 
 
-async def _check(
-    factory: Factory, *, traits: EngineTraits, transport: Transport
-) -> list[tuple[str, str]]:
+async def _check(factory: Factory, *, traits: EngineTraits, transport: Transport) -> list[tuple[str, str]]:
     """(clause, problem) of one engine."""
     try:
         trial = make_trial(factory, traits=traits, transport=transport)

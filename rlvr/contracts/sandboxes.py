@@ -19,9 +19,7 @@ _METHODS = ("start", "run", "self_test", "close")
 _SESSION_METHODS = ("open_session", "open_sessions")
 
 
-def check_sandbox(
-    sandbox: type[Any], *, settings: Mapping[str, Any] | None = None, num_rounds: int = 8
-) -> list[str]:
+def check_sandbox(sandbox: type[Any], *, settings: Mapping[str, Any] | None = None, num_rounds: int = 8) -> list[str]:
     """The ways in which a sandbox breaks its contract, one sentence each; empty when there are none.
 
     Args:
@@ -66,11 +64,7 @@ def _shape_problems(sandbox: type[Any]) -> list[str]:
         wanted += _SESSION_METHODS
     if Capability.PRELOAD in capabilities:
         wanted.append("preload")
-    problems += [
-        f"there is no method {method}"
-        for method in wanted
-        if not callable(getattr(sandbox, method, None))
-    ]
+    problems += [f"there is no method {method}" for method in wanted if not callable(getattr(sandbox, method, None))]
     if not (sandbox.__doc__ or "").strip():
         problems.append("the class has no docstring; its first line says what it does not stop")
     return problems

@@ -233,8 +233,4 @@ async def _result(answer: Any, deadline_s: float) -> Any:
 
 def _prejudge(verifier: Verifier, reference: Json, text: str) -> Verdict | None:
     quick = getattr(verifier, "prejudge", None)
-    return (
-        None
-        if quick is None
-        else quick(reference, completion_from_text(text, prompt_id="contract/0"))
-    )
+    return None if quick is None else quick(reference, completion_from_text(text, prompt_id="contract/0"))

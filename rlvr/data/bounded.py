@@ -119,9 +119,7 @@ class _BoundedBytes(io.RawIOBase):
         longest = self._line_bytes + (len(data) if first < 0 else first)
         self._line_bytes = longest if first < 0 else len(data) - data.rfind(b"\n") - 1
         if longest > MAX_LINE_BYTES:
-            raise DataError(
-                f"{self._name}: a line of more than {MAX_LINE_BYTES >> 20} MiB; a row is one line"
-            )
+            raise DataError(f"{self._name}: a line of more than {MAX_LINE_BYTES >> 20} MiB; a row is one line")
 
 
 def require_ratio(num_unpacked: int, num_packed: int, *, name: str) -> None:
@@ -161,11 +159,7 @@ def parse_json(text: str) -> Any:
 def _depth(value: Any) -> int:
     level, depth = [value], 0
     while level:
-        inner = [
-            item.values() if isinstance(item, dict) else item
-            for item in level
-            if isinstance(item, dict | list)
-        ]
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
         level = [item for items in inner for item in items]
         depth += bool(inner)
     return depth

@@ -44,9 +44,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
         token_ids=token_ids,
         attention_mask=torch.from_numpy(attention_mask),
         loss_mask=loss_mask,
-        behavior_logprobs=torch.where(
-            loss_mask, torch.where(logprobs.isfinite(), logprobs, torch.nan), 0.0
-        ),
+        behavior_logprobs=torch.where(loss_mask, torch.where(logprobs.isfinite(), logprobs, torch.nan), 0.0),
         advantages=torch.where(torch.from_numpy(completion_mask), advantages, 0.0),
         group_index=group_index,
         group_num_tokens=group_token_counts(loss_mask, group_index),

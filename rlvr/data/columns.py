@@ -32,6 +32,4 @@ def _opened(value: object) -> Mapping[str, Any] | None:
     """An object or a list as a mapping from names or positions; None for anything else."""
     if isinstance(value, Mapping):
         return value
-    return (
-        {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else None
-    )
+    return {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else None

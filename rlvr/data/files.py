@@ -53,15 +53,10 @@ def read_rows(source: str, *, subset: str, split: str, limit: int) -> list[RawRo
         files = _files_of(_data_folder(path, subset=subset), split=split)
     elif is_file(path):
         if not path.name.endswith(SUFFIXES):
-            raise DataError(
-                f"source {source!r} has an unsupported ending; expected one of "
-                f"{', '.join(SUFFIXES)}"
-            )
+            raise DataError(f"source {source!r} has an unsupported ending; expected one of {', '.join(SUFFIXES)}")
         files = [path]
     elif kind := other_kind(path):
-        raise DataError(
-            f"source {_brief(source)} is {kind}, and a source is a file, a folder of files or a hub name"
-        )
+        raise DataError(f"source {_brief(source)} is {kind}, and a source is a file, a folder of files or a hub name")
     elif glob.has_magic(source):
         files = _matching(str(path), split=split)
     elif _looks_like_file(source):
@@ -101,9 +96,7 @@ def _missing(source: str, path: Path) -> str:
     names = sorted(p.name for p in parent.iterdir() if p.name.endswith(SUFFIXES) or p.is_dir())
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {str(parent / close[0])!r}?" if close else ""
-    held = (
-        ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no data files"
-    )
+    held = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no data files"
     return f"source {source!r} does not exist. Its folder holds: {held}.{hint}"
 
 
@@ -132,11 +125,7 @@ def _data_folder(folder: Path, *, subset: str) -> Path:
     held = ", ".join(path.name for path in inner[:12])
     raise DataError(
         f"folder {str(folder)!r} holds no data file; expected {', '.join(SUFFIXES)}"
-        + (
-            f". Its folders with data are: {held}; set subset to one of them, or name it as the source"
-            if inner
-            else ""
-        )
+        + (f". Its folders with data are: {held}; set subset to one of them, or name it as the source" if inner else "")
     )
 
 
@@ -146,9 +135,7 @@ def _matching(pattern: str, *, split: str) -> list[Path]:
     files = [p for p in found if p.is_file() and p.name.endswith(SUFFIXES)]
     if not files:
         why = f"only files with other endings than {', '.join(SUFFIXES)}" if found else "no file"
-        raise DataError(
-            f"source {pattern!r} matches {why} (working directory: {str(Path.cwd())!r})"
-        )
+        raise DataError(f"source {pattern!r} matches {why} (working directory: {str(Path.cwd())!r})")
     words = {word for file in files for word in _words(file) & SPLIT_WORDS}
     return files if len(words) < 2 else _of_split(files, split=split, where=f"source {pattern!r}")
 
@@ -230,9 +217,7 @@ def _read_json(path: Path) -> Iterator[RawRow]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise DataError(
-            f"{path}: {error}; if it holds one object a line, name it .jsonl"
-        ) from error
+        raise DataError(f"{path}: {error}; if it holds one object a line, name it .jsonl") from error
     if isinstance(value, dict):
         lists = [inner for inner in value.values() if isinstance(inner, list)]
         value = lists[0] if len(lists) == 1 else value
@@ -249,9 +234,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
 
 def _row(where: str, value: object) -> RawRow:
     if not isinstance(value, dict):
-        return RawRow(
-            where=where, columns={}, fault=f"expected an object, found {type(value).__name__}"
-        )
+        return RawRow(where=where, columns={}, fault=f"expected an object, found {type(value).__name__}")
     return RawRow(where=where, columns=value)
 
 
@@ -275,10 +258,7 @@ def _read_saved(path: Path, *, split: str, limit: int) -> list[RawRow]:
         raise DataError(f"cannot read the saved data set {str(path)!r}: {error}") from error
     if isinstance(data, dict):
         if split not in data:
-            raise DataError(
-                f"saved data set {str(path)!r} has no split {split!r}; it has: "
-                f"{', '.join(map(str, data))}"
-            )
+            raise DataError(f"saved data set {str(path)!r} has no split {split!r}; it has: {', '.join(map(str, data))}")
         data = data[split]
     return _from_dataset(data, name=str(path), limit=limit)
 

@@ -47,17 +47,14 @@ class ProblemDraws:
         self._split = split
         self._seed = seed
         keys = generator.keys()
-        self._keys = (
-            None if keys is None else [k for k in keys if split_of(generator.name, k) == split]
-        )
+        self._keys = None if keys is None else [k for k in keys if split_of(generator.name, k) == split]
         self._order: tuple[int, list[int]] = (-1, [])
         self._distinct: list[Key] = []
         self._distinct_seen: set[Key] = set()
         self._num_tried = 0
         if self._keys is not None and not self._keys:
             raise ConfigError(
-                f"generator {generator.name!r} has no problem in split {split!r} with these "
-                "settings; widen them"
+                f"generator {generator.name!r} has no problem in split {split!r} with these settings; widen them"
             )
 
     @property
@@ -114,9 +111,7 @@ class ProblemDraws:
         return self._distinct[index % len(self._distinct)]
 
 
-def open_generator(
-    name: str, *, settings: Mapping[str, Json], split: str, seed: int
-) -> ProblemDraws:
+def open_generator(name: str, *, settings: Mapping[str, Json], split: str, seed: int) -> ProblemDraws:
     """The draws of a registered generator.
 
     Raises:
@@ -126,9 +121,7 @@ def open_generator(
     if name not in GENERATORS:
         close = difflib.get_close_matches(name, GENERATORS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"generator {name!r} does not exist. There are: {', '.join(sorted(GENERATORS))}.{hint}"
-        )
+        raise ConfigError(f"generator {name!r} does not exist. There are: {', '.join(sorted(GENERATORS))}.{hint}")
     if split not in SPLITS:
         raise ConfigError(f"generator {name!r} has no split {split!r}; it has {', '.join(SPLITS)}")
     kind = GENERATORS[name]

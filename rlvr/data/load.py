@@ -95,9 +95,7 @@ def open_train(
     names = [source_name(source) for source in config.train]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(
-            f"data.train: two sources share the name {twice[0]!r}; set data.train.N.name"
-        )
+        raise ConfigError(f"data.train: two sources share the name {twice[0]!r}; set data.train.N.name")
     opener = opener or SourceOpener(config, seed=seed)
     return PromptStream(
         [opener.open(source) for source in config.train],
@@ -133,13 +131,9 @@ def open_eval(
     opener = opener or SourceOpener(config, seed=seed)
     for source_config in config.eval:
         source = opener.open(source_config)
-        prompts, num_long, num_twice = _first_distinct(
-            source, num_prompts, is_too_long, found.places
-        )
+        prompts, num_long, num_twice = _first_distinct(source, num_prompts, is_too_long, found.places)
         if not prompts:
-            raise DataError(
-                f"evaluation {source.name!r}: all {num_long} prompts are too long; {long_advice}"
-            )
+            raise DataError(f"evaluation {source.name!r}: all {num_long} prompts are too long; {long_advice}")
         if num_long:
             logger.warning(
                 "evaluation %r: %d prompts are too long and were dropped; to keep them, %s",
@@ -207,9 +201,7 @@ def demonstrations(train: Sequence[DataSource], *, seed: int) -> Iterator[tuple[
     return _demonstrated([_Demonstrated(source, seed=seed) for source in train], train, seed)
 
 
-def summary(
-    stream: PromptStream, evals: EvalPrompts | None = None
-) -> list[tuple[str, str, str, str]]:
+def summary(stream: PromptStream, evals: EvalPrompts | None = None) -> list[tuple[str, str, str, str]]:
     """Rows of the start-up table: source, part, rows, too long so far."""
     long = stream.num_too_long
     table = [
@@ -245,9 +237,7 @@ class _Demonstrated(OpenedSource):
         return self.rows.draws.demonstration(self.last)
 
 
-def _demonstrated(
-    sources: list[_Demonstrated], train: Sequence[DataSource], seed: int
-) -> Iterator[tuple[Prompt, str]]:
+def _demonstrated(sources: list[_Demonstrated], train: Sequence[DataSource], seed: int) -> Iterator[tuple[Prompt, str]]:
     stream = PromptStream(sources, weights=[source.weight for source in train], seed=seed)
     by_name = {source.name: source for source in sources}
     while True:
@@ -267,9 +257,7 @@ def _first_distinct(
     keys: set[str] = set()
     num_long = num_repeats = num_twice = index = 0
     end = source.num_rows
-    while (
-        len(prompts) < num_prompts and (end is None or index < end) and num_repeats < _MAX_REPEATS
-    ):
+    while len(prompts) < num_prompts and (end is None or index < end) and num_repeats < _MAX_REPEATS:
         row = source.rows.row(index)
         index += 1
         prompt = None if end is None else build_prompt(source.config, row)

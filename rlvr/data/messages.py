@@ -24,9 +24,7 @@ def read_messages(value: Sequence[Any], column: str) -> list[dict[str, str]]:
         text = "value" if "value" in value[-1] else "content"
         raise ValueError(_ends_in_an_answer(messages, column, text))
     if last == "system":
-        raise ValueError(
-            f"column {column!r}: the messages end in a system turn; a user turn must follow"
-        )
+        raise ValueError(f"column {column!r}: the messages end in a system turn; a user turn must follow")
     return messages
 
 

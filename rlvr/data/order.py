@@ -21,9 +21,7 @@ from rlvr.records import Prompt
 logger = logging.getLogger(__name__)
 
 LONG_ADVICE = "raise data.max_prompt_tokens or shorten the prompts"
-MAX_LONG_DRAWS = (
-    1000  # consecutive draws of an endless source, before all its prompts count as too long
-)
+MAX_LONG_DRAWS = 1000  # consecutive draws of an endless source, before all its prompts count as too long
 MAX_PASSED = 1000  # consecutive draws passed over, before the next one is accepted regardless
 
 
@@ -112,10 +110,7 @@ class PromptStream:
         long_advice: str = LONG_ADVICE,
     ) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
-            raise ValueError(
-                f"need one positive weight per source, got {len(sources)} sources and weights "
-                f"{weights!r}"
-            )
+            raise ValueError(f"need one positive weight per source, got {len(sources)} sources and weights {weights!r}")
         self.sources = tuple(sources)
         self._weights = tuple(weights)
         self._seed = seed
@@ -206,9 +201,7 @@ class PromptStream:
                     "num_retired": cursor.num_retired,
                     "is_dry": cursor.is_dry,
                 }
-                for source, weight, cursor in zip(
-                    self.sources, self._weights, self._cursors, strict=True
-                )
+                for source, weight, cursor in zip(self.sources, self._weights, self._cursors, strict=True)
             ],
             "open": [
                 {"index": index, "source": self.sources[which].name, "draw": draw}
@@ -235,10 +228,7 @@ class PromptStream:
             for item in state["sources"]
         ]
         number = {source.name: i for i, source in enumerate(self.sources)}
-        self._open = {
-            int(item["index"]): (number[item["source"]], int(item["draw"]))
-            for item in state["open"]
-        }
+        self._open = {int(item["index"]): (number[item["source"]], int(item["draw"])) for item in state["open"]}
         self._again = deque(sorted(self._open))
 
     def _next_source(self) -> int:
@@ -248,14 +238,10 @@ class PromptStream:
             if any(cursor.num_retired for cursor in self._cursors):
                 raise PoolExhausted
             skipped = ", ".join(self._skipped(i) for i in range(len(self.sources)))
-            raise DataError(
-                f"every prompt of every source is too long (skipped: {skipped}); {self._long_advice}"
-            )
+            raise DataError(f"every prompt of every source is too long (skipped: {skipped}); {self._long_advice}")
         total = sum(self._weights[i] for i in alive)
         issued = sum(self._cursors[i].issued for i in alive) + 1
-        return max(
-            alive, key=lambda i: (self._weights[i] / total * issued - self._cursors[i].issued, -i)
-        )
+        return max(alive, key=lambda i: (self._weights[i] / total * issued - self._cursors[i].issued, -i))
 
     def _skipped(self, which: int) -> str:
         """How many different prompts of a source were too long."""
@@ -311,9 +297,7 @@ class PromptStream:
     def _report_dry(self, which: int) -> None:
         cursor = self._cursors[which]
         why = "was retired or is too long" if cursor.num_retired else "is too long"
-        logger.warning(
-            "source %r: every prompt of it %s; it leaves the mix", self.sources[which].name, why
-        )
+        logger.warning("source %r: every prompt of it %s; it leaves the mix", self.sources[which].name, why)
 
     def _epoch(self, which: int, draw: int) -> int:
         num_rows = self.sources[which].num_rows

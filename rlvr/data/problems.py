@@ -105,9 +105,7 @@ class Sums:
         """The pair in a random order."""
         a, b = key if rng.random() < 0.5 else key[::-1]
         prompt = f"What is {a} + {b}? Reply with only the number."
-        return Problem(
-            key=key_text(key), prompt=prompt, reference=str(a + b), fields={"a": a, "b": b}
-        )
+        return Problem(key=key_text(key), prompt=prompt, reference=str(a + b), fields={"a": a, "b": b})
 
 
 class SortDigitsSettings(Settings):
@@ -146,9 +144,7 @@ class SortDigits:
         rng.shuffle(digits)
         text = "".join(map(str, digits))
         reference = "".join(map(str, key))
-        return Problem(
-            key=key_text(key), prompt=f"{text}:", reference=reference, fields={"digits": text}
-        )
+        return Problem(key=key_text(key), prompt=f"{text}:", reference=reference, fields={"digits": text})
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         """The sorted digits; at sloppy_rate the two largest unequal ones are swapped.
@@ -177,9 +173,7 @@ class CountdownSettings(Settings):
     @model_validator(mode="after")
     def _order(self) -> "CountdownSettings":
         if self.max_numbers < self.min_numbers:
-            raise ValueError(
-                f"max_numbers={self.max_numbers} is below min_numbers={self.min_numbers}"
-            )
+            raise ValueError(f"max_numbers={self.max_numbers} is below min_numbers={self.min_numbers}")
         if self.max_target < self.min_target:
             raise ValueError(f"max_target={self.max_target} is below min_target={self.min_target}")
         return self

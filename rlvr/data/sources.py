@@ -128,9 +128,7 @@ class FileReader:
         return raw[: config.limit] if config.limit else raw
 
 
-def open_source(
-    config: DataSource, *, seed: int, reader: FileReader | None = None
-) -> FiniteRows | GeneratedRows:
+def open_source(config: DataSource, *, seed: int, reader: FileReader | None = None) -> FiniteRows | GeneratedRows:
     """The rows of a source.
 
     Args:
@@ -149,8 +147,7 @@ def open_source(
         return GeneratedRows(draws=draws, split=config.split)
     if config.settings:
         raise ConfigError(
-            f"source {config.source!r}: settings={config.settings!r} are only for generators; "
-            "remove them"
+            f"source {config.source!r}: settings={config.settings!r} are only for generators; remove them"
         )
     return (reader or FileReader([config])).read(config)
 
@@ -176,9 +173,7 @@ def _read(config: DataSource, *, limit: int) -> list[RawRow]:
         raise DataError(f"source {config.source!r} cannot be read: {error}") from error
 
 
-def _finite_rows(
-    config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None
-) -> FiniteRows:
+def _finite_rows(config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None) -> FiniteRows:
     if not raw:
         name = source_name(config)
         raise DataError(f"source {config.source!r} ({name}) is empty: it has no row")
@@ -196,8 +191,7 @@ def _refuse_file_keys(config: DataSource) -> None:
     ignored = [key for key in ("subset", "reference_pattern", "limit") if getattr(config, key)]
     if ignored:
         raise ConfigError(
-            f"source {config.source!r}: {', '.join(ignored)} have no meaning for a generator; remove "
-            "them"
+            f"source {config.source!r}: {', '.join(ignored)} have no meaning for a generator; remove them"
         )
 
 
@@ -220,9 +214,7 @@ def _compile(config: DataSource) -> re.Pattern[str] | None:
     return pattern
 
 
-def _map_rows(
-    config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None
-) -> list[Row]:
+def _map_rows(config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str] | None) -> list[Row]:
     wanted = _wanted(config)
     _require_columns(config, raw, wanted)
     rows: list[Row] = []
@@ -277,9 +269,7 @@ def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[
         )
 
 
-def _map_row(
-    item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None
-) -> Row:
+def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None) -> Row:
     if item.fault:
         raise ValueError(item.fault)
     columns = item.columns
@@ -292,9 +282,7 @@ def _map_row(
             raise ValueError(f"column {wanted['id']!r} (columns.id) is empty")
         row_id = str(value)
     hidden = {wanted["prompt"], wanted["reference"]}
-    tags = {
-        name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)
-    }
+    tags = {name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)}
     for name in wanted.keys() - _ROLES:
         value = column_value(columns, wanted[name])
         if value is not None:
@@ -317,35 +305,20 @@ def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, s
         return read_messages(value, column)
     if value is None or value == "" or isinstance(value, str | list):
         raise ValueError(f"column {column!r} (columns.prompt) is empty")
-    raise ValueError(
-        f"column {column!r} (columns.prompt) holds {type(value).__name__}, expected text or "
-        "messages"
-    )
+    raise ValueError(f"column {column!r} (columns.prompt) holds {type(value).__name__}, expected text or messages")
 
 
 def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str] | None) -> Json:
     value = column_value(columns, column)
     is_nan = isinstance(value, float) and math.isnan(value)  # many tables use NaN for null
-    if (
-        value is None
-        or is_nan
-        or (isinstance(value, str) and not value.strip())
-        or value in ([], {})
-    ):
-        raise ValueError(
-            f"column {column!r} (columns.reference) is empty; a row without reference cannot be "
-            "verified"
-        )
+    if value is None or is_nan or (isinstance(value, str) and not value.strip()) or value in ([], {}):
+        raise ValueError(f"column {column!r} (columns.reference) is empty; a row without reference cannot be verified")
     if pattern is not None:
         if not isinstance(value, str):
-            raise ValueError(
-                f"reference_pattern needs text, but column {column!r} holds {type(value).__name__}"
-            )
+            raise ValueError(f"reference_pattern needs text, but column {column!r} holds {type(value).__name__}")
         match = pattern.search(value)
         if match is None or not (match.group(1) or "").strip():
-            raise ValueError(
-                f"reference_pattern={pattern.pattern!r} finds nothing in {_short(value)!r}"
-            )
+            raise ValueError(f"reference_pattern={pattern.pattern!r} finds nothing in {_short(value)!r}")
         return match.group(1)
     return _as_json(value, "reference", column)
 

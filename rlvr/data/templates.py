@@ -114,9 +114,7 @@ def _no_column(config: DataSource, name: str, close: str, known: Collection[str]
     )
 
 
-def _require_filled(
-    config: DataSource, key: str, name: str, rows: Sequence[Row], *, is_known: bool
-) -> None:
+def _require_filled(config: DataSource, key: str, name: str, rows: Sequence[Row], *, is_known: bool) -> None:
     """Raises DataError or ConfigError when a named column has no value in some row."""
     if name == "prompt":
         return

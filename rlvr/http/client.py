@@ -97,9 +97,7 @@ class JsonClient:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigError(
-                f"server {_without_login(url)!r} is not a server URL; expected http://HOST:PORT/v1"
-            )
+            raise ConfigError(f"server {_without_login(url)!r} is not a server URL; expected http://HOST:PORT/v1")
         if parts.username or parts.password:
             raise ConfigError(
                 f"server {_without_login(url)!r}: a login in a URL ends up in logs; put the key into an environment "
@@ -151,9 +149,7 @@ class JsonClient:
         deadline = time.monotonic() + deadline_s
         if self._closed.is_set():
             raise self._was_closed()
-        call = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._attempts, method, path, body, deadline
-        )
+        call = asyncio.get_running_loop().run_in_executor(self._threads, self._attempts, method, path, body, deadline)
         try:
             return await call
         except asyncio.CancelledError:
@@ -170,9 +166,7 @@ class JsonClient:
                 raise DeadlineError(problem)
             answer, asked_s = None, 0.0
             try:
-                answer, asked_s = self._once(
-                    method, path, body, timeout_s=min(room, self._answer_s)
-                )
+                answer, asked_s = self._once(method, path, body, timeout_s=min(room, self._answer_s))
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 if self._closed.is_set():
@@ -198,9 +192,7 @@ class JsonClient:
             "that it is up and reachable from here"
         )
 
-    def _once(
-        self, method: str, path: str, body: bytes | None, *, timeout_s: float
-    ) -> tuple[Answer, float]:
+    def _once(self, method: str, path: str, body: bytes | None, *, timeout_s: float) -> tuple[Answer, float]:
         """One attempt: the answer, and the seconds that the server asks us to wait."""
         connection, prefix = self._connection()
         is_kept = connection.sock is not None
@@ -226,9 +218,7 @@ class JsonClient:
             found: Json = json.loads(text)
         except ValueError:
             found = text
-        return Answer(status=response.status, body=found), _seconds(
-            response.getheader("Retry-After")
-        )
+        return Answer(status=response.status, body=found), _seconds(response.getheader("Retry-After"))
 
     def _connection(self) -> tuple[http.client.HTTPConnection, str]:
         """This thread's connection, and the prefix of the path (a plain-http proxy needs the whole URL)."""
@@ -260,9 +250,7 @@ class JsonClient:
             known[0].close()
 
     def _was_closed(self) -> RolloutError:
-        return RolloutError(
-            f"server {self.url}: the call was cancelled, because the client was closed"
-        )
+        return RolloutError(f"server {self.url}: the call was cancelled, because the client was closed")
 
 
 def _end(connection: http.client.HTTPConnection) -> None:

@@ -18,9 +18,7 @@ class ServedModel:
     max_positions: int
 
 
-async def find_model(
-    client: JsonClient, *, name: str, alias: str, deadline_s: float = 60.0
-) -> ServedModel:
+async def find_model(client: JsonClient, *, name: str, alias: str, deadline_s: float = 60.0) -> ServedModel:
     """The requested model: `name` if given, else `alias` if it is served, else the only one.
 
     Raises: ConfigError when none or several match, with the names on the server; RolloutError when the server

@@ -76,16 +76,13 @@ def save_optimizer(
         gathered = {key: _whole(value) for key, value in values.items()}
         if is_writer:
             whole[names[number]] = {
-                key: value.cpu() if isinstance(value, Tensor) else value
-                for key, value in gathered.items()
+                key: value.cpu() if isinstance(value, Tensor) else value for key, value in gathered.items()
             }
     if is_writer:
         torch.save({"format": _FORMAT, "state": whole}, folder / OPTIMIZER)
 
 
-def restore_optimizer(
-    folder: Path, *, optimizer: torch.optim.Optimizer, model: PreTrainedModel
-) -> None:
+def restore_optimizer(folder: Path, *, optimizer: torch.optim.Optimizer, model: PreTrainedModel) -> None:
     """Loads what `save_optimizer` wrote; a sharded parameter takes its part.
 
     Files of the first format, keyed by position, are read too. Hyperparameters stay those of `optimizer`.
@@ -100,17 +97,12 @@ def restore_optimizer(
         names = trained_names(model)
         # The first format has no "format" key, and numbers in place of names.
         state: dict[str, dict[str, Any]] = {
-            name if "format" in saved else names[name]: values
-            for name, values in saved["state"].items()
+            name if "format" in saved else names[name]: values for name, values in saved["state"].items()
         }
     except _UNREADABLE as error:
         raise _unreadable(folder, error) from error
     parameters = dict(model.named_parameters())
-    wrong = [
-        name
-        for name, values in state.items()
-        if name not in parameters or not _fits(values, parameters[name])
-    ]
+    wrong = [name for name, values in state.items() if name not in parameters or not _fits(values, parameters[name])]
     if wrong:
         raise OtherCheckpoint(
             f"checkpoint {folder}: {OPTIMIZER} has other parameters than the model ({len(wrong)} differ, first "
@@ -151,9 +143,7 @@ def part_like(whole: Tensor, parameter: Tensor) -> Tensor:
         return whole
     local = whole.to(parameter.device)
     # Every rank has the whole tensor, so nothing is sent; cloned so that the whole tensor can be freed.
-    return distribute_tensor(
-        local, parameter.device_mesh, parameter.placements, src_data_rank=None
-    ).clone()
+    return distribute_tensor(local, parameter.device_mesh, parameter.placements, src_data_rank=None).clone()
 
 
 def _whole(value: Any) -> Any:

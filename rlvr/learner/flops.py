@@ -86,9 +86,7 @@ def model_cost(model: PreTrainedModel) -> ModelCost:
     layers = getattr(config, "num_hidden_layers", 0)
     heads = getattr(config, "num_attention_heads", 0)
     width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(1, heads)
-    return ModelCost(
-        per_token=per_token, per_token_forward=per_token_forward, attention=layers * heads * width
-    )
+    return ModelCost(per_token=per_token, per_token_forward=per_token_forward, attention=layers * heads * width)
 
 
 def peak_flops(device: torch.device) -> float:

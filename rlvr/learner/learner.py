@@ -94,9 +94,7 @@ class PolicyLearner:
                 prepare_model(model, config=config)
         if config.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._passes = Passes(
-            policy.model, config=config, loss=loss, temperature=temperature, peers=self._peers
-        )
+        self._passes = Passes(policy.model, config=config, loss=loss, temperature=temperature, peers=self._peers)
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self._parameters, config=config)
 
@@ -151,9 +149,7 @@ class PolicyLearner:
         started = time.perf_counter()
         self.policy.model.train()
         plan, forward_only = self._passes.plan_step(batch)
-        self._num_rounds += self._run(
-            batch, plan, into=self._accumulated, run=self._passes.backward
-        )
+        self._num_rounds += self._run(batch, plan, into=self._accumulated, run=self._passes.backward)
         self._run(batch, forward_only, into=self._measured, run=self._passes.measure)
         self._sums.seconds += time.perf_counter() - started
 

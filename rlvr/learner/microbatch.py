@@ -21,9 +21,7 @@ class _Row:
         return self.prompt + self.rest
 
 
-def plan_micro_batches(
-    batch: Batch, *, max_tokens: int, layout: Layout, share_prompt_prefix: bool
-) -> list[list[int]]:
+def plan_micro_batches(batch: Batch, *, max_tokens: int, layout: Layout, share_prompt_prefix: bool) -> list[list[int]]:
     """Row indices of each micro-batch, with at most `max_tokens` tokens (but at least one row).
 
     Packed, the tokens are those that are run: a prompt that rows of a micro-batch share counts once, and so groups stay
@@ -34,10 +32,7 @@ def plan_micro_batches(
     first = batch.loss_mask.int().argmax(1).tolist()
     stops = (batch.loss_mask.shape[1] - 1 - batch.loss_mask.int().flip(1).argmax(1)).tolist()
     has_loss = batch.loss_mask.any(1).tolist()
-    rows = [
-        _Row(first[i], stops[i] - first[i]) if has_loss[i] else _Row(0, 0)
-        for i in range(len(first))
-    ]
+    rows = [_Row(first[i], stops[i] - first[i]) if has_loss[i] else _Row(0, 0) for i in range(len(first))]
     if layout is Layout.PADDED:
         return _fill_in_order(rows, max_tokens)
     groups: dict[int, list[int]] = {}
@@ -78,9 +73,7 @@ def has_no_gradient(batch: Batch) -> list[bool]:
     return (is_lost & ~is_pulled)[groups].tolist()
 
 
-def _cut(
-    members: list[int], cost: Callable[[Sequence[int]], int], max_tokens: int
-) -> list[list[int]]:
+def _cut(members: list[int], cost: Callable[[Sequence[int]], int], max_tokens: int) -> list[list[int]]:
     """A group split into as few pieces as fit, of about equal cost."""
     count = 1
     while True:

@@ -22,9 +22,7 @@ EPS = 1e-8  # of both kinds; added to the root of the second average
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
-def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], *, config: LearnerConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], *, config: LearnerConfig) -> torch.optim.Optimizer:
     """The optimiser that `config.optimizer` names, over the float32 master weights given.
 
     Its state dict loads with `weights_only=True`; the learning rate of a group may be set as a float.
@@ -54,9 +52,7 @@ def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in parameters)
 
 
-def _adamw_8bit(
-    parameters: Sequence[torch.nn.Parameter], *, config: LearnerConfig
-) -> torch.optim.Optimizer:
+def _adamw_8bit(parameters: Sequence[torch.nn.Parameter], *, config: LearnerConfig) -> torch.optim.Optimizer:
     if any(isinstance(p, DTensor) for p in parameters):
         raise ConfigError(
             "learner.optimizer=adamw_8bit works with cluster.learners=1: its blocks do not follow the shards; "

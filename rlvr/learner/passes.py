@@ -142,9 +142,7 @@ class Passes:
             }
         )
         sums.loss_sum += float(loss.loss_sum.detach())
-        sums.flops += self._cost.of(
-            micro, shares_prompts=self._shares_prompts(), is_forward_only=is_forward_only
-        )
+        sums.flops += self._cost.of(micro, shares_prompts=self._shares_prompts(), is_forward_only=is_forward_only)
         return loss.loss_sum
 
     def _forward(self, model: PreTrainedModel, micro: Batch) -> TokenLogprobs:

@@ -1,9 +1,7 @@
 """The learning rate by optimiser step."""
 
 
-def learning_rate(
-    step: int, *, lr: float, warmup_steps: int, decay: tuple[int, int, float] | None
-) -> float:
+def learning_rate(step: int, *, lr: float, warmup_steps: int, decay: tuple[int, int, float] | None) -> float:
     """The rate of optimiser step `step` (the first is 1): linear warm-up, then constant, or with a linear fall.
 
     Args:

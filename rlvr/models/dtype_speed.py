@@ -44,11 +44,7 @@ class DtypeSpeeds:
     def choice(self) -> LearnerDtype:
         """The faster dtype."""
         is_faster = not self.shapes or self.float32_flops < _MARGIN * self.bfloat16_flops
-        return (
-            LearnerDtype.BFLOAT16_AUTOCAST
-            if self.has_bfloat16 and is_faster
-            else LearnerDtype.FLOAT32
-        )
+        return LearnerDtype.BFLOAT16_AUTOCAST if self.has_bfloat16 and is_faster else LearnerDtype.FLOAT32
 
     @property
     def reason(self) -> str:

@@ -21,9 +21,7 @@ from rlvr.models.policy import Policy
 ADAPTER_FOLDER = "adapter"
 
 
-def export_policy(
-    policy: Policy, folder: Path, *, state: Mapping[str, Tensor] | None = None
-) -> None:
+def export_policy(policy: Policy, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
     """Writes config.json, model.safetensors (float32 master weights), generation config and tokenizer to `folder`.
 
     Adapters are merged into the weights, and also saved in `folder`/adapter in peft's format. Sampling settings are

@@ -28,9 +28,7 @@ def refuse_untrainable(config: PretrainedConfig, *, name: str) -> None:
     family = config.model_type
     reason = _UNTRAINABLE.get(family, "")
     if getattr(config, "is_encoder_decoder", False):
-        reason = (
-            "it is an encoder-decoder model, and here a prompt and its completion are one sequence"
-        )
+        reason = "it is an encoder-decoder model, and here a prompt and its completion are one sequence"
     if reason:
         raise ConfigError(
             f"model.path={name!r} is of the family {family!r}, which cannot be trained: {reason}. Take a causal "

@@ -43,17 +43,13 @@ def linear_logprobs(
 ) -> Float[Tensor, "targets 2"]:
     """Log-prob and entropy of each target, from the hidden states that predict them and a linear head."""
     kind = sources.device.type
-    narrow = (
-        torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    )
+    narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     with torch.autocast(kind, enabled=False):
         found = _LinearLogprobs.apply(sources, head.weight, head.bias, request, narrow)
     return torch.stack(found, 1)
 
 
-def logprobs_of_logits(
-    logits: Float[Tensor, "sources vocab"], *, request: HeadRequest
-) -> Float[Tensor, "targets 2"]:
+def logprobs_of_logits(logits: Float[Tensor, "sources vocab"], *, request: HeadRequest) -> Float[Tensor, "targets 2"]:
     """Log-prob and entropy of each target, from logits that the model has already computed."""
     return torch.stack(_LogitsLogprobs.apply(logits, request), 1)
 
@@ -243,9 +239,7 @@ class _Softmax:
             logprobs[targets] = z[rows, self._token_ids[targets]] - log_total[rows]
             entropies[targets] = entropy[rows]
 
-    def backward_(
-        self, logits: Tensor, chunk: slice, d_logprobs: Tensor, d_entropy: Tensor | None
-    ) -> None:
+    def backward_(self, logits: Tensor, chunk: slice, d_logprobs: Tensor, d_entropy: Tensor | None) -> None:
         """Turns the logits of the sources in `chunk` into the loss's gradient of them, in place."""
         count = len(self._normaliser)
         of_source = d_logprobs.new_zeros(count).index_add_(0, self._source, d_logprobs)
@@ -264,9 +258,7 @@ class _Softmax:
                 z.mul_(entropy_of_source[start:stop, None]).add_(of_source[start:stop, None])
                 d = z.mul_(p).neg_()
             rows, targets = self._targets(start, stop)
-            d.view(-1).index_add_(
-                0, rows * d.shape[1] + self._token_ids[targets], d_logprobs[targets]
-            )
+            d.view(-1).index_add_(0, rows * d.shape[1] + self._token_ids[targets], d_logprobs[targets])
             part.copy_(d if self._temperature == 1.0 else d.div_(self._temperature))
 
     def _passes(self, logits: Tensor, chunk: slice) -> Iterator[tuple[int, Tensor]]:

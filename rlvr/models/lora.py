@@ -41,9 +41,7 @@ _READ_BY_KERNELS = ("out_proj", "x_proj", "dt_proj")
 _MARKS = (f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}.")
 
 
-def attach(
-    model: PreTrainedModel, config: LoraConfig, *, seed: int, base_name: str
-) -> PreTrainedModel:
+def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int, base_name: str) -> PreTrainedModel:
     """The same model with adapters on the layers that `config.target_modules` names; only they are trained.
 
     Args:
@@ -163,9 +161,7 @@ def disabled(model: PreTrainedModel) -> Iterator[None]:
             del layer.forward
 
 
-def base_weights(
-    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
-) -> Iterator[tuple[str, Tensor]]:
+def base_weights(model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name, weight) of the plain architecture, without the adapters.
 
     Args: state: name -> whole tensor; None takes the model's parameters (a tied one once).
@@ -193,9 +189,7 @@ def merged_weights(
             yield name, weight
 
 
-def merged_state_dict(
-    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+def merged_state_dict(model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The state_dict for `save_pretrained`: parameters and buffers of the plain architecture."""
     return dict(merged_weights(model, state=model.state_dict() if state is None else state))
 
@@ -206,29 +200,20 @@ def adapter_names(model: PreTrainedModel) -> dict[str, str]:
     return {name: _SAVED_PREFIX + name.replace(f".{_ADAPTER}.", ".") for name in names}
 
 
-def adapter_state_dict(
-    model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+def adapter_state_dict(model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Only the adapters, under peft's names."""
     own = dict(model.named_parameters()) if state is None else state
     return {saved: own[name].detach() for name, saved in adapter_names(model).items()}
 
 
-def save_adapter(
-    model: PreTrainedModel, folder: Path, *, state: Mapping[str, Tensor] | None = None
-) -> None:
+def save_adapter(model: PreTrainedModel, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
     """Writes `folder` in peft's own format: `PeftModel.from_pretrained(base, folder)` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.cpu().contiguous()
-        for name, tensor in adapter_state_dict(model, state=state).items()
-    }
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter_state_dict(model, state=state).items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     settings: dict[str, Any] = _settings(model).to_dict()
     settings["inference_mode"] = True
-    plain = {
-        key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
-    }
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
 
 
@@ -246,11 +231,7 @@ def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
         ) from error
     own = dict(model.named_parameters())
     names = adapter_names(model)
-    wrong = [
-        name
-        for name, there in names.items()
-        if there not in saved or saved[there].shape != own[name].shape
-    ]
+    wrong = [name for name, there in names.items() if there not in saved or saved[there].shape != own[name].shape]
     extra = set(saved) - set(names.values())
     if wrong or extra:
         raise OtherCheckpoint(
@@ -266,8 +247,7 @@ def plain_copy(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel
     The copy is never held in another precision, not even briefly.
     """
     memo = {
-        id(p): torch.nn.Parameter(torch.empty_like(p, dtype=dtype), requires_grad=False)
-        for p in model.parameters()
+        id(p): torch.nn.Parameter(torch.empty_like(p, dtype=dtype), requires_grad=False) for p in model.parameters()
     }
     clone = deepcopy(model, memo)
     for name, layer in list(_adapted(clone)):
@@ -315,9 +295,7 @@ def _is_fused_by_peft(model: PreTrainedModel, leaf: str) -> bool:
 
 
 def _say_left_out(model: PreTrainedModel, unfit: Mapping[str, str]) -> None:
-    experts = [
-        name for name, p in model.named_parameters() if ".experts." in f".{name}" and p.dim() > 2
-    ]
+    experts = [name for name, p in model.named_parameters() if ".experts." in f".{name}" and p.dim() > 2]
     leaves: dict[str, list[str]] = {}
     for name, why in {_leaf(name): why for name, why in unfit.items()}.items():
         leaves.setdefault(why, []).append(name)
@@ -360,11 +338,7 @@ def _refuse_tied(model: PreTrainedModel, names: Collection[str]) -> None:
     """Raises ConfigError for a layer that shares its weight: its merged form could not be exported."""
     for name in names:
         weight = model.get_submodule(name).weight
-        others = [
-            n
-            for n, m in model.named_modules()
-            if n != name and getattr(m, "weight", None) is weight
-        ]
+        others = [n for n, m in model.named_modules() if n != name and getattr(m, "weight", None) is weight]
         if others:
             raise ConfigError(
                 f"model.lora.target_modules: {name!r} shares its weight with {others[0]!r} (tied embeddings), so an "

@@ -193,9 +193,7 @@ def outline(config: ModelConfig) -> PreTrainedModel:
     else:
         architecture = read_architecture(config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            architecture, trust_remote_code=config.trust_remote_code
-        )
+        model = AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
     model.tie_weights()
     return model
 
@@ -266,9 +264,7 @@ def _tiny_architecture(config: TinyModel) -> LlamaConfig:
 def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
     stops = _end_ids(model.generation_config, model.config, tokenizer)
     if not stops:
-        raise ConfigError(
-            "the model names no end token (eos_token_id); a completion could never stop"
-        )
+        raise ConfigError("the model names no end token (eos_token_id); a completion could never stop")
     _without_dropout(model)
     pad = tokenizer.pad_token_id
     return Policy(

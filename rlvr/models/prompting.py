@@ -47,9 +47,7 @@ def _refused(prompt: Prompt, error: Exception) -> DataError:
             "that text into prompt_format, in front of {prompt}"
         )
     if roles not in (["user"], ["system", "user"]):
-        hints.append(
-            "its turns must be as the template expects, usually alternating user and assistant"
-        )
+        hints.append("its turns must be as the template expects, usually alternating user and assistant")
     if prompt.chat_template_kwargs:
         hints.append(f"it was given chat_template_kwargs={dict(prompt.chat_template_kwargs)!r}")
     said = str(error).strip() or "no message"
@@ -70,9 +68,7 @@ def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[i
         begin = _begin_ids(tokenizer)
         ids = ids if ids[: len(begin)] == begin else (*begin, *ids)
     if not ids:
-        raise DataError(
-            f"prompt {prompt.prompt_id!r} has no tokens: its text is empty for this tokenizer"
-        )
+        raise DataError(f"prompt {prompt.prompt_id!r} has no tokens: its text is empty for this tokenizer")
     return ids
 
 
@@ -89,11 +85,7 @@ def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 def stop_text(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """The text to search for stop strings, with every special token, as in vLLM."""
-    return str(
-        tokenizer.decode(
-            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-    )
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def special_stops(stop_strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -110,9 +102,7 @@ def decode(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
         return str(text)
     dropped = _special_ids(tokenizer) - tags
     kept = [token for token in ids if token not in dropped]
-    return str(
-        tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def tag_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -125,11 +115,7 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     if found is None:
         names = {str(tokenizer.convert_ids_to_tokens(n)): n for n in _special_ids(tokenizer)}
         of_texts = {str(tokenizer.bos_token), str(tokenizer.eos_token), str(tokenizer.pad_token)}
-        tags = {
-            name
-            for name in names
-            if name not in of_texts and (_THINKS.search(name) or _partner(name) in names)
-        }
+        tags = {name for name in names if name not in of_texts and (_THINKS.search(name) or _partner(name) in names)}
         found = _TAG_IDS[tokenizer] = frozenset(names[name] for name in tags - _TURN_TAGS)
     return found
 

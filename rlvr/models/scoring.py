@@ -23,8 +23,6 @@ def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[li
 
 
 def _score_row(model: PreTrainedModel, ids: torch.Tensor) -> list[float]:
-    logits = model(
-        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-    ).logits[0, :-1].float()  # fmt: skip
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1].float()
     chosen = logits.gather(1, ids[0, 1:, None])[:, 0]
     return (chosen - torch.logsumexp(logits, 1)).tolist()

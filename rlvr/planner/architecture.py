@@ -45,9 +45,7 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
     heads = int(config.num_attention_heads)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    num_experts = int(
-        getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
-    )
+    num_experts = int(getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1)
     experts_used = int(getattr(config, "num_experts_per_tok", None) or 1) if num_experts > 1 else 1
     width = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     if num_experts > 1:

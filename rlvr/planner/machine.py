@@ -54,11 +54,7 @@ def devices(wanted: str) -> list[Device]:
             "`rlvr doctor` says why"
         )
     if wanted == "cpu" or not has_cuda:
-        return [
-            Device(
-                kind="cpu", index=0, name="memory of this machine", available_bytes=free_memory()
-            )
-        ]
+        return [Device(kind="cpu", index=0, name="memory of this machine", available_bytes=free_memory())]
     return [
         Device(
             kind="cuda",

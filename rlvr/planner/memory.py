@@ -98,9 +98,7 @@ def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
             Phase.TRAINING,
         ),
         _part("bfloat16 casts", 2 * casts, f"{casts:,} x 2", Phase.TRAINING),
-        _part(
-            "head's gradient", head_work(setup), f"of {model.num_head:,} numbers", Phase.TRAINING
-        ),
+        _part("head's gradient", head_work(setup), f"of {model.num_head:,} numbers", Phase.TRAINING),
         _part(
             "activations",
             activations(setup),
@@ -157,18 +155,16 @@ def engine_parts(setup: Setup, *, shares_learner: bool) -> list[Part]:
     )
     parts.append(
         _part(
-            "sampling", rows * model.vocab * SAMPLING_BYTES, f"{rows:,} rows x {model.vocab:,} x {SAMPLING_BYTES}",
+            "sampling",
+            rows * model.vocab * SAMPLING_BYTES,
+            f"{rows:,} rows x {model.vocab:,} x {SAMPLING_BYTES}",
             Phase.GENERATION,
         )
-    )  # fmt: skip
+    )
     number = 2 if in_bfloat16 else 4
-    live = number * (
-        6 * model.hidden + 3 * model.intermediate + model.query_width + 2 * model.kv_width
-    )
+    live = number * (6 * model.hidden + 3 * model.intermediate + model.query_width + 2 * model.kv_width)
     prompts = rows * setup.lengths.prompt_max
-    parts.append(
-        _part("prompts", prompts * live, f"{prompts:,} tokens x {live:,}", Phase.GENERATION)
-    )
+    parts.append(_part("prompts", prompts * live, f"{prompts:,} tokens x {live:,}", Phase.GENERATION))
     return [part for part in parts if part.num_bytes]
 
 

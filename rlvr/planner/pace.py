@@ -53,9 +53,7 @@ def pace_of(setup: Setup, speed: Speed) -> Pace:
         total_s += decode_s(setup, speed, rows=evaluated, prompts=evaluated)
     cold_tokens = setup.cold_start_rows * setup.lengths.row_max
     cold_flops = cold_tokens * setup.architecture.num_multiplied * (4 if setup.is_lora else 6)
-    total_s += (
-        setup.cold_start_steps * cold_flops / (speed.flops * speed.attained * setup.num_learners)
-    )
+    total_s += setup.cold_start_steps * cold_flops / (speed.flops * speed.attained * setup.num_learners)
     return Pace(
         generated_tokens=rows * setup.lengths.completion,
         learner_tokens=learner_tokens,
@@ -91,8 +89,6 @@ def decode_s(setup: Setup, speed: Speed, *, rows: int, prompts: int) -> float:
     reading = number * model.num_multiplied / speed.bytes
     arithmetic = 2 * at_once * model.num_multiplied / speed.flops
     token_s = max(reading, arithmetic) + model.layers * OPERATIONS * speed.call_s
-    prefill = (
-        2 * prompts * lengths.prompt_mean * model.num_multiplied / (speed.flops * speed.attained)
-    )
+    prefill = 2 * prompts * lengths.prompt_mean * model.num_multiplied / (speed.flops * speed.attained)
     handling = rows * ROW_CALLS * speed.call_s
     return prefill + waves * lengths.completion * token_s + handling

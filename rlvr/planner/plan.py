@@ -89,9 +89,7 @@ def places(setup: Setup, found: Sequence[Device]) -> list[Place]:
     ]
 
 
-def remedies(
-    fullest: Place, found: Sequence[Device], alternatives: Iterable[tuple[str, Setup]]
-) -> list[Remedy]:
+def remedies(fullest: Place, found: Sequence[Device], alternatives: Iterable[tuple[str, Setup]]) -> list[Remedy]:
     """What each alternative saves on the fullest device, without those that save next to nothing.
 
     Args: alternatives: an override of the recipe, and the resulting setup.
@@ -109,9 +107,7 @@ def remedies(
 
 def _place(device: Device, parts: Sequence[Part], setup: Setup) -> Place:
     always = sum(part.num_bytes for part in parts if part.phase is Phase.ALWAYS)
-    passing = passing_bytes(
-        parts, overlaps=setup.overlaps, has_one_micro_batch=setup.num_micro_batches == 1
-    )
+    passing = passing_bytes(parts, overlaps=setup.overlaps, has_one_micro_batch=setup.num_micro_batches == 1)
     share = ALLOCATOR_SHARE[device.kind]
     slack = round(share * passing)
     return Place(

@@ -175,6 +175,4 @@ def _num_eval_completions(recipe: Recipe, eval_sizes: Sequence[int]) -> int:
     run = recipe.run
     num_between = num_due(run.steps, every=run.eval_every_steps) - 1
     # each in full before the first step and after the last
-    return sum(
-        2 * size + num_between * min(size, run.eval_prompts_between or size) for size in eval_sizes
-    )
+    return sum(2 * size + num_between * min(size, run.eval_prompts_between or size) for size in eval_sizes)

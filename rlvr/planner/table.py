@@ -84,11 +84,6 @@ def warning(place: Place, found: Sequence[Remedy]) -> str:
     for remedy in sorted(found, key=lambda r: not r.fits):
         best.setdefault(remedy.override.partition("=")[0], remedy)
     if not best:
-        return (
-            f"{head}: out of memory is likely, and no single key of the recipe saves enough to name"
-        )
-    remedies = [
-        f"{r.override} (-{size(r.saved_bytes)}{', then it fits' if r.fits else ''})"
-        for r in best.values()
-    ]
+        return f"{head}: out of memory is likely, and no single key of the recipe saves enough to name"
+    remedies = [f"{r.override} (-{size(r.saved_bytes)}{', then it fits' if r.fits else ''})" for r in best.values()]
     return f"{head}: out of memory is likely; try {', or '.join(remedies)}"

@@ -61,13 +61,8 @@ def line_chart(
     parts = [_axes(frame), *(_shade(frame, first, last) for first, last in alarms)]
     if bound is not None and frame.y_low <= bound <= frame.y_high:
         y = frame.y(bound)
-        parts.append(
-            f'<line class="bound" x1="{_LEFT:g}" x2="{frame.width - _RIGHT:g}" y1="{y}" y2="{y}"/>'
-        )
-    parts += [
-        _area(frame, stretch, css="band f1")
-        for stretch in _stretches([(x, low, high) for x, low, high in band])
-    ]
+        parts.append(f'<line class="bound" x1="{_LEFT:g}" x2="{frame.width - _RIGHT:g}" y1="{y}" y2="{y}"/>')
+    parts += [_area(frame, stretch, css="band f1") for stretch in _stretches([(x, low, high) for x, low, high in band])]
     for stretch in _stretches([(x, y, y) for x, y in shown]):
         path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y, _ in stretch)
         if len(stretch) > 1:
@@ -103,14 +98,9 @@ def stacked_chart(
     frame = _frame(steps, tops, width=width, height=height)
     parts = [_axes(frame)]
     for index in range(len(layers)):
-        ribbon = [
-            (x, None, None) if v is None else (x, sum(v[:index]), sum(v[: index + 1]))
-            for x, v in columns
-        ]
+        ribbon = [(x, None, None) if v is None else (x, sum(v[:index]), sum(v[: index + 1])) for x, v in columns]
         parts += [_area(frame, s, css=f"area f{index + 1}") for s in _stretches(ribbon)]
-    keys = "".join(
-        f'<i class="key f{index + 1}"></i>{escaped(name)}' for index, (name, _) in enumerate(layers)
-    )
+    keys = "".join(f'<i class="key f{index + 1}"></i>{escaped(name)}' for index, (name, _) in enumerate(layers))
     return _figure(title, legend=keys, body=_svg(frame, title, parts), note="")
 
 
@@ -139,9 +129,7 @@ def _svg(frame: _Frame, title: str, parts: Sequence[str]) -> str:
     )
 
 
-def _frame(
-    steps: Sequence[float], values: Sequence[float], *, width: float, height: float
-) -> _Frame:
+def _frame(steps: Sequence[float], values: Sequence[float], *, width: float, height: float) -> _Frame:
     x_low, x_high = min(steps), max(steps)
     if x_low == x_high:
         x_low, x_high = x_low - 1, x_high + 1
@@ -179,9 +167,7 @@ def _axes(frame: _Frame) -> str:
     step = max(1.0, _tick_step(frame.x_high - frame.x_low))
     value = math.ceil(frame.x_low / step) * step
     while value <= frame.x_high + 1e-9:
-        parts.append(
-            f'<text x="{frame.x(value)}" y="{frame.height - 6:g}" text-anchor="middle">{number(value)}</text>'
-        )
+        parts.append(f'<text x="{frame.x(value)}" y="{frame.height - 6:g}" text-anchor="middle">{number(value)}</text>')
         value += step
     return "".join(parts)
 

@@ -51,18 +51,14 @@ def read_run(run_dir: Path) -> RunFiles:
     try:
         return _read_run(run_dir)
     except OSError as error:
-        raise StorageError(
-            f"{error.filename or run_dir} cannot be read: {error.strerror or error}"
-        ) from error
+        raise StorageError(f"{error.filename or run_dir} cannot be read: {error.strerror or error}") from error
 
 
 def _read_run(run_dir: Path) -> RunFiles:
     metrics = run_dir / "metrics.jsonl"
     if not metrics.is_file():
         state = "it has no metrics.jsonl" if run_dir.is_dir() else "there is no such folder"
-        raise ConfigError(
-            f"{run_dir} is not a run directory: {state}; name the run directory of a `rlvr train`"
-        )
+        raise ConfigError(f"{run_dir} is not a run directory: {state}; name the run directory of a `rlvr train`")
     rows = [row for row in _read_lines(metrics) if finite(row.get("step")) is not None]
     recipe = run_dir / "recipe.yaml"
     training: dict[int, Path] = {}
@@ -91,9 +87,7 @@ def read_rollouts(path: Path) -> list[Row] | None:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(
-            path
-        ) as file:  # read_table would read `key=value` in the path as columns
+        with pq.ParquetFile(path) as file:  # read_table would read `key=value` in the path as columns
             present = [name for name in COLUMNS if name in file.schema_arrow.names]
             return file.read(columns=present).to_pylist()
     except (OSError, pa.ArrowException):

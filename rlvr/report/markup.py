@@ -13,9 +13,7 @@ def escaped(value: object) -> str:
     '&lt;b&gt;⟨U+202E⟩'
     """
     text = "".join(
-        f"⟨U+{ord(c):04X}⟩"
-        if c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs"}
-        else c
+        f"⟨U+{ord(c):04X}⟩" if c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c
         for c in str(value)
     )
     return html.escape(text)

@@ -36,13 +36,17 @@ _LEGEND = (
 )
 # Healthy limits of curves.
 _HEALTHY_BELOW = {
-    "rollout/truncated_rate": 0.2, "mismatch/kl_k3": 0.01, "reward/zero_variance_rate": 0.7,
-}  # fmt: skip
+    "rollout/truncated_rate": 0.2,
+    "mismatch/kl_k3": 0.01,
+    "reward/zero_variance_rate": 0.7,
+}
 _HEALTHY_ABOVE = {"mismatch/ess": 0.95}
 _ALARM_CURVES = {
-    "no_signal": "reward/zero_variance_rate", "zero_reward": "reward/mean", "truncated": "rollout/truncated_rate",
+    "no_signal": "reward/zero_variance_rate",
+    "zero_reward": "reward/mean",
+    "truncated": "rollout/truncated_rate",
     "entropy_collapse": "policy/entropy",
-}  # fmt: skip
+}
 _CURVES = (
     ("reward/mean", "before any filter"),
     ("rollout/length_mean_tokens", "tokens per completion"),
@@ -102,11 +106,7 @@ def reported(run_dir: Path, *, note: Callable[[str], None]) -> Iterator[None]:
 
 def _page(run: RunFiles) -> str:
     title = f"{_recipe_name(run)} · {run.name}"
-    recipe = (
-        f"<pre>{escaped(run.recipe)}</pre>"
-        if run.recipe
-        else '<p class="soft">There is no recipe.yaml.</p>'
-    )
+    recipe = f"<pre>{escaped(run.recipe)}</pre>" if run.recipe else '<p class="soft">There is no recipe.yaml.</p>'
     evaluated = "".join(evaluation_section(name, files) for name, files in run.evaluations.items())
     sections = [
         ("Evaluation", _evaluation_charts(run)),
@@ -146,20 +146,13 @@ def _header(run: RunFiles) -> str:
     ]
     reward = [y for _, y in run.series("reward/mean") if y is not None]
     if reward:
-        tiles.append(
-            (f"{number(reward[0])} → {number(reward[-1])}", "mean reward, first → last step")
-        )
+        tiles.append((f"{number(reward[0])} → {number(reward[-1])}", "mean reward, first → last step"))
     for name in _evaluation_metrics(run):
         known = [y for _, y in run.series(name) if y is not None]
         if known:
-            change = (
-                number(known[0]) if len(known) == 1 else f"{number(known[0])} → {number(known[-1])}"
-            )
+            change = number(known[0]) if len(known) == 1 else f"{number(known[0])} → {number(known[-1])}"
             tiles.append((change, name))
-    cards = "".join(
-        f'<div class="tile"><b>{value}</b><span>{escaped(label)}</span></div>'
-        for value, label in tiles
-    )
+    cards = "".join(f'<div class="tile"><b>{value}</b><span>{escaped(label)}</span></div>' for value, label in tiles)
     return (
         f'<header><h1>{escaped(_recipe_name(run))}</h1><p class="soft">{escaped(run.name)} · {begun}</p>'
         f'<p class="{css}">{escaped(ending)}</p><p class="soft">{" · ".join(facts)}</p>'
@@ -180,11 +173,7 @@ def _ending(events: Sequence[Row]) -> tuple[str, str]:
         return "good", f"Finished{'' if took is None else f' after {duration(took)}'}."
     if last["kind"] == "stopped":
         error = str(last.get("error"))
-        word = (
-            "Interrupted"
-            if error in {"Interrupted", "KeyboardInterrupt", "CancelledError"}
-            else "Stopped"
-        )
+        word = "Interrupted" if error in {"Interrupted", "KeyboardInterrupt", "CancelledError"} else "Stopped"
         return (
             "bad",
             f"{word} at {last.get('time', 'an unknown time')}: {error}: {last.get('message', '')}",
@@ -193,9 +182,7 @@ def _ending(events: Sequence[Row]) -> tuple[str, str]:
 
 
 def _recipe_name(run: RunFiles) -> str:
-    named = next(
-        (e["recipe"] for e in run.events if e.get("kind") == "start" and "recipe" in e), None
-    )
+    named = next((e["recipe"] for e in run.events if e.get("kind") == "start" and "recipe" in e), None)
     return str(named or _recipe_value(run, "name") or "run")
 
 
@@ -231,11 +218,7 @@ def _evaluation_charts(run: RunFiles) -> str:
         points = run.series(name)
         band = [(x, low.get(x), high.get(x)) for x, y in points if y is not None] if low else []
         note = "Band: the 95 % interval." if band else ""
-        charts.append(
-            line_chart(
-                name, points=points, band=band, note=note, width=680, height=190, has_dots=True
-            )
-        )
+        charts.append(line_chart(name, points=points, band=band, note=note, width=680, height=190, has_dots=True))
     if not charts:
         return '<p class="soft">The run recorded no evaluation.</p>'
     return f'<div class="wide">{"".join(charts)}</div>'
@@ -244,9 +227,7 @@ def _evaluation_charts(run: RunFiles) -> str:
 def _training_charts(run: RunFiles) -> str:
     present = set(run.metric_names())
     charts = [_training_chart(run, name, note) for name, note in _CURVES if name in present]
-    layers = [
-        (part, run.series(f"time/{part}_s")) for part in _TIMES if f"time/{part}_s" in present
-    ]
+    layers = [(part, run.series(f"time/{part}_s")) for part in _TIMES if f"time/{part}_s" in present]
     if layers:
         charts.append(stacked_chart("time/step_s", layers=layers))
     elif "time/step_s" in present:
@@ -326,11 +307,7 @@ def _kind(event: Row) -> str:
 
 
 def _where(event: Row) -> str:
-    parts = [
-        str(event[key])
-        for key in ("prompt_id", "completion_id", "group_id", "check")
-        if key in event
-    ]
+    parts = [str(event[key]) for key in ("prompt_id", "completion_id", "group_id", "check") if key in event]
     rollouts = event.get("rollouts")
     if isinstance(rollouts, dict):
         ids = rollouts.get("completion_ids")

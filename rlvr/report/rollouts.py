@@ -34,9 +34,7 @@ def evaluation_section(name: str, files: Mapping[int, Path]) -> str:
         return f"{heading}</h3>{_UNREADABLE}"
     if first == last:
         cards = "".join(_card(row, body=_rollout(row)) for row in list(before.values())[:NUM_PAIRS])
-        return (
-            f'{heading}, the only evaluation</h3><p class="soft">{_first(len(before))}</p>{cards}'
-        )
+        return f'{heading}, the only evaluation</h3><p class="soft">{_first(len(before))}</p>{cards}'
     common = [prompt for prompt in before if prompt in after]
     cards = "".join(_pair(before[p], after[p], first=first, last=last) for p in common[:NUM_PAIRS])
     return f"{heading} and step {last}</h3>{_changes(before, after, common)}{cards}"
@@ -149,16 +147,13 @@ def _verdict(verdict: Row) -> str:
 
 
 def _card(row: Row, *, body: str) -> str:
-    return (
-        f"<details><summary>{escaped(row.get('prompt_id'))}</summary>{_prompt(row)}{body}</details>"
-    )
+    return f"<details><summary>{escaped(row.get('prompt_id'))}</summary>{_prompt(row)}{body}</details>"
 
 
 def _pair(before: Row, after: Row, *, first: int, last: int) -> str:
     change = f"{escaped(_outcome(before))} → {escaped(_outcome(after))}"
     sides = "".join(
-        f'<div><p class="soft">Step {step}</p>{_rollout(row)}</div>'
-        for step, row in ((first, before), (last, after))
+        f'<div><p class="soft">Step {step}</p>{_rollout(row)}</div>' for step, row in ((first, before), (last, after))
     )
     return (
         f'<details><summary>{escaped(before.get("prompt_id"))} <span class="soft">{change}</span></summary>'

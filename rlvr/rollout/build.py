@@ -21,9 +21,7 @@ from rlvr.rollout.transformers_engine import COPY_DTYPES, TransformersEngine
 def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
     """An engine that works in this process on `policy`, or on a copy of it. Raises PluginError, RolloutError."""
     transport = Transport.IN_PLACE_COPY if recipe.rollout.has_copy else Transport.SHARED
-    return engine_from(
-        recipe, context_of(recipe, text=policy.text, policy=policy, transport=transport)
-    )
+    return engine_from(recipe, context_of(recipe, text=policy.text, policy=policy, transport=transport))
 
 
 async def start_engine(engine: RolloutEngine) -> None:

@@ -56,9 +56,7 @@ def decode_rows(
     started = time.monotonic()
     rows = [Row(request=r, uniforms=uniforms(r.seed, r.sampling.max_tokens)) for r in requests]
     prompts = list(dict.fromkeys(r.prefix_token_ids for r in requests))
-    prompt_of_row = torch.tensor(
-        [prompts.index(r.prefix_token_ids) for r in requests], device=device
-    )
+    prompt_of_row = torch.tensor([prompts.index(r.prefix_token_ids) for r in requests], device=device)
     longest = max(row.request.sampling.max_tokens for row in rows)
     growing = rows_of(model, prompts, way=way, pad_token_id=pad_token_id, room=longest)
     logits = growing.start()[prompt_of_row]
@@ -70,9 +68,7 @@ def decode_rows(
         tokens, logprobs = sample_tokens(
             logits,
             uniforms=torch.tensor([rows[i].uniforms[place] for i in live], device=device),
-            temperatures=torch.tensor(
-                [rows[i].request.sampling.temperature for i in live], device=device
-            ),
+            temperatures=torch.tensor([rows[i].request.sampling.temperature for i in live], device=device),
         )
         elapsed = time.monotonic() - started
         for i, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
@@ -97,9 +93,7 @@ def uniforms(seed: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def sample_tokens(
-    logits: Tensor, *, uniforms: Tensor, temperatures: Tensor
-) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits: Tensor, *, uniforms: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row and its log-prob in nats under softmax(logits / temperature).
 
     Temperature 0 takes the most likely token and reports its log-prob at temperature 1.
@@ -139,9 +133,7 @@ def _append(
     row.token_ids.append(token)
     row.logprobs.append(logprob)
     sampling = row.request.sampling
-    if token in stops or (
-        sampling.stop_strings and _has_stop_string(row, sampling.stop_strings, to_text)
-    ):
+    if token in stops or (sampling.stop_strings and _has_stop_string(row, sampling.stop_strings, to_text)):
         row.finish_reason = FinishReason.STOP
     elif len(row.token_ids) >= sampling.max_tokens:
         row.finish_reason = FinishReason.LENGTH
@@ -149,9 +141,7 @@ def _append(
         row.finish_reason = FinishReason.ABORT
 
 
-def _has_stop_string(
-    row: Row, strings: Sequence[str], to_text: Callable[[Sequence[int]], str]
-) -> bool:
+def _has_stop_string(row: Row, strings: Sequence[str], to_text: Callable[[Sequence[int]], str]) -> bool:
     """A stop string that ends in the newest token lies in the last len(string) + 1 tokens, each at least one byte."""
     reach = max(len(string.encode()) for string in strings) + 1
     tail = to_text(row.token_ids[-reach:])

@@ -16,9 +16,7 @@ _ROOM_SHARE = 0.25  # of the tokens held so far
 def key_value_cache(config: PretrainedConfig) -> DynamicCache:
     """An empty cache; layers that do not keep every token (sliding windows, states) keep transformers' classes."""
     cache = DynamicCache(config=config)
-    cache.layers = [
-        LayerWithRoom() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
+    cache.layers = [LayerWithRoom() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
@@ -79,9 +77,7 @@ class LayerWithRoom(DynamicLayer):
         self._stores = None
         super().reset()
 
-    def _with_room(
-        self, key_states: Tensor, value_states: Tensor, *, start: int, stop: int
-    ) -> tuple[Tensor, Tensor]:
+    def _with_room(self, key_states: Tensor, value_states: Tensor, *, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Allocates stores for at least `stop` tokens and copies the present ones."""
         capacity = stop + max(_ROOM, int(_ROOM_SHARE * stop))
         made: list[Tensor] = []

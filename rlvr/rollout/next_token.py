@@ -140,9 +140,7 @@ class CachedRows:
 class WholeRows:
     """Without a cache: rows are padded on the right and run whole, as in the learner."""
 
-    def __init__(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, pad_token_id: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, pad_token_id: int) -> None:
         self._model = model
         self._pad = pad_token_id
         self._lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -245,9 +243,7 @@ def _difference(model: PreTrainedModel, way: Way) -> str:
             tokens = [next(taken) for _ in rows]
             rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
             device = next(model.parameters()).device
-            worst = max(
-                worst, _compare(model, growing.append(torch.tensor(tokens, device=device)), rows)
-            )
+            worst = max(worst, _compare(model, growing.append(torch.tensor(tokens, device=device)), rows))
     except Exception as error:  # noqa: BLE001 - whatever a family's own cache code raises
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
     tolerance = _LAST_TOLERANCE if way is Way.WHOLE_ROWS else _TOLERANCE
@@ -258,9 +254,7 @@ def _compare(model: PreTrainedModel, logits: Tensor, rows: Sequence[Sequence[int
     worst = 0.0
     for found, row in zip(logits.float(), rows, strict=True):
         ids = torch.tensor([list(row)], device=logits.device)
-        alone = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-        ).logits[0, -1].float()  # fmt: skip
+        alone = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, -1].float()
         spread = float(alone.std()) or 1.0
         difference = float((found - alone).abs().max()) / spread
         worst = max(worst, difference if difference == difference else float("inf"))

@@ -137,9 +137,7 @@ class ServerEngine:
                 dialect = self._cutting_itself()
                 room_s = max(0.0, request.deadline_s - (time.monotonic() - start))
                 reply = await self._ask(request, dialect, deadline_s=room_s)
-                found = cut_at_stop(
-                    reply, stop_strings=request.sampling.stop_strings, cuts_itself=True
-                )
+                found = cut_at_stop(reply, stop_strings=request.sampling.stop_strings, cuts_itself=True)
         except DeadlineError as error:
             if self._last_answer_s < start:
                 raise RolloutError(
@@ -154,9 +152,13 @@ class ServerEngine:
             found = None
         if found is None:
             found = Reply(
-                text="", finish_reason=FinishReason.ABORT, token_ids=(), logprobs=(), stopped_by="",
+                text="",
+                finish_reason=FinishReason.ABORT,
+                token_ids=(),
+                logprobs=(),
+                stopped_by="",
                 num_prompt_tokens=None,
-            )  # fmt: skip
+            )
         return self._completion(request, found)
 
     async def _settled(self, request: GenerationRequest) -> Dialect:
@@ -193,9 +195,7 @@ class ServerEngine:
             if answer.status in KEY_REFUSED:
                 raise key_refused(self._client, answer.message)
             if answer.status in RETRIED_STATUS - {500}:  # 500 may be caused by a field
-                raise RolloutError(
-                    f"server {self._client.url} is not ready: status {answer.status}, {answer.message}"
-                )
+                raise RolloutError(f"server {self._client.url} is not ready: status {answer.status}, {answer.message}")
             if answer.status in {404, 405}:
                 absent.add(dialect.path)
             if not answer.is_ok:
@@ -216,8 +216,7 @@ class ServerEngine:
             self._last_answer_s = time.monotonic()
             return dialect
         raise RolloutError(
-            f"server {self._client.url} takes no form of request for model {self._model!r}:\n  "
-            + "\n  ".join(refusals)
+            f"server {self._client.url} takes no form of request for model {self._model!r}:\n  " + "\n  ".join(refusals)
         )
 
     def _compare_lengths(self, reply: Reply, *, dialect: Dialect, num_expected: int) -> None:
@@ -246,9 +245,7 @@ class ServerEngine:
         self._dialect = replace(self._dialect, cuts_itself=True)
         return self._dialect
 
-    async def _ask(
-        self, request: GenerationRequest, dialect: Dialect, *, deadline_s: float
-    ) -> Reply:
+    async def _ask(self, request: GenerationRequest, dialect: Dialect, *, deadline_s: float) -> Reply:
         try:
             body = self._body(request, dialect)
         except ValueError as error:
@@ -276,9 +273,7 @@ class ServerEngine:
 
     def _body(self, request: GenerationRequest, dialect: Dialect) -> dict[str, object]:
         ids = request.prefix_token_ids
-        wording = Wording(
-            text="", text_as_tokenised="", prompt=self._prompts.get(request.prompt_id)
-        )
+        wording = Wording(text="", text_as_tokenised="", prompt=self._prompts.get(request.prompt_id))
         if dialect.form is Form.TEXT:
             text = self._text(ids)
             # The server's tokenizer is this one: if it writes the begin token itself, the text must not.

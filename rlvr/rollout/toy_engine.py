@@ -37,9 +37,7 @@ class ToyEngine:
 
     async def health(self) -> EngineHealth:
         """Always healthy."""
-        return EngineHealth(
-            is_healthy=True, policy_version=self._version, num_open_requests=self._waves.num_open
-        )
+        return EngineHealth(is_healthy=True, policy_version=self._version, num_open_requests=self._waves.num_open)
 
     async def close(self) -> None:
         """Ends the engine's thread."""

@@ -83,9 +83,7 @@ class TransformersEngine:
 
     async def health(self) -> EngineHealth:
         """Always healthy: it dies with the process."""
-        return EngineHealth(
-            is_healthy=True, policy_version=self._version, num_open_requests=self._waves.num_open
-        )
+        return EngineHealth(is_healthy=True, policy_version=self._version, num_open_requests=self._waves.num_open)
 
     async def close(self) -> None:
         """Ends the engine's thread."""
@@ -94,9 +92,7 @@ class TransformersEngine:
     def _load(self, ref: WeightsRef) -> LoadReceipt:
         start = time.perf_counter()
         if self._shared != (ref.transport is Transport.SHARED):
-            raise RolloutError(
-                f"weights of transport {ref.transport} cannot be loaded by this engine"
-            )
+            raise RolloutError(f"weights of transport {ref.transport} cannot be loaded by this engine")
         checksums = {} if self._shared else self._refresh(ref)
         self._version = ref.policy_version
         loaded = time.perf_counter()
@@ -167,9 +163,7 @@ class TransformersEngine:
         finally:
             self._model.train(was_training)
 
-    def _batches(
-        self, requests: Sequence[GenerationRequest]
-    ) -> Iterator[Sequence[GenerationRequest]]:
+    def _batches(self, requests: Sequence[GenerationRequest]) -> Iterator[Sequence[GenerationRequest]]:
         """Batches of at most `max_batch_rows` requests, with prompts of equal length if the way needs it."""
         parts: dict[int, list[GenerationRequest]] = {}
         for request in requests:

@@ -55,9 +55,7 @@ class WaveScheduler:
             for _ in requests:
                 item = await caller.queue.get()
                 if isinstance(item, BaseException):
-                    raise RolloutError(
-                        f"generation failed: {type(item).__name__}: {item}"
-                    ) from item
+                    raise RolloutError(f"generation failed: {type(item).__name__}: {item}") from item
                 num_open -= 1
                 self.num_open -= 1
                 yield item

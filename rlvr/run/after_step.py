@@ -83,9 +83,7 @@ class AfterStep:
             self._parts.recorder.event("step_without_groups", step=step, reason=reason)
         if not update.is_refill_spent:
             return
-        self._parts.recorder.event(
-            "refill_spent", step=step, groups=len(taken.groups), kept=len(taken.kept)
-        )
+        self._parts.recorder.event("refill_spent", step=step, groups=len(taken.groups), kept=len(taken.kept))
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -156,9 +154,7 @@ def mismatch_at_start(parts: RunParts, step: int, metrics: Mapping[str, float]) 
     )
 
 
-def _error_rate_message(
-    rate: float, num_steps: int, parts: RunParts, groups: Sequence[Group]
-) -> str:
+def _error_rate_message(rate: float, num_steps: int, parts: RunParts, groups: Sequence[Group]) -> str:
     broken = [
         (rollout.completion.completion_id, verdict.reason)
         for group in groups

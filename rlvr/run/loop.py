@@ -55,9 +55,7 @@ async def run_loop(parts: RunParts) -> int:
             if not update.taken.groups:
                 break
             parts.recorder.activity.begin("sending weights")
-            sync = await sync_weights(
-                parts.learner, parts.engine, thread=parts.thread, proof=parts.proof
-            )
+            sync = await sync_weights(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
             last_step = step
             metrics = update.metrics | after.settle_prompts(step, update)
             metrics |= sync.metrics

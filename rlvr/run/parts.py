@@ -54,9 +54,7 @@ class PromptSource(Protocol):
 class Evaluator(Protocol):
     """Evaluates the weights that the engine serves, on all prompts or on the subset for intermediate evaluations."""
 
-    def __call__(
-        self, step: int, policy_version: int, *, in_full: bool
-    ) -> Awaitable[list[Evaluation]]: ...
+    def __call__(self, step: int, policy_version: int, *, in_full: bool) -> Awaitable[list[Evaluation]]: ...
 
 
 @dataclass(slots=True, kw_only=True)

@@ -63,18 +63,13 @@ def imitate(
     )
     losses: list[float] = []
     for step in range(1, config.steps + 1):
-        rows = [
-            (i, _demonstration(policy, *next(demonstrations)), 1.0)
-            for i in range(config.batch_size)
-        ]
+        rows = [(i, _demonstration(policy, *next(demonstrations)), 1.0) for i in range(config.batch_size)]
         batch = collate_rows(rows, pad_token_id=policy.pad_token_id)
         report = learner.step(batch)
         losses.append(report.metrics["policy/loss"])
         progress(step, losses[-1])
     if not losses:
-        raise LearnerError(
-            "a cold start needs at least one step; set cold_start.steps or leave the section out"
-        )
+        raise LearnerError("a cold start needs at least one step; set cold_start.steps or leave the section out")
     return SupervisedReport(steps=config.steps, first_loss=losses[0], last_loss=losses[-1])
 
 

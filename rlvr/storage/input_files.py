@@ -65,6 +65,4 @@ def read_input_text(path: Path, *, what: str, max_bytes: int, error: type[RlvrEr
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         line = data.count(b"\n", 0, fault.start) + 1
-        raise error(
-            f"{what} is not UTF-8 text (byte {fault.start}, line {line}); save it as UTF-8"
-        ) from fault
+        raise error(f"{what} is not UTF-8 text (byte {fault.start}, line {line}); save it as UTF-8") from fault

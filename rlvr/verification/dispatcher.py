@@ -144,9 +144,7 @@ class Dispatcher:
 
     def _serve(self, chunk: list[Job]) -> None:
         worker = self.worker
-        if worker is not None and (
-            worker.num_items >= self.pool.max_items or (chunk[0].is_retry and worker.num_items)
-        ):
+        if worker is not None and (worker.num_items >= self.pool.max_items or (chunk[0].is_retry and worker.num_items)):
             self._discard()
         worker = self._ensure()
         ready: list[Job] = []
@@ -206,9 +204,7 @@ class Dispatcher:
             self.pool.give_back([job], front=False)
             return
         if self.pool.is_closed:
-            self.pool.finish(
-                job, error_of(self.pool.plugin(job.key).label, "the verifier pool was closed")
-            )
+            self.pool.finish(job, error_of(self.pool.plugin(job.key).label, "the verifier pool was closed"))
             return
         if cause == "timeout":
             what = f"took longer than {self.pool.deadline_s:g} s"

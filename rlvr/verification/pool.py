@@ -58,18 +58,14 @@ class VerifierPool:
         memory_bytes: int = 4 << 30,
     ) -> None:
         if num_workers < 1 or deadline_s <= 0:
-            raise ValueError(
-                f"num_workers={num_workers} and deadline_s={deadline_s} must be positive"
-            )
+            raise ValueError(f"num_workers={num_workers} and deadline_s={deadline_s} must be positive")
         if num_workers > most_workers():
             raise ConfigError(
                 f"{num_workers:,} verifier workers: each is a process, and at most {most_workers()} are allowed on "
                 f"this machine of {os.cpu_count()} cores; lower reward.verifier_workers (or --workers)"
             )
         if not math.isfinite(deadline_s):
-            raise ConfigError(
-                f"the deadline of one item cannot be {deadline_s} s; give seconds, for example 5"
-            )
+            raise ConfigError(f"the deadline of one item cannot be {deadline_s} s; give seconds, for example 5")
         self.num_workers = num_workers
         self.deadline_s = deadline_s
         self.max_items = max_items
@@ -101,9 +97,7 @@ class VerifierPool:
         """
         key = json.dumps([asdict(source), dict(settings)], sort_keys=True)
         with self._changed:
-            self._plugins.setdefault(
-                key, Plugin(source=source, settings=dict(settings), label=source.name)
-            )
+            self._plugins.setdefault(key, Plugin(source=source, settings=dict(settings), label=source.name))
         return key
 
     def submit(self, key: str, prompt: Prompt, completion: Completion) -> "Future[Verdict]":

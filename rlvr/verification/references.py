@@ -11,9 +11,7 @@ from rlvr.verification.pool import VerifierPool
 _BATCH = 64
 
 
-def problems_in_pool(
-    pool: VerifierPool, key: str, references: Sequence[str], *, batch: int = _BATCH
-) -> dict[str, str]:
+def problems_in_pool(pool: VerifierPool, key: str, references: Sequence[str], *, batch: int = _BATCH) -> dict[str, str]:
     """Why a verifier of the pool cannot use each reference; waits for the workers.
 
     Args:

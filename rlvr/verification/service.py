@@ -124,9 +124,7 @@ class VerifierService:
         if self._sandbox is not None:
             _complete(self._sandbox.start())
 
-    def check_references(
-        self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None
-    ) -> None:
+    def check_references(self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None) -> None:
         """Has each verifier with `parse_reference` parse its references; waits for the workers.
 
         Args:
@@ -245,9 +243,7 @@ class VerifierService:
         try:
             settings = json.dumps(dict(check.settings), sort_keys=True)
         except (TypeError, ValueError) as error:
-            raise PluginError(
-                f"settings of verifier {check.verifier!r} are not JSON values: {error}"
-            ) from error
+            raise PluginError(f"settings of verifier {check.verifier!r} are not JSON values: {error}") from error
         key = (check.verifier, settings)
         entry = self._entries.get(key)
         if entry is None:
@@ -267,9 +263,7 @@ class VerifierService:
         except PluginError:
             raise
         except PLUGIN_FAULTS as error:
-            raise PluginError(
-                f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}"
-            ) from error
+            raise PluginError(f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}") from error
         most_open = getattr(verifier, "max_open", _MAX_OPEN)
         if most_open < 1:
             raise PluginError(f"verifier {source.name!r}: max_open={most_open} must be at least 1")
@@ -298,9 +292,7 @@ class VerifierService:
         self._count(verdict, is_prejudged=False)
         return verdict
 
-    async def _verify_pooled(
-        self, entry: _Entry, narrowed: Prompt, completion: Completion
-    ) -> Verdict:
+    async def _verify_pooled(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         """Verifies in the pool; an item with the `work_key` of an earlier one shares its verdict."""
         work_key = getattr(entry.verifier, "work_key", None)
         if work_key is None:
@@ -319,9 +311,7 @@ class VerifierService:
         verdict = await asyncio.shield(asyncio.wrap_future(future))
         return verdict if is_first else replace(verdict, seconds=0.0)
 
-    async def _verify_here(
-        self, entry: _Entry, narrowed: Prompt, completion: Completion
-    ) -> Verdict:
+    async def _verify_here(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         if entry.verifier.execution is Execution.ASYNC:
             async with entry.places.here():
                 return await self._verify_now(entry, narrowed, completion)

@@ -33,9 +33,7 @@ class Spare:
         with self._changed:
             if self._thread is None and not self._is_closed:
                 self._is_wanted = True
-                self._thread = threading.Thread(
-                    target=self._run, name="verifier-spare", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name="verifier-spare", daemon=True)
                 self._thread.start()
 
     def take(self) -> WorkerProcess | None:
@@ -76,9 +74,7 @@ class Spare:
     def _wait(self) -> bool:
         """Waits until a worker is wanted (True) or the pool closes (False)."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closed or (self._is_wanted and self._ready is None)
-            )
+            self._changed.wait_for(lambda: self._is_closed or (self._is_wanted and self._ready is None))
             self._is_wanted = False
             return not self._is_closed
 

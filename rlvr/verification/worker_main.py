@@ -58,9 +58,7 @@ class _Worker:
         self.fd_out = fd_out
         self.verifiers: dict[str, Verifier] = {}
         self.deadline_s = 0.0
-        self.lock = (
-            threading.RLock()
-        )  # an import while a frame is written may itself send a message
+        self.lock = threading.RLock()  # an import while a frame is written may itself send a message
 
     def run(self) -> None:
         """Answers messages until the parent closes the pipe."""
@@ -117,9 +115,7 @@ class _Worker:
         """Imports a plugin that may hang; after a deadline another thread answers with the current line."""
         source = source_from_json(message["plugin"])
         _limit(resource.RLIMIT_DATA, message["data_bytes"])
-        watch = _ImportWatch(
-            source, message["cpu_deadline_s"], message["wall_deadline_s"], answer=self.send
-        )
+        watch = _ImportWatch(source, message["cpu_deadline_s"], message["wall_deadline_s"], answer=self.send)
         watch.start()
         try:
             with _Imports(lambda: (watch.note_import(), self.send({"op": "importing"}))):
@@ -278,9 +274,7 @@ def _limit_cpu(deadline_s: float) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = int(used.ru_utime + used.ru_stime + 2 * deadline_s) + 2
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-    )
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 async def _await(answer: Awaitable[Any]) -> Any:

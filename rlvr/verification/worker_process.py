@@ -86,9 +86,7 @@ class WorkerProcess:
         """
         start = time.monotonic()
         deadline, latest = start + timeout_s, start + timeout_s + _MAX_EXTENSION_S
-        starved_s: float | None = (
-            None  # read only when an answer takes long: reading costs as much as a quick item
-        )
+        starved_s: float | None = None  # read only when an answer takes long: reading costs as much as a quick item
         while True:
             try:
                 message = take_frame(self._incoming)

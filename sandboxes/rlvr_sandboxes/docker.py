@@ -76,9 +76,7 @@ class DockerSandbox(SupervisedBox):
             "if os.getuid() == 0: bad.append('root')\nprint(*bad, sep=', ')"
         )
         try:
-            result = await self.run(
-                ("python", "main.py"), {"main.py": source.encode()}, b"", Limits(wall_s=10.0)
-            )
+            result = await self.run(("python", "main.py"), {"main.py": source.encode()}, b"", Limits(wall_s=10.0))
         except SandboxError as error:
             return (str(error),)
         found = result.stdout.decode("utf-8", "replace").strip()
@@ -114,9 +112,7 @@ class DockerSandbox(SupervisedBox):
 
     def _is_gone(self) -> bool:
         try:
-            state = self._engine(
-                ["inspect", "--format", "{{.State.Running}}", self._container], _CONTROL_S
-            )
+            state = self._engine(["inspect", "--format", "{{.State.Running}}", self._container], _CONTROL_S)
         except SandboxError:
             return True
         return state.strip() != "true"

@@ -92,14 +92,10 @@ class RemoteSandbox:
             return
         result = await self._run(("python", "main.py"), {"main.py": b"print(6 * 7)"}, b"", Limits())
         if result.stdout != b"42\n" or result.exit_code:
-            raise SandboxError(
-                f"the {self.config.service} service at {self.config.url} does not run Python: {result}"
-            )
+            raise SandboxError(f"the {self.config.service} service at {self.config.url} does not run Python: {result}")
         self._is_started = True
 
-    async def run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs a Python program there. Raises SandboxError when the service stays out of reach or broken."""
         check_call(program, files)
         await self.start()
@@ -118,9 +114,7 @@ class RemoteSandbox:
         if first != "42":
             problems.append(f"an honest program fails there: {result}")
         if "network" in others:
-            problems.append(
-                "programs reach the internet there; forbid it in the service's settings"
-            )
+            problems.append("programs reach the internet there; forbid it in the service's settings")
         names = [name for name in others if name != "network"]
         if names:
             problems.append(f"programs see the service's secrets there: {', '.join(names)}")
@@ -134,9 +128,7 @@ class RemoteSandbox:
         if executor is not None:
             await asyncio.to_thread(executor.shutdown)
 
-    async def _run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def _run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         if self.config.service is Service.PISTON:
             version = self.config.python_version
             body = piston_request(program, files, stdin, limits, version=version)

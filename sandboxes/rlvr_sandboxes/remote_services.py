@@ -44,16 +44,12 @@ def split_program(
     Raises: SandboxError for anything else: these services take a source and not a command.
     """
     if len(program) < 2 or program[0] != "python" or program[1] not in files:
-        raise SandboxError(
-            f"sandbox 'remote' runs Python programs only (python FILE ...), not {list(program)!r}"
-        )
+        raise SandboxError(f"sandbox 'remote' runs Python programs only (python FILE ...), not {list(program)!r}")
     others = {name: data for name, data in files.items() if name != program[1]}
     return program[1], _text(files[program[1]], program[1]), tuple(program[2:]), others
 
 
-def fusion_request(
-    program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-) -> dict[str, Any]:
+def fusion_request(program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> dict[str, Any]:
     """The body of a `/run_code` request.
 
     >>> body = fusion_request(("python", "m.py"), {"m.py": b"print(1)"}, b"x", Limits(wall_s=2.5))
@@ -132,9 +128,7 @@ def piston_result(answer: Mapping[str, Any], limits: Limits) -> RunResult:
     """The result in an `/api/v2/execute` answer. Raises ServiceFaultError."""
     run = _object(answer.get("run"))
     if run is None or run.get("status") == "XX":
-        raise ServiceFaultError(
-            f"piston broke: {str(answer.get('message') or answer.get('run'))[:300]!r}"
-        )
+        raise ServiceFaultError(f"piston broke: {str(answer.get('message') or answer.get('run'))[:300]!r}")
     has_timed_out = run.get("status") == "TO"
     code, name = run.get("code"), run.get("signal")
     if name:
@@ -159,9 +153,7 @@ def _object(value: Any) -> dict[str, Any] | None:
 
 
 INTERFACES: Mapping[Service, Interface] = {
-    Service.SANDBOXFUSION: Interface(
-        path="/run_code", request=fusion_request, result=fusion_result
-    ),
+    Service.SANDBOXFUSION: Interface(path="/run_code", request=fusion_request, result=fusion_result),
     Service.PISTON: Interface(path="/api/v2/execute", request=piston_request, result=piston_result),
 }
 
@@ -205,6 +197,4 @@ def _text(data: bytes, what: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SandboxError(
-            f"sandbox 'remote' carries text only, and {what} is not UTF-8: {error}"
-        ) from error
+        raise SandboxError(f"sandbox 'remote' carries text only, and {what} is not UTF-8: {error}") from error

@@ -80,15 +80,11 @@ class AutoSandbox:
             "sandbox.settings.i_understand_unsafe=true"
         )
 
-    async def run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs a program to its end; see rlvr.protocols.Sandbox."""
         return await (await self._backend()).run(program, files, stdin, limits)
 
-    async def open_session(
-        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
-    ) -> SandboxSession:
+    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> SandboxSession:
         """Starts a program to talk with; see rlvr.protocols.Sandbox."""
         return await (await self._backend()).open_session(program, files, limits)
 

@@ -58,9 +58,7 @@ class UnsafeSandbox(SupervisedBox):
 
     async def self_test(self) -> tuple[str, ...]:
         """What is not safe: everything."""
-        return (
-            "programs run with your user's rights; use the namespaces or landlock backend instead",
-        )
+        return ("programs run with your user's rights; use the namespaces or landlock backend instead",)
 
     def _link(
         self,
@@ -105,8 +103,5 @@ def refusal(config: UnsafeConfig, *, environment: Mapping[str, str], is_root: bo
         if value and (name.upper().endswith(_SECRET_ENDINGS) or "SECRET" in name.upper())
     )
     if secrets:
-        return (
-            "the environment holds secrets that a program could use "
-            f"({', '.join(secrets)}); unset them"
-        )
+        return f"the environment holds secrets that a program could use ({', '.join(secrets)}); unset them"
     return ""

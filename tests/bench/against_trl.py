@@ -113,9 +113,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
     loaded = load_recipe(str(folder / "bench.yaml"))
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(folder / "run", recipe_name="bench", resume=False)
-        train(
-            loaded, service=service, data=data, directory=directory, resume=False, console=Turns()
-        )
+        train(loaded, service=service, data=data, directory=directory, resume=False, console=Turns())
 
 
 def run_trl(options: argparse.Namespace) -> None:
@@ -283,8 +281,10 @@ def main() -> None:
         medians = {key: statistics.median(row[key] for row in found) for key in found[0]}
         print(name, " ".join(f"{key}={value:.3f}" for key, value in medians.items()))
     ratios = [a["wall_s"] / b["wall_s"] for a, b in zip(rows["rlvr"], rows["trl"], strict=True)]
-    print(f"ratio rlvr / TRL over {len(ratios)} pairs: median {statistics.median(ratios):.3f}, "
-          f"min {min(ratios):.3f}, max {max(ratios):.3f}")  # fmt: skip
+    print(
+        f"ratio rlvr / TRL over {len(ratios)} pairs: median {statistics.median(ratios):.3f}, "
+        f"min {min(ratios):.3f}, max {max(ratios):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -122,10 +122,7 @@ def tasks_of(folder: Path) -> Iterator[tuple[str, list[Task]]]:
     rows = read(folder / "mbpp.jsonl")
     yield (
         "MBPP, test_list alone",
-        [
-            Task(name=f"list/{r['task_id']}", reference=r["test_list"], solution=r["code"])
-            for r in rows
-        ],
+        [Task(name=f"list/{r['task_id']}", reference=r["test_list"], solution=r["code"]) for r in rows],
     )
 
 
@@ -177,9 +174,7 @@ def answers(row: dict[str, Any], wrong: bool) -> str:
     return f"import sys\nprint({table!r}[sys.stdin.read()], end='')\n"
 
 
-async def report(
-    verifier: CodeVerifier, name: str, pairs: list[tuple[Task, str, str]], at_once: int
-) -> None:
+async def report(verifier: CodeVerifier, name: str, pairs: list[tuple[Task, str, str]], at_once: int) -> None:
     """Judges and prints what was not as expected."""
     start, before = time.perf_counter(), cpu_s()
 
@@ -194,9 +189,7 @@ async def report(
         return f"{wanted}: {verdict.status}", str(verdict.details.get("how", ""))
 
     found = await gather([lambda p=pair: one(*p) for pair in pairs], at_once)
-    counts = ", ".join(
-        f"{k} {v}" for k, v in sorted(collections.Counter(r[0] for r in found).items())
-    )
+    counts = ", ".join(f"{k} {v}" for k, v in sorted(collections.Counter(r[0] for r in found).items()))
     how = ", ".join(f"{k} {v}" for k, v in sorted(collections.Counter(r[1] for r in found).items()))
     wall, cpu = time.perf_counter() - start, cpu_s() - before
     print(
@@ -324,9 +317,7 @@ async def soak(verifier: CodeVerifier, arguments: argparse.Namespace) -> None:
 
 async def main() -> None:
     """Opens the sandbox, runs what was asked, and closes it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["data", "speed", "soak"])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--sandbox", default="auto")
@@ -338,9 +329,7 @@ async def main() -> None:
     parser.add_argument("--human-eval", type=Path)
     arguments = parser.parse_args()
     arguments.count = arguments.count or {"speed": 400, "soak": 10_000}.get(arguments.what, 0)
-    sandbox: Sandbox = build_sandbox(
-        arguments.sandbox, {"slots": arguments.slots} if arguments.slots else {}
-    )
+    sandbox: Sandbox = build_sandbox(arguments.sandbox, {"slots": arguments.slots} if arguments.slots else {})
     await sandbox.start()
     try:
         verifier = CodeVerifier(CodeConfig(), VerifierContext(sandbox=sandbox))

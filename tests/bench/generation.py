@@ -38,9 +38,7 @@ def main() -> None:
     torch.set_num_threads(2)
     policy = load_policy(ModelConfig(path=options.model), seed=0)
     tokenizer = policy.tokenizer
-    engine = TransformersEngine(
-        policy, engine_dtype=EngineDtype.BFLOAT16, autocast=False, max_batch_rows=4096
-    )
+    engine = TransformersEngine(policy, engine_dtype=EngineDtype.BFLOAT16, autocast=False, max_batch_rows=4096)
     model = policy.model.bfloat16().eval()
     texts = [
         tokenizer.apply_chat_template(
@@ -48,25 +46,32 @@ def main() -> None:
             add_generation_prompt=True,
             tokenize=False,
         )
-        for i, extra in zip(
-            range(options.prompts), ["How many has he? Explain."] * options.prompts, strict=True
-        )
+        for i, extra in zip(range(options.prompts), ["How many has he? Explain."] * options.prompts, strict=True)
     ]
     prompts = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
     settings = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=options.tokens,
-        eos_token_id=list(policy.stop_token_ids), pad_token_id=policy.pad_token_id,
-    )  # fmt: skip
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=options.tokens,
+        eos_token_id=list(policy.stop_token_ids),
+        pad_token_id=policy.pad_token_id,
+    )
 
     def own(round_: int) -> list[int]:
         requests = [
             GenerationRequest(
-                request_id=f"{p}/{i}", prompt_id=str(p), prefix_token_ids=prompt, sample_index=i,
-                seed=round_ * 100_000 + p * 1000 + i, sampling=Sampling(temperature=1.0, max_tokens=options.tokens),
+                request_id=f"{p}/{i}",
+                prompt_id=str(p),
+                prefix_token_ids=prompt,
+                sample_index=i,
+                seed=round_ * 100_000 + p * 1000 + i,
+                sampling=Sampling(temperature=1.0, max_tokens=options.tokens),
             )
             for p, prompt in enumerate(prompts)
             for i in range(options.group)
-        ]  # fmt: skip
+        ]
 
         async def collect() -> list[int]:
             return [len(c.token_ids) async for c in engine.generate(requests)]

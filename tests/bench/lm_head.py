@@ -24,9 +24,7 @@ from pathlib import Path
 CASES = ("textbook", "kept", "chunked")
 
 
-def measure(
-    case: str, *, vocab: int, width: int, tokens: int, megabytes: int, cpu_time: bool
-) -> dict[str, float]:
+def measure(case: str, *, vocab: int, width: int, tokens: int, megabytes: int, cpu_time: bool) -> dict[str, float]:
     """Seconds and peak MiB of one case, in this process."""
     from rlvr.run.launch.process import prepare_process
 
@@ -122,9 +120,7 @@ def main() -> None:
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 line = done.stdout.strip().splitlines()[-1]
                 rows.setdefault((vocab, case), []).append(json.loads(line))
-    print(
-        f"{options.tokens} tokens, width {options.width}, chunks of {options.logits_memory_mb} MiB"
-    )
+    print(f"{options.tokens} tokens, width {options.width}, chunks of {options.logits_memory_mb} MiB")
     for (vocab, case), found in rows.items():
         seconds = [row["seconds"] for row in found]
         peak = statistics.median(row["peak_mib"] for row in found)
@@ -134,9 +130,7 @@ def main() -> None:
         )
     if options.output:
         table = [{"vocab": v, "case": c, "rounds": found} for (v, c), found in rows.items()]
-        options.output.write_text(
-            json.dumps({**vars(options), "rows": table}, indent=2, default=str)
-        )
+        options.output.write_text(json.dumps({**vars(options), "rows": table}, indent=2, default=str))
 
 
 if __name__ == "__main__":

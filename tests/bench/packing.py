@@ -75,9 +75,7 @@ def main() -> None:
         f"{1 - num_tokens / (len(lengths) * width):.0%} of the padded batch is padding"
     )
     cases: dict[str, Callable[[], None]] = {
-        layout.value: partial(
-            run, model, batch, layout=layout, share=False, budget=options.micro_batch_tokens
-        )
+        layout.value: partial(run, model, batch, layout=layout, share=False, budget=options.micro_batch_tokens)
         for layout in Layout
     }
     seconds = alternate(cases, rounds=options.rounds, cpu_time=options.cpu_time)

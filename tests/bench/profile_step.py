@@ -76,9 +76,7 @@ def main() -> None:
     """Prints the share of each part and the ten dearest operators."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="smollm2")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16_autocast"], default="bfloat16_autocast"
-    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16_autocast"], default="bfloat16_autocast")
     for name, default in (("groups", 6), ("size", 8), ("tokens", 12), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
@@ -88,9 +86,7 @@ def main() -> None:
     learner = PolicyLearner(
         policy,
         config=LearnerConfig(lr=1e-9, dtype=LearnerDtype(options.dtype)),
-        loss=build_loss(
-            AlgorithmConfig(), max_completion_tokens=options.tokens, uses_proximal=True
-        ),
+        loss=build_loss(AlgorithmConfig(), max_completion_tokens=options.tokens, uses_proximal=True),
         temperature=1.0,
         transport=Transport.IN_PLACE_COPY,
         reference=None,
@@ -104,9 +100,7 @@ def main() -> None:
         for _ in range(STEPS):
             learner.step(batch)
     seconds = (time.process_time() - start) / STEPS
-    events = [
-        (event.key, event.self_cpu_time_total / 1e6 / STEPS) for event in profile.key_averages()
-    ]
+    events = [(event.key, event.self_cpu_time_total / 1e6 / STEPS) for event in profile.key_averages()]
     total = sum(value for _, value in events)
     parts: dict[str, float] = {}
     for key, value in events:

@@ -137,19 +137,29 @@ class InstantLearner:
 
 
 def recipe_of(num_groups: int) -> Recipe:
-    return Recipe.model_validate({
-        "name": "bench",
-        "model": {"tiny": {"layers": 1, "hidden_size": 16, "heads": 2, "characters": "0123456789:"}},
-        "data": {"train": [{
-            "source": "generator:sort_digits", "settings": {"length": 5}, "template": "plain",
-            "verifier": "text_match",
-        }]},
-        "rollout": {
-            "engine": "toy", "prompts_per_step": PROMPTS_PER_STEP, "group_size": GROUP_SIZE,
-            "max_completion_tokens": NUM_TOKENS,
-        },
-        "run": {"steps": num_groups // PROMPTS_PER_STEP, "trackers": [], "eval_every_steps": 0},
-    })  # fmt: skip
+    return Recipe.model_validate(
+        {
+            "name": "bench",
+            "model": {"tiny": {"layers": 1, "hidden_size": 16, "heads": 2, "characters": "0123456789:"}},
+            "data": {
+                "train": [
+                    {
+                        "source": "generator:sort_digits",
+                        "settings": {"length": 5},
+                        "template": "plain",
+                        "verifier": "text_match",
+                    }
+                ]
+            },
+            "rollout": {
+                "engine": "toy",
+                "prompts_per_step": PROMPTS_PER_STEP,
+                "group_size": GROUP_SIZE,
+                "max_completion_tokens": NUM_TOKENS,
+            },
+            "run": {"steps": num_groups // PROMPTS_PER_STEP, "trackers": [], "eval_every_steps": 0},
+        }
+    )
 
 
 def direct(num_engines: int, num_groups: int) -> tuple[float, float, float]:
@@ -170,11 +180,7 @@ def direct(num_engines: int, num_groups: int) -> tuple[float, float, float]:
 
         used = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
-        asyncio.run(
-            run_with(
-                recipe, InstantEngine, num_engines, InstantLearner(), text=text, recorder=recorder
-            )
-        )
+        asyncio.run(run_with(recipe, InstantEngine, num_engines, InstantLearner(), text=text, recorder=recorder))
         wall = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_SELF)
         recorder.close()
@@ -205,9 +211,17 @@ async def run_with(
         reopen=lambda _: (data.stream, data.evals),
     )
     parts = assemble(
-        recipe, text=text, engine=fleet, learner=learner, set_correction=lambda _: None,
-        verifier=InstantVerifier(), data=data, recorder=recorder, stop=StopRequest(), resumed=None,
-    )  # fmt: skip
+        recipe,
+        text=text,
+        engine=fleet,
+        learner=learner,
+        set_correction=lambda _: None,
+        verifier=InstantVerifier(),
+        data=data,
+        recorder=recorder,
+        stop=StopRequest(),
+        resumed=None,
+    )
     try:
         await run_loop(parts)
     finally:

@@ -94,9 +94,7 @@ def main() -> None:
     print(f"{'generate s':>10} {'train s':>8} {'staleness':>9} {'step s':>8} {'of longer':>9}")
     for generate_s, train_s in ((0.5, 0.5), (0.8, 0.4), (0.4, 0.8)):
         for staleness in (0, 1):
-            each = seconds_a_step(
-                generate_s=generate_s, train_s=train_s, staleness=staleness, steps=steps
-            )
+            each = seconds_a_step(generate_s=generate_s, train_s=train_s, staleness=staleness, steps=steps)
             share = each / max(generate_s, train_s)
             print(f"{generate_s:>10} {train_s:>8} {staleness:>9} {each:>8.3f} {share:>9.3f}")
 

@@ -38,8 +38,7 @@ WARM_UP_STEPS = 2  # the allocator grows in them
 def product_speed(shapes: list[tuple[int, int]], dtype: torch.dtype, tokens: int) -> float:
     """FLOPs a second of x W' in these shapes, the median of 15 rounds."""
     pairs = [
-        (torch.randn(tokens, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype))
-        for outputs, inputs in shapes
+        (torch.randn(tokens, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)) for outputs, inputs in shapes
     ]
     seconds: list[float] = []
     for _ in range(18):
@@ -53,9 +52,7 @@ def product_speed(shapes: list[tuple[int, int]], dtype: torch.dtype, tokens: int
 
 def tokens_of(rollouts: Path) -> tuple[int, int]:
     """(prompt tokens, once a group; completion tokens) of a step's file."""
-    rows = pq.read_table(
-        rollouts, columns=["group_id", "prompt_token_ids", "token_ids"]
-    ).to_pylist()
+    rows = pq.read_table(rollouts, columns=["group_id", "prompt_token_ids", "token_ids"]).to_pylist()
     prompts = {row["group_id"]: len(row["prompt_token_ids"]) for row in rows}
     return sum(prompts.values()), sum(len(row["token_ids"]) for row in rows)
 
@@ -101,13 +98,9 @@ def main() -> None:
         names = sorted((run / "rollouts").glob("*.parquet"))
         counted = {name.stem: tokens_of(name) for name in names if "eval" not in name.stem}
     speed = statistics.mean(speeds)
-    print(
-        f"{dtype}: products before and after {', '.join(f'{s / 1e9:.0f}' for s in speeds)} GFLOP/s"
-    )
+    print(f"{dtype}: products before and after {', '.join(f'{s / 1e9:.0f}' for s in speeds)} GFLOP/s")
     table: dict[str, list[float]] = {}
-    for row, (_, (prompts, completions)) in zip(
-        found, sorted(counted.items())[-len(found) :], strict=True
-    ):
+    for row, (_, (prompts, completions)) in zip(found, sorted(counted.items())[-len(found) :], strict=True):
         skipped = row.get("learner/forward_only_rate", 0.0)
         generate = 2 * (prompts * body + completions * (body + head)) / speed
         train = 6 * (prompts * body + completions * (body + head)) / speed
@@ -122,15 +115,12 @@ def main() -> None:
             "step over floor": row["time/step_s"] / (generate + train),
             "forward only": skipped,
             "floor as run": generate + train * (1 - 2 / 3 * skipped),
-            "step over floor as run": row["time/step_s"]
-            / (generate + train * (1 - 2 / 3 * skipped)),
+            "step over floor as run": row["time/step_s"] / (generate + train * (1 - 2 / 3 * skipped)),
         }
         for name, value in values.items():
             table.setdefault(name, []).append(value)
     for name, values in table.items():
-        print(
-            f"  {name:24} {statistics.median(values):7.2f}  ({min(values):.2f} to {max(values):.2f})"
-        )
+        print(f"  {name:24} {statistics.median(values):7.2f}  ({min(values):.2f} to {max(values):.2f})")
     print("load after", os.getloadavg())
 
 

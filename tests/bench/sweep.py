@@ -82,9 +82,7 @@ def run(recipe: str, overrides: Sequence[str], *, seed: int, folder: Path) -> di
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
@@ -122,19 +120,18 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     first = next(iter(results.values()))[0]["curve"]
     steps = [step for step, _, _ in first]
     lines = [
-        "| setting | " + " | ".join(f"@{step}" for step in steps)
+        "| setting | "
+        + " | ".join(f"@{step}" for step in steps)
         + " | last, by seed | clip rate | truncated | masked | ess | staleness | s a step | CPU s |",
         "|---" * (len(steps) + 9) + "|",
-    ]  # fmt: skip
+    ]
 
     def mean(runs: list[dict[str, Any]], name: str) -> str:
         values = [r["means"][name] for r in runs if name in r["means"]]
         return f"{statistics.fmean(values):.3g}" if values else ""
 
     for name, runs in results.items():
-        held = [
-            f"{statistics.fmean(r['curve'][i][2] for r in runs):.3f}" for i in range(len(steps))
-        ]
+        held = [f"{statistics.fmean(r['curve'][i][2] for r in runs):.3f}" for i in range(len(steps))]
         last = " ".join(f"{r['curve'][-1][2]:.3f}" for r in runs)
         rates = [
             mean(runs, key)
@@ -187,9 +184,7 @@ def main() -> None:
         for (name, seed), future in futures.items():
             results.setdefault(name, []).append(future.result())
             curve = [round(value, 3) for _, _, value in results[name][-1]["curve"]]
-            print(
-                f"{name}, seed {seed}: {curve} in {results[name][-1]['seconds']:.0f} s", flush=True
-            )
+            print(f"{name}, seed {seed}: {curve} in {results[name][-1]['seconds']:.0f} s", flush=True)
     print(table(results))
     if options.output:
         options.output.write_text(json.dumps(results, indent=1) + "\n")

@@ -41,10 +41,15 @@ def main(dtype: str, *changes: str) -> None:
     recipe = load_recipe(
         "quickstart",
         [
-            "rollout.engine=vllm", "cluster.backend=ray", f"rollout.engine_dtype={dtype}",
-            "data.max_prompt_tokens=128", "rollout.max_completion_tokens=128", "rollout.max_batch_rows=32", *changes,
+            "rollout.engine=vllm",
+            "cluster.backend=ray",
+            f"rollout.engine_dtype={dtype}",
+            "data.max_prompt_tokens=128",
+            "rollout.max_completion_tokens=128",
+            "rollout.max_batch_rows=32",
+            *changes,
         ],
-    ).recipe  # fmt: skip
+    ).recipe
     policy = load_policy(recipe.model, seed=0)
     kind = getattr(torch, dtype)
     prompts = [tuple(policy.tokenizer.encode(TEXT.format(word))) for word in WORDS]
@@ -58,9 +63,7 @@ def main(dtype: str, *changes: str) -> None:
     frozen, whole, copies, written = [], [], [], []
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
         sent = WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
-        publication = Publication(
-            transport=Transport.FILE, dtype=kind, folder=Path(folder), kind=sent
-        )
+        publication = Publication(transport=Transport.FILE, dtype=kind, folder=Path(folder), kind=sent)
         for _ in range(6):
             publication.has_changed = True
             begin = time.perf_counter()
@@ -90,10 +93,7 @@ def main(dtype: str, *changes: str) -> None:
 
     begin = time.perf_counter()
     found = living.generate(
-        *(
-            request(f"{i}", prompts[i % 8], seed=i, temperature=1.0, max_tokens=128)
-            for i in range(32)
-        )
+        *(request(f"{i}", prompts[i % 8], seed=i, temperature=1.0, max_tokens=128) for i in range(32))
     )
     seconds = time.perf_counter() - begin
     say(dtype, tokens_per_s=round(sum(len(c.token_ids) for c in found.values()) / seconds, 1))

@@ -49,9 +49,7 @@ def reference_of(row: dict[str, Any]) -> dict[str, Any]:
         reference["checker"] = row["checker"]
     if row["kind"] == "function":
         return reference | row["prompt_tests"]
-    tests = [
-        {key: _written_out(text) for key, text in test.items()} for test in row["prompt_tests"]
-    ]
+    tests = [{key: _written_out(text) for key, text in test.items()} for test in row["prompt_tests"]]
     return reference | {"tests": tests}
 
 
@@ -76,9 +74,7 @@ async def judge_row(verifier: Verifier, row: dict[str, Any]) -> Verdict:
     return await verifier.verify(prompt, completion)  # type: ignore[misc] # `code` is asynchronous
 
 
-async def judge_rows(
-    sandbox: Sandbox, rows: Sequence[dict[str, Any]], *, at_once: int = 4
-) -> list[Verdict]:
+async def judge_rows(sandbox: Sandbox, rows: Sequence[dict[str, Any]], *, at_once: int = 4) -> list[Verdict]:
     """The verdict on each row, a few at a time."""
     verifier = make_verifier(sandbox)
     gate = asyncio.Semaphore(at_once)
@@ -95,14 +91,10 @@ def wrong_verdicts(rows: Sequence[dict[str, Any]], verdicts: Iterable[Verdict]) 
     wrong: list[str] = []
     for row, verdict in zip(rows, verdicts, strict=True):
         is_right = (
-            verdict.status is Status.PASS
-            if row["expected_pass"]
-            else verdict.status in (Status.FAIL, Status.UNPARSED)
+            verdict.status is Status.PASS if row["expected_pass"] else verdict.status in (Status.FAIL, Status.UNPARSED)
         )
         if not is_right:
-            wrong.append(
-                f"{row['id']} ({row['category']}: {row['why']}): {verdict.status.name}: {verdict.reason}"
-            )
+            wrong.append(f"{row['id']} ({row['category']}: {row['why']}): {verdict.status.name}: {verdict.reason}")
     return wrong
 
 
@@ -150,9 +142,7 @@ class Host:
         found: list[str] = []
         found += [f"new on the host: {path}" for path in sorted(_entries() - self.entries)]
         found += [f"left by a box: {path}" for path in self.scratch.iterdir()]
-        found += [
-            f"left in the kernel: {item}" for item in sorted(_system_v_objects() - self.objects)
-        ]
+        found += [f"left in the kernel: {item}" for item in sorted(_system_v_objects() - self.objects)]
         found += [f"still runs: {pid}" for pid in _processes_with(MARK)]
         found += [f"child left: {pid}" for pid in children_of_this_process() - self.children]
         if abs(time.time() - time.monotonic() - self.clock) > 0.5:

@@ -89,10 +89,7 @@ def _paid_unjudged(groups: Sequence[GroupRewards]) -> list[list[float | None]]:
 
 
 def _by_place(groups: Sequence[GroupRewards]) -> list[list[float | None]]:
-    return [
-        [None if r is None else r * place for place, r in enumerate(group.rewards_G)]
-        for group in groups
-    ]
+    return [[None if r is None else r * place for place, r in enumerate(group.rewards_G)] for group in groups]
 
 
 @pytest.mark.parametrize(

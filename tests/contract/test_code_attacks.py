@@ -46,9 +46,7 @@ def usable(rows: Sequence[dict[str, Any]], backend: str) -> list[dict[str, Any]]
     return [row for row in rows if row.get("needs") not in lacks]
 
 
-def judge_in(
-    backend: str, rows: Sequence[dict[str, Any]]
-) -> tuple[list[Verdict], list[str], list[str]]:
+def judge_in(backend: str, rows: Sequence[dict[str, Any]]) -> tuple[list[Verdict], list[str], list[str]]:
     """(verdicts, side effects of rows, changes of the host) of the rows in a fresh sandbox with two slots."""
 
     async def judge(host: Host) -> tuple[list[Verdict], list[str]]:
@@ -87,9 +85,7 @@ def is_quick(row: dict[str, Any]) -> bool:
 def test_some_attacks_of_each_kind_earn_nothing_and_honest_programs_pass(backend: str) -> None:
     need(backend)
     quick = [row for row in ATTACKS if is_quick(row)]
-    chosen = [
-        row for kind in sorted(KINDS) for row in [r for r in quick if r["category"] == kind][::3]
-    ]
+    chosen = [row for kind in sorted(KINDS) for row in [r for r in quick if r["category"] == kind][::3]]
     rows = usable([*chosen, *[row for row in HONEST if is_quick(row)][::3]], backend)
     verdicts, effects, changes = judge_in(backend, rows)
     assert wrong_verdicts(rows, verdicts) == []

@@ -89,18 +89,14 @@ async def judge_until(end: float, verifier: CodeVerifier) -> Counter[str]:
     return counts
 
 
-def chaos(
-    backend: str, seconds: float, caplog: pytest.LogCaptureFixture
-) -> tuple[Counter[str], int]:
+def chaos(backend: str, seconds: float, caplog: pytest.LogCaptureFixture) -> tuple[Counter[str], int]:
     missing = [p for p in load(find(SANDBOXES, backend)).probes() if p.is_required and not p.is_ok]
     if missing:
         pytest.skip(f"{backend}: {missing[0].name}: {missing[0].detail}")
     caplog.set_level(logging.INFO)
 
     async def scenario() -> tuple[Counter[str], int]:
-        sandbox: Any = build_sandbox(
-            backend, {"slots": 2, "preimport": (), "should_self_test": False}
-        )
+        sandbox: Any = build_sandbox(backend, {"slots": 2, "preimport": (), "should_self_test": False})
         await sandbox.start()
         verifier = CodeVerifier(CodeConfig(), VerifierContext(sandbox=sandbox))
         await judge_until(time.monotonic() + 0.5, verifier)
@@ -123,9 +119,7 @@ def chaos(
     assert box_processes() == []
     assert descriptors() <= start + 1  # a first event loop may leave one behind
     said = [record.getMessage() for record in caplog.records]
-    assert [
-        text for text in said if "Bad file descriptor" in text or "left something" in text
-    ] == []
+    assert [text for text in said if "Bad file descriptor" in text or "left something" in text] == []
     return found
 
 

@@ -53,11 +53,7 @@ def busy(count: int) -> Generator[None]:
 def program(kind: str, body: str, number: int = 0) -> str:
     """The text of a completion that does `body` and answers rightly; the number makes it another program."""
     lines = body.split("\n")
-    end = (
-        ["print(1)"]
-        if kind == "stdio"
-        else ["def f(x):", *[f"    {line}" for line in lines], "    return 1"]
-    )
+    end = ["print(1)"] if kind == "stdio" else ["def f(x):", *[f"    {line}" for line in lines], "    return 1"]
     start = lines if kind == "stdio" else []
     return f"```python\n{WORK}" + "\n".join([*start, *end, f"# {number}"]) + "\n```\n"
 
@@ -117,9 +113,7 @@ BLOCKED = {
 @BACKENDS
 @MACHINES
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_program_that_blocks_itself_or_is_too_slow_fails(
-    kind: str, num_busy: int, backend: str
-) -> None:
+def test_a_program_that_blocks_itself_or_is_too_slow_fails(kind: str, num_busy: int, backend: str) -> None:
     need(backend)
     items = [(KINDS[kind], program(kind, body)) for body in BLOCKED.values()]
     with busy(num_busy):

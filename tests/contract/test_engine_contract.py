@@ -148,9 +148,7 @@ def test_draws_that_depend_on_the_batch_are_caught_unless_the_engine_says_so(
     assert check_engine(Honest) == []
 
 
-def test_a_lost_completion_and_a_hang_are_caught(
-    uniform: type[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_completion_and_a_hang_are_caught(uniform: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_trial, "DEADLINE_S", 0.2)
 
     class Loses(uniform):
@@ -163,9 +161,7 @@ def test_a_lost_completion_and_a_hang_are_caught(
             await asyncio.sleep(100)
             yield self._complete(requests[0])
 
-    assert "generate: 13 requests gave 12 completions, or others than asked for" in check_engine(
-        Loses
-    )
+    assert "generate: 13 requests gave 12 completions, or others than asked for" in check_engine(Loses)
     assert check_engine(Hangs) == ["generate: hangs; nothing that comes after it was checked"]
 
 
@@ -265,9 +261,7 @@ def test_a_load_that_drops_open_requests_or_blurs_versions_is_caught(uniform: ty
                 yield replace(completion, policy_versions=(99,) * count) if blurred else completion
 
     found = check_engine(Drops)
-    assert any(
-        line.startswith("load while generating: ") and "are answered" in line for line in found
-    )
+    assert any(line.startswith("load while generating: ") and "are answered" in line for line in found)
     assert any("policy_versions of an open request are [99" in line for line in check_engine(Blurs))
 
 
@@ -291,9 +285,7 @@ def test_a_bad_end_is_caught(uniform: type[Any]) -> None:
                 raise ValueError("closed") from error
 
     assert "close: a second close raised ValueError: closed" in check_engine(Twice)
-    assert "close: a closed engine still generates; it must raise RolloutError" in check_engine(
-        Goes
-    )
+    assert "close: a closed engine still generates; it must raise RolloutError" in check_engine(Goes)
     found = check_engine(Raises)
     assert "close: an open request fails with ValueError and not RolloutError" in found
     assert "close: a closed engine raises ValueError and not RolloutError" in found
@@ -369,9 +361,7 @@ def _at(temperature: Callable[[Sampling], float]) -> type[Sound]:
         """Samples at another temperature than asked for, and reports its log-probs."""
 
         def generate(self, requests: Requests) -> AsyncIterator[Completion]:
-            return super().generate(
-                [_with(r, temperature=temperature(r.sampling)) for r in requests]
-            )
+            return super().generate([_with(r, temperature=temperature(r.sampling)) for r in requests])
 
     return Resampled
 
@@ -389,9 +379,7 @@ def _at(temperature: Callable[[Sampling], float]) -> type[Sound]:
         (_at(lambda s: s.temperature or 1.0), "temperature 0 takes a token that is not the likel"),
     ],
 )
-def test_wrong_weights_are_caught(
-    engine: type[Sound], problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_weights_are_caught(engine: type[Sound], problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_transports", lambda traits: [Transport.IN_PLACE_COPY])
     found = check_engine(engine)
     assert any(problem in line for line in found), found

@@ -47,9 +47,7 @@ def fake_docker(tmp_path: Path) -> Path:
     return path
 
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not PYTHON, reason="its supervisor changes the user id"
-)
+needs_root = pytest.mark.skipif(os.geteuid() != 0 or not PYTHON, reason="its supervisor changes the user id")
 
 
 @needs_root

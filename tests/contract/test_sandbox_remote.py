@@ -68,9 +68,7 @@ class Service(http.server.BaseHTTPRequestHandler):
     def piston(self, body: dict[str, Any]) -> dict[str, Any]:
         main, *others = body["files"]
         files = {f["name"]: base64.b64decode(f["content"]) for f in others}
-        done, seconds = execute(
-            main["content"], files, body["args"], body["stdin"], body["run_timeout"] / 1000
-        )
+        done, seconds = execute(main["content"], files, body["args"], body["stdin"], body["run_timeout"] / 1000)
         facts = {"wall_time": seconds * 1000, "cpu_time": 10, "memory": 5 << 20, "message": None}
         if done is None:
             ended = {"code": None, "signal": "SIGKILL", "status": "TO", "stdout": "", "stderr": ""}
@@ -201,9 +199,7 @@ def test_remote_says_when_nobody_answers() -> None:
         RemoteConfig(url="localhost:8080")
 
 
-def test_remote_tells_what_programs_can_reach_there(
-    service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remote_tells_what_programs_can_reach_there(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLVR_TEST_API_KEY", "secret")
     problems = asyncio.run(remote(service).self_test())
     assert any("RLVR_TEST_API_KEY" in problem for problem in problems)

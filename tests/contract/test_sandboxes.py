@@ -28,9 +28,7 @@ def is_usable(name: str) -> bool:
     return all(p.is_ok for p in load(find(SANDBOXES, name)).probes() if p.is_required)
 
 
-@pytest.mark.parametrize(
-    "name", ["namespaces", "landlock", pytest.param("auto", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["namespaces", "landlock", pytest.param("auto", marks=pytest.mark.slow)])
 def test_a_local_sandbox_keeps_the_contract(name: str) -> None:
     usable = ("namespaces", "landlock") if name == "auto" else (name,)
     if not any(is_usable(backend) for backend in usable):
@@ -48,13 +46,9 @@ def test_every_built_in_sandbox_is_registered_and_loads() -> None:
 
 
 def test_a_wrong_setting_of_a_sandbox_is_named() -> None:
-    with pytest.raises(
-        PluginError, match=r"settings of sandbox 'namespaces': slots: .*\(got 'many'\)"
-    ):
+    with pytest.raises(PluginError, match=r"settings of sandbox 'namespaces': slots: .*\(got 'many'\)"):
         build_sandbox("namespaces", {"slots": "many"})
-    with pytest.raises(
-        PluginError, match=r"sandbox 'dockr' is not installed.*Did you mean 'docker'"
-    ):
+    with pytest.raises(PluginError, match=r"sandbox 'dockr' is not installed.*Did you mean 'docker'"):
         build_sandbox("dockr", {})
 
 
@@ -127,9 +121,7 @@ def test_auto_refuses_with_every_reason_and_the_fix(monkeypatch: pytest.MonkeyPa
     from rlvr_sandboxes.outside.probes import Probe
 
     for backend in (NamespacesSandbox, LandlockSandbox):
-        probe = Probe(
-            name="border", is_ok=False, detail=f"no {backend.name} here", fix=f"mend {backend.name}"
-        )
+        probe = Probe(name="border", is_ok=False, detail=f"no {backend.name} here", fix=f"mend {backend.name}")
         monkeypatch.setattr(backend, "probes", classmethod(lambda cls, probe=probe: (probe,)))
     box = AutoSandbox(AutoSandbox.Config())  # type: ignore[arg-type] # its own Config
     with pytest.raises(SandboxUnavailable) as caught:

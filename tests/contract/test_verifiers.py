@@ -35,8 +35,7 @@ def read_table(name: str) -> list[dict[str, Any]]:
 OWN = [
     entry.name
     for entry in list_plugins(VERIFIERS)
-    if entry.distribution == "rlvr"
-    and load(find(VERIFIERS, entry.name)).execution is Execution.PROCESS
+    if entry.distribution == "rlvr" and load(find(VERIFIERS, entry.name)).execution is Execution.PROCESS
 ]
 ROWS = [
     pytest.param(name, row, id=f"{name}-{index}-{row['why'][:40]}")
@@ -99,13 +98,9 @@ def test_the_contract_ends_at_a_text_that_hangs_the_verifier(is_async: bool) -> 
             await asyncio.sleep(60)
         return text == reference
 
-    problems = check_verifier(
-        waits if is_async else hangs, passing=[("4", "4")], failing=[("4", "5")], deadline_s=0.2
-    )
+    problems = check_verifier(waits if is_async else hangs, passing=[("4", "4")], failing=[("4", "5")], deadline_s=0.2)
     released.set()
-    assert [problem.partition(";")[0] for problem in problems] == [
-        "an empty text: no answer within 0.2 s"
-    ]
+    assert [problem.partition(";")[0] for problem in problems] == ["an empty text: no answer within 0.2 s"]
 
 
 def test_the_contract_holds_inside_a_running_event_loop() -> None:
@@ -140,9 +135,7 @@ def test_the_page_on_writing_verifiers_runs(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": path}
 
     def run(*command: str) -> None:
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
 
     (tmp_path / "my_checks.py").write_text(python[0], encoding="utf-8")

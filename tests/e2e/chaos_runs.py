@@ -19,8 +19,14 @@ from typing import Any
 from rlvr.processes.lifeline import end_with_parent
 
 MARK = "RLVR_CHAOS_MARK"
-HEAVY = ("torch", "pyarrow.parquet", "safetensors.torch", "transformers.models.llama.modeling_llama", "rlvr.cli",
-         "rlvr.run.launch.local")  # fmt: skip
+HEAVY = (
+    "torch",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    "transformers.models.llama.modeling_llama",
+    "rlvr.cli",
+    "rlvr.run.launch.local",
+)
 
 
 class ForkServer:
@@ -29,9 +35,13 @@ class ForkServer:
     def __init__(self, folder: Path) -> None:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.chaos_runs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.e2e.chaos_runs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        )
         self._folder = folder
 
     def __enter__(self) -> "ForkServer":

@@ -84,10 +84,7 @@ def test_equal_rewards_are_no_signal_after_as_many_steps_as_the_recipe_says(tmp_
     alarms = events_of(tmp_path / "run", "alarm")
     assert [event["alarm"] for event in alarms] == ["no_signal", "truncated"]
     assert "too easy" in alarms[0]["advice"]
-    assert (
-        "step 2: alarm no_signal: for 2 steps in a row every completion earned the same reward, 1"
-        in out
-    )
+    assert "step 2: alarm no_signal: for 2 steps in a row every completion earned the same reward, 1" in out
 
 
 def test_a_short_run_of_which_nothing_was_judged_does_not_end_as_done(tmp_path: Path):
@@ -98,9 +95,7 @@ def test_a_short_run_of_which_nothing_was_judged_does_not_end_as_done(tmp_path: 
     assert "done" not in out
     assert [event["error"] for event in events_of(tmp_path / "run", "stopped")] == ["VerifierError"]
     assert events_of(tmp_path / "run", "done") == []
-    broken = [
-        event.get("evaluation", "") for event in events_of(tmp_path / "run", "broken_checker")
-    ]
+    broken = [event.get("evaluation", "") for event in events_of(tmp_path / "run", "broken_checker")]
     assert broken == ["sort", "", "", "sort"]
     assert out.count("evaluation 'sort': verifier 'dies@1'") == 1
     command = [sys.executable, "-m", "rlvr.cli", "eval", "run"]

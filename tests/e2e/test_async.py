@@ -47,15 +47,17 @@ BASE = [
     "learner.lr_warmup_steps=0",
 ]  # fmt: skip
 FROM_FILE = [
-    "data.train.0.verifier=mine.py:by_index", "data.train.0.source=rows.jsonl", "data.train.0.settings={}",
-]  # fmt: skip
+    "data.train.0.verifier=mine.py:by_index",
+    "data.train.0.source=rows.jsonl",
+    "data.train.0.settings={}",
+]
 LOW_FIRST = ["data.train.0.verifier=mine.py:low_first"]
 STALE = [
-    "rollout.max_staleness=2", "rollout.engine_dtype=float32", "algorithm.correction.weight=token",
-]  # fmt: skip
-EVALUATE = (
-    "data.eval=[{source: rows.jsonl, name: held, template: plain, verifier: 'mine.py:by_index'}]"
-)
+    "rollout.max_staleness=2",
+    "rollout.engine_dtype=float32",
+    "algorithm.correction.weight=token",
+]
+EVALUATE = "data.eval=[{source: rows.jsonl, name: held, template: plain, verifier: 'mine.py:by_index'}]"
 DYNAMIC = ["algorithm.dynamic_sampling.enabled=true"]
 
 
@@ -77,9 +79,7 @@ def train(name: str, *changes: str, resume: bool = False) -> Path:
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(path, recipe_name="tiny", resume=resume)
         console = Console(file=io.StringIO())
-        local.train(
-            loaded, service=service, data=data, directory=directory, resume=resume, console=console
-        )
+        local.train(loaded, service=service, data=data, directory=directory, resume=resume, console=console)
     return path
 
 
@@ -98,9 +98,7 @@ def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
 def ledger_of(run: Path) -> list[tuple[Any, ...]]:
     """(issue, prompt, state, step, reason) of every prompt that was handed out."""
     with sqlite3.connect(run / "ledger.sqlite") as db:
-        query = (
-            "SELECT issue_index, prompt_id, state, step, reason FROM issues ORDER BY issue_index"
-        )
+        query = "SELECT issue_index, prompt_id, state, step, reason FROM issues ORDER BY issue_index"
         return list(db.execute(query))
 
 
@@ -130,9 +128,7 @@ def test_an_evaluation_sees_one_version_however_much_is_in_flight(folder: Path):
         policy = load_policy(ModelConfig(path=str(run / "checkpoints" / f"step_{step}")), seed=0)
         for row in seen:
             ids = torch.tensor([row["prompt_token_ids"]])
-            alone = policy.model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6
-            )
+            alone = policy.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
             assert alone[0, ids.shape[1] :].tolist() == row["token_ids"]
 
 
@@ -145,15 +141,10 @@ def test_groups_without_signal_are_replaced_and_counted(folder: Path):
         dropped = [row for row in of_step if row[2] == "dropped"]
         assert len(of_step) - len(dropped) == 4
         assert {row[4] for row in dropped} <= {"all judged rewards are equal"}
-        assert (
-            metrics["rollout/refilled_groups"] == metrics["rollout/dropped_groups"] == len(dropped)
-        )
+        assert metrics["rollout/refilled_groups"] == metrics["rollout/dropped_groups"] == len(dropped)
         assert metrics["rollout/num_completions"] == 4 * len(of_step)
         wasted = {row[1] for row in dropped}
-        sizes = [
-            (row["prompt_id"] in wasted, len(row["token_ids"]))
-            for row in rollouts_of(run, metrics["step"])
-        ]
+        sizes = [(row["prompt_id"] in wasted, len(row["token_ids"])) for row in rollouts_of(run, metrics["step"])]
         lost = sum(count for is_lost, count in sizes if is_lost)
         assert metrics["rollout/wasted_tokens"] == lost
         assert metrics["rollout/wasted_rate"] == pytest.approx(lost / sum(n for _, n in sizes))
@@ -170,8 +161,7 @@ def test_without_any_signal_each_step_spends_its_refills_and_the_run_goes_on(
     (folder / "rows.jsonl").write_text(
         "".join(json.dumps({"prompt": f"{i}:", "reference": "easy"}) + "\n" for i in range(9))
     )
-    run = train("run", *DYNAMIC, *FROM_FILE, *stale, "run.steps=3",
-                "algorithm.dynamic_sampling.max_refill_factor=0.8")  # fmt: skip
+    run = train("run", *DYNAMIC, *FROM_FILE, *stale, "run.steps=3", "algorithm.dynamic_sampling.max_refill_factor=0.8")
     rows = rows_of(run)
     assert [row["rollout/dropped_groups"] for row in rows] == [7, 7, 7]  # 4 + floor(0.8 * 4)
     assert [row["rollout/wasted_rate"] for row in rows] == [1, 1, 1]
@@ -179,9 +169,7 @@ def test_without_any_signal_each_step_spends_its_refills_and_the_run_goes_on(
     assert [event["groups"] for event in events_of(run, "refill_spent")] == [7, 7, 7]
     warned = [r for r in caplog.records if "carried a signal" in r.getMessage()]
     assert len(warned) == 1
-    assert {v for r in rollouts_of(run, 3) for v in r["policy_versions"]} == {
-        0
-    }  # nothing was learned
+    assert {v for r in rollouts_of(run, 3) for v in r["policy_versions"]} == {0}  # nothing was learned
 
 
 def test_dynamic_sampling_with_staleness_is_reproducible(folder: Path):
@@ -218,9 +206,7 @@ def test_a_run_that_died_with_prompts_in_flight_loses_none_and_repeats_none(
     assert ledger == ledger_of(whole)
     assert [row[0] for row in ledger] == list(range(len(ledger)))
     trained = Counter(row[2] for row in ledger)["trained"]
-    assert trained == sum(
-        row["rollout/num_completions"] / 4 - row["rollout/dropped_groups"] for row in rows_of(run)
-    )
+    assert trained == sum(row["rollout/num_completions"] / 4 - row["rollout/dropped_groups"] for row in rows_of(run))
     names = [name for name in rows_of(whole)[-1] if name.startswith(("data/", "rollout/refilled"))]
     assert [[row[name] for name in names] for row in rows_of(run)] == [
         [row[name] for name in names] for row in rows_of(whole)
@@ -233,18 +219,19 @@ def test_a_killed_process_resumes_the_same_way(folder: Path):
     whole = subprocess.run([*command, "whole"], capture_output=True, text=True, timeout=300)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     process = subprocess.Popen(
-        [*command, "run"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*command, "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step") and " 5/" in line:
             process.kill()
             break
     assert process.wait(timeout=60) == -signal.SIGKILL
-    again = subprocess.run(
-        [*command, "run", "--resume"], capture_output=True, text=True, timeout=300
-    )
+    again = subprocess.run([*command, "run", "--resume"], capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     assert ledger_of(folder / "run") == ledger_of(folder / "whole")
 
@@ -253,8 +240,13 @@ def test_solved_prompts_retire_and_when_none_is_left_the_run_ends_early_and_well
     (folder / "rows.jsonl").write_text(
         "".join(json.dumps({"prompt": f"{i}:", "reference": "easy"}) + "\n" for i in range(10))
     )
-    changes = [*FROM_FILE, "data.difficulty.retire_solve_rate=1.0", "data.difficulty.min_attempts=4", EVALUATE,
-               "run.eval_prompts=4"]  # fmt: skip
+    changes = [
+        *FROM_FILE,
+        "data.difficulty.retire_solve_rate=1.0",
+        "data.difficulty.min_attempts=4",
+        EVALUATE,
+        "run.eval_prompts=4",
+    ]
     run = train("run", *changes, "run.steps=50")
     rows = rows_of(run)
     assert [row["step"] for row in rows] == [0, 1, 2, 3]

@@ -79,9 +79,7 @@ class Scene:
         self.log.touch()
         self.begin = self.log.stat().st_size
         arguments = ["train", "tiny", *SMALL, *self.changes, "--run-dir", str(self.run), *resume]
-        self.pid = self.server.start(
-            arguments, log=self.log, mark=self.mark, temporary=self.temporary
-        )
+        self.pid = self.server.start(arguments, log=self.log, mark=self.mark, temporary=self.temporary)
 
     def newest(self) -> int:
         found = (self.run / "checkpoints").glob("step_*/complete.json")
@@ -186,9 +184,9 @@ def assert_same(run: Path, whole: Path, *, story: str) -> None:
     trained = Counter(row[1] for row in ledger if row[2] == "trained")
     expected = Counter(row[1] for row in ledger_of(whole) if row[2] == "trained")
     assert trained == expected, f"prompts lost or doubled; {story}"
-    assert [row for row in ledger if row[3] is not None] == [
-        row for row in ledger_of(whole) if row[3] is not None
-    ], story
+    assert [row for row in ledger if row[3] is not None] == [row for row in ledger_of(whole) if row[3] is not None], (
+        story
+    )
     assert [row["step"] for row in rows_of(run)] == list(range(STEPS + 1)), story
     assert rows_of(run) == rows_of(whole), story
     assert rollouts_of(run) == rollouts_of(whole), story
@@ -205,9 +203,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_faults_at_random_moments_lose_nothing_and_leave_nothing(
-    server: ForkServer, tmp_path: Path, variant: str
-):
+def test_faults_at_random_moments_lose_nothing_and_leave_nothing(server: ForkServer, tmp_path: Path, variant: str):
     changes, share = VARIANTS[variant]
     num_faults = max(1, round(share * int(os.environ.get("RLVR_CHAOS_FAULTS", "20"))))
     seed = int(os.environ.get("RLVR_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
@@ -217,9 +213,7 @@ def test_faults_at_random_moments_lose_nothing_and_leave_nothing(
     whole = Scene(server, tmp_path, "whole", changes, chance)
     whole.start()
     assert whole.finish(), whole.story()
-    assert (
-        sum(row.get("reward/mean", 0.0) for row in rows_of(whole.run)) > 0.0
-    )  # it learns something
+    assert sum(row.get("reward/mean", 0.0) for row in rows_of(whole.run)) > 0.0  # it learns something
     number = 0
     while num_faults > 0:
         number += 1

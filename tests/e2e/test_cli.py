@@ -95,9 +95,7 @@ def test_the_version_and_a_keys_meaning_are_told(tmp_path: Path):
 
 
 def test_a_malformed_row_is_answered_and_ends_with_exit_code_1(tmp_path: Path):
-    (tmp_path / "in.jsonl").write_text(
-        '{"id": "a", "completion": "\\\\boxed{2}", "reference": "2"}\n{"id": "b"\n'
-    )
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "completion": "\\\\boxed{2}", "reference": "2"}\n{"id": "b"\n')
     code, output = rlvr(tmp_path, "verify", "math", "--input", "in.jsonl", "--output", "out.jsonl")
     assert code == 1, output
     rows = (tmp_path / "out.jsonl").read_text().splitlines()

@@ -63,9 +63,7 @@ def pip_settings() -> tuple[list[str], list[str]]:
         if option in {"find-links", "extra-index-url", "index-url", "cert"}:
             for word in value.strip("'\"").replace("\\n", " ").split():
                 path = Path(word.removeprefix("file://"))
-                if (
-                    path.is_absolute() and path.exists()
-                ):  # the files of an index lie beside its pages
+                if path.is_absolute() and path.exists():  # the files of an index lie beside its pages
                     is_whole = path.is_dir() and path.name != "simple"
                     folders.append(str(path if is_whole else path.parent))
                 flags += [f"--{option}", word]
@@ -89,16 +87,28 @@ def build(tool: Buildah, folder: Path) -> None:
     flags, folders = pip_settings()
     volumes = [part for place in folders for part in ("--volume", f"{place}:{place}:ro")]
     tool(
-        "build", "--network", "host", *volumes, "--build-arg", "BASE=localhost/debian-base",
-        "--build-arg", "EXTRAS=cluster", "--build-arg", f"PIP_FLAGS={' '.join(flags)}",
-        "--file", "docker/Dockerfile", "--target", "cpu", "--tag", "localhost/rlvr-cpu", ".",
-    )  # fmt: skip
+        "build",
+        "--network",
+        "host",
+        *volumes,
+        "--build-arg",
+        "BASE=localhost/debian-base",
+        "--build-arg",
+        "EXTRAS=cluster",
+        "--build-arg",
+        f"PIP_FLAGS={' '.join(flags)}",
+        "--file",
+        "docker/Dockerfile",
+        "--target",
+        "cpu",
+        "--tag",
+        "localhost/rlvr-cpu",
+        ".",
+    )
 
 
 @pytest.fixture(scope="module")
-def in_image(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., str]]:
+def in_image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """Runs a command in one container of the image, as its user, and returns what it prints; it must succeed."""
     if "image" not in request.config.option.markexpr:
         pytest.skip("ten minutes and 22 GB of disk: pytest -m image")
@@ -137,9 +147,7 @@ def test_doctor_finds_all_that_it_needs(in_image: Callable[..., str]):
 
 def test_it_trains_with_vllm_behind_ray(in_image: Callable[..., str]):
     folder = f"{HOME}/runs/three-steps"
-    printed = in_image(
-        "rlvr", "train", "quickstart-cluster", "run.steps=3", "run.eval_prompts=16", "--run-dir", folder
-    )  # fmt: skip
+    printed = in_image("rlvr", "train", "quickstart-cluster", "run.steps=3", "run.eval_prompts=16", "--run-dir", folder)
     assert "done" in printed
     rows = [json.loads(r) for r in in_image("cat", f"{folder}/metrics.jsonl").splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
@@ -149,14 +157,20 @@ def test_it_trains_with_vllm_behind_ray(in_image: Callable[..., str]):
 def test_it_judges_programs_in_a_sandbox(in_image: Callable[..., str]):
     reference = {"kind": "stdio", "tests": [{"stdin": "3 4\n", "stdout": "7\n"}]}
     rows = [
-        {"id": sign, "reference": reference,
-         "completion": f"```python\na, b = map(int, input().split())\nprint(a {sign} b)\n```"}
+        {
+            "id": sign,
+            "reference": reference,
+            "completion": f"```python\na, b = map(int, input().split())\nprint(a {sign} b)\n```",
+        }
         for sign in "+*"
-    ]  # fmt: skip
+    ]
     text = "\n".join(map(json.dumps, rows))
     in_image(
-        "sh", "-c", 'printf "%s\\n" "$1" > rows.jsonl; rlvr verify code --input rows.jsonl --output verdicts.jsonl',
-        "sh", text,
-    )  # fmt: skip
+        "sh",
+        "-c",
+        'printf "%s\\n" "$1" > rows.jsonl; rlvr verify code --input rows.jsonl --output verdicts.jsonl',
+        "sh",
+        text,
+    )
     verdicts = [json.loads(row) for row in in_image("cat", "verdicts.jsonl").splitlines()]
     assert [(v["id"], v["status"]) for v in verdicts] == [("+", "PASS"), ("*", "FAIL")]

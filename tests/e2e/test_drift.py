@@ -28,8 +28,10 @@ SMALL = [
     "data.train.0.verifier_settings={}", "learner.lr=1e-3", "learner.lr_warmup_steps=0",
 ]  # fmt: skip
 ACT = [
-    "algorithm.governor.mode=act", "algorithm.governor.startup_steps=3", "algorithm.governor.patience_steps=2",
-]  # fmt: skip
+    "algorithm.governor.mode=act",
+    "algorithm.governor.startup_steps=3",
+    "algorithm.governor.patience_steps=2",
+]
 
 
 class DriftingEngine(TransformersEngine):
@@ -82,8 +84,13 @@ def train(*changes: str, resume: bool = False) -> Path:
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(path, recipe_name="tiny", resume=resume)
         local.train(
-            loaded, service=service, data=data, directory=directory, resume=resume, console=Console(file=io.StringIO()),
-        )  # fmt: skip
+            loaded,
+            service=service,
+            data=data,
+            directory=directory,
+            resume=resume,
+            console=Console(file=io.StringIO()),
+        )
     return path
 
 
@@ -132,9 +139,7 @@ def test_a_mismatch_that_is_there_from_the_first_step_stops_the_run_with_what_it
 ):
     use(UnlikeEngine, monkeypatch)
     exact = ["rollout.engine_dtype=shared", "learner.dtype=float32"]
-    with pytest.raises(
-        RlvrError, match=r"after step 1: mismatch/max_abs_logprob_diff is 0.01 nats"
-    ):
+    with pytest.raises(RlvrError, match=r"after step 1: mismatch/max_abs_logprob_diff is 0.01 nats"):
         train(*exact, "run.steps=1")  # the last step too
     run = folder / "run"
     (event,) = [row for row in lines(run / "events.jsonl") if row["kind"] == "mismatch_at_start"]

@@ -26,14 +26,10 @@ def train(folder: Path, *changes: str) -> None:
     loaded = load_recipe("tiny", [*SMALL, *changes])
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(folder / "run", recipe_name="tiny", resume=False)
-        local.train(
-            loaded, service=service, data=data, directory=directory, resume=False, console=Console()
-        )
+        local.train(loaded, service=service, data=data, directory=directory, resume=False, console=Console())
 
 
-def test_a_ledger_that_cannot_be_written_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_ledger_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     issued = Recorder.issued
 
     def full_disk(self: Recorder, index: int, *rest: object) -> None:

@@ -71,9 +71,7 @@ def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(
-    tmp_path: Path, changes: list[str]
-):
+def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(tmp_path: Path, changes: list[str]):
     run = ["train", "tiny", *changes, "run.checkpoint_every_steps=0", "--run-dir", "run"]
     for step in (1, 2):
         more = ["--resume"] if step > 1 else []
@@ -87,14 +85,16 @@ def test_a_run_whose_time_is_over_saves_and_goes_on_with_new_time(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_while_it_starts_says_how_to_start_over(
-    tmp_path: Path, changes: list[str]
-):
+def test_a_run_that_is_stopped_while_it_starts_says_how_to_start_over(tmp_path: Path, changes: list[str]):
     (tmp_path / "eval").touch()  # the evaluation before training hangs
     process = subprocess.Popen(
-        command("train", "tiny", *changes, "run.grace_s=1", "--run-dir", "run"), cwd=tmp_path,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command("train", "tiny", *changes, "run.grace_s=1", "--run-dir", "run"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     until = time.monotonic() + 240
     while not (tmp_path / "eval-hangs").exists():
         assert process.poll() is None

@@ -58,9 +58,7 @@ def test_a_run_leaves_what_the_readme_promises(finished: Path):
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["step"] for row in rows if "eval/sort/pass@1" in row] == [0, 2, 4]
     assert rows[-1]["policy/loss"] is not None
-    kinds = [
-        json.loads(line)["kind"] for line in (finished / "events.jsonl").read_text().splitlines()
-    ]
+    kinds = [json.loads(line)["kind"] for line in (finished / "events.jsonl").read_text().splitlines()]
     assert kinds[0] == "start"
     assert kinds[-1] == "done"
     assert {"cold_start", "checkpoint"} <= set(kinds)
@@ -93,9 +91,7 @@ def test_another_seed_gives_another_run(finished: Path, tmp_path: Path):
     assert metrics_of(tmp_path / "other") != metrics_of(finished)
 
 
-def test_resume_continues_exactly_and_cuts_what_lies_beyond_the_checkpoint(
-    finished: Path, tmp_path: Path
-):
+def test_resume_continues_exactly_and_cuts_what_lies_beyond_the_checkpoint(finished: Path, tmp_path: Path):
     run = ("train", "tiny", *TINY, "run.checkpoint_every_steps=2", "--run-dir", "run")
     rlvr(*run, cwd=tmp_path)
     whole = metrics_of(tmp_path / "run")
@@ -140,9 +136,13 @@ def _events(run: Path, kind: str) -> list[dict[str, Any]]:
 def test_interrupt_finishes_the_step_saves_and_exits_130(tmp_path: Path):
     steps = [*TINY, "run.steps=100000", "run.eval_every_steps=0", "--run-dir", "run"]
     process = subprocess.Popen(
-        command("train", "tiny", *steps), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command("train", "tiny", *steps),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step") and " 2/" in line:
@@ -175,9 +175,7 @@ def test_resume_keeps_the_reference_of_a_cold_start(tmp_path: Path):
 
 def test_resume_refuses_another_recipe_and_names_what_differs(finished: Path):
     changed = [*TINY, "run.steps=8", "learner.lr=7e-7"]
-    out = rlvr(
-        "train", "tiny", *changed, "--run-dir", str(finished), "--resume", cwd=finished, expect=2
-    )
+    out = rlvr("train", "tiny", *changed, "--run-dir", str(finished), "--resume", cwd=finished, expect=2)
     assert "learner.lr: 0.0003 -> 7e-07" in out
     assert "run.steps" not in out.partition("Different:")[2]
 
@@ -192,9 +190,7 @@ def test_resuming_a_finished_run_says_that_nothing_is_left(finished: Path):
     assert "nothing left to train" in rlvr(*shorter, cwd=finished, expect=2)
 
 
-def test_a_run_that_saved_nothing_is_started_over_by_a_resume_and_ends_the_same(
-    finished: Path, tmp_path: Path
-):
+def test_a_run_that_saved_nothing_is_started_over_by_a_resume_and_ends_the_same(finished: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "checkpoints")  # as if it had been killed before the first one
@@ -236,14 +232,22 @@ def test_a_broken_verifier_is_an_error_not_a_zero_and_stops_the_run(tmp_path: Pa
         "from rlvr.plugin import verifier\n\n@verifier(version='1')\ndef broken(text, reference):\n"
         "    raise ConnectionError('service is down')\n"
     )
-    out = rlvr("train", "tiny", *TINY, "run.eval_every_steps=0", "data.eval=[]",
-               "data.train.0.verifier=mine.py:broken", "data.train.0.verifier_settings={}", "--run-dir", "run",
-               cwd=tmp_path, expect=1)  # fmt: skip
+    out = rlvr(
+        "train",
+        "tiny",
+        *TINY,
+        "run.eval_every_steps=0",
+        "data.eval=[]",
+        "data.train.0.verifier=mine.py:broken",
+        "data.train.0.verifier_settings={}",
+        "--run-dir",
+        "run",
+        cwd=tmp_path,
+        expect=1,
+    )
     assert "100% of rollouts could not be judged" in out
     assert "service is down" in out
-    events = [
-        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
-    ]
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert any(e["kind"] == "verifier_error" and e["completion_id"] for e in events)
     assert any(e["kind"] == "group_dropped" for e in events)
 
@@ -253,14 +257,23 @@ def test_a_verifier_that_dies_on_every_completion_is_told_of_and_stops_the_run(t
         "import os\nfrom rlvr.plugin import verifier\n\n@verifier(version='1')\n"
         "def dies(text, reference):\n    os._exit(3)\n"
     )
-    out = rlvr("train", "tiny", *TINY, "run.eval_every_steps=0", "data.eval=[]", "rollout.prompts_per_step=1",
-               "data.train.0.verifier=mine.py:dies", "data.train.0.verifier_settings={}", "--run-dir", "run",
-               cwd=tmp_path, expect=1)  # fmt: skip
+    out = rlvr(
+        "train",
+        "tiny",
+        *TINY,
+        "run.eval_every_steps=0",
+        "data.eval=[]",
+        "rollout.prompts_per_step=1",
+        "data.train.0.verifier=mine.py:dies",
+        "data.train.0.verifier_settings={}",
+        "--run-dir",
+        "run",
+        cwd=tmp_path,
+        expect=1,
+    )
     assert "for 3 steps verifier 'dies@1'" in out
     assert "look for os._exit" in out
-    events = [
-        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
-    ]
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     broken = [event for event in events if event["kind"] == "broken_checker"]
     assert [(event["step"], event["cause"], event["rate"]) for event in broken] == [
         (1, "exit", 1.0),

@@ -88,9 +88,7 @@ def rlvr_step(case: dict[str, Any], shape: dict[str, Any], row_tokens: int) -> A
     from rlvr.records import Transport
 
     tiny = build_tiny(TinyModel(), seed=0)
-    policy = Policy(
-        model=make_model(shape), tokenizer=tiny.tokenizer, stop_token_ids=(2,), pad_token_id=0
-    )
+    policy = Policy(model=make_model(shape), tokenizer=tiny.tokenizer, stop_token_ids=(2,), pad_token_id=0)
     config = LearnerConfig(
         lr=1e-9,
         micro_batch_tokens=case["rows"] * row_tokens,

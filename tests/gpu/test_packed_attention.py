@@ -123,7 +123,5 @@ def test_autocast_is_as_close_to_float64_packed_as_padded():
     rows = on_gpu(ragged(GROUPS, seed=2))
     exact = plain(copy.deepcopy(model).double(), rows, temperature=0.7).logprobs
     with torch.autocast("cuda", torch.bfloat16):
-        errors = {
-            layout: difference(call(model, rows, layout).logprobs, exact) for layout in Layout
-        }
+        errors = {layout: difference(call(model, rows, layout).logprobs, exact) for layout in Layout}
     assert errors[Layout.PACKED] < 2 * errors[Layout.PADDED]

@@ -37,9 +37,7 @@ def loss(rows: Sequence[Row], settings: Settings) -> Scalar:
     high = settings.eps_clip if settings.eps_clip_higher is None else settings.eps_clip_higher
     tokens: list[Scalar] = []
     for row in rows:
-        log_ratios: list[Scalar] = [
-            a - b for a, b in zip(row.logprobs_T, row.proximal_T, strict=True)
-        ]
+        log_ratios: list[Scalar] = [a - b for a, b in zip(row.logprobs_T, row.proximal_T, strict=True)]
         if settings.importance_sampling_level == "sequence":
             log_ratios = [total(log_ratios) / row.num_tokens] * row.num_tokens
         for log_ratio, weight in zip(log_ratios, behavior_weights(row, settings), strict=True):
@@ -77,9 +75,7 @@ def gsm8k_advantages(groups: Sequence[GroupRewards]) -> list[list[float]]:
         mean, std = statistics.fmean(scaled), statistics.stdev(scaled)
         first.append([(s - mean) / (std + EPS) for s in scaled])
     pairs = [
-        (a, n)
-        for row, group in zip(first, groups, strict=True)
-        for a, n in zip(row, group.num_tokens_G, strict=True)
+        (a, n) for row, group in zip(first, groups, strict=True) for a, n in zip(row, group.num_tokens_G, strict=True)
     ]
     tokens = sum(n for _, n in pairs)
     mean = math.fsum(a * n for a, n in pairs) / tokens

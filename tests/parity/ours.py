@@ -25,9 +25,7 @@ class LossResult:
     entropy_slopes_B_T: list[list[float]]
 
 
-def our_advantages(
-    config: AdvantageConfig, groups: Sequence[GroupRewards]
-) -> list[list[float | None]]:
+def our_advantages(config: AdvantageConfig, groups: Sequence[GroupRewards]) -> list[list[float | None]]:
     """One list of advantages per group; None where a rollout leaves the loss."""
     return build_advantage(config)(groups)
 
@@ -50,9 +48,7 @@ def our_loss(config: AlgorithmConfig, rows: Sequence[Row]) -> LossResult:
 
     uses_proximal = config.correction.ratio_base is not RatioBase.BEHAVIOR
     loss_mask = placed([[1.0] * row.num_tokens for row in rows], outside=0.0).bool()
-    tokens_of = {
-        g: sum(r.num_tokens for r in rows if r.group == g) for g in {r.group for r in rows}
-    }
+    tokens_of = {g: sum(r.num_tokens for r in rows if r.group == g) for g in {r.group for r in rows}}
     batch = Batch(
         token_ids=torch.zeros(shape, dtype=torch.long),
         attention_mask=torch.arange(width) <= torch.tensor([max(c) for c in columns])[:, None],
@@ -71,9 +67,7 @@ def our_loss(config: AlgorithmConfig, rows: Sequence[Row]) -> LossResult:
     entropy = placed([[x.value for x in r.entropy_T] for r in rows], outside=NOTHING)
     logprobs.requires_grad_()
     entropy.requires_grad_()
-    loss = build_loss(
-        config, max_completion_tokens=MAX_COMPLETION_TOKENS, uses_proximal=uses_proximal
-    )
+    loss = build_loss(config, max_completion_tokens=MAX_COMPLETION_TOKENS, uses_proximal=uses_proximal)
     value = loss(logprobs, entropy=entropy, batch=batch).loss_sum
     value = value / loss.aggregator.denominator(batch.denominators)
     value.backward()
@@ -98,7 +92,5 @@ def _slopes(leaf: Tensor, columns: Sequence[Sequence[int]]) -> list[list[float]]
     for index, where in enumerate(columns):
         inside[index, list(where)] = True
     if bool((grad[~inside] != 0).any()):
-        raise ValueError(
-            "the loss has a gradient outside its mask: a masked token moves the policy"
-        )
+        raise ValueError("the loss has a gradient outside its mask: a masked token moves the policy")
     return slopes

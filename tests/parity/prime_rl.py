@@ -32,9 +32,7 @@ def loss(rows: Sequence[Row], settings: Settings) -> Scalar:
         for a, b in zip(row.logprobs_T, row.behavior_T, strict=True):
             x = a - b
             keep = float(is_kept(still(a), b, row.advantage, settings))
-            tokens.append(
-                settings.kl_tau * (x * x) - keep * settings.adv_tau * row.advantage * exp(x)
-            )
+            tokens.append(settings.kl_tau * (x * x) - keep * settings.adv_tau * row.advantage * exp(x))
     return total(tokens) / max(len(tokens), 1)
 
 

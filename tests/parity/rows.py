@@ -123,10 +123,7 @@ def make_groups(seed: int, *, has_unjudged: bool) -> list[GroupRewards]:
     weights = {"right": 1.0, "form": 0.25}
     groups: list[GroupRewards] = []
     for index in range(5):
-        scores = [
-            {"right": float(source.random() < 0.5), "form": round(source.random(), 2)}
-            for _ in range(5)
-        ]
+        scores = [{"right": float(source.random() < 0.5), "form": round(source.random(), 2)} for _ in range(5)]
         if index == 1:
             scores = [scores[0]] * 5
         if index == 2:

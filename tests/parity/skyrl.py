@@ -59,9 +59,7 @@ def loss(rows: Sequence[Row], settings: Settings) -> Scalar:
     return policy + settings.kl_loss_coef * total(kls) / len(kls)
 
 
-def _token_loss(
-    row: Row, t: int, advantage: float, mean_log_ratio: float, settings: Settings
-) -> Scalar:
+def _token_loss(row: Row, t: int, advantage: float, mean_log_ratio: float, settings: Settings) -> Scalar:
     logprob = row.logprobs_T[t]
     low, high = 1.0 - settings.eps_clip_low, 1.0 + settings.eps_clip_high
     if settings.policy_loss_type == "gspo":
@@ -69,9 +67,7 @@ def _token_loss(
         return -lesser(ratio * advantage, clamp(ratio, low, high) * advantage)
     if settings.policy_loss_type == "dppo":  # the ratio starts from the sampler
         moved = math.exp(still(logprob)) - math.exp(row.behavior_T[t])
-        is_far = (advantage > 0 and moved > settings.delta_high) or (
-            advantage < 0 and -moved > settings.delta_low
-        )
+        is_far = (advantage > 0 and moved > settings.delta_high) or (advantage < 0 and -moved > settings.delta_low)
         ratio = exp(clamp(logprob - row.behavior_T[t], -MAX_LOG_RATIO, MAX_LOG_RATIO))
         return -(ratio * advantage * float(not is_far))
     ratio = exp(clamp(logprob - row.proximal_T[t], -MAX_LOG_RATIO, MAX_LOG_RATIO))

@@ -114,8 +114,7 @@ def summary(rows: Sequence[ParityRow]) -> str:
     '1 comparison with 1 peer: 1 equal, 0 same gradient, 0 differs on purpose; 0 fail'
     """
     counts = ", ".join(
-        f"{sum(row.verdict == claim.value and row.holds for row in rows)} {claim.value}"
-        for claim in Claim
+        f"{sum(row.verdict == claim.value and row.holds for row in rows)} {claim.value}" for claim in Claim
     )
     peers = len({row.peer for row in rows})
     failed = sum(not row.holds for row in rows)

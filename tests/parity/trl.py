@@ -56,14 +56,9 @@ def _micro_batch_loss(rows: Sequence[Row], settings: Settings, *, step_tokens: i
     counts = [_mask(row, settings) * row.num_tokens for row in rows]
     accumulation = settings.gradient_accumulation_steps
     by_type = {
-        "grpo": lambda: (
-            total(s / max(n, 1) for s, n in zip(sums, counts, strict=True))
-            / (len(rows) * accumulation)
-        ),
+        "grpo": lambda: total(s / max(n, 1) for s, n in zip(sums, counts, strict=True)) / (len(rows) * accumulation),
         "bnpo": lambda: total(sums) / (max(sum(counts), 1) * accumulation),
-        "dr_grpo": lambda: (
-            total(sums) / (len(rows) * settings.max_completion_length * accumulation)
-        ),
+        "dr_grpo": lambda: total(sums) / (len(rows) * settings.max_completion_length * accumulation),
         "dapo": lambda: total(sums) / max(step_tokens, 1),
     }
     by_type |= {"sapo": by_type["grpo"], "cispo": by_type["dapo"]}
@@ -127,9 +122,7 @@ def _off_policy_keep(row: Row, settings: Settings) -> float:
     """`get_off_policy_mask`: 0 drops a row with A < 0 whose mean (sampler - policy) is above the threshold."""
     if settings.off_policy_mask_threshold is None or row.advantage >= 0:
         return 1.0
-    drift = sum(
-        _zero_if_nan(b - still(a)) for a, b in zip(row.logprobs_T, row.behavior_T, strict=True)
-    )
+    drift = sum(_zero_if_nan(b - still(a)) for a, b in zip(row.logprobs_T, row.behavior_T, strict=True))
     return 1.0 if drift / row.num_tokens <= settings.off_policy_mask_threshold else 0.0
 
 
@@ -164,9 +157,7 @@ def advantages(groups: Sequence[GroupRewards], *, scale_rewards: str) -> list[li
         divisor = {"group": _std(scored) + EPS, "batch": batch_std + EPS, "none": 1.0}
         result.append(
             [
-                _zero_if_nan(
-                    math.nan if r is None else (r - _mean(scored)) / divisor[scale_rewards]
-                )
+                _zero_if_nan(math.nan if r is None else (r - _mean(scored)) / divisor[scale_rewards])
                 for r in group.rewards_G
             ]
         )
@@ -177,9 +168,7 @@ def decoupled_advantages(groups: Sequence[GroupRewards]) -> list[list[float]]:
     """`_generate_and_score_completions`, normalize_then_sum (GDPO): each function in its group, then the batch."""
     sums: list[list[float | None]] = []
     for group in groups:
-        row_sums: list[float | None] = [
-            None if reward is None else 0.0 for reward in group.rewards_G
-        ]
+        row_sums: list[float | None] = [None if reward is None else 0.0 for reward in group.rewards_G]
         for name, weight in group.weights.items():
             scores = [part[name] / weight if part else None for part in group.parts_G]
             known = [score for score in scores if score is not None]
@@ -191,11 +180,7 @@ def decoupled_advantages(groups: Sequence[GroupRewards]) -> list[list[float]]:
         sums.append(row_sums)
     known = [s for row_sums in sums for s in row_sums if s is not None]
     return [
-        [
-            _zero_if_nan(math.nan if s is None else (s - _mean(known)) / (_std(known) + EPS))
-            for s in row
-        ]
-        for row in sums
+        [_zero_if_nan(math.nan if s is None else (s - _mean(known)) / (_std(known) + EPS)) for s in row] for row in sums
     ]
 
 
@@ -205,12 +190,7 @@ def async_advantages(groups: Sequence[GroupRewards]) -> list[list[float]]:
     for group in groups:
         scored = [r for r in group.rewards_G if r is not None]
         deviation = statistics.pstdev(scored) if scored else 0.0
-        result.append(
-            [
-                0.0 if r is None else (r - _mean(scored)) / (deviation + ASYNC_EPS)
-                for r in group.rewards_G
-            ]
-        )
+        result.append([0.0 if r is None else (r - _mean(scored)) / (deviation + ASYNC_EPS) for r in group.rewards_G])
     return result
 
 

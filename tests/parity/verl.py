@@ -67,11 +67,7 @@ def loss(rows: Sequence[Row], settings: Settings) -> Scalar:
         value = value - settings.entropy_coeff * agg_loss(entropies, keeps, settings, mode=agg_mode)
     if settings.kl_loss_coef:
         estimates = [
-            [
-                kl(a, r, settings.kl_loss_type)
-                for a, r in zip(row.logprobs_T, row.ref_T, strict=True)
-            ]
-            for row in rows
+            [kl(a, r, settings.kl_loss_type) for a, r in zip(row.logprobs_T, row.ref_T, strict=True)] for row in rows
         ]
         value = value + settings.kl_loss_coef * agg_loss(estimates, keeps, settings, mode=agg_mode)
     return value
@@ -86,8 +82,7 @@ def agg_loss(
 ) -> Scalar:
     """verl/trainer/ppo/core_algos.py, `agg_loss`; rows are counted before rejection (`global_batch_size`)."""
     sums = [
-        total(x for x, kept in zip(row, keep, strict=True) if kept)
-        for row, keep in zip(losses, keeps, strict=True)
+        total(x for x, kept in zip(row, keep, strict=True) if kept) for row, keep in zip(losses, keeps, strict=True)
     ]
     kept_counts = [sum(keep) for keep in keeps]
     if mode == "token-mean":
@@ -118,9 +113,7 @@ def _policy_tokens(row: Row, keep: Sequence[bool], settings: Settings) -> list[S
     ]
 
 
-def _token_loss(
-    logprob: Number, log_ratio: Scalar, base: float, advantage: float, settings: Settings
-) -> Scalar:
+def _token_loss(logprob: Number, log_ratio: Scalar, base: float, advantage: float, settings: Settings) -> Scalar:
     """`compute_policy_loss_vanilla`, `_gspo`, `_sapo`, `_cispo`, `_dppo_tv`."""
     low, high = 1.0 - settings.clip_ratio_low, 1.0 + settings.clip_ratio_high
     if settings.loss_mode == "gspo":
@@ -134,11 +127,7 @@ def _token_loss(
         return -sigmoid((ratio - 1.0) * t) * (4.0 / t) * advantage
     if settings.loss_mode == "dppo_tv":
         moved = math.exp(logprob.value) - math.exp(base)
-        is_valid = (
-            moved <= settings.clip_ratio_high
-            if advantage > 0
-            else moved >= -settings.clip_ratio_low
-        )
+        is_valid = moved <= settings.clip_ratio_high if advantage > 0 else moved >= -settings.clip_ratio_low
         return -advantage * min(still(ratio), settings.clip_ratio_c) * logprob * float(is_valid)
     clipped = greater(-advantage * ratio, -advantage * clamp(ratio, low, high))
     return lesser(clipped, -advantage * settings.clip_ratio_c) if advantage < 0 else clipped
@@ -207,9 +196,7 @@ def rloo_advantages(groups: Sequence[GroupRewards]) -> list[list[float]]:
     return result
 
 
-def reinforce_plus_plus_advantages(
-    groups: Sequence[GroupRewards], *, with_baseline: bool
-) -> list[list[float]]:
+def reinforce_plus_plus_advantages(groups: Sequence[GroupRewards], *, with_baseline: bool) -> list[list[float]]:
     """`compute_reinforce_plus_plus_outcome_advantage` with gamma 1, and `..._baseline_...`.
 
     Every token of a rollout holds its reward (minus the group's mean); `masked_whiten` takes mean and variance over
@@ -222,9 +209,7 @@ def reinforce_plus_plus_advantages(
     return whitened(centred, [group.num_tokens_G for group in groups])
 
 
-def whitened(
-    values_G: Sequence[Sequence[float]], num_tokens_G: Sequence[Sequence[int]]
-) -> list[list[float]]:
+def whitened(values_G: Sequence[Sequence[float]], num_tokens_G: Sequence[Sequence[int]]) -> list[list[float]]:
     """verl/utils/torch_functional.py, `masked_whiten`, of values that are constant over a rollout's tokens."""
     pairs = [
         (value, count)
@@ -262,9 +247,7 @@ def pass_at_k_advantages(groups: Sequence[GroupRewards]) -> list[list[float]]:
     return result
 
 
-def overlong(
-    num_tokens: int, *, max_resp_len: int, buffer_len: int, penalty_factor: float
-) -> float:
+def overlong(num_tokens: int, *, max_resp_len: int, buffer_len: int, penalty_factor: float) -> float:
     """verl/experimental/reward_loop/reward_manager/dapo.py: what is added to the reward."""
     exceed = num_tokens - (max_resp_len - buffer_len)
     return min(-exceed / buffer_len * penalty_factor, 0.0)

@@ -46,9 +46,7 @@ _SEPARATOR = re.compile(
     re.IGNORECASE,
 )
 _ENDS = re.compile(r"[\s)\]]*(?:$|[.,;:!?\n)]|and\b|or\b)")
-_LINK = re.compile(
-    r"(?:[\s$*,;&/|()]|\\[()\[\]]|\b(?:and/or|and|or|either|option)\b){1,40}", re.IGNORECASE
-)
+_LINK = re.compile(r"(?:[\s$*,;&/|()]|\\[()\[\]]|\b(?:and/or|and|or|either|option)\b){1,40}", re.IGNORECASE)
 _CONNECTIVE = re.compile(r"[,;&/]|\b(?:and|or)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=[\s*$\"')]|$)|\n")
 
@@ -76,16 +74,12 @@ _OF_OTHERS = re.compile(
     r"|\b(?:first|initially|originally)\s+(?:thought|said|guessed|assumed|believed)[^.!?\n]{0,30}$",
     re.IGNORECASE,
 )
-_OF_STATEMENTS = re.compile(
-    r"\b(?:not|statement|assertion|reason|claim|if|whether)[\s(*]{0,4}$", re.IGNORECASE
-)
+_OF_STATEMENTS = re.compile(r"\b(?:not|statement|assertion|reason|claim|if|whether)[\s(*]{0,4}$", re.IGNORECASE)
 _DENIED = re.compile(
     r"\b(?:not|never|neither|nor|than|eliminate|exclude|against)[\s(*$]{0,4}(?:option\s+)?$",
     re.IGNORECASE,
 )
-_IS_WRONG = re.compile(
-    r"[\s)*]{0,4}(?:is|are|was)\s+(?:not|wrong|incorrect|false|out)\b|[\s)*]{0,4}isn['\u2019]t\b"
-)
+_IS_WRONG = re.compile(r"[\s)*]{0,4}(?:is|are|was)\s+(?:not|wrong|incorrect|false|out)\b|[\s)*]{0,4}isn['\u2019]t\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +103,11 @@ class ChoiceReader:
         self.choices = choices.upper()
         letter = f"[{choices}{choices.swapcase() if ignore_case else ''}]"
         self._first = re.compile(rf"[\s(\[]*({letter})(?![A-Za-z0-9'\u2019])[)\]]?")
-        self._alone = re.compile(
-            rf"(?<![A-Za-z0-9'\u2019\\])\(?({letter})\)?(?![A-Za-z0-9'\u2019])"
-        )
+        self._alone = re.compile(rf"(?<![A-Za-z0-9'\u2019\\])\(?({letter})\)?(?![A-Za-z0-9'\u2019])")
         self._labelled = re.compile(
             rf"(?<![A-Za-z0-9])(?:\({letter}\)|{letter}[.):](?=\s|$))|(?m:^[\s*$]*{letter}[\s*$.]*$)"
         )
-        self._line = re.compile(
-            rf"[\s*$({{\[]*(?:\\(?:text|textbf|mathrm)\{{)?\(?{letter}[\s*$.)}}\]]*"
-        )
+        self._line = re.compile(rf"[\s*$({{\[]*(?:\\(?:text|textbf|mathrm)\{{)?\(?{letter}[\s*$.)}}\]]*")
 
     def is_choice(self, text: str) -> bool:
         """Whether the text is one of the letters."""
@@ -169,9 +159,7 @@ class ChoiceReader:
                 if not found or _is_question(text, box.end):
                     continue
                 first = box
-                letters |= found | self._leading(
-                    _clean(text[box.start : box.end + _STATEMENT_CHARS])
-                )
+                letters |= found | self._leading(_clean(text[box.start : box.end + _STATEMENT_CHARS]))
             elif found and _LINK.fullmatch(text, box.end, start):
                 letters |= found
             else:
@@ -218,9 +206,7 @@ class ChoiceReader:
 
     def _named(self, text: str) -> set[str]:
         """Without a statement: the last letter with a bracket or a full stop, else the letters of the last line."""
-        labelled = [
-            match for match in self._labelled.finditer(text) if not self._is_denied(text, match)
-        ]
+        labelled = [match for match in self._labelled.finditer(text) if not self._is_denied(text, match)]
         if labelled:
             start = labelled[-1].start()
             line = text.rfind("\n", 0, start) + 1

@@ -48,9 +48,7 @@ logger = logging.getLogger(__name__)
 _MAX_EXTRACTED_CHARS = 20_000
 _MAX_LISTED_TESTS = 200
 _MAX_KEPT = 4_096
-_LETTERS = {ending: "P" if ending is Ending.PASSED else "F" for ending in Ending} | {
-    Ending.NOT_RUN: "-"
-}
+_LETTERS = {ending: "P" if ending is Ending.PASSED else "F" for ending in Ending} | {Ending.NOT_RUN: "-"}
 
 
 class Score(StrEnum):
@@ -122,9 +120,7 @@ class CodeVerifier:
         if needs_session and self._boxes is not None and not self._boxes.can_talk:
             raise ValueError("tests of a function need a sandbox with sessions; this one has none")
         if needs_session and "python" not in self.config.languages:
-            raise ValueError(
-                f"tests of a function need python in languages={list(self.config.languages)}"
-            )
+            raise ValueError(f"tests of a function need python in languages={list(self.config.languages)}")
 
     def _check_outputs(self, reference: Reference) -> None:
         """Raises ValueError when a right program could not print what a test expects."""
@@ -165,15 +161,11 @@ class CodeVerifier:
                 if not future.cancelled():
                     raise  # this task was cancelled, and not the one that works
 
-    def _program(
-        self, completion: Completion, names: Sequence[str] = ()
-    ) -> tuple[Program | None, str]:
+    def _program(self, completion: Completion, names: Sequence[str] = ()) -> tuple[Program | None, str]:
         languages = self.config.languages
         return find_program(completion.text, languages, names=names, thinking=self._thinking)
 
-    async def _fulfil(
-        self, key: bytes, future: "Future[Verdict]", reference: Reference, program: Program
-    ) -> Verdict:
+    async def _fulfil(self, key: bytes, future: "Future[Verdict]", reference: Reference, program: Program) -> Verdict:
         try:
             answer = await self._judge(reference, program)
         except asyncio.CancelledError:
@@ -212,9 +204,7 @@ class CodeVerifier:
         how, outcome = await _judge_surviving(boxes, code, reference, limits, is_complete)
         return self._verdict(how, outcome, reference, program)
 
-    def _verdict(
-        self, how: str, outcome: Outcome, reference: Reference, program: Program
-    ) -> Verdict:
+    def _verdict(self, how: str, outcome: Outcome, reference: Reference, program: Program) -> Verdict:
         count, failure = len(outcome.tests), outcome.first_failure
         details: dict[str, Json] = {
             "how": how,
@@ -249,9 +239,7 @@ class CodeVerifier:
         return self._boxes
 
     def _read_text(self, reference: "_Hashed") -> Reference:
-        found = read_reference(
-            reference.value, modules=self.config.modules, loose=self.config.tolerance
-        )
+        found = read_reference(reference.value, modules=self.config.modules, loose=self.config.tolerance)
         return without_first(found, self.config.shown_tests)
 
 

@@ -80,9 +80,7 @@ class CountdownVerifier:
             problem = f"the expression is {shown(value.number)}, and the target is {task.target}"
         if problem:
             return verdict(self, Status.FAIL, problem, extracted=answer)
-        return verdict(
-            self, Status.PASS, f"the expression is {shown(value.number)}", extracted=answer
-        )
+        return verdict(self, Status.PASS, f"the expression is {shown(value.number)}", extracted=answer)
 
     def _extract(self, completion: Completion) -> tuple[str | None, str]:
         """The answer's text, or None and why there is none."""
@@ -127,9 +125,7 @@ def _read_task(reference: Json) -> _Task:
         raise ValueError(f"numbers={numbers!r} is not a list of whole numbers")
     items = cast("list[Any]", numbers)
     if len(items) > _MAX_NUMBERS or not all(_is_whole(item) and item >= 0 for item in items):
-        raise ValueError(
-            f"numbers={items!r} must be at most {_MAX_NUMBERS} whole numbers from 0 up"
-        )
+        raise ValueError(f"numbers={items!r} must be at most {_MAX_NUMBERS} whole numbers from 0 up")
     if not _is_whole(target):
         raise ValueError(f"target={target!r} is not a whole number")
     return _Task(numbers=tuple(items), target=cast(int, target))

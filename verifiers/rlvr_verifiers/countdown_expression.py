@@ -145,9 +145,7 @@ class _Parser:
         while end < len(text):
             match = _TOKEN.match(text, end)
             if match is None:
-                raise NotAnExpression(
-                    f"{text[end:].strip()[:20]!r} does not belong in an expression"
-                )
+                raise NotAnExpression(f"{text[end:].strip()[:20]!r} does not belong in an expression")
             self.tokens.append(match[1] or match[2])
             end = match.end()
 
@@ -222,6 +220,4 @@ class _Parser:
             if depth > _MAX_DEPTH:
                 raise NotAnExpression(f"signs are nested deeper than {_MAX_DEPTH}")
             return -self._factor(depth + 1)
-        raise NotAnExpression(
-            f"a number is missing before {token!r}" if token else "a number is missing at the end"
-        )
+        raise NotAnExpression(f"a number is missing before {token!r}" if token else "a number is missing at the end")

@@ -21,9 +21,7 @@ class TooLongError(Exception):
 class JudgeServer:
     """Asks one model of one server. Belongs to the process that made it; safe from several event loops."""
 
-    def __init__(
-        self, url: str, *, key: str, model: str, most_open: int, deadline_s: float
-    ) -> None:
+    def __init__(self, url: str, *, key: str, model: str, most_open: int, deadline_s: float) -> None:
         """Args: model: "" asks the server, once, which it has. most_open: requests at once. deadline_s: of an item."""
         self.model = model
         self._client = JsonClient(url, key=key, max_open=most_open)
@@ -63,9 +61,7 @@ class JudgeServer:
         if answer.status == _TOO_LONG:
             raise TooLongError(answer.message)
         if not answer.is_ok:
-            raise RolloutError(
-                f"judge {self._client.url} answered {answer.status}: {answer.message}"
-            )
+            raise RolloutError(f"judge {self._client.url} answered {answer.status}: {answer.message}")
         return self._text_of(answer.body)
 
     def refused(self, error: TooLongError) -> ConfigError:
@@ -92,9 +88,7 @@ class JudgeServer:
     def _text_of(self, body: Json) -> str:
         match body:
             case {"choices": [{"finish_reason": "length"}, *_]}:
-                raise RolloutError(
-                    f"judge {self._client.url} was cut off after max_tokens; raise that setting"
-                )
+                raise RolloutError(f"judge {self._client.url} was cut off after max_tokens; raise that setting")
             case {"choices": [{"message": {"content": str() | None as text}}, *_]}:
                 return text or ""
             case _:

@@ -47,9 +47,7 @@ _POINTS = "VERDICT: n, where n is a whole number from 0 (useless) to {points} (a
 _PLACE = re.compile(r"\{(prompt|reference|completion|mark|scale)\}")
 _VERDICT = re.compile(r"\W*verdict\W*\s*(correct|wrong|incorrect|\d{1,3})\W*", re.IGNORECASE)
 _SHOWN_CHARS = 300
-_CONTROL = re.compile(
-    r"<(?=[|\uff5c/A-Za-z_])|\[(?=/?[A-Z_]{3,}\])"
-)  # "<" before a name, "[" before [INST]
+_CONTROL = re.compile(r"<(?=[|\uff5c/A-Za-z_])|\[(?=/?[A-Z_]{3,}\])")  # "<" before a name, "[" before [INST]
 _ATTEMPTS = 2  # of one vote
 _SHARE_OF_DEADLINE = 0.95
 _SHORTEST_CHARS = 200  # of a completion: a judge that refuses this refuses everything
@@ -87,9 +85,7 @@ class LlmJudgeConfig(BaseModel):
         if "{completion}" not in self.question:
             raise ValueError("question has no {completion}: the judge would not see what it grades")
         if self.votes > 1 and self.temperature == 0.0:
-            raise ValueError(
-                f"votes={self.votes} at temperature 0 would all be the same; set temperature: 0.7"
-            )
+            raise ValueError(f"votes={self.votes} at temperature 0 would all be the same; set temperature: 0.7")
         if not self.points and self.votes % 2 == 0:
             raise ValueError(f"votes={self.votes} can be a tie; take an odd number")
         return self
@@ -109,9 +105,7 @@ class LlmJudgeVerifier:
         self.max_open = config.max_open
         key = os.environ.get(config.key_env, "").strip() if config.key_env else ""
         if config.key_env and not key:
-            raise ConfigError(
-                f"key_env: the environment variable {config.key_env!r} is empty or not set here"
-            )
+            raise ConfigError(f"key_env: the environment variable {config.key_env!r} is empty or not set here")
         self._server = JudgeServer(
             config.url,
             key=key,
@@ -129,9 +123,7 @@ class LlmJudgeVerifier:
         is_text = isinstance(reference, str) and bool(reference.strip())
         is_number = isinstance(reference, int | float) and not isinstance(reference, bool)
         if "{reference}" in self.config.question and not (is_text or is_number):
-            raise ValueError(
-                f"{reference!r} is no text to compare with; write the answer that is right"
-            )
+            raise ValueError(f"{reference!r} is no text to compare with; write the answer that is right")
 
     async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
         """The judge's verdict. Raises RolloutError or ConfigError when the server cannot be had: an ERROR, no score."""
@@ -191,9 +183,7 @@ class LlmJudgeVerifier:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _vote(
-        self, prompt: Prompt, shown: str, number: int, *, until: float
-    ) -> tuple[str, str]:
+    async def _vote(self, prompt: Prompt, shown: str, number: int, *, until: float) -> tuple[str, str]:
         """(the verdict, the judge's words): "correct", "wrong", points, or "" when it gave none in two attempts."""
         vote = words = ""
         for attempt in range(_ATTEMPTS):
@@ -204,9 +194,7 @@ class LlmJudgeVerifier:
                 break
         return vote, words
 
-    async def _ask(
-        self, prompt: Prompt, shown: str, *, seed: int, is_second: bool, until: float
-    ) -> str:
+    async def _ask(self, prompt: Prompt, shown: str, *, seed: int, is_second: bool, until: float) -> str:
         """The judge's words; a completion that its context does not hold is shown from later on."""
         while True:
             body: dict[str, Json] = {

@@ -34,9 +34,7 @@ class MathConfig(ThinkingConfig):
     """How `math` finds an answer and compares it."""
 
     hash_marks: bool = Field(True, description="without a box, read `#### x`")
-    final_answer: bool = Field(
-        True, description="without a box, read `Final answer: x` and `<answer>x</answer>`"
-    )
+    final_answer: bool = Field(True, description="without a box, read `Final answer: x` and `<answer>x</answer>`")
     the_answer_is: bool = Field(True, description="without a box, read `The answer is x`")
     whole_text: bool = Field(
         True,
@@ -163,12 +161,8 @@ def accepted(reference: Json) -> tuple[str, ...]:
     """The accepted gold answers. Raises ValueError on any other kind of reference."""
     if isinstance(reference, str):
         return (reference,)
-    items: list[Json] = (
-        cast("list[Json]", reference) if isinstance(reference, list) else [reference]
-    )
-    is_usable = all(
-        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items
-    )
+    items: list[Json] = cast("list[Json]", reference) if isinstance(reference, list) else [reference]
+    is_usable = all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items)
     if not items or not is_usable:
         raise ValueError(f"{reference!r} is not an answer or a list of accepted answers")
     return tuple(str(item) for item in items)

@@ -70,9 +70,7 @@ _AMENDS = re.compile(
     re.IGNORECASE,
 )
 _WAITS = re.compile(r"\b(?:wait|hmm+|oops|hold\s+on|recheck|recompute)\b", re.IGNORECASE)
-_TRULY = re.compile(
-    rf"\bthe\s+{_TRUE}\s+(?!answer){_QUANTITY}\s+(?:is|was|should)\b", re.IGNORECASE
-)
+_TRULY = re.compile(rf"\bthe\s+{_TRUE}\s+(?!answer){_QUANTITY}\s+(?:is|was|should)\b", re.IGNORECASE)
 _BARE = re.compile(
     rf"(?:\A|(?<=[.!?;:\n,(\u2014\u2013])){_GAP}(?!no[.\s]*[\d$\\])(?:{_INTERJECTION}|edit|update)"
     rf"(?:[\s,.:;\u2026\u2014-]+{_INTERJECTION}){{0,3}}\b[\s,.:;\u2026\u2014-]{{1,6}}"
@@ -185,9 +183,7 @@ def _taken_back(text: str) -> int | None:
     for match in _AMENDS.finditer(text):
         start = match.start() if match["label"] else match.start("said")
         rest = text[start : match.end() + _VALUE_CHARS].lstrip()
-        is_stated = (
-            match["label"] or _PUTS.match(rest) is not None or _OTHER.match(text, match.end())
-        )
+        is_stated = match["label"] or _PUTS.match(rest) is not None or _OTHER.match(text, match.end())
         if is_stated and not _to_sentence_end(text, match.end()).endswith("?"):
             return start
     waits = _WAITS.search(text)

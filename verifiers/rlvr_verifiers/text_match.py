@@ -96,9 +96,7 @@ class TextMatchVerifier:
         letters = self._choice.read(text)
         if len(letters) != 1:
             found = " and ".join(sorted(letters))
-            reason = (
-                f"the completion ends with several choices: {found}" if letters else "no choice"
-            )
+            reason = f"the completion ends with several choices: {found}" if letters else "no choice"
             return verdict(self, Status.UNPARSED, reason, extracted=found or None)
         return self._compare(letters.pop(), reference)
 
@@ -136,9 +134,7 @@ class TextMatchVerifier:
 def _accepted(reference: Json) -> list[str]:
     """The accepted texts. Raises ValueError on any other kind of reference."""
     items = cast("list[Json]", reference) if isinstance(reference, list) else [reference]
-    if not items or any(
-        isinstance(item, bool) or not isinstance(item, (str, int)) for item in items
-    ):
+    if not items or any(isinstance(item, bool) or not isinstance(item, (str, int)) for item in items):
         raise ValueError(f"{reference!r} is not a text, a whole number or a list of those")
     return [str(item) for item in items]
 

@@ -83,18 +83,14 @@ def clear_other_kinds(below: Document, above: Document, *, model: type[BaseModel
             _clear(below, path, only_of_files=False)
 
 
-def clear_replaced_kinds(
-    document: Document, before: dict[KeyPath, str], *, model: type[BaseModel]
-) -> None:
+def clear_replaced_kinds(document: Document, before: dict[KeyPath, str], *, model: type[BaseModel]) -> None:
     """Drops the keys from files and presets of each kind that the command line has replaced since `before`."""
     for path, kind in written_kinds(document, model=model).items():
         if before.get(path, kind) != kind:
             _clear(document, path, only_of_files=True)
 
 
-def _unions(
-    value: JsonValue, path: KeyPath, model: type[BaseModel]
-) -> Iterator[tuple[KeyPath, dict[str, JsonValue]]]:
+def _unions(value: JsonValue, path: KeyPath, model: type[BaseModel]) -> Iterator[tuple[KeyPath, dict[str, JsonValue]]]:
     if isinstance(value, dict):
         if kinds(annotation_at(model, path)):
             yield path, value
@@ -111,11 +107,7 @@ def _clear(document: Document, path: KeyPath, *, only_of_files: bool) -> None:
     assert isinstance(union, dict)
     for key in list(union):
         here = (*path, key)
-        typed = [
-            known
-            for known, origin in document.origins.items()
-            if origin.is_typed and known[: len(here)] == here
-        ]
+        typed = [known for known, origin in document.origins.items() if origin.is_typed and known[: len(here)] == here]
         if not (only_of_files and typed):
             del union[key]
             document.forget(here)

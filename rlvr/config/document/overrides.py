@@ -27,9 +27,7 @@ _NULLS = {"null", "~"}
 _EXAMPLE = "write key=value, for example run.steps=10"
 
 
-def apply_overrides(
-    document: Document, overrides: Sequence[str], *, model: type[BaseModel]
-) -> None:
+def apply_overrides(document: Document, overrides: Sequence[str], *, model: type[BaseModel]) -> None:
     """Sets each `a.b.c=value` in the document, in order; overrides that cannot be applied become its problems.
 
     Args:
@@ -59,9 +57,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, JsonValue]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(
-                f"command line: {pair}: {_EXAMPLE.replace('run.steps=10', 'mode=exact')}"
-            )
+            raise ConfigError(f"command line: {pair}: {_EXAMPLE.replace('run.steps=10', 'mode=exact')}")
         if text.lstrip()[:1] in {"'", '"', "[", "{"}:
             settings[key.strip()] = read_inline(text, path=(key,), override=pair).values["value"]
         else:
@@ -143,9 +139,7 @@ def _remove(document: Document, parent: dict[str, JsonValue], path: KeyPath) -> 
 
 
 def _value(text: str, path: KeyPath, model: type[BaseModel], override: str) -> Document:
-    if text.lstrip()[:1] in {"'", '"'} or (
-        text.lstrip()[:1] in {"[", "{"} and not is_text(annotation_at(model, path))
-    ):
+    if text.lstrip()[:1] in {"'", '"'} or (text.lstrip()[:1] in {"[", "{"} and not is_text(annotation_at(model, path))):
         return read_inline(text, path=path, override=override)
     document = Document(label="command line", origins={path: Origin(override=override)})
     if not text or (is_text(annotation_at(model, path)) and text not in _NULLS):
@@ -182,9 +176,7 @@ def _descend(
                 return current, path, f"{dotted(here)} is not set in the recipe; set it as a whole"
             found = made
             if isinstance(current, list):
-                current.append(found) if int(part) == len(current) else current.__setitem__(
-                    int(part), found
-                )
+                current.append(found) if int(part) == len(current) else current.__setitem__(int(part), found)
             else:
                 current[part] = found
             document.origins[here] = Origin(override=override)
@@ -213,10 +205,7 @@ def _make(annotation: object, next_part: str) -> dict[str, JsonValue] | list[Jso
 def _check_index(part: str, path: KeyPath, size: int) -> str:
     entries = "1 entry" if size == 1 else f"{size} entries"
     if not (part.isascii() and part.isdigit() and len(part) < 10):
-        return (
-            f"{dotted(path)} is a list of {entries}; name one by its position, "
-            f"for example {dotted(path)}.0"
-        )
+        return f"{dotted(path)} is a list of {entries}; name one by its position, for example {dotted(path)}.0"
     if int(part) > size:
         return f"{dotted(path)} has {entries}; {part} is beyond the next free position, {size}"
     return ""

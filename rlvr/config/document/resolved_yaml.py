@@ -26,9 +26,7 @@ def provenance_of(recipe: BaseModel, document: Document) -> dict[str, str]:
     """For each leaf `default`, `preset dapo`, `file.yaml:14` or `command line`."""
     result: dict[str, str] = {}
     for path in leaf_values(recipe):
-        inside = [
-            origin for known, origin in document.origins.items() if known[: len(path)] == path
-        ]
+        inside = [origin for known, origin in document.origins.items() if known[: len(path)] == path]
         if any(origin.is_typed for origin in inside):
             result[dotted(path)] = _TYPED
         else:

@@ -307,9 +307,7 @@ class _Reader:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path, inside)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [
-                self.read(item, (*path, index), inside) for index, item in enumerate(_items(node))
-            ]
+            return [self.read(item, (*path, index), inside) for index, item in enumerate(_items(node))]
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return self._scalar(node, path)
         self.document.broken.add(path)
@@ -323,9 +321,7 @@ class _Reader:
             self.document.broken.add(path)
             return self._bad(node, f"{dotted(path)}: {error}")
 
-    def _mapping(
-        self, node: yaml.MappingNode, path: KeyPath, inside: tuple[int, ...]
-    ) -> dict[str, JsonValue]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath, inside: tuple[int, ...]) -> dict[str, JsonValue]:
         result: dict[str, JsonValue] = {}
         for key_node, value_node in _pairs(node):
             if not isinstance(key_node, yaml.ScalarNode):

@@ -115,9 +115,7 @@ def _of_data(data: DataConfig) -> Iterator[str]:
             "data.difficulty.retire_solve_rate=0"
         )
     if difficulty.prefer_signal:
-        yield (
-            f"data.difficulty.prefer_signal=true {follows}; set data.difficulty.prefer_signal=false"
-        )
+        yield (f"data.difficulty.prefer_signal=true {follows}; set data.difficulty.prefer_signal=false")
 
 
 def _of_signal(*, rollout: RolloutConfig, algorithm: AlgorithmConfig) -> Iterator[str]:
@@ -154,9 +152,7 @@ def _of_kl(algorithm: AlgorithmConfig) -> Iterator[str]:
         )
 
 
-def _of_staleness(
-    *, rollout: RolloutConfig, algorithm: AlgorithmConfig, traits: EngineTraits
-) -> Iterator[str]:
+def _of_staleness(*, rollout: RolloutConfig, algorithm: AlgorithmConfig, traits: EngineTraits) -> Iterator[str]:
     stale = f"rollout.max_staleness={rollout.max_staleness}"
     if rollout.max_staleness == 0:
         return

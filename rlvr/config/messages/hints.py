@@ -34,9 +34,7 @@ _TRUNCATED = (
     "the learner's log-probs are those of the full distribution, so every ratio would be biased "
     "(at top_p=0.8 a peer measured a mean ratio of 0.896)"
 )
-_PENALISED = (
-    "the learner's log-probs are of the model's own distribution, so every ratio would be biased"
-)
+_PENALISED = "the learner's log-probs are of the model's own distribution, so every ratio would be biased"
 _DROPPED = "dropout makes the learner's log-probs random, so every ratio would be noisy"
 _TEMPERATURE = "use rollout.temperature"
 _NOT_SAMPLED = "training completions are always sampled, never decoded greedily"
@@ -49,9 +47,7 @@ REFUSED: dict[str, Refused] = {
     "repetition_penalty": Refused((1.0,), _PENALISED, _TEMPERATURE),
     "frequency_penalty": Refused((0.0,), _PENALISED, _TEMPERATURE),
     "presence_penalty": Refused((0.0,), _PENALISED, _TEMPERATURE),
-    "min_new_tokens": Refused(
-        (0, None), _PENALISED, "let a verifier or the reward encourage length"
-    ),
+    "min_new_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward encourage length"),
     "min_tokens": Refused((0, None), _PENALISED, "let a verifier or the reward encourage length"),
     "do_sample": Refused((True,), _NOT_SAMPLED, _TEMPERATURE),
     "greedy": Refused((False,), _NOT_SAMPLED, _TEMPERATURE),

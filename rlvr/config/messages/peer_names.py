@@ -102,17 +102,13 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "max_input_seq_length": PeerName("NeMo RL", _PROMPT_TOKENS),
     "stop": PeerName("vLLM", "rollout.stop_strings"),
     "stop_sequences": PeerName("prime-rl", "rollout.stop_strings"),
-    "eos_token_id": PeerName(
-        "transformers", "rollout.stop_token_ids", "in addition to the model's own"
-    ),
+    "eos_token_id": PeerName("transformers", "rollout.stop_token_ids", "in addition to the model's own"),
     # staleness
     "max_off_policy_steps": PeerName("prime-rl", _STALE, _VERSIONS),
     "max_staleness_steps": PeerName("SkyRL", _STALE, _VERSIONS),
     "max_head_offpolicyness": PeerName("AReaL", _STALE),
     "max_trajectory_age_steps": PeerName("NeMo RL", _STALE, _VERSIONS),
-    "staleness_threshold": PeerName(
-        "verl", _STALE, "it is a fraction of the batch; rlvr counts versions"
-    ),
+    "staleness_threshold": PeerName("verl", _STALE, "it is a fraction of the batch; rlvr counts versions"),
     "async_queue_size": PeerName("OpenRLHF", _STALE, "it counts queued batches"),
     "async_grpo.enabled": PeerName("NeMo RL", _STALE, "0 is strictly on-policy"),
     "async_enable": PeerName("OpenRLHF", _STALE, "0 is strictly on-policy"),
@@ -177,9 +173,7 @@ GENERAL_NAMES: dict[str, PeerName] = {
     "num_processes": PeerName("TRL (accelerate)", _LEARNERS, _PROCESSES),
     # engines and their placement
     "use_vllm": PeerName("TRL", "rollout.engine", "true is vllm"),
-    "vllm_mode": PeerName(
-        "TRL", "cluster.placement", "colocate is colocated, server disaggregated"
-    ),
+    "vllm_mode": PeerName("TRL", "cluster.placement", "colocate is colocated, server disaggregated"),
     "colocate_all": PeerName("SkyRL", "cluster.placement", "true is colocated"),
     "colocate_all_models": PeerName("OpenRLHF", "cluster.placement", "true is colocated"),
     "colocated.enabled": PeerName("NeMo RL", "cluster.placement", "true is colocated"),

@@ -91,8 +91,7 @@ ALGORITHM_NAMES: dict[str, PeerName] = {
     "loss_type": PeerName(
         "TRL",
         _AGGREGATION,
-        "dapo is token_mean, grpo is sequence_mean, dr_grpo is constant_length; cispo and sapo are "
-        "algorithm.loss.kind",
+        "dapo is token_mean, grpo is sequence_mean, dr_grpo is constant_length; cispo and sapo are algorithm.loss.kind",
     ),
     "loss_agg_mode": PeerName(
         "verl",
@@ -122,21 +121,13 @@ ALGORITHM_NAMES: dict[str, PeerName] = {
     "entropy_loss_coef": PeerName("SkyRL", _ENTROPY),
     "use_entropy_loss": PeerName("SkyRL", _ENTROPY, "0 is off"),
     # the advantage
-    "scale_rewards": PeerName(
-        "TRL", _ADVANTAGE, "group is grpo, none is dr_grpo, batch is batch_norm"
-    ),
-    "adv_estimator": PeerName(
-        "verl", _ADVANTAGE, "reinforce_plus_plus is batch_norm with baseline none"
-    ),
-    "adv_estimator.name": PeerName(
-        "NeMo RL", _ADVANTAGE, "reinforce_plus_plus is batch_norm with baseline none"
-    ),
+    "scale_rewards": PeerName("TRL", _ADVANTAGE, "group is grpo, none is dr_grpo, batch is batch_norm"),
+    "adv_estimator": PeerName("verl", _ADVANTAGE, "reinforce_plus_plus is batch_norm with baseline none"),
+    "adv_estimator.name": PeerName("NeMo RL", _ADVANTAGE, "reinforce_plus_plus is batch_norm with baseline none"),
     "advantage_estimator": PeerName(
         "OpenRLHF, SkyRL", _ADVANTAGE, "reinforce_baseline is batch_norm, group_norm is grpo"
     ),
-    "advantage.estimator": PeerName(
-        "OpenRLHF", _ADVANTAGE, "reinforce_baseline is batch_norm, group_norm is grpo"
-    ),
+    "advantage.estimator": PeerName("OpenRLHF", _ADVANTAGE, "reinforce_baseline is batch_norm, group_norm is grpo"),
     "algo.type": PeerName("prime-rl", _ADVANTAGE, "grpo is dr_grpo, max_rl is maxrl"),
     "norm_adv_by_std_in_grpo": PeerName("verl", _ADVANTAGE, _MEAN_ONLY),
     "grpo_norm_by_std": PeerName("SkyRL", _ADVANTAGE, _MEAN_ONLY),
@@ -168,9 +159,7 @@ ALGORITHM_NAMES: dict[str, PeerName] = {
     "bypass_mode": PeerName("verl", _BASE, "true is behavior"),
     "use_rollout_log_probs": PeerName("verl", _BASE, "true is behavior"),
     "vllm_importance_sampling_correction": PeerName("TRL", _WEIGHT, "false is none"),
-    "vllm_importance_sampling_mode": PeerName(
-        "TRL", _WEIGHT, "token_mask is weight token with bound mask"
-    ),
+    "vllm_importance_sampling_mode": PeerName("TRL", _WEIGHT, "token_mask is weight token with bound mask"),
     "vllm_importance_sampling_cap": PeerName("TRL", _WEIGHT_MAX),
     "vllm_importance_sampling_clip_max": PeerName("TRL", _WEIGHT_MAX),
     "vllm_importance_sampling_clip_min": PeerName("TRL", _WEIGHT_MIN),

@@ -51,9 +51,7 @@ _PLAIN_WORDS = {
 }
 
 
-def validation_problems(
-    error: ValidationError, document: Document, *, model: type[BaseModel]
-) -> list[Problem]:
+def validation_problems(error: ValidationError, document: Document, *, model: type[BaseModel]) -> list[Problem]:
     """Every error that pydantic found, as problems; a misspelt required key is reported once."""
     return _Translator(document, model).problems(error)
 
@@ -224,19 +222,13 @@ class _Translator:
         origins.sort(key=lambda origin: bool(origin.preset))  # a preset is not what the user wrote
         typed = [origin for origin in origins if origin.is_typed]
         below = [
-            origin
-            for known, origin in self.document.origins.items()
-            if origin.is_typed and known[: len(path)] == path
+            origin for known, origin in self.document.origins.items() if origin.is_typed and known[: len(path)] == path
         ]
         own = self.document.origins.get(path)
         fallback = below[-1] if path and below else own or _origin(self.document, path)
         origin = (typed or origins or [fallback])[0]
         prefix = dotted(path)
-        if (
-            not prefix
-            or message.startswith(f"{prefix}.")
-            or (key and self._is_key(key) and "." in key)
-        ):
+        if not prefix or message.startswith(f"{prefix}.") or (key and self._is_key(key) and "." in key):
             return Problem(origin=origin, text=message)
         is_own_key = key and annotation_at(self.model, (*path, key)) is not None
         text = f"{prefix}.{message}" if is_own_key else _with_path(message, path, origin)

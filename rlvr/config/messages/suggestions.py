@@ -42,9 +42,7 @@ class Suggestions:
         self.values = values
         self.known = key_paths(model)
 
-    def unknown(
-        self, path: KeyPath, value: JsonValue, *, is_typed: bool
-    ) -> list[tuple[KeyPath, str]]:
+    def unknown(self, path: KeyPath, value: JsonValue, *, is_typed: bool) -> list[tuple[KeyPath, str]]:
         """Messages for the unknown key at `path`: one (path, text), or one for each peer's name below it.
 
         Args:
@@ -55,9 +53,7 @@ class Suggestions:
             return [(path, of_other_kind)]
         leaves = list(_leaves(value, path))
         answers = [
-            (leaf, text)
-            for leaf in leaves
-            if (text := answer(dotted(leaf), value_at(value, leaf[len(path) :])))
+            (leaf, text) for leaf in leaves if (text := answer(dotted(leaf), value_at(value, leaf[len(path) :])))
         ]
         if answers:
             return [(leaf, f"unknown key; {text}") for leaf, text in answers]

@@ -172,9 +172,7 @@ class ClippedLoss(Section):
                 f"clip_high={self.clip_high} is below clip_low={self.clip_low}; DAPO needs clip_high >= clip_low"
             )
         if 0.0 < self.dual_clip <= 1.0 + self.clip_high:
-            raise ValueError(
-                f"dual_clip={self.dual_clip} is not above 1 + clip_high; 3 is usual, 0 turns it off"
-            )
+            raise ValueError(f"dual_clip={self.dual_clip} is not above 1 + clip_high; 3 is usual, 0 turns it off")
         return self
 
 
@@ -309,9 +307,7 @@ class CorrectionConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "CorrectionConfig":
         if self.weight_min > 1.0:
-            raise ValueError(
-                f"weight_min={self.weight_min} is above 1, the weight of equal policies"
-            )
+            raise ValueError(f"weight_min={self.weight_min} is above 1, the weight of equal policies")
         if 0.0 < self.geometric_max < 1.0:
             raise ValueError(
                 f"geometric_max={self.geometric_max} is below 1, the ratio of equal policies; 0 turns it off"
@@ -328,11 +324,7 @@ class CorrectionConfig(Section):
     @property
     def is_active(self) -> bool:
         """Whether anything is weighted or masked."""
-        return (
-            self.weight is not WeightLevel.NONE
-            or self.geometric_max > 0.0
-            or self.off_policy_threshold > 0.0
-        )
+        return self.weight is not WeightLevel.NONE or self.geometric_max > 0.0 or self.off_policy_threshold > 0.0
 
 
 class ZeroVariance(StrEnum):

@@ -66,9 +66,7 @@ class DataSource(Section):
     name: str = ""
     subset: str = ""
     split: str = "train"
-    columns: dict[str, str] = Field(
-        default_factory=lambda: {"prompt": "prompt", "reference": "reference"}
-    )
+    columns: dict[str, str] = Field(default_factory=lambda: {"prompt": "prompt", "reference": "reference"})
     reference_pattern: str = ""
     template: Template = Template.CHAT
     system_prompt: str = ""
@@ -104,9 +102,7 @@ class DataSource(Section):
             )
         roles = {check.role for check in self.all_checks.values()}
         if Role.REWARD not in roles:
-            raise ValueError(
-                f"source {self.source!r} has no check with role reward, so nothing would be rewarded"
-            )
+            raise ValueError(f"source {self.source!r} has no check with role reward, so nothing would be rewarded")
         return self
 
     @property

@@ -21,9 +21,7 @@ class TinyModel(Section):
     @model_validator(mode="after")
     def _check(self) -> "TinyModel":
         if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not divisible by heads={self.heads}"
-            )
+            raise ValueError(f"hidden_size={self.hidden_size} is not divisible by heads={self.heads}")
         if self.num_parameters > MAX_TINY_PARAMETERS:
             raise ValueError(
                 f"tiny would have {self.num_parameters:,} parameters, at most {MAX_TINY_PARAMETERS:,} are built: lower "

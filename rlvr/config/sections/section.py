@@ -20,9 +20,7 @@ Seconds = Annotated[float, Field(gt=0.0, le=MOST_SECONDS)]
 class Section(BaseModel):
     """A part of the recipe: immutable; unknown keys are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def names_plugin(kind: str, group: str) -> bool:

@@ -39,9 +39,7 @@ def encode(frame: Frame) -> bytes:
     text = json.dumps(dict(frame.body), separators=(",", ":")).encode()
     blob = b""
     if frame.tensors:
-        blob = save(
-            {name: value.detach().cpu().contiguous() for name, value in frame.tensors.items()}
-        )
+        blob = save({name: value.detach().cpu().contiguous() for name, value in frame.tensors.items()})
     return HEADER.pack(len(text), len(blob)) + text + blob
 
 
@@ -54,9 +52,7 @@ def take_frame(buffer: bytearray) -> Frame | None:
         return None
     text_size, blob_size = HEADER.unpack_from(buffer)
     if text_size + blob_size > MAX_FRAME_BYTES:
-        raise ValueError(
-            f"a frame of {text_size + blob_size} bytes is above the limit of {MAX_FRAME_BYTES}"
-        )
+        raise ValueError(f"a frame of {text_size + blob_size} bytes is above the limit of {MAX_FRAME_BYTES}")
     middle = HEADER.size + text_size
     end = middle + blob_size
     if len(buffer) < end:

@@ -356,10 +356,7 @@ class LearnerGroup:
             }
             tensors = {name: segment.pickled for name, segment in segments.items()}
             pool.call(
-                [
-                    Frame(body={**common, "rank": rank}, tensors=tensors)
-                    for rank in range(self.num_ranks)
-                ],
+                [Frame(body={**common, "rank": rank}, tensors=tensors) for rank in range(self.num_ranks)],
                 what=START_UP,
             )
         return pool

@@ -58,9 +58,7 @@ class Lockstep:
         ids = torch.zeros(1, _EMPTY_TOKENS, dtype=torch.long, device=device)
         self._is_empty_pass = True
         try:
-            logits = model(
-                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-            ).logits
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         finally:
             self._is_empty_pass = False
         return logits[:0].sum()  # over no elements: exactly 0, with a gradient of exactly 0

@@ -97,9 +97,7 @@ def share(value: Any) -> Shared:
     windows: list[Window] = []
     offset = 0
     for tensor in pickler.tensors:
-        window = Window(
-            dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), offset=offset
-        )
+        window = Window(dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), offset=offset)
         windows.append(window)
         offset += -(-window.num_bytes // _ALIGNMENT) * _ALIGNMENT
     fd = _anonymous_file()
@@ -180,7 +178,5 @@ class _Unpickler(pickle.Unpickler):
         number, requires_grad = pid
         if number not in self._built:
             view = self._views[number]
-            self._built[number] = (
-                view.clone() if requires_grad is None else torch.nn.Parameter(view, requires_grad)
-            )
+            self._built[number] = view.clone() if requires_grad is None else torch.nn.Parameter(view, requires_grad)
         return self._built[number]

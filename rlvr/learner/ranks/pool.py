@@ -41,9 +41,7 @@ class _Failure:
 class RankPool:
     """All rank processes of a group, and the pending answers."""
 
-    def __init__(
-        self, size: int, *, num_threads: int, inherited: Sequence[int], silence_s: float
-    ) -> None:
+    def __init__(self, size: int, *, num_threads: int, inherited: Sequence[int], silence_s: float) -> None:
         """Starts `size` processes with the descriptors `inherited` open. Raises OSError when the system refuses."""
         self._processes: list[RankProcess] = []
         self._silence_s = silence_s
@@ -69,9 +67,7 @@ class RankPool:
         Raises: LearnerError that names the rank, how it ended and its last lines; or the RlvrError that a rank raised.
         """
         if self._is_closed:
-            raise LearnerError(
-                f"{what}: the learner group was closed, or ended by an earlier failure"
-            )
+            raise LearnerError(f"{what}: the learner group was closed, or ended by an earlier failure")
         answers: dict[int, Frame] = {}
         failures: list[_Failure] = []
         try:
@@ -119,9 +115,7 @@ class RankPool:
                 failures.append(self._silent(waiting, what=what))
                 return
 
-    def _hear(
-        self, process: RankProcess, answers: dict[int, Frame], *, what: str
-    ) -> _Failure | None:
+    def _hear(self, process: RankProcess, answers: dict[int, Frame], *, what: str) -> _Failure | None:
         frames = process.read()
         if frames is None:
             how = process.wait(_GRACE_S) or "it closed its pipe"
@@ -143,9 +137,7 @@ class RankPool:
         cause = (record["name"], record["message"])
         if cause not in self._logged:
             self._logged.add(cause)
-            logging.getLogger(record["name"]).log(
-                record["level"], "rank %d: %s", rank, record["message"]
-            )
+            logging.getLogger(record["name"]).log(record["level"], "rank %d: %s", rank, record["message"])
 
     def _told(self, process: RankProcess, frame: Frame, *, what: str) -> _Failure:
         """The error that a rank reported; an RlvrError keeps its class and message."""

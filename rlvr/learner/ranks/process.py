@@ -147,13 +147,10 @@ def _environment(num_threads: int) -> dict[str, str]:
     PYTHONSAFEPATH keeps `python -m` from putting the working directory in front where the parent did not.
     """
     paths = [path or os.getcwd() for path in sys.path]
-    return (
-        os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": str(num_threads),
-            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-            "PYTHONNODEBUGRANGES": "1",  # no lines of ^^^^ in a traceback, of which only the last lines are shown
-        }
-    )
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": str(num_threads),
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+        "PYTHONNODEBUGRANGES": "1",  # no lines of ^^^^ in a traceback, of which only the last lines are shown
+    }

@@ -11,9 +11,7 @@ _PIECES = 4
 _BACKWARD_COST = 3  # of a pass forward and backward, in forward passes
 
 
-def split_over_ranks(
-    batch: Batch, num_ranks: int, *, is_forward_only: Sequence[bool] = ()
-) -> list[list[int]]:
+def split_over_ranks(batch: Batch, num_ranks: int, *, is_forward_only: Sequence[bool] = ()) -> list[list[int]]:
     """Row indices of each rank, in order; some are empty if there are fewer rows than ranks.
 
     Rows of one group share a prompt, so a group stays whole up to a quarter of a rank's fair share of the tokens; a

@@ -151,9 +151,7 @@ class RankServer:
         try:
             save_optimizer(folder, optimizer=optimizer, model=model, is_writer=self._is_first)
         except OSError as error:
-            raise CheckpointError(
-                f"the optimiser's state could not be written to {folder}: {error}"
-            ) from error
+            raise CheckpointError(f"the optimiser's state could not be written to {folder}: {error}") from error
 
 
 def task_frame(task: RankTask) -> Frame:

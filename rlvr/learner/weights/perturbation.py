@@ -10,9 +10,7 @@ from transformers import PreTrainedModel
 
 from rlvr.errors import LearnerError
 
-_NOISE_BLOCK = (
-    65_521  # numbers, a prime: drawn once per tensor and repeated, which is as fast as a copy
-)
+_NOISE_BLOCK = 65_521  # numbers, a prime: drawn once per tensor and repeated, which is as fast as a copy
 _LEAST_RMS = 0.02  # for a tensor of zeros, such as a bias, or an adapter before its first step
 
 
@@ -39,11 +37,7 @@ class Perturbation:
         if self.is_active or unknown:
             raise LearnerError(
                 f"cannot perturb the weights {list(names)[:3]}: "
-                + (
-                    f"{unknown[0]!r} is not in the model"
-                    if unknown
-                    else "others are still perturbed"
-                )
+                + (f"{unknown[0]!r} is not in the model" if unknown else "others are still perturbed")
             )
         self._originals = {name: own[name].detach().to("cpu", copy=True) for name in names}
         for name in names:

@@ -12,9 +12,7 @@ from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
 
-def require_room(
-    model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind
-) -> None:
+def require_room(model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind) -> None:
     """Checks that the files of a run fit on this machine, before anything is computed or started.
 
     Raises: ConfigError, see `weights_file.place_for`.
@@ -124,29 +122,21 @@ class Publication:
     def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
         if not self._shapes:
             self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
-        written = self._files.write(
-            version, lora.merged_weights(model), shapes=self._shapes, dtype=self._dtype
-        )
+        written = self._files.write(version, lora.merged_weights(model), shapes=self._shapes, dtype=self._dtype)
         return self._written(version, WeightsKind.FULL, *written)
 
     def _adapters(self, model: PreTrainedModel, version: int) -> WeightsRef:
         if self._base is None:
             shapes = {name: tuple(weight.shape) for name, weight in lora.base_weights(model)}
-            written = self._files.write_base(
-                lora.base_weights(model), shapes=shapes, dtype=self._dtype
-            )
+            written = self._files.write_base(lora.base_weights(model), shapes=shapes, dtype=self._dtype)
             self._base = self._written(0, WeightsKind.FULL, *written)
         adapters = lora.adapter_state_dict(model)
         shapes = {name: tuple(weight.shape) for name, weight in adapters.items()}
-        path, manifest = self._files.write(
-            version, adapters.items(), shapes=shapes, dtype=self._dtype
-        )
+        path, manifest = self._files.write(version, adapters.items(), shapes=shapes, dtype=self._dtype)
         ref = self._written(version, WeightsKind.ADAPTER, path, manifest)
         return replace(ref, base=self._base)
 
-    def _written(
-        self, version: int, kind: WeightsKind, path: Path, manifest: tuple[TensorEntry, ...]
-    ) -> WeightsRef:
+    def _written(self, version: int, kind: WeightsKind, path: Path, manifest: tuple[TensorEntry, ...]) -> WeightsRef:
         return WeightsRef(
             policy_version=version,
             kind=kind,

@@ -30,10 +30,7 @@ def tensor_groups(names: Sequence[str], *, most: int) -> dict[str, tuple[str, ..
         pairs.setdefault(name.partition(_ADAPTER)[0], []).append(name)
     if len(pairs) < len(names):
         groups = tensor_groups(list(pairs), most=most)
-        return {
-            group: tuple(name for layer in layers for name in pairs[layer])
-            for group, layers in groups.items()
-        }
+        return {group: tuple(name for layer in layers for name in pairs[layer]) for group, layers in groups.items()}
     if len(names) <= most:
         return {name: (name,) for name in names}
     outside: dict[str, list[str]] = {}

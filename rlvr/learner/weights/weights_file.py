@@ -67,9 +67,7 @@ class WeightsFolder:
         """
         if version < 0:
             self.remove_trials()
-        written = self._write(
-            f"v{version}", tensors, shapes=shapes, dtype=dtype, num_files=FILES_AT_ONCE
-        )
+        written = self._write(f"v{version}", tensors, shapes=shapes, dtype=dtype, num_files=FILES_AT_ONCE)
         if self._folder is not None:
             self._prune(self._folder)
         return written
@@ -169,9 +167,7 @@ def place_for(num_bytes: int) -> Path:
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"{FOLDER_VARIABLE}={named!r}: the folder cannot be made: {error}"
-            ) from error
+            raise ConfigError(f"{FOLDER_VARIABLE}={named!r}: the folder cannot be made: {error}") from error
     else:
         place = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
     there = shutil.disk_usage(place)
@@ -189,9 +185,7 @@ def place_for(num_bytes: int) -> Path:
             f"files; without a container: mount -o remount,size={gib}g {place}), or {remedy}: on a disk, which "
             "slows each weight sync down"
         )
-    raise ConfigError(
-        f"the files of several weight versions need {_bytes(num_bytes)}, and {found}; {remedy}"
-    )
+    raise ConfigError(f"the files of several weight versions need {_bytes(num_bytes)}, and {found}; {remedy}")
 
 
 def _bytes(count: int) -> str:

@@ -101,9 +101,7 @@ def packed_attention(
     return _eager_over_stream(query, key, value, packed_layout, kwargs.get("scaling")), None
 
 
-def _over_stream(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None
-) -> Tensor:
+def _over_stream(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
     layout.num_calls += 1
     kind = query.device.type
     if torch.is_autocast_enabled(kind):
@@ -122,9 +120,7 @@ def _over_stream(
 _eager_over_stream: Any = torch.compiler.disable(_over_stream)
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, scale: float
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, scale: float) -> Tensor:
     if is_small(query, key, value):
         return attend_small(query, key, value, bias=bias, scale=scale)
     groups = query.shape[1] // key.shape[1]

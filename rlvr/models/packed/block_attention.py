@@ -36,9 +36,7 @@ class ToBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> tuple[Tensor, ...]:
         ctx.layout = layout
         found: list[Tensor] = []
         for block in layout.blocks:

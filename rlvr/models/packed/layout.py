@@ -83,9 +83,7 @@ class Gather:
 class PackedLayout:
     """The position of each sequence in a stream, and the index tensors for attention, built at the first layer."""
 
-    def __init__(
-        self, lengths: Sequence[int], prefixes: Sequence[int], *, device: torch.device
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], prefixes: Sequence[int], *, device: torch.device) -> None:
         """Args: as in `rlvr.models.packed.packing.Stream`."""
         self.lengths = tuple(lengths)
         self.prefixes = tuple(prefixes)
@@ -120,9 +118,7 @@ class PackedLayout:
             self._biases[key] = (
                 None
                 if visible is None
-                else torch.zeros(visible.shape, dtype=dtype)
-                .masked_fill_(~visible, float("-inf"))
-                .to(self.device)
+                else torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf")).to(self.device)
             )
         return self._biases[key]
 
@@ -165,9 +161,7 @@ class PackedLayout:
         offset = torch.arange(int(own.max()))
         places = starts[rows, None] + torch.minimum(offset, own - 1)
         key_places = places
-        prefixes, prefix_of_row = torch.unique(
-            torch.tensor(self.prefixes)[rows], return_inverse=True
-        )
+        prefixes, prefix_of_row = torch.unique(torch.tensor(self.prefixes)[rows], return_inverse=True)
         is_real_prefix = torch.zeros(0, 0, dtype=torch.bool)
         if int(prefixes[-1]) < 0:
             prefix_of_row = prefix_of_row[:0]
@@ -249,10 +243,7 @@ def cut_into_blocks(own: Sequence[int], before: Sequence[int]) -> list[tuple[int
     if not count:
         return []
     step = -(-count // MAX_CUTS)
-    places = sorted(
-        {0, count, *range(step, count, step)}
-        | {i for i in range(1, count) if own[i] > 2 * own[i - 1]}
-    )
+    places = sorted({0, count, *range(step, count, step)} | {i for i in range(1, count) if own[i] > 2 * own[i - 1]})
     # Lowest cost up to each place, and where its last block begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for j in range(1, len(places)):

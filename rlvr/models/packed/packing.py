@@ -131,12 +131,8 @@ def pack(
         start = group[0].start
         where[[piece.row for piece in group], :start] = where[group[0].row, :start]
     return Stream(
-        token_ids=torch.from_numpy(
-            np.concatenate([ids[p.row, p.start : p.stop] for p in sequences])
-        ),
-        position_ids=torch.from_numpy(
-            np.concatenate([np.arange(p.start, p.stop) for p in sequences])
-        ),
+        token_ids=torch.from_numpy(np.concatenate([ids[p.row, p.start : p.stop] for p in sequences])),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(p.start, p.stop) for p in sequences])),
         lengths=tuple(piece.length for piece in sequences),
         prefixes=tuple(piece.prefix for piece in sequences),
         targets=_targets(ids, mask, where),

@@ -85,14 +85,10 @@ def _probe(device: torch.device) -> Kernel | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:
-        logger.warning(
-            "torch has no varlen attention (%s); packed attention runs in padded blocks", error
-        )
+        logger.warning("torch has no varlen attention (%s); packed attention runs in padded blocks", error)
         return None
     takes = inspect.signature(varlen_attn).parameters
-    causal: dict[str, Any] = (
-        {"window_size": (-1, 0)} if "window_size" in takes else {"is_causal": True}
-    )
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in takes else {"is_causal": True}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, *ends: Any, scale: float) -> Any:
         grouped = query.shape[1] != key.shape[1]
@@ -110,9 +106,7 @@ def _probe(device: torch.device) -> Kernel | None:
         if difference < 0.05:
             return kernel
         reason = f"it differs by {difference:.2g} from plain attention on an example"
-    logger.warning(
-        "torch's varlen attention is not used (%s); packed attention runs in padded blocks", reason
-    )
+    logger.warning("torch's varlen attention is not used (%s); packed attention runs in padded blocks", reason)
     return None
 
 
@@ -146,9 +140,7 @@ def _difference_on_an_example(kernel: Kernel, device: torch.device) -> float:
         found: list[list[Tensor]] = []
         numbers = [torch.randn(10, heads, 64, generator=generator) for heads in (4, 2, 2, 4)]
         for ragged in (True, False):
-            query, key, value = (
-                t.to(device, torch.bfloat16).detach().requires_grad_() for t in numbers[:3]
-            )
+            query, key, value = (t.to(device, torch.bfloat16).detach().requires_grad_() for t in numbers[:3])
             if ragged:
                 out = attend_ragged(query, key, value, layout=layout, scale=0.125, kernel=kernel)
             else:

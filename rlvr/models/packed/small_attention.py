@@ -31,9 +31,7 @@ def is_small(query: Tensor, key: Tensor, value: Tensor) -> bool:
     )
 
 
-def attend_small(
-    query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, scale: float
-) -> Tensor:
+def attend_small(query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, scale: float) -> Tensor:
     """Softmax attention, [rows, heads, places, dim]; keys and values may have fewer heads.
 
     Args:
@@ -49,9 +47,7 @@ def _causal_bias(width: int) -> Tensor:
 
 class _SmallAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         output, normaliser = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, bias is None, attn_mask=bias, scale=scale
         )
@@ -84,9 +80,7 @@ class _SmallAttention(torch.autograd.Function):
             scores = torch.bmm(q, k.transpose(1, 2)).view(grid).float().mul_(scale)
             p = scores.add_(bias[part]).sub_(normaliser[part].unsqueeze(-1)).exp_()
             flat = (count * kv_heads, -1, reach)
-            d_value[part] = torch.bmm(p.to(q.dtype).view(flat).transpose(1, 2), g).view(
-                count, kv_heads, reach, dim
-            )
+            d_value[part] = torch.bmm(p.to(q.dtype).view(flat).transpose(1, 2), g).view(count, kv_heads, reach, dim)
             d_scores = torch.bmm(g, v.transpose(1, 2)).view(grid).float()
             d_scores.sub_(inner[part].unsqueeze(-1)).mul_(p).mul_(scale)
             s = d_scores.to(q.dtype).view(flat)

@@ -112,25 +112,47 @@ def missing_capabilities() -> list[str]:
     pause = inspect.signature(getattr(AsyncLLM, "pause_generation", lambda: None)).parameters
     return [
         *methods(
-            AsyncLLM, "generate", "abort", "pause_generation", "resume_generation", "collective_rpc",
-            "init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update",
-            "sleep", "wake_up", "shutdown", "errored", "add_lora",
+            AsyncLLM,
+            "generate",
+            "abort",
+            "pause_generation",
+            "resume_generation",
+            "collective_rpc",
+            "init_weight_transfer_engine",
+            "start_weight_update",
+            "update_weights",
+            "finish_weight_update",
+            "sleep",
+            "wake_up",
+            "shutdown",
+            "errored",
+            "add_lora",
         ),
         *entries(LoRARequest, LoRARequest.__struct_fields__, "load_inplace"),
         *entries(AsyncLLM, pause, "mode", "clear_cache"),
         *entries(
-            SamplingParams, SamplingParams.__struct_fields__, "prompt_logprobs", "flat_logprobs", "seed",
-            "skip_reading_prefix_cache", "include_stop_str_in_output",
+            SamplingParams,
+            SamplingParams.__struct_fields__,
+            "prompt_logprobs",
+            "flat_logprobs",
+            "seed",
+            "skip_reading_prefix_cache",
+            "include_stop_str_in_output",
         ),
         *entries(tokens_input, inspect.signature(tokens_input).parameters, "cache_salt"),
+        *entries(CompletionOutput, [f.name for f in dataclasses.fields(CompletionOutput)], "weight_versions"),
         *entries(
-            CompletionOutput, [f.name for f in dataclasses.fields(CompletionOutput)], "weight_versions"
+            AsyncEngineArgs,
+            known_arguments(),
+            "weight_transfer_config",
+            "worker_extension_cls",
+            "scheduler_cls",
+            "logprobs_mode",
+            "generation_config",
+            "enable_lora",
+            "max_lora_rank",
         ),
-        *entries(
-            AsyncEngineArgs, known_arguments(), "weight_transfer_config", "worker_extension_cls", "scheduler_cls",
-            "logprobs_mode", "generation_config", "enable_lora", "max_lora_rank",
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def known_arguments() -> list[str]:

@@ -48,9 +48,7 @@ def build_vllm_engine(
         has_kv_variable=has_kv_variable,
         adapted=outline.adapted,
     )
-    variables = engine_environment(
-        is_cpu=found.is_cpu, threads=max(1, math.floor(recipe.cluster.cpus_per_engine))
-    )
+    variables = engine_environment(is_cpu=found.is_cpu, threads=max(1, math.floor(recipe.cluster.cpus_per_engine)))
     prepare_environment(variables)
     return VllmEngine(
         EngineSettings(

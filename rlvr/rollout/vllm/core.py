@@ -105,9 +105,7 @@ class VllmCore:
         try:
             await asyncio.to_thread(write_adapters, folder, file, names=names, lora=lora)
         except OSError as error:
-            raise RolloutError(
-                f"adapters {file} could not be copied to {folder}: {error}"
-            ) from error
+            raise RolloutError(f"adapters {file} could not be copied to {folder}: {error}") from error
         return folder / ADAPTER_WEIGHTS
 
     async def load_adapters(self, copy: Path) -> None:
@@ -161,9 +159,7 @@ class VllmCore:
 
     def _build(self, folder: str) -> "AsyncLLM":
         environment.prepare_environment(self._settings.environment)
-        environment.require_no_strangers(
-            environment.strangers(), torch_version=str(torch.__version__)
-        )
+        environment.require_no_strangers(environment.strangers(), torch_version=str(torch.__version__))
         if self._settings.is_cpu:
             environment.require_libraries()
         missing = adapter.missing_capabilities()

@@ -38,9 +38,7 @@ class VllmEngine:
     It is bound to the event loop in which it was first used.
     """
 
-    def __init__(
-        self, settings: EngineSettings, *, text: PolicyText, architecture: PretrainedConfig
-    ) -> None:
+    def __init__(self, settings: EngineSettings, *, text: PolicyText, architecture: PretrainedConfig) -> None:
         self._settings = settings
         self._text = text
         self._core = VllmCore(settings, architecture=architecture, tokenizer=text.tokenizer)
@@ -96,9 +94,7 @@ class VllmEngine:
         await self.start()
         async with self._loading:
             if self._is_sleeping or self._broken:
-                raise RolloutError(
-                    self._broken or "the engine sleeps; call wake before load_weights"
-                )
+                raise RolloutError(self._broken or "the engine sleeps; call wake before load_weights")
             begin = time.perf_counter()
             try:
                 await self._core.call("pause_generation", mode="keep", clear_cache=True)
@@ -135,9 +131,7 @@ class VllmEngine:
         Raises: RolloutError when requests are open.
         """
         if self._open:
-            raise RolloutError(
-                f"the engine cannot sleep with {len(self._open)} open requests; wait for them first"
-            )
+            raise RolloutError(f"the engine cannot sleep with {len(self._open)} open requests; wait for them first")
         before = await self._used_bytes()
         self._is_sleeping = True
         await self._core.call("sleep", level=level, mode="abort")
@@ -200,9 +194,7 @@ class VllmEngine:
             if not last.done():
                 last.cancel()
                 await asyncio.gather(last, return_exceptions=True)
-        return mapping.completion_of(
-            request, output.outputs[0], to_text=lambda ids: decode(ids, self._text.tokenizer)
-        )
+        return mapping.completion_of(request, output.outputs[0], to_text=lambda ids: decode(ids, self._text.tokenizer))
 
     async def _transfer(self, ref: WeightsRef) -> dict[str, int]:
         """Loads the file's weights into every worker; returns the checksums of the loaded tensors."""
@@ -265,9 +257,7 @@ class VllmEngine:
                 f"a row of {longest} tokens cannot be scored: at most {self._settings.max_model_len - 1} (one less "
                 "than max_model_len); shorten the row or raise rollout.engine_args.max_model_len"
             )
-        params = SamplingParams(
-            **mapping.scoring_arguments(), output_kind=RequestOutputKind.FINAL_ONLY
-        )
+        params = SamplingParams(**mapping.scoring_arguments(), output_kind=RequestOutputKind.FINAL_ONLY)
 
         async def one(row: Sequence[int]) -> list[float]:
             if len(row) < 2:
@@ -304,9 +294,7 @@ class VllmEngine:
             )
 
 
-def _problems(
-    ref: WeightsRef, answers: Sequence[tuple[Mapping[str, int], Sequence[str]]]
-) -> list[str]:
+def _problems(ref: WeightsRef, answers: Sequence[tuple[Mapping[str, int], Sequence[str]]]) -> list[str]:
     """Errors in the tensors that the workers received, one line per tensor.
 
     Args: answers: of each worker, its checksums by name and its errors in names and shapes.
@@ -320,15 +308,9 @@ def _problems(
             for name, checksum in checksums.items()
             if sent.get(name, checksum) != checksum
         ]
-        found += [
-            f"{name!r} arrived but is not in the learner's manifest"
-            for name in checksums
-            if name not in sent
-        ]
+        found += [f"{name!r} arrived but is not in the learner's manifest" for name in checksums if name not in sent]
         if checksums:
-            found += [
-                f"{name!r} was sent but did not arrive" for name in sent if name not in checksums
-            ]
+            found += [f"{name!r} was sent but did not arrive" for name in sent if name not in checksums]
     return list(dict.fromkeys(found))
 
 
@@ -345,6 +327,4 @@ def _require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
             f"{'with' if has_adapters else 'without'} adapters"
         )
     if not ref.manifest or (ref.base is not None and not ref.base.manifest):
-        raise RolloutError(
-            f"weights of version {ref.policy_version} have no manifest, so they cannot be verified"
-        )
+        raise RolloutError(f"weights of version {ref.policy_version} have no manifest, so they cannot be verified")

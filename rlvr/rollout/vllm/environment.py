@@ -191,9 +191,7 @@ def require_libraries(name: str = "libnuma.so.1") -> None:
         ) from error
 
 
-def prepare_environment(
-    wanted: Mapping[str, str], environ: MutableMapping[str, str] | None = None
-) -> dict[str, str]:
+def prepare_environment(wanted: Mapping[str, str], environ: MutableMapping[str, str] | None = None) -> dict[str, str]:
     """Sets the variables that are not set, and returns those."""
     environ = os.environ if environ is None else environ
     added = {name: value for name, value in wanted.items() if name not in environ}

@@ -121,13 +121,9 @@ class WorkerExtension:
             if name not in shapes:
                 problems.append(f"{name!r} is in the file but not in the model")
             elif tuple(tensor.shape) != tuple(shapes[name]):
-                problems.append(
-                    f"{name!r} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}"
-                )
+                problems.append(f"{name!r} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}")
             checksums[name] = tensor_checksum(tensor)
-        problems += [
-            f"{name!r} is missing from the file" for name in shapes if name not in checksums
-        ]
+        problems += [f"{name!r} is missing from the file" for name in shapes if name not in checksums]
         if is_kept and not problems:
             self._rlvr_transfer().mapped = mapped
             model = self._rlvr_transfer().model

@@ -44,9 +44,7 @@ class Output(Protocol):
     weight_versions: Sequence[Any] | None
 
 
-def sampling_arguments(
-    request: GenerationRequest, *, stop_token_ids: Sequence[int]
-) -> dict[str, Any]:
+def sampling_arguments(request: GenerationRequest, *, stop_token_ids: Sequence[int]) -> dict[str, Any]:
     """Keyword arguments of vLLM's `SamplingParams`.
 
     Only the tokens and strings named here end a completion (`ignore_eos` disables those of the model's folder), and
@@ -96,9 +94,7 @@ def scoring_arguments() -> dict[str, Any]:
     }
 
 
-def completion_of(
-    request: GenerationRequest, output: Output, *, to_text: Callable[[Sequence[int]], str]
-) -> Completion:
+def completion_of(request: GenerationRequest, output: Output, *, to_text: Callable[[Sequence[int]], str]) -> Completion:
     """The completion from vLLM's last output for `request`.
 
     Raises: RolloutError when its finish reason is unknown, or log-probs or versions are missing.
@@ -160,7 +156,5 @@ def versions_of(spans: Sequence[VersionSpan] | None, *, count: int) -> tuple[int
         if span.start == len(versions) and span.version.isdecimal():
             versions.extend([int(span.version)] * (span.end - span.start))
     if len(versions) < count:
-        raise RolloutError(
-            f"vLLM returned weight versions for {len(versions)} of {count} tokens; spans: {spans!r}"
-        )
+        raise RolloutError(f"vLLM returned weight versions for {len(versions)} of {count} tokens; spans: {spans!r}")
     return tuple(versions[:count])

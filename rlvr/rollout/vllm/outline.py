@@ -47,9 +47,7 @@ def outline_of(model: PreTrainedModel, *, lora: LoraConfig) -> Outline:
     )
 
 
-def write_outline(
-    folder: Path, *, architecture: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def write_outline(folder: Path, *, architecture: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Writes config.json and the tokenizer's files."""
     folder.mkdir(parents=True, exist_ok=True)
     architecture.save_pretrained(folder)

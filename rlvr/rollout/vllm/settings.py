@@ -114,9 +114,7 @@ def engine_arguments(
             )
         arguments["enforce_eager"] = True
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(
-            _BATCH_TOKENS_ON_CPU, max_model_len, slots["max_num_seqs"]
-        )
+        arguments["max_num_batched_tokens"] = max(_BATCH_TOKENS_ON_CPU, max_model_len, slots["max_num_seqs"])
     elif recipe.cluster.placement is Placement.COLOCATED:
         arguments["enable_sleep_mode"] = True
     if given.get("tensor_parallel_size", 1) != 1 or given.get("pipeline_parallel_size", 1) != 1:
@@ -158,9 +156,7 @@ def slot_arguments(given: Mapping[str, Any], *, max_batch_rows: int) -> dict[str
     return {"max_num_seqs": num_slots, "max_num_active_seqs": num_rows}
 
 
-def kv_cache_bytes(
-    architecture: PretrainedConfig, *, num_tokens: int, dtype: str, memory_bytes: int
-) -> int:
+def kv_cache_bytes(architecture: PretrainedConfig, *, num_tokens: int, dtype: str, memory_bytes: int) -> int:
     """Bytes of a key-value cache for `num_tokens`, at most a sixteenth of the machine's memory, at least 128 MiB.
 
     2 (keys, values) x layers x key-value heads x head width x bytes of a number, a token.

@@ -78,9 +78,7 @@ def assemble(
         set_correction(governor.correction)
         if solve_rates is not None:
             solve_rates.restore(resumed.state["solve_rates"])
-    shaping = RewardShaping.of(
-        recipe.reward, max_completion_tokens=recipe.rollout.max_completion_tokens
-    )
+    shaping = RewardShaping.of(recipe.reward, max_completion_tokens=recipe.rollout.max_completion_tokens)
     buffer = _buffer(recipe, shaping=shaping, max_staleness=governor.max_staleness)
     thread = LearnerThread()
     every, save_every = recipe.run.eval_every_steps, recipe.run.checkpoint_every_steps
@@ -96,7 +94,12 @@ def assemble(
         proof=_proof(recipe, text=text, data=data, engine=engine, learner=learner, thread=thread, recorder=recorder),
         buffer=buffer,
         updater=_updater(
-            recipe, text=text, learner=learner, buffer=buffer, shaping=shaping, thread=thread,
+            recipe,
+            text=text,
+            learner=learner,
+            buffer=buffer,
+            shaping=shaping,
+            thread=thread,
             activity=recorder.activity,
         ),
         governor=governor,
@@ -109,7 +112,7 @@ def assemble(
         recorder=recorder,
         stop=stop,
         max_error_rate=recipe.reward.max_error_rate,
-    )  # fmt: skip
+    )
 
 
 def training_plan(recipe: Recipe) -> SamplingPlan:
@@ -151,9 +154,7 @@ def _updater(
     algorithm = recipe.algorithm
     kl_in_reward = None
     if algorithm.kl_coef > 0 and algorithm.kl_placement is KlPlacement.REWARD:
-        kl_in_reward = KlInReward(
-            coef=algorithm.kl_coef, estimator=build_kl(algorithm.kl_estimator)
-        )
+        kl_in_reward = KlInReward(coef=algorithm.kl_coef, estimator=build_kl(algorithm.kl_estimator))
     return Updater(
         buffer=buffer,
         learner=learner,
@@ -227,9 +228,7 @@ def _solve_rates(recipe: Recipe, stream: PromptStream) -> SolveRates | None:
     return rates
 
 
-def _evaluator(
-    recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData, activity: Activity
-) -> Evaluator:
+def _evaluator(recipe: Recipe, *, sampler: SingleTurnSampler, data: OpenedData, activity: Activity) -> Evaluator:
     """Evaluates every set: in full, or on its first `eval_prompts_between`."""
 
     async def run(step: int, policy_version: int, *, in_full: bool) -> list[Evaluation]:

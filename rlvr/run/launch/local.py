@@ -41,8 +41,14 @@ def train(
     """
     backend = LocalBackend(loaded.recipe, service=service)
     run_recipe(
-        loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
-    )  # fmt: skip
+        loaded,
+        backend=backend,
+        data=data,
+        directory=directory,
+        resume=resume,
+        console=console,
+        choice=choice,
+    )
 
 
 class LocalBackend:
@@ -55,9 +61,7 @@ class LocalBackend:
 
     def open(self) -> PolicyText:
         """Loads the policy."""
-        self._policy = place_policy(
-            load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe
-        )
+        self._policy = place_policy(load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe)
         return self._policy.text
 
     def measure_dtypes(self) -> DtypeSpeeds:
@@ -105,9 +109,7 @@ def show_cold_start(context: RunContext, step: int, loss: float) -> None:
     """Shows the cold start's progress on the console. Raises Interrupted when the user asked to stop."""
     context.console.cold_start(step, context.recipe.cold_start.steps, loss)
     if context.stop.requested:
-        raise Interrupted(
-            f"stopped in the cold start at step {step}; nothing was saved, --resume starts over"
-        )
+        raise Interrupted(f"stopped in the cold start at step {step}; nothing was saved, --resume starts over")
 
 
 def record_cold_start(context: RunContext, report: SupervisedReport | None) -> None:

@@ -13,9 +13,7 @@ from rlvr.config.sections.learner import Kernels, OptimizerKind
 from rlvr.errors import ConfigError
 from rlvr.run.record.sinks import require_trackers
 
-_LIGER_NEEDS_GPU = (
-    "learner.kernels=liger needs the policy on a CUDA device; set learner.kernels=torch"
-)
+_LIGER_NEEDS_GPU = "learner.kernels=liger needs the policy on a CUDA device; set learner.kernels=torch"
 
 
 def require_machine(recipe: Recipe) -> None:
@@ -48,9 +46,7 @@ def _packages(recipe: Recipe) -> Iterator[str]:
         "bitsandbytes": recipe.learner.optimizer is OptimizerKind.ADAMW_8BIT,
         "liger_kernel": recipe.learner.kernels is Kernels.LIGER,
     }
-    yield from (
-        needed(name) for name, is_wanted in wanted.items() if is_wanted and is_missing(name)
-    )
+    yield from (needed(name) for name, is_wanted in wanted.items() if is_wanted and is_missing(name))
 
 
 def _counts(recipe: Recipe, *, is_local: bool) -> Iterator[str]:

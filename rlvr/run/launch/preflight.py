@@ -106,9 +106,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
 
     def open_all(limit: PromptLimit) -> tuple[PromptStream, EvalPrompts]:
         seed, is_too_long, advice = recipe.seed, limit.is_too_long, limit.advice
-        stream = open_train(
-            recipe.data, seed=seed, is_too_long=is_too_long, long_advice=advice, opener=opener
-        )
+        stream = open_train(recipe.data, seed=seed, is_too_long=is_too_long, long_advice=advice, opener=opener)
         evals = open_eval(
             recipe.data,
             recipe.run.eval_prompts,
@@ -143,9 +141,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
     return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples, opener=opener)
 
 
-def _note_shapes(
-    shapes: dict[tuple[str, tuple[str, ...]], Prompt], key: str, prompts: Iterable[Prompt]
-) -> None:
+def _note_shapes(shapes: dict[tuple[str, tuple[str, ...]], Prompt], key: str, prompts: Iterable[Prompt]) -> None:
     for prompt in prompts:
         shapes.setdefault((key, tuple(message.role for message in prompt.messages)), prompt)
 

@@ -31,9 +31,7 @@ class PromptReport:
     tokenizer: PreTrainedTokenizerBase
 
 
-def check_prompts(
-    recipe: Recipe, data: OpenedData, *, tell: Callable[[str], None] = lambda _: None
-) -> PromptReport:
+def check_prompts(recipe: Recipe, data: OpenedData, *, tell: Callable[[str], None] = lambda _: None) -> PromptReport:
     """Renders the samples of the data, and checks the tokens that end a completion.
 
     Args: tell: called with each note.
@@ -75,13 +73,9 @@ def sample_text(key: str, prompt: Prompt, text: str) -> str:
     lines.append(f"  reference: {_shortened(reference, _MAX_REFERENCE_CHARS)}")
     for check in prompt.checks:
         settings = (
-            f", settings {json.dumps(dict(check.settings), ensure_ascii=False, default=str)}"
-            if check.settings
-            else ""
+            f", settings {json.dumps(dict(check.settings), ensure_ascii=False, default=str)}" if check.settings else ""
         )
-        lines.append(
-            f"  check {check.name}: {check.verifier} ({check.role}, weight {check.weight:g}{settings})"
-        )
+        lines.append(f"  check {check.name}: {check.verifier} ({check.role}, weight {check.weight:g}{settings})")
     if prompt.tags:
         lines.append(f"  tags: {', '.join(prompt.tags)}")
     return "\n".join(lines)
@@ -109,11 +103,7 @@ def _unread_arguments(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> I
         if not prompt.chat_template_kwargs:
             continue
         template = str(tokenizer.get_chat_template())
-        unread = [
-            k
-            for k in prompt.chat_template_kwargs
-            if not re.search(rf"\b{re.escape(k)}\b", template)
-        ]
+        unread = [k for k in prompt.chat_template_kwargs if not re.search(rf"\b{re.escape(k)}\b", template)]
         if unread:
             yield (
                 f"warning: {key}.chat_template_kwargs: the model's chat template never reads {', '.join(unread)}, so "
@@ -154,9 +144,7 @@ def _closing_token(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | 
     turns = [*prompt.messages, Message(role="assistant", content=_ANSWER)]
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, **prompt.chat_template_kwargs
-        )
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **prompt.chat_template_kwargs)
     except Exception:  # noqa: BLE001 - foreign code; the prompt itself was rendered, only the note is lost
         return None
     tail = str(text).rpartition(_ANSWER)[2]

@@ -191,9 +191,13 @@ def run_recipe(
             num_lost = 0
             while True:
                 context = RunContext(
-                    recipe=recipe, directory=directory, recorder=recorder, console=console,
-                    stop=stop, resumed=resumed,
-                )  # fmt: skip
+                    recipe=recipe,
+                    directory=directory,
+                    recorder=recorder,
+                    console=console,
+                    stop=stop,
+                    resumed=resumed,
+                )
                 try:
                     if num_lost:
                         text = backend.open()
@@ -218,9 +222,7 @@ async def _run(context: RunContext, *, backend: Backend, text: PolicyText, data:
             return await _loop_with(workers, context, text=text, data=data)
 
 
-async def _loop_with(
-    workers: Workers, context: RunContext, *, text: PolicyText, data: OpenedData
-) -> int:
+async def _loop_with(workers: Workers, context: RunContext, *, text: PolicyText, data: OpenedData) -> int:
     parts = assemble(
         context.recipe,
         text=text,

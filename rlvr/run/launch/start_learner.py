@@ -70,16 +70,12 @@ def start_learner(
             fault_folder=faults,
             progress=progress,
         )
-    learner = (
-        build_learner(  # only the learner may hold the reference: ranks free the parent's copy
-            recipe,
-            policy=policy,
-            transport=transport,
-            faults=faults,
-            reference=_reference(
-                recipe, policy, reference_folder, is_resumed=checkpoint is not None
-            ),
-        )
+    learner = build_learner(  # only the learner may hold the reference: ranks free the parent's copy
+        recipe,
+        policy=policy,
+        transport=transport,
+        faults=faults,
+        reference=_reference(recipe, policy, reference_folder, is_resumed=checkpoint is not None),
     )
     if checkpoint is not None:
         try:
@@ -134,9 +130,7 @@ def _published(recipe: Recipe) -> tuple[torch.dtype, WeightsKind]:
     return dtype, WeightsKind.ADAPTER if recipe.sends_adapters else WeightsKind.FULL
 
 
-def _reference(
-    recipe: Recipe, policy: Policy, folder: Path, *, is_resumed: bool
-) -> PreTrainedModel | None:
+def _reference(recipe: Recipe, policy: Policy, folder: Path, *, is_resumed: bool) -> PreTrainedModel | None:
     """The frozen policy before its first RL step, if there is a KL term; after a cold start it is saved for a resume.
 
     With adapters it is the policy's own model, run without them; but a cold start trains them, so after one it is a
@@ -165,9 +159,7 @@ def _keep(policy: Policy, folder: Path) -> None:
         draft.rename(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise StorageError(
-            f"the policy after the cold start could not be kept in {folder}: {error}"
-        ) from error
+        raise StorageError(f"the policy after the cold start could not be kept in {folder}: {error}") from error
 
 
 def use_threads(recipe: Recipe) -> None:

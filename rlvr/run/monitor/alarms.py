@@ -23,9 +23,7 @@ class AlarmWatch:
         after_steps: consecutive steps until an alarm is raised; 0 turns alarms off.
     """
 
-    def __init__(
-        self, alarm: Callable[..., None], remark: Callable[..., None], *, after_steps: int
-    ) -> None:
+    def __init__(self, alarm: Callable[..., None], remark: Callable[..., None], *, after_steps: int) -> None:
         self._alarm = alarm
         self._remark = remark
         self._after_steps = after_steps
@@ -39,8 +37,7 @@ class AlarmWatch:
         if not self._after_steps:
             return
         found = {
-            finding.key: finding
-            for finding in findings(update, failed_checks=frozenset(self._checks_with_failures))
+            finding.key: finding for finding in findings(update, failed_checks=frozenset(self._checks_with_failures))
         }
         self._checks_with_failures |= _with_a_failure(update.taken.groups)
         self._num_steps = {key: self._num_steps.get(key, 0) + 1 for key in found}
@@ -72,10 +69,7 @@ class AlarmWatch:
         file = f"rollouts/step_{step:06d}.parquet"
         check = {"check": finding.check} if finding.check else {}
         steps = "1 step" if num_steps == 1 else f"{num_steps} steps in a row"
-        line = (
-            f"step {step}: alarm {finding.alarm}: for {steps} {finding.what}. {finding.advice}. "
-            f"See {file}"
-        )
+        line = f"step {step}: alarm {finding.alarm}: for {steps} {finding.what}. {finding.advice}. See {file}"
         self._alarm(
             "" if finding.is_implied else line,
             alarm=str(finding.alarm),

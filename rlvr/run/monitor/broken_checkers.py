@@ -74,9 +74,7 @@ class CheckerWatch:
         patience_steps: number of consecutive broken steps that end the run.
     """
 
-    def __init__(
-        self, tell: Callable[..., None], *, max_error_rate: float, patience_steps: int
-    ) -> None:
+    def __init__(self, tell: Callable[..., None], *, max_error_rate: float, patience_steps: int) -> None:
         self._tell = tell
         self._least = max(NEARLY_ALL, max_error_rate)
         self._patience = patience_steps
@@ -98,9 +96,7 @@ class CheckerWatch:
                 logger.warning("step %d: %s", step, broken.message())
         for broken in found:
             if broken.is_paid and num_steps[broken.check] >= self._patience:
-                return VerifierError(
-                    f"for {self._patience} step{'s' * (self._patience != 1)} {broken.message()}"
-                )
+                return VerifierError(f"for {self._patience} step{'s' * (self._patience != 1)} {broken.message()}")
         return None
 
     def observe_evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
@@ -144,8 +140,7 @@ def is_any_judged(group: Group) -> bool:
     """Whether any completion has a reward that does not come from a broken checker."""
     paid = {check.name for check in group.prompt.checks if check.role is not Role.SHADOW}
     return any(
-        rollout.reward is not None
-        and not any(_cause(v) for name, v in rollout.verdicts.items() if name in paid)
+        rollout.reward is not None and not any(_cause(v) for name, v in rollout.verdicts.items() if name in paid)
         for rollout in group.rollouts
     )
 

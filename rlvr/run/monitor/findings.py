@@ -19,9 +19,7 @@ BROKEN_RATE = 0.2  # above this share of a check's completions that hang or kill
 ENTROPY_NATS = 0.01  # below this mean entropy per token the policy always writes the same text
 SOLVED_RATE = 0.9  # a policy that passes this often may have low entropy
 _NUM_EXAMPLES = 3
-_KNOBS = (
-    "raise rollout.group_size or rollout.temperature, or set data.difficulty.prefer_signal=true"
-)
+_KNOBS = "raise rollout.group_size or rollout.temperature, or set data.difficulty.prefer_signal=true"
 
 
 class Alarm(StrEnum):
@@ -29,18 +27,12 @@ class Alarm(StrEnum):
 
     NO_SIGNAL = "no_signal"  # no completion has an advantage other than 0: nothing is learned
     ZERO_REWARD = "zero_reward"  # every reward is 0
-    TRUNCATED = (
-        "truncated"  # more than TRUNCATED_RATE of the completions are cut off at the length limit
-    )
+    TRUNCATED = "truncated"  # more than TRUNCATED_RATE of the completions are cut off at the length limit
     ENTROPY_COLLAPSE = "entropy_collapse"  # the policy has almost no entropy and is wrong
-    CHECK_BREAKS = (
-        "check_breaks"  # a checker hangs or dies on more than BROKEN_RATE of the completions
-    )
+    CHECK_BREAKS = "check_breaks"  # a checker hangs or dies on more than BROKEN_RATE of the completions
     UNPARSED = "unparsed"  # a check finds no readable answer in any completion
     CHECK_NEVER_PASSES = "check_never_passes"  # one of several checks gives every completion 0
-    CHECK_ALWAYS_PASSES = (
-        "check_always_passes"  # one of several checks has passed every completion of the run
-    )
+    CHECK_ALWAYS_PASSES = "check_always_passes"  # one of several checks has passed every completion of the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +97,7 @@ def _zero_reward(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> Findin
 
 def _usual_causes(rollouts: Sequence[Rollout]) -> str:
     """What to check first; if some answers passed the check that gives reward, why they earned none."""
-    right = [
-        r for r in rollouts if any(r.verdicts[k].passed for k in r.reward_parts if k in r.verdicts)
-    ]
+    right = [r for r in rollouts if any(r.verdicts[k].passed for k in r.reward_parts if k in r.verdicts)]
     if not right:
         return (
             "Usual causes: prompt_format does not say how to format the answer, rollout.max_completion_tokens is too "
@@ -135,9 +125,7 @@ def _why_zero(groups: Sequence[Group], rollouts: Sequence[Rollout]) -> str:
     return f" ({', '.join(shares)})" if shares else ""
 
 
-def _no_signal(
-    shaped: Mapping[str, Shaped], rollouts: Sequence[Rollout], *, is_implied: bool
-) -> Finding | None:
+def _no_signal(shaped: Mapping[str, Shaped], rollouts: Sequence[Rollout], *, is_implied: bool) -> Finding | None:
     # A KL penalty in the reward makes advantages differ even when all verdicts are equal.
     paid = [one.reward + (one.kl_penalty or 0.0) for one in shaped.values()]
     has_advantages = any(abs(one.advantage or 0.0) > EQUAL for one in shaped.values())
@@ -218,18 +206,14 @@ def _breaking_checks(groups: Sequence[Group]) -> Iterator[Finding]:
             )
 
 
-def _of_checks(
-    groups: Sequence[Group], failed_checks: frozenset[str], *, is_zero: bool
-) -> Iterator[Finding]:
+def _of_checks(groups: Sequence[Group], failed_checks: frozenset[str], *, is_zero: bool) -> Iterator[Finding]:
     """Findings about single checks. Broken checkers are handled by `rlvr.run.monitor.broken_checkers`.
 
     Args: is_zero: every reward is 0, and `zero_reward` reports how many answers were unreadable.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     checks = {check.name: check for group in groups for check in group.prompt.checks}
-    one_of_several = {
-        c.name for group in groups if len(group.prompt.checks) > 1 for c in group.prompt.checks
-    }
+    one_of_several = {c.name for group in groups if len(group.prompt.checks) > 1 for c in group.prompt.checks}
     for name, check in checks.items():
         judged = [r for r in rollouts if name in r.verdicts and r.verdicts[name].score is not None]
         verdicts = _verdicts_of(name, judged)

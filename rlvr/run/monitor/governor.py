@@ -162,8 +162,7 @@ class Governor:
         readings = tuple(
             reading
             for watched in WATCHED
-            if watched.metric in seen
-            and (reading := self._outside(watched, seen[watched.metric])) is not None
+            if watched.metric in seen and (reading := self._outside(watched, seen[watched.metric])) is not None
         )
         self._num_outside = self._num_outside + 1 if readings else 0
         if self._num_outside < self._config.patience_steps:

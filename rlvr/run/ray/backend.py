@@ -56,14 +56,18 @@ def train(
     """
     with opened_backend(loaded.recipe, service=service, run_dir=directory.path) as backend:
         run_recipe(
-            loaded, backend=backend, data=data, directory=directory, resume=resume, console=console, choice=choice,
-        )  # fmt: skip
+            loaded,
+            backend=backend,
+            data=data,
+            directory=directory,
+            resume=resume,
+            console=console,
+            choice=choice,
+        )
 
 
 @contextmanager
-def opened_backend(
-    recipe: Recipe, *, service: VerifierService, run_dir: Path
-) -> Iterator["RayBackend"]:
+def opened_backend(recipe: Recipe, *, service: VerifierService, run_dir: Path) -> Iterator["RayBackend"]:
     """Context with a connected cluster whose nodes run the same code as this one, and with reserved resources."""
     with ExitStack() as stack:
         board = WaitBoard()
@@ -95,9 +99,7 @@ def opened_backend(
 def verifier_sources(recipe: Recipe) -> dict[str, PluginSource]:
     """The source of each verifier of the recipe, by name; a single file is sent as text, with its hash."""
     names = {
-        check.verifier
-        for source in (*recipe.data.train, *recipe.data.eval)
-        for check in source.all_checks.values()
+        check.verifier for source in (*recipe.data.train, *recipe.data.eval) for check in source.all_checks.values()
     }
     return {name: find(VERIFIERS, name) for name in sorted(names)}
 
@@ -175,9 +177,7 @@ class RayBackend:
             try:
                 await asyncio.gather(*starting)
             except BaseException:
-                await asyncio.to_thread(
-                    self.close
-                )  # else a cold start would continue and be waited for
+                await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
                 raise
             yield Workers(
                 learner=self._taking_turns(learner, fleet),

@@ -38,9 +38,7 @@ class Calls:
         """
         with self._board.wait(self._owner, on=self._name, what=what, deadline_s=deadline_s) as wait:
             try:
-                return ray.get(
-                    getattr(self.actor, method).remote(*arguments, **named), timeout=deadline_s
-                )
+                return ray.get(getattr(self.actor, method).remote(*arguments, **named), timeout=deadline_s)
             except ray_errors.GetTimeoutError as error:
                 raise self._board.expired(wait, stacks=self._stacks()) from error
             except ray_errors.RayError as error:

@@ -17,9 +17,7 @@ from rlvr.run.ray.workers.learner_handle import LearnerHandle
 class TurnTaker:
     """A ProvableLearner that sends the engines to sleep before it works. Call it from a thread, never from `loop`."""
 
-    def __init__(
-        self, learner: LearnerHandle, fleet: Fleet, *, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, learner: LearnerHandle, fleet: Fleet, *, loop: asyncio.AbstractEventLoop) -> None:
         self._learner = learner
         self._fleet = fleet
         self._loop = loop

@@ -72,9 +72,7 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
     )
 
 
-def shortage(
-    plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float
-) -> str:
+def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float) -> str:
     """Why the nodes cannot hold the plan, with the arithmetic; "" if they can, as far as known.
 
     Args: nodes: resources of each node ("CPU", "GPU").
@@ -92,15 +90,11 @@ def shortage(
             how = f"learner {learner:g} + {engines} engines x {each:g}"
             if plan.learner_bundle in plan.engine_bundles:
                 how = f"learner and {engines} engines together"
-            problems.append(
-                f"{wanted:g} {kind}s are needed ({how}), the cluster has {there:g}; {remedy}"
-            )
+            problems.append(f"{wanted:g} {kind}s are needed ({how}), the cluster has {there:g}; {remedy}")
         largest = max((bundle.get(kind, 0.0) for bundle in plan.bundles), default=0.0)
         best = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if largest > best and wanted <= there:
-            problems.append(
-                f"one actor needs {largest:g} {kind}s on one node, the largest node has {best:g}"
-            )
+            problems.append(f"one actor needs {largest:g} {kind}s on one node, the largest node has {best:g}")
     return "; ".join(problems)
 
 

@@ -117,9 +117,7 @@ def _hold(folder: Path) -> int:
         mine = os.fstat(descriptor)
         if mine.st_mode & 0o077:
             os.close(descriptor)
-            raise RolloutError(
-                f"{folder}, the folder for copies of weights, can be entered by others; remove it"
-            )
+            raise RolloutError(f"{folder}, the folder for copies of weights, can be entered by others; remove it")
         if os.path.lexists(folder) and folder.lstat().st_ino == mine.st_ino:
             return descriptor
         os.close(descriptor)

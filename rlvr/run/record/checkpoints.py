@@ -32,9 +32,7 @@ _FULL_BYTES = 32 << 20  # torch does not report a full disk as such
 _REQUIRED = ("elapsed_s", "stream", "governor")
 
 
-def write_checkpoint(
-    folder: Path, *, learner: Learner, run_state: Mapping[str, Any], recipe: str = ""
-) -> None:
+def write_checkpoint(folder: Path, *, learner: Learner, run_state: Mapping[str, Any], recipe: str = "") -> None:
     """Writes `folder` atomically; an older checkpoint of the same step is replaced.
 
     Args:
@@ -83,9 +81,7 @@ def read_run_state(folder: Path) -> dict[str, Any]:
     try:
         state = json.loads((folder / RUN_STATE).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"checkpoint {folder} has no readable {RUN_STATE}: {error}"
-        ) from error
+        raise CheckpointError(f"checkpoint {folder} has no readable {RUN_STATE}: {error}") from error
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
         raise CheckpointError(
@@ -125,16 +121,12 @@ def choose_checkpoint(
         folders = [pair for pair in folders if pair[1].name == wanted]
         if not folders:
             held = ", ".join(folder.name for _, folder in directory.complete_checkpoints())
-            raise CheckpointError(
-                f"{directory.path} has no checkpoint {wanted!r}; it has: {held or 'none'}"
-            )
+            raise CheckpointError(f"{directory.path} has no checkpoint {wanted!r}; it has: {held or 'none'}")
     passed: list[str] = []
     for step, folder in reversed(folders):
         found = sealed_folders.check(folder, ignoring=ignoring)
         if not found.problems:
-            return ChosenCheckpoint(
-                step=step, folder=folder, passed_over=tuple(passed), has_digests=found.has_digests
-            )
+            return ChosenCheckpoint(step=step, folder=folder, passed_over=tuple(passed), has_digests=found.has_digests)
         passed.append(f"checkpoint {folder} is damaged: {'; '.join(found.problems)}")
     if not passed:
         return None
@@ -143,6 +135,4 @@ def choose_checkpoint(
         if name
         else "restore a file from a copy, or start a new run with another --run-dir"
     )
-    raise CheckpointError(
-        "\n  ".join([*passed, f"no checkpoint is left to continue from; {way_out}"])
-    )
+    raise CheckpointError("\n  ".join([*passed, f"no checkpoint is left to continue from; {way_out}"]))

@@ -18,8 +18,11 @@ from rlvr.run.record.stdout import LOG_FILE, Output
 Cell = tuple[str, str]  # text and style
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STATUS_STYLE = {
-    Status.PASS: "bold green", Status.FAIL: "bold red", Status.UNPARSED: "bold yellow", Status.ERROR: "bold magenta",
-}  # fmt: skip
+    Status.PASS: "bold green",
+    Status.FAIL: "bold red",
+    Status.UNPARSED: "bold yellow",
+    Status.ERROR: "bold magenta",
+}
 _MAX_SHOWN = 800  # characters of a completion
 _RECENT_STEPS = 20
 
@@ -151,13 +154,9 @@ class Console:
             cells.append((f"  {seconds:.1f}s", "dim"))
         left = self._num_steps - step
         if left > 0 and self._step_times:
-            cells.append(
-                (f"  left {_duration(left * sum(self._step_times) / len(self._step_times))}", "dim")
-            )
+            cells.append((f"  left {_duration(left * sum(self._step_times) / len(self._step_times))}", "dim"))
         if metrics.get("verifier/error_rate", 0.0) > 0.0:
-            cells.append(
-                (f"  verifier errors {metrics['verifier/error_rate']:.0%}", "bold magenta")
-            )
+            cells.append((f"  verifier errors {metrics['verifier/error_rate']:.0%}", "bold magenta"))
         self._line(*cells)
 
     def rollout(self, step: int, prompt_text: str, rollout: Rollout) -> None:
@@ -190,9 +189,7 @@ class Console:
         """One line: the headline with its 95 % interval and the change since the first evaluation."""
         name = evaluation.name
         if not math.isfinite(evaluation.headline):
-            self._line(
-                ("eval ", "magenta"), (f"{_clean(name)}: nothing could be judged", "bold red")
-            )
+            self._line(("eval ", "magenta"), (f"{_clean(name)}: nothing could be judged", "bold red"))
             return
         label = _headline_label(evaluation)
         curve = self._curves.setdefault(name, [])
@@ -209,9 +206,7 @@ class Console:
         ]
         if len(curve) > 1:
             change = evaluation.headline - curve[0][1]
-            cells.append(
-                (f"  {change:+.3f} since step {curve[0][0]}", "green" if change >= 0 else "red")
-            )
+            cells.append((f"  {change:+.3f} since step {curve[0][0]}", "green" if change >= 0 else "red"))
         formatted = evaluation.metrics.get(f"eval/{name}/format_rate")
         if formatted is not None:
             cells.append((f"  format {formatted:.0%}", "dim"))
@@ -249,10 +244,7 @@ class Console:
     def _rows(self, rows: Sequence[tuple[str, ...]]) -> None:
         if not rows:
             return
-        widths = [
-            max((len(row[i]) for row in rows if i < len(row)), default=0)
-            for i in range(max(map(len, rows)))
-        ]
+        widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(max(map(len, rows)))]
         for row in rows:
             styles = ("dim", "", "dim")
             cells = [

@@ -90,9 +90,7 @@ class RunDirectory:
                 f"run directory {str(self.path)!r} exists and is not empty; add --resume to continue "
                 "that run, or choose another --run-dir"
             )
-        raise ConfigError(
-            f"folder {str(self.path)!r} is not empty and holds no run; choose another --run-dir"
-        )
+        raise ConfigError(f"folder {str(self.path)!r} is not empty and holds no run; choose another --run-dir")
 
     @classmethod
     def open_existing(cls, path: Path | str) -> "RunDirectory":
@@ -189,9 +187,7 @@ class RunDirectory:
             for folder in self.checkpoints.glob("step_*.tmp"):
                 atomic_files.remove(folder)
         except OSError as error:
-            raise CheckpointError(
-                f"checkpoints beyond step {step} cannot be set aside: {error}"
-            ) from error
+            raise CheckpointError(f"checkpoints beyond step {step} cannot be set aside: {error}") from error
         return moved
 
     def resume_hint(self, how: str = "stopped") -> str:
@@ -200,9 +196,7 @@ class RunDirectory:
         Args: how: how it was stopped; begins the line.
         """
         found = self.complete_checkpoints()
-        where = (
-            f"the newest checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
-        )
+        where = f"the newest checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
         command = ["rlvr", "train", str(self.recipe), "--run-dir", str(self.path), "--resume"]
         return f"{how}; {where}; continue with: {shlex.join(command)}"
 
@@ -213,9 +207,7 @@ class RunDirectory:
         that a crash never leaves a partial checkpoint that looks complete.
         """
         if keep < 1:
-            raise ValueError(
-                f"keep={keep} must be at least 1, or a run could lose its last checkpoint"
-            )
+            raise ValueError(f"keep={keep} must be at least 1, or a run could lose its last checkpoint")
         whole = self.complete_checkpoints()
         gone = [folder for _, folder in whole[:-keep]]
         if whole:
@@ -230,9 +222,7 @@ class RunDirectory:
                     atomic_files.remove(folder / sealed_folders.MARKER)
                 atomic_files.remove(folder)
             except OSError as error:
-                raise CheckpointError(
-                    f"cannot remove checkpoint {str(folder)!r}: {error}"
-                ) from error
+                raise CheckpointError(f"cannot remove checkpoint {str(folder)!r}: {error}") from error
         return gone
 
 
@@ -296,9 +286,7 @@ def _without_links(path: Path) -> Path:
 
 
 @contextmanager
-def locked_directory(
-    path: Path | None, *, recipe_name: str, resume: bool
-) -> Iterator[RunDirectory]:
+def locked_directory(path: Path | None, *, recipe_name: str, resume: bool) -> Iterator[RunDirectory]:
     """Context in which only this process writes in the directory of `open_directory`.
 
     Raises: ConfigError, as `open_directory` does, and when another process writes there.

@@ -42,11 +42,7 @@ def input_digests(recipe: Recipe, *, opener: SourceOpener | None = None) -> dict
             if id(opened.rows) not in by_rows:
                 by_rows[id(opened.rows)] = _rows_digest(opened)
             found[f"data.{part}.{number} ({source.source})"] = by_rows[id(opened.rows)]
-    checks = (
-        check
-        for source in (*recipe.data.train, *recipe.data.eval)
-        for check in source.all_checks.values()
-    )
+    checks = (check for source in (*recipe.data.train, *recipe.data.eval) for check in source.all_checks.values())
     for name in dict.fromkeys(check.verifier for check in checks):
         found[f"verifier {name}"] = _verifier_digest(name)
     return found
@@ -59,11 +55,7 @@ def require_same_inputs(
 
     Raises: ConfigError when something differs and `may_differ` is False.
     """
-    changed = {
-        key: f"{stored[key]} -> {now[key]}"
-        for key in stored
-        if key in now and stored[key] != now[key]
-    }
+    changed = {key: f"{stored[key]} -> {now[key]}" for key in stored if key in now and stored[key] != now[key]}
     if changed and not may_differ:
         raise ConfigError(
             f"{run} cannot be resumed: its data or verifiers have changed since it started. Restore them, start a new "

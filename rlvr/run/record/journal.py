@@ -52,9 +52,7 @@ def _is_kept(line: bytes, last_step: int | None) -> bool:
 
 
 def _unusable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{error.filename or path} cannot be read or written: {error.strerror or error}"
-    )
+    return StorageError(f"{error.filename or path} cannot be read or written: {error.strerror or error}")
 
 
 class _LinesFile:
@@ -282,9 +280,7 @@ def _rollout_row(
         "status": None if verdict is None else verdict.status.value,
         "reason": None if verdict is None else verdict.reason,
         "extracted": None if verdict is None else verdict.extracted,
-        "verdicts": json.dumps(
-            [_verdict_json(n, v, roles.get(n)) for n, v in rollout.verdicts.items()], default=str
-        ),
+        "verdicts": json.dumps([_verdict_json(n, v, roles.get(n)) for n, v in rollout.verdicts.items()], default=str),
         "reference": _reference_text(main.reference),
         "shaped_reward": None if shaped is None else shaped.reward,
         "overlong_penalty": None if shaped is None else shaped.overlong_penalty,
@@ -295,11 +291,7 @@ def _rollout_row(
 
 def _reference_text(reference: Json) -> str:
     """Text unchanged, other values as JSON; long ones are cut, because every row of a group repeats them."""
-    text = (
-        reference
-        if isinstance(reference, str)
-        else json.dumps(reference, ensure_ascii=False, default=str)
-    )
+    text = reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False, default=str)
     text = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate would break the file
     if len(text) <= MAX_REFERENCE_CHARACTERS:
         return text

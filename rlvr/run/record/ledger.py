@@ -72,9 +72,7 @@ class Ledger:
             self._db.close()
             raise StorageError(f"ledger {str(path)!r} cannot be read: {error}") from error
 
-    def issue(
-        self, issue_index: int, *, prompt_id: str, group_id: str, issued_version: int
-    ) -> None:
+    def issue(self, issue_index: int, *, prompt_id: str, group_id: str, issued_version: int) -> None:
         """Records that a prompt was handed out. Raises RlvrError when the index was issued before."""
         try:
             with self._as_storage_errors():
@@ -200,8 +198,7 @@ class Ledger:
             row = self._db.execute(query, (issue_index,)).fetchone()
             now = "never issued" if row is None else row[0]
             raise RlvrError(
-                f"ledger: issue {issue_index} cannot become {state.value}: it is {now}; expected "
-                f"{' or '.join(allowed)}"
+                f"ledger: issue {issue_index} cannot become {state.value}: it is {now}; expected {' or '.join(allowed)}"
             )
 
 

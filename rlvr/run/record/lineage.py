@@ -57,9 +57,7 @@ def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[
     }
 
 
-def lost_lineage(
-    directory: RunDirectory, step: int, *, stored: Mapping[str, Any] | None
-) -> list[str]:
+def lost_lineage(directory: RunDirectory, step: int, *, stored: Mapping[str, Any] | None) -> list[str]:
     """What is missing or changed in the files up to `step`, one sentence per file; empty when nothing is.
 
     A damaged ledger is moved aside, so that the run can continue with a new one.
@@ -87,9 +85,7 @@ def _lost_metrics(path: Path, stored: Mapping[str, Any]) -> list[str]:
             f"{path} has lost {len(missing)} of {len(wanted)} rows up to step {max(wanted)}: "
             f"step {_named(_ranges(missing))}"
         ]
-    return [
-        f"{path} has every row up to step {max(wanted, default=0)}, but their content has changed"
-    ]
+    return [f"{path} has every row up to step {max(wanted, default=0)}, but their content has changed"]
 
 
 def _lost_events(path: Path, stored: Mapping[str, Any]) -> list[str]:
@@ -111,8 +107,7 @@ def _lost_ledger(path: Path, step: int, stored: Mapping[str, Any] | None) -> lis
         aside = move_aside(path)
         count = "the prompts" if stored is None else f"{stored['trained']} prompts"
         return [
-            f"{error}; it was moved to {aside.name}; the new ledger lacks {count} that were trained up to "
-            f"step {step}"
+            f"{error}; it was moved to {aside.name}; the new ledger lacks {count} that were trained up to step {step}"
         ]
     if stored is None or found.digest == stored["digest"]:
         return []
@@ -139,9 +134,7 @@ def _settled(path: Path, step: int) -> Settled:
 def _lost_rollouts(folder: Path, stored: Mapping[str, int]) -> list[str]:
     missing = [name for name in stored if not (folder / name).is_file()]
     torn = [
-        name
-        for name, num_bytes in stored.items()
-        if name not in missing and not _is_whole(folder / name, num_bytes)
+        name for name, num_bytes in stored.items() if name not in missing and not _is_whole(folder / name, num_bytes)
     ]
     lost = [f"{folder} lacks {_counted(missing, 'file')} of rollouts"] if missing else []
     return [*lost, f"{folder}: {_counted(torn, 'file')} cannot be read"] if torn else lost

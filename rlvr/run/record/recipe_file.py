@@ -20,9 +20,7 @@ def write_recipe(directory: RunDirectory, text: str) -> None:
     try:
         atomic_files.write_text(directory.recipe, signed(text))
     except OSError as error:
-        raise StorageError(
-            f"{directory.recipe} cannot be written: {error.strerror or error}"
-        ) from error
+        raise StorageError(f"{directory.recipe} cannot be written: {error.strerror or error}") from error
 
 
 def signed(text: str) -> str:

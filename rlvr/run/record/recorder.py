@@ -89,9 +89,7 @@ class Recorder:
     def rewind(self, step: int, *, next_issue: int) -> None:
         """Discards everything beyond the checkpoint of `step`; checkpoints of later steps are set aside."""
         for aside in self._run_dir.set_aside_after(step):
-            self.remark(
-                "checkpoint_set_aside", f"set aside checkpoint {aside.name}", path=aside.name
-            )
+            self.remark("checkpoint_set_aside", f"set aside checkpoint {aside.name}", path=aside.name)
         cut = self._metrics.truncate_after(step)
         removed = self._rollouts.truncate_after(step)
         forgotten = self._ledger.forget_after(step, next_issue=next_issue)
@@ -105,9 +103,7 @@ class Recorder:
 
     def issued(self, index: int, group_id: str, prompt: Prompt, policy_version: int) -> None:
         """Records that a prompt was handed out."""
-        self._ledger.issue(
-            index, prompt_id=prompt.prompt_id, group_id=group_id, issued_version=policy_version
-        )
+        self._ledger.issue(index, prompt_id=prompt.prompt_id, group_id=group_id, issued_version=policy_version)
 
     def evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
         """Records the row of step 0, which has evaluations but no training."""
@@ -133,9 +129,7 @@ class Recorder:
         self._ledger.trained([group.issue_index for group in taken.kept], step=step)
         for group, reason in taken.dropped:
             self._ledger.drop(group.issue_index, reason=reason.value, step=step)
-            if (
-                reason is DropReason.UNJUDGED
-            ):  # a fault; the other reasons are normal for the algorithm
+            if reason is DropReason.UNJUDGED:  # a fault; the other reasons are normal for the algorithm
                 self.event("group_dropped", step=step, group_id=group.group_id, reason=reason.value)
         self._alarms(step, taken.groups)
         self._rollouts.write(

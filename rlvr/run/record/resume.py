@@ -111,15 +111,11 @@ def find_resume(
         warnings.insert(0, problem)
     return Continuation(
         loaded=loaded,
-        resume=replace(
-            resume, changed={**changed, **other}, warnings=(*resume.warnings, *warnings)
-        ),
+        resume=replace(resume, changed={**changed, **other}, warnings=(*resume.warnings, *warnings)),
     )
 
 
-def resume_from(
-    directory: RunDirectory, chosen: ChosenCheckpoint, *, changed: dict[str, str]
-) -> Resume:
+def resume_from(directory: RunDirectory, chosen: ChosenCheckpoint, *, changed: dict[str, str]) -> Resume:
     """That checkpoint as the place to resume from, with warnings of damage. Raises the errors of `find_resume`."""
     state = read_run_state(chosen.folder)
     warnings = [*chosen.passed_over]
@@ -144,8 +140,6 @@ def _differences(stored: Any, now: Any, path: str) -> dict[str, str]:
     if isinstance(stored, dict) and isinstance(now, dict):
         found: dict[str, str] = {}
         for key in dict.fromkeys((*stored, *now)):
-            found |= _differences(
-                stored.get(key), now.get(key), f"{path}.{key}" if path else str(key)
-            )
+            found |= _differences(stored.get(key), now.get(key), f"{path}.{key}" if path else str(key))
         return found
     return {} if stored == now else {path: f"{stored!r} -> {now!r}"}

@@ -34,9 +34,7 @@ class TensorBoardSink:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the finite numbers of one row."""
         values = [
-            self._summary.Value(tag=name, simple_value=value)
-            for name, value in metrics.items()
-            if math.isfinite(value)
+            self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items() if math.isfinite(value)
         ]
         summary = self._summary(value=values)
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
@@ -50,9 +48,7 @@ class TensorBoardSink:
 class ServiceSink:
     """A tracker with the `init`, `log` and `finish` of wandb and trackio."""
 
-    def __init__(
-        self, module: Any, *, recipe: Mapping[str, Any], run_dir: Path, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, module: Any, *, recipe: Mapping[str, Any], run_dir: Path, settings: Mapping[str, Any]) -> None:
         name = str(recipe.get("name", "rlvr"))
         module.init(project=f"rlvr-{name}", name=run_dir.name, config=dict(recipe), **settings)
         self._module = module
@@ -104,8 +100,10 @@ class GuardedSink:
             self._has_warned = True
             logger.warning(
                 "tracker %r failed (%s: %s); the run continues, and metrics.jsonl has every row",
-                self._name, type(error).__name__, error,
-            )  # fmt: skip
+                self._name,
+                type(error).__name__,
+                error,
+            )
 
 
 def require_trackers(trackers: Sequence[TrackerKind]) -> None:
@@ -115,9 +113,7 @@ def require_trackers(trackers: Sequence[TrackerKind]) -> None:
             raise _missing(kind.value, kind.value)
 
 
-def build_sinks(
-    trackers: Sequence[TrackerKind], run_dir: Path, recipe: Mapping[str, Any]
-) -> list[MetricSink]:
+def build_sinks(trackers: Sequence[TrackerKind], run_dir: Path, recipe: Mapping[str, Any]) -> list[MetricSink]:
     """One sink per tracker.
 
     Raises:

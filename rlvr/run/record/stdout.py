@@ -112,8 +112,6 @@ def written(command: Callable[[], int]) -> int:
 
 def tell(text: str) -> None:
     """Prints a line on standard error, if that can be written."""
-    shown = text.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # half a surrogate pair is no character
+    shown = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no character
     with contextlib.suppress(OSError, ValueError):
         print(shown, file=sys.stderr, flush=True)  # noqa: T201 - the final message of a command

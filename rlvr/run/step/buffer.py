@@ -49,9 +49,7 @@ class Taken:
     @property
     def groups(self) -> list[Group]:
         """All groups sorted by group id; reward metrics are computed over them."""
-        return sorted(
-            [*self.kept, *(group for group, _ in self.dropped)], key=lambda group: group.group_id
-        )
+        return sorted([*self.kept, *(group for group, _ in self.dropped)], key=lambda group: group.group_id)
 
     @property
     def num_refilled(self) -> int:

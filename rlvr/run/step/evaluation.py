@@ -59,9 +59,7 @@ async def evaluate(
         async with asyncio.TaskGroup() as tasks:
             pending = [
                 tasks.create_task(
-                    sampler.make_group(
-                        f"eval/{name}/{i:06d}", prompt, plan=plan, policy_version=policy_version
-                    )
+                    sampler.make_group(f"eval/{name}/{i:06d}", prompt, plan=plan, policy_version=policy_version)
                 )
                 for i, prompt in enumerate(prompts)
             ]
@@ -93,17 +91,14 @@ def summarize(name: str, groups: Sequence[Group], *, is_greedy: bool) -> Evaluat
         f"{headline}_ci_high": high,
         "format_rate": len(formatted) / max(1, len(everything)),
         "score_given_format": sum(map(is_passed, formatted)) / max(1, len(formatted)),
-        "length_mean_tokens": sum(len(r.completion.token_ids) for r in everything)
-        / max(1, len(everything)),
+        "length_mean_tokens": sum(len(r.completion.token_ids) for r in everything) / max(1, len(everything)),
         "truncated_rate": sum(map(_is_truncated, everything)) / max(1, len(everything)),
         "error_rate": 1 - len(everything) / max(1, total),
         "num_prompts": float(len(scored)),
     }
     if size > 1:
         for k in sorted({1 << i for i in range(size.bit_length()) if 1 << i <= size} | {size}):
-            values = [
-                pass_at_k(len(rs), sum(map(is_passed, rs)), k) for rs in scored if len(rs) >= k
-            ]
+            values = [pass_at_k(len(rs), sum(map(is_passed, rs)), k) for rs in scored if len(rs) >= k]
             if k > 1 and values:
                 metrics[f"pass@{k}"] = sum(values) / len(values)
         metrics[f"maj@{size}"] = sum(map(_majority_passes, scored)) / max(1, len(scored))
@@ -152,9 +147,7 @@ def is_passed(rollout: Rollout) -> bool:
 def is_formatted(rollout: Rollout) -> bool:
     """Whether an answer could be read and the completion stopped on its own."""
     parsed = not any(
-        has_no_readable_answer(verdict)
-        for name, verdict in rollout.verdicts.items()
-        if name in rollout.reward_parts
+        has_no_readable_answer(verdict) for name, verdict in rollout.verdicts.items() if name in rollout.reward_parts
     )
     return parsed and not _is_truncated(rollout)
 
@@ -165,10 +158,7 @@ def _is_truncated(rollout: Rollout) -> bool:
 
 def _majority_passes(rollouts: Sequence[Rollout]) -> bool:
     """Whether the most frequent extracted answer (ties: the earliest) passes."""
-    answers = [
-        next((v.extracted for v in r.verdicts.values() if v.extracted is not None), None)
-        for r in rollouts
-    ]
+    answers = [next((v.extracted for v in r.verdicts.values() if v.extracted is not None), None) for r in rollouts]
     found = [answer for answer in answers if answer is not None]
     if not found:
         return False

@@ -62,9 +62,7 @@ class RolloutStatistics:
         )
 
 
-def rollout_metrics(
-    groups: Sequence[Group], *, known: RolloutStatistics | None = None
-) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[Group], *, known: RolloutStatistics | None = None) -> dict[str, float]:
     """Reward, verifier and length metrics over every rollout of the step, before any filter.
 
     Args: known: the statistics of these groups, where they were computed before.

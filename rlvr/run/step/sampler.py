@@ -100,9 +100,7 @@ class SingleTurnSampler:
                 ]
         except BaseExceptionGroup as failures:
             raise first_failure(failures) from failures
-        rollouts = sorted(
-            (task.result() for task in tasks), key=lambda r: r.completion.sample_index
-        )
+        rollouts = sorted((task.result() for task in tasks), key=lambda r: r.completion.sample_index)
         return Group(
             group_id=group_id,
             prompt=prompt,

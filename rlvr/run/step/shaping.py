@@ -95,9 +95,7 @@ class RewardShaping:
         return leaves_loss(rollout.completion, truncated=self.truncated)
 
 
-def signal_filter(
-    *, min_judged: int, shaping: RewardShaping, is_signal_needed: bool
-) -> GroupFilter:
+def signal_filter(*, min_judged: int, shaping: RewardShaping, is_signal_needed: bool) -> GroupFilter:
     """Returns a filter that drops groups with too few judged rollouts or, where a signal is needed, without one."""
 
     def why_dropped(group: Group, shaped: Mapping[str, Shaped]) -> DropReason | None:

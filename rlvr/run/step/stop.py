@@ -160,9 +160,7 @@ def listen_for_stop(
 class _Enforcer:
     """Ends the process if it does not end by itself in time."""
 
-    def __init__(
-        self, stop: StopRequest, *, grace_s: float, final_message: Callable[[], str]
-    ) -> None:
+    def __init__(self, stop: StopRequest, *, grace_s: float, final_message: Callable[[], str]) -> None:
         self._stop = stop
         self._grace_s = grace_s
         self._final_message = final_message
@@ -202,9 +200,7 @@ class _Enforcer:
         """The numbers of the signals that arrive until the next deadline."""
         until = min(self._drop_at, self._end_at)
         wait_s = None if until == float("inf") else max(0.0, until - time.monotonic())
-        return (
-            os.read(self._reader, 64) if select.select([self._reader], [], [], wait_s)[0] else b""
-        )
+        return os.read(self._reader, 64) if select.select([self._reader], [], [], wait_s)[0] else b""
 
     def _apply(self, demand: Demand) -> None:
         now = time.monotonic()

@@ -154,10 +154,7 @@ class Updater:
             train_s += time.perf_counter() - begun
         silent = frozenset[str]().union(*(part.silent for part in learned))
         taken = Taken.of(
-            [
-                (x.group, DropReason.ZERO_ADVANTAGES if x.group.group_id in silent else x.reason)
-                for x in items
-            ],
+            [(x.group, DropReason.ZERO_ADVANTAGES if x.group.group_id in silent else x.reason) for x in items],
             num_wanted=self._buffer.prompts_per_step,
         )
         shaped = _shaped(items)
@@ -168,9 +165,7 @@ class Updater:
             metrics |= rollout_metrics(taken.groups, known=statistics)
             metrics |= staleness(taken.groups, policy_version=policy_version)
             metrics |= selection_metrics(taken)
-            metrics |= penalty_metrics(
-                shaped.values(), has_overlong=self._shaping.buffer_tokens > 0
-            )
+            metrics |= penalty_metrics(shaped.values(), has_overlong=self._shaping.buffer_tokens > 0)
         return Update(
             taken=taken,
             shaped=shaped,

@@ -72,11 +72,7 @@ def difference(one: Scores, other: Scores) -> Difference:
     >>> difference([[-1.0, -2.0]], [[-1.5, -2.0]]).mean
     0.25
     """
-    gaps = [
-        abs(a - b)
-        for row, twin in zip(one, other, strict=True)
-        for a, b in zip(row, twin, strict=True)
-    ]
+    gaps = [abs(a - b) for row, twin in zip(one, other, strict=True) for a, b in zip(row, twin, strict=True)]
     if not all(math.isfinite(gap) for gap in gaps):
         return Difference(mean=math.inf, standard_error=0.0)
     mean = math.fsum(gaps) / len(gaps)

@@ -183,9 +183,7 @@ class WeightProof:
             known.logprobs = one.canary_logprobs
         self._tell(ref, proofs, unmoved, seconds=time.perf_counter() - started)
 
-    async def _prove(
-        self, group: str, names: Sequence[str], *, before: Scores
-    ) -> GroupProof | None:
+    async def _prove(self, group: str, names: Sequence[str], *, before: Scores) -> GroupProof | None:
         """The proof of one group; None when the learner's log-probs hardly depend on it."""
         noise = max((k.noise.mean for k in self._known.values() if k.noise), default=0.0)
         wanted = max(MARGIN * noise, LEAST_MOVE)
@@ -253,21 +251,15 @@ class WeightProof:
                     f"({_some(changed)}): it still computes with the old ones"
                 )
             if changed:
-                logger.warning(
-                    "%s: %d tensors changed, but no canary log-prob did", version, len(changed)
-                )
+                logger.warning("%s: %d tensors changed, but no canary log-prob did", version, len(changed))
         if known is None:
-            known = self._known[one.engine_id] = _Known(
-                version=ref.policy_version, logprobs=sync_row
-            )
+            known = self._known[one.engine_id] = _Known(version=ref.policy_version, logprobs=sync_row)
         known.version, known.logprobs = ref.policy_version, sync_row
         if learner is None:
             return 0.0
         return self._check_drift(known, one, learner, version=version)
 
-    def _check_drift(
-        self, known: _Known, one: LoadReceipt, learner: Scores, *, version: str
-    ) -> float:
+    def _check_drift(self, known: _Known, one: LoadReceipt, learner: Scores, *, version: str) -> float:
         gap = difference(one.canary_logprobs[len(self._canary.sync) :], learner)
         size = mean_size(learner)
         if known.noise is None:
@@ -279,9 +271,7 @@ class WeightProof:
             known.noise = gap
             self._size = self._size or size
             return gap.mean
-        error = (
-            math.sqrt(2) * known.noise.standard_error
-        )  # the standard error of `gap` would grow with the fault
+        error = math.sqrt(2) * known.noise.standard_error  # the standard error of `gap` would grow with the fault
         growth = max(1.0, size / self._size)
         warn_limit, limit = (
             max(DRIFT_FLOOR, growth * (factor * known.noise.mean + STANDARD_ERRORS * error))
@@ -355,10 +345,7 @@ class WeightProof:
             "noise_mean": noise,
             "engines": list(self._known),
             "unmoved": list(unmoved),
-            "groups": [
-                {"group": p.group, "scale": p.scale, "moved": p.moved, "residual": p.residual}
-                for p in proofs
-            ],
+            "groups": [{"group": p.group, "scale": p.scale, "moved": p.moved, "residual": p.residual} for p in proofs],
         }
         self._record("weights_proven", text, fields)
 

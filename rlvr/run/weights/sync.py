@@ -55,9 +55,7 @@ async def sync_weights(
     metrics: Mapping[str, float] = {}
     if proof is not None and is_proven:
         metrics = (await proof.check(ref, receipt)).metrics
-    return Sync(
-        ref=ref, sync_s=time.perf_counter() - start - wait_s, wait_s=wait_s, metrics=metrics
-    )
+    return Sync(ref=ref, sync_s=time.perf_counter() - start - wait_s, wait_s=wait_s, metrics=metrics)
 
 
 async def first_sync(

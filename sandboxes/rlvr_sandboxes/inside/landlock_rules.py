@@ -44,9 +44,7 @@ class Access(IntFlag):
 READ = Access.READ_FILE | Access.READ_DIR
 READ_EXECUTE = READ | Access.EXECUTE
 DEVICE = Access.READ_FILE | Access.WRITE_FILE
-_FILE_RIGHTS = (
-    Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
-)
+_FILE_RIGHTS = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 
 
 def abi() -> int:

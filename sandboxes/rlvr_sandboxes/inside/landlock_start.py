@@ -146,9 +146,7 @@ def _redirect_packages(reached: dict[str, str]) -> None:
         places = getattr(module, "__path__", None)
         if isinstance(places, list):
             for index, place in enumerate(cast("list[str]", places)):
-                parent = next(
-                    (path for path in reached if path and place.startswith(f"{path}/")), ""
-                )
+                parent = next((path for path in reached if path and place.startswith(f"{path}/")), "")
                 places[index] = reached.get(parent, "") + place[len(parent) :]
     sys.path_importer_cache.clear()
 

@@ -125,9 +125,7 @@ class NamespaceRoom:
 class LandlockRoom:
     """A directory of its own under Landlock rules; the zygote finds and kills what the run leaves."""
 
-    def __init__(
-        self, *, can_exec: bool, owns_user: bool, scratch: str, rules: Sequence[Rule]
-    ) -> None:
+    def __init__(self, *, can_exec: bool, owns_user: bool, scratch: str, rules: Sequence[Rule]) -> None:
         """Opens what the rules name, so it may come before the zygote gives up the rights to reach it."""
         self._scratch = scratch
         self._can_exec = can_exec
@@ -149,14 +147,8 @@ class LandlockRoom:
         _checked(_prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
         enclose_signals(os.getppid())
         if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):
-            raise OSError(
-                "/proc/PID/task/TID/children is missing: what a run leaves cannot be found"
-            )
-        self._filter = Filter(
-            seccomp.run_filter(
-                Mode.LANDLOCK, can_exec=self._can_exec, protected=(pid, os.getppid())
-            )
-        )
+            raise OSError("/proc/PID/task/TID/children is missing: what a run leaves cannot be found")
+        self._filter = Filter(seccomp.run_filter(Mode.LANDLOCK, can_exec=self._can_exec, protected=(pid, os.getppid())))
         self._base.install()
 
     def fork(self) -> int:
@@ -228,9 +220,7 @@ def enclose_signals(outsider: int) -> None:
         os.kill(outsider, 0)
     except PermissionError:
         return
-    raise OSError(
-        "signals of the box would reach other processes of its user; Landlock 6 is needed without root"
-    )
+    raise OSError("signals of the box would reach other processes of its user; Landlock 6 is needed without root")
 
 
 def remove_below(directory: int) -> None:

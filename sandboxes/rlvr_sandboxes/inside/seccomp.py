@@ -80,9 +80,7 @@ def base_filter(mode: Mode, *, owns_files: bool, machine: str = "") -> bytes:
     )
 
 
-def run_filter(
-    mode: Mode, *, can_exec: bool = True, protected: Sequence[int] = (), machine: str = ""
-) -> bytes:
+def run_filter(mode: Mode, *, can_exec: bool = True, protected: Sequence[int] = (), machine: str = "") -> bytes:
     """Refuses what the zygote may do and a run may not; in LANDLOCK mode also signals to `protected` or all."""
     refused = set(syscalls.numbers(syscalls.ZYGOTE, machine=machine).values())
     if not can_exec:
@@ -198,6 +196,4 @@ def _tree(actions: dict[int, int | tuple[Instruction, ...]], *, x32: bool) -> li
 def _assemble(instructions: Sequence[Instruction]) -> bytes:
     if len(instructions) > 4096:
         raise OSError(f"a filter of {len(instructions)} instructions; the kernel takes 4096")
-    return b"".join(
-        struct.pack("HBBI", code, yes, no, constant) for code, yes, no, constant in instructions
-    )
+    return b"".join(struct.pack("HBBI", code, yes, no, constant) for code, yes, no, constant in instructions)

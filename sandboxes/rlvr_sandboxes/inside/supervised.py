@@ -37,9 +37,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRI
 _PREFIX = "rlvr-run-"
 _FIRST_UID = 60000  # of runs; no other user's processes are ever touched
 _CHUNK, _DRAIN_S = 65536, 2.0
-_MAX_QUEUED = (
-    4 << 20
-)  # bytes for the outside, or for the child, beyond which the other side has to wait
+_MAX_QUEUED = 4 << 20  # bytes for the outside, or for the child, beyond which the other side has to wait
 
 
 class Supervisor:

@@ -44,9 +44,7 @@ _WARM = [
 class Zygote:
     """Serves one control socket until it closes."""
 
-    def __init__(
-        self, control: socket.socket, room: Room, *, samples: bool, warm: Sequence[str]
-    ) -> None:
+    def __init__(self, control: socket.socket, room: Room, *, samples: bool, warm: Sequence[str]) -> None:
         self._control = control
         self._room = room
         self._samples = samples
@@ -107,9 +105,7 @@ class Zygote:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         return message, list(descriptors)
 
-    def _run(
-        self, header: dict[str, Any], payload: bytes, descriptors: list[int]
-    ) -> dict[str, Any]:
+    def _run(self, header: dict[str, Any], payload: bytes, descriptors: list[int]) -> dict[str, Any]:
         self._warm_up(payload)
         run_limits = RunLimits(**header["limits"], extra_tasks=self._extra_tasks)
         self._is_ready[0] = 0
@@ -174,11 +170,7 @@ class Zygote:
             os.close(ended)
         _, status, usage = os.wait4(pid, 0)
         peak = usage.ru_maxrss * 1024
-        if (
-            self._samples
-            and not cause
-            and peak - self._baseline > run_limits.memory_mb * limits.MIB
-        ):
+        if self._samples and not cause and peak - self._baseline > run_limits.memory_mb * limits.MIB:
             cause = "memory"
         return {
             "status": status,

@@ -28,9 +28,7 @@ from rlvr_sandboxes.outside.slot import BrokenBoxError, Slot, run_in
 from rlvr_sandboxes.outside.users import UserIds
 
 NUM_ATTEMPTS = 4  # of a run under which the box breaks
-_CONTROL_RUN = Request(
-    argv=("python", "main.py"), files={"main.py": b"print(6 * 7)"}, limits=Limits(wall_s=20.0)
-)
+_CONTROL_RUN = Request(argv=("python", "main.py"), files={"main.py": b"print(6 * 7)"}, limits=Limits(wall_s=20.0))
 _numbers = itertools.count()
 
 
@@ -39,9 +37,7 @@ class BoxConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    slots: int = Field(
-        default_factory=lambda: max(2, len(os.sched_getaffinity(0))), ge=2, le=MOST_SLOTS
-    )
+    slots: int = Field(default_factory=lambda: max(2, len(os.sched_getaffinity(0))), ge=2, le=MOST_SLOTS)
     """Boxes that run at the same time; default: one a core. At least two, because a function test needs two."""
     recycle_after: int = Field(default=2000, ge=1)
     """Runs after which a box is replaced."""
@@ -61,9 +57,7 @@ class BoxedSandbox(abc.ABC):
     """Base of the local backends; implements rlvr.protocols.Sandbox."""
 
     name: ClassVar[str]
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.SESSION, Capability.PRELOAD}
-    )
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.SESSION, Capability.PRELOAD})
     Config: ClassVar[type[BaseModel]] = BoxConfig
 
     def __init__(self, config: BoxConfig | None = None) -> None:
@@ -99,11 +93,7 @@ class BoxedSandbox(abc.ABC):
         except BaseException as error:
             with self._lock:
                 self._started = None
-            started.set_exception(
-                error
-                if isinstance(error, SandboxError)
-                else SandboxError(f"{self.name}: {error!r}")
-            )
+            started.set_exception(error if isinstance(error, SandboxError) else SandboxError(f"{self.name}: {error!r}"))
             started.exception()
             raise
         started.set_result(None)
@@ -116,16 +106,13 @@ class BoxedSandbox(abc.ABC):
                 + "; ".join(f"{probe.name}: {probe.detail}. Fix: {probe.fix}" for probe in missing)
             )
         cgroups.sweep(self._places)
-        self._pool = Pool(
-            lambda: Slot(self), size=self.config.slots, recycle_after=self.config.recycle_after
-        )
+        self._pool = Pool(lambda: Slot(self), size=self.config.slots, recycle_after=self.config.recycle_after)
         if self.config.should_self_test:
             problems = await self._self_test()
             if problems:
                 await self.close()
                 raise SandboxError(
-                    f"sandbox {self.name!r} failed its self-test and is not used: "
-                    + "; ".join(problems)
+                    f"sandbox {self.name!r} failed its self-test and is not used: " + "; ".join(problems)
                 )
         else:
             pool = self._open_pool()
@@ -148,9 +135,7 @@ class BoxedSandbox(abc.ABC):
 
         return await find_problems(self._run)
 
-    async def run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs a program to its end; see rlvr.protocols.Sandbox."""
         request = Request(argv=tuple(program), files=files, limits=limits, stdin=stdin)
         self._check_preloaded(request)
@@ -200,19 +185,14 @@ class BoxedSandbox(abc.ABC):
         pool.release(slot)
         return result
 
-    async def open_session(
-        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
-    ) -> BoxSession:
+    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> BoxSession:
         """Starts a program to talk with; see rlvr.protocols.Sandbox."""
         argv = tuple(program)
         return (await self.open_sessions([Program(argv=argv, files=files, limits=limits)]))[0]
 
     async def open_sessions(self, programs: Sequence[Program]) -> list[BoxSession]:
         """Starts programs that live at the same time; waits for all their slots and takes all or none."""
-        requests = [
-            Request(argv=program.argv, files=program.files, limits=program.limits)
-            for program in programs
-        ]
+        requests = [Request(argv=program.argv, files=program.files, limits=program.limits) for program in programs]
         for request in requests:
             self._check_preloaded(request)
         if self._started is None or not self._started.done():
@@ -254,9 +234,7 @@ class BoxedSandbox(abc.ABC):
             try:
                 compile(source, name, "exec")
             except SyntaxError as error:
-                raise ValueError(
-                    f"the preloaded source {name!r} does not compile: {error}"
-                ) from error
+                raise ValueError(f"the preloaded source {name!r} does not compile: {error}") from error
         self._preloaded = {**self._preloaded, **sources}
 
     async def close(self) -> None:
@@ -278,12 +256,8 @@ class BoxedSandbox(abc.ABC):
         return self._pool
 
     def _check_preloaded(self, request: Request) -> None:
-        if request.argv[0] == "preloaded" and (
-            len(request.argv) < 2 or request.argv[1] not in self._preloaded
-        ):
-            raise ValueError(
-                f"program {request.argv!r}: preloaded are {', '.join(sorted(self._preloaded)) or 'none'}"
-            )
+        if request.argv[0] == "preloaded" and (len(request.argv) < 2 or request.argv[1] not in self._preloaded):
+            raise ValueError(f"program {request.argv!r}: preloaded are {', '.join(sorted(self._preloaded)) or 'none'}")
 
     def _take(self, stack: contextlib.ExitStack) -> tuple[int, Cgroup | None]:
         """A user id (0: no change) and a cgroup for one box; `stack` gives them back."""
@@ -302,9 +276,7 @@ class BoxedSandbox(abc.ABC):
         return json.dumps(config)
 
 
-def spawn(
-    command: Sequence[str], environment: Mapping[str, str], control: int, errors: int
-) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], environment: Mapping[str, str], control: int, errors: int) -> subprocess.Popen[bytes]:
     """Starts a process that inherits `control` and nothing else of this one."""
     return subprocess.Popen(
         list(command),

@@ -98,9 +98,7 @@ class Cgroup:
             swap = folder / "memory.memsw.limit_in_bytes"
             files = [folder / "memory.limit_in_bytes", *([swap] if swap.exists() else [])]
             # swap must never be below memory: raise it first, lower it last
-            for file in (
-                files if memory_mb < self._limits[0] or not self._limits[0] else files[::-1]
-            ):
+            for file in files if memory_mb < self._limits[0] or not self._limits[0] else files[::-1]:
                 _write(file, memory)
             _write(self._folders["pids"] / "pids.max", str(pids + OVERHEAD_TASKS))
         else:

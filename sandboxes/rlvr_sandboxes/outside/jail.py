@@ -78,9 +78,7 @@ def _find_packages(names: Sequence[str]) -> list[tuple[str, str]]:
         if spec.submodule_search_locations:
             place = os.path.realpath(next(iter(spec.submodule_search_locations)))
             found.append((name, place))
-            if os.path.isdir(
-                f"{place}.libs"
-            ):  # shared libraries that wheels install next to the package
+            if os.path.isdir(f"{place}.libs"):  # shared libraries that wheels install next to the package
                 found.append((f"{name}.libs", f"{place}.libs"))
         elif spec.origin:
             found.append((os.path.basename(spec.origin), os.path.realpath(spec.origin)))

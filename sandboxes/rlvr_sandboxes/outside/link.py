@@ -125,9 +125,7 @@ class Link:
     def wait(self) -> RunResult:
         """Waits for the end of the run. Raises SandboxError when the supervisor died or does not answer."""
         with self._change:
-            self._change.wait_for(
-                lambda: self._is_over, max(0.0, self._deadline - time.monotonic())
-            )
+            self._change.wait_for(lambda: self._is_over, max(0.0, self._deadline - time.monotonic()))
         self.kill()
         if self._result is None:
             raise SandboxError(
@@ -143,9 +141,7 @@ class Link:
             self._change.notify_all()
         if self._process.poll() is None:
             if self._process.stdin is not None:
-                _close(
-                    self._process.stdin
-                )  # stops a supervisor in a container, which no kill reaches
+                _close(self._process.stdin)  # stops a supervisor in a container, which no kill reaches
             try:
                 self._process.wait(0.5)
             except subprocess.TimeoutExpired:

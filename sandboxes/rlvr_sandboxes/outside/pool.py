@@ -70,9 +70,7 @@ class Pool:
         Raises: SandboxError when boxes do not start, or after `close`; ValueError for more slots than the pool has.
         """
         if count > self.size:
-            raise ValueError(
-                f"{count} slots at once from a pool of {self.size}; raise slots in the sandbox's config"
-            )
+            raise ValueError(f"{count} slots at once from a pool of {self.size}; raise slots in the sandbox's config")
         loop = asyncio.get_running_loop()
         with self._lock:
             self._check_open()
@@ -148,9 +146,7 @@ class Pool:
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:
-            raise SandboxError(
-                "this sandbox belongs to another process; make one in each process that uses it"
-            )
+            raise SandboxError("this sandbox belongs to another process; make one in each process that uses it")
         if self._is_closed:
             raise SandboxError("the sandbox was closed")
 

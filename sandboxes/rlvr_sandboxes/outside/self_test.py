@@ -103,9 +103,7 @@ async def find_problems(run: Run) -> tuple[str, ...]:
 async def _problems(run: Run) -> AsyncIterator[str]:
     async def python(source: str, stdin: bytes = b"", limits: Limits = _LIMITS) -> RunResult:
         files = {"main.py": source.encode()}
-        return await run(
-            Request(argv=("python", "main.py"), files=files, stdin=stdin, limits=limits)
-        )
+        return await run(Request(argv=("python", "main.py"), files=files, stdin=stdin, limits=limits))
 
     honest = await python(_HONEST, b"[1, 2, 39]")
     if honest.stdout != b"42\n" or not honest.is_clean:
@@ -129,9 +127,7 @@ async def _problems(run: Run) -> AsyncIterator[str]:
         left = [path for path in targets if os.path.exists(path)]
         for path in left:
             os.unlink(path)
-        leaked = [
-            line for line in seen.stdout.decode("utf-8", "replace").splitlines() if folder in line
-        ]
+        leaked = [line for line in seen.stdout.decode("utf-8", "replace").splitlines() if folder in line]
         if left or leaked or b"/etc/passwd" in seen.stdout or b"environ" in seen.stdout:
             yield f"files of this machine are open to programs: {left} {seen.stdout!r}"
         with _secret_in_environment(secret):
@@ -159,19 +155,19 @@ async def _problems(run: Run) -> AsyncIterator[str]:
         yield "programs can signal this process"
 
 
-async def _network(
-    python: Callable[[str], Awaitable[RunResult]], folder: str
-) -> AsyncIterator[str]:
+async def _network(python: Callable[[str], Awaitable[RunResult]], folder: str) -> AsyncIterator[str]:
     """Listens in every way that a program might reach, and reports what came."""
     name = f"{folder}/socket"
     with contextlib.ExitStack() as stack:
         tcp, udp, path, abstract = (
             stack.enter_context(socket.socket(family, kind))
             for family, kind in (
-                (socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM),
-                (socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_STREAM),
+                (socket.AF_INET, socket.SOCK_STREAM),
+                (socket.AF_INET, socket.SOCK_DGRAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
             )
-        )  # fmt: skip
+        )
         for listener, address in (
             (tcp, ("127.0.0.1", 0)),
             (udp, ("127.0.0.1", 0)),
@@ -186,8 +182,11 @@ async def _network(
         ports = tcp.getsockname()[1], udp.getsockname()[1]
         said = await python(_NETWORK % (*ports, name, name))
         await asyncio.sleep(0)
-        reached = [kind for kind, listener in (("TCP", tcp), ("a named socket", path), ("an abstract socket", abstract))
-                   if _accepts(listener)]  # fmt: skip
+        reached = [
+            kind
+            for kind, listener in (("TCP", tcp), ("a named socket", path), ("an abstract socket", abstract))
+            if _accepts(listener)
+        ]
         with contextlib.suppress(BlockingIOError):
             udp.recv(1)
             reached.append("UDP")

@@ -113,9 +113,7 @@ class BoxSession:
             self._result = slot.result(answer, self._output, self._request.limits)
         except SandboxError as error:
             if slot.was_out_of_memory():
-                self._result = RunResult(
-                    exit_code=-9, stdout=b"", stderr=b"", seconds=0.0, out_of_memory=True
-                )
+                self._result = RunResult(exit_code=-9, stdout=b"", stderr=b"", seconds=0.0, out_of_memory=True)
             else:
                 self._failure = error
         except BaseException:

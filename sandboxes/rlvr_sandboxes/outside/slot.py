@@ -93,9 +93,7 @@ class Slot:
                     raise
                 errors.seek(0)
                 said = errors.read()[-2000:].decode("utf-8", "replace").strip()
-                raise SandboxError(
-                    f"a box did not start: {error}. It said: {said or 'nothing'}"
-                ) from error
+                raise SandboxError(f"a box did not start: {error}. It said: {said or 'nothing'}") from error
         self._preloaded = self.num_runs = 0
         self.is_broken = False
 
@@ -253,9 +251,7 @@ class Slot:
         cgroup = self._launched.cgroup if self._launched else None
         return cgroup is not None and cgroup.was_killed()
 
-    def _send(
-        self, kind: bytes, header: dict[str, Any], payload: bytes, descriptors: Sequence[int]
-    ) -> None:
+    def _send(self, kind: bytes, header: dict[str, Any], payload: bytes, descriptors: Sequence[int]) -> None:
         if self._control is None:
             raise self._broken("it was closed")
         body, carried = zygote.pack(header, payload)

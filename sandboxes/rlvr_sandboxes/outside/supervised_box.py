@@ -76,9 +76,7 @@ class SupervisedBox(ABC):
     ) -> Link:
         """Starts a supervisor with this run."""
 
-    async def run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs `program` to its end, when a slot is free. Raises SandboxError when its supervisor broke twice."""
         check_call(program, files)
         await self.start()
@@ -106,9 +104,7 @@ class SupervisedBox(ABC):
         self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
     ) -> SupervisedSession:
         """Starts a program to talk with, when a slot is free."""
-        [session] = await self.open_sessions(
-            [Program(argv=tuple(program), files=files, limits=limits)]
-        )
+        [session] = await self.open_sessions([Program(argv=tuple(program), files=files, limits=limits)])
         return session
 
     async def open_sessions(self, programs: Sequence[Program]) -> list[SupervisedSession]:
@@ -120,9 +116,7 @@ class SupervisedBox(ABC):
         sessions: list[SupervisedSession] = []
         try:
             for program in programs:
-                make = partial(
-                    self._link, program.argv, program.files, program.limits, is_session=True
-                )
+                make = partial(self._link, program.argv, program.files, program.limits, is_session=True)
                 link = await self.in_thread(make)
                 self._remember(link)
                 sessions.append(SupervisedSession(link, self))
@@ -150,9 +144,7 @@ class SupervisedBox(ABC):
             if self._is_closed:
                 raise SandboxError("the sandbox was closed")
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(
-                    max_workers=3 * self._gate.slots, thread_name_prefix="sandbox"
-                )
+                self._executor = ThreadPoolExecutor(max_workers=3 * self._gate.slots, thread_name_prefix="sandbox")
             future = self._executor.submit(function, *args)
         return await asyncio.wrap_future(future)
 

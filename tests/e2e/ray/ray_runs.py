@@ -14,9 +14,14 @@ from typing import Any
 import psutil
 
 TINY = [
-    "rollout.prompts_per_step=4", "rollout.group_size=4", "run.eval_prompts=12", "run.trackers=[]",
-    "learner.num_threads=1", "run.sample_every_steps=0", "run.eval_every_steps=0",
-]  # fmt: skip
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "run.eval_prompts=12",
+    "run.trackers=[]",
+    "learner.num_threads=1",
+    "run.sample_every_steps=0",
+    "run.eval_every_steps=0",
+]
 TOY = ["rollout.engine=toy", "cold_start.steps=0"]
 RAY = ["cluster.backend=ray", "cluster.cpus_per_engine=0.5"]
 CLOCK = ("time", "rollout/tokens_per_s", "learner/tokens_per_s", "learner/peak", "learner/mfu")
@@ -34,7 +39,7 @@ def rlvr(*arguments: str, cwd: Path, expect: int = 0, timeout: float = 400) -> s
     """Output of the command; it must end with the exit code expected."""
     done = subprocess.run(
         command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment()
-    )  # fmt: skip
+    )
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -46,17 +51,18 @@ class Running:
         self.run = run
         self._log = (run.parent / f"{run.name}.log").open("w+")
         self.process = subprocess.Popen(
-            command("train", "tiny", *arguments, "--run-dir", str(run)), cwd=run.parent, env=environment(),
-            stdout=self._log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command("train", "tiny", *arguments, "--run-dir", str(run)),
+            cwd=run.parent,
+            env=environment(),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
 
     def __enter__(self) -> "Running":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in (
-            [*psutil.Process(self.process.pid).children(recursive=True)] if self.alive else []
-        ):
+        for child in [*psutil.Process(self.process.pid).children(recursive=True)] if self.alive else []:
             child.kill()
         self.process.kill()
         self.process.wait()

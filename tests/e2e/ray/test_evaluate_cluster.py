@@ -28,11 +28,14 @@ def test_figures_and_completions_are_those_of_this_process(tmp_path: Path):
             recipe="tiny",
             prompts=None,
             overrides=[
-                "rollout.engine_dtype=float32", "run.eval_prompts=12", "learner.num_threads=1", *place,
+                "rollout.engine_dtype=float32",
+                "run.eval_prompts=12",
+                "learner.num_threads=1",
+                *place,
             ],
             samples_per_prompt=2,
             output=output,
-        )  # fmt: skip
+        )
         found.append((rows, [json.loads(line) for line in output.read_text().splitlines()]))
     (here, here_rollouts), (there, there_rollouts) = found
     assert len(here_rollouts) == 24

@@ -42,19 +42,19 @@ def cluster() -> Iterator[None]:
 
 
 def recipe_of(check: str = "math", **changes: Any) -> Recipe:
-    return Recipe.model_validate({
-        "name": "x",
-        "model": {"tiny": {"layers": 1, "hidden_size": 16, "heads": 2, "characters": "0123456789"}},
-        "data": {"train": [{"source": "x.jsonl", "verifier": check}]},
-        "rollout": {"engine": "toy"},
-        "cluster": {"backend": "ray", "cpus_per_engine": 0.1, "heartbeat_deadline_s": 20},
-        **changes,
-    })  # fmt: skip
+    return Recipe.model_validate(
+        {
+            "name": "x",
+            "model": {"tiny": {"layers": 1, "hidden_size": 16, "heads": 2, "characters": "0123456789"}},
+            "data": {"train": [{"source": "x.jsonl", "verifier": check}]},
+            "rollout": {"engine": "toy"},
+            "cluster": {"backend": "ray", "cpus_per_engine": 0.1, "heartbeat_deadline_s": 20},
+            **changes,
+        }
+    )
 
 
-def judging(
-    recipe: Recipe, check: Check, scenario: Callable[[VerifierFleet], Awaitable[Any]]
-) -> Any:
+def judging(recipe: Recipe, check: Check, scenario: Callable[[VerifierFleet], Awaitable[Any]]) -> Any:
     """What the scenario returns, with one verifier actor behind the fleet."""
     here = VerifierService(workers=1, deadline_s=5.0)
     spawn = verifier_spawner(
@@ -67,9 +67,14 @@ def judging(
 
     async def whole() -> Any:
         fleet = VerifierFleet(
-            spawn, names=["verifier-0"], here=here, heartbeat_s=2.0, answer_s=20.0, max_restarts=3,
+            spawn,
+            names=["verifier-0"],
+            here=here,
+            heartbeat_s=2.0,
+            answer_s=20.0,
+            max_restarts=3,
             on_event=lambda kind, **fields: events.append(kind),
-        )  # fmt: skip
+        )
         await fleet.start()
         try:
             return await scenario(fleet), events
@@ -94,11 +99,9 @@ def test_hostile_completions_in_an_actor_are_all_answered_and_its_workers_live(
         async def one(row: dict[str, Any]) -> Status:
             check = Check(name="m", verifier="math", reference=row["reference"])
             prompt = Prompt(prompt_id=str(row["id"]), text="?", source="s", checks=(check,))
-            return (
-                await fleet.verify(
-                    prompt, completion_from_text(row["completion"], prompt_id=str(row["id"]))
-                )
-            )["m"].status
+            return (await fleet.verify(prompt, completion_from_text(row["completion"], prompt_id=str(row["id"]))))[
+                "m"
+            ].status
 
         return await asyncio.gather(*(one(row) for row in rows))
 
@@ -125,8 +128,7 @@ def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_kille
         rounds: list[list[Status]] = []
         for is_first in (True, False):
             asked = [
-                asyncio.create_task(fleet.verify(prompt, completion_from_text(text, prompt_id="p")))
-                for text in answers
+                asyncio.create_task(fleet.verify(prompt, completion_from_text(text, prompt_id="p"))) for text in answers
             ]
             if is_first:
                 await asyncio.sleep(0.05)
@@ -181,9 +183,7 @@ def test_an_engine_is_killed_mid_generation_another_joins_and_one_leaves():
     recipe = recipe_of()
     assert recipe.model.tiny is not None
     events: list[tuple[str, dict[str, Any]]] = []
-    ref = WeightsRef(
-        policy_version=4, kind=WeightsKind.FULL, transport=Transport.SHARED, uri="", dtype="float32"
-    )
+    ref = WeightsRef(policy_version=4, kind=WeightsKind.FULL, transport=Transport.SHARED, uri="", dtype="float32")
 
     async def whole() -> None:
         spawn = engine_spawner(
@@ -202,8 +202,7 @@ def test_an_engine_is_killed_mid_generation_another_joins_and_one_leaves():
 
         async def ask(group: str, *, count: int) -> dict[str, tuple[int, ...]]:
             return {
-                c.completion_id: c.token_ids
-                async for c in fleet.generate(requests_of(group, count=count, tokens=400))
+                c.completion_id: c.token_ids async for c in fleet.generate(requests_of(group, count=count, tokens=400))
             }
 
         async with asyncio.timeout(300):
@@ -246,7 +245,11 @@ def test_whoever_does_not_show_the_token_is_refused(mode: str):
     if mode == "wrong token":
         changed |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     done = subprocess.run(
-        [sys.executable, "-c", program, address], env=changed, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [sys.executable, "-c", program, address],
+        env=changed,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert "inside" not in done.stdout, done.stdout + done.stderr
     assert "refused" in done.stdout or done.returncode != 0, done.stdout + done.stderr

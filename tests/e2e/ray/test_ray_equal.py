@@ -27,9 +27,7 @@ def rollouts(run: Path) -> list[dict[str, object]]:
     ],
     ids=["toy", "transformers"],
 )  # fmt: skip
-def test_metrics_rollouts_and_ledger_are_those_of_the_local_backend(
-    tmp_path: Path, changes: list[str]
-):
+def test_metrics_rollouts_and_ledger_are_those_of_the_local_backend(tmp_path: Path, changes: list[str]):
     rlvr("train", "tiny", *TINY, *changes, "--run-dir", "local", cwd=tmp_path)
     rlvr("train", "tiny", *TINY, *changes, *RAY, "--run-dir", "ray", cwd=tmp_path)
     local, ray = tmp_path / "local", tmp_path / "ray"
@@ -43,13 +41,9 @@ def test_a_run_goes_on_behind_ray_where_it_was_left(tmp_path: Path):
     steps = [*TINY, *TOY, "run.checkpoint_every_steps=2"]
     rlvr("train", "tiny", *steps, "run.steps=4", "--run-dir", "whole", cwd=tmp_path)
     rlvr("train", "tiny", *steps, "run.steps=2", "--run-dir", "parts", cwd=tmp_path)
-    rlvr(
-        "train", "tiny", *steps, *RAY, "run.steps=4", "--run-dir", "parts", "--resume", cwd=tmp_path
-    )
+    rlvr("train", "tiny", *steps, *RAY, "run.steps=4", "--run-dir", "parts", "--resume", cwd=tmp_path)
     last = rows_of(tmp_path / "whole")[-2:]
-    assert [row["reward/mean"] for row in rows_of(tmp_path / "parts")[-2:]] == [
-        row["reward/mean"] for row in last
-    ]
+    assert [row["reward/mean"] for row in rows_of(tmp_path / "parts")[-2:]] == [row["reward/mean"] for row in last]
     assert ledger_of(tmp_path / "parts") == ledger_of(tmp_path / "whole")
 
 

@@ -95,9 +95,7 @@ def test_a_frozen_engine_is_found_and_replaced_within_its_deadline(folder: Path)
 
 
 def test_a_frozen_learner_ends_the_run_within_its_deadline_and_is_named(folder: Path):
-    with Running(
-        folder / "run", *LONG, "cluster.step_deadline_s=10", "cluster.sync_deadline_s=10"
-    ) as running:
+    with Running(folder / "run", *LONG, "cluster.step_deadline_s=10", "cluster.sync_deadline_s=10") as running:
         running.until(lambda: running.num_steps() >= 1)
         running.hurt("LearnerActor", signal.SIGSTOP)
         said = running.finish(expect=1, limit_s=120)
@@ -170,7 +168,11 @@ print("done")
 def test_what_is_done_when_the_head_is_lost_ends_well(folder: Path):
     """Without a head nothing can be given back; Ray ends a process that tries."""
     done = subprocess.run(
-        [sys.executable, "-c", HEADLESS], cwd=folder, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", HEADLESS],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout.strip()[-4:]) == (0, "done"), done.stdout + done.stderr

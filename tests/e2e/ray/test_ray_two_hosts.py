@@ -28,13 +28,14 @@ class Host:
     name: str
     address: str
 
-    def start(
-        self, arguments: list[str], *, env: dict[str, str], log: Path
-    ) -> subprocess.Popen[str]:
+    def start(self, arguments: list[str], *, env: dict[str, str], log: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.name, *arguments], env=env, text=True,
-            stdout=log.open("w"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            ["ip", "netns", "exec", self.name, *arguments],
+            env=env,
+            text=True,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
     }
     nodes: list[subprocess.Popen[str]] = []
     try:
-        shell(
-            f"ip link add v{mark} netns {head.name} type veth peer name v{mark} netns {worker.name}"
-        )
+        shell(f"ip link add v{mark} netns {head.name} type veth peer name v{mark} netns {worker.name}")
         for host in (head, worker):
             run = f"ip netns exec {host.name}"
             shell(f"{run} ip addr add {host.address}/24 dev v{mark}")
@@ -142,9 +141,7 @@ def run_and_cut_off_the_worker(hosts: Hosts, tmp_path: Path) -> Path:
         "cluster.cpus_per_engine=2", "cluster.heartbeat_deadline_s=10", "cluster.start_deadline_s=120", "run.steps=40",
         "data.eval=[]", "rollout.max_completion_tokens=6", "cluster.max_engine_restarts=20",
     ]  # fmt: skip
-    driver = hosts.head.start(
-        command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log
-    )
+    driver = hosts.head.start(command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log)
     try:
         end = time.monotonic() + 240
         while not (run / "metrics.jsonl").is_file() or len(rows_of(run)) < 3:
@@ -155,8 +152,9 @@ def run_and_cut_off_the_worker(hosts: Hosts, tmp_path: Path) -> Path:
             f"ip netns exec {hosts.worker.name} ip link set lo down; "
             f"for d in $(ip netns exec {hosts.worker.name} ls /sys/class/net | grep -v lo); do "
             f"ip netns exec {hosts.worker.name} ip link set $d down; done",
-            shell=True, check=False,
-        )  # fmt: skip
+            shell=True,
+            check=False,
+        )
         assert driver.wait(timeout=240) == 0, log.read_text()
     finally:
         driver.kill()

@@ -88,9 +88,7 @@ def test_an_idle_a_hung_and_a_starved_engine_are_each_replaced_within_the_deadli
         for hurt, words in DRILLS:
             done = running.num_steps()
             running.until(lambda done=done: running.num_steps() >= done + 2)
-            known, again = (
-                len(events_of(run, kind)) for kind in ("engine_lost", "engine_restarted")
-            )
+            known, again = (len(events_of(run, kind)) for kind in ("engine_lost", "engine_restarted"))
             let_go = hurt(running.actors("EngineActor")[0])
             start = time.monotonic()
             running.until(lambda n=known: len(events_of(run, "engine_lost")) > n, limit_s=WITHIN_S)

@@ -87,9 +87,7 @@ def test_a_seed_decides_the_tokens_whatever_runs_beside_it(living: Living):
     together = living.generate(*(request(f"{i}", seed=i) for i in range(12)))
     alone = living.generate(request("3", seed=3))
     again = living.generate(*(request(f"{i}", seed=i) for i in range(12)))
-    assert {k: c.token_ids for k, c in together.items()} == {
-        k: c.token_ids for k, c in again.items()
-    }
+    assert {k: c.token_ids for k, c in together.items()} == {k: c.token_ids for k, c in again.items()}
     assert alone["3"].token_ids == together["3"].token_ids
     assert len({c.token_ids for c in together.values()}) == 12
 
@@ -219,9 +217,7 @@ def test_requests_in_flight_survive_a_load_and_tell_which_token_came_from_which_
 
 def test_more_prompts_than_one_step_holds_and_a_seed_still_decides(living: Living):
     """40 prompts of 241 tokens are more than the 2,048 tokens of a step; a load makes the engine read them all anew."""
-    requests = [
-        request(f"{i}", (1, *LONG_PROMPT[i:], *LONG_PROMPT[1:i]), seed=i) for i in range(1, 41)
-    ]
+    requests = [request(f"{i}", (1, *LONG_PROMPT[i:], *LONG_PROMPT[1:i]), seed=i) for i in range(1, 41)]
     together = living.generate(*requests)
     alone = living.generate(requests[36])
     assert alone["37"].token_ids == together["37"].token_ids
@@ -282,9 +278,7 @@ def test_the_running_engine_has_a_slot_more_than_rows_that_generate(living: Livi
     )  # rollout.max_batch_rows=256
 
 
-def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(
-    living: Living, other: Policy, folder: Path
-):
+def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(living: Living, other: Policy, folder: Path):
     before = living.run(living.engine.score(cases.CANARY))
     path = folder / "corrupt.safetensors"
     ref = cases.publish(cases.tensors_of(other), path, version=2)

@@ -67,9 +67,7 @@ def living(policy: Policy, extension: str) -> Iterator[Living]:
     living.end()
 
 
-def test_a_stale_packed_head_shows_in_the_canary_and_repacking_cures_it(
-    living: Living, policy: Policy, tmp_path: Path
-):
+def test_a_stale_packed_head_shows_in_the_canary_and_repacking_cures_it(living: Living, policy: Policy, tmp_path: Path):
     """Checksums and version are right, the embedding is new, the head is old: only the canary can tell."""
 
     def errors(found: list[list[float]]) -> list[float]:
@@ -163,9 +161,12 @@ def test_a_core_ends_when_the_engines_process_is_killed_and_its_folder_goes(tmp_
     (tmp_path / "owner.py").write_text(OWNER)
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "owner.py"), str(here)], stdout=subprocess.PIPE, text=True, timeout=300,
+        [sys.executable, str(tmp_path / "owner.py"), str(here)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )  # fmt: skip
+    )
     assert done.returncode == -signal.SIGKILL
     line = next(line for line in done.stdout.splitlines() if line.startswith("cores"))
     _, core, folder = line.split()

@@ -95,8 +95,6 @@ def test_compiled_engines_equal_fresh_ones_bit_for_bit(tmp_path: Path, is_tied: 
 
 
 @pytest.mark.slow
-def test_a_worker_in_a_process_of_its_own_equals_a_fresh_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_worker_in_a_process_of_its_own_equals_a_fresh_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     check(cases.tiny_policy(seed=1), cases.tiny_policy(seed=2), tmp_path)

@@ -50,10 +50,14 @@ def living(policy: Policy, dtype: str) -> Iterator[Living]:
     recipe = load_recipe(
         "quickstart",
         [
-            "rollout.engine=vllm", "cluster.backend=ray", f"rollout.engine_dtype={dtype}",
-            "data.max_prompt_tokens=128", "rollout.max_completion_tokens=64", "rollout.max_batch_rows=16",
+            "rollout.engine=vllm",
+            "cluster.backend=ray",
+            f"rollout.engine_dtype={dtype}",
+            "data.max_prompt_tokens=128",
+            "rollout.max_completion_tokens=64",
+            "rollout.max_batch_rows=16",
         ],
-    ).recipe  # fmt: skip
+    ).recipe
     living = Living(build_vllm_engine(recipe, text=policy.text))
     yield living
     living.end()
@@ -69,10 +73,7 @@ def test_log_probs_follow_transformers_in_the_same_precision(
     ref = cases.publish(tensors, tmp_path / "w.safetensors", version=1, canary=prompts)
     living.run(living.engine.load_weights(ref))
     found = living.generate(
-        *(
-            request(f"{i}", prompt, seed=i, temperature=1.0, max_tokens=48)
-            for i, prompt in enumerate(prompts)
-        )
+        *(request(f"{i}", prompt, seed=i, temperature=1.0, max_tokens=48) for i, prompt in enumerate(prompts))
     )
     model = copy.deepcopy(policy.model).to(kind).eval()
     errors: list[float] = []

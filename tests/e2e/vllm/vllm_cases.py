@@ -40,10 +40,14 @@ def recipe_of(*changes: str) -> Recipe:
     return load_recipe(
         "tiny",
         [
-            "rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=float32",
-            "data.max_prompt_tokens=256", "rollout.max_completion_tokens=200", *changes,
+            "rollout.engine=vllm",
+            "cluster.backend=ray",
+            "rollout.engine_dtype=float32",
+            "data.max_prompt_tokens=256",
+            "rollout.max_completion_tokens=200",
+            *changes,
         ],
-    ).recipe  # fmt: skip
+    ).recipe
 
 
 def sharper(policy: Policy, *, seed: int, scale: float = 2.0) -> Policy:
@@ -64,9 +68,7 @@ def tiny_policy(*, seed: int) -> Policy:
 def untied_policy(*, seed: int) -> Policy:
     """The same architecture with a head of its own."""
     tied = build_tiny(TINY, seed=seed)
-    config = type(tied.model.config).from_dict(
-        tied.model.config.to_dict() | {"tie_word_embeddings": False}
-    )
+    config = type(tied.model.config).from_dict(tied.model.config.to_dict() | {"tie_word_embeddings": False})
     torch.manual_seed(seed)
     return sharper(dataclasses.replace(tied, model=LlamaForCausalLM(config)), seed=seed)
 
@@ -136,15 +138,11 @@ def request(
     )
 
 
-async def collect(
-    engine: VllmEngine, requests: Sequence[GenerationRequest]
-) -> dict[str, Completion]:
+async def collect(engine: VllmEngine, requests: Sequence[GenerationRequest]) -> dict[str, Completion]:
     return {c.completion_id: c async for c in engine.generate(requests)}
 
 
-def expected_logprobs(
-    policy: Policy, row: Sequence[int], *, start: int = 1, temperature: float = 1.0
-) -> list[float]:
+def expected_logprobs(policy: Policy, row: Sequence[int], *, start: int = 1, temperature: float = 1.0) -> list[float]:
     """Log-probs of tokens `start` and on, from transformers' logits in float64."""
     exact = LlamaForCausalLM(policy.model.config).double()
     exact.load_state_dict({k: v.double() for k, v in policy.model.state_dict().items()})

@@ -63,12 +63,8 @@ def without(settings: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any
     return {**settings, path[0]: inner | FAR.get(path[1], {})}
 
 
-@pytest.mark.parametrize(
-    ("case", "path"), LEAVES, ids=[f"{name_of(case)} {'.'.join(path)}" for case, path in LEAVES]
-)
-def test_each_setting_of_a_comparison_is_at_work_in_it(
-    case: LossCase, path: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(("case", "path"), LEAVES, ids=[f"{name_of(case)} {'.'.join(path)}" for case, path in LEAVES])
+def test_each_setting_of_a_comparison_is_at_work_in_it(case: LossCase, path: tuple[str, ...]) -> None:
     rows = case.our_rows(case.rows(make_rows(SEED, case.spread)))
     if path[-1] == "kind":
         return  # without it the other leaves belong to another loss
@@ -76,14 +72,10 @@ def test_each_setting_of_a_comparison_is_at_work_in_it(
     if changed == case.config:
         return  # the comparison states a default
     one, other = our_loss(case.config, rows), our_loss(changed, rows)
-    assert one.logprob_slopes_B_T != other.logprob_slopes_B_T or (
-        one.entropy_slopes_B_T != other.entropy_slopes_B_T
-    )
+    assert one.logprob_slopes_B_T != other.logprob_slopes_B_T or (one.entropy_slopes_B_T != other.entropy_slopes_B_T)
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in ALL_CASES if isinstance(case, AdvantageCase)], ids=name_of
-)
+@pytest.mark.parametrize("case", [case for case in ALL_CASES if isinstance(case, AdvantageCase)], ids=name_of)
 def test_each_comparison_of_advantages_has_signal_and_a_group_without(case: AdvantageCase) -> None:
     groups = make_groups(SEED, has_unjudged=case.has_unjudged)
     rows = our_advantages(ADVANTAGE.validate_python(case.ours), groups)
@@ -152,9 +144,7 @@ def test_the_summary_counts_what_fails() -> None:
         verdict(Claim.EQUAL, value=1.0, gradient=0.0),
         verdict(Claim.DIFFERS, value=1.0, gradient=0.0),
     ]
-    assert summary(rows) == (
-        "3 comparisons with 1 peer: 1 equal, 0 same gradient, 1 differs on purpose; 1 fail"
-    )
+    assert summary(rows) == ("3 comparisons with 1 peer: 1 equal, 0 same gradient, 1 differs on purpose; 1 fail")
 
 
 def test_the_command_prints_the_same_rows_as_json(
@@ -166,9 +156,7 @@ def test_the_command_prints_the_same_rows_as_json(
     assert main() == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == [row.as_json() for row in all_rows]
-    assert {"peer", "algorithm", "settings", "value", "gradient", "verdict", "reason", "holds"} == (
-        set(printed[0])
-    )
+    assert {"peer", "algorithm", "settings", "value", "gradient", "verdict", "reason", "holds"} == (set(printed[0]))
 
 
 OVERCLAIM = """
@@ -185,9 +173,7 @@ sys.exit(main())
 
 
 def test_the_command_ends_with_1_when_a_claim_fails() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", OVERCLAIM], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", OVERCLAIM], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "0 equal" in done.stdout
     assert done.stdout.rstrip().endswith("1 fail")

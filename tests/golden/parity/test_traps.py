@@ -57,9 +57,7 @@ def first_slope(loss: Scalar, rows: Sequence[Row]) -> float:
 
 def of_group(*rewards: float | None) -> list[GroupRewards]:
     count = len(rewards)
-    return [
-        GroupRewards(rewards_G=rewards, parts_G=[{}] * count, weights={}, num_tokens_G=[1] * count)
-    ]
+    return [GroupRewards(rewards_G=rewards, parts_G=[{}] * count, weights={}, num_tokens_G=[1] * count)]
 
 
 def our_group(groups: list[GroupRewards], **settings: Any) -> list[float | None]:
@@ -111,9 +109,7 @@ def test_trap_03_cispos_bound_is_absolute_in_trl_and_relative_in_verl() -> None:
 def test_trap_04_a_sequence_weight_is_a_product_or_a_geometric_mean() -> None:
     rows = [row(1.0, 1.0, advantage=1.0, sampler=[1.5, 1.2])]
     product, geometric = 1.5 * 1.2, math.sqrt(1.5 * 1.2)
-    in_trl = trl.Settings(
-        vllm_importance_sampling_mode="sequence_truncate", vllm_importance_sampling_clip_max=9.0
-    )
+    in_trl = trl.Settings(vllm_importance_sampling_mode="sequence_truncate", vllm_importance_sampling_clip_max=9.0)
     in_verl = verl.Settings(rollout_is="sequence", rollout_is_threshold=(9.0,))
     in_skyrl = skyrl.Settings(tis_ratio_type="sequence", tis_ratio_clip_high=9.0)
     in_areal = areal.Settings(rejection_upper=9.0, rejection_level="sequence")
@@ -133,9 +129,7 @@ def test_trap_04_a_sequence_weight_is_a_product_or_a_geometric_mean() -> None:
         (-30.0, math.e**-30 + 29, 10.0, math.e**-20 + 19),
     ],
 )
-def test_trap_05_k3_is_clamped_in_three_ways(
-    x: float, in_trl: float, in_verl: float, in_ours: float
-) -> None:
+def test_trap_05_k3_is_clamped_in_three_ways(x: float, in_trl: float, in_verl: float, in_ours: float) -> None:
     rows = [row(1.0, advantage=0.0, ref=BASE + x)]
     by_trl = trl.loss(rows, trl.Settings(beta=1.0, use_bias_correction_kl=False))
     by_verl = verl.loss(rows, verl.Settings(kl_loss_coef=1.0))
@@ -150,16 +144,12 @@ def test_trap_06_kl_comes_after_the_weight_and_stays_where_it_is_zero() -> None:
     x = math.log(2.0)
     kl = 2.0 - x - 1.0
     rows = [row(1.0, advantage=1.0, sampler=[4.0], ref=BASE + x)]  # weight 4: outside every bound
-    masked = trl.Settings(
-        beta=0.1, use_bias_correction_kl=False, vllm_importance_sampling_mode="token_mask"
-    )
+    masked = trl.Settings(beta=0.1, use_bias_correction_kl=False, vllm_importance_sampling_mode="token_mask")
     icepop = verl.Settings(kl_loss_coef=0.1, rollout_is="token", rollout_is_threshold=(0.5, 2.0))
     rejected = verl.Settings(kl_loss_coef=0.1, rollout_rs="token_k1", rollout_rs_threshold=(0.5, 2))
     assert still(trl.loss(rows, masked)) == near(0.1 * kl)
     assert still(verl.loss(rows, icepop)) == near(0.1 * kl)
-    assert (
-        still(verl.loss(rows, rejected)) == 0.0
-    )  # the rejection edits the mask that KL is summed over
+    assert still(verl.loss(rows, rejected)) == 0.0  # the rejection edits the mask that KL is summed over
     mask = {"weight": "token", "bound": "mask", "weight_max": 2.0}
     assert ours(rows, kl_coef=0.1, correction=mask) == near(0.1 * kl)
     weighted = {"weight": "token", "weight_max": 2.0}
@@ -251,9 +241,7 @@ def test_trap_10_a_sampler_that_cuts_the_distribution_is_not_the_learners_policy
     mass = 0.8
     rows = [row(1.0, 1.0, 1.0, advantage=1.0, sampler=[mass] * 3)]
     sequence = {"weight": "sequence", "weight_max": 9.0}
-    assert ours(rows, correction=sequence) == near(
-        -(mass**3)
-    )  # every row loses weight with its length
+    assert ours(rows, correction=sequence) == near(-(mass**3))  # every row loses weight with its length
     with pytest.raises(ValidationError, match="top_p"):
         RolloutConfig.model_validate({"top_p": mass})
 
@@ -271,9 +259,7 @@ def test_trap_11_verl_aggregates_gspo_by_rows_whatever_is_configured() -> None:
 def test_trap_12_dppos_mask_at_advantage_zero_changes_a_metric_and_no_gradient() -> None:
     fell = math.log(0.05 / 0.2)
     settings = prime_rl.Settings(dppo_mask_low=0.1)
-    assert not prime_rl.is_kept(
-        BASE + fell, BASE, 0.0, settings
-    )  # prime-rl: A = 0 takes the low test
+    assert not prime_rl.is_kept(BASE + fell, BASE, 0.0, settings)  # prime-rl: A = 0 takes the low test
     rows = [row(0.25, advantage=0.0)]
     for with_mask in (settings, prime_rl.Settings(dppo_mask_low=1.0)):
         loss = prime_rl.loss(rows, with_mask)

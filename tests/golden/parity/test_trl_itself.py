@@ -61,14 +61,10 @@ def made_up_ids(rows: Sequence[Row]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("case", GRPO_CASES, ids=lambda case: f"{case.algorithm}: {case.settings}")
-def test_the_trainers_own_loss_code_gives_the_reference_numbers(
-    case: LossCase, tmp_path: Path
-) -> None:
+def test_the_trainers_own_loss_code_gives_the_reference_numbers(case: LossCase, tmp_path: Path) -> None:
     settings: reference.Settings = case.reference.keywords["settings"]  # type: ignore[attr-defined] # a partial
     rows = case.rows(make_rows(SEED, case.spread))
-    trainer = build_trainer(
-        tmp_path, num_rows=len(rows), group_size=GROUP_SIZE, **trainer_settings(settings)
-    )
+    trainer = build_trainer(tmp_path, num_rows=len(rows), group_size=GROUP_SIZE, **trainer_settings(settings))
     network = MadeUpPass(rows)
     network.attach(trainer)
     scored = generated(
@@ -101,19 +97,14 @@ def test_trl_gives_the_same_advantages_with_unscored_rollouts(
     settings: dict[str, Any], ours: dict[str, Any], tmp_path: Path
 ) -> None:
     groups = make_groups(SEED, has_unjudged=True)
-    theirs = trl_advantages(
-        groups, tmp_path, [[r for g in groups for r in g.rewards_G]], **settings
-    )
+    theirs = trl_advantages(groups, tmp_path, [[r for g in groups for r in g.rewards_G]], **settings)
     assert [a or 0.0 for a in flat_advantages(ours, groups)] == pytest.approx(theirs, abs=FLOAT32)
 
 
 def test_trl_gives_the_same_gdpo_advantages(tmp_path: Path) -> None:
     groups = make_groups(SEED, has_unjudged=False)
     weights = groups[0].weights
-    columns = [
-        [part[name] / weight for group in groups for part in group.parts_G]
-        for name, weight in weights.items()
-    ]
+    columns = [[part[name] / weight for group in groups for part in group.parts_G] for name, weight in weights.items()]
     theirs = trl_advantages(
         groups,
         tmp_path,
@@ -138,12 +129,8 @@ def trl_advantages(
     groups: Sequence[GroupRewards], folder: Path, columns: Sequence[Scores], **settings: Any
 ) -> list[float]:
     size, count = len(groups[0].rewards_G), len(groups) * len(groups[0].rewards_G)
-    trainer = build_trainer(
-        folder, num_rows=count, group_size=size, reward_columns=columns, **settings
-    )
-    scored = generated(
-        trainer, prompt_ids=[[2]] * count, completion_ids=[[EOS]] * count, sampler_logprobs=None
-    )
+    trainer = build_trainer(folder, num_rows=count, group_size=size, reward_columns=columns, **settings)
+    scored = generated(trainer, prompt_ids=[[2]] * count, completion_ids=[[EOS]] * count, sampler_logprobs=None)
     return scored["advantages"].tolist()
 
 
@@ -163,10 +150,7 @@ def test_the_async_trainers_own_loss_code_gives_the_reference_numbers(accumulati
     settings = reference.Settings(gradient_accumulation_steps=accumulation)
     rows = make_rows(SEED)
     size = len(rows) // accumulation
-    results = [
-        async_micro_batch(rows[start : start + size], settings)
-        for start in range(0, len(rows), size)
-    ]
+    results = [async_micro_batch(rows[start : start + size], settings) for start in range(0, len(rows), size)]
     expected = reference.async_loss(rows, settings)
     leaves = [x for row in rows for x in row.logprobs_T]
     assert sum(value for value, _ in results) == pytest.approx(still(expected), abs=1e-12)
@@ -174,9 +158,7 @@ def test_the_async_trainers_own_loss_code_gives_the_reference_numbers(accumulati
     assert slopes == pytest.approx(gradient(expected, leaves), abs=1e-12)
 
 
-def async_micro_batch(
-    rows: Sequence[Row], settings: reference.Settings
-) -> tuple[float, list[float]]:
+def async_micro_batch(rows: Sequence[Row], settings: reference.Settings) -> tuple[float, list[float]]:
     """`AsyncGRPOTrainer.compute_loss` of one packed micro-batch, on an object with what it reads."""
     trainer = SimpleNamespace(
         epsilon_low=settings.epsilon,
@@ -217,9 +199,7 @@ def async_micro_batch(
     def network(**_: Any) -> SimpleNamespace:
         return SimpleNamespace(log_probs=logprobs, entropy=torch.zeros_like(logprobs))
 
-    torch.set_default_dtype(
-        torch.float32
-    )  # its metrics add float32 to tensors of the default dtype
+    torch.set_default_dtype(torch.float32)  # its metrics add float32 to tensors of the default dtype
     loss = AsyncGRPOTrainer.compute_loss(trainer, network, inputs)
     torch.set_default_dtype(torch.float64)
     loss.backward()

@@ -65,8 +65,7 @@ def made_completions() -> Made:
     source = random.Random(3)
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     completions = [
-        [source.randint(2, VOCAB - 1) for _ in range(source.randint(1, 6))]
-        + [EOS if index % 4 < 3 else 5]
+        [source.randint(2, VOCAB - 1) for _ in range(source.randint(1, 6))] + [EOS if index % 4 < 3 else 5]
         for index in range(len(prompts))
     ]
     rows = [torch.tensor(p + c) for p, c in zip(prompts, completions, strict=True)]
@@ -175,9 +174,7 @@ def test_the_same_network_and_tokens_give_the_same_loss_and_gradient(
     made = made_completions()
     settings = {"epsilon_high": 0.28, "max_completion_length": 8} | theirs
     flat = [reward for rewards in REWARDS for reward in rewards]
-    trainer = build_trainer(
-        tmp_path, num_rows=len(flat), group_size=4, reward_columns=[flat], **settings
-    )
+    trainer = build_trainer(tmp_path, num_rows=len(flat), group_size=4, reward_columns=[flat], **settings)
     model = trainer.model
     with torch.no_grad():
         proximal = made.logprobs_and_entropy(model)[0]
@@ -197,9 +194,7 @@ def test_the_same_network_and_tokens_give_the_same_loss_and_gradient(
     loss = step_loss(trainer, scored)
     theirs_at = torch.autograd.grad(loss, list(model.parameters()))
     config = AlgorithmConfig.model_validate({"loss": CLIPPED, **ours})
-    value, ours_at = our_gradient(
-        config, made, model, behavior=behavior, proximal=proximal, ref=ref
-    )
+    value, ours_at = our_gradient(config, made, model, behavior=behavior, proximal=proximal, ref=ref)
     assert float(loss.detach()) == pytest.approx(value, abs=1e-6)
     assert max(float(g.abs().max()) for g in ours_at) > 1e-2
     for a, b in zip(ours_at, theirs_at, strict=True):

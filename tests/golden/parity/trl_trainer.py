@@ -77,9 +77,7 @@ def build_trainer(
         ),
         reward_funcs=[_reward(column, index) for index, column in enumerate(columns)],
         train_dataset=Dataset.from_dict({"prompt": ["a", "b"]}),
-        processing_class=PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
-        ),
+        processing_class=PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"),
     )
     trainer.use_vllm = use_vllm
     trainer.beta = beta
@@ -107,9 +105,7 @@ def generated(
     sampler_logprobs: list[list[float]] | None,
 ) -> dict[str, Tensor]:
     """`_generate_and_score_completions` on completions that were not generated; nan = the sampler gave no log-prob."""
-    listed = sampler_logprobs and [
-        [None if math.isnan(x) else x for x in row] for row in sampler_logprobs
-    ]
+    listed = sampler_logprobs and [[None if math.isnan(x) else x for x in row] for row in sampler_logprobs]
     texts = ["" for _ in completion_ids]
     trainer._generate = lambda prompts: (
         prompt_ids, completion_ids, None, texts, listed, {}, None, None,
@@ -165,9 +161,7 @@ class MadeUpPass:
 
     def slopes(self) -> list[float]:
         """The gradient row by row, log-probs before entropies, loss tokens only."""
-        tables = [
-            torch.zeros_like(x) if x.grad is None else x.grad for x in (self.logprobs, self.entropy)
-        ]
+        tables = [torch.zeros_like(x) if x.grad is None else x.grad for x in (self.logprobs, self.entropy)]
         return [
             value
             for index, row in enumerate(self.rows)

@@ -320,9 +320,7 @@ ADVANTAGES = [
         peer=PEER,
         algorithm="overlong",
         settings="soft overlong, cache 4",
-        reference=partial(
-            trl.soft_overlong, max_completion_len=MAX_COMPLETION_TOKENS, soft_punish_cache=4
-        ),
+        reference=partial(trl.soft_overlong, max_completion_len=MAX_COMPLETION_TOKENS, soft_punish_cache=4),
         buffer_tokens=4,
         penalty=1.0,
     ),

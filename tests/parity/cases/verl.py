@@ -205,9 +205,7 @@ REWARDS = [
         peer=PEER,
         algorithm="overlong",
         settings="overlong_buffer 4, penalty_factor 0.5",
-        reference=partial(
-            verl.overlong, max_resp_len=MAX_COMPLETION_TOKENS, buffer_len=4, penalty_factor=0.5
-        ),
+        reference=partial(verl.overlong, max_resp_len=MAX_COMPLETION_TOKENS, buffer_len=4, penalty_factor=0.5),
         buffer_tokens=4,
         penalty=0.5,
     ),

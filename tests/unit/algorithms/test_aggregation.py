@@ -66,8 +66,7 @@ def test_micro_batches_that_split_a_group_add_up_to_the_whole(name: str):
     whole = mean_of(name, batch(), LOSS, batch())
     rows = [batch().rows(torch.tensor([i])) for i in (2, 0, 1)]
     parts = [
-        mean_of(name, row, LOSS[[i], : row.token_ids.shape[1]], batch())
-        for row, i in zip(rows, (2, 0, 1), strict=True)
+        mean_of(name, row, LOSS[[i], : row.token_ids.shape[1]], batch()) for row, i in zip(rows, (2, 0, 1), strict=True)
     ]
     assert sum(parts) == pytest.approx(whole, abs=1e-12)
 

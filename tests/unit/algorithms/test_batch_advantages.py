@@ -41,12 +41,8 @@ ONE, TWO = group([1.0, 0.0, 0.0], tokens=[2, 1, 1]), group([1.0, 1.0, 1.0], toke
         (False, True, 0.8, (8 * 0.04 + 2 * 0.64) / 9),
     ],
 )
-def test_worked_example_of_two_groups_of_three(
-    has_baseline: bool, by_token: bool, mean: float, variance: float
-):
-    got = batch_norm_advantages(
-        [ONE, TWO], has_group_baseline=has_baseline, is_token_weighted=by_token, eps=1e-8
-    )
+def test_worked_example_of_two_groups_of_three(has_baseline: bool, by_token: bool, mean: float, variance: float):
+    got = batch_norm_advantages([ONE, TWO], has_group_baseline=has_baseline, is_token_weighted=by_token, eps=1e-8)
     x = [[2 / 3, -1 / 3, -1 / 3], [0, 0, 0]] if has_baseline else [[1, 0, 0], [1, 1, 1]]
     for row, wanted in zip(got, x, strict=True):
         by_hand = [(value - mean) / math.sqrt(variance + 1e-8) for value in wanted]
@@ -54,9 +50,7 @@ def test_worked_example_of_two_groups_of_three(
 
 
 def test_token_weighting_is_a_masked_whitening_over_tokens():
-    got = batch_norm_advantages(
-        [ONE, TWO], has_group_baseline=False, is_token_weighted=True, eps=1e-8
-    )
+    got = batch_norm_advantages([ONE, TWO], has_group_baseline=False, is_token_weighted=True, eps=1e-8)
     tokens = torch.tensor([1, 1, 0, 0, 1, 1, 1, 1, 1, 1], dtype=torch.float64)
     whitened = (tokens - tokens.mean()) * torch.rsqrt(tokens.var(correction=1) + 1e-8)
     assert got[0][0] == pytest.approx(whitened[0].item(), abs=1e-12)
@@ -103,9 +97,7 @@ def test_batch_norm_advantages_sum_to_zero_as_counted(
     drawn: list[list[tuple[float | None, int]]], has_baseline: bool, by_token: bool
 ):
     groups = [group([r for r, _ in rows], tokens=[n for _, n in rows]) for rows in drawn]
-    got = batch_norm_advantages(
-        groups, has_group_baseline=has_baseline, is_token_weighted=by_token, eps=1e-8
-    )
+    got = batch_norm_advantages(groups, has_group_baseline=has_baseline, is_token_weighted=by_token, eps=1e-8)
     terms = [
         advantage * (tokens if by_token else 1)
         for row, of_group in zip(got, groups, strict=True)
@@ -140,9 +132,7 @@ def test_gdpo_does_not_care_for_the_spread_of_a_check():
     def of(scale: float) -> list[float | None]:
         parts = [{"a": scale * a, "b": b} for a, b in [(1.0, 0.0), (0.5, 1.0), (0.0, 0.0)]]
         rewards = [part["a"] + part["b"] for part in parts]
-        return gdpo_advantages(
-            [group(rewards, parts=parts, weights={"a": 1.0, "b": 1.0})], eps=1e-9
-        )[0]
+        return gdpo_advantages([group(rewards, parts=parts, weights={"a": 1.0, "b": 1.0})], eps=1e-9)[0]
 
     assert of(0.01) == pytest.approx(of(1.0), abs=1e-6)
 

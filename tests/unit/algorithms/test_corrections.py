@@ -162,9 +162,7 @@ def test_equal_policies_are_never_weighted_nor_masked(
 
 
 @given(_corrections(), st.lists(st.floats(-3, 3), min_size=6, max_size=6))
-def test_weights_stay_within_their_bounds_and_masks_are_zero(
-    correction: Correction, differences: list[float]
-):
+def test_weights_stay_within_their_bounds_and_masks_are_zero(correction: Correction, differences: list[float]):
     own = BEHAVIOR + torch.tensor(differences, dtype=torch.float64).reshape(2, 3)
     out = apply(correction, own_logprobs=own)
     kept: Tensor = out.weights[~out.masked]
@@ -204,6 +202,4 @@ def test_the_ladder_from_no_correction():
 
 def test_a_wide_truncation_becomes_the_band_of_the_same_width():
     rung = stricter(Correction(level=Level.SEQUENCE, weight_max=5.0))
-    assert rung == Correction(
-        level=Level.SEQUENCE, bound=Bound.MASK, weight_min=0.2, weight_max=5.0
-    )
+    assert rung == Correction(level=Level.SEQUENCE, bound=Bound.MASK, weight_min=0.2, weight_max=5.0)

@@ -38,12 +38,8 @@ def test_gradient_of_k2_is_the_log_ratio_and_of_k1_is_one():
         (KlEstimator.K3, [math.exp(-0.5) + 0.5 - 1 + math.exp(1) - 2, math.exp(0.5) - 1.5]),
     ],
 )
-def test_the_penalty_of_a_row_is_the_sum_over_its_loss_tokens(
-    estimator: KlEstimator, expected: list[float]
-):
-    got = kl_penalties(
-        BEHAVIOR, ref_logprobs=REF, loss_mask=MASK, coef=0.1, estimator=build_kl(estimator)
-    )
+def test_the_penalty_of_a_row_is_the_sum_over_its_loss_tokens(estimator: KlEstimator, expected: list[float]):
+    got = kl_penalties(BEHAVIOR, ref_logprobs=REF, loss_mask=MASK, coef=0.1, estimator=build_kl(estimator))
     assert got.tolist() == pytest.approx([0.1 * x for x in expected], abs=1e-12)
 
 

@@ -21,12 +21,8 @@ def test_a_buffer_of_zero_switches_it_off():
 
 
 @given(st.integers(0, 200), st.integers(1, 99), st.floats(0, 3))
-def test_it_never_falls_with_length_and_stays_within_its_bound(
-    num_tokens: int, buffer_tokens: int, penalty: float
-):
+def test_it_never_falls_with_length_and_stays_within_its_bound(num_tokens: int, buffer_tokens: int, penalty: float):
     def price(n: int) -> float:
-        return overlong_penalty(
-            n, max_completion_tokens=100, buffer_tokens=buffer_tokens, penalty=penalty
-        )
+        return overlong_penalty(n, max_completion_tokens=100, buffer_tokens=buffer_tokens, penalty=penalty)
 
     assert 0.0 <= price(num_tokens) <= price(num_tokens + 1) <= penalty

@@ -116,9 +116,7 @@ def test_without_proximal_logprobs_the_proximal_policy_is_this_forward_pass():
     assert float(out.loss_sum) == pytest.approx(-3 + 2, abs=1e-6)
     assert out.metrics["policy/clip_rate"] == (0.0, 5.0)
     expected = -make_batch().advantages
-    torch.testing.assert_close(
-        gradient(loss_of(uses_proximal=True), LOGPROBS, make_batch()), expected
-    )
+    torch.testing.assert_close(gradient(loss_of(uses_proximal=True), LOGPROBS, make_batch()), expected)
 
 
 def test_a_ratio_over_behavior_ignores_proximal_logprobs_in_its_loss():
@@ -133,15 +131,11 @@ def test_decoupled_ppo_is_the_clipped_ratio_times_the_truncated_weight():
     out = run(loss, proximal_logprobs=proximal)
     assert float(out.loss_sum) == pytest.approx(-1 - 2 * 0.6 - 0.5 * 0.8 + 1 + 0.8, abs=1e-6)
     assert out.metrics["mismatch/truncated_weight_rate"] == (1.0, 5.0)
-    assert out.metrics["mismatch/weight_mean"] == pytest.approx(
-        (1 + 2 + 0.5 + 1 + 1, 5.0), abs=1e-6
-    )
+    assert out.metrics["mismatch/weight_mean"] == pytest.approx((1 + 2 + 0.5 + 1 + 1, 5.0), abs=1e-6)
 
 
 def test_a_masked_token_leaves_the_numerator_and_no_denominator():
-    correction = CorrectionConfig(
-        weight=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_min=0.5, weight_max=1.5
-    )
+    correction = CorrectionConfig(weight=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_min=0.5, weight_max=1.5)
     loss = loss_of(uses_proximal=True, correction=correction, aggregation=Aggregation.SEQUENCE_MEAN)
     out = run(loss)  # ratio 1; of weights 1, 1.8, 0.4, 1, 0.4 the two ones stay
     assert float(out.loss_sum) == pytest.approx(-1 / 3 + 1 / 2, abs=1e-6)
@@ -175,9 +169,7 @@ def test_a_missing_behavior_logprob_counts_as_the_learners_own(missing: float, u
     behavior = make_batch().behavior_logprobs.clone()
     behavior[0, 2] = missing
     correction = CorrectionConfig(weight=WeightLevel.TOKEN, weight_max=9.0)
-    out = run(
-        loss_of(uses_proximal=uses_proximal, correction=correction), behavior_logprobs=behavior
-    )
+    out = run(loss_of(uses_proximal=uses_proximal, correction=correction), behavior_logprobs=behavior)
     # proximal: ratio 1, weights 1, 1, 0.4 and 1, 0.4; behavior: ratios 1, 1, 0.4 and 1, 0.4 (cut at 0.8)
     expected = (-1 - 1 - 0.4 + 1 + 0.4) if uses_proximal else (-1 - 1 - 0.4 + 1 + 0.8)
     assert float(out.loss_sum) == pytest.approx(expected, abs=1e-6)
@@ -193,9 +185,7 @@ def test_mismatch_metrics_compare_engine_and_learner_whatever_the_base():
         assert metrics["mismatch/kl_k3"] == pytest.approx((kl, 5.0), abs=1e-6)
         mean_abs = sum(abs(math.log(w)) for w in weights)
         assert metrics["mismatch/mean_abs_logprob_diff"] == pytest.approx((mean_abs, 5.0), abs=1e-6)
-        assert metrics["mismatch/max_abs_logprob_diff"] == pytest.approx(
-            (math.log(2.5), 0.0), abs=1e-6
-        )
+        assert metrics["mismatch/max_abs_logprob_diff"] == pytest.approx((math.log(2.5), 0.0), abs=1e-6)
         assert metrics["mismatch/weight_sum"] == pytest.approx((sum(weights), 1.0), abs=1e-6)
         squares = sum(w * w for w in weights)
         assert metrics["mismatch/weight_square_sum"] == pytest.approx((squares, 1.0), abs=1e-6)
@@ -253,9 +243,7 @@ def test_entropy_is_rewarded_with_its_coefficient_and_its_gradient():
 
 @pytest.mark.parametrize("config", LOSSES, ids=lambda c: c.kind)
 @pytest.mark.parametrize("uses_proximal", [True, False])
-def test_gradient_is_exactly_zero_outside_the_mask_whatever_stands_there(
-    config: LossConfig, uses_proximal: bool
-):
+def test_gradient_is_exactly_zero_outside_the_mask_whatever_stands_there(config: LossConfig, uses_proximal: bool):
     def poisoned(values: Tensor) -> Tensor:
         return torch.where(MASK, values, math.nan)
 
@@ -374,9 +362,7 @@ def test_gradcheck_in_float64(config: LossConfig, uses_proximal: bool):
     lp, batch = random_batch(11, dtype=torch.float64)
     entropy = torch.rand(4, 6, dtype=torch.float64).requires_grad_(True)
     lp = lp.requires_grad_(True)
-    assert torch.autograd.gradcheck(
-        lambda x, h: loss(x, entropy=h, batch=batch).loss_sum, (lp, entropy)
-    )
+    assert torch.autograd.gradcheck(lambda x, h: loss(x, entropy=h, batch=batch).loss_sum, (lp, entropy))
 
 
 def test_half_precision_logprobs_are_computed_in_float32():

@@ -92,14 +92,10 @@ def test_a_missing_verdict_role_or_weight_is_named() -> None:
     with pytest.raises(ValueError, match="'answer' has no role"):
         score({"answer": PASS}, FinishReason.STOP, weights=WEIGHTS, roles={}, **rest)
     with pytest.raises(ValueError, match="'answer' has no weight"):
-        score(
-            {"answer": PASS}, FinishReason.STOP, weights={}, roles={"answer": Role.REWARD}, **rest
-        )
+        score({"answer": PASS}, FinishReason.STOP, weights={}, roles={"answer": Role.REWARD}, **rest)
 
 
-VERDICTS = st.builds(
-    make_verdict, st.sampled_from([Status.PASS, Status.FAIL, Status.UNPARSED]), st.floats(0.0, 1.0)
-)
+VERDICTS = st.builds(make_verdict, st.sampled_from([Status.PASS, Status.FAIL, Status.UNPARSED]), st.floats(0.0, 1.0))
 
 
 @given(

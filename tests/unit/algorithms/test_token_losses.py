@@ -53,18 +53,14 @@ def on_policy() -> TokenInputs:
     )
 
 
-def gradient(
-    loss: Callable[[TokenInputs], TokenLoss], inputs: TokenInputs, *, weights: Tensor | float = 1.0
-) -> Tensor:
+def gradient(loss: Callable[[TokenInputs], TokenLoss], inputs: TokenInputs, *, weights: Tensor | float = 1.0) -> Tensor:
     lp = inputs.logprobs.clone().requires_grad_(True)
     total = (loss(replace(inputs, logprobs=lp)).loss * weights).sum()
     return torch.autograd.grad(total, lp)[0]
 
 
 def assert_loss(out: TokenLoss, expected: list[list[float]]) -> None:
-    torch.testing.assert_close(
-        out.loss, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-12
-    )
+    torch.testing.assert_close(out.loss, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-12)
 
 
 def assert_cuts(out: TokenLoss, *, low: list[tuple[int, int]], high: list[tuple[int, int]]) -> None:
@@ -102,9 +98,7 @@ def test_every_token_of_a_row_shares_the_gradient_of_gspos_ratio():
     weights = torch.full((2, 3), 1 / 3, dtype=torch.float64)  # sequence_mean
     s = (1.8 * 0.4) ** (1 / 3)
     unclipped = partial(gspo, clip_low=0.9, clip_high=9.0)
-    expected = torch.tensor(
-        [[-s / 3] * 3, [s / 3] * 3], dtype=torch.float64
-    )  # d(-s A) / d lp = -s A / 3
+    expected = torch.tensor([[-s / 3] * 3, [s / 3] * 3], dtype=torch.float64)  # d(-s A) / d lp = -s A / 3
     torch.testing.assert_close(gradient(unclipped, worked_example(), weights=weights), expected)
 
 
@@ -184,9 +178,7 @@ def test_at_ratio_one_the_values_differ_as_documented(name: str):
     torch.testing.assert_close(ALL[name](inputs).loss, expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "name", ["clipped", "dual_clip", "gspo", "sapo", "dppo", "policy_gradient"]
-)
+@pytest.mark.parametrize("name", ["clipped", "dual_clip", "gspo", "sapo", "dppo", "policy_gradient"])
 def test_gradcheck_in_float64(name: str):
     inputs = worked_example()
     lp = inputs.logprobs.clone().requires_grad_(True)
@@ -198,9 +190,7 @@ def test_gradcheck_in_float64(name: str):
     ratios=st.lists(st.floats(0.05, 1.9), min_size=6, max_size=6),
     signs=st.lists(st.sampled_from([-1.0, 1.0]), min_size=6, max_size=6),
 )
-def test_a_token_is_cut_exactly_where_it_has_no_surrogate_gradient(
-    name: str, ratios: list[float], signs: list[float]
-):
+def test_a_token_is_cut_exactly_where_it_has_no_surrogate_gradient(name: str, ratios: list[float], signs: list[float]):
     loss = DPPO if name == "dppo" else ALL[name]
     if name == "dppo":
         loss = partial(dppo, max_decrease=0.2, max_increase=0.2, log_ratio_coef=0.0)

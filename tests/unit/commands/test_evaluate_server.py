@@ -45,9 +45,7 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     """A folder with a policy; its weights are spoilt, because none may be read."""
-    tiny = TinyModel(
-        layers=1, hidden_size=16, heads=2, characters="0123456789+=", max_positions=256
-    )
+    tiny = TinyModel(layers=1, hidden_size=16, heads=2, characters="0123456789+=", max_positions=256)
     folder = tmp_path / "model"
     export_policy(build_tiny(tiny, seed=0), folder)
     for file in folder.glob("*.safetensors"):
@@ -95,19 +93,19 @@ def test_several_samples_a_prompt_are_drawn_at_the_recipes_temperature(recipe: P
     assert len({body["seed"] for body in server.requests}) == 16
 
 
-def test_a_key_comes_from_the_variable_that_is_named(
-    recipe: Path, model: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_key_comes_from_the_variable_that_is_named(recipe: Path, model: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SUMS_KEY", "abc-123\n")
     with loopback(key="abc-123") as server:
         arguments = {
-            "recipe": str(recipe), "prompts": None, "overrides": [], "samples_per_prompt": 1, "output": None,
-        }  # fmt: skip
+            "recipe": str(recipe),
+            "prompts": None,
+            "overrides": [],
+            "samples_per_prompt": 1,
+            "output": None,
+        }
         evaluate_model(model, **arguments, server=ServerChoice(url=server.url, key_env="SUMS_KEY"))
         with pytest.raises(ConfigError, match="'UNSET_KEY' is empty or not set"):
-            evaluate_model(
-                model, **arguments, server=ServerChoice(url=server.url, key_env="UNSET_KEY")
-            )
+            evaluate_model(model, **arguments, server=ServerChoice(url=server.url, key_env="UNSET_KEY"))
 
 
 def test_options_of_a_server_without_one_are_refused():

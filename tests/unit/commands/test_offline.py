@@ -18,9 +18,7 @@ def judge(
     tmp_path: Path, lines: list[Any], verifier: str = "text_match", **settings: Any
 ) -> tuple[OfflineReport, list[dict[str, Any]]]:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    encoded = [
-        line if isinstance(line, bytes) else json.dumps(line).encode("ascii") for line in lines
-    ]
+    encoded = [line if isinstance(line, bytes) else json.dumps(line).encode("ascii") for line in lines]
     source.write_bytes(b"\n".join(encoded) + b"\n")
     report = verify_file(verifier, source, target, settings, workers=1, deadline_s=1.0)
     assert [path.name for path in tmp_path.glob("*.part")] == []
@@ -69,9 +67,7 @@ def test_malformed_rows_are_errors_with_their_line_and_no_row_is_lost(tmp_path: 
 
 
 def test_a_reference_that_cannot_be_used_is_an_error_of_its_row(tmp_path: Path) -> None:
-    report, rows = judge(
-        tmp_path, [row(1, "\\boxed{4}", ""), row(2, "\\boxed{4}", "4")], verifier="math"
-    )
+    report, rows = judge(tmp_path, [row(1, "\\boxed{4}", ""), row(2, "\\boxed{4}", "4")], verifier="math")
     assert [out["status"] for out in rows] == ["ERROR", "PASS"]
     assert "is empty" in rows[0]["reason"]
     assert (report.num_malformed, report.had_errors) == (0, True)

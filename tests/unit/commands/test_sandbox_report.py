@@ -17,9 +17,7 @@ BACKENDS = (NamespacesSandbox, LandlockSandbox)
 def nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both local backends say that this machine lacks what they need."""
     for backend in BACKENDS:
-        probe = Probe(
-            name=f"{backend.name} wall", is_ok=False, detail="absent", fix=f"build {backend.name}"
-        )
+        probe = Probe(name=f"{backend.name} wall", is_ok=False, detail="absent", fix=f"build {backend.name}")
         monkeypatch.setattr(backend, "probes", classmethod(lambda cls, probe=probe: (probe,)))
 
 

@@ -56,8 +56,10 @@ def test_the_pair_may_stand_in_a_file_with_one_row(tmp_path: Path) -> None:
     row = {"id": 1, "completion": "\\boxed{4", "reference": ["4", "5"], "prompt": "2 + 2?"}
     (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
     assert given_pair(None, None, "", tmp_path / "one.jsonl") == (
-        "\\boxed{4", ["4", "5"], "2 + 2?",
-    )  # fmt: skip
+        "\\boxed{4",
+        ["4", "5"],
+        "2 + 2?",
+    )
     code, output = rlvr(tmp_path, "verify", "math", "--explain", "--input", "one.jsonl")
     assert code == 0, output
     assert "UNPARSED" in output
@@ -73,9 +75,7 @@ def test_a_pair_whose_reference_cannot_be_used_is_a_data_error() -> None:
 
 
 def test_any_verifier_can_be_explained(tmp_path: Path) -> None:
-    verdict, rows = explain(
-        "text_match", completion="B", reference="A", settings={"mode": "choice"}, deadline_s=5.0
-    )
+    verdict, rows = explain("text_match", completion="B", reference="A", settings={"mode": "choice"}, deadline_s=5.0)
     assert not verdict.passed
     assert dict(rows)["status"] == "FAIL"
     assert dict(rows)["extracted"] == "B"
@@ -88,9 +88,13 @@ def test_a_verifier_that_reads_the_question_is_given_it() -> None:
 
     with loopback(answer_to=asks) as server:
         verdict, _ = explain(
-            "llm_judge", completion="the sea", reference="the sea", settings={"url": server.url},
-            deadline_s=5.0, question=[{"role": "user", "content": "Where to?"}],
-        )  # fmt: skip
+            "llm_judge",
+            completion="the sea",
+            reference="the sea",
+            settings={"url": server.url},
+            deadline_s=5.0,
+            question=[{"role": "user", "content": "Where to?"}],
+        )
     assert verdict.passed
 
 

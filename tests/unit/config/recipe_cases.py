@@ -21,9 +21,7 @@ def leaf_paths(model: type[BaseModel]) -> tuple[str, ...]:
     sections = {path[:i] for path in paths for i, letter in enumerate(path) if letter == "."}
     either = {path for path in sections if words_in(annotation_at(model, tuple(path.split("."))))}
     named = {f"{path}.kind" for path in either}
-    return tuple(
-        path for path in paths if (path not in sections or path in either) and path not in named
-    )
+    return tuple(path for path in paths if (path not in sections or path in either) and path not in named)
 
 
 def without_defaults(resolved: str) -> str:

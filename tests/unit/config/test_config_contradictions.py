@@ -161,9 +161,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
         ),
     ],
 )
-def test_a_contradiction_is_refused_with_the_key_to_change(
-    fault: Fault, overrides: list[str], message: str
-) -> None:
+def test_a_contradiction_is_refused_with_the_key_to_change(fault: Fault, overrides: list[str], message: str) -> None:
     (line,) = fault(*overrides)
     assert line.startswith(("command line: ", "x.yaml:"))
     assert line.endswith(message)
@@ -198,9 +196,7 @@ def test_a_contradiction_is_refused_with_the_key_to_change(
         ["algorithm.governor.mode=act"],
     ],
 )  # fmt: skip
-def test_what_only_looks_like_a_contradiction_is_accepted(
-    fault: Fault, overrides: list[str]
-) -> None:
+def test_what_only_looks_like_a_contradiction_is_accepted(fault: Fault, overrides: list[str]) -> None:
     assert fault(*overrides) == []
 
 
@@ -218,9 +214,7 @@ def test_one_finite_source_is_enough_for_difficulty(fault: Fault) -> None:
         ("{geometric_min: 0.9}", "geometric_min needs geometric_max, which is 0 (off)"),
     ],
 )  # fmt: skip
-def test_bounds_of_a_correction_hold_the_weight_of_equal_policies(
-    fault: Fault, correction: str, message: str
-) -> None:
+def test_bounds_of_a_correction_hold_the_weight_of_equal_policies(fault: Fault, correction: str, message: str) -> None:
     (line,) = fault(f"algorithm.correction={correction}")
     assert line.endswith(message)
     assert "algorithm.correction" in line

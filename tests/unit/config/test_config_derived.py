@@ -9,9 +9,7 @@ SOURCE = {"source": "generator:sums", "verifier": "text_match"}
 
 
 def rows(**sections: object) -> dict[str, tuple[str, str]]:
-    recipe = Recipe.model_validate(
-        {"name": "x", "model": {"tiny": {}}, "data": {"train": [SOURCE]}, **sections}
-    )
+    recipe = Recipe.model_validate({"name": "x", "model": {"tiny": {}}, "data": {"train": [SOURCE]}, **sections})
     return {quantity: (value, how) for quantity, value, how in derived_table(recipe)}
 
 

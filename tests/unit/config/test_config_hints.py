@@ -102,9 +102,7 @@ def test_a_refused_key_at_its_neutral_value_is_only_superfluous(written: str) ->
     name, _, value = written.partition(": ")
     (line,) = fault(BASE + f"rollout:\n  {written}\n")
     shown = {"null": "None", "true": "True"}.get(value, value)
-    assert line == (
-        f"x.yaml:5: rollout.{name}: unknown key; {name}={shown} is what rlvr always does; remove it"
-    )
+    assert line == (f"x.yaml:5: rollout.{name}: unknown key; {name}={shown} is what rlvr always does; remove it")
 
 
 def test_truncated_sampling_is_refused_with_the_reason() -> None:
@@ -143,9 +141,7 @@ def test_a_bound_that_a_peer_counts_from_1_says_so() -> None:
 
 
 def test_a_whole_section_of_a_peer_is_answered_key_by_key() -> None:
-    text = BASE + (
-        "actor_rollout_ref:\n  rollout:\n    n: 8\n  actor:\n    clip_ratio_high: 0.28\n    junk: 1\n"
-    )
+    text = BASE + ("actor_rollout_ref:\n  rollout:\n    n: 8\n  actor:\n    clip_ratio_high: 0.28\n    junk: 1\n")
     assert fault(text) == [
         "x.yaml:6: actor_rollout_ref.rollout.n: unknown key; did you mean rollout.group_size? "
         "rollout.n is its name in verl",

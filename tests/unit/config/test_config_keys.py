@@ -156,9 +156,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_key_of_these_sections_is_listed_here() -> None:
     keys = {path for path in leaf_paths(Recipe) if path.startswith(SECTIONS)}
     # settings of plugins and of vLLM are theirs, and without its name a plugin is none
-    free = {path for path in keys if path.endswith((".settings", ".name"))} | {
-        "rollout.engine_args"
-    }
+    free = {path for path in keys if path.endswith((".settings", ".name"))} | {"rollout.engine_args"}
     assert keys - free == set(KEYS)
 
 

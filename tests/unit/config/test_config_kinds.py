@@ -17,9 +17,7 @@ data: {train: [{source: generator:sums, verifier: text_match}]}
 algorithm:
 """
 Load = Callable[..., LoadedRecipe]
-LOSSES = (
-    "'clipped', 'gspo', 'cispo', 'sapo', 'dppo' or 'policy_gradient', or package.module:function"
-)
+LOSSES = "'clipped', 'gspo', 'cispo', 'sapo', 'dppo' or 'policy_gradient', or package.module:function"
 
 
 @pytest.fixture
@@ -70,9 +68,7 @@ def test_a_mapping_without_kind_is_of_the_default_kind(load: Load) -> None:
     assert loaded.provenance["algorithm.loss.kind"] == "default"
 
 
-def test_the_resolved_recipe_holds_the_keys_of_its_kind_and_loads_to_an_equal_one(
-    load: Load, tmp_path: Path
-) -> None:
+def test_the_resolved_recipe_holds_the_keys_of_its_kind_and_loads_to_an_equal_one(load: Load, tmp_path: Path) -> None:
     loaded = load("  advantage: pass_at_k\n  loss: dppo\n")
     lines = loaded.to_yaml().splitlines()
     assert "    kind: pass_at_k  # x.yaml:5" in lines
@@ -84,9 +80,7 @@ def test_the_resolved_recipe_holds_the_keys_of_its_kind_and_loads_to_an_equal_on
 
 
 @pytest.mark.parametrize("override", ["algorithm.loss=gspo", "algorithm.loss.kind=gspo"])
-def test_another_kind_on_the_command_line_drops_what_the_file_wrote_for_its_own(
-    load: Load, override: str
-) -> None:
+def test_another_kind_on_the_command_line_drops_what_the_file_wrote_for_its_own(load: Load, override: str) -> None:
     loaded = load("  loss:\n    clip_low: 0.1\n    clip_high: 0.3\n", override)
     assert loss_of(loaded) == {"kind": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}
     assert loaded.provenance["algorithm.loss.kind"] == "command line"
@@ -101,9 +95,7 @@ def test_another_kind_on_the_command_line_drops_what_the_file_wrote_for_its_own(
         ("algorithm.loss={kind: gspo, clip_low: 1e-3}",),
     ],
 )
-def test_the_order_of_kind_and_keys_on_the_command_line_does_not_matter(
-    load: Load, overrides: tuple[str, ...]
-) -> None:
+def test_the_order_of_kind_and_keys_on_the_command_line_does_not_matter(load: Load, overrides: tuple[str, ...]) -> None:
     loaded = load("  loss: {clip_high: 0.3}\n", *overrides, "algorithm.loss.clip_high=2e-3")
     assert loss_of(loaded) == {"kind": "gspo", "clip_low": 1e-3, "clip_high": 2e-3}
 
@@ -119,9 +111,7 @@ def test_a_key_can_be_set_over_a_short_form(load: Load) -> None:
 
 
 def test_an_extending_recipe_changes_a_key_or_the_kind(load: Load) -> None:
-    Path("base.yaml").write_text(
-        BASE + "  loss: {kind: gspo, clip_low: 1e-3, clip_high: 1e-2}\n", encoding="utf-8"
-    )
+    Path("base.yaml").write_text(BASE + "  loss: {kind: gspo, clip_low: 1e-3, clip_high: 1e-2}\n", encoding="utf-8")
     Path("y.yaml").write_text("extends: base.yaml\nalgorithm: {loss: {clip_high: 2e-3}}\n")
     same = load_recipe("y.yaml")
     assert loss_of(same) == {"kind": "gspo", "clip_low": 1e-3, "clip_high": 2e-3}
@@ -227,9 +217,7 @@ def test_an_extending_recipe_changes_a_key_or_the_kind(load: Load) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_problem_inside_a_union_names_the_key_as_it_is_written(
-    load: Load, text: str, messages: list[str]
-) -> None:
+def test_a_problem_inside_a_union_names_the_key_as_it_is_written(load: Load, text: str, messages: list[str]) -> None:
     assert fault(load, text) == messages
 
 

@@ -118,8 +118,7 @@ def test_all_problems_come_at_once_with_file_and_line() -> None:
         "x.yaml:12: rollout.stop_strings: must be a list (got 'x')",
         "x.yaml:13: rollout.engine: must be one of 'transformers', 'vllm' or 'toy', "
         "or package.module:Class; did you mean 'transformers'? (got 'transformer')",
-        "x.yaml:15: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= "
-        "clip_low",
+        "x.yaml:15: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= clip_low",
         "x.yaml:17: learner.group_size: unknown key; did you mean rollout.group_size?",
         "x.yaml:19: learner.lr is given twice (first at line 18)",
         "x.yaml:20: learner.share_prompt_prefix: must be true or false (got 'maybe')",
@@ -143,8 +142,7 @@ def test_a_boolean_is_not_a_number() -> None:
 
 def test_a_key_that_nothing_resembles_gets_the_keys_of_its_section() -> None:
     assert fault(BASE + "cluster:\n  zzzz: 1\n") == [
-        "x.yaml:8: cluster.zzzz: unknown key; cluster has the keys "
-        + ", ".join(ClusterConfig.model_fields)
+        "x.yaml:8: cluster.zzzz: unknown key; cluster has the keys " + ", ".join(ClusterConfig.model_fields)
     ]
 
 
@@ -171,8 +169,7 @@ def test_each_cross_check_of_the_recipe_has_its_own_line() -> None:
     [
         (
             "name: x\nmodel: {tiny: {}\n",
-            "x.yaml:line 3: not valid YAML: while parsing a flow mapping expected ',' or '}', but "
-            "got '<stream end>'",
+            "x.yaml:line 3: not valid YAML: while parsing a flow mapping expected ',' or '}', but got '<stream end>'",
         ),
         (
             "name: x\nrun:\n\tsteps: 3\n",
@@ -192,13 +189,9 @@ def test_a_syntax_error_says_its_line(text: str, message: str) -> None:
 
 
 def test_tags_merge_keys_and_endless_aliases_are_problems() -> None:
-    text = (
-        BASE
-        + "description: !!python/name:os.system x\nrun: {<<: {}}\nrollout: &a {stop_strings: [*a]}\n"
-    )
+    text = BASE + "description: !!python/name:os.system x\nrun: {<<: {}}\nrollout: &a {stop_strings: [*a]}\n"
     assert fault(text) == [
-        "x.yaml:7: description: the tag 'tag:yaml.org,2002:python/name:os.system' is not "
-        "supported in a recipe",
+        "x.yaml:7: description: the tag 'tag:yaml.org,2002:python/name:os.system' is not supported in a recipe",
         "x.yaml:8: run.<<: merge keys are not supported; use `extends`",
         "x.yaml:9: rollout.stop_strings.0: an alias refers to a value that contains it",
     ]
@@ -252,18 +245,14 @@ def test_longer_chains_cycles_and_missing_bases_are_errors() -> None:
     write("extends: base.yaml\n", "middle.yaml")
     write(BASE, "base.yaml")
     assert fault("name: x\nextends: middle.yaml\n") == [
-        "x.yaml:2: extends: only one level is allowed, and middle.yaml itself extends 'base.yaml' "
-        "(line 1)"
+        "x.yaml:2: extends: only one level is allowed, and middle.yaml itself extends 'base.yaml' (line 1)"
     ]
     assert fault("extends: x.yaml\n") == ["x.yaml:1: extends: the recipe extends itself"]
     write("extends: x.yaml\n", "base.yaml")
     assert fault("extends: base.yaml\n") == [
-        "x.yaml:1: extends: only one level is allowed, and base.yaml itself extends 'x.yaml' "
-        "(line 1)"
+        "x.yaml:1: extends: only one level is allowed, and base.yaml itself extends 'x.yaml' (line 1)"
     ]
-    assert fault("extends: [a]\n") == [
-        "x.yaml:1: extends: must be the file or name of one recipe (got ['a'])"
-    ]
+    assert fault("extends: [a]\n") == ["x.yaml:1: extends: must be the file or name of one recipe (got ['a'])"]
     assert fault("extends: tinny\n")[0].startswith("x.yaml:1: extends: no recipe 'tinny': ")
 
 

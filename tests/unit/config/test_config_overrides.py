@@ -146,16 +146,14 @@ def test_a_wrong_override_is_quoted_and_explained(load: Load, override: str, mes
 
 def test_a_message_that_begins_with_the_override_does_not_repeat_it(load: Load) -> None:
     assert fault(load, "algorithm.loss.clip_high=0.1") == [
-        "command line: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= "
-        "clip_low"
+        "command line: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= clip_low"
     ]
 
 
 def test_a_misspelt_required_key_is_reported_once(load: Load) -> None:
     lines = fault(load, "data.train.0.checks.a.verifer=x")
     assert lines == [
-        "command line: data.train.0.checks.a.verifer=x: unknown key; did you mean "
-        "data.train.0.checks.a.verifier?"
+        "command line: data.train.0.checks.a.verifer=x: unknown key; did you mean data.train.0.checks.a.verifier?"
     ]
 
 
@@ -177,9 +175,7 @@ def test_a_check_is_removed_by_null(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     source = load_recipe("x.yaml", ["data.train.0.checks.extra=null"]).recipe.data.train[0]
     assert list(source.checks) == ["right"]
-    with pytest.raises(
-        ConfigError, match=r"there is no nope to remove; .*\.checks has: right, ext"
-    ):
+    with pytest.raises(ConfigError, match=r"there is no nope to remove; .*\.checks has: right, ext"):
         load_recipe("x.yaml", ["data.train.0.checks.nope=null"])
     with pytest.raises(ConfigError, match="no check with role reward"):
         load_recipe("x.yaml", ["data.train.0.checks.right=null"])

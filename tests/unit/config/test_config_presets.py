@@ -69,17 +69,13 @@ def test_there_is_no_golden_file_without_a_preset() -> None:
 
 
 @EVERY
-def test_every_key_of_a_preset_is_a_key_of_the_recipe_and_carries_its_name(
-    load: Load, name: str
-) -> None:
+def test_every_key_of_a_preset_is_a_key_of_the_recipe_and_carries_its_name(load: Load, name: str) -> None:
     loaded = load(f"algorithm: {{preset: {name}}}\n")
     known = key_paths(Recipe)
     for path in PRESETS[name].keys:
         assert path in known
         assert loaded.provenance[path] == f"preset {name}"
-    assert set(PRESETS[name].keys) == {
-        path for path, origin in loaded.provenance.items() if origin == f"preset {name}"
-    }
+    assert set(PRESETS[name].keys) == {path for path, origin in loaded.provenance.items() if origin == f"preset {name}"}
     assert loaded.provenance["algorithm.preset"] == "x.yaml:4"
 
 
@@ -136,9 +132,7 @@ def test_the_readme_has_a_row_that_can_be_pasted_into_a_recipe(load: Load, name:
 
 
 def test_what_the_recipe_and_the_command_line_say_wins(load: Load) -> None:
-    loaded = load(
-        "algorithm:\n  preset: dapo\n  loss: {clip_high: 0.3}\n", "algorithm.kl_coef=0.01"
-    )
+    loaded = load("algorithm:\n  preset: dapo\n  loss: {clip_high: 0.3}\n", "algorithm.kl_coef=0.01")
     assert loss_of(loaded) == {
         "kind": "clipped",
         "clip_low": 0.2,
@@ -171,9 +165,7 @@ def test_a_preset_of_the_command_line_replaces_that_of_the_file(load: Load) -> N
         ("", ("algorithm.loss=clipped", "algorithm.preset=gspo")),
     ],
 )
-def test_another_kind_drops_what_the_preset_has_for_its_own(
-    load: Load, text: str, overrides: tuple[str, ...]
-) -> None:
+def test_another_kind_drops_what_the_preset_has_for_its_own(load: Load, text: str, overrides: tuple[str, ...]) -> None:
     loaded = load(text, *overrides)
     assert loss_of(loaded) == {
         "kind": "clipped",
@@ -214,8 +206,7 @@ def test_a_problem_with_a_preset_s_value_stands_where_the_preset_is_named(load: 
         "compares the rollouts of a group and needs at least 5; 8 is usual"
     ]
     assert fault(load, "algorithm:\n  preset: dapo\n  loss: {clip_low: 0.3}\n") == [
-        "x.yaml:6: algorithm.loss.clip_high=0.28 is below clip_low=0.3; DAPO needs clip_high >= "
-        "clip_low"
+        "x.yaml:6: algorithm.loss.clip_high=0.28 is below clip_low=0.3; DAPO needs clip_high >= clip_low"
     ]
     assert fault(load, "learner: {streaming: true}\n", "algorithm.preset=gdpo") == [
         "x.yaml:4: learner.streaming=true takes each group as it arrives, but the gdpo advantage "
@@ -233,8 +224,7 @@ def test_an_unknown_preset_gets_a_suggestion_beside_the_other_problems(load: Loa
         "x.yaml:6: algorithm.kl_coef: must be a number (got 'x')",
     ]
     assert fault(load, "", "algorithm.preset=dr_gpro") == [
-        f"command line: algorithm.preset=dr_gpro: must be one of {NAMES} or 'scalerl'; did you "
-        "mean 'dr_grpo'?"
+        f"command line: algorithm.preset=dr_gpro: must be one of {NAMES} or 'scalerl'; did you mean 'dr_grpo'?"
     ]
     with pytest.raises(ValueError, match=r"algorithm\.preset='dap' must be one of"):
         Recipe.model_validate({**PLAIN, "algorithm": {"preset": "dap"}})
@@ -244,9 +234,7 @@ def test_an_unknown_preset_gets_a_suggestion_beside_the_other_problems(load: Loa
     ("value", "message"), [("3", "must be text; put it in quotes (got 3)"), ("", "must be text (got nothing)")]
 )  # fmt: skip
 def test_a_preset_that_is_no_name_is_a_problem(load: Load, value: str, message: str) -> None:
-    assert fault(load, f"algorithm:\n  preset: {value}\n") == [
-        f"x.yaml:5: algorithm.preset: {message}"
-    ]
+    assert fault(load, f"algorithm:\n  preset: {value}\n") == [f"x.yaml:5: algorithm.preset: {message}"]
 
 
 def test_a_preset_over_a_resolved_recipe_is_refused_because_it_would_change_nothing(

@@ -20,10 +20,7 @@ ASYNC = "scalerl-qwen2.5-1.5b-gsm8k"
 def override_rows() -> dict[str, list[str]]:
     text = (recipe_folder() / "README.md").read_text(encoding="utf-8")
     section = text.partition("## From one machine to a cluster")[2].partition("\n## ")[0]
-    return {
-        where: keys.split()
-        for where, keys in re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", section, re.M)
-    }
+    return {where: keys.split() for where, keys in re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", section, re.M)}
 
 
 ROWS = override_rows()

@@ -19,15 +19,22 @@ def row(
     mask: Sequence[bool] | None = None,
 ) -> Row:
     completion = Completion(
-        completion_id="c", prompt_id="p", sample_index=0, prompt_token_ids=tuple(prompt), token_ids=tuple(tokens),
-        logprobs=tuple(logprobs or [-1.0] * len(tokens)), sampled_mask=tuple(mask or [True] * len(tokens)), text="",
-        finish_reason=FinishReason.STOP, policy_versions=tuple(range(len(tokens))),
-    )  # fmt: skip
+        completion_id="c",
+        prompt_id="p",
+        sample_index=0,
+        prompt_token_ids=tuple(prompt),
+        token_ids=tuple(tokens),
+        logprobs=tuple(logprobs or [-1.0] * len(tokens)),
+        sampled_mask=tuple(mask or [True] * len(tokens)),
+        text="",
+        finish_reason=FinishReason.STOP,
+        policy_versions=tuple(range(len(tokens))),
+    )
     return (group, completion, 0.0)
 
 
 def test_every_column_stands_with_its_token():
-    batch = collate_rows([row(0, logprobs=(-1, -2, -3)), row(1, prompt=(9,), tokens=(8,))], pad_token_id=0)  # fmt: skip
+    batch = collate_rows([row(0, logprobs=(-1, -2, -3)), row(1, prompt=(9,), tokens=(8,))], pad_token_id=0)
     assert batch.token_ids.tolist() == [[1, 2, 5, 6, 7], [9, 8, 0, 0, 0]]
     assert batch.behavior_logprobs.tolist() == [[0, 0, -1, -2, -3], [0, -1, 0, 0, 0]]
     assert batch.loss_mask.sum(1).tolist() == [3, 1]

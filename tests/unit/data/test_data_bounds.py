@@ -116,9 +116,7 @@ def _fifo(name: str) -> None:
         ("~no_such_user_here/a.jsonl", lambda _: None, "ome directory"),
     ],
 )
-def test_a_source_that_is_no_file_is_told_as_what_it_is(
-    name: str, make: Callable[[str], None], message: str
-) -> None:
+def test_a_source_that_is_no_file_is_told_as_what_it_is(name: str, make: Callable[[str], None], message: str) -> None:
     make(name)
     found = fault(name)
     assert message in found

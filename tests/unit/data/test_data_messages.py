@@ -12,7 +12,7 @@ MESSAGES = {
     "parts": [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}],
     "texts": [{"role": "user", "content": ["a ", "b"]}],
     "sharegpt": [{"from": "system", "value": "s"}, {"from": "human", "value": "a b"}],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", MESSAGES)
@@ -54,9 +54,7 @@ def test_messages_of_other_forms_are_read(tmp_path: Path, form: str) -> None:
         (["q"], "it holds a str"),
     ],
 )
-def test_messages_that_cannot_be_a_question_are_refused(
-    tmp_path: Path, turns: list[Any], said: str
-) -> None:
+def test_messages_that_cannot_be_a_question_are_refused(tmp_path: Path, turns: list[Any], said: str) -> None:
     path = write_lines(tmp_path / "d.jsonl", [{"prompt": turns, "reference": 1}])
     with pytest.raises(DataError, match=said):
         rows_of(path)

@@ -179,9 +179,7 @@ def test_an_empty_source_is_refused(tmp_path: Path, name: str, content: bytes) -
         ("x.jsonl", b"\xff\xfe"),
     ],
 )
-def test_a_file_that_is_not_what_it_says_names_itself(
-    tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_a_file_that_is_not_what_it_says_names_itself(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
         rows_of(tmp_path / name)
@@ -268,12 +266,8 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize(("ending", "comma"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ",")])
-def test_tables_are_read_with_quotes_and_empty_cells(
-    tmp_path: Path, ending: str, comma: str
-) -> None:
-    text = (
-        f'prompt{comma}reference{comma}hint\n"one{comma}\ntwo"{comma}4{comma}\nq{comma}5{comma}h\n'
-    )
+def test_tables_are_read_with_quotes_and_empty_cells(tmp_path: Path, ending: str, comma: str) -> None:
+    text = f'prompt{comma}reference{comma}hint\n"one{comma}\ntwo"{comma}4{comma}\nq{comma}5{comma}h\n'
     path = tmp_path / f"d{ending}"
     path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
     rows = rows_of(path).rows
@@ -304,9 +298,7 @@ def hub_clone(folder: Path) -> Path:
     (folder / "dataset_infos.json").write_text('{"default": {}}')
     for split in ("train", "test"):
         rows = [{"prompt": split, "reference": 1}]
-        pq.write_table(
-            pa.Table.from_pylist(rows), folder / "data" / f"{split}-00000-of-00001.parquet"
-        )
+        pq.write_table(pa.Table.from_pylist(rows), folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
 
 

@@ -152,9 +152,7 @@ def test_countdown_can_always_be_solved() -> None:
         ("countdown", {"max_number": 2, "min_target": 99}, "train", "widen"),
     ],
 )
-def test_wrong_settings_are_config_errors(
-    name: str, settings: dict[str, object], split: str, what: str
-) -> None:
+def test_wrong_settings_are_config_errors(name: str, settings: dict[str, object], split: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         open_generator(name, settings=settings, split=split, seed=0).problem(0)
 

@@ -24,9 +24,12 @@ from rlvr.data.sources import open_source
 from rlvr.errors import RlvrError
 
 QUICK = settings(
-    max_examples=60, derandomize=True, deadline=None, database=None,
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 LONG = settings(QUICK, max_examples=5000, derandomize=False)
 SHIPPED = [info.path.read_text(encoding="utf-8") for info in list_recipes()]
 KEYS = [key for key in key_paths(Recipe) if not key.endswith("source")]  # no look-up of a name

@@ -50,9 +50,7 @@ def choosing(taken: PromptStream, choose: Choose) -> PromptStream:
     return taken
 
 
-sources = st.lists(
-    st.tuples(st.one_of(st.none(), st.integers(1, 7)), st.floats(0.1, 9.0)), min_size=1, max_size=4
-)
+sources = st.lists(st.tuples(st.one_of(st.none(), st.integers(1, 7)), st.floats(0.1, 9.0)), min_size=1, max_size=4)
 
 
 def now_and_then(prompt: Prompt, draw: int) -> Choice:
@@ -74,9 +72,7 @@ def test_a_restored_stream_hands_out_what_was_open_and_goes_on_as_the_first_woul
     except DataError:
         return
     second = fresh()
-    open_ones = [
-        issue for issue in (second.take() for _ in range(stop)) if issue.index in left_open
-    ]
+    open_ones = [issue for issue in (second.take() for _ in range(stop)) if issue.index in left_open]
     for index in set(range(stop)) - left_open:
         second.settle(index)
     third = fresh()
@@ -162,9 +158,7 @@ def test_one_short_prompt_is_found_wherever_the_epoch_begins() -> None:
 
 @pytest.mark.parametrize("size", [2, None])
 def test_nothing_short_enough_is_a_data_error_with_advice(size: int | None) -> None:
-    taken = PromptStream(
-        [Numbers("s0", size)], weights=[1.0], seed=0, is_too_long=lambda prompt: True
-    )
+    taken = PromptStream([Numbers("s0", size)], weights=[1.0], seed=0, is_too_long=lambda prompt: True)
     with pytest.raises(DataError, match=r"raise data\.max_prompt_tokens"):
         taken.take()
 

@@ -55,9 +55,7 @@ def test_formats_take_the_prompt_and_columns() -> None:
 
 
 def test_braces_in_data_are_never_read_as_names() -> None:
-    prompt = build_prompt(
-        config(prompt_format="{prompt}!"), row("{level} {0} {x.__class__}", level=3)
-    )
+    prompt = build_prompt(config(prompt_format="{prompt}!"), row("{level} {0} {x.__class__}", level=3))
     assert prompt.messages[0].content == "{level} {0} {x.__class__}!"
 
 
@@ -68,9 +66,7 @@ def test_any_question_goes_through_unchanged(question: str, others: dict[str, st
 
 def test_the_reference_is_on_every_check_and_nowhere_in_the_prompt() -> None:
     checks = {"main": {"verifier": "math"}, "watch": {"verifier": "text_match", "role": "shadow"}}
-    prompt = build_prompt(
-        config(verifier="", checks=checks, prompt_format="{prompt} {reference}"), row("q")
-    )
+    prompt = build_prompt(config(verifier="", checks=checks, prompt_format="{prompt} {reference}"), row("q"))
     assert [(c.name, c.verifier, c.role, c.reference) for c in prompt.checks] == [
         ("main", "math", Role.REWARD, "4"),
         ("watch", "text_match", Role.SHADOW, "4"),
@@ -168,9 +164,7 @@ def test_doubled_braces_are_literal_and_tripled_ones_hold_the_value() -> None:
 def test_rows_where_a_named_column_is_null_are_named() -> None:
     rows = [
         Row(row_id=str(i), question="q", reference="4", key=str(i), tags=tags, where=f"d.jsonl:{i}")
-        for i, tags in enumerate(
-            [{"hint": "h"}, {}, {"hint": None}, {"hint": float("nan")}, {"hint": ""}]
-        )
+        for i, tags in enumerate([{"hint": "h"}, {}, {"hint": None}, {"hint": float("nan")}, {"hint": ""}])
     ]
     with pytest.raises(DataError, match="null or missing in 3 of 5 rows") as caught:
         checked(config(prompt_format="{prompt} {hint}"), *rows)
@@ -180,9 +174,7 @@ def test_rows_where_a_named_column_is_null_are_named() -> None:
 
 
 def test_a_column_of_lists_is_named_with_what_to_do() -> None:
-    with pytest.raises(
-        ConfigError, match=r'name it in `columns`, such as \{"numbers": "numbers"\}'
-    ):
+    with pytest.raises(ConfigError, match=r'name it in `columns`, such as \{"numbers": "numbers"\}'):
         checked(config(prompt_format="{prompt} {numbers}"), row(), columns=("numbers",))
     tags: dict[str, Any] = {"numbers": [1, "二"]}
     source = config(prompt_format="{prompt} {numbers}")

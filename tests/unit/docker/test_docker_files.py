@@ -55,10 +55,7 @@ def test_every_argument_is_declared_in_the_stage_that_uses_it():
     for stage in stages().values():
         declared = {rest.partition("=")[0] for word, rest in stage.steps if word == "ARG"}
         used = {
-            name
-            for word, rest in stage.steps
-            if word in {"COPY", "RUN"}
-            for name in re.findall(r"\$\{(\w+)\}", rest)
+            name for word, rest in stage.steps if word in {"COPY", "RUN"} for name in re.findall(r"\$\{(\w+)\}", rest)
         }
         assert used <= declared, stage.name
 
@@ -69,9 +66,7 @@ def test_a_build_without_a_target_makes_the_cpu_image():
 
 def test_everything_copied_lies_in_the_checkout_and_reaches_the_build():
     kept = {
-        line[1:]
-        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if line.startswith("!")
+        line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
     }
     sources = [
         source
@@ -91,19 +86,12 @@ def test_all_that_the_distribution_is_built_from_is_copied():
     folders = {"rlvr", "verifiers", "sandboxes", "recipes"}
     needed = folders | {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE"}
     for name in ("cpu-builder", "gpu-builder"):
-        found = {
-            s for word, rest in stages()[name].steps if word == "COPY" for s in copied(rest)[1]
-        }
+        found = {s for word, rest in stages()[name].steps if word == "COPY" for s in copied(rest)[1]}
         assert needed <= found
 
 
 def test_the_cpu_target_installs_from_the_lock_files_without_resolving():
-    installs = [
-        command
-        for stage in chain("cpu-builder")
-        for command in runs(stage.name)
-        if "pip install" in command
-    ]
+    installs = [command for stage in chain("cpu-builder") for command in runs(stage.name) if "pip install" in command]
     assert len(installs) == 3
     for command in installs:
         assert command.count("pip install") == command.count("--no-deps") == 1
@@ -134,9 +122,7 @@ def test_an_image_runs_as_a_user_without_rights(target: str):
     steps = [step for stage in chain(target) for step in stage.steps]
     users = [rest for word, rest in steps if word == "USER"]
     assert users[-1] == "rlvr"
-    assert steps.index(("USER", "rlvr")) > max(
-        i for i, (word, _) in enumerate(steps) if word in {"RUN", "COPY"}
-    )
+    assert steps.index(("USER", "rlvr")) > max(i for i, (word, _) in enumerate(steps) if word in {"RUN", "COPY"})
 
 
 def test_the_cpu_image_has_what_vllm_loads_and_compiles_nothing():
@@ -169,10 +155,7 @@ def test_the_user_owns_every_folder_of_his_home_that_the_image_makes():
 @FINAL
 def test_only_the_installed_environment_leaves_the_builder(target: str):
     taken = [
-        copied(rest)
-        for stage in chain(target)
-        for word, rest in stage.steps
-        if word == "COPY" and copied(rest)[0]
+        copied(rest) for stage in chain(target) for word, rest in stage.steps if word == "COPY" and copied(rest)[0]
     ]
     assert taken == [(f"{target}-builder", ["/opt/rlvr"], "/opt/rlvr")]
 
@@ -260,9 +243,7 @@ def test_the_entrypoints_of_compose_are_scripts_of_the_image():
 
 def test_compose_builds_targets_that_exist_and_passes_only_arguments_that_they_take():
     known = {
-        rest.partition("=")[0]
-        for word, rest in instructions(DOCKERFILE.read_text(encoding="utf-8"))
-        if word == "ARG"
+        rest.partition("=")[0] for word, rest in instructions(DOCKERFILE.read_text(encoding="utf-8")) if word == "ARG"
     }
     for service in compose()["services"].values():
         assert service["build"]["target"] == "cpu"
@@ -322,9 +303,7 @@ def composer() -> list[str]:
 def test_docker_compose_reads_both_files_as_they_are_meant(gpus: str, count: int):
     files = [part for n in ("compose.yaml", "compose.gpu.yaml") for part in ("-f", f"docker/{n}")]
     environment = {"PATH": os.environ["PATH"], "RAY_AUTH_TOKEN": "t", "RLVR_GPUS": gpus}
-    done = subprocess.run(
-        [*composer(), *files, "config"], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([*composer(), *files, "config"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     learner = yaml.safe_load(done.stdout)["services"]["learner"]

@@ -38,9 +38,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(
-    place: Path, script: str, *arguments: str, **variables: str
-) -> tuple[int, list[str], str]:
+def start(place: Path, script: str, *arguments: str, **variables: str) -> tuple[int, list[str], str]:
     """(exit code, what was called, standard error)."""
     calls = place / "calls"
     calls.unlink(missing_ok=True)
@@ -95,9 +93,13 @@ def test_a_token_never_stands_on_a_command_line(place: Path):
 
 def test_a_head_can_be_given_address_port_and_memory(place: Path):
     _, calls, _ = start(
-        place, "start-head.sh", RAY_AUTH_TOKEN="t", RLVR_PORT="7000", RLVR_NODE_IP="10.0.0.1",
+        place,
+        "start-head.sh",
+        RAY_AUTH_TOKEN="t",
+        RLVR_PORT="7000",
+        RLVR_NODE_IP="10.0.0.1",
         RLVR_OBJECT_STORE_BYTES="1000000000",
-    )  # fmt: skip
+    )
     assert "--port=7000" in calls[0]
     assert "--node-ip-address=10.0.0.1" in calls[0]
     assert "--object-store-memory=1000000000" in calls[0]
@@ -105,8 +107,13 @@ def test_a_head_can_be_given_address_port_and_memory(place: Path):
 
 def test_a_node_waits_for_the_head_and_joins_it(place: Path):
     code, calls, _ = start(
-        place, "start-node.sh", RAY_AUTH_TOKEN="t", RLVR_HEAD="head:6379", RLVR_CPUS="1", HEAD_SILENT="2",
-    )  # fmt: skip
+        place,
+        "start-node.sh",
+        RAY_AUTH_TOKEN="t",
+        RLVR_HEAD="head:6379",
+        RLVR_CPUS="1",
+        HEAD_SILENT="2",
+    )
     assert code == 0
     assert calls == [
         *["ray health-check --address head:6379 mode=token"] * 3,
@@ -117,9 +124,13 @@ def test_a_node_waits_for_the_head_and_joins_it(place: Path):
 
 def test_a_head_that_never_answers_is_named_at_the_deadline(place: Path):
     code, calls, error = start(
-        place, "start-node.sh", RAY_AUTH_TOKEN="t", RLVR_HEAD="head:6379", RLVR_START_DEADLINE_S="0",
+        place,
+        "start-node.sh",
+        RAY_AUTH_TOKEN="t",
+        RLVR_HEAD="head:6379",
+        RLVR_START_DEADLINE_S="0",
         HEAD_SILENT="1000",
-    )  # fmt: skip
+    )
     assert code == 1
     assert "no head answers at head:6379 within 0 s" in error
     assert not any("ray start" in call for call in calls)
@@ -134,9 +145,15 @@ def test_a_node_needs_to_know_its_head(place: Path):
 
 def test_the_learner_joins_as_a_node_trains_there_and_ends_as_the_training_does(place: Path):
     code, calls, _ = start(
-        place, "start-learner.sh", "quickstart-cluster", "cluster.engines=3", "run.steps=2",
-        RAY_AUTH_TOKEN="t", RLVR_HEAD="head:6379", RLVR_CPUS="2",
-    )  # fmt: skip
+        place,
+        "start-learner.sh",
+        "quickstart-cluster",
+        "cluster.engines=3",
+        "run.steps=2",
+        RAY_AUTH_TOKEN="t",
+        RLVR_HEAD="head:6379",
+        RLVR_CPUS="2",
+    )
     assert code == 7
     assert calls[1:] == [
         "ray start --address=head:6379 --disable-usage-stats --object-store-memory=536870912 --num-cpus=2 mode=token",
@@ -166,9 +183,14 @@ def trained(place: Path, *arguments: str, **variables: str) -> tuple[str, list[s
     """(the recipe, the overrides) that `rlvr train` was called with."""
     root = FOLDER.parent
     code, calls, error = start(
-        place, "start-learner.sh", *arguments, RAY_AUTH_TOKEN="t", RLVR_HEAD="h:1",
-        PYTHONPATH=os.pathsep.join(map(str, (root, root / "verifiers", root / "sandboxes"))), **variables,
-    )  # fmt: skip
+        place,
+        "start-learner.sh",
+        *arguments,
+        RAY_AUTH_TOKEN="t",
+        RLVR_HEAD="h:1",
+        PYTHONPATH=os.pathsep.join(map(str, (root, root / "verifiers", root / "sandboxes"))),
+        **variables,
+    )
     assert code == 7, error
     _, _, recipe, *overrides = calls[-1].split()
     return recipe, overrides
@@ -204,9 +226,7 @@ def test_the_number_of_engines_can_be_given_and_the_command_line_wins(place: Pat
         ("8", ["no-such-recipe"], ""),
     ],
 )  # fmt: skip
-def test_engines_are_fitted_to_the_gpus_of_the_node(
-    gpu_place: Path, gpus: str, arguments: list[str], expected: str
-):
+def test_engines_are_fitted_to_the_gpus_of_the_node(gpu_place: Path, gpus: str, arguments: list[str], expected: str):
     recipe, overrides = trained(gpu_place, *arguments, RLVR_ENGINES="auto", GPUS=gpus)
     assert recipe == arguments[0]
     ends = ["cluster.backend=ray", "cluster.address=auto"]
@@ -222,9 +242,7 @@ def test_what_is_fitted_can_be_placed_on_the_gpus(gpu_place: Path, gpus: int, na
     plan = placement.plan_bundles(recipe, num_gpus=gpus)
     cluster = recipe.cluster
     node = {"CPU": 64.0, "GPU": float(gpus)}
-    lack = placement.shortage(
-        plan, nodes=[node], engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine
-    )
+    lack = placement.shortage(plan, nodes=[node], engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine)
     assert lack == ""
 
 
@@ -232,20 +250,14 @@ def test_what_is_fitted_can_be_placed_on_the_gpus(gpu_place: Path, gpus: int, na
     "variables",
     [{"RLVR_GPUS": "2"}, {"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}],
 )
-def test_gpus_that_were_chosen_count_and_not_all_there_are(
-    gpu_place: Path, variables: dict[str, str]
-):
-    _, overrides = trained(
-        gpu_place, "quickstart-cluster", RLVR_ENGINES="auto", GPUS="8", **variables
-    )
+def test_gpus_that_were_chosen_count_and_not_all_there_are(gpu_place: Path, variables: dict[str, str]):
+    _, overrides = trained(gpu_place, "quickstart-cluster", RLVR_ENGINES="auto", GPUS="8", **variables)
     assert overrides[0] == "cluster.engines=1"
 
 
 def test_ray_is_told_how_many_gpus_were_chosen(place: Path):
     for script in ("start-node.sh", "start-learner.sh"):
-        _, calls, _ = start(
-            place, script, "tiny", RAY_AUTH_TOKEN="t", RLVR_HEAD="h:1", RLVR_GPUS="2"
-        )
+        _, calls, _ = start(place, script, "tiny", RAY_AUTH_TOKEN="t", RLVR_HEAD="h:1", RLVR_GPUS="2")
         assert any("ray start" in call and " --num-gpus=2" in call for call in calls)
 
 
@@ -269,7 +281,5 @@ def test_a_node_is_healthy_when_its_raylet_runs_and_the_head_answers(place: Path
     code, calls, _ = start(place, "healthy.sh", RLVR_PROC=str(proc), RLVR_HEAD="head:6379")
     assert code == 0
     assert calls == ["ray health-check --address head:6379 mode=token"]
-    code, _, _ = start(
-        place, "healthy.sh", RLVR_PROC=str(proc), RLVR_HEAD="head:6379", HEAD_SILENT="9"
-    )
+    code, _, _ = start(place, "healthy.sh", RLVR_PROC=str(proc), RLVR_HEAD="head:6379", HEAD_SILENT="9")
     assert code == 1

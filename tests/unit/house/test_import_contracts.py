@@ -44,9 +44,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The product's sources and contracts, to plant imports in."""
     root = tmp_path_factory.mktemp("copy")
     for package in PACKAGES:
-        shutil.copytree(
-            ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", root)
     return root
 
@@ -58,9 +56,7 @@ def lint(root: Path) -> tuple[int, str]:
         f"import sys; sys.path[:0] = {paths!r}; from importlinter.cli import lint_imports_command; "
         "sys.argv = ['lint-imports', '--no-cache']; lint_imports_command()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -70,9 +66,7 @@ def test_the_contracts_hold(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "line", "contract"), PLANTED)
-def test_an_import_that_must_not_be_is_caught(
-    copy: Path, file: str, line: str, contract: str
-) -> None:
+def test_an_import_that_must_not_be_is_caught(copy: Path, file: str, line: str, contract: str) -> None:
     path = copy / file
     source = path.read_text(encoding="utf-8")
     try:

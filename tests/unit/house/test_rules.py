@@ -34,9 +34,7 @@ def sources(folder: Path) -> Iterator[tuple[Path, str]]:
         ("advantage", "tests/unit/algorithms/test_advantages.py", "CONFIGS"),
     ],
 )
-def test_every_loss_and_advantage_is_in_the_numerical_tests(
-    union: str, file: str, table: str
-) -> None:
+def test_every_loss_and_advantage_is_in_the_numerical_tests(union: str, file: str, table: str) -> None:
     """`LOSSES` and `CONFIGS` feed the property tests; test_token_losses has the worked examples."""
     text = (ROOT / file).read_text(encoding="utf-8")
     if table:
@@ -63,11 +61,7 @@ def unread_keys(product: Path, keys: tuple[str, ...]) -> list[str]:
             and any("validator" in ast.unparse(item) for item in function.decorator_list)
             for node in ast.walk(function)
         }
-        read |= {
-            node.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and node not in checks
-        }
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node not in checks}
     return [key for key in keys if key.rpartition(".")[2] not in read]
 
 
@@ -103,15 +97,9 @@ def unexplained(product: Path, page: str) -> list[str]:
         node.value
         for _, text in sources(product)
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and NAME.fullmatch(node.value)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and NAME.fullmatch(node.value)
     }
-    return sorted(
-        name
-        for name in named - INTERNAL
-        if not any(re.fullmatch(pattern, name) for pattern in known)
-    )
+    return sorted(name for name in named - INTERNAL if not any(re.fullmatch(pattern, name) for pattern in known))
 
 
 def test_every_metric_has_a_line_in_the_glossary() -> None:
@@ -121,9 +109,7 @@ def test_every_metric_has_a_line_in_the_glossary() -> None:
 
 
 def test_a_metric_without_a_line_is_found(tmp_path: Path) -> None:
-    (tmp_path / "metrics.py").write_text(
-        'METRICS = {"reward/mean": 1.0, "reward/new_rate": 2.0}\n', encoding="utf-8"
-    )
+    (tmp_path / "metrics.py").write_text('METRICS = {"reward/mean": 1.0, "reward/new_rate": 2.0}\n', encoding="utf-8")
     page = "| metric |\n|---|\n| `reward/std`, `mean` | over rollouts |\n"
     assert unexplained(tmp_path, page) == ["reward/new_rate"]
 

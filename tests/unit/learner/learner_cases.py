@@ -19,9 +19,7 @@ from rlvr.records import Transport
 TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
 
 
-FLOAT32 = LearnerConfig(
-    dtype=LearnerDtype.FLOAT32, lr=1e-2, adam_betas=(0.9, 0.95), max_grad_norm=1e9
-)
+FLOAT32 = LearnerConfig(dtype=LearnerDtype.FLOAT32, lr=1e-2, adam_betas=(0.9, 0.95), max_grad_norm=1e9)
 
 
 def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Batch:
@@ -66,9 +64,7 @@ def make_learner(
     **algorithm: object,
 ) -> PolicyLearner:
     policy = policy or build_tiny(TINY, seed=3)
-    reference = copy.deepcopy(build_tiny(TINY, seed=9).model).to(
-        next(policy.model.parameters()).dtype
-    )
+    reference = copy.deepcopy(build_tiny(TINY, seed=9).model).to(next(policy.model.parameters()).dtype)
     settings_ = AlgorithmConfig(**algorithm)  # type: ignore[arg-type] # a test builder
     return PolicyLearner(
         policy,
@@ -84,22 +80,16 @@ def make_learner(
 def double_learner(tmp_path: Path, **changes: object) -> PolicyLearner:
     policy = build_tiny(TINY, seed=3)
     policy.model.double()
-    config = FLOAT32.model_copy(
-        update={k: v for k, v in changes.items() if k in LearnerConfig.model_fields}
-    )
+    config = FLOAT32.model_copy(update={k: v for k, v in changes.items() if k in LearnerConfig.model_fields})
     algorithm = {k: v for k, v in changes.items() if k not in LearnerConfig.model_fields}
     return make_learner(tmp_path, policy=policy, config=config, **algorithm)
 
 
-def gradient(
-    learner: PolicyLearner, parts: list[Batch], counts: Denominators
-) -> tuple[torch.Tensor, float]:
+def gradient(learner: PolicyLearner, parts: list[Batch], counts: Denominators) -> tuple[torch.Tensor, float]:
     """The gradient that `apply` would use, and the loss."""
     for part in parts:
         learner.accumulate(learner.annotate(part))
-    flat = torch.cat(
-        [p.grad.flatten() for p in learner.policy.model.parameters() if p.grad is not None]
-    )
+    flat = torch.cat([p.grad.flatten() for p in learner.policy.model.parameters() if p.grad is not None])
     divisor = learner._loss.aggregator.denominator(counts)
     loss = learner._sums.loss_sum / divisor
     learner.optimizer.zero_grad(set_to_none=True)

@@ -57,9 +57,7 @@ def run_everything(learner: PolicyLearner) -> PolicyLearner:
 def test_gradient_and_metrics_are_those_of_running_every_row(tmp_path: Path, loss: LossConfig):
     batch = silenced(make_batch(), [1, 3])
     learner = double_learner(tmp_path, loss=loss)
-    expected, expected_loss = gradient(
-        run_everything(double_learner(tmp_path, loss=loss)), [batch], batch.denominators
-    )
+    expected, expected_loss = gradient(run_everything(double_learner(tmp_path, loss=loss)), [batch], batch.denominators)
     found, found_loss = gradient(learner, [batch], batch.denominators)
     assert relative(found, expected) < 1e-12
     assert found_loss == pytest.approx(expected_loss, rel=1e-12)
@@ -94,9 +92,7 @@ def test_a_loss_called_scaled_by_the_advantage_is(loss: LossConfig):
     [{"kl_coef": 0.1}, {"entropy_coef": 0.1}, {"loss": DppoLoss(log_ratio_coef=1e-3)}],
     ids=["kl", "entropy", "dppo"],
 )
-def test_rows_that_a_further_term_pulls_on_keep_their_backward_pass(
-    tmp_path: Path, settings: dict[str, object]
-):
+def test_rows_that_a_further_term_pulls_on_keep_their_backward_pass(tmp_path: Path, settings: dict[str, object]):
     learner = make_learner(tmp_path, **settings)
     assert not learner._loss.is_zero_without_advantage
     batch = learner.annotate(silenced(make_batch(), [0, 1, 2, 3]))
@@ -112,9 +108,7 @@ def test_a_kl_term_in_the_reward_does_not_pull():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_a_step_without_any_gradient_moves_by_momentum_and_decay_alone(
-    tmp_path: Path, weight_decay: float
-):
+def test_a_step_without_any_gradient_moves_by_momentum_and_decay_alone(tmp_path: Path, weight_decay: float):
     batch, silent = make_batch(), silenced(make_batch(), [0, 1, 2, 3])
     weights = []
     for learner in (

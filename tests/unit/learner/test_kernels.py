@@ -105,10 +105,7 @@ def test_generation_with_a_compiled_model_compiles_nothing() -> None:
 
 def is_compiled(model: PreTrainedModel) -> bool:
     """Whether `compile_layers` was called on it; a copy of a compiled model is not compiled."""
-    return any(
-        isinstance(m, GradientCheckpointingLayer) and m._compiled_call_impl is not None
-        for m in model.modules()
-    )
+    return any(isinstance(m, GradientCheckpointingLayer) and m._compiled_call_impl is not None for m in model.modules())
 
 
 def test_a_copy_of_a_compiled_model_is_not_compiled() -> None:
@@ -127,9 +124,7 @@ def test_the_defaults_change_nothing() -> None:
 def test_a_model_without_common_layers_cannot_be_compiled() -> None:
     model = build_tiny(TINY, seed=0).model
     model.model.layers = torch.nn.ModuleList()
-    with pytest.raises(
-        ConfigError, match=r"LlamaForCausalLM has none of .* decoder layers.*compile=false"
-    ):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM has none of .* decoder layers.*compile=false"):
         compile_layers(model)
 
 

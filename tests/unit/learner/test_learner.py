@@ -119,9 +119,7 @@ def test_learning_rate_warms_up_and_a_zero_gradient_changes_nothing(tmp_path: Pa
     batch = make_batch()
     silent = replace(batch, advantages=torch.zeros_like(batch.advantages))
     assert learner.step(silent).metrics["learner/lr"] == pytest.approx(0.25e-2)
-    assert all(
-        torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True))
     assert learner.step(batch).metrics["learner/lr"] == pytest.approx(0.5e-2)
     assert not torch.equal(before[0], next(learner.policy.model.parameters()))
 
@@ -147,9 +145,7 @@ def test_nonfinite_gradient_is_skipped_saved_and_bounded(tmp_path: Path):
     poisoned[row, batch.loss_mask[row]] = float("nan")
     report = learner.step(replace(batch, advantages=poisoned))
     assert report.skipped
-    assert all(
-        torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True))
     kept = load_file(tmp_path / "faults" / "nonfinite_001.safetensors")
     assert bool(kept["advantages"].isnan().any())
     assert len(kept["advantages"]) < 16  # the micro-batch at fault, not the whole step
@@ -160,9 +156,7 @@ def test_nonfinite_gradient_is_skipped_saved_and_bounded(tmp_path: Path):
 def test_gradient_checkpointing_gives_the_same_gradient(tmp_path: Path):
     batch = make_batch()
     plain, _ = gradient(double_learner(tmp_path), [batch], batch.denominators)
-    again, _ = gradient(
-        double_learner(tmp_path, gradient_checkpointing=True), [batch], batch.denominators
-    )
+    again, _ = gradient(double_learner(tmp_path, gradient_checkpointing=True), [batch], batch.denominators)
     assert relative(again, plain) < 1e-6
 
 
@@ -235,21 +229,15 @@ def test_published_checksums_are_those_of_the_engines_copy(tmp_path: Path):
         ref = learner.publish()
         copied = {n: p.detach().to(dtype) for n, p in policy.model.named_parameters()}
         assert ref.dtype == name
-        assert {e.name: e.checksum for e in ref.manifest} == {
-            n: tensor_checksum(t) for n, t in copied.items()
-        }
+        assert {e.name: e.checksum for e in ref.manifest} == {n: tensor_checksum(t) for n, t in copied.items()}
 
 
 def test_a_pass_of_a_model_costs_six_flops_a_trained_and_four_a_frozen_parameter(tmp_path: Path):
     """By hand for one layer of width 16 with 2 heads of 8; the tied embedding counts once, as the head."""
-    tiny = TinyModel(
-        layers=1, hidden_size=16, heads=2, intermediate_size=32, characters="0123456789:"
-    )
+    tiny = TinyModel(layers=1, hidden_size=16, heads=2, intermediate_size=32, characters="0123456789:")
     model = build_tiny(tiny, seed=0).model
     weights = 16 * 16 + 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16
-    assert model_cost(model) == ModelCost(
-        per_token=6 * weights, per_token_forward=2 * weights, attention=16
-    )
+    assert model_cost(model) == ModelCost(per_token=6 * weights, per_token_forward=2 * weights, attention=16)
     model.model.layers[0].mlp.down_proj.weight.requires_grad_(False)
     assert model_cost(model).per_token == 6 * weights - 2 * 16 * 32
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
@@ -279,9 +267,7 @@ def test_metrics_of_ranks_add_up_and_of_minibatches_are_means():
             (5.0, 6.0, 1.0, 2, "x"),
         )
     ]
-    outcome = merged_outcome(
-        [outcome_from_json(json.loads(json.dumps(r.to_json()))) for r in ranks]
-    )
+    outcome = merged_outcome([outcome_from_json(json.loads(json.dumps(r.to_json()))) for r in ranks])
     metrics = outcome.report(divisor=4, num_processes=2).metrics
     assert outcome.fault == "x"
     assert metrics["policy/entropy"] == 1.0

@@ -40,9 +40,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Learn
         yield {2: two, 4: four}
 
 
-def begin(
-    group: LearnerGroup, folder: Path, *, config: LearnerConfig = CONFIG, loss: PolicyLoss
-) -> LearnerGroup:
+def begin(group: LearnerGroup, folder: Path, *, config: LearnerConfig = CONFIG, loss: PolicyLoss) -> LearnerGroup:
     """The group, training from the weights of `make_policy()` again."""
     source = dict(make_policy().model.named_parameters())
     with torch.no_grad():
@@ -66,9 +64,7 @@ def alone(
     )
 
 
-def compare_steps(
-    group: LearnerGroup, one: PolicyLearner, batches: list[Batch], *, tolerance: float = 1e-6
-) -> None:
+def compare_steps(group: LearnerGroup, one: PolicyLearner, batches: list[Batch], *, tolerance: float = 1e-6) -> None:
     """The same batches give the same metrics and the same weights."""
     for batch in batches:
         expected = one.step(one.annotate(batch)).metrics
@@ -96,9 +92,7 @@ ALGORITHMS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_steps_are_those_of_one_process(
-    groups: dict[int, LearnerGroup], tmp_path: Path, num_ranks: int, name: str
-):
+def test_steps_are_those_of_one_process(groups: dict[int, LearnerGroup], tmp_path: Path, num_ranks: int, name: str):
     algorithm, changes = ALGORITHMS[name]
     config = LearnerConfig.model_validate({**CONFIG.model_dump(), **changes})
     is_decoupled = name == "decoupled"
@@ -134,9 +128,7 @@ def test_groups_without_a_gradient_are_run_forward_only_by_every_rank(
     compare_steps(group, one, [first, second])
 
 
-def test_log_probs_come_back_in_the_order_of_the_rows(
-    groups: dict[int, LearnerGroup], tmp_path: Path
-):
+def test_log_probs_come_back_in_the_order_of_the_rows(groups: dict[int, LearnerGroup], tmp_path: Path):
     config = CONFIG.model_copy(update={"minibatches_per_step": 2})
     loss = make_loss(uses_proximal=True)
     group = begin(groups[4], tmp_path, config=config, loss=loss)
@@ -206,9 +198,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_by_all_and_kept_by_the_rank_th
         group.step(poisoned)
 
 
-def test_a_checkpoint_does_not_depend_on_the_number_of_ranks(
-    groups: dict[int, LearnerGroup], tmp_path: Path
-):
+def test_a_checkpoint_does_not_depend_on_the_number_of_ranks(groups: dict[int, LearnerGroup], tmp_path: Path):
     """Saved by 2 ranks and by 1, restored by 1, 2 and 4: the next steps are the same."""
     loss = make_loss()
     two, one = begin(groups[2], tmp_path, loss=loss), alone(tmp_path, loss=loss)
@@ -216,9 +206,7 @@ def test_a_checkpoint_does_not_depend_on_the_number_of_ranks(
     two.save(tmp_path / "by_two")
     one.publish()
     one.save(tmp_path / "by_one")
-    assert (tmp_path / "by_two" / "learner.json").read_text() == (
-        tmp_path / "by_one" / "learner.json"
-    ).read_text()
+    assert (tmp_path / "by_two" / "learner.json").read_text() == (tmp_path / "by_one" / "learner.json").read_text()
     one.step(make_batch(seed=3))
     for folder in ("by_two", "by_one"):
         again = alone(tmp_path, loss=loss, policy=make_policy(8))
@@ -245,9 +233,7 @@ def test_a_checkpoint_of_another_model_is_refused_before_any_rank_sees_it(
     group.step(make_batch())
 
 
-def test_engines_see_new_weights_when_they_are_published(
-    groups: dict[int, LearnerGroup], tmp_path: Path
-):
+def test_engines_see_new_weights_when_they_are_published(groups: dict[int, LearnerGroup], tmp_path: Path):
     group = begin(groups[2], tmp_path, loss=make_loss())
     assert group.publish().policy_version == 0
     before = make_policy()
@@ -289,9 +275,7 @@ def test_adapters_are_trained_over_ranks_and_the_reference_is_the_policy_without
             assert seed == 0 or expected["policy/kl_k3"] > 0
             for name in ("policy/grad_norm", "policy/entropy", "mismatch/mean_abs_logprob_diff"):
                 assert found[name] == pytest.approx(expected[name], rel=tolerance), name
-            assert found["policy/kl_k3"] == pytest.approx(
-                expected["policy/kl_k3"], rel=10 * tolerance
-            )
+            assert found["policy/kl_k3"] == pytest.approx(expected["policy/kl_k3"], rel=10 * tolerance)
 
     config = CONFIG.model_copy(update={"gradient_checkpointing": True})
     loss = make_loss(kl_coef=0.1)

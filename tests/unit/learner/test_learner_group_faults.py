@@ -28,9 +28,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_a_rank_that_dies_in_mid_step_ends_the_step_and_all_ranks(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_rank_that_dies_in_mid_step_ends_the_step_and_all_ranks(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     policy = make_policy()
     policy.model.set_attn_implementation("eager")  # of which the ranks warn: it cannot be packed
     with start_group(2, tmp_path, reference=None, policy=policy) as group:
@@ -42,9 +40,7 @@ def test_a_rank_that_dies_in_mid_step_ends_the_step_and_all_ranks(
         os.kill(pids[1], signal.SIGSTOP)  # so that rank 0 waits for it in the middle of the step
         threading.Timer(1.0, os.kill, (pids[1], signal.SIGKILL)).start()
         started = time.monotonic()
-        with pytest.raises(
-            LearnerError, match=r"rank 1 of 2 ended \(signal SIGKILL\) during accumulate"
-        ):
+        with pytest.raises(LearnerError, match=r"rank 1 of 2 ended \(signal SIGKILL\) during accumulate"):
             group.step(make_batch())
         assert time.monotonic() - started < 15
         assert not any(is_running(pid) for pid in pids)
@@ -68,9 +64,7 @@ def test_a_rank_that_fails_or_hangs_is_named_with_its_last_lines(tmp_path: Path)
     with start_group(2, tmp_path, reference=None, silence_s=4.0) as group:
         group.step(batch)
         os.kill(group.pids[0], signal.SIGSTOP)
-        with pytest.raises(
-            LearnerError, match=r"rank 0 of 2 gave no sign of life for \d s and does not react"
-        ):
+        with pytest.raises(LearnerError, match=r"rank 0 of 2 gave no sign of life for \d s and does not react"):
             group.step(batch)
 
 

@@ -47,31 +47,21 @@ def tokens_run(batch: Batch, rows: list[int], *, share: bool) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(groups=GROUPS, max_tokens=st.integers(1, 90), share=st.booleans())
-def test_packed_micro_batches_run_at_most_the_budget_and_each_row_once(
-    groups: Groups, max_tokens: int, share: bool
-):
+def test_packed_micro_batches_run_at_most_the_budget_and_each_row_once(groups: Groups, max_tokens: int, share: bool):
     batch = batch_of(groups)
-    plan = plan_micro_batches(
-        batch, max_tokens=max_tokens, layout=Layout.PACKED, share_prompt_prefix=share
-    )
+    plan = plan_micro_batches(batch, max_tokens=max_tokens, layout=Layout.PACKED, share_prompt_prefix=share)
     assert sorted(row for rows in plan for row in rows) == list(range(len(batch.token_ids)))
     for rows in plan:
         assert len(rows) == 1 or tokens_run(batch, rows, share=share) <= max_tokens
-    again = plan_micro_batches(
-        batch, max_tokens=max_tokens, layout=Layout.PACKED, share_prompt_prefix=share
-    )
+    again = plan_micro_batches(batch, max_tokens=max_tokens, layout=Layout.PACKED, share_prompt_prefix=share)
     assert plan == again
 
 
 @settings(max_examples=40, deadline=None)
 @given(groups=GROUPS, max_tokens=st.integers(1, 90))
-def test_padded_micro_batches_stay_within_the_budget_with_their_padding(
-    groups: Groups, max_tokens: int
-):
+def test_padded_micro_batches_stay_within_the_budget_with_their_padding(groups: Groups, max_tokens: int):
     batch = batch_of(groups)
-    plan = plan_micro_batches(
-        batch, max_tokens=max_tokens, layout=Layout.PADDED, share_prompt_prefix=True
-    )
+    plan = plan_micro_batches(batch, max_tokens=max_tokens, layout=Layout.PADDED, share_prompt_prefix=True)
     assert sorted(row for rows in plan for row in rows) == list(range(len(batch.token_ids)))
     length = batch.attention_mask.sum(1) - 1  # the last token is not run
     for rows in plan:

@@ -20,12 +20,10 @@ def network() -> torch.nn.Sequential:
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh(), torch.nn.Linear(256, 1)
-    )  # fmt: skip
+    )
 
 
-def fit(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, steps: int, first: int = 0
-) -> list[float]:
+def fit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, steps: int, first: int = 0) -> list[float]:
     losses: list[float] = []
     for step in range(first, first + steps):
         x = torch.randn(256, 64, generator=torch.Generator().manual_seed(step % 4))
@@ -51,9 +49,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def test_adamw_is_torchs_own_fused_with_the_settings_of_the_recipe() -> None:
     model, twin = network(), network()
     ours = build_optimizer(model.parameters(), config=PLAIN)
-    theirs = torch.optim.AdamW(
-        twin.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01, fused=True
-    )
+    theirs = torch.optim.AdamW(twin.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     assert ours.defaults["fused"] is True
     assert fit(model, ours, steps=5) == fit(twin, theirs, steps=5)
 
@@ -126,12 +122,8 @@ def test_a_learning_rate_set_as_a_float_takes_effect(config: LearnerConfig) -> N
 
 
 def test_a_missing_bitsandbytes_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        sys.modules, "bitsandbytes.optim.adamw", None
-    )  # what Python does for an absent module
-    with pytest.raises(
-        ConfigError, match=r"pip install 'bitsandbytes>=0\.50'.*learner\.optimizer=adamw"
-    ):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)  # what Python does for an absent module
+    with pytest.raises(ConfigError, match=r"pip install 'bitsandbytes>=0\.50'.*learner\.optimizer=adamw"):
         build_optimizer(network().parameters(), config=EIGHT_BIT)
 
 

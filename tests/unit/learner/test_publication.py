@@ -39,9 +39,7 @@ def publication(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Publicatio
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_a_file_holds_the_merged_weights_and_the_manifest_its_bytes(
-    tmp_path: Path, dtype: torch.dtype, rank: int
-):
+def test_a_file_holds_the_merged_weights_and_the_manifest_its_bytes(tmp_path: Path, dtype: torch.dtype, rank: int):
     model = tiny_policy(rank=rank).model
     ref = publication(tmp_path, dtype).publish(model)
     tensors = load_file(ref.uri)
@@ -56,9 +54,7 @@ def test_a_file_holds_the_merged_weights_and_the_manifest_its_bytes(
 
 def test_adapters_alone_are_published_beside_a_base_that_stays(tmp_path: Path):
     model = tiny_policy(rank=4).model
-    published = Publication(
-        transport=Transport.FILE, dtype=torch.bfloat16, folder=tmp_path, kind=WeightsKind.ADAPTER
-    )
+    published = Publication(transport=Transport.FILE, dtype=torch.bfloat16, folder=tmp_path, kind=WeightsKind.ADAPTER)
     refs = []
     for _ in range(4):
         published.has_changed = True
@@ -157,9 +153,7 @@ def test_the_folder_of_a_killed_process_goes_with_it(tmp_path: Path):
         "print(written.stat().st_size, flush=True); os.kill(os.getpid(), 9)"
     )
     root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False, capture_output=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False, capture_output=True)
     assert int(done.stdout) > 8
     until = time.monotonic() + 60
     while list(tmp_path.iterdir()):
@@ -171,9 +165,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(LearnerError, match=r"no folder for weights.*file"):
-        WeightsFolder(blocked).write(
-            0, [("a", torch.ones(2))], shapes={"a": (2,)}, dtype=torch.float32
-        )
+        WeightsFolder(blocked).write(0, [("a", torch.ones(2))], shapes={"a": (2,)}, dtype=torch.float32)
 
 
 @pytest.fixture
@@ -184,9 +176,7 @@ def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     usage = shutil.disk_usage(tmp_path)
     small = usage._replace(total=64 << 20, used=4 << 20, free=60 << 20)
     monkeypatch.setattr(weights_file, "_SHARED_MEMORY", memory)
-    monkeypatch.setattr(
-        weights_file.shutil, "disk_usage", lambda place: small if Path(place) == memory else usage
-    )
+    monkeypatch.setattr(weights_file.shutil, "disk_usage", lambda place: small if Path(place) == memory else usage)
     monkeypatch.delenv("RLVR_WEIGHTS_FOLDER", raising=False)
     return memory
 
@@ -206,9 +196,7 @@ def test_too_little_shared_memory_is_refused_with_the_bytes_and_what_to_do(small
     assert found.value.exit_code == 2
 
 
-def test_shared_memory_that_cannot_be_written_is_refused(
-    small_memory: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_shared_memory_that_cannot_be_written_is_refused(small_memory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(weights_file.os, "access", lambda place, mode: False)
     with pytest.raises(ConfigError, match=r"shm is not writable.*RLVR_WEIGHTS_FOLDER"):
         place_for(1)
@@ -229,9 +217,7 @@ def test_a_folder_that_is_named_takes_the_place_of_shared_memory(
         place_for(1)
 
 
-def test_without_shared_memory_the_temporary_folder_is_used(
-    small_memory: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_shared_memory_the_temporary_folder_is_used(small_memory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(weights_file, "_SHARED_MEMORY", small_memory / "absent")
     assert place_for(1) == Path(tempfile.gettempdir())
 
@@ -260,9 +246,7 @@ def test_room_is_looked_for_before_a_learner_starts(
     assert asked == [2 * numbers(base, sum(trained.values()))]
 
 
-def test_a_base_needs_room_once_and_versions_four_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_base_needs_room_once_and_versions_four_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
 
     def place(num_bytes: int) -> Path:
@@ -280,18 +264,21 @@ def test_a_base_needs_room_once_and_versions_four_times(
     assert asked == [4 * 8, 8]
 
 
-def test_a_run_that_has_no_room_for_its_weights_ends_before_its_cold_start(
-    small_memory: Path, tmp_path: Path
-):
+def test_a_run_that_has_no_room_for_its_weights_ends_before_its_cold_start(small_memory: Path, tmp_path: Path):
     recipe = load_recipe("tiny", ["cluster.backend=ray", "rollout.engine_dtype=float32"]).recipe
     policy = tiny_policy()
     policy.model.resize_token_embeddings(1_000_000)  # 64 MB and more in float32
     steps: list[int] = []
     with pytest.raises(ConfigError, match=r"RLVR_WEIGHTS_FOLDER"):
         start_learner(
-            recipe, policy=policy, transport=Transport.FILE, faults=tmp_path, reference_folder=tmp_path,
-            checkpoint=None, progress=lambda step, loss: steps.append(step),
-        )  # fmt: skip
+            recipe,
+            policy=policy,
+            transport=Transport.FILE,
+            faults=tmp_path,
+            reference_folder=tmp_path,
+            checkpoint=None,
+            progress=lambda step, loss: steps.append(step),
+        )
     assert steps == []
 
 
@@ -319,10 +306,14 @@ def test_perturbed_weights_come_back_bit_for_bit():
 
 def test_groups_cover_every_tensor_at_every_size():
     names = [
-        "model.embed.weight", "model.norm.weight",
-        *(f"model.layers.{i}.{part}.weight" for i in range(30)
-          for part in ("self_attn.q", "self_attn.o", "mlp.up", "mlp.down", "input_norm")),
-    ]  # fmt: skip
+        "model.embed.weight",
+        "model.norm.weight",
+        *(
+            f"model.layers.{i}.{part}.weight"
+            for i in range(30)
+            for part in ("self_attn.q", "self_attn.o", "mlp.up", "mlp.down", "input_norm")
+        ),
+    ]
     for most in (1, 8, 20, 48, 100, 200):
         groups = tensor_groups(names, most=most)
         assert {name for members in groups.values() for name in members} == set(names)

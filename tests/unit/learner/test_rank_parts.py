@@ -24,9 +24,7 @@ from tests.unit.learner.group_cases import (
     group_size=st.integers(1, 8),
     num_ranks=st.integers(1, 5),
 )
-def test_rows_are_split_evenly_and_each_goes_to_one_rank(
-    lengths: list[int], group_size: int, num_ranks: int
-):
+def test_rows_are_split_evenly_and_each_goes_to_one_rank(lengths: list[int], group_size: int, num_ranks: int):
     width, num_rows = max(lengths), len(lengths)
     mask = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
     loss_mask = mask & (torch.arange(width)[None] > 0)

@@ -96,8 +96,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
     "falcon alibi": ("falcon", _BASE | {"alibi": True}),
     "mpt": (
         "mpt",
-        _IDS
-        | {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128},
+        _IDS | {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128},
     ),
     "olmo": ("olmo", _BASE),
     "olmo2": ("olmo2", _BASE),
@@ -158,9 +157,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
     ),
     "falcon_h1": (
         "falcon_h1",
-        _BASE
-        | _MAMBA2
-        | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "lm_head_multiplier": 0.5},
+        _BASE | _MAMBA2 | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "lm_head_multiplier": 0.5},
     ),
     "granitemoehybrid": (
         "granitemoehybrid",
@@ -203,8 +200,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
     ),
     "rwkv": (
         "rwkv",
-        _IDS
-        | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 128},
+        _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 128},
     ),
     "minimax": (
         "minimax",

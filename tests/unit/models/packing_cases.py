@@ -33,9 +33,7 @@ def tiny(kind: str, *, seed: int = 0, **changes: object) -> PreTrainedModel:
     return model
 
 
-def ragged(
-    groups: list[tuple[int, list[int]]], *, seed: int = 0, vocab: int = 31, holes: float = 0.0
-) -> Rows:
+def ragged(groups: list[tuple[int, list[int]]], *, seed: int = 0, vocab: int = 31, holes: float = 0.0) -> Rows:
     """Rows of (prompt length, completion lengths) groups, right-padded; `holes` is the share of unsampled tokens."""
     generator = torch.Generator().manual_seed(seed)
     index = [g for g, (_, lengths) in enumerate(groups) for _ in lengths]
@@ -65,9 +63,7 @@ def plain(model: PreTrainedModel, rows: Rows, *, temperature: float) -> TokenLog
     chosen = logp.gather(-1, ids[:, 1:, None])[..., 0]
     entropy = -(logp.exp() * logp).sum(-1)
     zero = chosen.new_zeros(len(ids), 1)
-    return TokenLogprobs(
-        logprobs=torch.cat([zero, chosen], 1) * mask, entropy=torch.cat([zero, entropy], 1) * mask
-    )
+    return TokenLogprobs(logprobs=torch.cat([zero, chosen], 1) * mask, entropy=torch.cat([zero, entropy], 1) * mask)
 
 
 def gradients(model: PreTrainedModel, out: TokenLogprobs, *, entropy: float = 0.3) -> torch.Tensor:

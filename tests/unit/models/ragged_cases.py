@@ -72,9 +72,7 @@ class Setting:
         return PolicyLearner(
             policy,
             config=LearnerConfig(dtype=self.dtype, lr=1e-6, **changes),  # type: ignore[arg-type] # a test's own keywords
-            loss=build_loss(
-                AlgorithmConfig(), max_completion_tokens=8, uses_proximal=uses_proximal
-            ),
+            loss=build_loss(AlgorithmConfig(), max_completion_tokens=8, uses_proximal=uses_proximal),
             temperature=0.9,
             transport=Transport.SHARED,
             reference=None,

@@ -38,16 +38,12 @@ def speeds(float32: float, bfloat16: float) -> DtypeSpeeds:
         (100, 105, LearnerDtype.FLOAT32),  # as good as equal: the more exact one
     ],
 )
-def test_bfloat16_is_chosen_only_where_it_is_faster(
-    float32: float, bfloat16: float, expected: LearnerDtype
-):
+def test_bfloat16_is_chosen_only_where_it_is_faster(float32: float, bfloat16: float, expected: LearnerDtype):
     assert speeds(float32, bfloat16).choice is expected
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_a_gpu_computes_in_bfloat16_where_it_has_it(
-    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool
-):
+def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     found = dtype_speed.measure_shapes([(8, 8)], torch.device("cuda", 0))
@@ -89,9 +85,7 @@ def test_the_measurement_is_real_and_draws_no_random_numbers():
         (["rollout.engine=toy"], BFLOAT16, EngineDtype.SHARED),
     ],
 )
-def test_the_engine_follows_the_learner(
-    overrides: list[str], learner: LearnerDtype, engine: EngineDtype
-):
+def test_the_engine_follows_the_learner(overrides: list[str], learner: LearnerDtype, engine: EngineDtype):
     recipe = load_recipe("quickstart", overrides).recipe
     assert has_auto(recipe)
     found = with_dtypes(recipe, learner=learner)

@@ -150,9 +150,7 @@ def test_a_checkpoint_is_what_transformers_loads_and_a_run_goes_on_from_it(
 
 
 @all_families
-def test_adapters_are_the_same_apart_merged_and_exported(
-    name: str, folder: Path, tmp_path: Path
-) -> None:
+def test_adapters_are_the_same_apart_merged_and_exported(name: str, folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     policy = load(folder, rank=2)
     generator = torch.Generator().manual_seed(0)
@@ -174,9 +172,7 @@ def test_adapters_are_the_same_apart_merged_and_exported(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_family_that_cannot_be_trained_is_refused_by_its_config_alone(
-    name: str, folder: Path
-) -> None:
+def test_a_family_that_cannot_be_trained_is_refused_by_its_config_alone(name: str, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=rf"family '{name}', which cannot be trained: .+"):
         load(folder)
@@ -218,17 +214,13 @@ def test_the_fastest_exact_way_is_found(name: str, way: Way, folder: Path) -> No
     assert way_of(load(folder).model) is way
 
 
-def test_a_state_that_reads_padding_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_state_that_reads_padding_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A recurrent model that ignores the mask of padded places generates prompts of one length at a time."""
     model = load(write_family("lfm2", tmp_path)).model
     for layer in model.model.layers:
         if hasattr(layer, "conv"):
             plain = layer.conv.forward
-            layer.conv.forward = lambda *args, attention_mask=None, plain=plain, **kwargs: plain(
-                *args, **kwargs
-            )
+            layer.conv.forward = lambda *args, attention_mask=None, plain=plain, **kwargs: plain(*args, **kwargs)
     assert way_of(model) is Way.EQUAL_LENGTHS
     growing = rows_of(model.eval(), [[4, 5], [6, 7]], way=Way.EQUAL_LENGTHS, pad_token_id=0, room=1)
     ids = torch.tensor([[4, 5], [6, 7]])
@@ -238,9 +230,7 @@ def test_a_state_that_reads_padding_is_noticed(
 
 @pytest.mark.parametrize("name", ["deepseek_v3"])
 @pytest.mark.parametrize("targets", [["gate_proj"], ["q_b_proj", "up_proj"]])
-def test_an_adapter_on_fused_experts_is_refused_with_the_way_out(
-    name: str, targets: list[str], folder: Path
-) -> None:
+def test_an_adapter_on_fused_experts_is_refused_with_the_way_out(name: str, targets: list[str], folder: Path) -> None:
     pytest.importorskip("peft")
     config = ModelConfig(path=str(folder), lora=LoraConfig(rank=2, target_modules=targets))
     with pytest.raises(ConfigError, match=r"fused experts; take some of .*q_b_proj.*rank=0"):
@@ -283,9 +273,7 @@ def test_a_written_folder_without_its_experts_is_an_error(
 
 
 @pytest.mark.parametrize("name", ["mixtral"])
-def test_a_checkpoint_of_other_shapes_or_names_is_refused(
-    name: str, folder: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_other_shapes_or_names_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
     model = load(folder).model
     narrow = copy.deepcopy(model)
     narrow.config.intermediate_size = 16

@@ -54,9 +54,7 @@ def textbook(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     has_bias=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_chunks_give_the_textbook_values_and_gradients(
-    source: list[int], rows_at_once: int, has_bias: bool, seed: int
-):
+def test_chunks_give_the_textbook_values_and_gradients(source: list[int], rows_at_once: int, has_bias: bool, seed: int):
     torch.manual_seed(seed)
     head = torch.nn.Linear(WIDTH, VOCAB, bias=has_bias).double()
     hidden = torch.randn(9, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -90,9 +88,7 @@ def test_a_second_backward_pass_gives_the_same_gradient():
     """The logits kept for the first one are used up by it, and computed anew."""
     head = torch.nn.Linear(WIDTH, VOCAB).double()
     hidden = torch.randn(4, WIDTH, dtype=torch.float64, requires_grad=True)
-    found = linear_logprobs(
-        hidden, head, request=request_of(targets_of([0, 1, 3], 4), rows_at_once=100)
-    ).sum()
+    found = linear_logprobs(hidden, head, request=request_of(targets_of([0, 1, 3], 4), rows_at_once=100)).sum()
     first = torch.autograd.grad(found, hidden, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(found, hidden)[0], first)
 
@@ -102,9 +98,7 @@ def test_logits_of_the_model_are_not_written_to():
     logits = torch.randn(3, VOCAB, dtype=torch.float64, requires_grad=True)
     targets = targets_of([0, 1, 2], 3)
     expected = textbook(5.0 * torch.tanh(logits / 5.0), targets)
-    found = logprobs_of_logits(
-        5.0 * torch.tanh(logits / 5.0), request=request_of(targets, rows_at_once=100)
-    )
+    found = logprobs_of_logits(5.0 * torch.tanh(logits / 5.0), request=request_of(targets, rows_at_once=100))
     (a,), (b,) = (torch.autograd.grad(t.sum(), logits) for t in (found, expected))
     assert torch.allclose(a, b, rtol=1e-10)
 
@@ -136,9 +130,7 @@ def test_no_block_of_logits_is_larger_than_allowed():
     )
     largest = {}
     for num_bytes in (1 << 20, 1 << 30):
-        request = HeadRequest(
-            targets=targets, temperature=1.0, chunk_bytes=num_bytes, needs_entropy_gradient=True
-        )
+        request = HeadRequest(targets=targets, temperature=1.0, chunk_bytes=num_bytes, needs_entropy_gradient=True)
         with Largest() as seen:
             linear_logprobs(hidden, head, request=request).sum().backward()
         largest[num_bytes] = seen.numel

@@ -42,9 +42,7 @@ def trained(steps: int = 3) -> Policy:
     for step in range(steps):
         found.model.zero_grad()
         target = TOKENS.roll(step, 1)
-        torch.nn.functional.cross_entropy(
-            found.model(TOKENS).logits.flatten(0, 1), target.flatten()
-        ).backward()
+        torch.nn.functional.cross_entropy(found.model(TOKENS).logits.flatten(0, 1), target.flatten()).backward()
         optimizer.step()
     return found
 
@@ -99,9 +97,7 @@ def answers_of(model: PreTrainedModel, *, seed: int) -> torch.Tensor:
     """16 answers drawn from the policy after the prompt (4, 5)."""
     with torch.no_grad():
         probabilities = model(torch.tensor([[4, 5]])).logits[0, -1].softmax(-1)
-    return torch.multinomial(
-        probabilities, 16, replacement=True, generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.multinomial(probabilities, 16, replacement=True, generator=torch.Generator().manual_seed(seed))
 
 
 def train(run: PolicyLearner, *, steps: int, first: int = 0) -> list[float]:
@@ -278,9 +274,7 @@ def test_a_resumed_run_takes_the_same_next_step_bit_for_bit(tmp_path: Path) -> N
     resumed.restore(tmp_path / "checkpoint")
     assert resumed.num_steps == 4
     train(resumed, steps=3, first=4)
-    for expected, actual in zip(
-        run.policy.model.parameters(), resumed.policy.model.parameters(), strict=True
-    ):
+    for expected, actual in zip(run.policy.model.parameters(), resumed.policy.model.parameters(), strict=True):
         assert torch.equal(expected, actual)
 
 
@@ -295,9 +289,7 @@ def test_the_adapter_of_other_layers_is_refused_on_resume(tmp_path: Path) -> Non
     learner(policy(), tmp_path).save(tmp_path / "checkpoint")
     fewer = LoraConfig(rank=RANK, alpha=8.0, target_modules=["q_proj"])
     with pytest.raises(CheckpointError, match="24 are unknown"):
-        learner(policy(ModelConfig(tiny=TINY, lora=fewer)), tmp_path).restore(
-            tmp_path / "checkpoint"
-        )
+        learner(policy(ModelConfig(tiny=TINY, lora=fewer)), tmp_path).restore(tmp_path / "checkpoint")
 
 
 def test_all_linear_leaves_out_the_head() -> None:
@@ -306,13 +298,13 @@ def test_all_linear_leaves_out_the_head() -> None:
 
 
 def test_named_layers_alone_are_adapted() -> None:
-    config = ModelConfig(
-        tiny=TINY, lora=LoraConfig(rank=RANK, target_modules=["q_proj", "layers.1.mlp.up_proj"])
-    )
+    config = ModelConfig(tiny=TINY, lora=LoraConfig(rank=RANK, target_modules=["q_proj", "layers.1.mlp.up_proj"]))
     layers = {name.partition(".lora_")[0] for name in lora.adapter_names(policy(config).model)}
     assert layers == {
-        "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj",
-    }  # fmt: skip
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+    }
 
 
 @pytest.mark.parametrize(

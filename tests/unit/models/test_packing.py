@@ -35,8 +35,7 @@ FULL_ATTENTION = {
     "gemma": {"head_dim": 8},
     "starcoder2": {"sliding_window": None},
     "gpt_neox": {},
-    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2}
-    | {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2} | {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     "deepseek_v3": {"num_key_value_heads": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
     | {"v_head_dim": 6, "q_lora_rank": 16, "kv_lora_rank": 16, "n_routed_experts": 4, "n_group": 1}
     | {"topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
@@ -174,9 +173,7 @@ def test_dropout_in_attention_is_refused_in_the_first_pass():
 
 def test_the_stream_holds_each_prompt_once_and_no_last_token():
     rows = ragged(GROUPS)
-    found = pack(
-        **{k: rows[k] for k in ("token_ids", "loss_mask", "group_index")}, share_prompt_prefix=True
-    )
+    found = pack(**{k: rows[k] for k in ("token_ids", "loss_mask", "group_index")}, share_prompt_prefix=True)
     # Prompts 3, 1 and 5 of groups, the lone row of 6 + 2 whole, completions of more than one token; less their last.
     assert found.lengths == (1, 3, 5, 7, 3, 3, 4, 6)
     assert found.prefixes == (-1, -1, -1, -1, 0, 0, 1, 1)
@@ -211,9 +208,7 @@ def test_rows_without_loss_tokens_are_not_run_and_change_nothing():
 
 @pytest.mark.parametrize("layout", list(Layout))
 @pytest.mark.parametrize("kind", ["llama", "cohere"])
-def test_rows_without_any_loss_token_give_every_parameter_a_gradient_of_zeros(
-    layout: Layout, kind: str
-):
+def test_rows_without_any_loss_token_give_every_parameter_a_gradient_of_zeros(layout: Layout, kind: str):
     model = tiny(kind)
     rows = ragged(GROUPS)
     rows["loss_mask"][:] = False
@@ -284,9 +279,7 @@ def test_autocast_is_close_to_float64():
     rows = ragged(GROUPS)
     exact = plain(copy.deepcopy(model).double(), rows, temperature=0.7).logprobs
     with torch.autocast("cpu", torch.bfloat16):
-        errors = [
-            difference(packed(model, rows, layout=layout).logprobs, exact) for layout in Layout
-        ]
+        errors = [difference(packed(model, rows, layout=layout).logprobs, exact) for layout in Layout]
     assert max(errors) < 0.03
 
 
@@ -316,9 +309,7 @@ def test_padded_blocks_and_ragged_sequences_are_the_same_attention(prefixes: tup
     weights = torch.randn(shapes[0], dtype=torch.float64)
 
     def attend(q, k, v, bias):
-        return scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, is_causal=bias is None, scale=0.3, enable_gqa=True
-        )
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, scale=0.3, enable_gqa=True)
 
     blocks = attend_in_blocks(*streams, layout=layout, attend=attend)
     ragged_ = attend_ragged(*streams, layout=layout, scale=0.3, kernel=reference_kernel)

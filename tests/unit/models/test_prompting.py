@@ -71,16 +71,18 @@ def test_a_tag_has_a_partner_or_a_name_that_tells_it(special: list[str], kept: l
 def test_text_of_a_server_shows_tags_where_it_gives_token_ids() -> None:
     tokenizer = tokenizer_with(SPECIAL)
     client = JsonClient("http://127.0.0.1:9", key="", max_open=1)
-    engine = ServerEngine(
-        client, model="tiny", tokenizer=tokenizer, stop_token_ids=(2,), prompts={}
-    )
+    engine = ServerEngine(client, model="tiny", tokenizer=tokenizer, stop_token_ids=(2,), prompts={})
     asked: GenerationRequest = request()
 
     def text_of(ids: tuple[int, ...] | None) -> str:
         reply = Reply(
-            text="1+12", finish_reason=FinishReason.STOP, token_ids=ids, logprobs=None, stopped_by="",
+            text="1+12",
+            finish_reason=FinishReason.STOP,
+            token_ids=ids,
+            logprobs=None,
+            stopped_by="",
             num_prompt_tokens=None,
-        )  # fmt: skip
+        )
         return engine._completion(asked, reply).text
 
     assert text_of(tuple(ids_of("<think>1+1</think>2<eos>", tokenizer))) == "<think>1+1</think>2"
@@ -131,9 +133,7 @@ def test_a_tiny_policy_s_tokenizer_writes_its_begin_token() -> None:
         (("user", "user"), r"\(turns: user, user\).*Roles must alternate; its turns must be as"),
     ],
 )  # fmt: skip
-def test_a_template_that_raises_is_an_error_of_the_prompt(
-    roles: tuple[str, ...], said: str
-) -> None:
+def test_a_template_that_raises_is_an_error_of_the_prompt(roles: tuple[str, ...], said: str) -> None:
     tokenizer = tokenizer_with([])
     tokenizer.chat_template = GEMMA
     assert prompt_text(chat("user"), tokenizer) == "1="
@@ -177,9 +177,12 @@ def test_template_arguments_go_to_a_chat_server_or_are_refused() -> None:
     tokenizer = tokenizer_with([])
     message = Message(role="user", content="2+2?")
     quiet = Prompt(
-        prompt_id="p", messages=(message,), source="s", checks=CHECKS,
+        prompt_id="p",
+        messages=(message,),
+        source="s",
+        checks=CHECKS,
         chat_template_kwargs={"enable_thinking": False},
-    )  # fmt: skip
+    )
     with loopback(paths=("/v1/chat/completions",)) as server:
         ask(server_engine(server, tokenizer, prompt=quiet), request())
         assert server.requests[-1]["chat_template_kwargs"] == {"enable_thinking": False}

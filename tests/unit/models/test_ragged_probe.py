@@ -25,9 +25,7 @@ def setting_of(tmp_path: Path, dtype: LearnerDtype = LearnerDtype.BFLOAT16_AUTOC
     return Setting(device=CPU, dtype=dtype, folder=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "bound"), [(LearnerDtype.FLOAT32, 1e-5), (LearnerDtype.BFLOAT16_AUTOCAST, 0.03)]
-)
+@pytest.mark.parametrize(("dtype", "bound"), [(LearnerDtype.FLOAT32, 1e-5), (LearnerDtype.BFLOAT16_AUTOCAST, 0.03)])
 @pytest.mark.parametrize("mode", cases.MODES)
 def test_the_ragged_kernel_is_used_and_gives_the_numbers_of_padded_blocks(
     mode: Callable[[Setting], Result],
@@ -72,9 +70,7 @@ def test_the_kernel_probe_does_not_depend_on_the_callers_modes(
     assert known_kernel(CPU) is kernel
 
 
-def test_a_first_pass_in_inference_mode_leaves_the_kernel_to_training(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_a_first_pass_in_inference_mode_leaves_the_kernel_to_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     calls = cases.simulate_kernel(monkeypatch)
     setting = setting_of(tmp_path)
     model = setting.model()
@@ -104,9 +100,7 @@ def test_compiled_checkpointed_layers_use_the_kernel_after_a_pass_without_gradie
     assert calls == Calls(kernel=1 + 3 * NUM_LAYERS)  # the last NUM_LAYERS in the recomputation
 
 
-def test_a_layer_without_a_probe_before_it_fails_and_does_not_probe(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_a_layer_without_a_probe_before_it_fails_and_does_not_probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     calls = cases.simulate_kernel(monkeypatch)
     monkeypatch.setattr(logprobs, "probe_kernel", lambda device: None)
     setting = setting_of(tmp_path)
@@ -115,9 +109,7 @@ def test_a_layer_without_a_probe_before_it_fails_and_does_not_probe(
     assert calls == Calls()
 
 
-def test_devices_without_the_kernel_are_not_probed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_devices_without_the_kernel_are_not_probed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     calls = cases.count_calls(monkeypatch, cases.attend_each)
     assert probe_kernel(CPU) is None
     assert known_kernel(CPU) is None

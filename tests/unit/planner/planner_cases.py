@@ -63,13 +63,9 @@ def by_name(parts: list[Part]) -> dict[str, int]:
 
 
 def device(gibibytes: float, *, kind: str = "cpu", index: int = 0) -> Device:
-    return Device(
-        kind=kind, index=index, name=f"{kind} {index}", available_bytes=int(gibibytes * GIB)
-    )
+    return Device(kind=kind, index=index, name=f"{kind} {index}", available_bytes=int(gibibytes * GIB))
 
 
 def setup_for(*overrides: str, num_adapters: int = 0, eval_sizes: list[int] | None = None) -> Setup:
     recipe = with_dtypes(load_recipe("tiny", list(overrides)).recipe, learner=LearnerDtype.FLOAT32)
-    return setup_of(
-        recipe, SMALL, num_adapters=num_adapters, lengths=SETUP.lengths, eval_sizes=eval_sizes
-    )
+    return setup_of(recipe, SMALL, num_adapters=num_adapters, lengths=SETUP.lengths, eval_sizes=eval_sizes)

@@ -35,8 +35,12 @@ def test_gpus_hold_a_learner_each_and_the_first_the_engine() -> None:
     assert [place.name for place in found] == ["cuda 0", "cuda 1"]
     names = [set(by_name(list(place.parts))) for place in found]
     assert names[0] - names[1] == {
-        "published weights", "engine's weights", "key-value cache", "sampling", "prompts",
-    }  # fmt: skip
+        "published weights",
+        "engine's weights",
+        "key-value cache",
+        "sampling",
+        "prompts",
+    }
 
 
 def test_gradients_take_the_room_of_activations_unless_another_micro_batch_follows() -> None:
@@ -61,10 +65,14 @@ def test_generation_adds_up_where_it_overlaps() -> None:
     parts = [
         Part(name="", num_bytes=b, phase=p, how="")
         for b, p in (
-            (1000, Phase.ALWAYS), (10, Phase.TRAINING), (30, Phase.FORWARD), (20, Phase.GRADIENTS), (50, Phase.UPDATE),
+            (1000, Phase.ALWAYS),
+            (10, Phase.TRAINING),
+            (30, Phase.FORWARD),
+            (20, Phase.GRADIENTS),
+            (50, Phase.UPDATE),
             (60, Phase.GENERATION),
         )
-    ]  # fmt: skip
+    ]
     # training: max(10 + max(30, 20), 20 + 50) = 70; with gradients from before max(10 + 30 + 20, 70)
     assert passing_bytes(parts, overlaps=False, has_one_micro_batch=True) == 70
     assert passing_bytes(parts, overlaps=True, has_one_micro_batch=True) == 130
@@ -167,9 +175,7 @@ def test_every_recipe_survives_a_change(name: str) -> None:
         (["cluster.learners=2"], {"num_learners": 2}),
     ],
 )  # fmt: skip
-def test_a_key_of_the_recipe_reaches_the_plan(
-    overrides: list[str], expected: dict[str, object]
-) -> None:
+def test_a_key_of_the_recipe_reaches_the_plan(overrides: list[str], expected: dict[str, object]) -> None:
     found = setup_for(*overrides)
     assert {name: getattr(found, name) for name in expected} == expected
     assert {name: getattr(setup_for(), name) for name in expected} != expected
@@ -199,8 +205,7 @@ def test_evaluations_are_counted_whole_and_in_between() -> None:
 
 def test_an_evaluation_set_is_planned_with_the_rows_that_it_has() -> None:
     asked, held = (
-        setup_for("run.eval_prompts=200", "run.eval_prompts_between=40", eval_sizes=sizes)
-        for sizes in (None, [30])
+        setup_for("run.eval_prompts=200", "run.eval_prompts_between=40", eval_sizes=sizes) for sizes in (None, [30])
     )
     assert asked.num_eval_completions == 2 * 200 + 3 * 40
     assert held.num_eval_completions == 5 * 30
@@ -243,9 +248,7 @@ def test_the_run_is_its_steps_its_evaluations_and_its_cold_start() -> None:
     plain = pace_of(SETUP, speed)
     assert plain.total_s == pytest.approx(10 * plain.step_s)
     assert (plain.generated_tokens, plain.learner_tokens) == (32, 56)
-    more = pace_of(
-        replace(SETUP, num_eval_completions=16, cold_start_rows=2, cold_start_steps=5), speed
-    )
+    more = pace_of(replace(SETUP, num_eval_completions=16, cold_start_rows=2, cold_start_steps=5), speed)
     evaluation = decode_s(SETUP, speed, rows=16, prompts=16)
     cold = 5 * 2 * 12 * 6 * 4000 / (1e6 * 0.5)
     assert more.total_s - plain.total_s == pytest.approx(evaluation + cold)
@@ -322,11 +325,14 @@ def test_check_warns_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> N
         load_recipe(
             "tiny",
             [
-                "run.eval_prompts=20", "rollout.prompts_per_step=256", "rollout.group_size=64",
-                "learner.micro_batch_tokens=131072", "model.tiny.layers=16",
+                "run.eval_prompts=20",
+                "rollout.prompts_per_step=256",
+                "rollout.group_size=64",
+                "learner.micro_batch_tokens=131072",
+                "model.tiny.layers=16",
             ],
         ).recipe
-    )  # fmt: skip
+    )
     (text,) = report.warnings
     assert text.startswith("cpu 0: ")
     assert "4.00 GiB available: out of memory is likely; try " in text

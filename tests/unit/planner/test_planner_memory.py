@@ -55,9 +55,14 @@ def test_the_outline_of_a_tiny_model_is_the_model_that_is_built() -> None:
 
 def test_an_untied_table_is_not_multiplied_with() -> None:
     config = LlamaConfig(
-        vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
     found = architecture_of(LlamaForCausalLM(config))
     assert found.num_parameters - found.num_multiplied == 50 * 8
     assert (found.query_width, found.kv_width) == (8, 4)
@@ -110,9 +115,7 @@ def test_activations_by_hand() -> None:
 def test_logits_are_bounded_by_their_limit() -> None:
     assert logits(SETUP) == 32 * 100 * 2
     assert logits(replace(SETUP, is_bfloat16=False)) == 32 * 100 * 4
-    assert (
-        logits(replace(SETUP, logits_bytes=4000)) == 10 * 100 * 2
-    )  # ten rows are 4000 bytes in float32
+    assert logits(replace(SETUP, logits_bytes=4000)) == 10 * 100 * 2  # ten rows are 4000 bytes in float32
 
 
 def test_the_head_works_on_a_cast_and_two_gradients() -> None:
@@ -199,9 +202,14 @@ def saved_bytes(model: PreTrainedModel, *, rows: int, is_bfloat16: bool, layout:
 def test_autograd_saves_what_the_formula_says(kind: str, is_bfloat16: bool) -> None:
     def build(layers: int) -> PreTrainedModel:
         config = LlamaConfig(
-            vocab_size=64, hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=256,
-        )  # fmt: skip
+            vocab_size=64,
+            hidden_size=64,
+            intermediate_size=192,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+        )
         model = LlamaForCausalLM(config).train()
         if kind == "adapters":
             lora.attach(model, LoraConfig(rank=1), seed=0, base_name="")
@@ -210,10 +218,7 @@ def test_autograd_saves_what_the_formula_says(kind: str, is_bfloat16: bool) -> N
         return model
 
     layout = Layout.PADDED if kind == "padded" else Layout.PACKED
-    sizes = [
-        [saved_bytes(build(n), rows=r, is_bfloat16=is_bfloat16, layout=layout) for r in (2, 4)]
-        for n in (1, 2)
-    ]
+    sizes = [[saved_bytes(build(n), rows=r, is_bfloat16=is_bfloat16, layout=layout) for r in (2, 4)] for n in (1, 2)]
     tokens = 2 * (33 if kind == "padded" else 32)  # two rows more; the last token predicts nothing
     measured = ((sizes[1][1] - sizes[0][1]) - (sizes[1][0] - sizes[0][0])) / tokens
     setup = replace(

@@ -43,9 +43,13 @@ def test_what_asynchrony_and_shaping_did_is_shown(run_dir: Path):
     changes = {"policy/staleness_mean": 2.0, "rollout/wasted_rate": 0.25, "time/wait_s": 0.5}
     write_lines(run_dir / "metrics.jsonl", [step_row(1, **changes), step_row(2, **changes)])
     alarm = {
-        "time": "2026-01-02T03:04:06Z", "kind": "mismatch_alarm", "step": 2, "action": "less_staleness",
-        "reason": "for 3 steps in a row: mismatch/ess is 0.7", "readings": [],
-    }  # fmt: skip
+        "time": "2026-01-02T03:04:06Z",
+        "kind": "mismatch_alarm",
+        "step": 2,
+        "action": "less_staleness",
+        "reason": "for 3 steps in a row: mismatch/ess is 0.7",
+        "readings": [],
+    }
     spent = {
         "time": "2026-01-02T03:04:07Z",
         "kind": "refill_spent",
@@ -54,9 +58,7 @@ def test_what_asynchrony_and_shaping_did_is_shown(run_dir: Path):
         "kept": 3,
     }
     write_lines(run_dir / "events.jsonl", [alarm, spent])
-    write_rollouts(
-        run_dir / "rollouts" / "step_000002.parquet", overlong_penalty=0.5, kl_penalty=0.0
-    )
+    write_rollouts(run_dir / "rollouts" / "step_000002.parquet", overlong_penalty=0.5, kl_penalty=0.0)
     page = write_report(run_dir).read_text(encoding="utf-8")
     assert "policy/staleness_mean" in page
     assert "rollout/wasted_rate" in page
@@ -113,20 +115,23 @@ def test_every_chart_has_a_title(run_dir: Path) -> None:
     pictures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     titles = [re.match(r"<svg[^>]*><title>([^<]+)</title>", picture) for picture in pictures]
     assert [found and found[1] for found in titles] == [
-        "eval/sum/pass@1", "reward/mean", "rollout/length_mean_tokens", "rollout/truncated_rate",
-        "policy/entropy", "policy/grad_norm", "mismatch/kl_k3", "reward/zero_variance_rate",
+        "eval/sum/pass@1",
+        "reward/mean",
+        "rollout/length_mean_tokens",
+        "rollout/truncated_rate",
+        "policy/entropy",
+        "policy/grad_norm",
+        "mismatch/kl_k3",
+        "reward/zero_variance_rate",
         "time/step_s",
-    ]  # fmt: skip
+    ]
 
 
 def test_what_a_policy_wrote_is_text_and_never_markup(run_dir: Path) -> None:
     hostile = '</pre><script>alert("x")</script>\u202e\x00'
+    texts = ["completion", "reason", "prompt_text", "status", "finish_reason", "extracted", "group_id"]
     for name in ("step_000002", "step_000002.eval-sum"):
-        write_rollouts(
-            run_dir / "rollouts" / f"{name}.parquet",
-            completion=hostile, reason=hostile, prompt_text=hostile, status=hostile,
-            finish_reason=hostile, extracted=hostile, group_id=hostile,
-        )  # fmt: skip
+        write_rollouts(run_dir / "rollouts" / f"{name}.parquet", **dict.fromkeys(texts, hostile))
     (run_dir / "recipe.yaml").write_text("name: <script>\n")
     event = {"time": "<script>", "kind": "verifier_error", "reason": hostile, "check": "<script>"}
     with (run_dir / "events.jsonl").open("a") as file:
@@ -212,9 +217,7 @@ def test_killed_run_has_no_end(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [step_row(1)]])
-def test_run_of_at_most_one_step_without_anything_else_has_a_page(
-    tmp_path: Path, rows: list[dict[str, Any]]
-) -> None:
+def test_run_of_at_most_one_step_without_anything_else_has_a_page(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     write_lines(tmp_path / "metrics.jsonl", rows)
     page = page_of(tmp_path)
     assert "The run recorded no evaluation." in page
@@ -259,10 +262,7 @@ def test_an_alarm_is_listed_with_its_advice_and_marks_its_chart(run_dir: Path) -
     alarms = [alarm_of("truncated", 1, since=0), cleared, alarm_of("zero_reward", 2)]
     write_lines(run_dir / "events.jsonl", [*errors, *alarms])
     page = page_of(run_dir)
-    assert (
-        "1 alarm truncated, 1 alarm zero_reward, 1 alarm_cleared truncated, 60 verifier_error"
-        in page
-    )
+    assert "1 alarm truncated, 1 alarm zero_reward, 1 alarm_cleared truncated, 60 verifier_error" in page
     assert "<td>rollouts/step_000002.parquet c7</td>" in page
     assert "from step 1 on it went wrong. Do &lt;this&gt;" in page
     assert "it was raised at step 1" in page
@@ -297,12 +297,14 @@ def test_every_check_and_the_reference_are_shown(run_dir: Path) -> None:
         {"check": "main", "role": "reward", "status": "pass", "score": 1.0, "extracted": "4", "reason": "equal"},
         {"check": "tags", "role": "gate", "status": "fail", "score": 0.0, "extracted": None, "reason": "no <b>"},
         {"check": "watch", "role": "shadow", "status": "error", "score": None, "reason": "it broke"},
-    ]  # fmt: skip
+    ]
     for name in ("step_000002", "step_000002.eval-sum"):
         write_rollouts(
             run_dir / "rollouts" / f"{name}.parquet",
-            reward=0.0, verdicts=json.dumps(verdicts), reference="the gold & answer",
-        )  # fmt: skip
+            reward=0.0,
+            verdicts=json.dumps(verdicts),
+            reference="the gold & answer",
+        )
     page = page_of(run_dir)
     for text in (
         '<b class="bad">vetoed by tags</b>', "the gold &amp; answer", "fail → vetoed by tags",
@@ -351,9 +353,7 @@ def test_numbers_are_written_for_people() -> None:
     assert escaped("a\n<b>") == "a\n&lt;b&gt;"
 
 
-def test_a_report_that_fails_too_does_not_hide_why_the_run_failed(
-    run_dir: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_report_that_fails_too_does_not_hide_why_the_run_failed(run_dir: Path, caplog: pytest.LogCaptureFixture):
     (run_dir / "report.html").unlink(missing_ok=True)
     (run_dir / "report.html").mkdir()
     notes: list[str] = []

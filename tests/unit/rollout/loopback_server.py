@@ -199,9 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             choice["text"] = text
             if body.get("logprobs"):
                 choice["logprobs"] = {"token_logprobs": [-0.5] * len(text)}
-            count = len(body["prompt"]) + (
-                ways.extra_tokens if isinstance(body["prompt"], str) else 0
-            )
+            count = len(body["prompt"]) + (ways.extra_tokens if isinstance(body["prompt"], str) else 0)
         return {
             "id": "x",
             "choices": [choice],

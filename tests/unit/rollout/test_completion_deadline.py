@@ -33,9 +33,7 @@ class Generous:
 
     async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
         self.asked.append(completion.sample_index)
-        verdict = Verdict(
-            status=Status.PASS, score=1.0, reason="generous", verifier="g@1", seconds=0.0
-        )
+        verdict = Verdict(status=Status.PASS, score=1.0, reason="generous", verifier="g@1", seconds=0.0)
         return {"c": verdict}
 
 
@@ -49,9 +47,7 @@ def make_group(engine: Hasty, verifier: Generous) -> Group:
         run_seed=0,
         completion_deadline_s=7.0,
     )
-    prompt = Prompt(
-        prompt_id="p", text="1?", source="s", checks=(Check(name="c", verifier="text_match"),)
-    )
+    prompt = Prompt(prompt_id="p", text="1?", source="s", checks=(Check(name="c", verifier="text_match"),))
     plan = SamplingPlan(sampling=Sampling(temperature=1.0, max_tokens=4), group_size=4)
     return asyncio.run(sampler.make_group("g", prompt, plan=plan, policy_version=0))
 

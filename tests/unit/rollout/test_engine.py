@@ -33,9 +33,7 @@ def policy() -> Policy:
     return built
 
 
-def engine_of(
-    policy: Policy, dtype: EngineDtype = EngineDtype.SHARED, rows: int = 64
-) -> TransformersEngine:
+def engine_of(policy: Policy, dtype: EngineDtype = EngineDtype.SHARED, rows: int = 64) -> TransformersEngine:
     return TransformersEngine(policy, engine_dtype=dtype, autocast=False, max_batch_rows=rows)
 
 
@@ -108,9 +106,7 @@ def test_a_sample_is_the_same_whatever_batch_it_sits_in(policy: Policy):
 
 
 def test_seed_decides_the_sample(policy: Policy):
-    texts = {
-        c.token_ids for c in generate(engine_of(policy), requests_of(PROMPTS[:1], group_size=16))
-    }
+    texts = {c.token_ids for c in generate(engine_of(policy), requests_of(PROMPTS[:1], group_size=16))}
     assert len(texts) > 8
 
 
@@ -122,34 +118,37 @@ def test_greedy_equals_the_generate_of_transformers(policy: Policy):
         strict=True,
     ):
         ids = torch.tensor([prompt])
-        expected = policy.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12
-        )
+        expected = policy.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
         assert completion.token_ids == tuple(expected[0, len(prompt) :].tolist())
 
 
 def test_samples_follow_the_distribution(policy: Policy):
     """The first token of 4,000 samples against softmax: the largest deviation stays within 5 standard errors."""
     count = 4000
-    sampled = generate(engine_of(policy, rows=count), [
-        GenerationRequest(request_id=str(i), prompt_id="p", prefix_token_ids=(1, 5), sample_index=i, seed=i,
-                          sampling=Sampling(temperature=0.7, max_tokens=1))
-        for i in range(count)
-    ])  # fmt: skip
+    sampled = generate(
+        engine_of(policy, rows=count),
+        [
+            GenerationRequest(
+                request_id=str(i),
+                prompt_id="p",
+                prefix_token_ids=(1, 5),
+                sample_index=i,
+                seed=i,
+                sampling=Sampling(temperature=0.7, max_tokens=1),
+            )
+            for i in range(count)
+        ],
+    )
     found = np.bincount([c.token_ids[0] for c in sampled], minlength=16) / count
     policy.model.eval()
     with torch.no_grad():
-        expected = torch.softmax(
-            policy.model(torch.tensor([[1, 5]])).logits[0, -1] / 0.7, -1
-        ).numpy()
+        expected = torch.softmax(policy.model(torch.tensor([[1, 5]])).logits[0, -1] / 0.7, -1).numpy()
     assert np.abs(found - expected).max() < 5 * np.sqrt(0.25 / count)
 
 
 def test_sampling_never_picks_a_token_of_probability_zero():
     logits = torch.tensor([[0.0, -math.inf, 0.0, -math.inf]]).repeat(3, 1)
-    tokens, logprobs = sample_tokens(
-        logits, uniforms=torch.tensor([0.0, 0.5, 1.0 - 1e-9]), temperatures=torch.ones(3)
-    )
+    tokens, logprobs = sample_tokens(logits, uniforms=torch.tensor([0.0, 0.5, 1.0 - 1e-9]), temperatures=torch.ones(3))
     assert tokens.tolist() == [0, 2, 2]
     assert logprobs.tolist() == pytest.approx([-math.log(2)] * 3)
 
@@ -187,9 +186,14 @@ def test_a_special_token_ends_a_completion_and_is_no_part_of_its_text(policy: Po
 
 def test_deadline_ends_a_completion_with_abort(policy: Policy):
     late = GenerationRequest(
-        request_id="late", prompt_id="p", prefix_token_ids=(1, 5), sample_index=0, seed=3, deadline_s=0.0,
+        request_id="late",
+        prompt_id="p",
+        prefix_token_ids=(1, 5),
+        sample_index=0,
+        seed=3,
+        deadline_s=0.0,
         sampling=Sampling(temperature=1.0, max_tokens=500),
-    )  # fmt: skip
+    )
     (completion,) = generate(engine_of(policy), [late])
     assert completion.finish_reason in (FinishReason.ABORT, FinishReason.STOP)
     assert len(completion.token_ids) == 1
@@ -205,8 +209,14 @@ def ref_of(
         TensorEntry(name=n, shape=tuple(p.shape), checksum=tensor_checksum(p.detach().to(dtype)))
         for n, p in policy.model.named_parameters()
     )
-    return WeightsRef(policy_version=version, kind=WeightsKind.FULL, transport=transport,
-                      uri="memory:learner", dtype=str(dtype), manifest=manifest)  # fmt: skip
+    return WeightsRef(
+        policy_version=version,
+        kind=WeightsKind.FULL,
+        transport=transport,
+        uri="memory:learner",
+        dtype=str(dtype),
+        manifest=manifest,
+    )
 
 
 @pytest.mark.parametrize("dtype", [EngineDtype.BFLOAT16, EngineDtype.FLOAT32])
@@ -216,9 +226,7 @@ def test_a_copy_follows_the_learner_and_equals_a_fresh_engine(policy: Policy, dt
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    assert [c.logprobs for c in generate(engine, requests_of(PROMPTS))] == [
-        c.logprobs for c in before
-    ]
+    assert [c.logprobs for c in generate(engine, requests_of(PROMPTS))] == [c.logprobs for c in before]
     ref = ref_of(policy, 4, dtype=COPY_DTYPES[dtype])
     receipt = asyncio.run(engine.load_weights(ref))
     assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}
@@ -231,22 +239,16 @@ def test_a_copy_follows_the_learner_and_equals_a_fresh_engine(policy: Policy, dt
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_float32_copy_computes_exactly_as_the_learners_own_tensors_do(
-    policy: Policy, autocast: bool
-):
+def test_a_float32_copy_computes_exactly_as_the_learners_own_tensors_do(policy: Policy, autocast: bool):
     def completions(dtype: EngineDtype) -> list[Completion]:
-        engine = TransformersEngine(
-            policy, engine_dtype=dtype, autocast=autocast, max_batch_rows=64
-        )
+        engine = TransformersEngine(policy, engine_dtype=dtype, autocast=autocast, max_batch_rows=64)
         return generate(engine, requests_of(PROMPTS))
 
     assert completions(EngineDtype.FLOAT32) == completions(EngineDtype.SHARED)
 
 
 @pytest.mark.parametrize("kind", ["copy", "toy"])
-def test_loading_waits_for_the_wave_that_runs_and_its_completions_keep_their_version(
-    policy: Policy, kind: str
-):
+def test_loading_waits_for_the_wave_that_runs_and_its_completions_keep_their_version(policy: Policy, kind: str):
     engine = ToyEngine(policy.text) if kind == "toy" else engine_of(policy, EngineDtype.FLOAT32)
     requests = requests_of(PROMPTS, group_size=32)
 
@@ -282,11 +284,7 @@ def test_weights_that_are_not_what_was_sent_are_refused(policy: Policy):
     ):
         asyncio.run(engine_of(policy, EngineDtype.BFLOAT16).load_weights(ref))
     with pytest.raises(RolloutError, match="shared"):
-        asyncio.run(
-            engine_of(policy, EngineDtype.BFLOAT16).load_weights(
-                ref_of(policy, 1, Transport.SHARED)
-            )
-        )
+        asyncio.run(engine_of(policy, EngineDtype.BFLOAT16).load_weights(ref_of(policy, 1, Transport.SHARED)))
 
 
 def test_a_failing_wave_reaches_every_caller_and_a_closed_engine_refuses(policy: Policy):

@@ -8,9 +8,13 @@ from transformers.cache_utils import DynamicLayer
 from rlvr.rollout.key_value_cache import LayerWithRoom, key_value_cache
 
 LLAMA = LlamaConfig(
-    vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    vocab_size=32,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
     num_key_value_heads=2,
-)  # fmt: skip
+)
 
 
 def states(rows: int, tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,9 +78,7 @@ def test_a_model_computes_the_same_with_it():
 
 
 def test_layers_that_forget_tokens_stay_as_they_are():
-    sliding = MistralConfig(
-        num_hidden_layers=2, hidden_size=32, num_attention_heads=4, sliding_window=4
-    )
+    sliding = MistralConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=4, sliding_window=4)
     kinds = [type(layer) for layer in DynamicCache(config=sliding).layers]
     assert DynamicLayer not in kinds
     assert [type(layer) for layer in key_value_cache(sliding).layers] == kinds

@@ -31,17 +31,13 @@ from tests.unit.rollout.loopback_server import Loopback, loopback
 
 QUICK = Retries(attempts=4, pause_s=0.001, max_pause_s=0.002)
 CHECK = Check(name="main", verifier="text_match", reference="4")
-CHAT_PROMPT = Prompt(
-    prompt_id="p", messages=(Message(role="user", content="2+2?"),), source="s", checks=(CHECK,)
-)
+CHAT_PROMPT = Prompt(prompt_id="p", messages=(Message(role="user", content="2+2?"),), source="s", checks=(CHECK,))
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     """One that writes no begin token itself."""
-    found = build_tiny(
-        TinyModel(layers=1, hidden_size=16, heads=2, characters="0123456789+=</x>"), seed=0
-    ).tokenizer
+    found = build_tiny(TinyModel(layers=1, hidden_size=16, heads=2, characters="0123456789+=</x>"), seed=0).tokenizer
     found.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
     return found
 
@@ -79,9 +75,7 @@ def engine_of(
     prompt: Prompt = CHAT_PROMPT,
 ) -> ServerEngine:
     client = JsonClient(server.url, key=key, max_open=max_open, retries=QUICK)
-    return ServerEngine(
-        client, model="tiny", tokenizer=tokenizer, stop_token_ids=(2,), prompts={"p": prompt}
-    )
+    return ServerEngine(client, model="tiny", tokenizer=tokenizer, stop_token_ids=(2,), prompts={"p": prompt})
 
 
 def run(engine: ServerEngine, *requests: GenerationRequest) -> list[Completion]:
@@ -140,9 +134,7 @@ def test_text_goes_to_a_server_without_token_ids_and_another_length_is_told(toke
             (found,) = run(engine, request())
     assert engine.dialect is not None
     assert (engine.dialect.form, engine.dialect.has_options) == (Form.TEXT, False)
-    assert (
-        server.requests[-1]["prompt"] == "<bos>2+2="
-    )  # this tokenizer writes no begin token itself
+    assert server.requests[-1]["prompt"] == "<bos>2+2="  # this tokenizer writes no begin token itself
     assert "seed" not in server.requests[-1]
     assert all(math.isnan(logprob) for logprob in found.logprobs)
     assert "reads a prompt of 5 tokens as 9" in caplog.text  # the server here counts characters
@@ -152,9 +144,7 @@ def test_a_begin_token_that_the_tokenizer_writes_itself_is_not_in_the_text():
     writes_begin = build_tiny(
         TinyModel(layers=1, hidden_size=16, heads=2, characters="0123456789+=</x>"), seed=0
     ).tokenizer
-    writes_begin.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", 1)]
-    )
+    writes_begin.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     with loopback(takes_ids=False, takes_extras=False) as server:
         run(engine_of(server, writes_begin), request())
     assert server.requests[-1]["prompt"] == "2+2="
@@ -181,17 +171,13 @@ def test_a_server_without_completions_is_sent_messages(tokenizer, caplog):
 
 
 def test_a_chat_server_with_another_name_for_the_limit_is_understood(tokenizer):
-    with loopback(
-        paths=("/v1/chat/completions",), takes_extras=False, limit_keys=("max_completion_tokens",)
-    ) as server:
+    with loopback(paths=("/v1/chat/completions",), takes_extras=False, limit_keys=("max_completion_tokens",)) as server:
         run(engine_of(server, tokenizer), request())
     assert server.requests[-1]["max_completion_tokens"] == 5
 
 
 def test_an_answer_that_is_begun_goes_as_an_assistant_message_or_is_refused(tokenizer):
-    begun = Prompt(
-        prompt_id="p", text="2+2?", source="s", checks=(CHECK,), assistant_prefix=" <think>"
-    )
+    begun = Prompt(prompt_id="p", text="2+2?", source="s", checks=(CHECK,), assistant_prefix=" <think>")
     with loopback(paths=("/v1/chat/completions",)) as server:
         run(engine_of(server, tokenizer, prompt=begun), request())
         assert server.requests[-1]["messages"] == [
@@ -214,9 +200,7 @@ def test_an_answer_that_is_begun_goes_as_an_assistant_message_or_is_refused(toke
         ({"stop_style": "silent", "takes_extras": False}, 4),  # a refused probe, and one call more
     ],
 )
-def test_the_stop_string_stays_in_the_text_whatever_the_server_does_with_it(
-    tokenizer, ways, num_calls
-):
+def test_the_stop_string_stays_in_the_text_whatever_the_server_does_with_it(tokenizer, ways, num_calls):
     with loopback(answer="<x>4</x>99", **ways) as server:
         (found,) = run(engine_of(server, tokenizer), request(stop=["</x>"]))
     assert found.text == "<x>4</x>"
@@ -274,9 +258,7 @@ def test_a_server_that_says_nothing_is_named_at_the_deadline(tokenizer):
             async for _ in engine.generate([request(deadline_s=0.3)]):
                 pass
 
-        with pytest.raises(
-            RolloutError, match=r"answered nothing for 0\.3 s.*check whether it hangs"
-        ):
+        with pytest.raises(RolloutError, match=r"answered nothing for 0\.3 s.*check whether it hangs"):
             asyncio.run(two_rounds())
         asyncio.run(engine.close())
 
@@ -335,12 +317,8 @@ def test_a_redirect_is_not_followed(tokenizer):
         (lambda engine, ref: engine.score([[1, 2]]), "cannot score 1 given rows"),
     ],
 )
-def test_what_a_server_cannot_do_is_refused_with_the_way_out(
-    tokenizer, call: Callable[..., Any], match: str
-):
-    ref = WeightsRef(
-        policy_version=3, kind=WeightsKind.FULL, transport=Transport.FILE, uri="x", dtype="float32"
-    )
+def test_what_a_server_cannot_do_is_refused_with_the_way_out(tokenizer, call: Callable[..., Any], match: str):
+    ref = WeightsRef(policy_version=3, kind=WeightsKind.FULL, transport=Transport.FILE, uri="x", dtype="float32")
     with loopback() as server:
         engine = engine_of(server, tokenizer)
         with pytest.raises(RolloutError, match=match):

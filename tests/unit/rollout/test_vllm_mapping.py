@@ -137,16 +137,14 @@ def ref(**changes: object) -> WeightsRef:
     entries = tuple(TensorEntry(name=n, shape=(2,), checksum=c) for n, c in (("a", 1), ("b", 2)))
     base = WeightsRef(
         policy_version=3, kind=WeightsKind.FULL, transport=Transport.FILE, uri="w", dtype="float32", manifest=entries
-    )  # fmt: skip
+    )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
 def test_every_worker_must_hold_what_was_sent():
     good, bad = {"a": 1, "b": 2}, {"a": 1, "b": 9}
     assert _problems(ref(), [(good, []), (good, [])]) == []
-    assert _problems(ref(), [(good, []), (bad, [])]) == [
-        "'b' arrived with bytes that differ from the learner's"
-    ]
+    assert _problems(ref(), [(good, []), (bad, [])]) == ["'b' arrived with bytes that differ from the learner's"]
 
 
 def test_a_tensor_lost_or_added_on_the_way_is_named():

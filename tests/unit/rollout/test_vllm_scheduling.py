@@ -50,10 +50,7 @@ class Runner:
 
         names = list(output.num_scheduled_tokens)
         requests = self.scheduler.requests
-        tokens = [
-            [7] if name in requests and not requests[name].is_prefill_chunk else []
-            for name in names
-        ]
+        tokens = [[7] if name in requests and not requests[name].is_prefill_chunk else [] for name in names]
         self.scheduler.update_from_output(
             output,
             ModelRunnerOutput(
@@ -73,22 +70,21 @@ def scheduler_of(folder: Path, *changes: str, num_blocks: int = 200) -> Any:
 
     architecture = LlamaConfig(
         vocab_size=320, hidden_size=128, num_hidden_layers=1, num_attention_heads=2, architectures=["LlamaForCausalLM"]
-    )  # fmt: skip
+    )
     architecture.save_pretrained(folder)
     recipe = load_recipe(
         "tiny",
         [
-            "rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=bfloat16",
-            f"rollout.max_batch_rows={NUM_ROWS}", *changes,
+            "rollout.engine=vllm",
+            "cluster.backend=ray",
+            "rollout.engine_dtype=bfloat16",
+            f"rollout.max_batch_rows={NUM_ROWS}",
+            *changes,
         ],
-    ).recipe  # fmt: skip
-    found = engine_arguments(
-        recipe, architecture=architecture, max_positions=2048, is_cpu=True, memory_bytes=1 << 33
-    )
+    ).recipe
+    found = engine_arguments(recipe, architecture=architecture, max_positions=2048, is_cpu=True, memory_bytes=1 << 33)
     config = VllmConfig(
-        model_config=ModelConfig(
-            model=str(folder), skip_tokenizer_init=True, dtype="float32", max_model_len=256
-        ),
+        model_config=ModelConfig(model=str(folder), skip_tokenizer_init=True, dtype="float32", max_model_len=256),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=False),
         scheduler_config=SchedulerConfig(
             max_model_len=256,
@@ -151,9 +147,7 @@ def test_a_scored_row_has_a_slot_beside_rows_that_fill_the_engine(tmp_path: Path
 
 @pytest.mark.parametrize("is_ahead", [False, True])
 @pytest.mark.parametrize("num_blocks", [200, 12])
-def test_the_runners_slots_are_enough_whatever_comes(
-    is_ahead: bool, num_blocks: int, tmp_path: Path
-):
+def test_the_runners_slots_are_enough_whatever_comes(is_ahead: bool, num_blocks: int, tmp_path: Path):
     """Rows and scored rows at random times, with a cache that is large, or so small that rows are preempted."""
     change = f"rollout.engine_args.async_scheduling={str(is_ahead).lower()}"
     scheduler = scheduler_of(tmp_path, change, num_blocks=num_blocks)
@@ -164,9 +158,7 @@ def test_the_runners_slots_are_enough_whatever_comes(
         if step < 300 and draw.random() < 0.4:
             name = f"{SCORE_PREFIX if draw.random() < 0.5 else ''}{step}"
             names.add(name)
-            scheduler.add_request(
-                request(name, prompt=draw.randint(2, 100), max_tokens=draw.randint(1, 60))
-            )
+            scheduler.add_request(request(name, prompt=draw.randint(2, 100), max_tokens=draw.randint(1, 60)))
         runner.step()
         assert len(scheduler.running) <= scheduler.max_num_running_reqs
     assert not scheduler.has_unfinished_requests()

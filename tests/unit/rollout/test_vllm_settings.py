@@ -31,9 +31,7 @@ from rlvr.rollout.vllm.settings import (
     kv_cache_bytes,
 )
 
-LLAMA = LlamaConfig(
-    num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, hidden_size=576
-)
+LLAMA = LlamaConfig(num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, hidden_size=576)
 
 
 def recipe_of(*changes: str) -> Recipe:
@@ -43,9 +41,7 @@ def recipe_of(*changes: str) -> Recipe:
     ).recipe
 
 
-def arguments_of(
-    *changes: str, is_cpu: bool = True, has_kv_variable: bool = False
-) -> dict[str, object]:
+def arguments_of(*changes: str, is_cpu: bool = True, has_kv_variable: bool = False) -> dict[str, object]:
     return engine_arguments(
         recipe_of(*changes),
         architecture=LLAMA,
@@ -83,9 +79,10 @@ def test_the_engines_dtype_is_the_recipes(engine_dtype: str, expected: str):
 
 def test_engine_args_win_over_defaults():
     found = arguments_of(
-        "rollout.engine_args.enforce_eager=false", "rollout.engine_args.max_num_seqs=3",
+        "rollout.engine_args.enforce_eager=false",
+        "rollout.engine_args.max_num_seqs=3",
         "rollout.engine_args.block_size=64",
-    )  # fmt: skip
+    )
     assert (found["enforce_eager"], found["max_num_seqs"], found["block_size"]) == (False, 3, 64)
 
 
@@ -98,16 +95,12 @@ def test_engine_args_win_over_defaults():
         ({"max_num_active_seqs": 6}, (257, 6)),
     ],
 )
-def test_a_scored_row_always_has_a_slot_beside_the_rows_that_generate(
-    given: dict[str, int], expected: tuple[int, int]
-):
+def test_a_scored_row_always_has_a_slot_beside_the_rows_that_generate(given: dict[str, int], expected: tuple[int, int]):
     found = arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in given.items()))
     assert (found["max_num_seqs"], found["max_num_active_seqs"]) == expected
 
 
-@pytest.mark.parametrize(
-    "given", [{"max_num_seqs": 1}, {"max_num_seqs": 4, "max_num_active_seqs": 4}]
-)
+@pytest.mark.parametrize("given", [{"max_num_seqs": 1}, {"max_num_seqs": 4, "max_num_active_seqs": 4}])
 def test_slots_without_one_for_a_scored_row_are_refused(given: dict[str, int]):
     with pytest.raises(ConfigError, match=r"1 scored row.*set rollout\.max_batch_rows"):
         arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in given.items()))
@@ -118,10 +111,7 @@ def test_one_step_on_a_cpu_has_a_token_for_every_slot():
 
 
 def test_scheduling_ahead_takes_the_scheduler_that_can():
-    assert (
-        arguments_of("rollout.engine_args.async_scheduling=true")["scheduler_cls"]
-        == ASYNC_SCHEDULER
-    )
+    assert arguments_of("rollout.engine_args.async_scheduling=true")["scheduler_cls"] == ASYNC_SCHEDULER
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
@@ -131,9 +121,7 @@ def test_an_argument_that_would_break_training_is_refused_by_name(key: str):
 
 
 def test_all_refusals_are_told_at_once():
-    with pytest.raises(
-        ConfigError, match=r"dtype cannot be set: set rollout\.engine_dtype; .*seed cannot"
-    ):
+    with pytest.raises(ConfigError, match=r"dtype cannot be set: set rollout\.engine_dtype; .*seed cannot"):
         arguments_of("rollout.engine_args.dtype=half", "rollout.engine_args.seed=1")
 
 
@@ -147,12 +135,23 @@ def test_layers_without_adapters_are_left_as_they_are():
     policy = build_tiny(TinyModel(), seed=0)
     found = outline_of(policy.model, lora=LoraConfig(rank=2))
     assert set(found.adapted) == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    }  # fmt: skip
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     recipe = recipe_of("model.lora.rank=2", "model.lora.sends_alone=true")
     arguments = engine_arguments(
-        recipe, architecture=LLAMA, max_positions=8192, is_cpu=True, memory_bytes=64 << 30, adapted=("q_proj",),
-    )  # fmt: skip
+        recipe,
+        architecture=LLAMA,
+        max_positions=8192,
+        is_cpu=True,
+        memory_bytes=64 << 30,
+        adapted=("q_proj",),
+    )
     assert arguments["lora_target_modules"] == ["q_proj"]
 
 
@@ -164,12 +163,7 @@ def test_whole_weights_are_taken_where_adapters_do_not_go_alone():
 def test_a_folder_of_adapters_names_their_layers_and_holds_a_copy(tmp_path: Path):
     file = tmp_path / "v3.safetensors"
     file.write_bytes(b"x")
-    names = [
-        f"base_model.model.layers.{i}.{m}.lora_{x}.weight"
-        for i in (0, 1)
-        for m in "qk"
-        for x in "AB"
-    ]
+    names = [f"base_model.model.layers.{i}.{m}.lora_{x}.weight" for i in (0, 1) for m in "qk" for x in "AB"]
     write_adapters(tmp_path / "a", str(file), names=names, lora=LoraConfig(rank=4, alpha=6.0))
     file.unlink()
     assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == b"x"
@@ -190,9 +184,7 @@ def test_a_length_below_the_recipes_is_refused_and_one_above_is_taken():
 
 def test_the_length_stays_within_the_models_positions():
     recipe = recipe_of("data.max_prompt_tokens=8000", "rollout.max_completion_tokens=500")
-    found = engine_arguments(
-        recipe, architecture=LLAMA, max_positions=8192, is_cpu=True, memory_bytes=64 << 30
-    )
+    found = engine_arguments(recipe, architecture=LLAMA, max_positions=8192, is_cpu=True, memory_bytes=64 << 30)
     assert found["max_model_len"] == 8192
 
 
@@ -203,9 +195,7 @@ def test_workers_of_a_parallel_engine_are_processes_of_the_actor_that_owns_the_d
 
 
 def test_an_unknown_argument_gets_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"enforce_eagr: vLLM 0\.32\.0 has no .*'enforce_eager'\?"
-    ):
+    with pytest.raises(ConfigError, match=r"enforce_eagr: vLLM 0\.32\.0 has no .*'enforce_eager'\?"):
         require_known(["enforce_eagr"], known=["enforce_eager", "model"], version="0.32.0")
 
 
@@ -297,12 +287,8 @@ def test_a_version_that_was_not_tried_is_refused(version: str):
 
 
 def test_a_torchvision_of_another_kind_of_torch_is_refused_with_the_fix():
-    with pytest.raises(
-        ConfigError, match=r"torchvision 0\.28\.0 does not fit .*uninstall -y torchvision$"
-    ):
-        require_no_strangers(
-            {"torchvision": "0.28.0", "torchaudio": None}, torch_version="2.13.0+cpu"
-        )
+    with pytest.raises(ConfigError, match=r"torchvision 0\.28\.0 does not fit .*uninstall -y torchvision$"):
+        require_no_strangers({"torchvision": "0.28.0", "torchaudio": None}, torch_version="2.13.0+cpu")
     require_no_strangers({"torchvision": "0.28.0+cpu"}, torch_version="2.13.0+cpu")
     require_no_strangers({"torchvision": "0.28.0"}, torch_version="2.13.0+cu130")
 

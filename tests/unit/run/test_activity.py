@@ -39,9 +39,7 @@ def test_a_terminal_shows_it_and_is_left_as_it_was():
     shown = file.getvalue()
     assert "loading the policy" in shown
     assert "a line of its own" in shown
-    assert (
-        shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
-    )  # the cursor is hidden and comes back
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is hidden and comes back
 
 
 def test_a_log_file_holds_nothing_of_it():

@@ -195,9 +195,7 @@ def test_the_trainer_cannot_be_signalled(sandbox: BoxedSandbox) -> None:
     assert python(sandbox, "print(1)").stdout == b"1\n"
 
 
-def test_named_and_abstract_sockets_of_the_machine_are_out_of_reach(
-    sandbox: BoxedSandbox, tmp_path: Path
-) -> None:
+def test_named_and_abstract_sockets_of_the_machine_are_out_of_reach(sandbox: BoxedSandbox, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     abstract = f"\0rlvr-test-{uuid.uuid4().hex}"
     received: list[bytes] = []
@@ -228,9 +226,7 @@ def test_named_and_abstract_sockets_of_the_machine_are_out_of_reach(
     assert result.stdout == b""
 
 
-def test_files_of_this_user_keep_their_mode_and_times(
-    sandbox: BoxedSandbox, tmp_path: Path
-) -> None:
+def test_files_of_this_user_keep_their_mode_and_times(sandbox: BoxedSandbox, tmp_path: Path) -> None:
     target = tmp_path / "mine"
     target.write_text("x", encoding="ascii")
     before = target.stat()
@@ -245,8 +241,11 @@ def test_files_of_this_user_keep_their_mode_and_times(
     python(sandbox, source)
     after = target.stat()
     assert (after.st_mode, after.st_mtime, after.st_size, os.listxattr(target)) == (
-        before.st_mode, before.st_mtime, 1, [],
-    )  # fmt: skip
+        before.st_mode,
+        before.st_mtime,
+        1,
+        [],
+    )
 
 
 def test_the_interpreter_that_a_program_patches_is_its_own(sandbox: BoxedSandbox) -> None:

@@ -15,9 +15,7 @@ ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = list(ARCH)
 
 
-def judge(
-    program: bytes, number: int, arguments: tuple[int, ...] = (), arch: int = ARCH["x86_64"]
-) -> str | int:
+def judge(program: bytes, number: int, arguments: tuple[int, ...] = (), arch: int = ARCH["x86_64"]) -> str | int:
     """What the kernel would do: "allow", "kill" or an errno."""
     words = [*arguments, *([0] * (6 - len(arguments)))]
     data = struct.pack("<IIQ6Q", number, arch, 0, *(word & (2**64 - 1) for word in words))
@@ -44,10 +42,7 @@ def judge(
 
 
 def call(name: str, machine: str = "x86_64") -> int:
-    groups = [
-        getattr(syscalls, group)
-        for group in ("PLAIN", "CHECKED", "EXEC", "METADATA", "PRETENDED", "ZYGOTE")
-    ]
+    groups = [getattr(syscalls, group) for group in ("PLAIN", "CHECKED", "EXEC", "METADATA", "PRETENDED", "ZYGOTE")]
     return syscalls.numbers(*groups, machine=machine)[name]
 
 
@@ -99,9 +94,7 @@ def test_arguments_decide(machine: str) -> None:
         assert verdict(ns, "clone", flag | 17) == errno.EPERM
     assert verdict(ns, "clone3", 0, 0) == errno.ENOSYS
     assert verdict(ns, "socket", 1, 1) == ALLOW
-    assert [verdict(ns, "socket", family, 1) for family in (0, 2, 10, 16, 17, 38, 40)] == [
-        errno.EACCES
-    ] * 7
+    assert [verdict(ns, "socket", family, 1) for family in (0, 2, 10, 16, 17, 38, 40)] == [errno.EACCES] * 7
     assert verdict(ll, "socket", 1, 1) == errno.EACCES
     assert verdict(ns, "socketpair", 1, 2) == ALLOW
     assert verdict(ll, "socketpair", 1, 1 | 0o2000000) == ALLOW
@@ -132,11 +125,7 @@ def test_a_run_loses_what_the_zygote_has(machine: str) -> None:
     for name in syscalls.numbers(syscalls.ZYGOTE, machine=machine):
         assert judge(plain, call(name, machine)) == errno.EPERM
     assert judge(plain, call("execve", machine)) == ALLOW
-    assert (
-        judge(strict, call("execve", machine))
-        == judge(strict, call("execveat", machine))
-        == errno.EPERM
-    )
+    assert judge(strict, call("execve", machine)) == judge(strict, call("execveat", machine)) == errno.EPERM
     assert judge(plain, call("read", machine)) == ALLOW
 
 
@@ -149,11 +138,7 @@ def test_signals_to_the_zygote_its_group_and_everybody_are_refused() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.dictionaries(
-        st.integers(0, 500), st.sampled_from([0x7FFF0000, 0x00050001, 0x00050000]), min_size=1
-    )
-)
+@given(st.dictionaries(st.integers(0, 500), st.sampled_from([0x7FFF0000, 0x00050001, 0x00050000]), min_size=1))
 def test_the_search_tree_answers_as_a_table(actions: dict[int, int]) -> None:
     tree = seccomp._assemble([(0x20, 0, 0, 0), *seccomp._tree(dict(actions), x32=True)])
     names = {0x7FFF0000: ALLOW, 0x00050001: 1, 0x00050000: 0}

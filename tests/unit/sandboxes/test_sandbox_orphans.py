@@ -45,17 +45,19 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))
-def test_what_a_killed_supervisor_had_started_ends_and_its_directories_go(
-    name: str, tmp_path: Path
-) -> None:
+def test_what_a_killed_supervisor_had_started_ends_and_its_directories_go(name: str, tmp_path: Path) -> None:
     make(name)  # skips where this machine cannot
     for folder in (tmp_path, *tmp_path.parents[:3]):  # up to pytest-of-USER, below xdist too
         folder.chmod(folder.stat().st_mode | 0o755)  # as root each slot has another user
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run(
-        [sys.executable, "-c", SUPERVISOR, name], cwd=root, capture_output=True, text=True, timeout=100,
+        [sys.executable, "-c", SUPERVISOR, name],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=100,
         env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )  # fmt: skip
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) >= 3

@@ -59,9 +59,7 @@ def test_version_two_uses_the_nearest_ancestor_that_hands_both_controllers_down(
     assert places == cgroups.Places(2, {"": user})
     made = cgroups.create(places, "rlvr-box-1-0")
     assert made is not None
-    folder = group(
-        user / "rlvr-box-1-0", **{"memory.swap.max": "max", "memory.events": "oom 2\noom_kill 2\n"}
-    )
+    folder = group(user / "rlvr-box-1-0", **{"memory.swap.max": "max", "memory.events": "oom 2\noom_kill 2\n"})
     assert made.was_killed()
     assert not made.was_killed()
     made.set_limits(10, 3)
@@ -197,9 +195,7 @@ def test_installed_packages_stay_hidden_but_the_chosen_ones() -> None:
     for masked in layout.masked:
         assert not any(masked == path or masked.startswith(f"{path}/") for path in readable), masked
         assert os.path.dirname(masked) in listed
-    assert not any(
-        path in ("/", "/usr", "/etc", "/home", "/root", "/usr/local/src") for path in readable
-    )
+    assert not any(path in ("/", "/usr", "/etc", "/home", "/root", "/usr/local/src") for path in readable)
 
 
 def test_bubblewrap_of_the_wheel_is_found_without_one_on_the_path(
@@ -215,10 +211,7 @@ def test_bubblewrap_of_the_wheel_is_found_without_one_on_the_path(
 def test_the_jail_binds_nothing_of_the_users_own() -> None:
     command = jail.jail_command(jail.find_layout(()), "{}")
     targets = [target for _, target in command.binds]
-    assert not any(
-        target in ("/", "/usr", "/etc", "/home", "/root", "/tmp", "/var", "/run")
-        for target in targets
-    )
+    assert not any(target in ("/", "/usr", "/etc", "/home", "/root", "/tmp", "/var", "/run") for target in targets)
     assert {"--unshare-all", "--unshare-user", "--clearenv", "--new-session"} <= set(command.head)
     assert "--share-net" not in command.head + command.tail
 
@@ -226,11 +219,7 @@ def test_the_jail_binds_nothing_of_the_users_own() -> None:
 def test_a_missing_requirement_comes_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock_rules, "abi", lambda: 3)
     monkeypatch.setattr(jail, "find_bubblewrap", lambda: "")
-    failed = [
-        probe
-        for probe in (*probes.namespace_probes(), *probes.landlock_probes())
-        if not probe.is_ok
-    ]
+    failed = [probe for probe in (*probes.namespace_probes(), *probes.landlock_probes()) if not probe.is_ok]
     names = {probe.name for probe in failed if probe.is_required}
     assert {"bubblewrap", "user namespaces", "landlock"} <= names
     assert all(probe.fix for probe in failed)

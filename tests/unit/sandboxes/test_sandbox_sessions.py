@@ -108,9 +108,7 @@ def test_the_wall_limit_ends_a_session(sandbox: BoxedSandbox) -> None:
 
 def test_a_length_above_the_cap_is_refused(sandbox: BoxedSandbox) -> None:
     async def talk() -> None:
-        session = await sandbox.open_session(
-            *parts("import os, time; os.write(4, b'\\xff' * 8); time.sleep(9)")
-        )
+        session = await sandbox.open_session(*parts("import os, time; os.write(4, b'\\xff' * 8); time.sleep(9)"))
         with pytest.raises(ValueError, match="a frame of 4294967295 bytes"):
             await session.receive(5.0)
         await session.close()
@@ -120,9 +118,7 @@ def test_a_length_above_the_cap_is_refused(sandbox: BoxedSandbox) -> None:
 
 def test_a_program_that_reads_nothing_cannot_hold_the_sender(sandbox: BoxedSandbox) -> None:
     async def talk() -> None:
-        session = await sandbox.open_session(
-            *parts("import time; time.sleep(60)", Limits(wall_s=0.5))
-        )
+        session = await sandbox.open_session(*parts("import time; time.sleep(60)", Limits(wall_s=0.5)))
         with pytest.raises(EOFError):
             await session.send(b"x" * 5_000_000)
         await session.close()
@@ -131,17 +127,10 @@ def test_a_program_that_reads_nothing_cannot_hold_the_sender(sandbox: BoxedSandb
 
 
 def test_a_preloaded_source_runs_with_the_files_of_the_session(sandbox: BoxedSandbox) -> None:
-    sandbox.preload(
-        {
-            "shim": FRAMES
-            + "import sys\nsend(repr((sys.argv, open('main.py').read(), __name__)).encode())"
-        }
-    )
+    sandbox.preload({"shim": FRAMES + "import sys\nsend(repr((sys.argv, open('main.py').read(), __name__)).encode())"})
 
     async def talk() -> bytes:
-        session = await sandbox.open_session(
-            ("preloaded", "shim", "x"), {"main.py": b"pass"}, QUICK
-        )
+        session = await sandbox.open_session(("preloaded", "shim", "x"), {"main.py": b"pass"}, QUICK)
         try:
             return await session.receive(5.0)
         finally:

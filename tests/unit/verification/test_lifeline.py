@@ -44,9 +44,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_a_child_that_holds_the_interpreters_lock_ends_with_its_killed_parent(
     environment: dict[str, str],
 ):
-    done = subprocess.run(
-        [sys.executable, "-c", PARENT], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", PARENT], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid = int(done.stdout)
     until = time.monotonic() + 60
@@ -61,6 +59,9 @@ def test_a_child_whose_parent_was_gone_before_it_could_be_bound_runs_nothing(
     stranger = os.getppid()
     done = subprocess.run(
         [sys.executable, "-m", "rlvr.processes.lifeline", str(stranger), "holds_the_lock", "started"],
-        env=environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

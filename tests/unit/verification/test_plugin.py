@@ -146,9 +146,7 @@ def test_a_peers_parameter_gets_rlvrs_name_and_is_never_called_a_setting(name: s
     ],
     ids=repr,
 )
-def test_what_plainly_is_a_bool_or_a_number_is_taken(
-    value: Any, status: Status, score: float
-) -> None:
+def test_what_plainly_is_a_bool_or_a_number_is_taken(value: Any, status: Status, score: float) -> None:
     @verifier(version="1")
     def given(text: str) -> Any:
         return value

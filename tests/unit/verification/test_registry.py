@@ -73,9 +73,7 @@ def test_an_import_that_fails_names_the_plugin_and_the_cause(tmp_path: Path) -> 
 
 def test_bad_settings_are_all_listed() -> None:
     with pytest.raises(PluginError) as caught:
-        build_verifier(
-            find(VERIFIERS, "countdown"), {"use_al": 1, "max_chars": -1}, VerifierContext()
-        )
+        build_verifier(find(VERIFIERS, "countdown"), {"use_al": 1, "max_chars": -1}, VerifierContext())
     message = str(caught.value)
     assert "use_al" in message
     assert "max_chars" in message

@@ -106,9 +106,7 @@ def judge_in_a_process(plugin_file: str, queue: "multiprocessing.Queue[list[str]
     service.close()
 
 
-def test_one_judge_serves_threads_with_event_loops_of_their_own(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_one_judge_serves_threads_with_event_loops_of_their_own(service: VerifierService, plugin_file: str) -> None:
     results: dict[int, list[Status]] = {}
 
     def work(number: int) -> None:
@@ -126,9 +124,7 @@ def test_one_judge_serves_threads_with_event_loops_of_their_own(
     assert [results[n] for n in (1, 2, 3)] == [[right, wrong, right, right]] * 3
 
 
-def test_the_event_loop_runs_on_while_an_item_hangs(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_the_event_loop_runs_on_while_an_item_hangs(service: VerifierService, plugin_file: str) -> None:
     async def work() -> tuple[float, Status]:
         hanging = asyncio.create_task(service.verify(*pair(plugin_file, "hang")))
         longest, last = 0.0, time.monotonic()
@@ -196,9 +192,7 @@ def test_a_worker_has_a_limit_on_its_cpu_time(service: VerifierService, plugin_f
     assert statuses(service.verify_batch([pair(plugin_file, "limits")])) == [Status.PASS]
 
 
-def test_hostile_references_are_named_and_the_others_pass(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_hostile_references_are_named_and_the_others_pass(service: VerifierService, plugin_file: str) -> None:
     references = ["good", "bad", "hang", "good", "die", "bug", *["good"] * 100]
     checks = [make_prompt(plugin_file, r, "Slow").checks[0] for r in references]
     start = time.monotonic()
@@ -216,9 +210,7 @@ def test_hostile_references_are_named_and_the_others_pass(
     assert service.reference_problems(checks[:1]) == [""]
 
 
-def test_an_unusable_reference_is_listed_with_its_file_and_line(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_an_unusable_reference_is_listed_with_its_file_and_line(service: VerifierService, plugin_file: str) -> None:
     prompts = [make_prompt(plugin_file, reference, "Slow") for reference in ("good", "bad")]
     with pytest.raises(DataError, match=r"data\.jsonl:12: p \(main\): 'bad': not a number"):
         service.check_references(prompts, places={"p": "data.jsonl:12"})

@@ -91,12 +91,8 @@ def plugin_file(tmp_path: Path) -> str:
     return str(path)
 
 
-def make_prompt(
-    plugin_file: str, attribute: str = "moody", reference: object = "yes", **settings: object
-) -> Prompt:
-    check = Check(
-        name="main", verifier=f"{plugin_file}:{attribute}", settings=settings, reference=reference
-    )
+def make_prompt(plugin_file: str, attribute: str = "moody", reference: object = "yes", **settings: object) -> Prompt:
+    check = Check(name="main", verifier=f"{plugin_file}:{attribute}", settings=settings, reference=reference)
     return Prompt(prompt_id="p/0", text="?", checks=(check,), source="test")
 
 
@@ -142,21 +138,15 @@ def test_verdicts_come_back_for_right_and_wrong_answers(ask: Ask) -> None:
     assert (wrong.status, wrong.score) == (Status.FAIL, 0.0)
 
 
-def test_a_hanging_item_fails_after_two_tries_and_its_neighbours_are_fast(
-    pool: VerifierPool, ask: Ask
-) -> None:
+def test_a_hanging_item_fails_after_two_tries_and_its_neighbours_are_fast(pool: VerifierPool, ask: Ask) -> None:
     ask("yes").result(30)
     start = time.monotonic()
     done_after: dict[int, float] = {}
     futures = [ask("hang" if number == 3 else "yes") for number in range(40)]
     for number, future in enumerate(futures):
-        future.add_done_callback(
-            lambda _, n=number: done_after.setdefault(n, time.monotonic() - start)
-        )
+        future.add_done_callback(lambda _, n=number: done_after.setdefault(n, time.monotonic() - start))
     verdicts = [future.result(60) for future in futures]
-    assert [v.status for v in verdicts] == [
-        Status.FAIL if n == 3 else Status.PASS for n in range(40)
-    ]
+    assert [v.status for v in verdicts] == [Status.FAIL if n == 3 else Status.PASS for n in range(40)]
     assert verdicts[3].details["cause"] == "timeout"
     assert verdicts[3].seconds >= 1.99 * DEADLINE_S  # two tries, each to its deadline
     assert max(after for n, after in done_after.items() if n != 3) < done_after[3]
@@ -174,9 +164,7 @@ def test_an_item_that_kills_its_worker_fails_as_a_crash(ask: Ask, text: str) -> 
 
 
 @pytest.mark.parametrize(("text", "name"), [("raise", "VerifierError"), ("quit", "SystemExit")])
-def test_an_exception_of_the_plugin_is_an_error_with_its_traceback(
-    ask: Ask, text: str, name: str
-) -> None:
+def test_an_exception_of_the_plugin_is_an_error_with_its_traceback(ask: Ask, text: str, name: str) -> None:
     verdict = ask(text).result(30)
     assert (verdict.status, verdict.score) == (Status.ERROR, None)
     assert name in verdict.reason
@@ -207,9 +195,7 @@ def test_an_answer_that_is_no_verdict_is_an_error(ask: Ask) -> None:
 
 def test_the_pool_serves_threads_that_are_not_the_main_one(ask: Ask) -> None:
     results: list[Verdict] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(ask("yes").result(30))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(ask("yes").result(30))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -221,9 +207,7 @@ def test_a_worker_is_replaced_after_its_share_of_items(plugin_file: str) -> None
     pool = VerifierPool(1, DEADLINE_S, max_items=1)
     prompt = make_prompt(plugin_file)
     key = pool.register(find(VERIFIERS, prompt.checks[0].verifier), {})
-    assert [
-        pool.submit(key, prompt, make_completion("yes")).result(30).passed for _ in range(3)
-    ] == [True] * 3
+    assert [pool.submit(key, prompt, make_completion("yes")).result(30).passed for _ in range(3)] == [True] * 3
     assert pool.num_restarts == 2
     pool.close()
 
@@ -258,9 +242,7 @@ def service() -> Iterator[VerifierService]:
     service.close()
 
 
-def test_a_judge_gives_each_check_its_own_reference(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_a_judge_gives_each_check_its_own_reference(service: VerifierService, plugin_file: str) -> None:
     checks = tuple(
         Check(name=name, verifier=f"{plugin_file}:{name}", reference=reference)
         for name, reference in (("moody", "a"), ("remote", "b"), ("boxed", "c"))
@@ -278,13 +260,9 @@ def test_a_judge_gives_each_check_its_own_reference(
     assert service.counters.num_items == 3
 
 
-def test_an_asynchronous_judge_out_of_reach_is_an_error(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_an_asynchronous_judge_out_of_reach_is_an_error(service: VerifierService, plugin_file: str) -> None:
     prompt = make_prompt(plugin_file, "remote")
-    late, own = service.verify_batch(
-        [(prompt, make_completion("hang")), (prompt, make_completion("raise"))]
-    )
+    late, own = service.verify_batch([(prompt, make_completion("hang")), (prompt, make_completion("raise"))])
     assert late["main"].status is Status.ERROR
     assert "unreachable" in late["main"].reason
     assert "the service said so itself" in own["main"].reason
@@ -298,9 +276,7 @@ def test_prejudge_settles_items_in_the_parent(service: VerifierService, plugin_f
     assert (service.counters.num_prejudged, service.counters.num_errors) == (2, 1)
 
 
-def test_counters_tell_timeouts_crashes_and_errors_apart(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_counters_tell_timeouts_crashes_and_errors_apart(service: VerifierService, plugin_file: str) -> None:
     prompt = make_prompt(plugin_file)
     texts = ["hang", "die", "raise", "yes"]
     verdicts = service.verify_batch([(prompt, make_completion(text)) for text in texts])
@@ -315,12 +291,8 @@ def test_counters_tell_timeouts_crashes_and_errors_apart(
     assert counters.busy_s > DEADLINE_S
 
 
-def test_bad_references_are_listed_with_their_prompts(
-    service: VerifierService, plugin_file: str
-) -> None:
-    service.check_references(
-        [make_prompt(plugin_file, "Picky", "4"), make_prompt(plugin_file, "moody", "x")]
-    )
+def test_bad_references_are_listed_with_their_prompts(service: VerifierService, plugin_file: str) -> None:
+    service.check_references([make_prompt(plugin_file, "Picky", "4"), make_prompt(plugin_file, "moody", "x")])
     with pytest.raises(DataError) as caught:
         service.check_references([make_prompt(plugin_file, "Picky", "four")] * 12)
     message = str(caught.value)
@@ -329,9 +301,7 @@ def test_bad_references_are_listed_with_their_prompts(
     assert "and 2 more" in message
 
 
-def test_preflight_refuses_a_verifier_with_bad_settings(
-    service: VerifierService, plugin_file: str
-) -> None:
+def test_preflight_refuses_a_verifier_with_bad_settings(service: VerifierService, plugin_file: str) -> None:
     with pytest.raises(PluginError, match="volume"):
         service.preflight(make_prompt(plugin_file, "moody", volume=3).checks)
     with pytest.raises(PluginError, match="not installed"):

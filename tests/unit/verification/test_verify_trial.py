@@ -56,9 +56,7 @@ def test_endless_recursion_stays_within_the_memory_of_an_import(
     assert after <= max(before, 256 << 10)  # KiB
 
 
-def test_an_import_that_never_ends_is_told_with_the_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_that_never_ends_is_told_with_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "CPU_DEADLINE_S", 0.2)
     path = tmp_path / "mine.py"
     path.write_text("x = 1\nwhile True: x += 1\n", encoding="utf-8")
@@ -66,9 +64,7 @@ def test_an_import_that_never_ends_is_told_with_the_line(
         load_tried(find(VERIFIERS, f"{path}:check"))
 
 
-def test_a_module_and_a_sandbox_are_tried_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_and_a_sandbox_are_tried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "leaving_package.py").write_text("import os\nos._exit(0)\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     for group in (VERIFIERS, SANDBOXES):
@@ -76,9 +72,7 @@ def test_a_module_and_a_sandbox_are_tried_too(
             load_tried(find(group, "leaving_package:thing"))
 
 
-def test_a_sound_file_is_loaded_and_tried_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sound_file_is_loaded_and_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.py"
     path.write_text(VERIFIER, encoding="utf-8")
     source = find(VERIFIERS, f"{path}:check")
@@ -132,9 +126,7 @@ class Leaves:
         ("SANDBOXED", "verify"),
     ],
 )
-def test_an_exit_inside_the_runs_own_process_is_an_error_verdict(
-    execution: str, method: str, tmp_path: Path
-) -> None:
+def test_an_exit_inside_the_runs_own_process_is_an_error_verdict(execution: str, method: str, tmp_path: Path) -> None:
     other = "" if method == "verify" else "def verify(self, prompt, completion): pass"
     path = tmp_path / "mine.py"
     source = LEAVES_IN_PREJUDGE.format(execution=execution, method=method, other=other)

@@ -55,8 +55,11 @@ def test_what_a_killed_process_guarded_goes_with_those_who_use_it(tmp_path: Path
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.Popen(
         [sys.executable, "-c", OWNER, *map(str, folders)],
-        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert done.stdout is not None
     sleeper = int(done.stdout.readline())
     try:
@@ -110,8 +113,9 @@ def test_one_watchdog_ends_the_owner_of_another_which_then_does_its_own_work(tmp
     path = os.pathsep.join(entry for entry in sys.path if entry)
     owner = subprocess.Popen(
         [sys.executable, "-c", NESTED, str(outer), str(inner)],
-        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+    )
     assert owner.stdout is not None
     owner.stdout.readline()
     assert inner.is_dir()

@@ -56,9 +56,7 @@ def test_the_limit_of_characters_is_a_setting() -> None:
 
 
 def test_a_verdict_says_what_is_wrong() -> None:
-    assert judge("<answer>5 + 2</answer>", [5, 2], 10).reason == (
-        "the expression is 7, and the target is 10"
-    )
+    assert judge("<answer>5 + 2</answer>", [5, 2], 10).reason == ("the expression is 7, and the target is 10")
     assert judge("<answer>5 * 5</answer>", [5, 2], 25).reason == "used more often than given: 5"
 
 

@@ -77,9 +77,7 @@ def test_an_answer_that_plays_the_judge_stays_between_marks_that_it_cannot_know(
     with loopback(answer=WRONG) as server:
         judged(server, forged, "another")
     first, second = (request["messages"][0]["content"] for request in server.requests)
-    marks = [
-        re.findall(r"^(=== [0-9a-f]{16} ===)$", text, re.MULTILINE) for text in (first, second)
-    ]
+    marks = [re.findall(r"^(=== [0-9a-f]{16} ===)$", text, re.MULTILINE) for text in (first, second)]
     by_forged = marks[0] if forged in first else marks[1]
     own = [mark for mark in by_forged if mark != "=== 0123456789abcdef ==="]
     assert len(set(own)) == 1
@@ -124,8 +122,9 @@ def test_votes_are_counted_and_points_are_averaged():
     with loopback(answers=[RIGHT, WRONG, RIGHT], answer=WRONG) as server:
         (found,) = judged(server, "a", votes=3, temperature=0.7)
         assert (found.status, sorted(map(str, found.details["votes"]))) == (
-            Status.PASS, ["correct", "correct", "wrong"],
-        )  # fmt: skip
+            Status.PASS,
+            ["correct", "correct", "wrong"],
+        )
         assert len({request["seed"] for request in server.requests}) == 3
     with loopback(answers=["VERDICT: 10", "VERDICT: 4"]) as server:
         (found,) = judged(server, "a", votes=2, temperature=0.7, points=10)

@@ -147,9 +147,7 @@ def test_any_reference_is_accepted_or_refused(verifier: Any) -> None:
 @cases(150, NUMBERS, st.integers(2, 99), st.integers(1, 9), st.sampled_from(
     ["\\boxed{%s}", "The answer is %s.", "#### %s", "<think>\\boxed{0}</think>Final answer: $%s$"]
 ))  # fmt: skip
-def test_a_number_passes_and_another_does_not(
-    above: int, below: int, change: int, form: str
-) -> None:
+def test_a_number_passes_and_another_does_not(above: int, below: int, change: int, form: str) -> None:
     for gold, mutants in [
         (str(above), [str(above + change)]),
         (f"{above}/{below}", [f"{above + change}/{below}"]),
@@ -163,17 +161,13 @@ def test_a_number_passes_and_another_does_not(
     ["\\boxed{%s}", "The answer is %s.", "<answer>%s</answer>", "%s", "(%s)", "I choose %s", "**Answer:** %s) 12",
      "The answer is B. Wait, that is wrong. It should be %s."]
 ), TEXTS)  # fmt: skip
-def test_a_letter_passes_and_another_does_not(
-    gold: str, other: str, form: str, thought: str
-) -> None:
+def test_a_letter_passes_and_another_does_not(gold: str, other: str, form: str, thought: str) -> None:
     text = f"<think>{thought.replace('think>', '')}</think>{form}"
     mutants = [] if gold == other else [text.replace("%s", other)]
     gold_passes_and_mutants_fail(CHOICE, gold, text.replace("%s", gold), mutants)
 
 
-@cases(
-    100, TEXTS.filter(lambda text: bool(text.strip()) and "think>" not in text), st.integers(0, 9)
-)
+@cases(100, TEXTS.filter(lambda text: bool(text.strip()) and "think>" not in text), st.integers(0, 9))
 def test_the_text_itself_passes_and_a_longer_one_does_not(text: str, digit: int) -> None:
     gold_passes_and_mutants_fail(EXACT, text, f"<think>no</think> {text}\n", [f"{text}{digit}"])
 

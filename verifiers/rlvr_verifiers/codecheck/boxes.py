@@ -29,9 +29,7 @@ class Boxes:
         """Runs a Python program to its end."""
         return await self.sandbox.run(("python", _MAIN), {_MAIN: code}, stdin, limits)
 
-    async def execute(
-        self, argv: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def execute(self, argv: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs any other program to its end."""
         return await self.sandbox.run(argv, files, stdin, limits)
 
@@ -78,9 +76,7 @@ def bundle(file: str) -> str:
         source = (folder / name).read_text(encoding="utf-8")
         lines = source.splitlines(keepends=True)
         for node in ast.parse(source).body:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "rlvr_verifiers."
-            ):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlvr_verifiers."):
                 add(f"{(node.module or '').rpartition('.')[2]}.py")
                 for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                     lines[number] = "\n"

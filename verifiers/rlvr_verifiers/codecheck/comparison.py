@@ -7,9 +7,7 @@ from decimal import Decimal, InvalidOperation
 from rlvr_verifiers.codecheck.references.references import Tolerance, WhiteSpace
 
 _BLANKS = " \t\r\f\v"
-_NUMBER = re.compile(
-    r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf|nan)", re.ASCII
-)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf|nan)", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?", re.ASCII)
 _MAX_DIGITS = 400  # of a number that is compared by its value
 _FEW_DECIMALS = 3  # a number written with so few is meant exactly, but for noise
@@ -58,9 +56,7 @@ def output_problem(
     if len(got) != len(wanted):
         return f"printed {len(got)} line{'s' * (len(got) != 1)}, expected {len(wanted)}"
     for number, (left, right) in enumerate(zip(got, wanted, strict=True), start=1):
-        if left != right and not _is_same_line(
-            left, right, has_layout, tolerance, loose, whole_by_value
-        ):
+        if left != right and not _is_same_line(left, right, has_layout, tolerance, loose, whole_by_value):
             where = f"line {number} is" if len(wanted) > 1 else "printed"
             return f"{where} {_shown(left)}, expected {_shown(right)}"
     return ""

@@ -23,9 +23,7 @@ from rlvr_verifiers.codecheck.references.references import FunctionReference
 
 MAX_REPLY_BYTES = 65_536  # of a value that is compared outside; larger ones cost only the boxes
 GRACE_S = 3.0  # beyond the box's own wall limit, which comes first
-_PIPELINE_BYTES = (
-    32_768  # of requests sent ahead: less than a pipe holds, so that sending never blocks
-)
+_PIPELINE_BYTES = 32_768  # of requests sent ahead: less than a pipe holds, so that sending never blocks
 
 
 class Unanswered(Exception):  # noqa: N818 - a finding about the program
@@ -122,9 +120,7 @@ async def judge_literals(
     """
     patience = Patience(limits)
     while True:
-        outcome, result, line = await _attempt(
-            boxes, code, reference, patience.limits, is_complete=is_complete
-        )
+        outcome, result, line = await _attempt(boxes, code, reference, patience.limits, is_complete=is_complete)
         ended = line.ended
         if ended is None and patience.is_late(result, line.judge_delay_s()):
             why = f"the program ran longer than {limits.wall_s:g} s"
@@ -148,9 +144,7 @@ async def _attempt(
     return outcome, result, line
 
 
-async def _converse(
-    line: Line, reference: FunctionReference, *, is_complete: bool
-) -> Outcome | None:
+async def _converse(line: Line, reference: FunctionReference, *, is_complete: bool) -> Outcome | None:
     asserts = reference.literal_asserts
     bodies = [load_body([reference.entry_point]), *(run_body(item.call) for item in asserts)]
     nonces = [urandom(wire.NONCE_BYTES) for _ in bodies]
@@ -229,9 +223,7 @@ def run_body(call: Call) -> bytes:
 def exception_text(message: dict[str, Any]) -> str:
     """`ValueError: what it said`, of a reply that names an exception."""
     names, text = message.get("x"), str(message.get("s", ""))[:160]
-    name = (
-        str(cast("list[Any]", names)[0])[:60] if isinstance(names, list) and names else "something"
-    )
+    name = str(cast("list[Any]", names)[0])[:60] if isinstance(names, list) and names else "something"
     return f"{name}: {text}" if text else name
 
 

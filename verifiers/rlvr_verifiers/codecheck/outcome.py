@@ -93,9 +93,7 @@ def bad_end(result: RunResult, limits: Limits, what: str = "the program") -> Tes
         why = f"{what} used more than {cpu_s:g} s of processor time"
         return TestOutcome(ending=Ending.TIMEOUT, why=why)
     if result.signal:
-        return TestOutcome(
-            ending=Ending.RAISED, why=f"{what} was ended by {_name_of(result.signal)}"
-        )
+        return TestOutcome(ending=Ending.RAISED, why=f"{what} was ended by {_name_of(result.signal)}")
     if result.exit_code:
         why = f"{what} ended with exit code {result.exit_code}{_last_line(result.stderr)}"
         return TestOutcome(ending=Ending.RAISED, why=why)

@@ -43,9 +43,7 @@ class Patience:
             return False
         return result.seconds - result.delay_s - excused_s > LATE_SHARE * self._own.wall_s
 
-    def wants_repeat(
-        self, result: RunResult, *, excused_s: float = 0.0, judge_delay_s: float = 0.0
-    ) -> bool:
+    def wants_repeat(self, result: RunResult, *, excused_s: float = 0.0, judge_delay_s: float = 0.0) -> bool:
         """Whether to run the program again, under `limits`, because this end says nothing about it.
 
         Args:

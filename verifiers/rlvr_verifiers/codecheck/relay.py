@@ -60,21 +60,15 @@ async def judge_in_boxes(
     """
     patience = Patience(limits)
     while True:
-        report, results = await _attempt(
-            boxes, code, reference, patience.limits, is_complete=is_complete
-        )
+        report, results = await _attempt(boxes, code, reference, patience.limits, is_complete=is_complete)
         if report.ended is None:
             if patience.is_late(results[0], report.judge_delay_s):
                 why = f"the program ran longer than {limits.wall_s:g} s"
                 return all_failed(Ending.TIMEOUT, why, len(reference.tests), *results[:1])
             break
-        if not patience.wants_repeat(
-            report.ended, excused_s=report.excused_s, judge_delay_s=report.judge_delay_s
-        ):
+        if not patience.wants_repeat(report.ended, excused_s=report.excused_s, judge_delay_s=report.judge_delay_s):
             break
-    count = (
-        len(reference.tests) if reference.style is Style.ASSERTS else max(1, len(report.outcomes))
-    )
+    count = len(reference.tests) if reference.style is Style.ASSERTS else max(1, len(report.outcomes))
     tests = [report.outcomes.get(index, NOT_RUN) for index in range(count)]
     if not report.is_done or report.problem is not None:
         why = "the tests ended without a verdict"
@@ -157,9 +151,7 @@ class _Relay:
         if kind == wire.REQUEST:
             self._open.append(urandom(wire.NONCE_BYTES))
         elif kind != wire.ANSWER or not self._open:
-            raise VerifierError(
-                f"the tests' box sent a frame of kind {kind!r}, which has no place here"
-            )
+            raise VerifierError(f"the tests' box sent a frame of kind {kind!r}, which has no place here")
         await self.line.send(self._open[-1], kind, body)
         answer, reply = await self.line.receive(self._open[-1])
         if answer == wire.REPLY:

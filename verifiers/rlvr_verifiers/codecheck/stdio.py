@@ -160,9 +160,7 @@ async def _checked(boxes: Boxes, checker: CheckerProgram, test: StdioTest, print
     program = {"main.py": checker.code}
     if checker.language == "cpp":
         argv, program = ("./a.out", *files), {"a.out": await _built_checker(boxes, checker)}
-    result = await _settled(
-        lambda limits: boxes.execute(argv, {**program, **files}, b"", limits), _CHECKER_LIMITS
-    )
+    result = await _settled(lambda limits: boxes.execute(argv, {**program, **files}, b"", limits), _CHECKER_LIMITS)
     if result.is_clean:
         return ""
     if result.exit_code in _WRONG:

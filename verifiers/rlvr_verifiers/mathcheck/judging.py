@@ -131,9 +131,9 @@ class Judge:
     def _against(self, gold: Gold, found: Extraction, bounded: bool) -> Outcome | None:
         if len(found.answer) > MAX_ANSWER_CHARS:
             reason = f"{_shown(found.answer)} is longer than {MAX_ANSWER_CHARS} characters"
-            return _outcome(gold, found, Decision(
-                result=False, method=Method.STRING, reason=reason, problem=Problem.TOO_BIG
-            ))  # fmt: skip
+            return _outcome(
+                gold, found, Decision(result=False, method=Method.STRING, reason=reason, problem=Problem.TOO_BIG)
+            )
         if found.parts or found.list_parts:
             decision = self._with_parts(gold, found, bounded)
         else:
@@ -178,9 +178,7 @@ class Judge:
             return decision  # the value of the choice
         return _ambiguous(f"after its box the completion states {_shown(rival)}")
 
-    def _letter_of(
-        self, gold: Gold, found: Extraction, decision: Decision, bounded: bool
-    ) -> Decision:
+    def _letter_of(self, gold: Gold, found: Extraction, decision: Decision, bounded: bool) -> Decision:
         """A letter stated after a box that holds the value of that choice."""
         if _LETTERS.fullmatch(found.answer) is not None:
             return decision
@@ -232,9 +230,7 @@ def _ambiguous(reason: str) -> Decision:
 
 def _is_value(rival: str) -> bool:
     """Whether a rival is an answer and no remark about one."""
-    return len(rival) <= _SHOWN_CHARS and (
-        len(rival) == 1 or "\\" in rival or any(map(str.isdigit, rival))
-    )
+    return len(rival) <= _SHOWN_CHARS and (len(rival) == 1 or "\\" in rival or any(map(str.isdigit, rival)))
 
 
 def _shown(text: str) -> str:

@@ -41,9 +41,7 @@ class EngineActor:
         await start_engine(self._engine)
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
-    async def generate(
-        self, requests: Sequence[GenerationRequest]
-    ) -> AsyncIterator[list[Completion]]:
+    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Completion]]:
         """Completions as they finish, in bunches."""
         async for bunch in in_bunches(self._served.generate(requests)):
             yield bunch

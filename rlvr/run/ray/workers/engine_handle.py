@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 class EngineHandle:
     """Implements `MemberEngine` with an actor. The fleet enforces the deadlines; the wait board lists them too."""
 
-    def __init__(
-        self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard
-    ) -> None:
+    def __init__(self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard) -> None:
         self.place = "starting"
         self._engine_id = engine_id
         self._deadlines = recipe.cluster
@@ -36,9 +34,7 @@ class EngineHandle:
 
     async def start(self) -> None:
         """Waits until the engine is built."""
-        self.place = await self._calls.later(
-            "start", what="its start", deadline_s=self._deadlines.start_deadline_s
-        )
+        self.place = await self._calls.later("start", what="its start", deadline_s=self._deadlines.start_deadline_s)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields completions as they finish, from one actor call. The fleet watches for silence."""
@@ -75,21 +71,15 @@ class EngineHandle:
 
     async def health(self) -> EngineHealth:
         """Whether the engine is healthy, and details if not."""
-        return await self._calls.later(
-            "health", what="its health", deadline_s=self._deadlines.step_deadline_s
-        )
+        return await self._calls.later("health", what="its health", deadline_s=self._deadlines.step_deadline_s)
 
     async def sleep(self) -> None:
         """Does nothing if the engine cannot sleep."""
-        await self._calls.later(
-            "sleep", what="it to sleep", deadline_s=self._deadlines.sync_deadline_s
-        )
+        await self._calls.later("sleep", what="it to sleep", deadline_s=self._deadlines.sync_deadline_s)
 
     async def wake(self) -> None:
         """Does nothing if the engine cannot sleep."""
-        await self._calls.later(
-            "wake", what="it to wake", deadline_s=self._deadlines.sync_deadline_s
-        )
+        await self._calls.later("wake", what="it to wake", deadline_s=self._deadlines.sync_deadline_s)
 
     async def close(self) -> None:
         """Closes the engine and ends the actor."""

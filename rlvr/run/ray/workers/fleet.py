@@ -40,9 +40,7 @@ OnEvent = Callable[..., None]
 class Fleet:
     """Implements RolloutEngine over members that it starts, monitors, replaces and ends."""
 
-    def __init__(
-        self, spawn: Spawn, *, num_engines: int, limits: FleetLimits, on_event: OnEvent
-    ) -> None:
+    def __init__(self, spawn: Spawn, *, num_engines: int, limits: FleetLimits, on_event: OnEvent) -> None:
         """Args:
         spawn: starts the engine with an id and waits until it answers; raises RolloutError on failure.
         on_event: records an event, as `Recorder.event` does.
@@ -115,9 +113,7 @@ class Fleet:
         self._version = ref.policy_version
         self._dispatch_waiting()
         receipts = [
-            m.receipt
-            for m in self.members
-            if m.receipt is not None and m.receipt.policy_version == ref.policy_version
+            m.receipt for m in self.members if m.receipt is not None and m.receipt.policy_version == ref.policy_version
         ]
         if not receipts:
             raise RolloutError(self._none_left(purpose))
@@ -145,9 +141,7 @@ class Fleet:
         return EngineHealth(
             is_healthy=len(ailing) < len(self._members),
             policy_version=self._version,
-            num_open_requests=sum(
-                len(each) for each in (*(m.open for m in self._members.values()), *self._waiting)
-            ),
+            num_open_requests=sum(len(each) for each in (*(m.open for m in self._members.values()), *self._waiting)),
             detail=", ".join(f"{m.engine_id} {m.state}" for m in ailing),
         )
 
@@ -266,10 +260,12 @@ class Fleet:
         for group in by_caller.values():
             spent = next((w for w in group if w.attempts >= MAX_ATTEMPTS), None)
             if spent is not None:
-                group[0].caller.queue.put_nowait(RolloutError(
-                    f"generation failed: request {spent.request.request_id!r} was tried on {spent.attempts} engines, "
-                    f"the last was {spent.last_error}"
-                ))  # fmt: skip
+                group[0].caller.queue.put_nowait(
+                    RolloutError(
+                        f"generation failed: request {spent.request.request_id!r} was tried on {spent.attempts} "
+                        f"engines, the last was {spent.last_error}"
+                    )
+                )
                 continue
             self.num_requeued += len(group)
             self._waiting.append(group)
@@ -376,8 +372,7 @@ class Fleet:
     def _none_left(self, purpose: str) -> str:
         return (
             f"no engine is left for {purpose}: {self._num_restarts} restarts were made and "
-            f"cluster.max_engine_restarts is {self._limits.max_restarts}. Lost: "
-            + "; ".join(self._losses[-5:])
+            f"cluster.max_engine_restarts is {self._limits.max_restarts}. Lost: " + "; ".join(self._losses[-5:])
         )
 
     def _fail_open(self, message: str) -> None:

@@ -58,9 +58,7 @@ class LearnerActor:
     def open(self, run_dir: str) -> Opened:
         """Loads the policy, and checks whether the run directory is the driver's."""
         torch.set_num_threads(self._num_threads)
-        self._policy = place_policy(
-            load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe
-        )
+        self._policy = place_policy(load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe)
         return Opened(
             text=self._policy.text,
             place=f"node {ray.util.get_node_ip_address()}, process {os.getpid()}",
@@ -125,6 +123,4 @@ class LearnerActor:
     def _note(self, step: int, loss: float) -> None:
         self._progress = ColdStartProgress(step=step, loss=loss)
         if self._stop.is_set():
-            raise Interrupted(
-                f"stopped in the cold start at step {step}; nothing was saved, --resume starts over"
-            )
+            raise Interrupted(f"stopped in the cold start at step {step}; nothing was saved, --resume starts over")

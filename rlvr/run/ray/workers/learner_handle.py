@@ -148,9 +148,7 @@ class LearnerHandle:
         ray.wait([closing], timeout=10.0)
         ray.kill(self._calls.actor)
 
-    def _work(
-        self, method: str, *arguments: Any, deadline_s: float | None = None, **named: Any
-    ) -> Any:
+    def _work(self, method: str, *arguments: Any, deadline_s: float | None = None, **named: Any) -> Any:
         return self._calls.now(
             "call",
             method,

@@ -37,9 +37,7 @@ class VerifierActor:
         """Verdicts as they are reached, in bunches."""
 
         async def one(item: Item) -> Judged:
-            verdicts = await self._service.verify(
-                item.prompt, item.completion, settled=dict(item.settled)
-            )
+            verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
             return Judged(number=item.number, verdicts=verdicts)
 
         async def each() -> AsyncIterator[Judged]:

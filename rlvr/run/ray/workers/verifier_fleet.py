@@ -142,9 +142,7 @@ class VerifierFleet:
     def _dispatch(self) -> None:
         if not self._pools:
             if not self._num_starting:
-                self._fail(
-                    VerifierError(f"no verifier pool is left; the last was lost: {self._last_loss}")
-                )
+                self._fail(VerifierError(f"no verifier pool is left; the last was lost: {self._last_loss}"))
             return
         waiting, self._waiting = self._waiting, []
         shares: dict[int, list[_Open]] = {}
@@ -205,10 +203,12 @@ class VerifierFleet:
                 self._waiting.append(work)
             elif not work.future.done():
                 name = work.item.completion.completion_id
-                work.future.set_exception(VerifierError(
-                    f"completion {name!r} was open in {work.attempts} verifier pools when they were lost, the last "
-                    f"{self._last_loss}; run `rlvr verify` on it alone to see why"
-                ))  # fmt: skip
+                work.future.set_exception(
+                    VerifierError(
+                        f"completion {name!r} was open in {work.attempts} verifier pools when they were lost, the last "
+                        f"{self._last_loss}; run `rlvr verify` on it alone to see why"
+                    )
+                )
         self._dispatch()
 
     async def _restart(self, name: str) -> None:

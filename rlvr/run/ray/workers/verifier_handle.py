@@ -54,9 +54,7 @@ class VerifierHandle:
 
     async def health(self) -> None:
         """Returns when the actor answers."""
-        await self._calls.later(
-            "health", what="its health", deadline_s=self._deadlines.step_deadline_s
-        )
+        await self._calls.later("health", what="its health", deadline_s=self._deadlines.step_deadline_s)
 
     async def kill(self) -> None:
         """Ends the actor, its workers and sandboxes; closes it first if it answers in time."""

@@ -19,9 +19,7 @@ def smooth_clip(inputs: TokenInputs, *, width: float = 0.5) -> TokenLoss:
 smooth_clip.is_scaled_by_advantage = True  # type: ignore[attr-defined] # rlvr looks it up by name
 
 
-def best_of_group(
-    groups: Sequence[GroupRewards], *, scale: float = 1.0
-) -> list[list[float | None]]:
+def best_of_group(groups: Sequence[GroupRewards], *, scale: float = 1.0) -> list[list[float | None]]:
     """The distance to the best judged reward of the group, centred."""
     rows: list[list[float | None]] = []
     for group in groups:

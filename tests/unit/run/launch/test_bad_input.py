@@ -34,18 +34,14 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("good.jsonl").write_text(GOOD)
 
 
-def answer(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str]:
+def answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
     """(exit code, standard error) of `rlvr ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", ["rlvr", *arguments])
     code = cli._exit_code()
     return code, capsys.readouterr().err
 
 
-def refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> str:
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     before = sorted(os.listdir())
     code, told = answer(capsys, monkeypatch, *arguments)
     assert code == 2, told
@@ -89,9 +85,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", RECIPES)
-def test_a_bad_recipe(
-    case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_recipe(case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     content, message = RECIPES[case]
     Path("r.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     for command in (["train", "r.yaml", "--dry-run"], ["check", "r.yaml"]):
@@ -154,9 +148,7 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_a_bad_override(
-    override: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_override(override: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     told = refused(capsys, monkeypatch, "train", "tiny", override, "--dry-run")
     assert OVERRIDES[override] in told
     assert len(told.strip().splitlines()) <= 2
@@ -190,9 +182,7 @@ DATA: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_bad_data(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_data(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     content, message = DATA[name]
     Path(name).write_bytes(content)
     Path("r.yaml").write_text(SOUND.replace("good.jsonl", name))
@@ -253,9 +243,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_bad_call(
-    call: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_call(call: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo("pipe")
     Path("folder").mkdir()
     assert CALLS[call] in refused(capsys, monkeypatch, *call.split())

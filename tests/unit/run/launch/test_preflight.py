@@ -61,8 +61,12 @@ def num_opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def recipe_of(train: list[dict[str, Any]], evals: list[dict[str, Any]]) -> Recipe:
-    changes = [f"data.train={json.dumps(train)}", f"data.eval={json.dumps(evals)}", "cold_start.steps=0",
-               "run.eval_prompts=4"]  # fmt: skip
+    changes = [
+        f"data.train={json.dumps(train)}",
+        f"data.eval={json.dumps(evals)}",
+        "cold_start.steps=0",
+        "run.eval_prompts=4",
+    ]
     return load_recipe("tiny", changes).recipe
 
 

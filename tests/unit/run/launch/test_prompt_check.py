@@ -21,9 +21,7 @@ CLOSED = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CLOSED
-)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CLOSED
 
 
 @pytest.fixture
@@ -157,7 +155,5 @@ def test_the_advice_on_length_names_the_limit_that_binds() -> None:
     short = load_recipe("tiny", ["data.max_prompt_tokens=5"]).recipe
     assert "raise data.max_prompt_tokens" in prompt_limit(text=text, recipe=short).advice
     none_left = load_recipe("tiny", ["rollout.max_completion_tokens=256"]).recipe
-    with pytest.raises(
-        ConfigError, match=r"leaves 0 for the prompt; lower rollout\.max_completion"
-    ):
+    with pytest.raises(ConfigError, match=r"leaves 0 for the prompt; lower rollout\.max_completion"):
         prompt_limit(text=text, recipe=none_left)

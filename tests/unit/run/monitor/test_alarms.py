@@ -45,9 +45,7 @@ def group(
         own = Status.PASS if reward else Status.FAIL
         given = {c.name: said((verdicts or {}).get(c.name, own)) for c in checks}
         parts = {} if reward is None else {"main": reward}
-        rollouts.append(
-            Rollout(completion=completion, verdicts=given, reward=reward, reward_parts=parts)
-        )
+        rollouts.append(Rollout(completion=completion, verdicts=given, reward=reward, reward_parts=parts))
     return Group(group_id="00000000", prompt=prompt, rollouts=tuple(rollouts))
 
 
@@ -142,16 +140,12 @@ def test_each_alarm_says_what_to_do_and_where_to_look() -> None:
 
 
 def test_zero_reward_names_what_took_it() -> None:
-    vetoed = group(
-        [0.0] * 4, cut=1, checks=(MAIN, GATE), verdicts={"main": Status.PASS, "format": Status.FAIL}
-    )
+    vetoed = group([0.0] * 4, cut=1, checks=(MAIN, GATE), verdicts={"main": Status.PASS, "format": Status.FAIL})
     zero = findings(step_of(vetoed))[0]
     assert zero.alarm is Alarm.ZERO_REWARD
     assert "25% cut off at the length limit" in zero.what
     assert "100% vetoed by gate 'format'" in zero.what
-    assert zero.advice.endswith(
-        "4 of 4 answers were correct but vetoed: see the reasons of the gate"
-    )
+    assert zero.advice.endswith("4 of 4 answers were correct but vetoed: see the reasons of the gate")
     cut = findings(step_of(group([0.0] * 4, cut=4, verdicts={"main": Status.PASS})))[0]
     assert "Correct answers were truncated" in cut.advice
     unread = group([0.0] * 4, verdicts={"main": Status.UNPARSED})
@@ -167,17 +161,13 @@ def test_zero_reward_names_what_took_it() -> None:
         (Status.FAIL, Status.PASS, ["check_never_passes main", "check_always_passes format"]),
     ],
 )
-def test_checks_that_tell_nothing_apart_are_named(
-    main: Status, watching: Status, expected: list[str]
-) -> None:
+def test_checks_that_tell_nothing_apart_are_named(main: Status, watching: Status, expected: list[str]) -> None:
     checks = (MAIN, replace(GATE, role=Role.SHADOW))
     verdicts = {"main": main, "format": watching}
     update = step_of(group([0.0, 1.0, 0.0, 1.0], checks=checks, verdicts=verdicts))
     assert [f"{f.alarm} {f.check}" for f in findings(update)] == expected
     later = findings(update, failed_checks=frozenset({"main", "format"}))
-    assert [f"{f.alarm} {f.check}" for f in later] == [
-        said for said in expected if not said.startswith("check_always")
-    ]
+    assert [f"{f.alarm} {f.check}" for f in later] == [said for said in expected if not said.startswith("check_always")]
 
 
 def test_the_only_check_of_a_prompt_is_left_to_the_alarms_of_the_step() -> None:
@@ -195,9 +185,7 @@ def test_certainty_is_an_alarm_only_where_it_is_wrong() -> None:
 def test_a_check_that_breaks_on_some_completions_is_an_alarm_before_it_ends_the_run() -> None:
     def with_hangs(count: int) -> Update:
         whole = group([1.0, 0.0, 1.0, 0.0, 0.0])
-        hung = replace(
-            said(Status.FAIL), reason="took longer than 5 s", details={"cause": "timeout"}
-        )
+        hung = replace(said(Status.FAIL), reason="took longer than 5 s", details={"cause": "timeout"})
         rollouts = [
             replace(rollout, verdicts={"main": hung}, reward=0.0) if index >= 5 - count else rollout
             for index, rollout in enumerate(whole.rollouts)

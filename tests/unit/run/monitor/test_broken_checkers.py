@@ -118,9 +118,7 @@ def test_a_broken_checker_of_an_evaluation_is_told_of_and_stops_nothing(
     for step in range(4):
         watch.observe_evaluations(step, [evaluation_of(["hang"] * 4)])
     watch.observe_evaluations(5, [evaluation_of(["hang", ""])])
-    assert [(event["evaluation"], event["step"]) for event in events] == [
-        ("held", step) for step in range(4)
-    ]
+    assert [(event["evaluation"], event["step"]) for event in events] == [("held", step) for step in range(4)]
     assert len(caplog.records) == 1
     assert "evaluation 'held'" in caplog.text
 
@@ -128,9 +126,7 @@ def test_a_broken_checker_of_an_evaluation_is_told_of_and_stops_nothing(
 def test_an_evaluation_without_any_judged_completion_has_no_figures(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(
-        VerifierError, match=r"none of 4 completions could be judged.*longer than 5 s"
-    ):
+    with pytest.raises(VerifierError, match=r"none of 4 completions could be judged.*longer than 5 s"):
         _require_judged([evaluation_of(["hang"] * 4)])
     assert "evaluation 'held'" in caplog.text
     _require_judged([evaluation_of(["hang"] * 4), evaluation_of(["hang", ""])])

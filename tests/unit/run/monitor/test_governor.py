@@ -32,9 +32,7 @@ def started(governor: Governor, *, max_staleness: int = 0) -> Governor:
     return governor
 
 
-def after(
-    governor: Governor, *values: float, metric: str = "mismatch/kl_k3"
-) -> list[Decision | None]:
+def after(governor: Governor, *values: float, metric: str = "mismatch/kl_k3") -> list[Decision | None]:
     return [governor.observe(CALM | {metric: value}) for value in values]
 
 
@@ -112,9 +110,7 @@ def test_act_climbs_from_correction_over_staleness_to_a_pause():
 
 
 def test_after_less_staleness_it_waits_until_nothing_older_is_in_flight():
-    strict = Correction(
-        level=Level.TOKEN, bound=Bound.MASK, weight_min=0.5, geometric_min=0.99, geometric_max=1.01
-    )
+    strict = Correction(level=Level.TOKEN, bound=Bound.MASK, weight_min=0.5, geometric_min=0.99, geometric_max=1.01)
     governor = started(make(max_staleness=3, correction=strict), max_staleness=3)
     found = after(governor, *[0.5] * 7)
     assert [d is not None for d in found] == [False, True, False, False, False, False, True]
@@ -170,9 +166,7 @@ WORST = "mismatch/max_abs_logprob_diff"
         (["learner.dtype=float32", "rollout.engine=toy"], {}),
     ],
 )
-def test_the_first_step_is_bounded_where_only_rounding_may_differ(
-    changes: list[str], bounds: dict[str, float]
-):
+def test_the_first_step_is_bounded_where_only_rounding_may_differ(changes: list[str], bounds: dict[str, float]):
     recipe = load_recipe("tiny", changes).recipe
     assert start_bounds(recipe) == bounds
     stale = recipe.rollout.model_copy(update={"max_staleness": 1})

@@ -14,9 +14,7 @@ from rlvr.run.ray.workers.fleet import Fleet
 from rlvr.run.ray.workers.fleet_member import FleetLimits, MemberState
 from tests.unit.run.ray.fleet_engines import SimulatedEngine, request, weights
 
-LIMITS = FleetLimits(
-    start_s=5.0, sync_s=0.2, heartbeat_s=0.02, answer_s=0.1, max_restarts=4, loads_after_work=True
-)
+LIMITS = FleetLimits(start_s=5.0, sync_s=0.2, heartbeat_s=0.02, answer_s=0.1, max_restarts=4, loads_after_work=True)
 
 
 class Stage:
@@ -256,9 +254,7 @@ def test_when_no_engine_is_left_the_error_names_each_and_the_key_to_change():
         with pytest.raises(RolloutError, match=told):
             await stage.ask(*group("a"))
 
-    play(
-        Stage(lambda n, _: SimulatedEngine(n, dies_after=0), num_engines=1, limits=limits), scenario
-    )
+    play(Stage(lambda n, _: SimulatedEngine(n, dies_after=0), num_engines=1, limits=limits), scenario)
 
 
 def test_a_request_that_every_engine_fails_at_ends_with_what_the_last_one_said():

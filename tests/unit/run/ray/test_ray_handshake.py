@@ -15,9 +15,7 @@ def test_the_fingerprint_covers_versions_and_the_sources_of_all_three_packages()
         assert len(found[f"sources of {name}"]) == 16
 
 
-def test_one_changed_byte_in_one_file_changes_the_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_one_changed_byte_in_one_file_changes_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package = tmp_path / "a_package_of_mine"
     package.mkdir()
     (package / "__init__.py").write_text("")

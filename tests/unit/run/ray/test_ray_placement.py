@@ -11,21 +11,21 @@ from rlvr.run.ray.placement import plan_bundles, shortage
 
 
 def recipe(*, engine: str = "vllm", args: dict[str, Any] | None = None, **cluster: Any) -> Recipe:
-    return Recipe.model_validate({
-        "name": "x",
-        "model": {"tiny": {}},
-        "data": {"train": [{"source": "x.jsonl", "verifier": "text_match"}]},
-        "rollout": {"engine": engine, "engine_args": args or {}},
-        "cluster": {"backend": "ray", **cluster},
-    })  # fmt: skip
+    return Recipe.model_validate(
+        {
+            "name": "x",
+            "model": {"tiny": {}},
+            "data": {"train": [{"source": "x.jsonl", "verifier": "text_match"}]},
+            "rollout": {"engine": engine, "engine_args": args or {}},
+            "cluster": {"backend": "ray", **cluster},
+        }
+    )
 
 
 def lack(subject: Recipe, *nodes: dict[str, float]) -> str:
     plan = plan_bundles(subject, num_gpus=int(sum(node.get("GPU", 0) for node in nodes)))
     cluster = subject.cluster
-    return shortage(
-        plan, nodes=nodes, engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine
-    )
+    return shortage(plan, nodes=nodes, engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine)
 
 
 def test_without_devices_everything_is_counted_in_cores():

@@ -30,12 +30,8 @@ class Pool:
             if self.lives is not None and self.num_judged >= self.lives:
                 raise PoolLost("its process is gone")
             self.num_judged += 1
-            verdict = Verdict(
-                status=Status.PASS, score=1.0, reason="as asked", verifier="p@1", seconds=0.0
-            )
-            yield Judged(
-                number=item.number, verdicts={check.name: verdict for check in item.prompt.checks}
-            )
+            verdict = Verdict(status=Status.PASS, score=1.0, reason="as asked", verifier="p@1", seconds=0.0)
+            yield Judged(number=item.number, verdicts={check.name: verdict for check in item.prompt.checks})
 
     async def health(self) -> None:
         await self._answer()
@@ -69,13 +65,20 @@ def pairs(count: int, *, name: str = f"{__name__}:by_pools") -> list[tuple[Promp
         (
             prompt,
             Completion(
-                completion_id=f"c{i}", prompt_id="p", sample_index=i, prompt_token_ids=(1,), token_ids=(2,),
-                logprobs=(-1.0,), sampled_mask=(True,), text="1",
-                finish_reason=FinishReason.STOP, policy_versions=(0,),
+                completion_id=f"c{i}",
+                prompt_id="p",
+                sample_index=i,
+                prompt_token_ids=(1,),
+                token_ids=(2,),
+                logprobs=(-1.0,),
+                sampled_mask=(True,),
+                text="1",
+                finish_reason=FinishReason.STOP,
+                policy_versions=(0,),
             ),
         )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def play(
@@ -98,9 +101,14 @@ def play(
 
     async def whole() -> Any:
         fleet = VerifierFleet(
-            spawn, names=names, here=here, heartbeat_s=0.02, answer_s=0.1, max_restarts=max_restarts,
+            spawn,
+            names=names,
+            here=here,
+            heartbeat_s=0.02,
+            answer_s=0.1,
+            max_restarts=max_restarts,
             on_event=lambda kind, **fields: events.append(kind),
-        )  # fmt: skip
+        )
         async with asyncio.timeout(10):
             await fleet.start()
             try:
@@ -131,9 +139,7 @@ def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_e
 
 def test_a_frozen_pool_is_found_and_the_other_one_takes_over(here: VerifierService):
     pools = [Pool(is_frozen=True), Pool()]
-    verdicts, events = play(
-        here, pools, judge_all(8), names=("verifier-0", "verifier-1"), max_restarts=0
-    )
+    verdicts, events = play(here, pools, judge_all(8), names=("verifier-0", "verifier-1"), max_restarts=0)
     assert len(verdicts) == 8
     assert pools[1].num_judged == 8
     assert events == ["verifier_lost"]
@@ -146,9 +152,7 @@ def test_items_are_shared_among_pools(here: VerifierService):
 
 
 def test_an_item_that_ends_every_pool_stops_the_run_and_is_named(here: VerifierService):
-    with pytest.raises(
-        VerifierError, match=r"completion 'c0' was open in 4 verifier pools.*rlvr verify"
-    ):
+    with pytest.raises(VerifierError, match=r"completion 'c0' was open in 4 verifier pools.*rlvr verify"):
         play(here, [Pool(lives=0) for _ in range(6)], judge_all(1))
 
 

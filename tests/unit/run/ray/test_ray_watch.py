@@ -13,9 +13,7 @@ def test_an_expired_wait_names_both_sides_and_every_other_open_wait():
         board.wait("the fleet", on="engine-3", what="8 completions", deadline_s=60),
     ):
         said = str(board.expired(wait))
-    assert said.startswith(
-        "the run has waited for the learner (Learner.step) for 0.0 s, deadline 5 s"
-    )
+    assert said.startswith("the run has waited for the learner (Learner.step) for 0.0 s, deadline 5 s")
     assert "the fleet has waited for engine-3 (8 completions) for 0.0 s, deadline 60 s" in said
     assert "stacks of the learner:\n  (it does not answer: hung or frozen)" in said
     assert "test_an_expired_wait_names_both_sides" in said  # where this process stands

@@ -51,9 +51,17 @@ def recipe() -> LoadedRecipe:
 
 def a_group() -> Group:
     completion = Completion(
-        completion_id="c", prompt_id="p", sample_index=0, prompt_token_ids=(1, 2), token_ids=(3,), logprobs=(-0.5,),
-        sampled_mask=(True,), text="4", finish_reason=FinishReason.STOP, policy_versions=(0,),
-    )  # fmt: skip
+        completion_id="c",
+        prompt_id="p",
+        sample_index=0,
+        prompt_token_ids=(1, 2),
+        token_ids=(3,),
+        logprobs=(-0.5,),
+        sampled_mask=(True,),
+        text="4",
+        finish_reason=FinishReason.STOP,
+        policy_versions=(0,),
+    )
     prompt = Prompt(
         prompt_id="p",
         text="2 + 2 =",
@@ -64,9 +72,7 @@ def a_group() -> Group:
     return Group(group_id="0", prompt=prompt, rollouts=(rollout,))
 
 
-def make_run(
-    path: Path, *, steps: int = 8, every: int = 3, has_digests: bool = True
-) -> RunDirectory:
+def make_run(path: Path, *, steps: int = 8, every: int = 3, has_digests: bool = True) -> RunDirectory:
     """A run that was killed in step `steps`, with a checkpoint at every third one and a torn last line."""
     run = RunDirectory.create(path, "tiny")
     text = recipe().to_yaml()
@@ -79,22 +85,23 @@ def make_run(
         first = (step - 1) * PROMPTS_A_STEP
         issues = list(range(first, first + PROMPTS_A_STEP))
         for issue in issues:
-            ledger.issue(
-                issue, prompt_id=f"p/{issue}", group_id=str(issue), issued_version=step - 1
-            )
+            ledger.issue(issue, prompt_id=f"p/{issue}", group_id=str(issue), issued_version=step - 1)
             ledger.complete(issue)
         ledger.trained(issues, step=step)
         rollouts.write(step, groups=[a_group()], prompt_texts={})
-        metrics.write(
-            step, time_s=float(step), metrics={"reward/mean": step / 10, "policy/loss": 0.125}
-        )
+        metrics.write(step, time_s=float(step), metrics={"reward/mean": step / 10, "policy/loss": 0.125})
         ledger.commit()
         if step % every == 0:
             lineage = lineage_of(run, step, settled=ledger.settled(step))
             state: dict[str, Any] = {
-                "step": step, "elapsed_s": float(step), "stream": {}, "governor": {}, "solve_rates": None,
-                "inputs": INPUTS, "lineage": lineage,
-            }  # fmt: skip
+                "step": step,
+                "elapsed_s": float(step),
+                "stream": {},
+                "governor": {},
+                "solve_rates": None,
+                "inputs": INPUTS,
+                "lineage": lineage,
+            }
             learner = cast(Learner, BytesLearner(step))
             folder = run.checkpoint(step)
             write_checkpoint(folder, learner=learner, run_state=state, recipe=signed(text))
@@ -118,18 +125,20 @@ class Outcome:
     error: str = ""
 
 
-def resume(
-    path: Path, *, choice: ResumeChoice = NO_CHOICE, inputs: dict[str, str] = INPUTS
-) -> Outcome:
+def resume(path: Path, *, choice: ResumeChoice = NO_CHOICE, inputs: dict[str, str] = INPUTS) -> Outcome:
     """Goes on as the command line does, up to where the learner would be built. Any other exception is a fault."""
     try:
         run = RunDirectory.open_existing(path)
         found = find_resume(run, recipe(), inputs=inputs, choice=choice).resume
         assert found is not None
         recorder = Recorder(
-            run, console=Console(file=io.StringIO()), sinks=(), prompt_text=lambda _: "", keep_checkpoints=3,
+            run,
+            console=Console(file=io.StringIO()),
+            sinks=(),
+            prompt_text=lambda _: "",
+            keep_checkpoints=3,
             sample_every_steps=0,
-        )  # fmt: skip
+        )
         recorder.rewind(found.step, next_issue=found.step * PROMPTS_A_STEP)
         recorder.close()
     except RlvrError as error:

@@ -31,21 +31,24 @@ def made() -> tuple[Console, io.StringIO]:
 def rollout(text: str, reason: str = "says 5, expected 4") -> Rollout:
     n = 1
     completion = Completion(
-        completion_id="c", prompt_id="p", sample_index=0, prompt_token_ids=(1,), token_ids=(1,) * n,
-        logprobs=(-1.0,) * n, sampled_mask=(True,) * n, text=text, finish_reason=FinishReason.STOP,
+        completion_id="c",
+        prompt_id="p",
+        sample_index=0,
+        prompt_token_ids=(1,),
+        token_ids=(1,) * n,
+        logprobs=(-1.0,) * n,
+        sampled_mask=(True,) * n,
+        text=text,
+        finish_reason=FinishReason.STOP,
         policy_versions=(0,) * n,
-    )  # fmt: skip
-    verdict = Verdict(status=Status.FAIL, score=0.0, reason=reason, verifier="v@1", seconds=0.0)
-    return Rollout(
-        completion=completion, verdicts={"main": verdict}, reward=0.0, reward_parts={"main": 0.0}
     )
+    verdict = Verdict(status=Status.FAIL, score=0.0, reason=reason, verifier="v@1", seconds=0.0)
+    return Rollout(completion=completion, verdicts={"main": verdict}, reward=0.0, reward_parts={"main": 0.0})
 
 
 def test_a_step_is_one_line_with_reward_trend_and_time_left() -> None:
     console, file = made()
-    console.start(
-        recipe_name="r", run_dir="runs/r", model="m", rows=[("a", "1", "b")], num_steps=10
-    )
+    console.start(recipe_name="r", run_dir="runs/r", model="m", rows=[("a", "1", "b")], num_steps=10)
     file.truncate(0)
     file.seek(0)
     console.step(3, {"reward/mean": 0.25, "time/step_s": 2.0, "rollout/length_mean_tokens": 12.3})

@@ -62,9 +62,7 @@ def test_what_a_killed_run_leaves_is_repaired_without_a_word(run: RunDirectory) 
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "delete", "zero", "replace_by_folder"])
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.pt", "run_state.json", "complete.json"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "run_state.json", "complete.json"])
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_one_before_is_taken(
     run: RunDirectory, name: str, damage: str, killed: RunDirectory, tmp_path: Path
 ) -> None:
@@ -123,9 +121,7 @@ def test_a_checkpoint_of_an_older_version_is_taken_and_said_to_be_unchecked(tmp_
         ("recipe.yaml", "delete", "recipe.yaml is missing; the copy in"),
     ],
 )  # fmt: skip
-def test_what_is_lost_of_the_record_is_told_file_by_file(
-    run: RunDirectory, name: str, damage: str, said: str
-) -> None:
+def test_what_is_lost_of_the_record_is_told_file_by_file(run: RunDirectory, name: str, damage: str, said: str) -> None:
     DAMAGES[damage](run.path / name, 0.6)
     outcome = resume(run.path)
     assert outcome.step == 6, outcome
@@ -141,9 +137,7 @@ def test_damage_that_was_told_once_is_not_told_again_by_a_later_checkpoint(
         ledger.execute("DELETE FROM issues WHERE step <= 2")
     ledger.close()
     assert "it holds 8 and 0" in resume(run.path).warnings[0]
-    assert (
-        "it holds 2 and 0" in resume(run.path, choice=ResumeChoice(checkpoint="step_3")).warnings[0]
-    )
+    assert "it holds 2 and 0" in resume(run.path, choice=ResumeChoice(checkpoint="step_3")).warnings[0]
 
 
 def test_changed_data_or_verifiers_are_an_error_with_both_digests_and_a_way_out(
@@ -195,9 +189,13 @@ def test_a_recorder_saves_nothing_into_a_directory_that_another_run_has_taken(
     opening = locked_directory(run.path, recipe_name="x", resume=True)
     with opening as directory:
         recorder = Recorder(
-            directory, console=Console(file=io.StringIO()), sinks=(), prompt_text=lambda _: "", keep_checkpoints=1,
+            directory,
+            console=Console(file=io.StringIO()),
+            sinks=(),
+            prompt_text=lambda _: "",
+            keep_checkpoints=1,
             sample_every_steps=0,
-        )  # fmt: skip
+        )
         run.path.rename(tmp_path / "moved")
         other = RunDirectory.create(run.path, "x")
         with locked_directory(run.path, recipe_name="x", resume=False):

@@ -50,12 +50,15 @@ def group() -> Group:
             policy_versions=(0, 1),
         )
         verdict = Verdict(
-            status=status, score=score, reason="because", verifier="v@1", seconds=0.1, extracted="4",
+            status=status,
+            score=score,
+            reason="because",
+            verifier="v@1",
+            seconds=0.1,
+            extracted="4",
             details={"ratio": math.inf},
-        )  # fmt: skip
-        watch = Verdict(
-            status=Status.FAIL, score=0.0, reason="watching", verifier="v@1", seconds=0.0
         )
+        watch = Verdict(status=Status.FAIL, score=0.0, reason="watching", verifier="v@1", seconds=0.0)
         parts = {} if score is None else {"main": score}
         return Rollout(
             completion=completion,
@@ -71,9 +74,7 @@ def group() -> Group:
 def test_a_number_that_is_not_finite_becomes_null_and_is_counted(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "m.jsonl")
     metrics.write(1, time_s=0.5, metrics={"a/b": math.nan, "a/c": math.inf, "a/d": 2.0})
-    assert read_metrics(tmp_path / "m.jsonl") == [
-        {"step": 1, "time_s": 0.5, "a/b": None, "a/c": None, "a/d": 2.0}
-    ]
+    assert read_metrics(tmp_path / "m.jsonl") == [{"step": 1, "time_s": 0.5, "a/b": None, "a/c": None, "a/d": 2.0}]
     assert metrics.num_nonfinite == 2
     metrics.close()
 
@@ -121,9 +122,7 @@ def test_events_carry_their_kind_and_survive_a_torn_line(tmp_path: Path) -> None
 def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
     writer = RolloutWriter(tmp_path)
     shaped = Shaped(reward=0.7, overlong_penalty=0.2, kl_penalty=0.1, advantage=0.5)
-    path = writer.write(
-        12, groups=[group()], prompt_texts={"sums/0": "<user>2 + 2 ="}, shaped={"c0": shaped}
-    )
+    path = writer.write(12, groups=[group()], prompt_texts={"sums/0": "<user>2 + 2 ="}, shaped={"c0": shaped})
     assert path.name == "step_000012.parquet"
     one, two = pq.read_table(path).to_pylist()
     assert (one["step"], one["group_id"], one["source"], one["purpose"]) == (
@@ -154,9 +153,7 @@ def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_rollouts_hold_the_reference_and_the_role_of_every_verdict(tmp_path: Path) -> None:
-    row = pq.read_table(
-        RolloutWriter(tmp_path).write(1, groups=[group()], prompt_texts={})
-    ).to_pylist()[0]
+    row = pq.read_table(RolloutWriter(tmp_path).write(1, groups=[group()], prompt_texts={})).to_pylist()[0]
     assert row["reference"] == "4"
     roles = {v["check"]: v["role"] for v in json.loads(row["verdicts"])}
     assert roles == {"watch": "shadow", "main": "reward"}
@@ -227,12 +224,8 @@ def test_a_folder_of_rollouts_that_is_gone_is_named(tmp_path: Path) -> None:
         rollouts.write(1, groups=[group()], prompt_texts={})
 
 
-@pytest.mark.parametrize(
-    "line", [b'{"step": "x"}', b'{"step": {}}', b"[" * 100_000, b"\xff\xfe", b"3"]
-)
-def test_a_line_that_is_no_row_is_cut_and_the_others_stay_to_the_byte(
-    tmp_path: Path, line: bytes
-) -> None:
+@pytest.mark.parametrize("line", [b'{"step": "x"}', b'{"step": {}}', b"[" * 100_000, b"\xff\xfe", b"3"])
+def test_a_line_that_is_no_row_is_cut_and_the_others_stay_to_the_byte(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "m.jsonl"
     good = '{"step": 1, "text": "\u2028 \u00e9"}\n'.encode()
     path.write_bytes(good + line + b"\n" + b'{"step": 5}\n')

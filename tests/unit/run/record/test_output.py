@@ -29,9 +29,7 @@ class Failing(io.StringIO):
 
 
 @pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_a_run_goes_on_in_its_directory(
-    code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_goes_on_in_its_directory(code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stream = Failing(code, after=7)
     console = Console(file=stream, width=80, is_terminal=False, is_steady=True)
     console.start(recipe_name="x", run_dir=tmp_path, model="m", rows=[], num_steps=2)
@@ -68,9 +66,7 @@ def test_another_console_fails_as_its_output_does() -> None:
         Output(Failing(errno.EPIPE), is_steady=False).write("x")
 
 
-@pytest.mark.parametrize(
-    ("code", "exit_code"), [(errno.EPIPE, SIGPIPE_EXIT_CODE), (errno.ENOSPC, 1)]
-)
+@pytest.mark.parametrize(("code", "exit_code"), [(errno.EPIPE, SIGPIPE_EXIT_CODE), (errno.ENOSPC, 1)])
 def test_the_exit_code_says_why_a_command_ended(
     code: int, exit_code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,9 +99,13 @@ def test_an_error_of_the_commands_own_file_is_not_taken_for_that_of_the_output()
 def test_a_shell_sees_the_usual_ends(command: str, code: int, told: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env=os.environ | {"PATH": path},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == code
     assert done.stderr.startswith(told)
     assert "Traceback" not in done.stderr

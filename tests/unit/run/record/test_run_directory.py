@@ -31,9 +31,7 @@ def test_the_default_is_below_runs_and_latest_points_at_the_newest(
     assert link.resolve() == second.path.resolve()
 
 
-def test_a_chosen_directory_leaves_latest_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chosen_directory_leaves_latest_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunDirectory.create("mine/run", "sums")
     assert run.rollouts.is_dir()

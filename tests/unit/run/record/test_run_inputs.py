@@ -32,8 +32,14 @@ def write_rows(rows: list[dict[str, object]], name: str = "rows.jsonl") -> None:
 
 
 def found(source: str = "rows.jsonl", verifier: str = "checks.py:lottery") -> dict[str, str]:
-    changes = [f"data.train.0.source={source}", "data.train.0.settings={}", f"data.train.0.verifier={verifier}",
-               "data.train.0.verifier_settings={}", "data.eval=[]", "cold_start.steps=0"]  # fmt: skip
+    changes = [
+        f"data.train.0.source={source}",
+        "data.train.0.settings={}",
+        f"data.train.0.verifier={verifier}",
+        "data.train.0.verifier_settings={}",
+        "data.eval=[]",
+        "cold_start.steps=0",
+    ]
     return input_digests(load_recipe("tiny", changes).recipe)
 
 
@@ -53,17 +59,13 @@ def test_a_change_in_any_column_is_another_digest(digests: Path, column: str) ->
 
 
 @pytest.mark.parametrize(("version", "number"), [("2", 2), ("1", 3)])
-def test_another_version_or_another_text_of_a_verifier_is_refused(
-    digests: Path, version: str, number: int
-) -> None:
+def test_another_version_or_another_text_of_a_verifier_is_refused(digests: Path, version: str, number: int) -> None:
     before = found()
     Path("checks.py").write_text(CHECK.format(version=version, number=number))
     with pytest.raises(ConfigError) as caught:
         require_same_inputs(before, found(), run="runs/x", may_differ=False)
     assert "runs/x cannot be resumed" in str(caught.value)
-    assert f"verifier checks.py:lottery: {before['verifier checks.py:lottery']} -> version" in str(
-        caught.value
-    )
+    assert f"verifier checks.py:lottery: {before['verifier checks.py:lottery']} -> version" in str(caught.value)
 
 
 def test_a_module_is_taken_by_its_sources_and_an_installed_verifier_by_its_version(

@@ -61,9 +61,7 @@ def test_neither_a_fork_nor_a_program_that_was_started_keeps_the_lock(tmp_path: 
             os.close(write)
             os.read(read, 1)  # until the test is over
             os._exit(0)
-        started = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
-        )
+        started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
     try:
         with lock_directory(tmp_path):
             pass
@@ -77,9 +75,7 @@ def test_neither_a_fork_nor_a_program_that_was_started_keeps_the_lock(tmp_path: 
 def test_a_child_that_has_not_closed_its_descriptor_does_not_keep_the_lock(tmp_path: Path) -> None:
     read, write = os.pipe()
     with lock_directory(tmp_path):
-        child = ctypes.PyDLL(
-            None
-        ).fork()  # runs no hook of Python's: as a fork that has not got to run yet
+        child = ctypes.PyDLL(None).fork()  # runs no hook of Python's: as a fork that has not got to run yet
         if child == 0:
             os.close(write)
             os.read(read, 1)

@@ -44,9 +44,7 @@ def test_each_damaged_file_is_named_with_what_is_wrong(folder: Path) -> None:
         "model.safetensors has changed since it was written (its SHA-256 differs)",
     )
     (folder / "adapter" / "weights").unlink()
-    assert sealed_folders.check(folder, ignoring=("model.safetensors",)).problems == (
-        "adapter/weights is missing",
-    )
+    assert sealed_folders.check(folder, ignoring=("model.safetensors",)).problems == ("adapter/weights is missing",)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +52,13 @@ def test_each_damaged_file_is_named_with_what_is_wrong(folder: Path) -> None:
     ["", "[]", "{", '{"format": 1}', '{"format": 1, "filez": {}}', '{"format": 1, "files": {}}',
      '{"format": 1, "files": {"a": 3}}', '{"format": 1, "files": {"a": {"bytes": "x", "sha256": ""}}}', "[" * 100_000],
 )  # fmt: skip
-def test_a_damaged_marker_is_never_taken_for_one_of_an_older_version(
-    folder: Path, marker: str
-) -> None:
+def test_a_damaged_marker_is_never_taken_for_one_of_an_older_version(folder: Path, marker: str) -> None:
     (folder / "complete.json").write_text(marker)
     (problem,) = sealed_folders.check(folder).problems
     assert problem.startswith("complete.json is damaged")
 
 
-def test_a_file_that_may_not_be_read_is_no_damage(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_not_be_read_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
@@ -89,9 +83,7 @@ def test_a_policy_is_not_loaded_from_a_damaged_checkpoint(tmp_path: Path) -> Non
     data = bytearray(file.read_bytes())
     data[-5] ^= 2
     file.write_bytes(data)
-    with pytest.raises(
-        CheckpointError, match=r"is damaged: model\.safetensors has changed since it was"
-    ):
+    with pytest.raises(CheckpointError, match=r"is damaged: model\.safetensors has changed since it was"):
         load_policy(ModelConfig(path=str(tmp_path)), seed=0)
 
 

@@ -29,17 +29,13 @@ def test_tensorboard_receives_finite_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [TrackerKind.WANDB, TrackerKind.TRACKIO])
-def test_a_missing_package_names_the_extra(
-    kind: TrackerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_names_the_extra(kind: TrackerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, kind.value, None)
     with pytest.raises(ConfigError, match=rf"rlvr\[{kind.value}\]"):
         build_sinks([kind], tmp_path, {})
 
 
-def test_a_service_is_told_the_recipe_and_each_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_is_told_the_recipe_and_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     fake = SimpleNamespace(
         init=lambda **given: calls.append(given),
@@ -69,9 +65,7 @@ def test_a_resumed_run_goes_on_in_the_trackers_own_run(
         current[:] = [key]
         runs.setdefault(key, [])
 
-    fake = SimpleNamespace(
-        init=init, log=lambda row, step: runs[current[0]].append(step), finish=lambda: None
-    )
+    fake = SimpleNamespace(init=init, log=lambda row, step: runs[current[0]].append(step), finish=lambda: None)
     monkeypatch.setitem(sys.modules, kind.value, fake)
     for step in (1, 2, 3):  # a start and two resumes
         (sink,) = build_sinks([kind], tmp_path / "run7", {"name": "sums"})

@@ -10,20 +10,23 @@ from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Rollout
 from rlvr.run.step.buffer import GroupBuffer
 from rlvr.run.step.shaping import DropReason, Screened
 
-PROMPT = Prompt(
-    prompt_id="p", text="?", source="s", checks=(Check(name="main", verifier="v", reference="4"),)
-)
+PROMPT = Prompt(prompt_id="p", text="?", source="s", checks=(Check(name="main", verifier="v", reference="4"),))
 
 
 def group(number: int, *, reward: float = 1.0) -> Group:
     completion = Completion(
-        completion_id=f"{number}#0", prompt_id="p", sample_index=0, prompt_token_ids=(1,),
-        token_ids=(2,), logprobs=(0.0,), sampled_mask=(True,), text="", finish_reason=FinishReason.STOP,
+        completion_id=f"{number}#0",
+        prompt_id="p",
+        sample_index=0,
+        prompt_token_ids=(1,),
+        token_ids=(2,),
+        logprobs=(0.0,),
+        sampled_mask=(True,),
+        text="",
+        finish_reason=FinishReason.STOP,
         policy_versions=(0,),
-    )  # fmt: skip
-    rollout = Rollout(
-        completion=completion, verdicts={}, reward=reward, reward_parts={"main": reward}
     )
+    rollout = Rollout(completion=completion, verdicts={}, reward=reward, reward_parts={"main": reward})
     return Group(group_id=f"{number:08d}", prompt=PROMPT, rollouts=(rollout,), issue_index=number)
 
 

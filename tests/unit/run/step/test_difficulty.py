@@ -20,17 +20,23 @@ def group(name: str, outcomes: str, *, source: str = "rows") -> Group:
     rollouts: list[Rollout] = []
     for i, letter in enumerate(outcomes):
         completion = Completion(
-            completion_id=f"{name}#{i}", prompt_id=name, sample_index=i, prompt_token_ids=(1,), token_ids=(2,),
-            logprobs=(0.0,), sampled_mask=(True,), text="", finish_reason=FinishReason.STOP, policy_versions=(0,),
-        )  # fmt: skip
+            completion_id=f"{name}#{i}",
+            prompt_id=name,
+            sample_index=i,
+            prompt_token_ids=(1,),
+            token_ids=(2,),
+            logprobs=(0.0,),
+            sampled_mask=(True,),
+            text="",
+            finish_reason=FinishReason.STOP,
+            policy_versions=(0,),
+        )
         status = {"+": Status.PASS, "-": Status.FAIL, "?": Status.ERROR, "/": Status.PASS}[letter]
         score = {"+": 1.0, "-": 0.0, "?": None, "/": 1.0}[letter]
         verdict = Verdict(status=status, score=score, reason="r", verifier="v@1", seconds=0.0)
         reward = None if letter == "?" else float(letter == "+")
         parts = {} if reward is None else {"main": reward}
-        rollouts.append(
-            Rollout(completion=completion, verdicts={"main": verdict}, reward=reward, reward_parts=parts)
-        )  # fmt: skip
+        rollouts.append(Rollout(completion=completion, verdicts={"main": verdict}, reward=reward, reward_parts=parts))
     return Group(group_id="g", prompt=prompt(name, source), rollouts=tuple(rollouts))
 
 
@@ -111,6 +117,4 @@ def test_rates_survive_a_restart():
     assert second.metrics() == first.metrics()
     assert second.state() == first.state()
     for name in "abc":
-        assert [second.choose(prompt(name), i) for i in range(20)] == [
-            first.choose(prompt(name), i) for i in range(20)
-        ]
+        assert [second.choose(prompt(name), i) for i in range(20)] == [first.choose(prompt(name), i) for i in range(20)]

@@ -28,16 +28,24 @@ def rollout(
     score = None if status is Status.ERROR else float(status is Status.PASS)
     reward = 0.0 if score is not None and reason is not FinishReason.STOP else score
     completion = Completion(
-        completion_id=f"c{index}", prompt_id="p", sample_index=index, prompt_token_ids=(1,), token_ids=(2, 3),
-        logprobs=(0.0, 0.0), sampled_mask=(True, True), text="", finish_reason=reason, policy_versions=(0, 0),
-    )  # fmt: skip
-    verdict = Verdict(
-        status=status, score=score, reason="r", verifier="v@1", seconds=0.0, extracted=answer
+        completion_id=f"c{index}",
+        prompt_id="p",
+        sample_index=index,
+        prompt_token_ids=(1,),
+        token_ids=(2, 3),
+        logprobs=(0.0, 0.0),
+        sampled_mask=(True, True),
+        text="",
+        finish_reason=reason,
+        policy_versions=(0, 0),
     )
+    verdict = Verdict(status=status, score=score, reason="r", verifier="v@1", seconds=0.0, extracted=answer)
     return Rollout(
-        completion=completion, verdicts={"main": verdict}, reward=reward,
+        completion=completion,
+        verdicts={"main": verdict},
+        reward=reward,
         reward_parts={} if reward is None else {"main": reward},
-    )  # fmt: skip
+    )
 
 
 def group(*rollouts: Rollout) -> Group:
@@ -45,10 +53,16 @@ def group(*rollouts: Rollout) -> Group:
 
 
 def test_greedy_figures_tell_format_and_answers_apart():
-    found = summarize("s", [
-        group(rollout(Status.PASS)), group(rollout(Status.FAIL)), group(rollout(Status.UNPARSED)),
-        group(rollout(Status.PASS, reason=FinishReason.LENGTH)),
-    ], is_greedy=True)  # fmt: skip
+    found = summarize(
+        "s",
+        [
+            group(rollout(Status.PASS)),
+            group(rollout(Status.FAIL)),
+            group(rollout(Status.UNPARSED)),
+            group(rollout(Status.PASS, reason=FinishReason.LENGTH)),
+        ],
+        is_greedy=True,
+    )
     assert found.metrics["eval/s/pass@1"] == 0.25
     assert found.metrics["eval/s/format_rate"] == 0.5
     assert found.metrics["eval/s/score_given_format"] == 0.5
@@ -57,9 +71,7 @@ def test_greedy_figures_tell_format_and_answers_apart():
 
 
 def test_an_error_leaves_numerator_and_denominator():
-    found = summarize(
-        "s", [group(rollout(Status.PASS)), group(rollout(Status.ERROR))], is_greedy=True
-    )
+    found = summarize("s", [group(rollout(Status.PASS)), group(rollout(Status.ERROR))], is_greedy=True)
     assert found.metrics["eval/s/pass@1"] == 1.0
     assert found.metrics["eval/s/error_rate"] == 0.5
     assert found.num_prompts == 1
@@ -67,9 +79,11 @@ def test_an_error_leaves_numerator_and_denominator():
 
 def test_sampled_figures():
     one = group(
-        rollout(Status.PASS, index=0, answer="4"), rollout(Status.FAIL, index=1, answer="5"),
-        rollout(Status.FAIL, index=2, answer="5"), rollout(Status.UNPARSED, index=3),
-    )  # fmt: skip
+        rollout(Status.PASS, index=0, answer="4"),
+        rollout(Status.FAIL, index=1, answer="5"),
+        rollout(Status.FAIL, index=2, answer="5"),
+        rollout(Status.UNPARSED, index=3),
+    )
     found = summarize("s", [one], is_greedy=False).metrics
     assert found["eval/s/avg@4"] == 0.25
     assert found["eval/s/pass@2"] == 0.5
@@ -77,9 +91,7 @@ def test_sampled_figures():
     assert found["eval/s/maj@4"] == 0.0
 
 
-@pytest.mark.parametrize(
-    ("rate", "count", "low", "high"), [(0.0, 10, 0.0, 0.2775), (1.0, 10, 0.7225, 1.0)]
-)
+@pytest.mark.parametrize(("rate", "count", "low", "high"), [(0.0, 10, 0.0, 0.2775), (1.0, 10, 0.7225, 1.0)])
 def test_wilson_interval_at_the_ends(rate: float, count: int, low: float, high: float):
     assert wilson_interval(rate, count) == pytest.approx((low, high), abs=1e-3)
 
@@ -96,9 +108,7 @@ def test_pass_at_k_equals_counting_all_subsets():
 
 def test_rows_of_an_evaluation_hold_the_reference_and_every_verdict_with_its_role():
     found = summarize("s", [group(rollout(Status.FAIL, answer="5"))], is_greedy=True)
-    (row,) = _rollout_rows(
-        found, build_tiny(TinyModel(characters="0123456789+="), seed=0).text.tokenizer
-    )
+    (row,) = _rollout_rows(found, build_tiny(TinyModel(characters="0123456789+="), seed=0).text.tokenizer)
     assert row["reference"] == "4"
     assert row["verdicts"] == {
         "main": {"role": "reward", "status": "fail", "score": 0.0, "extracted": "5", "reason": "r"}

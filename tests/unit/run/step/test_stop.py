@@ -36,9 +36,7 @@ def test_the_time_makes_a_stop_due_but_nobody_has_asked():
 
 
 def listening(grace_s: float, notes: list[str]):
-    return listen_for_stop(
-        grace_s=grace_s, max_hours=None, note=notes.append, final_message=lambda: "goodbye"
-    )
+    return listen_for_stop(grace_s=grace_s, max_hours=None, note=notes.append, final_message=lambda: "goodbye")
 
 
 def test_the_second_interrupt_cancels_the_task_that_can_be_dropped():
@@ -94,8 +92,11 @@ def test_a_process_that_is_stuck_ends_when_the_grace_is_over_or_at_the_third_int
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(
         [sys.executable, "-c", STUCK, grace_s, *signals],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines()[-1] == "rlvr: goodbye"
 

@@ -28,36 +28,34 @@ TINY = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, charac
 LIMIT = 6
 
 
-def group(
-    number: int, rewards: Sequence[float | None], lengths: Sequence[int] | None = None
-) -> Group:
+def group(number: int, rewards: Sequence[float | None], lengths: Sequence[int] | None = None) -> Group:
     """Rollouts with these rewards; one as long as the limit was cut off."""
     name = f"p{number}"
-    prompt = Prompt(
-        prompt_id=name, text="?", source="s", checks=(Check(name="main", verifier="v", reference="4"),)
-    )  # fmt: skip
+    prompt = Prompt(prompt_id=name, text="?", source="s", checks=(Check(name="main", verifier="v", reference="4"),))
     rollouts: list[Rollout] = []
     for i, reward in enumerate(rewards):
         size = (lengths or [3] * len(rewards))[i]
         completion = Completion(
-            completion_id=f"{number}#{i}", prompt_id=name, sample_index=i, prompt_token_ids=(1, 5, 6 + number),
-            token_ids=tuple(4 + (number + i + k) % 10 for k in range(size)), logprobs=(-2.5,) * size,
-            sampled_mask=(True,) * size, text="", policy_versions=(0,) * size,
+            completion_id=f"{number}#{i}",
+            prompt_id=name,
+            sample_index=i,
+            prompt_token_ids=(1, 5, 6 + number),
+            token_ids=tuple(4 + (number + i + k) % 10 for k in range(size)),
+            logprobs=(-2.5,) * size,
+            sampled_mask=(True,) * size,
+            text="",
+            policy_versions=(0,) * size,
             finish_reason=FinishReason.LENGTH if size >= LIMIT else FinishReason.STOP,
-        )  # fmt: skip
+        )
         parts = {} if reward is None else {"main": reward}
-        rollouts.append(Rollout(completion=completion, verdicts={}, reward=reward, reward_parts=parts))  # fmt: skip
-    return Group(
-        group_id=f"{number:08d}", prompt=prompt, rollouts=tuple(rollouts), issue_index=number
-    )
+        rollouts.append(Rollout(completion=completion, verdicts={}, reward=reward, reward_parts=parts))
+    return Group(group_id=f"{number:08d}", prompt=prompt, rollouts=tuple(rollouts), issue_index=number)
 
 
 class World:
     """A tiny learner behind an Updater; `run` feeds it one step of groups."""
 
-    def __init__(
-        self, folder: Path, *, num_groups: int, kl_coef: float = 0.0, **settings: Any
-    ) -> None:
+    def __init__(self, folder: Path, *, num_groups: int, kl_coef: float = 0.0, **settings: Any) -> None:
         policy = build_tiny(TINY, seed=3)
         policy.model.double()
         self.learner = PolicyLearner(
@@ -76,7 +74,7 @@ class World:
             screen=signal_filter(
                 min_judged=2, shaping=shaping, is_signal_needed=settings.pop("is_signal_needed", False)
             ),
-        )  # fmt: skip
+        )
         self.thread = LearnerThread()
         self.updater = Updater(
             buffer=self.buffer,
@@ -126,9 +124,7 @@ THREE = (
 @pytest.mark.parametrize("may_overlap", [False, True])
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 @pytest.mark.parametrize("drops_zero_variance", [False, True])
-def test_streaming_takes_the_same_step(
-    tmp_path: Path, may_overlap: bool, kl_coef: float, drops_zero_variance: bool
-):
+def test_streaming_takes_the_same_step(tmp_path: Path, may_overlap: bool, kl_coef: float, drops_zero_variance: bool):
     settings = {"num_groups": 4, "kl_coef": kl_coef, "drops_zero_variance": drops_zero_variance}
     groups = (*THREE, group(3, [1.0, 1.0, 1.0]))
     whole, streaming = (
@@ -170,7 +166,7 @@ def test_the_overlong_penalty_lowers_the_shaped_reward_and_leaves_the_stored_one
     shaped = [update.shaped[f"0#{i}"] for i in range(3)]
     assert [x.overlong_penalty for x in shaped] == pytest.approx([0.0, 0.4, 0.8])
     assert [x.reward for x in shaped] == pytest.approx([1.0, 0.6, -0.8])
-    assert [x.advantage for x in shaped] == pytest.approx([1 - 0.8 / 3, 0.6 - 0.8 / 3, -0.8 - 0.8 / 3])  # fmt: skip
+    assert [x.advantage for x in shaped] == pytest.approx([1 - 0.8 / 3, 0.6 - 0.8 / 3, -0.8 - 0.8 / 3])
     assert "0#3" not in update.shaped
     assert update.metrics["reward/overlong_penalty_mean"] == pytest.approx(0.4)
     assert update.metrics["reward/mean"] == pytest.approx(2 / 3)
@@ -198,9 +194,7 @@ def test_groups_whose_advantages_are_all_zero_leave_the_denominators_and_are_cou
 ):
     silent = group(1, [1.0, 1.0, 1.0])
     update = World(tmp_path, num_groups=2, drops_zero_variance=True).run(THREE[0], silent)
-    assert [(g.group_id, why) for g, why in update.taken.dropped] == [
-        ("00000001", DropReason.ZERO_ADVANTAGES)
-    ]
+    assert [(g.group_id, why) for g, why in update.taken.dropped] == [("00000001", DropReason.ZERO_ADVANTAGES)]
     assert update.metrics["learner/loss_tokens"] == 9
     assert update.metrics["rollout/zero_variance_dropped_groups"] == 1
     assert update.metrics["rollout/dropped_groups"] == 0
@@ -244,7 +238,7 @@ def test_the_kl_in_the_reward_is_charged_before_the_advantages(tmp_path: Path):
 
 
 def test_the_filter_names_why_a_group_has_no_signal():
-    overlong = RewardConfig(truncated=Truncated.MASK, overlong_buffer_tokens=3, overlong_penalty=0.5)  # fmt: skip
+    overlong = RewardConfig(truncated=Truncated.MASK, overlong_buffer_tokens=3, overlong_penalty=0.5)
     shaping = RewardShaping.of(overlong, max_completion_tokens=LIMIT)
     screen = signal_filter(min_judged=2, shaping=shaping, is_signal_needed=True)
 
@@ -274,7 +268,7 @@ def test_each_rollout_is_shaped_once(
         return shape(self, rollout)
 
     monkeypatch.setattr(RewardShaping, "shape", counted)
-    world = World(tmp_path, num_groups=4, is_streaming=is_streaming, is_signal_needed=is_signal_needed)  # fmt: skip
+    world = World(tmp_path, num_groups=4, is_streaming=is_streaming, is_signal_needed=is_signal_needed)
     update = world.run(*THREE, group(3, [None, 1.0, 0.0]))
     assert sorted(seen) == [f"{number}#{i}" for number in range(4) for i in range(3)]
     assert update.shaped.keys() == set(seen) - {"3#0"}

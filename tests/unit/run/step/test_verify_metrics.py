@@ -11,9 +11,7 @@ from rlvr.run.step.metrics import rollout_metrics
 from rlvr.run.step.verdict_metrics import check_metrics, verdict_metrics
 
 
-def said(
-    status: Status, extracted: str | None = "4", seconds: float = 0.0, **details: str
-) -> Verdict:
+def said(status: Status, extracted: str | None = "4", seconds: float = 0.0, **details: str) -> Verdict:
     score = None if status is Status.ERROR else float(status is Status.PASS)
     return Verdict(
         status=status,
@@ -27,9 +25,7 @@ def said(
 
 
 def group(*verdicts: Verdict) -> Group:
-    prompt = Prompt(
-        prompt_id="p", text="?", checks=(Check(name="math", verifier="math"),), source="s"
-    )
+    prompt = Prompt(prompt_id="p", text="?", checks=(Check(name="math", verifier="math"),), source="s")
     rollouts = tuple(
         Rollout(
             completion=completion_from_text("text", prompt_id="p"),
@@ -56,9 +52,7 @@ def test_shares_of_statuses_and_methods() -> None:
 
 
 def test_the_second_opinion_is_a_share_of_those_that_were_given() -> None:
-    verdicts = [
-        said(Status.PASS, cross_check=c) for c in ("agrees", "agrees", "disagrees", "no verdict")
-    ]
+    verdicts = [said(Status.PASS, cross_check=c) for c in ("agrees", "agrees", "disagrees", "no verdict")]
     found = verdict_metrics([group(*verdicts, said(Status.PASS))])
     assert found["verifier/cross_checked"] == 3.0
     assert found["verifier/disagreement_rate"] == pytest.approx(1 / 3)
@@ -137,12 +131,18 @@ def test_each_check_has_its_own_metrics_gates_and_shadows_too() -> None:
     own = {name: value for name, value in found.items() if name.startswith("check/")}
     assert math.isnan(own.pop("check/watch/mean_score"))  # an error is not a zero
     assert own == {
-        "check/main/pass_rate": 0.5, "check/main/mean_score": 0.75, "check/main/error_rate": 0.0,
+        "check/main/pass_rate": 0.5,
+        "check/main/mean_score": 0.75,
+        "check/main/error_rate": 0.0,
         "check/main/unparsed_rate": 0.0,
-        "check/tags/pass_rate": 0.5, "check/tags/mean_score": 0.5, "check/tags/error_rate": 0.0,
+        "check/tags/pass_rate": 0.5,
+        "check/tags/mean_score": 0.5,
+        "check/tags/error_rate": 0.0,
         "check/tags/unparsed_rate": 0.5,
-        "check/watch/pass_rate": 0.0, "check/watch/error_rate": 1.0, "check/watch/unparsed_rate": 0.0,
-    }  # fmt: skip
+        "check/watch/pass_rate": 0.0,
+        "check/watch/error_rate": 1.0,
+        "check/watch/unparsed_rate": 0.0,
+    }
 
 
 def test_an_evaluation_names_each_check_where_there_are_several() -> None:

@@ -127,9 +127,7 @@ class Drifting(Wrapped):
     async def load(self, ref: WeightsRef) -> LoadReceipt:
         receipt = await super().load(ref)
         off = self.by * max(0, ref.policy_version)
-        rows = tuple(
-            tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs
-        )
+        rows = tuple(tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs)
         return replace(receipt, canary_logprobs=rows)
 
 
@@ -218,9 +216,12 @@ class ProofWorld:
     async def _run(self, engine: Wrapped, syncs: int) -> list[Sync]:
         thread = LearnerThread()
         canary = build_canary(
-            [[1, 5, 6, 7]], vocabulary=range(4, 15), num_tokens=self.config.canary_tokens,
-            max_row_tokens=33, seed=0,
-        )  # fmt: skip
+            [[1, 5, 6, 7]],
+            vocabulary=range(4, 15),
+            num_tokens=self.config.canary_tokens,
+            max_row_tokens=33,
+            seed=0,
+        )
 
         def record(kind: str, line: str, fields: Mapping[str, Json]) -> None:
             self.events.append((kind, fields))
@@ -228,7 +229,7 @@ class ProofWorld:
 
         proof = WeightProof(
             self.config, canary=canary, learner=self.learner, engine=engine, thread=thread, record=record
-        )  # fmt: skip
+        )
         try:
             done = [await first_sync(self.learner, engine, thread=thread, proof=proof)]
             for step in range(syncs):

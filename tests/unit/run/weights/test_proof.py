@@ -35,9 +35,7 @@ from tests.unit.run.weights.proof_cases import (
         (EngineDtype.BFLOAT16, True),
     ],
 )
-def test_an_honest_engine_follows_every_group(
-    tmp_path: Path, dtype: EngineDtype, autocast: bool, transport: Transport
-):
+def test_an_honest_engine_follows_every_group(tmp_path: Path, dtype: EngineDtype, autocast: bool, transport: Transport):
     world = ProofWorld(tmp_path, dtype=dtype, autocast=autocast, transport=transport)
     weights = {n: p.detach().clone() for n, p in world.policy.model.named_parameters()}
     syncs = world.run(syncs=4)
@@ -97,16 +95,12 @@ def test_a_version_that_the_engine_does_not_serve_is_caught(tmp_path: Path):
 
 @pytest.mark.parametrize("dtype", [EngineDtype.FLOAT32, EngineDtype.BFLOAT16])
 def test_a_stale_packed_head_is_caught_at_the_start_and_named(tmp_path: Path, dtype: EngineDtype):
-    with pytest.raises(
-        RolloutError, match=r"does not follow the tensors of '(lm_head|model\.embed)"
-    ):
+    with pytest.raises(RolloutError, match=r"does not follow the tensors of '(lm_head|model\.embed)"):
         ProofWorld(tmp_path, dtype=dtype).run(StaleHead, syncs=0)
 
 
 def test_a_stale_packed_head_is_caught_among_coarse_groups(tmp_path: Path):
-    with pytest.raises(
-        RolloutError, match=r"does not follow the tensors of '(lm_head|model\.embed)"
-    ):
+    with pytest.raises(RolloutError, match=r"does not follow the tensors of '(lm_head|model\.embed)"):
         ProofWorld(tmp_path, max_groups=6).run(StaleHead, syncs=0)
 
 
@@ -125,9 +119,7 @@ def test_rounding_that_grows_is_told_once_and_stops_nothing(tmp_path: Path):
         async def load(self, ref: WeightsRef) -> LoadReceipt:
             receipt = await super().load(ref)
             off = 0.02 + 0.004 * max(0, ref.policy_version)
-            rows = tuple(
-                tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs
-            )
+            rows = tuple(tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs)
             return replace(receipt, canary_logprobs=rows)
 
     world = ProofWorld(tmp_path, drift_every_syncs=1)
@@ -186,9 +178,7 @@ def test_a_run_without_the_first_proof_perturbs_nothing(tmp_path: Path):
 
 
 def test_canary_rows_begin_with_prompts_and_cover_the_vocabulary():
-    canary = build_canary(
-        [[1, 2, 3], [4, 5]], vocabulary=range(10, 40), num_tokens=600, max_row_tokens=31, seed=7
-    )
+    canary = build_canary([[1, 2, 3], [4, 5]], vocabulary=range(10, 40), num_tokens=600, max_row_tokens=31, seed=7)
     assert {len(row) for row in canary.wide} == {31}
     assert len(canary.wide) == 20
     assert canary.wide[0][:3] == (1, 2, 3)
@@ -208,7 +198,11 @@ def test_a_difference_with_a_number_that_is_not_finite_is_infinite():
 def test_honest_engines_never_fail_in_random_runs(tmp_path: Path, dtype: EngineDtype):
     for seed in range(25):
         world = ProofWorld(
-            tmp_path, dtype=dtype, autocast=seed % 2 == 1, seed=seed, lr=10.0 ** -(2 + seed % 4),
+            tmp_path,
+            dtype=dtype,
+            autocast=seed % 2 == 1,
+            seed=seed,
+            lr=10.0 ** -(2 + seed % 4),
             max_groups=6,
-        )  # fmt: skip
+        )
         world.run(syncs=6)

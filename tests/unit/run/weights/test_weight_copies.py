@@ -111,9 +111,7 @@ def test_a_folder_of_another_user_is_refused_and_left_alone(tmp_path: Path):
         opened(tmp_path)
 
 
-def test_adapters_bring_their_base_once_and_it_stays_when_versions_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_adapters_bring_their_base_once_and_it_stays_when_versions_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fetched: list[str] = []
 
     def fetch(ref: WeightsRef, source: WeightSource, target: Path) -> None:
@@ -124,9 +122,13 @@ def test_adapters_bring_their_base_once_and_it_stays_when_versions_go(
     monkeypatch.setattr(weight_files, "_fetch", fetch)
     monkeypatch.setattr(weight_files.ray, "get_runtime_context", lambda: elsewhere)
     full = WeightsRef(
-        policy_version=0, kind=WeightsKind.FULL, transport=Transport.FILE, dtype="float32",
-        uri="/far/rlvr-weights-1-a/base.safetensors", manifest=(TensorEntry(name="w", shape=(4,), checksum=1),),
-    )  # fmt: skip
+        policy_version=0,
+        kind=WeightsKind.FULL,
+        transport=Transport.FILE,
+        dtype="float32",
+        uri="/far/rlvr-weights-1-a/base.safetensors",
+        manifest=(TensorEntry(name="w", shape=(4,), checksum=1),),
+    )
     files = WeightFiles(tmp_path)
     source = WeightSource(actor=None, node_id="there")
     for version in range(5):

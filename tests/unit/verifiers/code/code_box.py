@@ -34,9 +34,7 @@ class PlainBox:
     async def start(self) -> None:
         """Nothing to build."""
 
-    async def run(
-        self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits
-    ) -> RunResult:
+    async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:
         """Runs a program to its end."""
         self.num_runs += 1
         self.seen_files.append(dict(files))
@@ -44,9 +42,14 @@ class PlainBox:
             argv = _prepare(program, files, folder)
             start = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                *argv, cwd=folder, env={"PATH": "/usr/bin:/bin"}, start_new_session=True,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            )  # fmt: skip
+                *argv,
+                cwd=folder,
+                env={"PATH": "/usr/bin:/bin"},
+                start_new_session=True,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
             timed_out = False
             try:
                 out, err = await asyncio.wait_for(process.communicate(stdin), limits.wall_s)
@@ -65,9 +68,7 @@ class PlainBox:
                 overflowed=len(out) > limits.output_bytes,
             )
 
-    async def open_session(
-        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
-    ) -> "PlainSession":
+    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> "PlainSession":
         """Starts a program with a session."""
         self.num_runs += 1
         self.seen_files.append(dict(files))
@@ -102,10 +103,19 @@ class PlainSession:
         # 3 and 4 are set in the shell, whose own descriptors are out of the way by then
         shell = f'exec "$@" 3<&{reads} 4>&{writes} {reads}<&- {writes}>&-'
         self.process = await asyncio.create_subprocess_exec(
-            "/bin/bash", "-c", shell, "bash", *argv, cwd=self.folder.name, env={"PATH": "/usr/bin:/bin"},
-            start_new_session=True, pass_fds=(reads, writes), stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+            "/bin/bash",
+            "-c",
+            shell,
+            "bash",
+            *argv,
+            cwd=self.folder.name,
+            env={"PATH": "/usr/bin:/bin"},
+            start_new_session=True,
+            pass_fds=(reads, writes),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
         os.close(reads)
         os.close(writes)
         self.reader = asyncio.StreamReader(limit=MAX_FRAME + 64)
@@ -163,9 +173,13 @@ class PlainSession:
         self.folder.cleanup()
         seconds = time.monotonic() - self.started
         self.result = RunResult(
-            exit_code=self.process.returncode or 0, stdout=b"", stderr=b"", seconds=seconds,
-            cpu_s=self.limits.wall_s if timed_out else 0.01, timed_out=timed_out,
-        )  # fmt: skip
+            exit_code=self.process.returncode or 0,
+            stdout=b"",
+            stderr=b"",
+            seconds=seconds,
+            cpu_s=self.limits.wall_s if timed_out else 0.01,
+            timed_out=timed_out,
+        )
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -52,9 +52,7 @@ def test_it_keeps_the_contract_of_a_verifier() -> None:
         def __init__(self, config: CodeConfig, context: VerifierContext) -> None:
             super().__init__(config, VerifierContext(sandbox=PlainBox()))
 
-    rows = [
-        row for row in ROWS if row["reference"] == ROWS[0]["reference"] and not row.get("settings")
-    ]
+    rows = [row for row in ROWS if row["reference"] == ROWS[0]["reference"] and not row.get("settings")]
     problems = check_verifier(
         WithBox,
         passing=[(row["reference"], row["completion"]) for row in rows if row["status"] == "pass"],
@@ -124,9 +122,7 @@ class Breaking(PlainBox):
         super().__init__()
         self.num_faults = num_faults
 
-    async def open_session(
-        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
-    ) -> PlainSession:
+    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> PlainSession:
         self.num_faults -= 1
         if self.num_faults >= 0:
             raise SandboxError("the box broke")
@@ -146,9 +142,7 @@ class Starving(PlainBox):
 
     num_starved = 1
 
-    async def open_session(
-        self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
-    ) -> PlainSession:
+    async def open_session(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> PlainSession:
         session = await super().open_session(program, files, limits)
         if self.num_starved > 0:
             self.num_starved -= 1
@@ -243,9 +237,7 @@ CLOSE = [
 
 
 @pytest.mark.parametrize(("printed", "expected", "is_close"), CLOSE)
-def test_numbers_are_compared_by_value_within_a_tolerance(
-    printed: str, expected: str, is_close: bool
-) -> None:
+def test_numbers_are_compared_by_value_within_a_tolerance(printed: str, expected: str, is_close: bool) -> None:
     tolerance = Tolerance(abs_tol=1e-6, rel_tol=1e-6)
     assert (output_problem(printed.encode(), expected, tolerance) == "") is is_close
 

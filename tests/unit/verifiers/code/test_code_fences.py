@@ -97,8 +97,13 @@ def test_the_tag_says_the_language_and_no_tag_means_the_first() -> None:
 
 
 TAGGED = [
-    ("python3.11", True), ("{.python}", True), ("ipython", True), ("Py3", True), ("pythonic", False), ("pyx", False),
-]  # fmt: skip
+    ("python3.11", True),
+    ("{.python}", True),
+    ("ipython", True),
+    ("Py3", True),
+    ("pythonic", False),
+    ("pyx", False),
+]
 
 
 @pytest.mark.parametrize(("tag", "is_python"), TAGGED)

@@ -60,9 +60,7 @@ def test_where_the_box_cannot_tell_a_time_out_without_processor_time_is_doubted_
 def test_a_kill_that_no_limit_explains_is_repeated_some_times() -> None:
     patience = Patience(LIMITS)
     killed = ended(timed_out=False, delay_s=0.0, seconds=0.1)
-    assert [patience.wants_repeat(killed) for _ in range(MAX_KILLS + 1)] == [True] * MAX_KILLS + [
-        False
-    ]
+    assert [patience.wants_repeat(killed) for _ in range(MAX_KILLS + 1)] == [True] * MAX_KILLS + [False]
 
 
 def test_the_clock_of_a_run_counts_the_longest_delay_of_its_tasks_at_one_time(

@@ -71,19 +71,12 @@ def test_nothing_expected_goes_to_the_program_and_no_program_goes_to_the_tests(s
 
 def test_nothing_expected_goes_to_a_program_that_reads_standard_input() -> None:
     box = PlainBox()
-    assert (
-        judge(
-            [{"stdin": "3\n", "stdout": "ex-pected\n"}], "print('ex-' + 'pected')", box=box
-        ).status
-        == "pass"
-    )
+    assert judge([{"stdin": "3\n", "stdout": "ex-pected\n"}], "print('ex-' + 'pected')", box=box).status == "pass"
     assert all(b"ex-pected" not in b"".join(files.values()) for files in box.seen_files)
 
 
 def test_a_setup_that_fails_by_itself_is_the_references_fault() -> None:
-    with pytest.raises(
-        VerifierError, match="setup of the reference failed by itself: ZeroDivisionError"
-    ):
+    with pytest.raises(VerifierError, match="setup of the reference failed by itself: ZeroDivisionError"):
         judge(boxed("assert f() == 1", setup="x = 1 / 0"), "def f(): return 1")
 
 

@@ -62,9 +62,7 @@ def test_asserts_over_literals_are_read_once_for_all() -> None:
 
 
 def test_a_module_that_the_tests_use_is_the_real_one_and_not_the_programs() -> None:
-    found = function(
-        ["assert f((1,)) == sys.getsizeof((1,))", "assert np.allclose(f((1, 2)), [1])"]
-    )
+    found = function(["assert f((1,)) == sys.getsizeof((1,))", "assert np.allclose(f((1, 2)), [1])"])
     assert found.modules == {"np": "numpy", "sys": "sys"}
     assert found.names == ("f",)
 
@@ -115,9 +113,7 @@ def test_whether_a_program_defines_a_name(code: str, is_defined: bool) -> None:
 
 
 def test_stdio_references_in_their_forms() -> None:
-    long = stdio(
-        {"kind": "stdio", "tests": [{"stdin": "1\n", "stdout": "2\n"}], "limits": {"wall_s": 2}}
-    )
+    long = stdio({"kind": "stdio", "tests": [{"stdin": "1\n", "stdout": "2\n"}], "limits": {"wall_s": 2}})
     short = stdio([{"stdin": "1\n", "stdout": "2\n"}])
     assert long.tests == short.tests
     assert long.limits == {"wall_s": 2.0}

@@ -31,18 +31,28 @@ def canonical(value: Any) -> str:
 
 
 KEYS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.complex_numbers(),
-    st.decimals(allow_nan=False), st.fractions(),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.complex_numbers(),
+    st.decimals(allow_nan=False),
+    st.fractions(),
+)
 TEXTS = st.text(st.characters())  # surrogates included
 VALUES = st.recursive(
     KEYS | TEXTS,
     lambda inner: st.one_of(
-        st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(KEYS, inner),
-        st.sets(KEYS), st.frozensets(KEYS),
+        st.lists(inner),
+        st.lists(inner).map(tuple),
+        st.dictionaries(KEYS, inner),
+        st.sets(KEYS),
+        st.frozensets(KEYS),
     ),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 @given(VALUES)
@@ -127,9 +137,7 @@ def test_a_hostile_value_is_a_wire_error_or_a_value_error(data: Any) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
 )
 TAGGED = st.recursive(
     JSON,

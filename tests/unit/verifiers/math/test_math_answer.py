@@ -51,9 +51,7 @@ def prompt_of(reference: Json, **settings: object) -> Prompt:
     [("42", "42", "number", "integer"), ("42", "42.0", "number", "integer"), ("(1,2)", "(2,1)", "structure", "tuple"),
      ("x+1", "x + 1", "string", "expression")],
 )  # fmt: skip
-def test_easy_answers_are_settled_in_the_parent(
-    reference: str, answer: str, method: str, gold_type: str
-) -> None:
+def test_easy_answers_are_settled_in_the_parent(reference: str, answer: str, method: str, gold_type: str) -> None:
     verdict = prejudge(reference, f"\\boxed{{{answer}}}")
     assert verdict is not None
     assert verdict.details == {"gold_type": gold_type, "origin": "box", "method": method}
@@ -94,9 +92,7 @@ for reference in ("3/4", "(1,2)", "\\\\{1,2\\\\}", "(x+1)^2", "\\\\sqrt{8}", "[1
 assert not {"sympy", "mpmath", "math_verify", "torch"} & set(sys.modules), set(sys.modules)
 """
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, check=True
-    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, check=True)
 
 
 def test_a_cut_off_completion_needs_a_closed_box() -> None:
@@ -116,9 +112,7 @@ def test_references_that_cannot_be_used_are_refused(reference: Json) -> None:
         VERIFIER.parse_reference(reference)
 
 
-@pytest.mark.parametrize(
-    "reference", ["42", 42, 0.5, "\\sqrt{2}", "x=4", ["1", "2"], "\\text{no}", "2^{100}", "10!"]
-)
+@pytest.mark.parametrize("reference", ["42", 42, 0.5, "\\sqrt{2}", "x=4", ["1", "2"], "\\text{no}", "2^{100}", "10!"])
 def test_references_that_can_be_used_are_accepted(reference: Json) -> None:
     VERIFIER.parse_reference(reference)
     gold = reference[0] if isinstance(reference, list) else reference
@@ -136,9 +130,7 @@ def test_references_that_can_be_used_are_accepted(reference: Json) -> None:
         ({"starts_thinking": True}, "hm \\boxed{8}"),
     ],
 )
-def test_each_setting_of_the_extraction_changes_a_verdict(
-    settings: dict[str, object], text: str
-) -> None:
+def test_each_setting_of_the_extraction_changes_a_verdict(settings: dict[str, object], text: str) -> None:
     assert verify("8", text).passed
     assert verify("8", text, built(**settings)).status is Status.UNPARSED
 
@@ -155,8 +147,13 @@ def test_the_work_key_tells_answers_apart_and_nothing_else() -> None:
         return VERIFIER.work_key(reference, completion_from_text(text, prompt_id="p"))
 
     assert key("4", "So \\boxed{x+1}.") == key("4", "Hence $\\boxed{x+1}$, at last.")
-    others = [key("5", "\\boxed{x+1}"), key(["4", "5"], "\\boxed{x+1}"), key("4", "\\boxed{x+2}"),
-              key("4", "\\boxed{x+1} or 5"), key("4", "\\boxed{x} or \\boxed{x+1}")]  # fmt: skip
+    others = [
+        key("5", "\\boxed{x+1}"),
+        key(["4", "5"], "\\boxed{x+1}"),
+        key("4", "\\boxed{x+2}"),
+        key("4", "\\boxed{x+1} or 5"),
+        key("4", "\\boxed{x} or \\boxed{x+1}"),
+    ]
     assert len({key("4", "\\boxed{x+1}"), *others}) == 6
 
 
@@ -170,7 +167,7 @@ def test_the_sample_that_is_cross_checked_goes_to_a_worker_and_its_verdict_stays
         pairs = [
             (prompt_of(gold, cross_check_rate=1.0), completion_from_text(f"\\boxed{{{said}}}", prompt_id="p"))
             for gold, said in prompts
-        ]  # fmt: skip
+        ]
         verdicts = [answer["math"] for answer in service.verify_batch(pairs)]
     finally:
         service.close()
@@ -239,9 +236,7 @@ def gsm8k_rows() -> Iterator[tuple[str, str]]:
             yield solution.split("####")[-1].strip(), solution
 
 
-def test_every_gsm8k_reference_passes_beside_itself_and_its_solution_and_fails_beside_others() -> (
-    None
-):
+def test_every_gsm8k_reference_passes_beside_itself_and_its_solution_and_fails_beside_others() -> None:
     rows = list(gsm8k_rows())
     assert len(rows) == 8792
     for reference, solution in rows:

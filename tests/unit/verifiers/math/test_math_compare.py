@@ -112,9 +112,7 @@ def test_a_reference_that_nothing_could_equal_is_a_data_error(text: str) -> None
         ("3", "x = 3 = 4", Problem.AMBIGUOUS), ("6", "", Problem.UNREADABLE),
     ],
 )  # fmt: skip
-def test_an_answer_that_cannot_be_compared_says_why(
-    gold: str, answer: str, problem: Problem
-) -> None:
+def test_an_answer_that_cannot_be_compared_says_why(gold: str, answer: str, problem: Problem) -> None:
     decision = compare(read_gold(gold), answer, bounded=True)
     assert decision.result is False
     assert decision.problem is problem
@@ -142,9 +140,7 @@ def test_parts_are_matched_one_to_one_and_not_greedily() -> None:
 
 
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=8), st.randoms(use_true_random=False))
-def test_a_list_in_any_order_is_the_same_and_with_a_change_it_is_not(
-    values: list[int], random
-) -> None:
+def test_a_list_in_any_order_is_the_same_and_with_a_change_it_is_not(values: list[int], random) -> None:
     shuffled = random.sample(values, len(values))
     gold = read_gold(", ".join(map(str, values)))
     assert compare(gold, ", ".join(map(str, shuffled)), bounded=True).result is True

@@ -105,9 +105,7 @@ LEFT_OPEN = [
 
 
 @pytest.mark.parametrize(("gold", "answer"), LEFT_OPEN)
-def test_equal_expressions_that_doubles_cannot_prove_are_left_open_and_then_accepted(
-    gold: str, answer: str
-) -> None:
+def test_equal_expressions_that_doubles_cannot_prove_are_left_open_and_then_accepted(gold: str, answer: str) -> None:
     assert compared(gold, answer, bounded=True).result is None
     found = compared(gold, answer, bounded=False)
     assert found.result is True
@@ -177,9 +175,7 @@ def test_nearly_all_differences_need_no_multiprecision() -> None:
         ("6", "7", ""),
     ],
 )
-def test_the_problem_says_why_there_was_nothing_to_compare(
-    gold: str, answer: str, problem: str
-) -> None:
+def test_the_problem_says_why_there_was_nothing_to_compare(gold: str, answer: str, problem: str) -> None:
     assert compared(gold, answer, bounded=True).problem == problem
 
 
@@ -209,9 +205,7 @@ def test_the_method_names_the_evidence() -> None:
         (r"\ln x-1", r"1+\ln x", False),
     ],
 )
-def test_proportional_is_equality_up_to_a_nonzero_factor(
-    gold: str, answer: str, expected: bool
-) -> None:
+def test_proportional_is_equality_up_to_a_nonzero_factor(gold: str, answer: str, expected: bool) -> None:
     assert proportional(parse(gold), parse(answer), bounded=False).result is expected
     assert proportional(parse(answer), parse(gold), bounded=False).result is expected
 
@@ -227,9 +221,7 @@ def test_proportional_is_equality_up_to_a_nonzero_factor(
         (r"\arctan x", r"-\arctan\frac{1}{x}+5", None),
     ],
 )
-def test_antiderivatives_may_differ_by_a_constant(
-    gold: str, answer: str, expected: bool | None
-) -> None:
+def test_antiderivatives_may_differ_by_a_constant(gold: str, answer: str, expected: bool | None) -> None:
     found = same_up_to_constant(parse(gold), parse(answer), bounded=False).result
     assert expected is None or found is expected
 

@@ -186,9 +186,7 @@ def test_a_final_answer_after_the_box_is_a_rival(tail: str, rival: str) -> None:
         ("Therefore $x \\geq 5$ is the solution.", "x \\geq 5", Origin.WHOLE_TEXT),
     ],
 )  # fmt: skip
-def test_without_a_box_a_mark_or_the_whole_text_is_read(
-    text: str, answer: str, origin: Origin
-) -> None:
+def test_without_a_box_a_mark_or_the_whole_text_is_read(text: str, answer: str, origin: Origin) -> None:
     extraction = found(text)
     assert (extraction.found, extraction.answer) == (Found.ANSWER, answer)
     assert extraction.origin is origin

@@ -273,9 +273,7 @@ def test_the_quick_path_takes_no_time_on_any_of_them() -> None:
     try:
         service.label(check)
         for row in hostile("canary"):
-            own = Check(
-                name="math", verifier="math", settings=check.settings, reference=row["reference"]
-            )
+            own = Check(name="math", verifier="math", settings=check.settings, reference=row["reference"])
             prompt = Prompt(prompt_id="p", text="?", checks=(own,), source="test")
             completion = completion_from_text(row["completion"], prompt_id="p")
             best = math.inf

@@ -14,9 +14,7 @@ def passes(gold: str, text: str) -> bool:
     return judge([gold], text).result is Result.PASS
 
 
-@pytest.mark.parametrize(
-    "answer", ["42", "42.0", r"\frac{84}{2}", "6 \\cdot 7", r"42\text{ apples}"]
-)
+@pytest.mark.parametrize("answer", ["42", "42.0", r"\frac{84}{2}", "6 \\cdot 7", r"42\text{ apples}"])
 def test_a_right_answer_says_what_was_read_where_and_how_it_was_decided(answer: str) -> None:
     outcome = judge(["42"], f"So $\\boxed{{{answer}}}$.")
     assert (outcome.result, outcome.extracted, outcome.origin) == (Result.PASS, answer, Origin.BOX)
@@ -72,9 +70,7 @@ def test_no_answer_is_unparsed_with_its_reason() -> None:
         ("\\frac{1}{2}", r"The answer is $\frac{1}{2}$ of the total.", True),
     ],
 )
-def test_several_answers_count_only_where_they_are_one(
-    gold: str, text: str, is_right: bool
-) -> None:
+def test_several_answers_count_only_where_they_are_one(gold: str, text: str, is_right: bool) -> None:
     assert passes(gold, text) is is_right
 
 

@@ -88,9 +88,7 @@ def test_thousands_separators_do_not_change_an_integer(value: int) -> None:
 
 
 @given(st.fractions(max_denominator=10**6), st.fractions(max_denominator=10**6))
-def test_fractions_are_equal_exactly_when_their_values_are(
-    first: Fraction, second: Fraction
-) -> None:
+def test_fractions_are_equal_exactly_when_their_values_are(first: Fraction, second: Fraction) -> None:
     answer = rf"\frac{{{3 * second.numerator}}}{{{3 * second.denominator}}}"
     decision = compare(read_gold(str(first)), answer, bounded=True)
     assert decision.result is (first == second)

@@ -56,9 +56,7 @@ def test_a_verdict_is_as_the_table_says(row: dict[str, Any]) -> None:
     assert cpu_seconds() - start < LIMIT_CPU_S
 
 
-@pytest.mark.parametrize(
-    "row", REFERENCES, ids=[f"{i}-{row['why'][:40]}" for i, row in enumerate(REFERENCES)]
-)
+@pytest.mark.parametrize("row", REFERENCES, ids=[f"{i}-{row['why'][:40]}" for i, row in enumerate(REFERENCES)])
 def test_a_reference_that_cannot_be_judged_is_refused_and_no_other(row: dict[str, Any]) -> None:
     if row["status"] == "accepted":
         VERIFIER.parse_reference(row["reference"])
@@ -77,7 +75,5 @@ def test_a_table_accepts_and_rejects(name: str) -> None:
 
 
 def test_no_row_is_there_twice() -> None:
-    keys = [
-        (json.dumps(row["reference"]), row["completion"]) for rows in READ.values() for row in rows
-    ]
+    keys = [(json.dumps(row["reference"]), row["completion"]) for rows in READ.values() for row in rows]
     assert len(keys) == len(set(keys))

@@ -61,11 +61,7 @@ def _read_blocks(rows: Sequence[str], *, minds_quotes: bool) -> list[Block]:
         else:
             blank = len(line) - len(line.lstrip(" \t"))
             lines.append(line[min(opened.indent, blank) :])
-            if (
-                minds_quotes
-                and len(line) <= _MAX_LINE
-                and (quote or "'''" in line or '"""' in line)
-            ):
+            if minds_quotes and len(line) <= _MAX_LINE and (quote or "'''" in line or '"""' in line):
                 quote = _quote_after(line, quote) if _language_of(opened.tag, ("python",)) else ""
     if opened is not None:
         blocks.append(Block(tag=opened.tag, code=_joined(lines), is_closed=False))

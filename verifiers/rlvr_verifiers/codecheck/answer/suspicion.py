@@ -89,9 +89,7 @@ def _signs_of(node: ast.AST) -> Iterable[str]:
         yield from _signs_of_function(node)
     if isinstance(node, (ast.Assign, ast.AugAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        is_constant = isinstance(node.value, ast.Lambda) and isinstance(
-            node.value.body, ast.Constant
-        )
+        is_constant = isinstance(node.value, ast.Lambda) and isinstance(node.value.body, ast.Constant)
         if is_constant and any(_path(target) in _COMPARISONS for target in targets):
             yield "equal_to_all"
         if any(_owner(target) in _PATCHED for target in targets):
@@ -105,9 +103,7 @@ def _signs_of(node: ast.AST) -> Iterable[str]:
 
 def _signs_of_function(node: ast.FunctionDef) -> Iterable[str]:
     returns = [inner for inner in ast.walk(node) if isinstance(inner, ast.Return)]
-    constants = [
-        r for r in returns if isinstance(r.value, ast.Constant) and r.value.value in (True, False)
-    ]
+    constants = [r for r in returns if isinstance(r.value, ast.Constant) and r.value.value in (True, False)]
     if node.name in _COMPARISONS and returns and len(constants) == len(returns):
         yield "equal_to_all"
     for inner in ast.walk(node):
@@ -120,19 +116,13 @@ def _signs_of_function(node: ast.FunctionDef) -> Iterable[str]:
 
 def _holds_tests(nodes: Iterable[ast.AST], reference: Reference) -> bool:
     if isinstance(reference, StdioReference):
-        texts = {
-            n.value.strip()
-            for n in nodes
-            if isinstance(n, ast.Constant) and isinstance(n.value, str)
-        }
+        texts = {n.value.strip() for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
         outputs = {test.stdout.strip() for test in reference.tests}
         return len({text for text in texts & outputs if len(text) > 8}) >= MIN_TABLE_TESTS
     keys = list(_table_keys(nodes))
     if len(keys) < MIN_TABLE_TESTS:
         return False
-    inputs = {
-        ast.dump(ast.parse(repr(_key(a.call.args)), mode="eval")) for a in reference.literal_asserts
-    }
+    inputs = {ast.dump(ast.parse(repr(_key(a.call.args)), mode="eval")) for a in reference.literal_asserts}
     return len(inputs & {ast.dump(ast.Expression(key)) for key in keys}) >= MIN_TABLE_TESTS
 
 
@@ -144,9 +134,7 @@ def _table_keys(nodes: Iterable[ast.AST]) -> Iterable[ast.expr]:
     for node in nodes:
         if isinstance(node, ast.Dict):
             yield from (key for key in node.keys if key is not None)
-        elif (
-            isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq)
-        ):
+        elif isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
             yield from (node.left, node.comparators[0])
 
 

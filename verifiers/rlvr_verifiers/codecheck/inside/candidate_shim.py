@@ -43,14 +43,26 @@ _OPERATORS = """
     eq ne lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift neg pos invert abs
     getitem setitem delitem index
 """
-ACTIONS: dict[str, Callable[..., Any]] = {
-    name: getattr(operator, name) for name in _OPERATORS.split()
-}
+ACTIONS: dict[str, Callable[..., Any]] = {name: getattr(operator, name) for name in _OPERATORS.split()}
 ACTIONS.update(
-    len=len, str=str, repr=repr, bool=bool, int=int, float=float, round=round, hash=hash, iter=iter,
-    isinstance=isinstance, issubclass=issubclass, copy=copy.copy, deepcopy=copy.deepcopy, delattr=delattr,
-    complex=complex, bytes=bytes, reversed=reversed,
-)  # fmt: skip
+    len=len,
+    str=str,
+    repr=repr,
+    bool=bool,
+    int=int,
+    float=float,
+    round=round,
+    hash=hash,
+    iter=iter,
+    isinstance=isinstance,
+    issubclass=issubclass,
+    copy=copy.copy,
+    deepcopy=copy.deepcopy,
+    delattr=delattr,
+    complex=complex,
+    bytes=bytes,
+    reversed=reversed,
+)
 
 
 class Channel:
@@ -242,9 +254,7 @@ class Server:
         if "x" in message:
             kind = getattr(builtins, message["x"], RuntimeError)
             is_simple = isinstance(kind, type) and issubclass(kind, Exception)
-            raise (kind if is_simple and not issubclass(kind, UnicodeError) else RuntimeError)(
-                message["s"]
-            )
+            raise (kind if is_simple and not issubclass(kind, UnicodeError) else RuntimeError)(message["s"])
         return Decoder(self.resolve).decode(message["v"])
 
     def op_load(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:

@@ -251,9 +251,7 @@ def _methods(kind: Any, names: dict[str, Any]) -> Iterator[tuple[str, Callable[[
             yield kind.__name__ + "." + name, _step(kind, name, arguments, is_case)
 
 
-def _step(
-    kind: Any, name: str, arguments: Callable[[], dict[str, Any]], is_case: bool
-) -> Callable[[], None]:
+def _step(kind: Any, name: str, arguments: Callable[[], dict[str, Any]], is_case: bool) -> Callable[[], None]:
     def step() -> None:
         case = kind(name) if is_case else kind()
         before, after = ("setUp", "tearDown") if is_case else ("setup_method", "teardown_method")

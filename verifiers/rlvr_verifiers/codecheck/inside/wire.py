@@ -70,9 +70,7 @@ class Encoder:
     has already, in the order of their numbers. lists_arrays: numpy's arrays travel as lists; else `foreign` names them.
     """
 
-    def __init__(
-        self, foreign: Foreign = refuse, known: Iterable[Any] = (), lists_arrays: bool = True
-    ) -> None:
+    def __init__(self, foreign: Foreign = refuse, known: Iterable[Any] = (), lists_arrays: bool = True) -> None:
         self.foreign = foreign
         self.lists_arrays = lists_arrays
         self.objects = list(known)
@@ -129,9 +127,7 @@ class Encoder:
         if issubclass(kind, list):
             tag = "l"
         elif issubclass(kind, dict):
-            tag = (
-                "O" if issubclass(kind, OrderedDict) else "C" if issubclass(kind, Counter) else "d"
-            )
+            tag = "O" if issubclass(kind, OrderedDict) else "C" if issubclass(kind, Counter) else "d"
         elif issubclass(kind, set):
             tag = "S"
         elif issubclass(kind, deque):
@@ -174,9 +170,7 @@ class Decoder:
     hash, would cost seconds are refused too.
     """
 
-    def __init__(
-        self, foreign: Foreign = refuse, known: Iterable[Any] = (), max_nodes: int = 0
-    ) -> None:
+    def __init__(self, foreign: Foreign = refuse, known: Iterable[Any] = (), max_nodes: int = 0) -> None:
         self.foreign = foreign
         self.objects = list(known)
         self.max_nodes = max_nodes
@@ -325,9 +319,7 @@ def dump(message: Any) -> bytes:
     """A JSON value as ASCII bytes. Raises WireError when it is above the size limit of a frame."""
     body = _to_json(message).encode("ascii")
     if len(body) > MAX_FRAME_BYTES - 64:
-        raise WireError(
-            "a value of " + str(len(body)) + " bytes is above the size limit of a frame"
-        )
+        raise WireError("a value of " + str(len(body)) + " bytes is above the size limit of a frame")
     return body
 
 

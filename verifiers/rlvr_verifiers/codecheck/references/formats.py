@@ -43,9 +43,7 @@ def as_reference(value: Json) -> Json:
             return {"kind": "function", "asserts": items}
         return {"kind": "stdio", "tests": items}
     if not isinstance(value, dict):
-        raise ValueError(
-            f"the reference is a {type(value).__name__}; it must be an object or a list"
-        )
+        raise ValueError(f"the reference is a {type(value).__name__}; it must be an object or a list")
     row = cast("dict[str, Json]", value)
     for key, convert in _ROWS.items():
         if key in row:
@@ -92,10 +90,7 @@ def _read_calls(pairs: Sequence[tuple[Json, Json]]) -> list[tuple[list[Json], li
     if len(are_texts) > 1 or not all(isinstance(given, (str, list)) for given, _ in pairs):
         raise ValueError("with fn_name, inputs are lists of arguments, or texts of one a line")
     if are_texts == {True}:
-        pairs = [
-            (_values(str(given), index), _result(wanted, index))
-            for index, (given, wanted) in enumerate(pairs)
-        ]
+        pairs = [(_values(str(given), index), _result(wanted, index)) for index, (given, wanted) in enumerate(pairs)]
         return [(given, [wanted]) for given, wanted in pairs]
     is_boxed = all(_is_boxed(wanted) for _, wanted in pairs)
     return [
@@ -178,10 +173,7 @@ def from_live_code_bench(row: Mapping[str, Json]) -> dict[str, Json]:
     name = str(metadata.get("func_name") or "")
     if not name:
         raise ValueError("functional tests, but metadata has no func_name")
-    calls = [
-        (_values(test["input"], index), [_result(test["output"], index)])
-        for index, test in enumerate(tests)
-    ]
+    calls = [(_values(test["input"], index), [_result(test["output"], index)]) for index, test in enumerate(tests)]
     starter = str(row.get("starter_code") or "class Solution")
     return _calls(name, calls, is_method="class Solution" in starter)
 
@@ -191,9 +183,7 @@ def _stdio(pairs: Iterable[tuple[str, str]]) -> dict[str, Json]:
     return {"kind": "stdio", "tests": tests}
 
 
-def _calls(
-    name: str, calls: Sequence[tuple[list[Any], list[Any]]], *, is_method: bool
-) -> dict[str, Json]:
+def _calls(name: str, calls: Sequence[tuple[list[Any], list[Any]]], *, is_method: bool) -> dict[str, Json]:
     """Asserts over calls whose arguments and results came as JSON: it has one kind of sequence."""
     target = f"Solution().{name}" if is_method else name
     asserts = [

@@ -247,15 +247,17 @@ def _read_call(node: ast.Call, entry_point: str) -> Call | None:
             return None
         args, kwargs = literals
         return Call(
-            name=made.name, args=made.args, kwargs=made.kwargs,
-            method=node.func.attr, method_args=args, method_kwargs=kwargs,
-        )  # fmt: skip
+            name=made.name,
+            args=made.args,
+            kwargs=made.kwargs,
+            method=node.func.attr,
+            method_args=args,
+            method_kwargs=kwargs,
+        )
     if not (isinstance(node.func, ast.Name) and node.func.id == entry_point):
         return None
     literals = _literals(node)
-    return (
-        None if literals is None else Call(name=entry_point, args=literals[0], kwargs=literals[1])
-    )
+    return None if literals is None else Call(name=entry_point, args=literals[0], kwargs=literals[1])
 
 
 def _literals(node: ast.Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

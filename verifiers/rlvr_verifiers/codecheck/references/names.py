@@ -11,9 +11,11 @@ from rlvr_verifiers.codecheck.inside.pytest_shim import ATTRIBUTES
 _ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sp": "scipy"}
 _REDIRECTS = ("redirect_stdout", "redirect_stderr")
 _PATCHERS = {
-    "unittest.mock": ("patch",), "mock": ("patch",), "contextlib": _REDIRECTS,
+    "unittest.mock": ("patch",),
+    "mock": ("patch",),
+    "contextlib": _REDIRECTS,
     "pytest": ("MonkeyPatch",),
-}  # fmt: skip
+}
 _STREAMS = {"sys.stdin", "sys.stdout", "sys.stderr", "builtins.input", "builtins.print"}
 _FIXTURES = {"monkeypatch", "capsys", "capfd", "mocker"}
 _SOURCE_READERS = {"getsource", "getsourcelines", "getsourcefile"}
@@ -22,20 +24,12 @@ _SOURCE_READERS = {"getsource", "getsourcelines", "getsourcefile"}
 def guess_entry_point(trees: Sequence[ast.Module]) -> str:
     """The function that all asserts call, the outermost first; a built-in name only when there is no other."""
     free = set[str]().union(*(free_names(ast.unparse(tree)) for tree in trees))
-    passed = [
-        name for name in free if not hasattr(builtins, name) and name not in sys.stdlib_module_names
-    ]
+    passed = [name for name in free if not hasattr(builtins, name) and name not in sys.stdlib_module_names]
     called = [
-        [
-            n.func.id
-            for n in ast.walk(tree)
-            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-        ]
+        [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
         for tree in trees
     ]
-    common = (
-        [name for name in called[0] if all(name in names for names in called)] if called else []
-    )
+    common = [name for name in called[0] if all(name in names for names in called)] if called else []
     own = [name for name in common if not hasattr(builtins, name)]
     if not own and len(passed) == 1:
         return passed[0]
@@ -59,11 +53,7 @@ def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
                 )
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
-                if (
-                    isinstance(base, ast.Name)
-                    and base.id in free
-                    and not hasattr(builtins, base.id)
-                ):
+                if isinstance(base, ast.Name) and base.id in free and not hasattr(builtins, base.id):
                     raise ValueError(
                         f"the tests derive {node.name} from {base.id}, a class of the program; its objects live in "
                         "another box and cannot be a base here"
@@ -74,9 +64,7 @@ def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
                 "another box"
             )
         if isinstance(node, ast.Attribute) and node.attr in _SOURCE_READERS:
-            raise ValueError(
-                f"the tests read the program's source ({node.attr}), which they cannot see"
-            )
+            raise ValueError(f"the tests read the program's source ({node.attr}), which they cannot see")
 
 
 def _check_pytest(trees: Sequence[ast.Module]) -> None:
@@ -88,9 +76,7 @@ def _check_pytest(trees: Sequence[ast.Module]) -> None:
             used += [alias.name for alias in node.names]
     missing = sorted(set(used) - set(ATTRIBUTES))
     if missing:
-        raise ValueError(
-            f"the tests use pytest.{missing[0]}; of pytest there is {', '.join(ATTRIBUTES)}"
-        )
+        raise ValueError(f"the tests use pytest.{missing[0]}; of pytest there is {', '.join(ATTRIBUTES)}")
     tests = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith("test")]
     if not used:
         return
@@ -100,9 +86,7 @@ def _check_pytest(trees: Sequence[ast.Module]) -> None:
         for argument in test.args.args[: len(test.args.args) - len(test.args.defaults)]:
             is_row = any("parametrize" in mark and argument.arg in mark for mark in marks)
             if argument.arg not in given and not is_row:
-                raise ValueError(
-                    f"{test.name} asks for the fixture {argument.arg!r}, which is not there"
-                )
+                raise ValueError(f"{test.name} asks for the fixture {argument.arg!r}, which is not there")
 
 
 def _check_passed_objects(trees: Sequence[ast.Module]) -> None:
@@ -114,11 +98,7 @@ def _check_passed_objects(trees: Sequence[ast.Module]) -> None:
         if not isinstance(node, ast.Call) or _root_of(node.func) in defined | set(vars(builtins)):
             continue
         for part in (inner for argument in node.args for inner in ast.walk(argument)):
-            if (
-                isinstance(part, ast.Call)
-                and isinstance(part.func, ast.Name)
-                and part.func.id in own
-            ):
+            if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in own:
                 raise ValueError(
                     f"the tests pass an object of their own class {part.func.id} to the program, which lives in "
                     "another box; let the program define the class, or pass plain data"
@@ -139,9 +119,7 @@ def _reaches_over(node: ast.AST) -> str:
     A patch, a replaced stream and a captured output would be those of the tests' box, and right programs would fail.
     """
     if isinstance(node, ast.ImportFrom) and node.module in _PATCHERS:
-        return next(
-            (alias.name for alias in node.names if alias.name in _PATCHERS[node.module]), ""
-        )
+        return next((alias.name for alias in node.names if alias.name in _PATCHERS[node.module]), "")
     if isinstance(node, ast.Attribute):
         is_mock = isinstance(node.value, (ast.Name, ast.Attribute))
         owner = getattr(node.value, "id", getattr(node.value, "attr", "")) if is_mock else ""
@@ -197,9 +175,7 @@ def _uses(trees: Sequence[ast.Module]) -> set[str]:
         if isinstance(node, ast.Call):
             inner = node.func
             if isinstance(inner, ast.Name) and inner.id in ("isinstance", "issubclass", "callable"):
-                found |= {
-                    n.id for arg in node.args for n in ast.walk(arg) if isinstance(n, ast.Name)
-                }
+                found |= {n.id for arg in node.args for n in ast.walk(arg) if isinstance(n, ast.Name)}
         elif isinstance(node, ast.Attribute):
             inner = node.value
         elif isinstance(node, ast.ExceptHandler) and node.type is not None:
@@ -215,9 +191,7 @@ def real_modules(
     """The free names that are modules, and which ones. Raises ValueError for one that the box does not have."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
     called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-    opened = {
-        n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
-    }
+    opened = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     found: dict[str, str] = {}
     for name in sorted((free & opened) - called - {entry_point}):
         module = _ALIASES.get(name, name)

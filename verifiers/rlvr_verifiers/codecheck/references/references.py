@@ -91,9 +91,7 @@ class FunctionReference:
 Reference = StdioReference | FunctionReference
 
 
-def read_reference(
-    value: Json, *, modules: Sequence[str] = ("numpy",), loose: float = 1e-6
-) -> Reference:
+def read_reference(value: Json, *, modules: Sequence[str] = ("numpy",), loose: float = 1e-6) -> Reference:
     """The reference, checked.
 
     Args:
@@ -138,9 +136,7 @@ def defines(code: str, name: str) -> bool:
     (True, False)
     """
     escaped = re.escape(name)
-    pattern = (
-        rf"(?:(?:async[ \t]+)?def[ \t]+|class[ \t]+){escaped}\b|{escaped}[ \t]*(?::[^=]+)?=(?!=)"
-    )
+    pattern = rf"(?:(?:async[ \t]+)?def[ \t]+|class[ \t]+){escaped}\b|{escaped}[ \t]*(?::[^=]+)?=(?!=)"
     imported = rf"\b{escaped}\b"
     for line in code.split("\n"):
         if re.match(pattern, line):
@@ -189,9 +185,7 @@ def _helpers(prompt: str, entry_point: str) -> str:
     return "\n".join(map(ast.unparse, kept))
 
 
-def _read_function(
-    data: Mapping[str, Json], modules: Sequence[str], loose: float
-) -> FunctionReference:
+def _read_function(data: Mapping[str, Json], modules: Sequence[str], loose: float) -> FunctionReference:
     asserts, test = data.get("asserts"), data.get("test")
     if (asserts is None) == (test is None):
         raise ValueError("a function reference needs exactly one of `asserts` and `test`")
@@ -203,10 +197,7 @@ def _read_function(
         tests = (text_of(data, "test"),)
     else:
         tests = _assert_list(asserts)
-    trees = [
-        _parse(source, "the setup" if i == 0 else f"test {i - 1}")
-        for i, source in enumerate((setup, *tests))
-    ]
+    trees = [_parse(source, "the setup" if i == 0 else f"test {i - 1}") for i, source in enumerate((setup, *tests))]
     entry_point = text_of(data, "entry_point") or guess_entry_point(trees[1:])
     if not entry_point.isidentifier():
         raise ValueError(f"entry_point={entry_point!r} is no name")
@@ -218,9 +209,7 @@ def _read_function(
     check_support(trees, modules)
     free = free_names("\n".join((setup, *tests)))
     real = real_modules(free, trees, entry_point, modules)
-    names = asked_names(
-        free - real.keys(), trees, entry_point, must_be_used=style is not Style.CHECK
-    )
+    names = asked_names(free - real.keys(), trees, entry_point, must_be_used=style is not Style.CHECK)
     tolerance = tolerance_of(data)
     if tolerance is None and data.get("is_json") and loose:
         # 1e-5 is LeetCode's own; the relative part is for noise in large numbers

@@ -10,9 +10,14 @@ from rlvr.records import Json
 
 _STDIO_KEYS = {"kind", "tests", "checker", "limits", "white_space", "usual_imports"}
 _LIMITS = {
-    "wall_s": float, "cpu_s": float, "memory_mb": int, "pids": int, "output_bytes": int, "file_bytes": int,
+    "wall_s": float,
+    "cpu_s": float,
+    "memory_mb": int,
+    "pids": int,
+    "output_bytes": int,
+    "file_bytes": int,
     "stderr_bytes": int,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +81,7 @@ def read_stdio(data: Mapping[str, Json]) -> StdioReference:
         raise ValueError(f"white_space={white_space!r} is not one of {', '.join(WhiteSpace)}")
     program = _checker_program(data.get("checker"))
     read = [
-        _read_test(test, index, needs_output=program is None)
-        for index, test in enumerate(cast("list[Any]", tests))
+        _read_test(test, index, needs_output=program is None) for index, test in enumerate(cast("list[Any]", tests))
     ]
     return StdioReference(
         tests=tuple(read),
@@ -128,11 +132,7 @@ def _checker_program(checker: Json) -> CheckerProgram | None:
     if fields.get("type") != "program":
         return None
     code, language = fields.get("code"), fields.get("language", "python")
-    if (
-        fields.keys() - {"type", "code", "language"}
-        or not isinstance(code, str)
-        or not code.strip()
-    ):
+    if fields.keys() - {"type", "code", "language"} or not isinstance(code, str) or not code.strip():
         raise ValueError('a checker is {"type": "program", "code": "...", "language": "python"}')
     if language not in ("python", "cpp"):
         raise ValueError(f"checker.language={language!r} is not 'python' or 'cpp'")
@@ -167,9 +167,7 @@ def tolerance_of(data: Mapping[str, Json]) -> Tolerance | None:
             '{"type": "float", "abs_tol": 1e-6, "rel_tol": 1e-6}, {"type": "exact"}, or for stdio '
             '{"type": "program", "code": "..."}'
         )
-    found = Tolerance(
-        abs_tol=float(settings.get("abs_tol", 1e-6)), rel_tol=float(settings.get("rel_tol", 1e-6))
-    )
+    found = Tolerance(abs_tol=float(settings.get("abs_tol", 1e-6)), rel_tol=float(settings.get("rel_tol", 1e-6)))
     if not (0 <= found.abs_tol < 1e9 and 0 <= found.rel_tol < 1):
         raise ValueError(f"checker={checker!r}: tolerances are at least 0, and rel_tol is below 1")
     return found

@@ -22,9 +22,15 @@ _MODULES = (
     *_STARRED, "sys", "os", "json", "time", "array", "queue", "threading", "dataclasses", "enum", "abc", "cmath",
     "traceback", "textwrap", "numbers", "contextlib", "hashlib", "secrets", "calendar",
 )  # fmt: skip
-_MORE = {"np": "import numpy as np", "numpy": "import numpy", "dataclass": "from dataclasses import dataclass",
-         "field": "from dataclasses import field", "Enum": "from enum import Enum",
-         "PriorityQueue": "from queue import PriorityQueue", "Queue": "from queue import Queue"}  # fmt: skip
+_MORE = {
+    "np": "import numpy as np",
+    "numpy": "import numpy",
+    "dataclass": "from dataclasses import dataclass",
+    "field": "from dataclasses import field",
+    "Enum": "from enum import Enum",
+    "PriorityQueue": "from queue import PriorityQueue",
+    "Queue": "from queue import Queue",
+}
 # names that are a module and something in it: which one is meant shows in their use
 _BOTH = {"datetime", "bisect", "copy", "random", "time", "array"}
 _MAX_CHARS = 200_000
@@ -75,9 +81,7 @@ def with_either_form(code: str, name: str) -> str:
         if isinstance(target, ast.Name)
     }
     if classes and name not in bound:
-        return (
-            f"{code}\ndef {name}(*args, **named):\n    return Solution().{name}(*args, **named)\n"
-        )
+        return f"{code}\ndef {name}(*args, **named):\n    return Solution().{name}(*args, **named)\n"
     if not classes and name in bound:
         return f"{code}\nclass Solution:\n    {name} = staticmethod({name})\n"
     return code
@@ -114,9 +118,7 @@ def _is_opened_as_module(name: str, tree: ast.Module) -> bool:
     used = [
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == name
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
     ]
     return any(not hasattr(inner, attribute) for attribute in used)
 

@@ -124,9 +124,7 @@ def _other_readings(gold: Expr, answer: Expr) -> list[tuple[Expr, Expr]]:
     logs = [_bases(expr) for expr in (gold, answer)]
     if None in logs[0] | logs[1]:
         found.append((_log_in_base_ten(gold), _log_in_base_ten(answer)))
-    applied = {
-        node.name for expr in (gold, answer) for node in walk(expr) if isinstance(node, Apply)
-    }
+    applied = {node.name for expr in (gold, answer) for node in walk(expr) if isinstance(node, Apply)}
     multiplied = applied & (names[0] | names[1])
     if multiplied:
         found.append((_as_product(gold, multiplied), _as_product(answer, multiplied)))
@@ -191,9 +189,7 @@ def _with_signs(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> 
             lambda g, a: _compared(g, a, relation, bounded),
         )
     if is_unevaluated(answer) and not is_unevaluated(gold):
-        return Equality(
-            False, Method.STRUCTURE, "the answer was left unevaluated", problem="unevaluated"
-        )
+        return Equality(False, Method.STRUCTURE, "the answer was left unevaluated", problem="unevaluated")
     if is_unevaluated(gold):
         gold, answer = bound_renamed(expanded_sums(gold)), bound_renamed(expanded_sums(answer))
         names = range_names(gold) | range_names(answer)
@@ -272,9 +268,7 @@ def _decided(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> Equ
     if differ(gold, answer, relation, seed):
         return Equality(False, Method.NUMERIC, f"not {relation} at a point")
     if bounded:
-        return Equality(
-            None, Method.NUMERIC, f"{relation} in double precision, which proves nothing"
-        )
+        return Equality(None, Method.NUMERIC, f"{relation} in double precision, which proves nothing")
     verdict = agree(gold, answer, relation, seed)
     if verdict is None:
         return Equality(False, Method.NUMERIC, "no point where both have a real value", "undefined")
@@ -287,9 +281,7 @@ def _holds(gold: Expr, answer: Expr, first: int, second: int, relation: Relation
         return first == second
     if relation is Relation.PROPORTIONAL and 0 in (first, second):
         return first == second
-    renamed: dict[str, Expr] = {
-        name: Var(f"{name}~") for name in variables(gold) | variables(answer)
-    }
+    renamed: dict[str, Expr] = {name: Var(f"{name}~") for name in variables(gold) | variables(answer)}
     other_first = image(substituted(gold, renamed)).value
     other_second = image(substituted(answer, renamed)).value
     if relation is Relation.PROPORTIONAL:

@@ -40,9 +40,7 @@ _LONGEST_S = 30.0
 _MAX_BYTES = 4000
 _MAX_NODES = 200
 _KINDS = frozenset(("int", "sum", "prod", "lim"))
-_SAME_NAMES = frozenset(
-    words("sin cos tan cot sec csc sinh cosh tanh coth sech csch floor factorial sign gcd lcm")
-)
+_SAME_NAMES = frozenset(words("sin cos tan cot sec csc sinh cosh tanh coth sech csch floor factorial sign gcd lcm"))
 _OTHER_NAMES = {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arsinh": "asinh", "arcosh": "acosh",
     "artanh": "atanh", "abs": "Abs", "ceil": "ceiling", "binom": "binomial", "sgn": "sign", "max": "Max", "min": "Min",
@@ -95,9 +93,7 @@ def _in_child(expr: Expr, names: list[str]) -> str:
         end_with_parent(parent)
         os.close(reader)
         with contextlib.suppress(BaseException):
-            resource.setrlimit(
-                resource.RLIMIT_CPU, (LIMIT_CPU_S, resource.getrlimit(resource.RLIMIT_CPU)[1])
-            )
+            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_CPU_S, resource.getrlimit(resource.RLIMIT_CPU)[1]))
             os.write(writer, _written(expr, names).encode()[:_MAX_BYTES])
         os._exit(0)
     os.close(writer)
@@ -119,9 +115,7 @@ def _written(expr: Expr, names: list[str]) -> str:
     for index, name in enumerate(names):
         assumptions = {"real": True}
         if name in whole | positive:
-            assumptions = (
-                {"positive": True, "integer": True} if name in whole else {"positive": True}
-            )
+            assumptions = {"positive": True, "integer": True} if name in whole else {"positive": True}
         symbols[name] = sympy.Symbol(f"a_{{{index}}}", **assumptions)
     value = sympy.simplify(_Converter(symbols).sympy_of(expr))
     if value.has(sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.nan, sympy.zoo):
@@ -158,11 +152,7 @@ class _Converter:
             return constants[expr.name]
         if isinstance(expr, Var):
             return self.symbols[expr.name]
-        parts = (
-            [self.sympy_of(part) for part in expr.parts]
-            if not isinstance(expr, Unevaluated)
-            else []
-        )
+        parts = [self.sympy_of(part) for part in expr.parts] if not isinstance(expr, Unevaluated) else []
         if isinstance(expr, Add):
             return sympy.Add(*parts)
         if isinstance(expr, Mul):
@@ -207,9 +197,7 @@ class _Converter:
         if node.kind == "lim":
             variable = sympy.Symbol("u", real=True)
             inner = _Converter({**self.symbols, node.variable: variable}).sympy_of(node.body)
-            side = next(
-                (sign for sign in "+-" if node.over.endswith((f"^{sign}}}", f"^{{{sign}}}}}"))), ""
-            )
+            side = next((sign for sign in "+-" if node.over.endswith((f"^{sign}}}", f"^{{{sign}}}}}"))), "")
             return sympy.limit(inner, variable, self.sympy_of(node.low), side or "+-")
         if node.high is None:
             raise _NoValueError

@@ -181,9 +181,7 @@ class _Image(Powers):
             best = pick(range(len(args)), key=lambda k: intervals[k])
             for k, (other_low, other_high) in enumerate(intervals):
                 if k != best and not (
-                    other_high < intervals[best][0]
-                    if name == "max"
-                    else other_low > intervals[best][1]
+                    other_high < intervals[best][0] if name == "max" else other_low > intervals[best][1]
                 ):
                     return None
             return self.of(args[best])

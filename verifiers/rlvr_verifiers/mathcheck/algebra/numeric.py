@@ -29,9 +29,7 @@ from rlvr_verifiers.mathcheck.tree.nodes import (
 )
 
 
-def value_at(
-    expr: Expr, point: dict[str, Fraction], kernel: Kernel, *, real: bool = False
-) -> Value:
+def value_at(expr: Expr, point: dict[str, Fraction], kernel: Kernel, *, real: bool = False) -> Value:
     """The value and the bound on its error; `real`: no step on the way may leave the reals.
 
     Raises: Undetermined.
@@ -248,9 +246,7 @@ class _Evaluation(Arithmetic):
             return whole[0] % whole[1], 0.0
         first = whole[0]
         if name in ("factorial", "double_factorial") and 0 <= first <= 3000:
-            product = (
-                math.factorial(first) if name == "factorial" else math.prod(range(first, 0, -2))
-            )
+            product = math.factorial(first) if name == "factorial" else math.prod(range(first, 0, -2))
             return self.number(Fraction(product))
         if name == "binom" and 0 <= first <= 10_000:
             second = whole[1]

@@ -60,9 +60,7 @@ class Powers:
             self.is_free = False  # (-1)^n = cos(n pi) for integers n
             return sign * self.power_of_number(-constant, exponent) % P
         value_of_base = self.of(base)
-        found = self.symbolic_power(
-            f"base {value_of_base}", exponent, lambda share: self.signed(value_of_base, share)
-        )
+        found = self.symbolic_power(f"base {value_of_base}", exponent, lambda share: self.signed(value_of_base, share))
         self.is_free = False
         return found
 
@@ -98,9 +96,7 @@ class Powers:
                 sign = -1 if exponent.numerator % 2 else 1
                 return sign * self.positive_power(-constant, exponent) % P
             if exponent.denominator == 2:
-                return (
-                    pow(I, exponent.numerator % 4, P) * self.positive_power(-constant, exponent) % P
-                )
+                return pow(I, exponent.numerator % 4, P) * self.positive_power(-constant, exponent) % P
             return self.opaque("power", residue(constant), exponent.numerator, exponent.denominator)
         return self.positive_power(constant, exponent)
 
@@ -137,17 +133,11 @@ class Powers:
         product = 1
         for q, count in (factored_fraction(base) or {}).items():
             product = (
-                product
-                * self.symbolic_power(
-                    f"prime {q}", exponent, functools.partial(self.prime_power, q), count
-                )
-                % P
+                product * self.symbolic_power(f"prime {q}", exponent, functools.partial(self.prime_power, q), count) % P
             )
         return product
 
-    def symbolic_power(
-        self, name: str, exponent: Expr, constant: Callable[[Fraction], int], times: int = 1
-    ) -> int:
+    def symbolic_power(self, name: str, exponent: Expr, constant: Callable[[Fraction], int], times: int = 1) -> int:
         """b^(sum of c_k t_k) as the product of (b^t_k)^c_k; `constant` gives b^c for a number c."""
         product = 1
         for rest, share in self.linear(exponent, times).items():

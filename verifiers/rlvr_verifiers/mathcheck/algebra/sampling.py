@@ -94,9 +94,7 @@ def _is_resolved(first: Value, second: Value) -> bool:
     return bool(first[1] + second[1] <= _RESOLVED * size)
 
 
-def _values(
-    gold: Expr, answer: Expr, seed: bytes, kernel: Kernel, wanted: int
-) -> Iterator[tuple[Value, Value]]:
+def _values(gold: Expr, answer: Expr, seed: bytes, kernel: Kernel, wanted: int) -> Iterator[tuple[Value, Value]]:
     """Gold and answer at the points where both can be compared.
 
     Raises: Undetermined when there is none.
@@ -143,9 +141,7 @@ def _times(first: Value, second: Value) -> Value:
     return a * b, (abs(a) * eb + abs(b) * ea + ea * eb) * 2
 
 
-def _points(
-    names: frozenset[str], integers: frozenset[str], seed: bytes
-) -> Iterator[dict[str, Fraction]]:
+def _points(names: frozenset[str], integers: frozenset[str], seed: bytes) -> Iterator[dict[str, Fraction]]:
     """The points in the order in which they are tried: one empty point when there are no variables."""
     if not names:
         yield {}

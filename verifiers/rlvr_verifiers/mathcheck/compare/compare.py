@@ -107,9 +107,7 @@ def read_gold(text: str) -> Gold:
     said = unwrapped_text(answer.text)
     is_words = not answer.readings or isinstance(answer.readings[0], (Phrase, Formula))
     if is_words and _OUTSIDE.search(said):
-        raise _refused(
-            text, "refers to something outside the text, so that no answer could equal it"
-        )
+        raise _refused(text, "refers to something outside the text, so that no answer could equal it")
     answer, is_read = _with_readable(answer)
     if not is_read and not _is_text(answer.text):
         raise _refused(text, "cannot be read as mathematics")
@@ -148,9 +146,7 @@ def compare(gold: Gold, answer: str, *, bounded: bool, options: CompareOptions =
     tidied = tidy(answer)
     if not tidied:
         reason = "it is empty"
-        return Decision(
-            result=False, method=Method.STRING, reason=reason, problem=Problem.UNREADABLE
-        )
+        return Decision(result=False, method=Method.STRING, reason=reason, problem=Problem.UNREADABLE)
     if tidied == gold.answer.text or compact(tidied) == gold.compact:
         return _SAME_TEXT
     found = read_tidied(tidied)
@@ -161,9 +157,7 @@ def compare(gold: Gold, answer: str, *, bounded: bool, options: CompareOptions =
     )
     if gold.is_value and is_left_to_do:
         reason = "it leaves an integral, a sum, a product or a limit to do"
-        return Decision(
-            result=False, method=Method.STRUCTURE, reason=reason, problem=Problem.UNEVALUATED
-        )
+        return Decision(result=False, method=Method.STRUCTURE, reason=reason, problem=Problem.UNEVALUATED)
     digits = options.decimal_digits
     decision = compare_answers(gold.answer, found, bounded=bounded, decimal_digits=digits)
     if decision.result is not False or not gold.operations or is_left_to_do:
@@ -210,11 +204,7 @@ def _with_readable(answer: Answer) -> tuple[Answer, bool]:
 
 def _is_text(text: str) -> bool:
     """Whether what no grammar reads may be compared as text: words, dots, cases, but nothing unfinished."""
-    if (
-        not is_balanced(text)
-        or text.count("\\begin") != text.count("\\end")
-        or text[-1] in "+-*/^_=<>\\"
-    ):
+    if not is_balanced(text) or text.count("\\begin") != text.count("\\end") or text[-1] in "+-*/^_=<>\\":
         return False
     has_signs = _SIGN.search(text) is not None
     return has_signs or _WORD.search(_COMMAND.sub(" ", text)) is not None

@@ -27,9 +27,7 @@ from rlvr_verifiers.mathcheck.values.answers import (
 )
 from rlvr_verifiers.mathcheck.values.numbers import Number
 
-_MOD_WORD = (
-    r"(?:\\[bp]?mod|\\operatorname\*?\s*\{\s*mod\s*\}|(?<![A-Za-z\\])mod(?:ulo)?(?![A-Za-z]))"
-)
+_MOD_WORD = r"(?:\\[bp]?mod|\\operatorname\*?\s*\{\s*mod\s*\}|(?<![A-Za-z\\])mod(?:ulo)?(?![A-Za-z]))"
 _MOD = re.compile(_MOD_WORD)
 _MODULUS = re.compile(
     rf"\s*(?:(?P<open>\()\s*{_MOD_WORD}\s*(?P<inner>[^=,]+?)\s*\)|(?P<word>{_MOD_WORD})\s*(?P<bare>[^=,]+?))\s*"
@@ -94,12 +92,7 @@ def _read(head: str, modulus: str, reader: Reader) -> list[Congruence]:
             remainders.append(answer)
     said = reader.answer(modulus)
     size = _whole(said)
-    if (
-        not remainders
-        or not said.readings
-        or not is_balanced(head)
-        or (size is not None and size < 1)
-    ):
+    if not remainders or not said.readings or not is_balanced(head) or (size is not None and size < 1):
         return []
     quantity = ""
     for left in lefts:
@@ -125,15 +118,11 @@ def congruences(session: Session, gold: Congruence, answer: Congruence, depth: i
     return session.matched(gold.remainders, answer.remainders, depth + 1)
 
 
-def congruence_of(
-    session: Session, other: Reading, said: Congruence, depth: int, is_gold: bool
-) -> Decision | None:
+def congruence_of(session: Session, other: Reading, said: Congruence, depth: int, is_gold: bool) -> Decision | None:
     """A congruence against a remainder, a family such as 5k + 2, or a list of either."""
     if isinstance(other, Named):
         if said.quantity and said.quantity != other.name:
-            return no(
-                Method.STRUCTURE, f"one is about {said.quantity}, the other about {other.name}"
-            )
+            return no(Method.STRUCTURE, f"one is about {said.quantity}, the other about {other.name}")
         readings = [r for r in other.value.readings if not isinstance(r, Congruence)]
         found = [congruence_of(session, reading, said, depth, is_gold) for reading in readings]
         return next((d for d in found if d is not None and d.result), next(iter(found), None))
@@ -159,9 +148,7 @@ def congruence_of(
     return None
 
 
-def _remainder(
-    number: Number, said: Congruence, own: tuple[int, frozenset[int]], *, is_gold: bool
-) -> Decision:
+def _remainder(number: Number, said: Congruence, own: tuple[int, frozenset[int]], *, is_gold: bool) -> Decision:
     """A number for a single remainder: as written and below the modulus; a gold's also in 0 ... m - 1."""
     modulus, remainders = own
     if len(said.remainders) != 1 or number.unit is not None or number.value.denominator != 1:
@@ -192,9 +179,7 @@ def residues(reading: Reading) -> tuple[int, frozenset[int]] | None:
             return None
         kept = [one for one in found if one is not None]
         if len({modulus for modulus, _ in kept}) == 1:
-            return kept[0][0], frozenset(
-                itertools.chain.from_iterable(values for _, values in kept)
-            )
+            return kept[0][0], frozenset(itertools.chain.from_iterable(values for _, values in kept))
     return None
 
 
@@ -227,18 +212,14 @@ def _progression(formula: Formula) -> tuple[int, frozenset[int]] | None:
         if len(names) != 1 or formula.unit is not None or next(iter(names)) not in _PARAMETERS:
             return None
         (name,) = names
-        values = [
-            exact_value(substituted(expr, {name: Num(Fraction(sample))})) for sample in _SAMPLES
-        ]
+        values = [exact_value(substituted(expr, {name: Num(Fraction(sample))})) for sample in _SAMPLES]
     except (ValueError, Undefined):
         return None
     if any(value is None or value.denominator != 1 for value in values):
         return None
     whole = [value.numerator for value in values if value is not None]
     step = whole[1] - whole[0]
-    is_linear = all(
-        value == whole[0] + step * sample for value, sample in zip(whole, _SAMPLES, strict=True)
-    )
+    is_linear = all(value == whole[0] + step * sample for value, sample in zip(whole, _SAMPLES, strict=True))
     return (abs(step), frozenset({whole[0] % abs(step)})) if step and is_linear else None
 
 

@@ -55,9 +55,7 @@ def _renamed(
     if not golds and not answers and len(numbered) > 1:
         golds = answers = numbered
     others = common - set(golds)
-    if not 0 < len(golds) == len(answers) <= _MAX_CONSTANTS or not any(
-        _ARGUMENT.fullmatch(name) for name in others
-    ):
+    if not 0 < len(golds) == len(answers) <= _MAX_CONSTANTS or not any(_ARGUMENT.fullmatch(name) for name in others):
         return None
     if not all(_CONSTANT.fullmatch(name) for name in (*golds, *answers)):
         return None
@@ -118,6 +116,4 @@ def _factors(expr: "Expr") -> list[Fraction]:
 
     numbers = {abs(node.value) for node in walk(expr) if isinstance(node, Num) and node.value}
     candidates = {Fraction(1)} | numbers | {1 / number for number in numbers}
-    return sorted([*candidates, *(-one for one in candidates)], key=lambda one: (abs(one), -one))[
-        :20
-    ]
+    return sorted([*candidates, *(-one for one in candidates)], key=lambda one: (abs(one), -one))[:20]

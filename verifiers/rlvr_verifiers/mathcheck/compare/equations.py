@@ -36,9 +36,7 @@ def equations(session: Session, gold: Equation, answer: Equation, depth: int) ->
         texts = [f"{e.left.text}={e.right.text}".replace(" ", "") for e in (gold, answer)]
         if texts[0] == texts[1]:
             return yes(Method.STRING, "the texts are the same")
-        return no(
-            Method.STRUCTURE, f"it cannot be read as an equation: {error}", Problem.UNREADABLE
-        )
+        return no(Method.STRUCTURE, f"it cannot be read as an equation: {error}", Problem.UNREADABLE)
     equality = proportional(first, second, bounded=session.bounded)
     if equality.result is False:
         for solved, other in ((gold, second), (answer, first)):
@@ -47,9 +45,7 @@ def equations(session: Session, gold: Equation, answer: Equation, depth: int) ->
     return decided(equality)
 
 
-def equation_formula(
-    session: Session, gold: Equation, answer: Formula, depth: int
-) -> Decision | None:
+def equation_formula(session: Session, gold: Equation, answer: Formula, depth: int) -> Decision | None:
     """A gold equation whose answer leaves a name out: xy = 6 is y = 6/x."""
     from rlvr_verifiers.mathcheck.parse.expression import Var, variables
 
@@ -75,16 +71,11 @@ def solves(session: Session, solved: Equation, zero: "Expr") -> bool:
 
     for side, value in ((solved.left, solved.right), (solved.right, solved.left)):
         name = side.expr()
-        if (
-            not isinstance(name, Var)
-            or name.name in variables(value.expr())
-            or name.name not in variables(zero)
-        ):
+        if not isinstance(name, Var) or name.name in variables(value.expr()) or name.name not in variables(zero):
             continue
         body = value.expr()
         shifted = [
-            substituted(zero, {name.name: Add((body, Num(Fraction(step)))) if step else body})
-            for step in (0, 1, -1)
+            substituted(zero, {name.name: Add((body, Num(Fraction(step)))) if step else body}) for step in (0, 1, -1)
         ]
         if (
             same(ZERO, shifted[0], bounded=session.bounded).result
@@ -119,9 +110,7 @@ def _half_spaces(session: Session, gold: Chain, answer: Chain) -> Decision:
         first = difference(Equation(gold.operands[1], gold.operands[0]))
         second = difference(Equation(answer.operands[1], answer.operands[0]))
     except ValueError as error:
-        return no(
-            Method.STRUCTURE, f"it cannot be read as an inequality: {error}", Problem.UNREADABLE
-        )
+        return no(Method.STRUCTURE, f"it cannot be read as an inequality: {error}", Problem.UNREADABLE)
     equality = proportional(first, second, bounded=session.bounded)
     if equality.result and not _is_same_sign(first, second):
         return no(Method.STRUCTURE, "the inequality points the other way")
@@ -136,15 +125,10 @@ def _is_same_sign(first: "Expr", second: "Expr") -> bool:
     names = sorted(variables(first) | variables(second))
     for seed in (3, 7, 19, 41):
         point: dict[str, Expr] = {
-            name: Num(Fraction(seed * (index + 2) + index * index, 7))
-            for index, name in enumerate(names)
+            name: Num(Fraction(seed * (index + 2) + index * index, 7)) for index, name in enumerate(names)
         }
         bounds = real_interval(Div(substituted(first, point), substituted(second, point)))
-        if (
-            bounds is not None
-            and bounds[0] * bounds[1] > 0
-            and math.isfinite(bounds[0] + bounds[1])
-        ):
+        if bounds is not None and bounds[0] * bounds[1] > 0 and math.isfinite(bounds[0] + bounds[1]):
             return bounds[0] > 0
     return False
 
@@ -158,9 +142,7 @@ def families(session: Session, gold: Family, answer: Family, depth: int) -> Deci
         first = gold.body.expr()
         second = substituted(answer.body.expr(), {answer.parameter: Var(gold.parameter)})
     except ValueError as error:
-        return no(
-            Method.STRUCTURE, f"it cannot be read as mathematics: {error}", Problem.UNREADABLE
-        )
+        return no(Method.STRUCTURE, f"it cannot be read as mathematics: {error}", Problem.UNREADABLE)
     decision = same(first, second, bounded=session.bounded)
     if decision.result:
         return yes(decision.method, "the same family")
@@ -194,11 +176,7 @@ def _whole_shift(first: "Expr", second: "Expr", name: str, sign: int) -> int | N
     if step == 0 or not math.isfinite(step):
         return None
     shift = (values[0] - values[1]) / step
-    return (
-        round(shift)
-        if math.isfinite(shift) and abs(shift - round(shift)) < 1e-6 and abs(shift) < 1000
-        else None
-    )
+    return round(shift) if math.isfinite(shift) and abs(shift - round(shift)) < 1e-6 and abs(shift) < 1000 else None
 
 
 def formula_family(session: Session, gold: Formula, answer: Family, depth: int) -> Decision:

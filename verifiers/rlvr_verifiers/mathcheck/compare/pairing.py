@@ -68,18 +68,12 @@ if TYPE_CHECKING:
     from rlvr_verifiers.mathcheck.tree.nodes import Expr
 
 
-def compare_answers(
-    gold: Answer, answer: Answer, *, bounded: bool, decimal_digits: int
-) -> Decision:
+def compare_answers(gold: Answer, answer: Answer, *, bounded: bool, decimal_digits: int) -> Decision:
     """Whether the answer equals the gold in some of their readings."""
-    return Session(_compare_readings, bounded=bounded, decimal_digits=decimal_digits).answers(
-        gold, answer
-    )
+    return Session(_compare_readings, bounded=bounded, decimal_digits=decimal_digits).answers(gold, answer)
 
 
-def _compare_readings(
-    session: Session, gold: Reading, answer: Reading, depth: int
-) -> Decision | None:
+def _compare_readings(session: Session, gold: Reading, answer: Reading, depth: int) -> Decision | None:
     """The decision on two readings; None when their types cannot be equal."""
     compare = _COMPARISONS.get((type(gold), type(answer)))
     if compare is not None:
@@ -117,9 +111,7 @@ def _renamed(answer: Answer, names: dict[str, str]) -> Answer:
     for reading in answer.readings:
         if isinstance(reading, Formula):
             try:
-                if any(
-                    new in variables(reading.expr()) and new not in names for new in names.values()
-                ):
+                if any(new in variables(reading.expr()) and new not in names for new in names.values()):
                     continue  # the new name means something else there
                 values: dict[str, Expr] = {old: Var(new) for old, new in names.items()}
                 reading = Formula("", reading.unit, substituted(reading.expr(), values))
@@ -129,9 +121,7 @@ def _renamed(answer: Answer, names: dict[str, str]) -> Answer:
     return Answer("", tuple(readings))
 
 
-def _value_of(
-    session: Session, other: Reading, named: Named, depth: int, is_gold: bool
-) -> Decision | None:
+def _value_of(session: Session, other: Reading, named: Named, depth: int, is_gold: bool) -> Decision | None:
     """A value against `name = value`: the left side may be left out."""
     if isinstance(other, (Equation, Region, Chain)) and not _has_type(named.value, type(other)):
         return None
@@ -146,12 +136,10 @@ def _has_type(answer: Answer, kind: type) -> bool:
     return kind is Region and any(isinstance(one, (Region, Parts)) for one in answer.readings)
 
 
-def _label_of(
-    session: Session, other: Reading, labelled: Labelled, depth: int, is_gold: bool
-) -> Decision | None:
-    if (
-        isinstance(other, (Equation, Region, Chain)) and not _has_type(labelled.value, type(other))
-    ) or (isinstance(other, Named) and other.arguments):
+def _label_of(session: Session, other: Reading, labelled: Labelled, depth: int, is_gold: bool) -> Decision | None:
+    if (isinstance(other, (Equation, Region, Chain)) and not _has_type(labelled.value, type(other))) or (
+        isinstance(other, Named) and other.arguments
+    ):
         return None
     bare = Answer("", (other,))
     if is_gold:
@@ -167,9 +155,7 @@ def _labels(session: Session, gold: Labelled, answer: Labelled, depth: int) -> D
     return session.answers(gold.value, answer.value, depth + 1)
 
 
-def _chained(
-    session: Session, other: Reading, chain: Chained, depth: int, is_gold: bool
-) -> Decision | None:
+def _chained(session: Session, other: Reading, chain: Chained, depth: int, is_gold: bool) -> Decision | None:
     """Values between equality signs: every number among them has to be the answer, but for a rounded decimal
     at the side of an exact one.
     """
@@ -187,9 +173,7 @@ def _chained(
     return _agreeing(session, other, chain.values, depth)
 
 
-def _alternatives(
-    session: Session, other: Reading, said: Alternatives, depth: int, is_gold: bool
-) -> Decision | None:
+def _alternatives(session: Session, other: Reading, said: Alternatives, depth: int, is_gold: bool) -> Decision | None:
     """Two values between "or": both have to be the answer. Nothing but one value is said in two ways."""
     if is_gold or isinstance(other, (Parts, Region, Chain, Equation, Choice, Phrase)):
         return None
@@ -227,9 +211,7 @@ def _agreeing(session: Session, other: Reading, said: tuple[Answer, ...], depth:
     return decisions[judged[-1]]
 
 
-def _in_other_units(
-    session: Session, values: Sequence[Answer], decisions: list[Decision]
-) -> list[Decision]:
+def _in_other_units(session: Session, values: Sequence[Answer], decisions: list[Decision]) -> list[Decision]:
     """The decisions, with that on a right value for a value that says the same in another unit: 12 cm = 0.12 m."""
     stated = [next((r for r in one.readings if isinstance(r, Number)), None) for one in values]
     right = [
@@ -275,9 +257,7 @@ def _is_near(rounded: Answer, exact: Answer) -> bool:
     from rlvr_verifiers.mathcheck.algebra.numeric import real_interval
 
     bounds = real_interval(expr)
-    return bounds is None or any(
-        abs(float(decimal.value) - bound) * 10**decimal.decimals <= 1 for bound in bounds
-    )
+    return bounds is None or any(abs(float(decimal.value) - bound) * 10**decimal.decimals <= 1 for bound in bounds)
 
 
 def chain_parts(session: Session, gold: Chain, answer: Parts, depth: int) -> Decision | None:
@@ -297,9 +277,7 @@ def _links(chain: Chain) -> tuple[Answer, ...] | None:
         return None
     return tuple(
         Answer("", (Chain((first, second), (sign,)),))
-        for first, second, sign in zip(
-            chain.operands, chain.operands[1:], chain.signs, strict=False
-        )
+        for first, second, sign in zip(chain.operands, chain.operands[1:], chain.signs, strict=False)
     )
 
 

@@ -69,8 +69,7 @@ def _may_be_one(gold: Parts, answer: Parts) -> bool:
         return True
     if Group.BRACKET in groups:
         return len(gold.items) > 2 or all(
-            any(isinstance(reading, Parts) for reading in item.readings)
-            for item in (*gold.items, *answer.items)
+            any(isinstance(reading, Parts) for reading in item.readings) for item in (*gold.items, *answer.items)
         )
     if Group.LIST not in groups:
         return False
@@ -103,10 +102,7 @@ def _names_differ(gold: Parts, answer: Parts) -> bool:
 def _in_one_order(gold: Parts, answer: Parts) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
     """The parts of both in the order of the names where both have names."""
     golds, answers = gold.items, answer.items
-    names = [
-        side.names if side.group is Group.TUPLE else tuple(map(_named, side.items))
-        for side in (gold, answer)
-    ]
+    names = [side.names if side.group is Group.TUPLE else tuple(map(_named, side.items)) for side in (gold, answer)]
     if set(names[0]) == set(names[1]) and len(set(names[0])) == len(golds) and "" not in names[0]:
         return golds, tuple(answers[names[1].index(name)] for name in names[0])
     if Group.LIST in (gold.group, answer.group) and not (gold.names or answer.names):
@@ -128,9 +124,7 @@ def _by_name(items: tuple[Answer, ...]) -> tuple[Answer, ...]:
     names = [_named(item) for item in items]
     if any(len(name) != 1 for name in names):
         return items
-    return tuple(
-        item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0])
-    )
+    return tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]))
 
 
 def _ratios(session: Session, gold: Parts, answer: Parts, depth: int) -> Decision:
@@ -179,21 +173,13 @@ def expr_of(answer: Answer) -> "Expr | None":
     return None
 
 
-def single(
-    session: Session, other: Reading, parts: Parts, depth: int, is_gold: bool
-) -> Decision | None:
+def single(session: Session, other: Reading, parts: Parts, depth: int, is_gold: bool) -> Decision | None:
     """One value against a group: {5} is 5, a : b is a / b, a run of choice letters is their list."""
     if isinstance(other, Choice) and parts.items:
-        found = [
-            next((r for r in item.readings if isinstance(r, Choice)), None) for item in parts.items
-        ]
+        found = [next((r for r in item.readings if isinstance(r, Choice)), None) for item in parts.items]
         if all(found) and parts.group is not Group.RATIO and len(parts.items) > 1:
             letters: frozenset[str] = frozenset().union(*(r.letters for r in found if r))
-            return (
-                yes(Method.STRING, "they are the same choices")
-                if letters == other.letters
-                else OTHER_TYPE
-            )
+            return yes(Method.STRING, "they are the same choices") if letters == other.letters else OTHER_TYPE
         return None
     if parts.group is Group.RATIO and isinstance(other, (Number, Formula)):
         value = quotient(parts)
@@ -206,11 +192,7 @@ def single(
         if isinstance(other, Phrase):
             return None  # the set with the empty set is not empty
         bare = Answer("", (other,))
-        return (
-            session.answers(item, bare, depth + 1)
-            if is_gold
-            else session.answers(bare, item, depth + 1)
-        )
+        return session.answers(item, bare, depth + 1) if is_gold else session.answers(bare, item, depth + 1)
     if isinstance(other, Matrix) and parts.group is not Group.SET:
         try:
             cells = vector(other)
@@ -229,9 +211,7 @@ def regions(session: Session, gold: Region, answer: Region, depth: int) -> Decis
     if gold.variable and answer.variable and gold.variable != answer.variable:
         return no(Method.STRUCTURE, f"it is about {answer.variable} and not {gold.variable}")
     if len(gold.pieces) != len(answer.pieces):
-        return no(
-            Method.STRUCTURE, f"it has {len(answer.pieces)} pieces and not {len(gold.pieces)}"
-        )
+        return no(Method.STRUCTURE, f"it has {len(answer.pieces)} pieces and not {len(gold.pieces)}")
     is_open: Decision | None = None
     method = Method.STRUCTURE
     for first, second in zip(gold.pieces, answer.pieces, strict=True):
@@ -266,35 +246,25 @@ def _ends(session: Session, gold: End, answer: End) -> Decision:
     return decision
 
 
-def _points_region(
-    session: Session, other: Parts, found: Region, depth: int, is_gold: bool
-) -> Decision | None:
+def _points_region(session: Session, other: Parts, found: Region, depth: int, is_gold: bool) -> Decision | None:
     """A set of numbers against a region of single points; a pair as an interval; a list of intervals as their union."""
     if other.pair:
         interval = region(other.pair)
         if interval is None:
             return None
-        return regions(
-            session, found if is_gold else interval, interval if is_gold else found, depth
-        )
+        return regions(session, found if is_gold else interval, interval if is_gold else found, depth)
     if other.group is Group.TUPLE or other.group is Group.RATIO:
         return None
-    found_regions = [
-        next((r for r in item.readings if isinstance(r, Region)), None) for item in other.items
-    ]
+    found_regions = [next((r for r in item.readings if isinstance(r, Region)), None) for item in other.items]
     if other.group is Group.LIST and len(found_regions) > 1 and all(found_regions):
         joined = union([r for r in found_regions if r is not None])
         if joined is not None:
-            return regions(
-                session, found if is_gold else joined, joined if is_gold else found, depth
-            )
+            return regions(session, found if is_gold else joined, joined if is_gold else found, depth)
     ends: list[Answer] = []
     for piece in found.pieces:
         if not _is_point(piece):
             return None
-        reading: Reading = (
-            Number(piece.low.exact) if piece.low.exact is not None else Formula(piece.low.text)
-        )
+        reading: Reading = Number(piece.low.exact) if piece.low.exact is not None else Formula(piece.low.text)
         ends.append(Answer(piece.low.text, (reading,)))
     if is_gold:
         return session.matched(ends, other.items, depth)

@@ -25,9 +25,7 @@ _CASES = re.compile(
     r"(?:\\\{\s*)?\\begin\s*\{(?P<env>[dr]?cases|array)\}(?:\{[lcr| ]*\})?(?P<body>.*)\\end\s*\{(?P=env)\}\s*\.?",
     re.DOTALL,
 )
-_OTHERWISE = re.compile(
-    r"\s*(?:\\text\s*\{)?\s*,?\s*(?:otherwise|else|elsewhere|other)\s*\.?\s*\}?\s*"
-)
+_OTHERWISE = re.compile(r"\s*(?:\\text\s*\{)?\s*,?\s*(?:otherwise|else|elsewhere|other)\s*\.?\s*\}?\s*")
 _LEAD = re.compile(r"\s*(?:\\text\s*\{\s*(?:if|for|when|,)*\s*\}|(?:if|for|when)\s)\s*")
 _MAX_PIECES = 12
 _SHARES = (Fraction(1, 7), Fraction(2, 5), Fraction(3, 4))
@@ -52,9 +50,7 @@ def piecewise(text: str, reader: Reader) -> list[Reading] | None:
     return [Piecewise(tuple(pieces))] if pieces else None
 
 
-def piecewise_functions(
-    session: Session, gold: Piecewise, answer: Piecewise, depth: int
-) -> Decision:
+def piecewise_functions(session: Session, gold: Piecewise, answer: Piecewise, depth: int) -> Decision:
     """The same values at the borders of both and between them."""
     names = _names(gold) | _names(answer)
     borders = sorted(

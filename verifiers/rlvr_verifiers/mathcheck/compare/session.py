@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 MAX_COMPARISONS = 4000
 _MAX_DEPTH = 6
-_PROBLEM_ORDER = (
-    Problem.AMBIGUOUS, Problem.UNEVALUATED, Problem.TOO_BIG, Problem.UNREADABLE, Problem.OTHER_FORM
-)  # fmt: skip
+_PROBLEM_ORDER = (Problem.AMBIGUOUS, Problem.UNEVALUATED, Problem.TOO_BIG, Problem.UNREADABLE, Problem.OTHER_FORM)
 Comparisons = Callable[["Session", Reading, Reading, int], Decision | None]
 
 
@@ -34,9 +32,7 @@ def no(method: Method, reason: str, problem: Problem | None = None) -> Decision:
 OTHER_TYPE = no(Method.STRUCTURE, "it is an answer of another type", Problem.OTHER_FORM)
 SAME_NUMBER = yes(Method.NUMBER, "the numbers are equal")
 OTHER_NUMBER = no(Method.NUMBER, "it is another number")
-_TOO_MANY = no(
-    Method.STRUCTURE, f"it needs more than {MAX_COMPARISONS} comparisons of parts", Problem.TOO_BIG
-)
+_TOO_MANY = no(Method.STRUCTURE, f"it needs more than {MAX_COMPARISONS} comparisons of parts", Problem.TOO_BIG)
 
 
 class Session:
@@ -101,9 +97,7 @@ class Session:
 
         if isinstance(error, TooBig):
             return no(Method.STRUCTURE, f"it is too big to compare: {error}", Problem.TOO_BIG)
-        return no(
-            Method.STRUCTURE, f"it cannot be read as mathematics: {error}", Problem.UNREADABLE
-        )
+        return no(Method.STRUCTURE, f"it cannot be read as mathematics: {error}", Problem.UNREADABLE)
 
     def all_of(self, pairs: Sequence[tuple[Answer, Answer]], depth: int) -> Decision:
         """Whether every pair is equal, in order."""
@@ -149,9 +143,7 @@ class Session:
         if _has_matching(sure, len(answers)):
             return yes(Method.STRUCTURE, "the parts are equal in some order")
         if _has_matching(possible, len(answers)):
-            return Decision(
-                result=None, method=Method.SYMBOLIC, reason="some parts need computer algebra"
-            )
+            return Decision(result=None, method=Method.SYMBOLIC, reason="some parts need computer algebra")
         return no(Method.STRUCTURE, "its parts do not match one to one", problem)
 
 
@@ -197,11 +189,7 @@ def bare_numbers(answers: Sequence[Answer]) -> list[Fraction] | None:
         if len(answer.readings) != 1:
             return None
         reading = answer.readings[0]
-        if (
-            not isinstance(reading, Number)
-            or reading.unit is not None
-            or reading.form is Form.PERCENT
-        ):
+        if not isinstance(reading, Number) or reading.unit is not None or reading.form is Form.PERCENT:
             return None
         values.append(reading.value)
     return values

@@ -55,9 +55,7 @@ def _rounded(session: Session, gold: Formula, answer: Number) -> Decision | None
     return None
 
 
-def _formula_of(
-    session: Session, formula: Formula, number: Number, *, is_gold_number: bool
-) -> Decision:
+def _formula_of(session: Session, formula: Formula, number: Number, *, is_gold_number: bool) -> Decision:
     """A number against an expression: a per cent by either value, degrees also in radians."""
     from rlvr_verifiers.mathcheck.parse.expression import Const, Mul, Num, walk
 
@@ -73,11 +71,7 @@ def _formula_of(
         values.append(Num(number.value / 100))
     unit: Unit | None = number.unit
     candidates = [Formula("", unit, value) for value in values]
-    if (
-        unit is not None
-        and unit.dims == _DEGREE
-        and any(node == Const("pi") for node in walk(expr))
-    ):
+    if unit is not None and unit.dims == _DEGREE and any(node == Const("pi") for node in walk(expr)):
         candidates = []
     if unit is not None and unit.dims == _DEGREE:
         candidates.append(Formula("", None, Mul((Num(number.value / 180), Const("pi")))))
@@ -106,9 +100,7 @@ def formulas(session: Session, gold: Formula, answer: Formula, depth: int) -> De
             names = [variables(formula.expr()) for formula in (gold, answer)]
         except ValueError:
             return decision
-        if names[0] != names[1] and all(
-            len(found) == 1 and found <= _INTEGER_NAMES for found in names
-        ):
+        if names[0] != names[1] and all(len(found) == 1 and found <= _INTEGER_NAMES for found in names):
             return families(session, Family(gold, *names[0]), Family(answer, *names[1]), depth)
     return decision
 
@@ -126,9 +118,7 @@ def choices(session: Session, gold: Choice, answer: Choice, depth: int) -> Decis
 
 
 def clocks(session: Session, gold: Clock, answer: Clock, depth: int) -> Decision:
-    return (
-        SAME_NUMBER if same_clock(gold, answer) else no(Method.NUMBER, "it is another time of day")
-    )
+    return SAME_NUMBER if same_clock(gold, answer) else no(Method.NUMBER, "it is another time of day")
 
 
 def dates(session: Session, gold: Date, answer: Date, depth: int) -> Decision:

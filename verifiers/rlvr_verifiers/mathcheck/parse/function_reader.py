@@ -105,11 +105,7 @@ class FunctionReader(NameReader):
         r"""\frac{dy}{dx} is one name; \frac{d}{dx} before something was left unevaluated; None for a fraction."""
         kinds, values = self.kinds, self.values
         at = self.at
-        if (
-            kinds[at + 1] != "{"
-            or kinds[at + 2] != "name"
-            or values[at + 2] not in ("d", "partial")
-        ):
+        if kinds[at + 1] != "{" or kinds[at + 2] != "name" or values[at + 2] not in ("d", "partial"):
             return None
         end = at + 3 + (kinds[at + 3] == "name")
         if kinds[end : end + 3] != ["}", "{", "name"] or values[end + 2] != values[at + 2]:
@@ -158,10 +154,7 @@ class FunctionReader(NameReader):
             else:
                 low = self.unit(whole_number=True)
             over += mark + "".join(
-                value or token
-                for token, value in zip(
-                    kinds[start : self.at], values[start : self.at], strict=True
-                )
+                value or token for token, value in zip(kinds[start : self.at], values[start : self.at], strict=True)
             )
         self.deeper()
         self.integrals += kind == "int"

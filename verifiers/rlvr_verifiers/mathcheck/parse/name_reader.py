@@ -96,9 +96,7 @@ class NameReader(Cursor):
                 tokens.append(self.values[at] or kinds[at])
                 at += 1
         inside = "".join(tokens[1:])
-        if (inside == "-1" or (inside.startswith("(") and inside.endswith(")"))) and kinds[
-            at + 1
-        ] == "(":
+        if (inside == "-1" or (inside.startswith("(") and inside.endswith(")"))) and kinds[at + 1] == "(":
             self.at = at + 1
             return f"^{inside}"
         return ""

@@ -34,9 +34,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_AROUND = re.compile(
-    r"([A-Za-z]?)(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|sqrt|pi)([A-Za-z]?)"
-)
+_AROUND = re.compile(r"([A-Za-z]?)(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|sqrt|pi)([A-Za-z]?)")
 _PRODUCT_LETTERS = 4
 _OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _CLOSING = frozenset(_OPENING.values())

@@ -7,9 +7,7 @@ from rlvr_verifiers.mathcheck.text.spelling import split_outside
 from rlvr_verifiers.mathcheck.values.answers import Reader, Reading
 
 _ORDER = re.compile(r"[<>≤≥≠∈]")
-_HINT = re.compile(
-    r"[<>≤≥≠∈]|\\(?:forall|text|ldots)|\.\.\.|constant|real|integer|for |where |with "
-)
+_HINT = re.compile(r"[<>≤≥≠∈]|\\(?:forall|text|ldots)|\.\.\.|constant|real|integer|for |where |with ")
 _FOR_ALL = re.compile(r"\s*[,(;]?\s*(?:\\text\s*\{\s*[,(]?\s*\})?\s*\\forall(?![a-z]).*$")
 _LETTER = r"(?:[A-Za-z](?:_\{?\w\}?)?|\\(?:alpha|beta|gamma|lambda|mu|theta|epsilon)\s?)"
 _ABOUT = re.compile(
@@ -61,8 +59,7 @@ def is_condition(text: str, head: str) -> bool:
     found = match.groupdict()
     name = found.get("name") or found.get("between") or found.get("plain") or ""
     return all(
-        re.search(rf"(?<!\\){re.escape(one.strip())}(?![a-z]{{2}})", head) is not None
-        for one in name.split(",")
+        re.search(rf"(?<!\\){re.escape(one.strip())}(?![a-z]{{2}})", head) is not None for one in name.split(",")
     )
 
 

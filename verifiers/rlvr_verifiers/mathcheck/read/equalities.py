@@ -78,11 +78,7 @@ def equality(text: str, reader: Reader) -> list[Reading] | None:
     if "=" not in text:
         return None
     pieces = split_outside(text, "=")
-    if (
-        len(pieces) < 2
-        or AND.search(text)
-        or (len(split_outside(text, ",;")) > 1 and len(pieces) > 2)
-    ):
+    if len(pieces) < 2 or AND.search(text) or (len(split_outside(text, ",;")) > 1 and len(pieces) > 2):
         return None
     if "," in text and any(len(split_outside(piece, ",;")) > 1 for piece in pieces[:-1]):
         return None
@@ -117,9 +113,7 @@ def _worked_out(pieces: list[str], reader: Reader) -> list[Reading] | None:
     """The value of `operation = value` and `x = operation = ... = value`; None where no operation stands before it."""
     if OPERATION.search(pieces[-1]) or not any(map(_is_operation, pieces[:-1])):
         return None
-    kept = [
-        piece for piece in pieces[:-1] if piece and not _is_operation(piece) and not _is_name(piece)
-    ]
+    kept = [piece for piece in pieces[:-1] if piece and not _is_operation(piece) and not _is_name(piece)]
     if not kept:
         return reader.readings(pieces[-1])
     values = tuple(reader.answer(piece) for piece in (*kept, pieces[-1]))
@@ -144,9 +138,7 @@ def _one_equality(text: str, left: str, right: str, reader: Reader) -> list[Read
             if match["words"] is not None or match["plain"] is not None:
                 return list(value_answer.readings)
             arguments = tuple(re.findall("[A-Za-z]", match["args"] or ""))
-            head = (
-                match["letter"] + (match["sub"] or "") + match["marks"] + (match["power"] or "")
-            ).replace(" ", "")
+            head = (match["letter"] + (match["sub"] or "") + match["marks"] + (match["power"] or "")).replace(" ", "")
             head = re.sub(r"[{}]", "", unwrapped_text(head))
             named = Named(head, arguments, value_answer)
             return [named, equation] if _holds_variables(value) and not arguments else [named]
@@ -158,10 +150,7 @@ def _one_equality(text: str, left: str, right: str, reader: Reader) -> list[Read
     if (
         left[0] != "-"
         and left != right
-        and (
-            _APPLIED.fullmatch(left)
-            or (is_quantity(left) and not (is_zero and re.search("[+-]", left)))
-        )
+        and (_APPLIED.fullmatch(left) or (is_quantity(left) and not (is_zero and re.search("[+-]", left))))
     ):
         found.append(Labelled(left, right_answer))
     return found
@@ -208,8 +197,7 @@ def with_names(reading: Reading, names: tuple[str, ...]) -> Reading:
     if reading.group is Group.TUPLE:
         return replace(reading, names=names) if len(reading.items) == len(names) else reading
     items = tuple(
-        Answer(item.text, tuple(with_names(inner, names) for inner in item.readings))
-        for item in reading.items
+        Answer(item.text, tuple(with_names(inner, names) for inner in item.readings)) for item in reading.items
     )
     return replace(reading, items=items)
 

@@ -16,9 +16,7 @@ _FOREIGN_LEAD = re.compile(
     r"(?:\\text\s*\{)?\s*[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af ]{1,20}?(?<![不没])"
     r"(?:是|为|為|等于|等於|は|는|은|:|=)\s*\}?\s*(?P<rest>[-+\d\\(\[$a-zA-Z].*)"
 )
-_LEAD_END = re.compile(
-    r"(?:\b(?:is|are|equals|be|was|to|of|exactly|about|value)|:|=)\s*$", re.IGNORECASE
-)
+_LEAD_END = re.compile(r"(?:\b(?:is|are|equals|be|was|to|of|exactly|about|value)|:|=)\s*$", re.IGNORECASE)
 _COPULA = re.compile(r"(?:\b(?:is|are|equals|was)|:|=)\s*$", re.IGNORECASE)
 _ALTERS = re.compile(  # words before or behind a number that make another value of it, or take it back
     r"n't\b|\b(?:not?|never|cannot|but|except|without|neither|nor|or|maybe|possibly|wrong|incorrect|false|than|up to"
@@ -34,9 +32,7 @@ _QUALIFIED = re.compile(
 )
 _LABEL = re.compile(r"(?:^|(?<=[\s;,]))\(?([a-h]|[1-9]|i{1,3}|iv|v)(?:\)|\.(?=\s))\s*")
 _SERIES = ("abcdefgh", "123456789", ("i", "ii", "iii", "iv", "v"))
-_NOT_ANOTHER = re.compile(
-    r"\s*,?\s*(?:\\text\s*\{\s*)?,?\s*(?:and|but)?\s*\bnot\b\s*\}?\s*[-\d.\\$][^\s]*$"
-)
+_NOT_ANOTHER = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*)?,?\s*(?:and|but)?\s*\bnot\b\s*\}?\s*[-\d.\\$][^\s]*$")
 _REMARK = re.compile(
     r"(?P<value>[^()]*\d[^()]*?)\s*\((?P<remark>[^()=<>\\^+*/_]*[A-Za-z]{2,}\s+[A-Za-z]{2,}[^()=<>\\^+*/_]*)\)"
 )
@@ -54,9 +50,7 @@ _OF_A_KIND = re.compile(
 _PART = re.compile(
     r"\s*(?:\\text\s*\{\s*)?(?:Part\s*)?(?:\((?:[a-e]|i{1,3}|iv|v)\)|(?:Ans|ANS)(?:wer)?\s*[.:]|Sol(?:ution)?\s*[.:])\s*(?:\}\s*|:\s*)?(?=[-\d\\$(])"
 )
-_NOTE = re.compile(
-    r"\s*(?:\\text\s*\{\s*\([^{}()]*\)\s*\}| \([a-z]{5,}\)| ?\([a-z]{2,}(?: [a-z]{2,}){1,7}\))\s*$"
-)
+_NOTE = re.compile(r"\s*(?:\\text\s*\{\s*\([^{}()]*\)\s*\}| \([a-z]{5,}\)| ?\([a-z]{2,}(?: [a-z]{2,}){1,7}\))\s*$")
 _BOUND = re.compile(
     r"\s*(?:at (?:least|most)|(?:more|less|fewer|greater|smaller) than|up to|between|not|no more than)\b",
     re.IGNORECASE,
@@ -127,10 +121,7 @@ def explained(text: str, reader: Reader) -> list[Reading] | None:
             _COPULA.search(words) is not None
             or (
                 _ALTERS.search(words) is None
-                and (
-                    _LEAD_END.search(words) is not None
-                    or (len(words.split()) > 1 and parse_unit(words) is None)
-                )
+                and (_LEAD_END.search(words) is not None or (len(words.split()) > 1 and parse_unit(words) is None))
             )
         )
         if is_lead and any(c.isdigit() or c in "\\xyn(" for c in match["rest"]):

@@ -51,28 +51,21 @@ PLAIN_FORMULA = re.compile(r"[A-Za-z]{2,}")
 
 
 _BRACKETS = (
-    ("\\{", "\\}", Group.SET), ("(", ")", Group.TUPLE), ("[", "]", Group.BRACKET), ("{", "}", Group.LIST),
-)  # fmt: skip
+    ("\\{", "\\}", Group.SET),
+    ("(", ")", Group.TUPLE),
+    ("[", "]", Group.BRACKET),
+    ("{", "}", Group.LIST),
+)
 
 
 def listed(text: str, reader: Reader) -> list[Reading] | None:
     """Parts between commas, semicolons, "and" and "or" outside brackets."""
-    if (
-        "," not in text
-        and ";" not in text
-        and "and" not in text
-        and "or" not in text
-        and "\\&" not in text
-    ):
+    if "," not in text and ";" not in text and "and" not in text and "or" not in text and "\\&" not in text:
         return None
     if "\\text" in text:
         text = _AND_IN_TEXT.sub(r"\\text{\1} , ", text)
     pieces = [piece for piece in split_outside(text, ";") if piece]
-    if (
-        len(pieces) > 1
-        and len(pieces) <= MAX_PARTS
-        and any(len(split_outside(piece, ",")) > 1 for piece in pieces)
-    ):
+    if len(pieces) > 1 and len(pieces) <= MAX_PARTS and any(len(split_outside(piece, ",")) > 1 for piece in pieces):
         return [Parts(Group.LIST, tuple(reader.answer(piece) for piece in pieces))]
     if (solutions := _solutions(text, reader)) is not None:
         return solutions
@@ -93,13 +86,8 @@ def listed(text: str, reader: Reader) -> list[Reading] | None:
             return reader.readings(kept[0]) if kept else None
         parts = kept
     answers = [reader.answer(part) for part in parts]
-    names = [
-        next((r.name for r in answer.readings if isinstance(r, Named)), None) for answer in answers
-    ]
-    values = [
-        next((r.value for r in answer.readings if isinstance(r, Named)), answer)
-        for answer in answers
-    ]
+    names = [next((r.name for r in answer.readings if isinstance(r, Named)), None) for answer in answers]
+    values = [next((r.value for r in answer.readings if isinstance(r, Named)), answer) for answer in answers]
     found: list[Reading] = []
     common: tuple[str, ...] = ()
     is_apart = _CONNECTIVE.search(text) is not None and None in names
@@ -145,9 +133,7 @@ def _solutions(text: str, reader: Reader) -> list[Reading] | None:
 
 def grouped(text: str, reader: Reader) -> list[Reading] | None:
     """Tuples, sets, intervals and a single value in brackets."""
-    held = next(
-        (one for one in _BRACKETS if text.startswith(one[0]) and text.endswith(one[1])), None
-    )
+    held = next((one for one in _BRACKETS if text.startswith(one[0]) and text.endswith(one[1])), None)
     if held is None:
         found = region(text) if text[:1] in "([]" and text[-1:] in ")[]" else None
         return None if found is None else [found]
@@ -157,11 +143,7 @@ def grouped(text: str, reader: Reader) -> list[Reading] | None:
         return None
     if not inner:
         return [Parts(Group.SET, ()), Phrase("nothing")] if group is Group.SET else None
-    parts = [
-        part
-        for part in split_outside(AND.sub(" , ", inner) if group is Group.SET else inner, ",;")
-        if part
-    ]
+    parts = [part for part in split_outside(AND.sub(" , ", inner) if group is Group.SET else inner, ",;") if part]
     if group is Group.SET and any(sign in inner for sign in "|:∈<>≤≥≠"):
         found = region(text)
         if found is not None:
@@ -195,9 +177,7 @@ def grouped(text: str, reader: Reader) -> list[Reading] | None:
 def _rows(parts: list[str], reader: Reader) -> list[Reading]:
     """[[1, 2], [3, 4]] as a matrix, and as a list of tuples."""
     rows = [tuple(map(reader.answer, split_outside(part[1:-1], ","))) for part in parts]
-    tuples = tuple(
-        Answer(part, (Parts(Group.TUPLE, row),)) for part, row in zip(parts, rows, strict=True)
-    )
+    tuples = tuple(Answer(part, (Parts(Group.TUPLE, row),)) for part, row in zip(parts, rows, strict=True))
     if sum(map(len, rows)) > MAX_PARTS:
         return []
     found: list[Reading] = [Parts(Group.BRACKET, tuples)]
@@ -237,11 +217,7 @@ def matrix(text: str, reader: Reader) -> list[Reading] | None:
     transposed = re.fullmatch(r"\^\s*\{?\s*(?:T|\\top|\\text\{T\})\s*\}?", after) is not None
     if (after and not transposed) or before[-1:] in ("(", "["):
         return None
-    rows = [
-        row
-        for row in re.split(r"\\\\|\\cr(?![a-z])", match["body"].replace("\\hline", ""))
-        if row.strip()
-    ]
+    rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", match["body"].replace("\\hline", "")) if row.strip()]
     cells = [[reader.answer(_cell(cell)) for cell in row.split("&")] for row in rows]
     if not cells or sum(map(len, cells)) > MAX_PARTS or len({len(row) for row in cells}) != 1:
         return None
@@ -261,19 +237,10 @@ def _matrix_arithmetic(text: str) -> list[Reading] | None:
     for count, match in enumerate(_ONE_MATRIX.finditer(text)):
         between = text[end : match.start()].strip()
         end = match.end()
-        rows = [
-            [_number(cell) for cell in row.split("&")]
-            for row in match[2].split("\\\\")
-            if row.strip()
-        ]
+        rows = [[_number(cell) for cell in row.split("&")] for row in match[2].split("\\\\") if row.strip()]
         values = [[value for value in row if value is not None] for row in rows]
         is_rectangle = values and len({len(row) for row in values}) == 1
-        if (
-            values != rows
-            or not is_rectangle
-            or count >= _MAX_FACTORS
-            or len(values) * len(values[0]) > MAX_PARTS
-        ):
+        if values != rows or not is_rectangle or count >= _MAX_FACTORS or len(values) * len(values[0]) > MAX_PARTS:
             return None
         if between in ("+", "-") or count == 0:
             if count and (total := _matrix_sum(total, sign, term)) is None:
@@ -283,10 +250,7 @@ def _matrix_arithmetic(text: str) -> list[Reading] | None:
                 return None
         elif between in ("", "*", "\\cdot", "\\times") and len(term[0]) == len(values):
             columns = list(zip(*values, strict=True))
-            term = [
-                [sum((a * b for a, b in zip(row, c, strict=True)), Fraction(0)) for c in columns]
-                for row in term
-            ]
+            term = [[sum((a * b for a, b in zip(row, c, strict=True)), Fraction(0)) for c in columns] for row in term]
         else:
             return None
     result = _matrix_sum(total, sign, term)
@@ -303,18 +267,12 @@ def _matrix_sum(
         return [[sign * value for value in row] for row in term]
     if [len(row) for row in total] != [len(row) for row in term]:
         return None
-    return [
-        [a + sign * b for a, b in zip(*rows, strict=True)] for rows in zip(total, term, strict=True)
-    ]
+    return [[a + sign * b for a, b in zip(*rows, strict=True)] for rows in zip(total, term, strict=True)]
 
 
 def _number(text: str) -> Fraction | None:
     number = parse_number(text.strip())
-    return (
-        number.value
-        if number is not None and number.unit is None and number.form is not Form.PERCENT
-        else None
-    )
+    return number.value if number is not None and number.unit is None and number.form is not Form.PERCENT else None
 
 
 def is_ragged(text: str) -> bool:
@@ -326,11 +284,7 @@ def is_ragged(text: str) -> bool:
 
 def _cell(text: str) -> str:
     text = text.strip()
-    return (
-        text[1:-1].strip()
-        if text.startswith("{") and text.endswith("}") and is_balanced(text[1:-1])
-        else text
-    )
+    return text[1:-1].strip() if text.startswith("{") and text.endswith("}") and is_balanced(text[1:-1]) else text
 
 
 def _is_signed(answer: Answer) -> bool:
@@ -361,9 +315,7 @@ def _points_of_signs(items: tuple[Answer, ...], text: str) -> Parts | None:
     points = list(itertools.islice(itertools.product(*choices), MAX_PARTS + 1))
     if len(points) > MAX_PARTS:
         return None
-    return Parts(
-        Group.LIST, tuple(Answer("", (Parts(Group.TUPLE, tuple(point)),)) for point in points)
-    )
+    return Parts(Group.LIST, tuple(Answer("", (Parts(Group.TUPLE, tuple(point)),)) for point in points))
 
 
 def signed(text: str, unit: Unit | None) -> list[Reading] | None:

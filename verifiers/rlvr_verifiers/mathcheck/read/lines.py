@@ -10,14 +10,10 @@ from rlvr_verifiers.mathcheck.values.numbers import Number
 if TYPE_CHECKING:
     from rlvr_verifiers.mathcheck.tree.nodes import Expr
 
-_COLUMN = re.compile(
-    r"\\begin\s*\{[pb]matrix\}((?:(?!\\begin).)*?)\\end\s*\{[pb]matrix\}", re.DOTALL
-)
+_COLUMN = re.compile(r"\\begin\s*\{[pb]matrix\}((?:(?!\\begin).)*?)\\end\s*\{[pb]matrix\}", re.DOTALL)
 _LETTER = r"(?P<parameter>[a-z]|\\(?:lambda|mu|alpha)\s?)"
 _TUPLE = r"\((?P<{0}>[^()]*,[^()]*)\)"
-_LINE = re.compile(
-    rf"{_TUPLE.format('point')}\s*(?P<sign>[+-])\s*{_LETTER}\s*(?:\\cdot\s*)?{_TUPLE.format('way')}"
-)
+_LINE = re.compile(rf"{_TUPLE.format('point')}\s*(?P<sign>[+-])\s*{_LETTER}\s*(?:\\cdot\s*)?{_TUPLE.format('way')}")
 _TURNED = re.compile(
     rf"(?P<sign>-?)\s*{_LETTER}\s*(?:\\cdot\s*)?{_TUPLE.format('way')}\s*\+\s*{_TUPLE.format('point')}"
 )
@@ -59,11 +55,7 @@ def with_parameter(gold: Parts, answer: Parts) -> Parts | None:
     if len(old) != 1 or len(new) != 1 or not (old | new) <= _PARAMETERS:
         return None
     values: dict[str, Expr] = {next(iter(old)): Var(next(iter(new)))}
-    items = tuple(
-        Answer("", (Formula("", None, substituted(expr, values)),))
-        for expr in exprs[1]
-        if expr is not None
-    )
+    items = tuple(Answer("", (Formula("", None, substituted(expr, values)),)) for expr in exprs[1] if expr is not None)
     return Parts(answer.group, items)
 
 

@@ -82,9 +82,7 @@ _PLAIN_UNIT_TAIL = re.compile(
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _TEXT_DIGITS = re.compile(r"\d\s*\\text\s*\{\s*\d|\\text\s*\{[^{}]*\d\s*\}\s*\d")
-_UNIT_VECTOR = re.compile(
-    r"\\(?:mathbf|hat|vec|boldsymbol|bm|overrightarrow)\s*\{?\s*(?:\\[ij]math|[ijk])(?![A-Za-z])"
-)
+_UNIT_VECTOR = re.compile(r"\\(?:mathbf|hat|vec|boldsymbol|bm|overrightarrow)\s*\{?\s*(?:\\[ij]math|[ijk])(?![A-Za-z])")
 _PLAIN_GROUP = re.compile(r"[(\[]-?\d[\d./]*(?:, ?-?\d[\d./]*)+[)\]]")
 _ORDER = re.compile(r"[<>≤≥≠]")
 _UPWARD = {"<": "<", "≤": "≤", ">": "<", "≥": "≤"}
@@ -144,12 +142,7 @@ class _Reader:
             found.extend(_verbal(text))
             if not self.is_reference and self.depth == 0 and (main := main_words(text)):
                 found.extend(_verbal(main))
-            if (
-                found
-                and isinstance(found[0], Phrase)
-                and " " in text
-                and not _may_hold_mathematics(text)
-            ):
+            if found and isinstance(found[0], Phrase) and " " in text and not _may_hold_mathematics(text):
                 return _listed_words(text, found, self)
         elif text[0].isdigit():
             time = clock(text)
@@ -236,9 +229,7 @@ def _listed_words(text: str, found: list[Reading], reader: Reader) -> list[Readi
 
 
 def _family(text: str, reader: Reader) -> list[Reading] | None:
-    if len(text) > _MAX_FAMILY_CHARS or not any(
-        sign in text for sign in ("Z", "integer", "\\mathbb{N}")
-    ):
+    if len(text) > _MAX_FAMILY_CHARS or not any(sign in text for sign in ("Z", "integer", "\\mathbb{N}")):
         return None
     inner = text
     if text.startswith("\\{") and text.endswith("\\}"):
@@ -265,9 +256,7 @@ def _family(text: str, reader: Reader) -> list[Reading] | None:
 def _relation(text: str, reader: Reader) -> list[Reading] | None:
     """Regions and chains of inequalities."""
     has_order = _ORDER.search(text) is not None
-    if not has_order and not any(
-        sign in text for sign in ("∈", "∪", "∩", "∖", "\\mathbb{R}", "real", "\\}-", "\\} -")
-    ):
+    if not has_order and not any(sign in text for sign in ("∈", "∪", "∩", "∖", "\\mathbb{R}", "real", "\\}-", "\\} -")):
         return None
     found: list[Reading] = []
     body = text
@@ -278,19 +267,11 @@ def _relation(text: str, reader: Reader) -> list[Reading] | None:
         body = shorter if region_found is not None else body
     if region_found is not None:
         found.append(region_found)
-    if (
-        has_order
-        and not any(sign in text for sign in ("≠", ",", "∈", "\\{", "\\text", "∪"))
-        and is_balanced(text)
-    ):
+    if has_order and not any(sign in text for sign in ("≠", ",", "∈", "\\{", "\\text", "∪")) and is_balanced(text):
         operands = [piece.strip() for piece in _ORDER.split(text)]
         signs = _ORDER.findall(text)
         directions = {sign in "<≤" for sign in signs}
-        if (
-            len(directions) == 1
-            and all(operands)
-            and not any("=" in operand for operand in operands)
-        ):
+        if len(directions) == 1 and all(operands) and not any("=" in operand for operand in operands):
             if directions == {False}:
                 operands.reverse()
                 signs.reverse()
@@ -312,9 +293,7 @@ def _formula(text: str, reader: Reader) -> list[Reading]:
     match = _UNIT_TAIL.fullmatch(text)
     if match is not None:
         found = parse_unit(unwrapped_text(match["unit"]).strip())
-        if found is not None and not (
-            "circ" in match["unit"] and _TRIGONOMETRIC.search(match["body"])
-        ):
+        if found is not None and not ("circ" in match["unit"] and _TRIGONOMETRIC.search(match["body"])):
             body, unit = match["body"].strip(), found
             body = re.sub(r"\\cdot\s*$", "", body).strip()
     elif match := _PLAIN_UNIT_TAIL.fullmatch(text):
@@ -358,9 +337,7 @@ def _components(formula: Formula) -> list[Reading]:
     items: list[Answer] = []
     for unit in units:
         values: dict[str, Expr] = {other: Num(Fraction(int(other == unit))) for other in units}
-        items.append(
-            Answer(f"{formula.text} along {unit}", (Formula("", None, substituted(expr, values)),))
-        )
+        items.append(Answer(f"{formula.text} along {unit}", (Formula("", None, substituted(expr, values)),)))
     return [Parts(Group.TUPLE, tuple(items))]
 
 

@@ -10,9 +10,7 @@ import re
 from dataclasses import dataclass
 
 _COMMANDS = ("\\boxed", "\\fbox")
-_TOKEN = re.compile(
-    r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{)?|(?:\\[^A-Za-z](?!boxed|fbox))+|\{+|\}+", re.DOTALL
-)
+_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{)?|(?:\\[^A-Za-z](?!boxed|fbox))+|\{+|\}+", re.DOTALL)
 _BARE = re.compile(r"(?:\\[A-Za-z]+|\{[^{}\n]{0,200}\}|[^\s\\{}$]){1,200}")
 _COMMENT = re.compile(r"(?<!\\)%[^\n]*\n\s*")
 _MAX_BOXES = 64
@@ -73,18 +71,14 @@ def _commands(text: str) -> tuple[int, int]:
     return (min(starts), max(starts)) if starts else (-1, -1)
 
 
-def _scan(
-    text: str, start: int, last_start: int
-) -> tuple[list[tuple[int, int, int, int]], list[int]]:
+def _scan(text: str, start: int, last_start: int) -> tuple[list[tuple[int, int, int, int]], list[int]]:
     """(begin, start and end of the content, end) of outermost closed boxes, and where open ones begin.
 
     Args:
         last_start: no command begins beyond it.
     """
     found: list[tuple[int, int, int, int]] = []
-    stack: list[
-        tuple[int, int]
-    ] = []  # of each open brace: where its box begins (-1: no box) and its content
+    stack: list[tuple[int, int]] = []  # of each open brace: where its box begins (-1: no box) and its content
     num_open = 0
     for match in _TOKEN.finditer(text, start):
         if not num_open and match.start() > last_start:

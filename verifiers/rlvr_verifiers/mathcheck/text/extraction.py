@@ -128,13 +128,9 @@ def extract(text: str, *, is_cut: bool, options: ExtractionOptions = DEFAULT) ->
     if marked is None and Origin.WHOLE_TEXT in options.markers:
         marked = whole_text(body)
     if marked is None:
-        return Extraction(
-            found=Found.NONE, reason="there is no \\boxed{} and no other mark of a final answer"
-        )
+        return Extraction(found=Found.NONE, reason="there is no \\boxed{} and no other mark of a final answer")
     if is_placeholder(marked.answer):
-        return Extraction(
-            found=Found.EMPTY, reason="the final answer is empty", origin=marked.origin
-        )
+        return Extraction(found=Found.EMPTY, reason="the final answer is empty", origin=marked.origin)
     tail = body[marked.tail :] if marked.tail >= 0 else ""
     if (taken_back := retraction(tail)) is not None:
         return _instead(taken_back, marked.origin)
@@ -238,11 +234,7 @@ def _of_one_sentence(body: str, boxes: tuple[Box, ...]) -> list[Box]:
     for earlier in reversed(boxes[:-1]):
         between = body[earlier.end : joined[0].start]
         is_apart = len(between) > _MAX_APART_CHARS or _BREAK.search(between) is not None
-        if (
-            is_apart
-            and not _is_link(between)
-            and not _NEXT_PART.fullmatch(between[:_MAX_LINK_CHARS])
-        ):
+        if is_apart and not _is_link(between) and not _NEXT_PART.fullmatch(between[:_MAX_LINK_CHARS]):
             break
         joined.insert(0, earlier)
     return joined

@@ -18,12 +18,8 @@ _LONG = "|".join(
     )
 )
 _IDEOGRAPHS = "|".join(sorted((w for w in _WORDS if ord(w[0]) > 0x2000), key=len, reverse=True))
-_IN_TEXT = re.compile(
-    rf"(\\(?:text|mathrm|textrm|mbox|textbf|textit)\s*\{{)\s*,?\s*({_ANY})\s*\}}", re.IGNORECASE
-)
-_BETWEEN_FORMULAS = re.compile(
-    rf"(?<=[\d)}}\]a-zA-Z$])\s*(?:{_IDEOGRAPHS})\s*(?=[-+\d(\\\[a-zA-Z$])"
-)
+_IN_TEXT = re.compile(rf"(\\(?:text|mathrm|textrm|mbox|textbf|textit)\s*\{{)\s*,?\s*({_ANY})\s*\}}", re.IGNORECASE)
+_BETWEEN_FORMULAS = re.compile(rf"(?<=[\d)}}\]a-zA-Z$])\s*(?:{_IDEOGRAPHS})\s*(?=[-+\d(\\\[a-zA-Z$])")
 _BETWEEN_SPACES = re.compile(rf"(?<=[\d)}}\]$])\s+({_LONG})\s+(?=[-+\d(\\\[a-zA-Z$])")
 
 LATIN_CONNECTIVES = (" oder ", " ou ", " und ", " et ")
@@ -69,9 +65,7 @@ SCALES = {
     "만": 10**4,
     "억": 10**8,
 }
-_REFUSED = re.compile(
-    "[一二三四五六七八九十百千零两多半几成折分之不没非或以至约左右第负]|반|절반|배(?![가-힣])"
-)
+_REFUSED = re.compile("[一二三四五六七八九十百千零两多半几成折分之不没非或以至约左右第负]|반|절반|배(?![가-힣])")
 _QUALIFIED = re.compile("^(?:约|大约|一共|共|总共|约为|是|为)")
 
 

@@ -31,9 +31,7 @@ _LINES = re.compile(
 )
 _ARGUMENT = re.compile(r"\s*(?:\[[tbc]\]\s*)?(?:\{[^{}]*\}|\[[tbc]\])")
 _ROW = re.compile(r"\\\\(?:\s*\[[^\[\]]*\])?|\\cr(?![a-z])")
-_RELATION = re.compile(
-    r"[=<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant|in|equiv|approx)(?![a-z])"
-)
+_RELATION = re.compile(r"[=<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant|in|equiv|approx)(?![a-z])")
 _ALIGNMENT = re.compile(r"(?<!\\)&")
 _DOTS = re.compile(r"\\dot\s*\{?\s*(\d)\s*\}?\s*(\d*)\s*\\dot\s*\{?\s*(\d)\s*\}?")
 _TEXT_SIGN = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([:.,;=/<>+-])\s*\}")

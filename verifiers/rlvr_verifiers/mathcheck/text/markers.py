@@ -54,9 +54,7 @@ _OF_OTHERS = re.compile(
 _CHECKS = re.compile(
     r"\b(?:check|verif|confirm|test|compar|doubl)[a-z-]*\s+(?:(?:that|whether|if|the|our|my|this|final)\s+){0,3}$"
 )
-_LABEL = re.compile(
-    r"(?:^|[\n.!?:>])[\s*_#>-]{0,8}(?:(?:my|the|so|thus|hence|therefore),?\s{1,3})?$"
-)
+_LABEL = re.compile(r"(?:^|[\n.!?:>])[\s*_#>-]{0,8}(?:(?:my|the|so|thus|hence|therefore),?\s{1,3})?$")
 _ANNOUNCES = re.compile(
     r"(?:[\s*_]{1,4}(?:to|for|of)\s[^.:\n$\\]{1,60}?)?[\s*_]{1,4}"
     r"(?:is|are|was|would\s{1,3}be|will\s{1,3}be|should\s{1,3}be|must\s{1,3}be|equals|comes\s{1,3}out\s{1,3}to(?:\s{1,3}be)?)\b"
@@ -78,9 +76,7 @@ _MORE = re.compile(  # behind a formula: it is not the whole answer
     r"\d|[=+*/^<>$\\%,]|\b(?:or|and|nor|times|plus|minus|over|per|less|more|factorial|squared|cubed)\b",
     re.IGNORECASE,
 )
-_NUMBERISH = re.compile(
-    r"[\s$*+\-(\[{\\.]{0,40}(?:\d|\\[a-z({\[]|[a-z]\s*=|infinity|pi\b)", re.IGNORECASE
-)
+_NUMBERISH = re.compile(r"[\s$*+\-(\[{\\.]{0,40}(?:\d|\\[a-z({\[]|[a-z]\s*=|infinity|pi\b)", re.IGNORECASE)
 _STEP = re.compile(r"\W{0,40}(?:[A-Za-z]+\s+\d+|\d+\.\s+[A-Za-z])")
 _SENTENCE = re.compile(
     r"""(?: \$\$[^$]{1,400}\$\$ | \$[^$\n]{1,300}\$
@@ -279,11 +275,7 @@ def _said_in_prose(sentence: str) -> str:
     if said := _IS.match(sentence):
         return sentence[said.end() :]
     numbers = _NUMBER.findall(sentence)
-    is_plain = (
-        len(numbers) == 1
-        and not _SAYS_NOT.search(sentence)
-        and not _MORE.search(_NUMBER.sub("", sentence))
-    )
+    is_plain = len(numbers) == 1 and not _SAYS_NOT.search(sentence) and not _MORE.search(_NUMBER.sub("", sentence))
     return numbers[0] if is_plain else ""
 
 
@@ -295,9 +287,7 @@ def _pieces(text: str) -> list[str]:
     """
     text = _FORMULA.sub(lambda match: f"${_inner(match)}$", text.replace("$$", "$"))
     pieces = text.split("$")
-    is_money = any(piece.endswith("\\") for piece in pieces[:-1]) or any(
-        piece[:1].isdigit() for piece in pieces[2::2]
-    )
+    is_money = any(piece.endswith("\\") for piece in pieces[:-1]) or any(piece[:1].isdigit() for piece in pieces[2::2])
     if len(pieces) % 2 == 0 or is_money or any(_PROSE.search(piece) for piece in pieces[1::2]):
         return [text]
     return [piece.strip() if place % 2 else piece for place, piece in enumerate(pieces)]

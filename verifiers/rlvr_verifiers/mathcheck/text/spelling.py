@@ -86,15 +86,11 @@ _COMMANDS = {
     "therefore": "", "equiv": "=", "ast": "*", "langle": "(", "rangle": ")",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\\\(?:\s*\[[\d.]+\s*[a-z]+\])?|\\([A-Za-z]+|[^A-Za-z])")
-_FUNCTION_NAMES = frozenset(
-    words("sin cos tan cot csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max det")
-)
+_FUNCTION_NAMES = frozenset(words("sin cos tan cot csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max det"))
 _TEXT_GROUP = re.compile(r"\\text\s*\{([^{}]*)\}")
 _NO_TEXT = re.compile(r"\\text\s*\{\s*\}")
 _TEXT_UNBRACED = re.compile(r"\\text\s+([A-Za-z])(?![A-Za-z{])")
-_COLOR = re.compile(
-    r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}"
-)
+_COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}")
 _NO_BRACKET = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)\s*\.(?!\d)")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(){}\[\]%$])")
 _CHOOSE = re.compile(
@@ -242,8 +238,7 @@ def _plain_unicode(text: str) -> str:
     if text.isascii():
         return text
     return "".join(
-        unicodedata.normalize("NFKC", c) if c not in "≤≥≠≈∪∩∈∉∖∅€£¥₹" and not c.isascii() else c
-        for c in text
+        unicodedata.normalize("NFKC", c) if c not in "≤≥≠≈∪∩∈∉∖∅€£¥₹" and not c.isascii() else c for c in text
     )
 
 
@@ -318,9 +313,7 @@ def _dollars(text: str) -> str:
     count = bare.count("$")
     if count == 0:
         return text
-    if count == 1 and (
-        re.match(r"\s*[-+(]?\s*[A-Z]{0,3}\s?\$\s*[-\d.]", bare) or re.search(r"\d\s*\$\s*$", bare)
-    ):
+    if count == 1 and (re.match(r"\s*[-+(]?\s*[A-Z]{0,3}\s?\$\s*[-\d.]", bare) or re.search(r"\d\s*\$\s*$", bare)):
         return text.replace("$", "\\$").replace("\\\\$", "\\$")
     text = _APART.sub(" , ", text)
     return re.sub(r"(?<!\\)\$", " ", text)

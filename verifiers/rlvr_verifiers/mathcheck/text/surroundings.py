@@ -14,17 +14,13 @@ _UNIT_AFTER = re.compile(
     r"[\s~$]{0,3}(?:\\[,;: ]|~)?\s{0,2}(?:\\(?:text|mathrm|textrm)\s*\{\s*(?P<text>[A-Za-z ./]{1,30}?)\s*\}"
     r"(?P<power>\s*\^\s*\{?[23]\}?)?|(?P<percent>\\?%)|(?P<word>[A-Za-z]{1,12})(?=\s*[.,;!]?\s*(?:\$|\n|$)))"
 )
-_DENIED = re.compile(
-    r"(?:\bnot|n't|\brather\s+than|\binstead\s+of)(?:\s+(?:be|the))?[\s$*(:]{0,6}$"
-)
+_DENIED = re.compile(r"(?:\bnot|n't|\brather\s+than|\binstead\s+of)(?:\s+(?:be|the))?[\s$*(:]{0,6}$")
 _ANSWER_DENIED = re.compile(r"\banswer\s+(?:is|was)(?:\s+not|n't)\s*(?:be|the)?[\s$*(:]{0,6}$")
 _OR_AFTER = re.compile(
     r"[\s$*)\]\\]{0,6}\bor\b\s+(?:(?:maybe|possibly|perhaps|probably|else|even|also|is\s+it)\s+)?"
     r"(?:\\boxed\b)?[$\s*]*([-+]?[\w\\{}^/.]*\d[\w\\{}^/.]*)"
 )
-_OR_BEFORE = re.compile(
-    r"(?:^|[\s$=(])(?P<value>[-+]?[\w\\{}^/.]*\d[\w\\{}^/.]*)[\s$*]{0,3}\s+or\s+[$\s*]{0,3}$"
-)
+_OR_BEFORE = re.compile(r"(?:^|[\s$=(])(?P<value>[-+]?[\w\\{}^/.]*\d[\w\\{}^/.]*)[\s$*]{0,3}\s+or\s+[$\s*]{0,3}$")
 _NEAR_CHARS = 60
 
 

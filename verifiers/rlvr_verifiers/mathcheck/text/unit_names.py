@@ -52,10 +52,14 @@ def _table() -> dict[str, Measure]:
         "lightyear ly": f(9460730472580800), "furlong": f(201168, 1000),
     }  # fmt: skip
     mass = {
-        "μg ug microgram": f(1, 10**9), "mg milligram": f(1, 10**6), "g gram gm": f(1, 1000),
+        "μg ug microgram": f(1, 10**9),
+        "mg milligram": f(1, 10**6),
+        "g gram gm": f(1, 1000),
         "kg kilogram kilo": f(1),
-        "tonne ton": f(1000), "lb lbs pound": f(45359237, 10**8), "oz ounce": f(45359237, 16 * 10**8),
-    }  # fmt: skip
+        "tonne ton": f(1000),
+        "lb lbs pound": f(45359237, 10**8),
+        "oz ounce": f(45359237, 16 * 10**8),
+    }
     time = {
         "ps picosecond": f(1, 10**12),
         "ns nanosecond": f(1, 10**9), "μs us microsecond": f(1, 10**6), "ms millisecond": f(1, 1000),
@@ -69,11 +73,17 @@ def _table() -> dict[str, Measure]:
         "pint pt": f(3785411784, 8 * 10**12),
     }  # fmt: skip
     pressure = {
-        "atm atmosphere": f(101325), "bar": f(10**5), "mbar": f(100), "torr": f(101325, 760),
-    }  # fmt: skip
+        "atm atmosphere": f(101325),
+        "bar": f(10**5),
+        "mbar": f(100),
+        "torr": f(101325, 760),
+    }
     speed = {
-        "mph": f(1609344, 3600000), "kmh kph kmph": f(5, 18), "fps": f(3048, 10000), "knot": f(1852, 3600),
-    }  # fmt: skip
+        "mph": f(1609344, 3600000),
+        "kmh kph kmph": f(5, 18),
+        "fps": f(3048, 10000),
+        "knot": f(1852, 3600),
+    }
     per_volume = {"mole": 1, "length": -3}
     groups: list[tuple[dict[str, int], dict[str, Fraction]]] = [
         ({"length": 1}, length), ({"mass": 1}, mass), ({"time": 1}, time), ({"length": 3}, volume),
@@ -117,6 +127,4 @@ def _sorted(dimensions: dict[str, int]) -> Dims:
 
 
 UNITS = _table()
-SYMBOLS = tuple(
-    sorted((name for name in UNITS if name.isalpha() and len(name) <= 3), key=len, reverse=True)
-)
+SYMBOLS = tuple(sorted((name for name in UNITS if name.isalpha() and len(name) <= 3), key=len, reverse=True))

@@ -4,9 +4,7 @@ import re
 
 _MAX_POWERS = 8
 _TEXT_POWER = re.compile(r"(\\text\s*\{[^{}]{0,80}?)\s*\^\s*\{\s*(-?\s*\d)\s*\}")
-_TEXT_FRACTION = re.compile(
-    r"(\\text\s*\{[^{}]{0,80}?)\\[dt]?frac\s*\{([^{}]{0,80})\}\s*\{([^{}]{0,80})\}"
-)
+_TEXT_FRACTION = re.compile(r"(\\text\s*\{[^{}]{0,80}?)\\[dt]?frac\s*\{([^{}]{0,80})\}\s*\{([^{}]{0,80})\}")
 _UNIT_POWER = r"((?:\s*\^\s*\{?\s*-?\d\s*\}?)?)"
 _FRACTION_OF_TEXT = re.compile(
     rf"\\frac\s*\{{\s*\\text\s*\{{([^{{}}]{{1,60}})\}}{_UNIT_POWER}\s*\}}\s*\{{\s*\\text\s*\{{([^{{}}]{{1,60}})\}}{_UNIT_POWER}\s*\}}"
@@ -14,9 +12,7 @@ _FRACTION_OF_TEXT = re.compile(
 _SI = re.compile(r"\\(?:SI|si|qty|unit|num|ang)(?![A-Za-z])")
 _SI_NUMBER = re.compile(r"\\(?:num|ang)\s*(?:\[[^\[\]]*\])?\s*\{([^{}]{1,60})\}")
 _SI_BRACES = r"\{((?:[^{}]|\{[^{}]{0,10}\}){1,100})\}"
-_SI_QUANTITY = re.compile(
-    rf"\\(?:SI|qty)\s*(?:\[[^\[\]]*\])?\s*\{{([^{{}}]{{1,60}})\}}\s*{_SI_BRACES}"
-)
+_SI_QUANTITY = re.compile(rf"\\(?:SI|qty)\s*(?:\[[^\[\]]*\])?\s*\{{([^{{}}]{{1,60}})\}}\s*{_SI_BRACES}")
 _SI_UNIT = re.compile(rf"\\(?:si|unit)\s*(?:\[[^\[\]]*\])?\s*{_SI_BRACES}")
 
 
@@ -44,9 +40,7 @@ def without_si(text: str) -> str:
 
 def _si_unit(text: str) -> str:
     text = re.sub(r"\^\s*\{\s*(-?\d)\s*\}", r"^\1", text).replace(".", " ").replace("~", " ")
-    text = re.sub(
-        r"\\(square|cubic)(?![a-z])", r" \1 ", text.replace("\\per", " / ").replace("\\of", " ")
-    )
+    text = re.sub(r"\\(square|cubic)(?![a-z])", r" \1 ", text.replace("\\per", " / ").replace("\\of", " "))
     text = re.sub(r"\\tothe\s*\{(\d)\}", r"^\1", text)
     text = re.sub(r"\\(kilo|milli|micro|nano|pico|centi|mega|giga|tera)\s*\\?", r" \1", text)
     return re.sub(r"\\([A-Za-z]+)", r" \1", text)

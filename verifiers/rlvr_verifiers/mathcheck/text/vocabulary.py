@@ -259,7 +259,5 @@ UNICODE = str.maketrans(
 
 # the kinds of token with which a factor may begin
 STARTS = frozenset(
-    words(
-        "num name const func frac sqrt binom ( [ { abs( floor( ceil( overline vec tilde int sum prod lim"
-    )
+    words("num name const func frac sqrt binom ( [ { abs( floor( ceil( overline vec tilde int sum prod lim")
 )

@@ -214,6 +214,4 @@ def transformed(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 def substituted(expr: Expr, values: dict[str, Expr]) -> Expr:
     """The tree with variables replaced: renaming a bound variable is {"m": Var("n")}."""
-    return transformed(
-        expr, lambda node: values.get(node.name, node) if isinstance(node, Var) else node
-    )
+    return transformed(expr, lambda node: values.get(node.name, node) if isinstance(node, Var) else node)

@@ -165,9 +165,26 @@ class Piecewise:
 
 
 Reading = (
-    Number | Phrase | Choice | Clock | Date | Based | Parts | Named | Labelled | Chained | Alternatives | Equation
-    | Chain | Matrix | Family | Region | Congruence | Piecewise | Formula
-)  # fmt: skip
+    Number
+    | Phrase
+    | Choice
+    | Clock
+    | Date
+    | Based
+    | Parts
+    | Named
+    | Labelled
+    | Chained
+    | Alternatives
+    | Equation
+    | Chain
+    | Matrix
+    | Family
+    | Region
+    | Congruence
+    | Piecewise
+    | Formula
+)
 
 
 @dataclass(frozen=True, slots=True)

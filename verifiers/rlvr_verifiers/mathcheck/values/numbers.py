@@ -67,9 +67,7 @@ _PERCENT = re.compile(
     r"\s*(?:\\text\s*\{\s*)?(?:%|per\s?cent(?:age)?(?:\s*points?)?|pct\.?)(?:\s*\})?(?:\s*\\text\s*\{[^{}]*\})?",
     re.IGNORECASE,
 )
-_ARC = re.compile(
-    r"(?P<d>\d+(?:\.\d+)?)\s*\^\\circ\s*(?P<m>\d+(?:\.\d+)?)\s*'\s*(?:(?P<s>\d+(?:\.\d+)?)\s*(?:''|\"))?"
-)
+_ARC = re.compile(r"(?P<d>\d+(?:\.\d+)?)\s*\^\\circ\s*(?P<m>\d+(?:\.\d+)?)\s*'\s*(?:(?P<s>\d+(?:\.\d+)?)\s*(?:''|\"))?")
 _CIRC = re.compile(r"\s*(?:\^\\circ|\\text\s*\{\s*degrees?\s*\}|degrees?|deg)\s*")
 _ORDINAL = re.compile(r"\s*\^?\s*\{?\s*(?:\\text\s*\{)?\s*(?:st|nd|rd|th)\s*\}?\s*\}?")
 _SCALE = re.compile(
@@ -77,8 +75,13 @@ _SCALE = re.compile(
     re.IGNORECASE,
 )
 _SCALES = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-}  # fmt: skip
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 _SYMBOLS = "$€£¥₹₩₽₪₺₫₦"
 _CODES = "USD|EUR|GBP|INR|JPY|CNY|RMB|CHF|KRW|AUD|CAD|RUB|Rs|Fr"
 _CURRENCY = re.compile(
@@ -117,9 +120,7 @@ _REMARKS = frozenset(
     ]
 )
 _SINGLE = frozenset(["m", "s", "g", "h", "L", "J", "N", "W", "V", "K", "A", "C", "T", "Å", "Ω"])
-_FEET_AND_INCHES = re.compile(
-    r"(?P<feet>\d{1,6})\s*'\s*(?P<inches>\d{1,2}(?:\.\d{1,6})?)\s*(?:''|\"|\^\s*\{?'')\}?"
-)
+_FEET_AND_INCHES = re.compile(r"(?P<feet>\d{1,6})\s*'\s*(?P<inches>\d{1,2}(?:\.\d{1,6})?)\s*(?:''|\"|\^\s*\{?'')\}?")
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -178,9 +179,7 @@ def same_number(gold: Number, answer: Number) -> bool:
             return False
         if gold.form is Form.PERCENT:
             return answer.value in (gold.value, gold.value / 100)
-        return gold.value == answer.value / 100 or (
-            gold.value == answer.value and abs(gold.value) > 1
-        )
+        return gold.value == answer.value / 100 or (gold.value == answer.value and abs(gold.value) > 1)
     if gold.unit is None or answer.unit is None:
         return gold.value == answer.value
     factor = conversion(gold.unit, answer.unit)
@@ -234,11 +233,7 @@ def _money(text: str, sign: int, symbol: str) -> Number | None:
     if inner.unit is not None and (inner.unit.dims != (unit.dims if unit else ())):
         # "$5 per hour" keeps the rate; "$5 dollars" and "$5 each" are dollars
         factors = dict(inner.unit.dims)
-        if (
-            is_known(inner.unit)
-            and unit is not None
-            and all(power < 0 for power in factors.values())
-        ):
+        if is_known(inner.unit) and unit is not None and all(power < 0 for power in factors.values()):
             unit = Unit(
                 tuple(sorted({**factors, **dict(unit.dims)}.items())),
                 inner.unit.factor * unit.factor,

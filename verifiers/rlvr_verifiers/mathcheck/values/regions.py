@@ -66,12 +66,8 @@ def both(first: Region, second: Region) -> Region | None:
             values = (a.low.value, a.high.value, b.low.value, b.high.value)
             if any(map(math.isnan, values)):
                 return None
-            low, has_low = max(
-                (a.low, a.has_low), (b.low, b.has_low), key=lambda e: (e[0].value, not e[1])
-            )
-            high, has_high = min(
-                (a.high, a.has_high), (b.high, b.has_high), key=lambda e: (e[0].value, e[1])
-            )
+            low, has_low = max((a.low, a.has_low), (b.low, b.has_low), key=lambda e: (e[0].value, not e[1]))
+            high, has_high = min((a.high, a.has_high), (b.high, b.has_high), key=lambda e: (e[0].value, e[1]))
             if low.value < high.value or (low.value == high.value and has_low and has_high):
                 pieces.append(Interval(low, high, has_low, has_high))
     return Region(first.variable or second.variable, tuple(pieces))
@@ -95,9 +91,7 @@ def complement(found: Region | None) -> Region | None:
 def union(regions: list[Region]) -> Region | None:
     """All of them together, in the normal form."""
     found = joined(list(regions))
-    if found is None or any(
-        math.isnan(end.value) for piece in found.pieces for end in (piece.low, piece.high)
-    ):
+    if found is None or any(math.isnan(end.value) for piece in found.pieces for end in (piece.low, piece.high)):
         return None
     return replace(found, pieces=merged(found.pieces))
 

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from rlvr_verifiers.mathcheck.tree.nodes import Expr
 
 _VARIABLE = r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?"
-_NAME = re.compile(
-    r"[A-Za-z](?:_\{?[A-Za-z0-9]+\}?)?|\\[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([A-Za-z]\)"
-)
+_NAME = re.compile(r"[A-Za-z](?:_\{?[A-Za-z0-9]+\}?)?|\\[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([A-Za-z]\)")
 _MEMBER = re.compile(rf"(?P<name>{_VARIABLE})\s*∈\s*(?P<set>.+)")
 _BUILDER = re.compile(
     r"\\\{\s*(?P<name>\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*(?:∈\s*\\mathbb\{R\}\s*)?(?:[|:;])\s*(?P<condition>.+)\\\}"
@@ -209,13 +207,7 @@ def _absolute(operands: list[str], sign: str) -> Region | None:
         left, right, sign = right, left, _FLIPPED[sign]
     bound = parse_number(right)
     inner = left[1:-1]
-    if (
-        bound is None
-        or bound.unit is not None
-        or bound.value <= 0
-        or left[-1:] != "|"
-        or "|" in inner
-    ):
+    if bound is None or bound.unit is not None or bound.value <= 0 or left[-1:] != "|" or "|" in inner:
         return None
     line = _line(inner)
     if line is None or sign == "≠":
@@ -240,9 +232,7 @@ def _line(text: str) -> tuple[str, Fraction, Fraction] | None:
         if len(names) != 1:
             return None
         (name,) = names
-        values = [
-            exact_value(substituted(expr, {name: Num(Fraction(at))})) for at in (0, 1, 2, 5, -3)
-        ]
+        values = [exact_value(substituted(expr, {name: Num(Fraction(at))})) for at in (0, 1, 2, 5, -3)]
     except (ValueError, Undefined):
         return None
     kept = [value for value in values if value is not None]

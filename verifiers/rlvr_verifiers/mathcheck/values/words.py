@@ -67,9 +67,7 @@ _MEANINGS = {
     "can not be determined"),
 }  # fmt: skip
 _CLASS = {phrase: name for name, phrases in _MEANINGS.items() for phrase in phrases}
-_DROPPED = frozenset(
-    ["the", "a", "an", "is", "are", "it", "its", "on", "in", "at", "this", "that", "answer"]
-)
+_DROPPED = frozenset(["the", "a", "an", "is", "are", "it", "its", "on", "in", "at", "this", "that", "answer"])
 _WORD_LIKE = re.compile(r"[^\W\d_](?:[^\W_]|[' .,;:()\"&/-])*")
 _LONG_WORD = re.compile(r"[^\W\d_]{2,}|[\u3400-\u9fff]")
 _SMALL = words("""
@@ -111,13 +109,14 @@ _MONTHS = words("""
 _MONTH = "|".join(f"{name}|{name[:3]}" for name in _MONTHS)
 _DATE_WORDS = (
     re.compile(
-        rf"(?P<month>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s*(?P<year>\d{{4}}))?"
-    , re.IGNORECASE),
+        rf"(?P<month>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s*(?P<year>\d{{4}}))?", re.IGNORECASE
+    ),
     re.compile(
         rf"(?:the\s+)?(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<month>{_MONTH})\.?(?:\s*,?\s*(?P<y"
-        rf"ear>\d{{4}}))?", re.IGNORECASE
+        rf"ear>\d{{4}}))?",
+        re.IGNORECASE,
     ),
-)  # fmt: skip
+)
 _MIN_DATE_CHARS = 8
 _DATE_DIGITS = (
     re.compile(r"(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"),
@@ -139,9 +138,7 @@ _WEEKDAY_WITH_DAY = re.compile(
     rf"(?P<main>{'|'.join(_WEEKDAYS)})\s*,?\s*(?:the\s+)?(?:\d{{1,2}}(?:st|nd|rd|th)?(?:\s+of\s+[A-Z][a-z]+)?|[A-Z][a-z]+\s+\d{{1,2}}(?:st|nd|rd|th)?)(?:,?\s*\d{{4}})?",
     re.IGNORECASE,
 )
-_SUBJECT = re.compile(
-    r"(?P<main>[A-Z][a-z]+) (?:is|was|has|had|will be|won) (?:the|a|an) [a-z]+(?: [a-z]+){0,4}"
-)
+_SUBJECT = re.compile(r"(?P<main>[A-Z][a-z]+) (?:is|was|has|had|will be|won) (?:the|a|an) [a-z]+(?: [a-z]+){0,4}")
 _OF_A_KIND = re.compile(
     r"(?:in |on )?(?:the )?(?:month of|letter|word|day|colou?r|city of|name) (?P<main>[A-Za-z]+)",
     re.IGNORECASE,
@@ -177,11 +174,7 @@ def phrase(text: str) -> Phrase | None:
 def _numerals_or_calendar(words: list[str], plain: str) -> str:
     """The key of Roman numerals ("I and III only") or of a short name of a weekday or month; "" for others."""
     numerals = [word for word in words if word not in _BESIDE_NUMERALS]
-    if (
-        numerals
-        and all(word in _ROMAN for word in numerals)
-        and plain.upper().startswith(plain[:1])
-    ):
+    if numerals and all(word in _ROMAN for word in numerals) and plain.upper().startswith(plain[:1]):
         is_list = len(numerals) > 1 or len(words) > 1
         return "roman" + "".join(sorted(set(numerals), key=_ROMAN.index)) if is_list else ""
     if len(words) == 1 and plain[:1].isupper():
@@ -297,11 +290,7 @@ def date(text: str) -> Date | None:
         return Date(int(match["year"]), int(match["month"]), int(match["day"]))
     for pattern in _DATE_WORDS:
         if match := pattern.fullmatch(plain):
-            month = next(
-                i
-                for i, name in enumerate(_MONTHS, 1)
-                if name.startswith(match["month"].casefold()[:3])
-            )
+            month = next(i for i, name in enumerate(_MONTHS, 1) if name.startswith(match["month"].casefold()[:3]))
             return Date(int(match["year"] or 0), month, int(match["day"]))
     return None
 
