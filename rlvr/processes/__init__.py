@@ -1,4 +1,5 @@
-"""Child processes: they end with their parent, and files of a killed process are removed.
+"""Our own child processes: started, talked to over frames, ended with their parent, cleaned up after when killed.
 
-Standard library only.
+Verifier workers, learner ranks and the fleets of a cluster are built from this; it knows none of them. Standard library
+only.
 """

@@ -7,9 +7,10 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from rlvr.processes.frames import encode
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource
-from rlvr.verification.wire import frame, verdict_from_json
+from rlvr.verification.wire import verdict_from_json
 from rlvr.verification.worker_process import WorkerLost, WorkerProcess
 
 BUILD_DEADLINE_S = 60.0
@@ -232,7 +233,7 @@ def build(worker: WorkerProcess, key: str, pool: JobQueue) -> str:
         return plugin.broken
     message = {"op": "build", "key": key, "plugin": asdict(plugin.source)}
     message |= {"settings": dict(plugin.settings), "deadline_s": pool.deadline_s}
-    worker.send(frame(message))
+    worker.send(encode(message))
     reply = worker.receive(BUILD_DEADLINE_S)
     if reply["op"] != "built":
         plugin.broken = f"the plugin cannot be built in a worker: {reply.get('reason', reply)}"

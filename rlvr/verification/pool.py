@@ -23,11 +23,12 @@ from dataclasses import asdict
 from typing import Any
 
 from rlvr.errors import ConfigError
+from rlvr.processes.frames import encode
 from rlvr.records import Completion, Json, Prompt, Verdict
 from rlvr.registry import PluginSource
 from rlvr.verification.dispatcher import BUILD_DEADLINE_S, Dispatcher, Job, Plugin, build, error_of
 from rlvr.verification.spare import Spare
-from rlvr.verification.wire import completion_to_json, frame, prompt_to_json
+from rlvr.verification.wire import completion_to_json, prompt_to_json
 from rlvr.verification.worker_process import WorkerProcess
 
 CHUNK_ITEMS = 8
@@ -144,7 +145,7 @@ class VerifierPool:
     def _send(self, message: dict[str, Any], *, has_retry: bool) -> "Future[Verdict]":
         job_id, key = next(self._ids), message["key"]
         try:
-            payload = frame(message | {"id": job_id})
+            payload = encode(message | {"id": job_id})
         except (TypeError, ValueError, RecursionError) as error:
             future: Future[Verdict] = Future()
             reason = f"the item cannot be serialised as JSON: {error}"

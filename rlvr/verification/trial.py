@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from rlvr.errors import PluginError
+from rlvr.processes.frames import encode
 from rlvr.registry import PluginSource, load
 from rlvr.verification.dispatcher import CPU_LIMIT_ENDING
-from rlvr.verification.wire import frame
 from rlvr.verification.worker_process import WorkerLost, WorkerProcess
 
 CPU_DEADLINE_S = 10.0  # of CPU time without a further import
@@ -44,7 +44,7 @@ def _try_import(source: PluginSource) -> None:
     bounds["data_bytes"] = _DATA_BYTES
     try:
         worker.wait_ready(WALL_DEADLINE_S)
-        worker.send(frame({"op": "load", "plugin": asdict(source), **bounds}))
+        worker.send(encode({"op": "load", "plugin": asdict(source), **bounds}))
         reply = worker.receive(WALL_DEADLINE_S + 5.0)
     except WorkerLost as lost:
         ending = worker.kill()

@@ -1,17 +1,6 @@
-"""The wire format between the pool and its workers: framed JSON, never pickle.
+"""The messages between the pool and its workers, as JSON values of the frames of `rlvr.processes.frames`."""
 
-A frame is four bytes of length (big-endian) and that many bytes of ASCII JSON, which keeps lone surrogates
-intact.
-
->>> take_frame(bytearray(frame({"op": "ready"})))
-{'op': 'ready'}
->>> take_frame(bytearray(b"\\x00\\x00")) is None
-True
-"""
-
-import json
 import os
-import struct
 import sysconfig
 import traceback
 from dataclasses import asdict, replace
@@ -34,35 +23,7 @@ from rlvr.registry import PluginSource
 _CORE = str(Path(__file__).parents[1]) + os.sep
 _PYTHON = sysconfig.get_path("stdlib")
 _INSTALLED = "site-packages"
-HEADER = struct.Struct(">I")
-MAX_FRAME_BYTES = 1 << 30
 MEMORY_EXIT_CODE = 87  # exit code after a MemoryError, which leaves a process in an unknown state
-
-
-def frame(message: dict[str, Any]) -> bytes:
-    """The message as one frame. Raises TypeError or ValueError for values that JSON cannot hold."""
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
-    return HEADER.pack(len(body)) + body
-
-
-def take_frame(buffer: bytearray) -> dict[str, Any] | None:
-    """The first whole frame, removed from the buffer; None while it is incomplete.
-
-    Raises: ValueError on bytes that are not a frame.
-    """
-    if len(buffer) < HEADER.size:
-        return None
-    (size,) = HEADER.unpack_from(buffer)
-    if size > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {size} bytes is above the limit of {MAX_FRAME_BYTES}")
-    if len(buffer) < HEADER.size + size:
-        return None
-    body = bytes(buffer[HEADER.size : HEADER.size + size])
-    del buffer[: HEADER.size + size]
-    message = json.loads(body)
-    if not isinstance(message, dict):
-        raise ValueError(f"a frame holds a {type(message).__name__}, not an object")
-    return message
 
 
 def source_from_json(data: dict[str, Any]) -> PluginSource:

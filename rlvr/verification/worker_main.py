@@ -1,6 +1,6 @@
 """The child process of the verifier pool: builds verifiers and verifies items, one at a time.
 
-Started by `rlvr.verification.pool` as `python -m rlvr.verification.worker_main PARENT_PID MEMORY_BYTES`. It trusts
+Started by `rlvr.verification.worker_process` with the bytes of memory it may use; it ends with its parent. It trusts
 its parent and the plugins, but not the completions: it may hang or die on any item, and the parent then
 kills and replaces it.
 
@@ -15,6 +15,7 @@ kills and replaces it.
 """
 
 import asyncio
+import contextlib
 import inspect
 import os
 import resource
@@ -22,26 +23,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from rlvr.errors import PluginError
 from rlvr.plugin import VerifierContext
-from rlvr.processes.lifeline import end_with_parent
+from rlvr.processes.frames import ParentPipe, encode
 from rlvr.protocols import Verifier
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource, build_verifier, load, load_failure
 from rlvr.verification.wire import (
-    HEADER,
     MEMORY_EXIT_CODE,
     as_verdict,
     completion_from_json,
     error_verdict,
-    frame,
     label_of,
     prompt_from_json,
     source_from_json,
-    take_frame,
     verdict_to_json,
 )
 
@@ -51,21 +49,19 @@ _WATCH_EVERY_S = 0.2
 
 
 class _Worker:
-    """The state of the child: its two protocol descriptors and the verifiers it has built."""
+    """The state of the child: its pipe to the parent and the verifiers it has built."""
 
-    def __init__(self, fd_in: int, fd_out: int) -> None:
-        self.fd_in = fd_in
-        self.fd_out = fd_out
+    def __init__(self, pipe: ParentPipe) -> None:
+        self.pipe = pipe
         self.verifiers: dict[str, Verifier] = {}
         self.deadline_s = 0.0
-        self.lock = threading.RLock()  # an import while a frame is written may itself send a message
 
     def run(self) -> None:
         """Answers messages until the parent closes the pipe."""
         self.send({"op": "ready"})
-        while (message := self.receive()) is not None:
+        while (request := self.pipe.receive()) is not None:
             try:
-                self.send(self.answer(message))
+                self.send(self.answer(request.body))
             except MemoryError:
                 os._exit(MEMORY_EXIT_CODE)
 
@@ -74,7 +70,7 @@ class _Worker:
         _limit_cpu(self.deadline_s)
         self.send({"op": "importing"})
 
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         if message["op"] == "build":
             return self.build(message)
         if message["op"] == "load":
@@ -85,13 +81,13 @@ class _Worker:
             verdict = (_parse if message["op"] == "parse" else _verify)(verifier, message)
         reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
         try:
-            frame(reply)
+            encode(reply)
         except (TypeError, ValueError, RecursionError) as error:
             broken = error_verdict(label_of(verifier), error, seconds=verdict.seconds)
             reply["verdict"] = verdict_to_json(broken)
         return reply
 
-    def build(self, message: dict[str, Any]) -> dict[str, Any]:
+    def build(self, message: Mapping[str, Any]) -> dict[str, Any]:
         key = message["key"]
         self.deadline_s = message["deadline_s"]
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -111,7 +107,7 @@ class _Worker:
         self.verifiers[key] = verifier
         return {"op": "built", "key": key, "label": label_of(verifier)}
 
-    def load(self, message: dict[str, Any]) -> dict[str, Any]:
+    def load(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Imports a plugin that may hang; after a deadline another thread answers with the current line."""
         source = source_from_json(message["plugin"])
         _limit(resource.RLIMIT_DATA, message["data_bytes"])
@@ -131,28 +127,9 @@ class _Worker:
         watch.has_ended.set()
         return {"op": "load_failed", "reason": reason[:2000]} if reason else {"op": "loaded"}
 
-    def send(self, message: dict[str, Any]) -> None:
-        with self.lock:
-            data = memoryview(frame(message))
-            while data:
-                data = data[os.write(self.fd_out, data) :]
-
-    def receive(self) -> dict[str, Any] | None:
-        """The next message; waits for the parent. None when the parent is gone."""
-        header = self._read(HEADER.size)
-        if header is None:
-            return None
-        body = self._read(HEADER.unpack(header)[0])
-        return None if body is None else take_frame(header + body)
-
-    def _read(self, size: int) -> bytearray | None:
-        data = bytearray()
-        while len(data) < size:
-            part = os.read(self.fd_in, min(size - len(data), 1 << 20))
-            if not part:
-                return None
-            data += part
-        return data
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends one message; safe from any thread."""
+        self.pipe.send(encode(message))
 
 
 class _ImportWatch(threading.Thread):
@@ -164,7 +141,7 @@ class _ImportWatch(threading.Thread):
         cpu_deadline_s: float,
         wall_deadline_s: float,
         *,
-        answer: Callable[[dict[str, Any]], None],
+        answer: Callable[[Mapping[str, Any]], None],
     ) -> None:
         super().__init__(daemon=True)
         self.has_ended = threading.Event()
@@ -227,7 +204,7 @@ class _Imports:
             self._tell()
 
 
-def _verify(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+def _verify(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
     label = label_of(verifier)
     start = time.perf_counter()
     try:
@@ -244,7 +221,7 @@ def _verify(verifier: Verifier, message: dict[str, Any]) -> Verdict:
         return error_verdict(label, error, seconds=time.perf_counter() - start)
 
 
-def _parse(verifier: Verifier, message: dict[str, Any]) -> Verdict:
+def _parse(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
     """Calls `parse_reference` on each reference: PASS, or FAIL with the reasons by number."""
     parse = getattr(verifier, "parse_reference", None)
     problems: dict[str, str] = {}
@@ -282,11 +259,8 @@ async def _await(answer: Awaitable[Any]) -> Any:
     return await answer
 
 
-def _confine(parent_pid: int, memory_bytes: int) -> None:
-    """Makes this process die with its parent, ignore Ctrl-C (the parent decides), limit its memory and leave no core
-    file.
-    """
-    end_with_parent(parent_pid)
+def _confine(memory_bytes: int) -> None:
+    """Makes this process ignore Ctrl-C (the parent decides), limits its memory, and has it leave no core file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_AS, memory_bytes)
@@ -300,19 +274,10 @@ def _limit(kind: int, num_bytes: int) -> None:
 
 
 def main() -> None:
-    """Runs the worker; its standard input and output carry the protocol and are hidden from
-    plugins.
-    """
-    _confine(int(sys.argv[1]), int(sys.argv[2]))
-    fd_in, fd_out = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)  # what a plugin prints goes to standard error and cannot break a frame
-    try:
-        _Worker(fd_in, fd_out).run()
-    except BrokenPipeError:
-        os._exit(0)
+    """Runs the worker; its standard input and output carry the protocol and are hidden from plugins."""
+    _confine(int(sys.argv[1]))
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone
+        _Worker(ParentPipe()).run()
 
 
 if __name__ == "__main__":

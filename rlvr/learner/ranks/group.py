@@ -1,6 +1,6 @@
 """A learner over several ranks: processes that each hold a shard of the policy and work on part of the rows.
 
-    parent (this class)                          ranks 0 .. R-1 (`rank_server`, one process each)
+    parent (this class)                          ranks 0 .. R-1 (`rlvr.learner.ranks.server`, one process each)
     annotate, accumulate:  each rank its rows -> passes in lockstep, gradients summed into shards
     apply:                 the denominators   -> one optimiser step on the shards; sums of metrics come back
     publish:               gather             -> rank 0 writes whole weights into the memory of `policy.model`
@@ -33,11 +33,11 @@ from rlvr.learner.metrics import merged_outcome, outcome_from_json
 from rlvr.learner.microbatch import has_no_gradient
 from rlvr.learner.minibatches import step_through
 from rlvr.learner.nonfinite import judge_nonfinite
-from rlvr.learner.ranks.frames import Frame, batch_frame
 from rlvr.learner.ranks.memory import Meeting, Shared, share
+from rlvr.learner.ranks.messages import Message, batch_message
 from rlvr.learner.ranks.pool import START_UP, RankPool
 from rlvr.learner.ranks.rows import split_over_ranks
-from rlvr.learner.ranks.server import RankTask, correction_to_json, task_frame
+from rlvr.learner.ranks.server import RankTask, correction_to_json, task_message
 from rlvr.learner.weights.perturbation import Perturbation
 from rlvr.learner.weights.publication import Publication
 from rlvr.learner.weights.tensor_groups import tensor_groups
@@ -146,7 +146,7 @@ class LearnerGroup:
             fault_folder=fault_folder.absolute(),
             lr_decay=lr_decay,
         )
-        self._pool.call([task_frame(task)] * self.num_ranks, what="begin")
+        self._pool.call([task_message(task)] * self.num_ranks, what="begin")
         self._is_mirrored = True
 
     def __enter__(self) -> "LearnerGroup":
@@ -189,7 +189,7 @@ class LearnerGroup:
         if not (self._has_reference or reads):
             return batch
         shares = split_over_ranks(batch, self.num_ranks)
-        answers = self._pool.call(_row_frames("annotate", batch, shares), what="annotate")
+        answers = self._pool.call(_row_messages("annotate", batch, shares), what="annotate")
         found: dict[str, Tensor] = {}
         for rows, answer in zip(shares, answers, strict=True):
             for name, part in answer.tensors.items():
@@ -206,7 +206,7 @@ class LearnerGroup:
         """Accumulates the numerator's gradient of these rows, each rank its share."""
         is_forward_only = has_no_gradient(batch) if self._loss.is_zero_without_advantage else ()
         shares = split_over_ranks(batch, self.num_ranks, is_forward_only=is_forward_only)
-        self._pool.call(_row_frames("accumulate", batch, shares), what="accumulate")
+        self._pool.call(_row_messages("accumulate", batch, shares), what="accumulate")
 
     def apply(self, denominators: Denominators) -> StepReport:
         """One optimiser step with the accumulated gradient over its denominator; see `PolicyLearner.apply`.
@@ -232,12 +232,12 @@ class LearnerGroup:
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs of all tokens but the first; each rank computes its part of the rows."""
-        frames = [
-            Frame(body={"op": "score", "rows": [list(row) for row in rows[rank :: self.num_ranks]]})
+        requests = [
+            Message(body={"op": "score", "rows": [list(row) for row in rows[rank :: self.num_ranks]]})
             for rank in range(self.num_ranks)
         ]
         scores: list[list[float]] = [[]] * len(rows)
-        for rank, answer in enumerate(self._pool.call(frames, what="score")):
+        for rank, answer in enumerate(self._pool.call(requests, what="score")):
             scores[rank :: self.num_ranks] = answer.body["scores"]
         return scores
 
@@ -290,8 +290,8 @@ class LearnerGroup:
         self._pool.close()
         self._meeting.close()
 
-    def _ask(self, op: str, values: Mapping[str, Any]) -> list[Frame]:
-        return self._pool.call([Frame(body={"op": op, **values})] * self.num_ranks, what=op)
+    def _ask(self, op: str, values: Mapping[str, Any]) -> list[Message]:
+        return self._pool.call([Message(body={"op": op, **values})] * self.num_ranks, what=op)
 
     def _new_publication(self) -> Publication:
         return Publication(
@@ -356,11 +356,11 @@ class LearnerGroup:
             }
             tensors = {name: segment.pickled for name, segment in segments.items()}
             pool.call(
-                [Frame(body={**common, "rank": rank}, tensors=tensors) for rank in range(self.num_ranks)],
+                [Message(body={**common, "rank": rank}, tensors=tensors) for rank in range(self.num_ranks)],
                 what=START_UP,
             )
         return pool
 
 
-def _row_frames(op: str, batch: Batch, shares: Sequence[Sequence[int]]) -> list[Frame]:
-    return [batch_frame(op, batch.rows(torch.tensor(rows)) if rows else None) for rows in shares]
+def _row_messages(op: str, batch: Batch, shares: Sequence[Sequence[int]]) -> list[Message]:
+    return [batch_message(op, batch.rows(torch.tensor(rows)) if rows else None) for rows in shares]

@@ -21,67 +21,59 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from rlvr.config.sections.learner import LearnerConfig
-from rlvr.learner.ranks.frames import Frame, encode, take_frame
 from rlvr.learner.ranks.memory import attach
+from rlvr.learner.ranks.messages import Message, decode, encode
 from rlvr.learner.ranks.server import RankServer
 from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import Policy
+from rlvr.processes.frames import ParentPipe
 
-_READ_BYTES = 1 << 20
 _SIGN_OF_LIFE_S = 1.0
 
 
-class _Pipes:
-    """The two descriptors that lead to the parent."""
+class _Parent:
+    """The parent's requests and our answers."""
 
-    def __init__(self, fd_in: int, fd_out: int) -> None:
-        self._fd_in = fd_in
-        self._fd_out = fd_out
-        self._requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+    def __init__(self) -> None:
+        self._pipe = ParentPipe()
+        self._requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._last_sign = 0.0
-        self._sending = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def next(self) -> Frame:
+    def next(self) -> Message:
         """The next request; waits for the parent."""
         return self._requests.get()
 
-    def send(self, frame: Frame) -> None:
+    def send(self, message: Message) -> None:
         """Answers."""
-        data = memoryview(encode(frame))
-        with self._sending:
-            while data:
-                data = data[os.write(self._fd_out, data) :]
+        self._pipe.send(encode(message))
 
     def alive(self) -> None:
         """A sign of life, at most one per second."""
         now = time.monotonic()
         if now - self._last_sign >= _SIGN_OF_LIFE_S:
             self._last_sign = now
-            self.send(Frame(body={"op": "alive"}))
+            self.send(Message(body={"op": "alive"}))
 
     def _listen(self) -> None:
-        buffer = bytearray()
-        while data := os.read(self._fd_in, _READ_BYTES):
-            buffer += data
-            while (frame := take_frame(buffer)) is not None:
-                self._requests.put(frame)
+        while (frame := self._pipe.receive()) is not None:
+            self._requests.put(decode(frame))
         os._exit(0)  # the parent closed the pipe, or is gone
 
 
 class _Warnings(logging.Handler):
     """Sends warnings to the parent, whose log the user reads."""
 
-    def __init__(self, pipes: _Pipes) -> None:
+    def __init__(self, parent: _Parent) -> None:
         super().__init__(level=logging.WARNING)
-        self._pipes = pipes
+        self._parent = parent
 
     def emit(self, record: logging.LogRecord) -> None:
         body = {"level": record.levelno, "name": record.name, "message": record.getMessage()}
-        self._pipes.send(Frame(body={"op": "log", **body}))
+        self._parent.send(Message(body={"op": "log", **body}))
 
 
-def build_server(first: Frame, pipes: _Pipes) -> RankServer:
+def build_server(first: Message, parent: _Parent) -> RankServer:
     """The rank that the first frame describes."""
     body = first.body
     torch.set_num_threads(body["num_threads"])
@@ -100,7 +92,7 @@ def build_server(first: Frame, pipes: _Pipes) -> RankServer:
         size=body["size"],
         device_type=body["device_type"],
         store_file=body["store_file"],
-        alive=pipes.alive,
+        alive=parent.alive,
     )
 
 
@@ -110,22 +102,18 @@ def main() -> NoReturn:
     keep_freed_memory()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the parent asks a silent rank for its stack
-    fd_in, fd_out = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)  # library output goes to standard error and cannot corrupt a frame
-    pipes = _Pipes(fd_in, fd_out)
-    logging.getLogger("rlvr").addHandler(_Warnings(pipes))
+    parent = _Parent()
+    logging.getLogger("rlvr").addHandler(_Warnings(parent))
     try:
-        server = build_server(pipes.next(), pipes)
-        pipes.send(Frame(body={"op": "done"}))
+        server = build_server(parent.next(), parent)
+        parent.send(Message(body={"op": "done"}))
         while True:
-            pipes.send(server.answer(pipes.next()))
+            parent.send(server.answer(parent.next()))
     except Exception as error:  # noqa: BLE001 - process boundary: the parent gets the reason
         traceback.print_exc()
         sys.stderr.flush()
-        pipes.send(
-            Frame(
+        parent.send(
+            Message(
                 body={
                     "op": "failed",
                     "kind": type(error).__name__,

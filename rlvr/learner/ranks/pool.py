@@ -10,7 +10,6 @@ and not to a step). After a failure all ranks are stopped and the pool cannot be
 """
 
 import logging
-import select
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ from typing import Any
 
 from rlvr import errors
 from rlvr.errors import LearnerError, RlvrError
-from rlvr.learner.ranks.frames import Frame
+from rlvr.learner.ranks.messages import Message, decode
 from rlvr.learner.ranks.process import RankProcess
+from rlvr.processes.child import move
 
 START_UP = "start-up"
 _START_S = 600.0  # imports and model loading give no sign of life until they finish
@@ -61,18 +61,18 @@ class RankPool:
         """Process ids by rank."""
         return [process.pid for process in self._processes]
 
-    def call(self, requests: Sequence[Frame], *, what: str) -> list[Frame]:
+    def call(self, requests: Sequence[Message], *, what: str) -> list[Message]:
         """The answers by rank. `what` names the work in messages.
 
         Raises: LearnerError that names the rank, how it ended and its last lines; or the RlvrError that a rank raised.
         """
         if self._is_closed:
             raise LearnerError(f"{what}: the learner group was closed, or ended by an earlier failure")
-        answers: dict[int, Frame] = {}
+        answers: dict[int, Message] = {}
         failures: list[_Failure] = []
         try:
             for process, request in zip(self._processes, requests, strict=True):
-                process.send(request)
+                process.request(request)
             self._wait(answers, failures, what=what)
         except BaseException:
             self.end()
@@ -98,37 +98,37 @@ class RankPool:
         self._is_closed = True
         self._at_exit()
 
-    def _wait(self, answers: dict[int, Frame], failures: list[_Failure], *, what: str) -> None:
+    def _wait(self, answers: dict[int, Message], failures: list[_Failure], *, what: str) -> None:
         """Moves bytes until every rank has answered or failed, or one has been silent for too long."""
         give_up = float("inf")
         limit_s = max(_START_S, self._silence_s) if what == START_UP else self._silence_s
-        open_ranks = {process.read_fd: process for process in self._processes}
+        open_ranks = list(self._processes)
         while len(answers) + len(failures) < len(self._processes) and time.monotonic() < give_up:
-            for process in _ready(list(open_ranks.values())):
+            for process in move(open_ranks, _POLL_S)[0]:
                 failure = self._hear(process, answers, what=what)
                 if failure is not None:
                     failures.append(failure)
                     give_up = min(give_up, time.monotonic() + _GRACE_S)
-                    del open_ranks[process.read_fd]
-            waiting = [p for p in open_ranks.values() if p.rank not in answers]
+                    open_ranks.remove(process)
+            waiting = [p for p in open_ranks if p.rank not in answers]
             if not failures and any(_silence(p) > limit_s for p in waiting):
                 failures.append(self._silent(waiting, what=what))
                 return
 
-    def _hear(self, process: RankProcess, answers: dict[int, Frame], *, what: str) -> _Failure | None:
-        frames = process.read()
-        if frames is None:
+    def _hear(self, process: RankProcess, answers: dict[int, Message], *, what: str) -> _Failure | None:
+        if not process.read():
             how = process.wait(_GRACE_S) or "it closed its pipe"
             return _Failure(
                 rank=process.rank,
                 error=LearnerError(self._message(process, f"ended ({how})", what)),
             )
-        for frame in frames:
-            if frame.body["op"] == "done":
-                answers[process.rank] = frame
-            elif frame.body["op"] == "failed":
-                return self._told(process, frame, what=what)
-            elif frame.body["op"] == "log":
+        while (frame := process.next_frame()) is not None:
+            op = frame.body["op"]
+            if op == "done":
+                answers[process.rank] = decode(frame)
+            elif op == "failed":
+                return self._reported(process, frame.body, what=what)
+            elif op == "log":
                 self._log(process.rank, frame.body)
         return None
 
@@ -139,9 +139,9 @@ class RankPool:
             self._logged.add(cause)
             logging.getLogger(record["name"]).log(record["level"], "rank %d: %s", rank, record["message"])
 
-    def _told(self, process: RankProcess, frame: Frame, *, what: str) -> _Failure:
+    def _reported(self, process: RankProcess, body: Mapping[str, Any], *, what: str) -> _Failure:
         """The error that a rank reported; an RlvrError keeps its class and message."""
-        kind, text = str(frame.body["kind"]), str(frame.body["message"])
+        kind, text = str(body["kind"]), str(body["message"])
         category = getattr(errors, kind, None)
         if isinstance(category, type) and issubclass(category, RlvrError):
             return _Failure(rank=process.rank, error=category(text))
@@ -150,7 +150,7 @@ class RankPool:
         return _Failure(
             rank=process.rank,
             error=LearnerError(message),
-            is_consequence=bool(frame.body["is_consequence"]),
+            is_consequence=bool(body["is_consequence"]),
         )
 
     def _silent(self, waiting: Sequence[RankProcess], *, what: str) -> _Failure:
@@ -168,24 +168,6 @@ class RankPool:
             f"rank {process.rank} of {len(self._processes)} {how} during {what}; the other ranks were stopped{advice}. "
             f"Its last lines:\n{process.tail() or '(none)'}"
         )
-
-
-def _ready(processes: Sequence[RankProcess]) -> list[RankProcess]:
-    """Waits briefly for pipes, writes what can be written, returns the readable processes."""
-    poller = select.poll()
-    by_fd = {process.read_fd: process for process in processes}
-    writers = {process.write_fd: process for process in processes if process.write_fd is not None}
-    for fd in by_fd:
-        poller.register(fd, select.POLLIN)
-    for fd in writers:
-        poller.register(fd, select.POLLOUT)
-    ready: list[RankProcess] = []
-    for fd, _ in poller.poll(_POLL_S * 1000):
-        if fd in by_fd:
-            ready.append(by_fd[fd])
-        else:
-            writers[fd].write()
-    return ready
 
 
 def _silence(process: RankProcess) -> float:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[reportPrivateImportUsage] # its documented place
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel
@@ -24,8 +23,8 @@ from rlvr.config.sections.learner import LearnerConfig
 from rlvr.errors import CheckpointError
 from rlvr.learner.checkpoint import Counters, save_optimizer
 from rlvr.learner.learner import PolicyLearner
-from rlvr.learner.ranks.frames import Frame, frame_batch
 from rlvr.learner.ranks.lockstep import Lockstep
+from rlvr.learner.ranks.messages import Message, batch_of
 from rlvr.learner.ranks.sharding import gather_into, release, scatter_from, shard
 from rlvr.models.policy import Policy
 from rlvr.records import Transport
@@ -82,6 +81,17 @@ class RankServer:
         self._peers = Lockstep(alive=alive)
         self._mirror = {name: p.detach() for name, p in policy.model.named_parameters()}
         self._learner: PolicyLearner | None = None
+        self._operations: dict[str, Callable[[PolicyLearner, Message], dict[str, Any] | None]] = {
+            "annotate": self._annotate,
+            "accumulate": self._accumulate,
+            "apply": self._apply,
+            "correction": self._correct,
+            "gather": self._gather,
+            "scatter": self._scatter,
+            "score": self._score,
+            "save": self._save,
+            "restore": self._restore,
+        }
         mesh = init_device_mesh(device_type, (size,))
         for model in self._models():
             shard(model, mesh=mesh, config=config)
@@ -102,62 +112,68 @@ class RankServer:
             peers=self._peers,
         )
 
-    def answer(self, request: Frame) -> Frame:
+    def answer(self, request: Message) -> Message:
         """Executes the request. Raises: RlvrError for an expected failure."""
         op = request.body["op"]
-        tensors: dict[str, Tensor] = {}
-        result: dict[str, Any] = {}
         if op == "begin":
             self.begin(pickle.loads(request.tensors["task"].numpy().tobytes()))
-        elif self._learner is None:
+            return Message(body={"op": "done"})
+        if self._learner is None:
             raise ValueError(f"op={op!r} came before 'begin'")
-        elif op == "annotate":
-            tensors = self._learner.annotations(frame_batch(request))
-            for model in self._models():
-                release(model)
-        elif op == "accumulate":
-            self._learner.accumulate(frame_batch(request))
-            release(self._policy.model)  # the last pass may have been forward only
-        elif op == "apply":
-            outcome = self._learner.update(Denominators(**request.body["denominators"]))
-            result["outcome"] = outcome.to_json()
-        elif op == "correction":
-            self._learner.set_correction(correction_from_json(request.body["correction"]))
-        elif op == "gather":
-            model = self._policy.model
-            gather_into(self._mirror, model, is_writer=self._is_first, alive=self._alive)
-        elif op == "scatter":
-            scatter_from(self._mirror, self._policy.model)
-        elif op == "score":
-            result["scores"] = self._learner.score(request.body["rows"])
-            release(self._policy.model)
-        elif op == "save":
-            self._save(self._learner, Path(request.body["folder"]))
-        elif op == "restore":
-            scatter_from(self._mirror, self._policy.model)
-            counters = Counters(**request.body["counters"])
-            self._learner.restore_progress(Path(request.body["folder"]), counters)
-        else:
+        if op not in self._operations:
             raise ValueError(f"op={op!r} is unknown to a rank")
-        return Frame(body={"op": "done", **result}, tensors=tensors)
+        result = self._operations[op](self._learner, request) or {}
+        tensors = result.pop("tensors", {})
+        return Message(body={"op": "done", **result}, tensors=tensors)
+
+    def _annotate(self, learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        tensors = learner.annotations(batch_of(request))
+        for model in self._models():
+            release(model)
+        return {"tensors": tensors}
+
+    def _accumulate(self, learner: PolicyLearner, request: Message) -> None:
+        learner.accumulate(batch_of(request))
+        release(self._policy.model)  # the last pass may have been forward only
+
+    def _apply(self, learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        return {"outcome": learner.update(Denominators(**request.body["denominators"])).to_json()}
+
+    def _correct(self, learner: PolicyLearner, request: Message) -> None:
+        learner.set_correction(correction_from_json(request.body["correction"]))
+
+    def _gather(self, _learner: PolicyLearner, _request: Message) -> None:
+        gather_into(self._mirror, self._policy.model, is_writer=self._is_first, alive=self._alive)
+
+    def _scatter(self, _learner: PolicyLearner, _request: Message) -> None:
+        scatter_from(self._mirror, self._policy.model)
+
+    def _score(self, learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        scores = learner.score(request.body["rows"])
+        release(self._policy.model)
+        return {"scores": scores}
+
+    def _save(self, learner: PolicyLearner, request: Message) -> None:
+        folder, model = Path(request.body["folder"]), self._policy.model
+        try:
+            save_optimizer(folder, optimizer=learner.optimizer, model=model, is_writer=self._is_first)
+        except OSError as error:
+            raise CheckpointError(f"the optimiser's state could not be written to {folder}: {error}") from error
+
+    def _restore(self, learner: PolicyLearner, request: Message) -> None:
+        scatter_from(self._mirror, self._policy.model)
+        learner.restore_progress(Path(request.body["folder"]), Counters(**request.body["counters"]))
 
     def _models(self) -> list[PreTrainedModel]:
         if self._reference is None or self._reference is self._policy.model:
             return [self._policy.model]
         return [self._policy.model, self._reference]
 
-    def _save(self, learner: PolicyLearner, folder: Path) -> None:
-        model, optimizer = self._policy.model, learner.optimizer
-        try:
-            save_optimizer(folder, optimizer=optimizer, model=model, is_writer=self._is_first)
-        except OSError as error:
-            raise CheckpointError(f"the optimiser's state could not be written to {folder}: {error}") from error
 
-
-def task_frame(task: RankTask) -> Frame:
+def task_message(task: RankTask) -> Message:
     """The request to begin a task; the one message with pickled content, which is the parent's own."""
     pickled = torch.frombuffer(bytearray(pickle.dumps(task)), dtype=torch.uint8)
-    return Frame(body={"op": "begin"}, tensors={"task": pickled})
+    return Message(body={"op": "begin"}, tensors={"task": pickled})
 
 
 def correction_to_json(correction: Correction) -> dict[str, Any]:

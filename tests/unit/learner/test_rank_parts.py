@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from rlvr.batch import Batch
 from rlvr.data.collate import group_token_counts
-from rlvr.learner.ranks.frames import batch_frame, encode, frame_batch, take_frame
 from rlvr.learner.ranks.memory import attach, share
+from rlvr.learner.ranks.messages import batch_message, batch_of, decode, encode
 from rlvr.learner.ranks.rows import split_over_ranks
+from rlvr.processes.frames import take_frame
 from tests.unit.learner.group_cases import (
     make_batch,
     make_policy,
@@ -49,14 +50,13 @@ def test_rows_are_split_evenly_and_each_goes_to_one_rank(lengths: list[int], gro
 
 def test_a_batch_survives_the_way_to_a_rank():
     batch = replace(make_batch(), ref_logprobs=torch.randn(16, make_batch().token_ids.shape[1]))
-    data = bytearray(encode(batch_frame("accumulate", batch)) + encode(batch_frame("x", None)))
-    first, second = take_frame(data), take_frame(data)
-    assert first is not None
-    assert second is not None
+    data = bytearray(encode(batch_message("accumulate", batch)) + encode(batch_message("x", None)))
+    frames = [take_frame(data), take_frame(data)]
+    first, second = (decode(frame) for frame in frames if frame is not None)
     assert not data
-    found = frame_batch(first)
+    found = batch_of(first)
     assert found is not None
-    assert frame_batch(second) is None
+    assert batch_of(second) is None
     assert found.denominators == batch.denominators
     assert found.proximal_logprobs is None
     for name in ("token_ids", "loss_mask", "advantages", "ref_logprobs", "group_index"):
