@@ -72,7 +72,9 @@ def train(
     console = Console(is_steady=not dry_run)
     if dry_run:
         from rlvr.commands.dry_run import show_dry_run
+        from rlvr.run.record.directory import check_directory
 
+        check_directory(run_dir, resume=resume)
         show_dry_run(loaded.recipe, console)
         return
     from rlvr.run.launch.preflight import opened

@@ -198,7 +198,7 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
         verdict = await pending if isinstance(pending, asyncio.Task) else pending
         statuses[verdict.status] += 1
         if verdict.status is Status.ERROR and len(errors) < MAX_ERRORS_SHOWN:
-            errors.append(f"row {row_id!r}: {verdict.reason}")
+            errors.append(verdict.reason if row_id is None else f"row {row_id!r}: {verdict.reason}")
         sink.write(_line(row_id, verdict))
 
     while block := list(itertools.islice(rows, BLOCK_ROWS)):

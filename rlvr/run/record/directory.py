@@ -100,14 +100,7 @@ class RunDirectory:
             ConfigError: it holds no run.
         """
         found = cls(Path(path).expanduser())
-        is_begun = found.recipe.is_file() or bool(found.complete_checkpoints())
-        # a run killed before it wrote its recipe leaves both folders empty
-        if not is_begun and not (found.rollouts.is_dir() and found.checkpoints.is_dir()):
-            state = "has no recipe.yaml" if found.path.is_dir() else "does not exist"
-            raise ConfigError(
-                f"run directory {str(found.path)!r} {state}; there is no run to resume. "
-                "Name the run directory of an earlier `rlvr train`, or start a run without --resume"
-            )
+        found.require_begun()
         try:
             found.rollouts.mkdir(exist_ok=True)
             found.checkpoints.mkdir(exist_ok=True)
@@ -116,6 +109,17 @@ class RunDirectory:
                 f"run directory {str(found.path)!r} cannot be used: {error.strerror or error}: {error.filename}"
             ) from error
         return found
+
+    def require_begun(self) -> None:
+        """Raises ConfigError when no run was ever started here."""
+        is_begun = self.recipe.is_file() or bool(self.complete_checkpoints())
+        # a run killed before it wrote its recipe leaves both folders empty
+        if not is_begun and not (self.rollouts.is_dir() and self.checkpoints.is_dir()):
+            state = "has no recipe.yaml" if self.path.is_dir() else "does not exist"
+            raise ConfigError(
+                f"run directory {str(self.path)!r} {state}; there is no run to resume. "
+                "Name the run directory of an earlier `rlvr train`, or start a run without --resume"
+            )
 
     @property
     def recipe(self) -> Path:
@@ -262,9 +266,33 @@ def open_directory(path: Path | None, *, recipe_name: str, resume: bool) -> RunD
     """
     if not resume:
         return RunDirectory.create(path, recipe_name)
+    return RunDirectory.open_existing(_resumed(path))
+
+
+def check_directory(path: Path | None, *, resume: bool) -> None:
+    """Raises what `open_directory` would raise, as far as that shows without creating or changing anything."""
+    if resume:
+        RunDirectory(_resumed(path).expanduser()).require_begun()
+        return
+    place = Path("runs") if path is None else _usable(path)
+    try:
+        if path is not None:
+            RunDirectory(place).require_unused()
+        existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise OSError(f"{str(existing)!r} is not a folder that this user can write to")
+    except OSError as error:
+        raise ConfigError(
+            f"run directory {str(place)!r} cannot be written: {error.strerror or error}; choose a writable place with "
+            "--run-dir"
+        ) from error
+
+
+def _resumed(path: Path | None) -> Path:
+    """The directory to resume. Raises ConfigError when none is given and there is no latest run."""
     if path is None and not Path("runs/latest").exists():
         raise ConfigError("--resume needs --run-dir: there is no runs/latest in this folder")
-    return RunDirectory.open_existing(_without_links(path or Path("runs/latest")))
+    return _without_links(path or Path("runs/latest"))
 
 
 def _remove_drafts(folder: Path) -> None:
