@@ -2,7 +2,7 @@
 
 import math
 
-from rlvr.config.preset_table import PRESETS
+from rlvr.config.presets import PRESETS
 from rlvr.config.recipe import EngineDtype, Recipe
 from rlvr.config.sections.learner import LearnerDtype
 

@@ -5,20 +5,43 @@ the recipe (or the one it extends, or the command line) sets wins; where it name
 advantage, the preset's keys for its own kind are dropped with it.
 
 A preset holds constants only. Values that depend on completion length, data or machines are left to the recipe
-(`left_out` lists them), and so is resampling: no preset sets `algorithm.dynamic_sampling`.
+(`left_out` lists them), and so is resampling: no preset sets `algorithm.dynamic_sampling`. They are data: see
+`presets.yaml`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from pydantic import BaseModel, JsonValue
 
 from rlvr.config.document.kinds import clear_other_kinds, unfold
 from rlvr.config.document.yaml_lines import Document, Origin
 from rlvr.config.messages.suggestions import close, did_you_mean, listed
-from rlvr.config.preset_table import PRESETS, Preset
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A published algorithm.
+
+    summary: one line. paper: the source. keys: what it sets, by dotted path.
+    left_out: what the paper also does, with the recipe key for it.
+    """
+
+    summary: str
+    paper: str
+    keys: dict[str, JsonValue]
+    left_out: str = ""
+
+
+def _read_presets() -> Mapping[str, Preset]:
+    text = Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8")
+    return {name: Preset(**fields) for name, fields in yaml.safe_load(text).items()}
+
+
+PRESETS = _read_presets()
 NONE = "none"
 PRESET = ("algorithm", "preset")
 

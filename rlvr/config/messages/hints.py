@@ -1,11 +1,40 @@
 """Answers for keys that rlvr does not have: another trainer's name for one, or rejected on purpose."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from rlvr.config.messages.peer_names import GENERAL_NAMES, PeerName
-from rlvr.config.messages.peer_names_algorithm import ALGORITHM_NAMES
+import yaml
 
-PEER_NAMES: dict[str, PeerName] = GENERAL_NAMES | ALGORITHM_NAMES
+
+@dataclass(frozen=True, slots=True)
+class PeerName:
+    """A name of another trainer.
+
+    key: the full path in a recipe. remark: where the meaning differs.
+    """
+
+    peers: str
+    key: str
+    remark: str = ""
+
+    def answer(self, name: str) -> str:
+        """The message for this name."""
+        remark = f"; {self.remark}" if self.remark else ""
+        return f"did you mean {self.key}? {name} is its name in {self.peers}{remark}"
+
+
+@cache
+def peer_names() -> Mapping[str, PeerName]:
+    """Other trainers' names by name, from `peer_names.yaml`."""
+    text = Path(__file__).with_name("peer_names.yaml").read_text(encoding="utf-8")
+    found: dict[str, PeerName] = {}
+    for key, names in yaml.safe_load(text).items():
+        for name, meaning in names.items():
+            peers, remark = (meaning, "") if isinstance(meaning, str) else meaning
+            found[name] = PeerName(peers, key, remark)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +92,8 @@ def peer_hint(path: str) -> tuple[str, PeerName] | None:
     >>> peer_hint("actor_rollout_ref.rollout.n")
     ('rollout.n', PeerName(peers='verl', key='rollout.group_size', remark=''))
     """
-    return next(((end, PEER_NAMES[end]) for end in _endings(path) if end in PEER_NAMES), None)
+    names = peer_names()
+    return next(((end, names[end]) for end in _endings(path) if end in names), None)
 
 
 def answer(path: str, value: object) -> str:
@@ -73,8 +103,8 @@ def answer(path: str, value: object) -> str:
     'top_p=1.0 is what rlvr always does; remove it'
     """
     for end in _endings(path):
-        if end in PEER_NAMES:
-            return PEER_NAMES[end].answer(end)
+        if end in peer_names():
+            return peer_names()[end].answer(end)
         if end in REFUSED:
             return REFUSED[end].answer(end, value)
     return ""

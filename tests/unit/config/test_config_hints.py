@@ -6,7 +6,7 @@ import pytest
 
 from rlvr.config.document.paths import key_paths
 from rlvr.config.load import load_recipe
-from rlvr.config.messages.hints import PEER_NAMES, REFUSED, peer_hint
+from rlvr.config.messages.hints import REFUSED, peer_hint, peer_names
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
 
@@ -29,20 +29,20 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", PEER_NAMES)
+@pytest.mark.parametrize("name", peer_names())
 def test_every_hint_leads_to_a_key_of_the_recipe(name: str) -> None:
-    assert PEER_NAMES[name].key in key_paths(Recipe)
+    assert peer_names()[name].key in key_paths(Recipe)
 
 
-@pytest.mark.parametrize("name", PEER_NAMES)
+@pytest.mark.parametrize("name", peer_names())
 def test_no_name_of_a_peer_is_itself_a_key_of_the_recipe(name: str) -> None:
     assert name not in key_paths(Recipe)
 
 
-@pytest.mark.parametrize("name", PEER_NAMES)
+@pytest.mark.parametrize("name", peer_names())
 def test_every_name_is_answered_with_the_full_path(name: str) -> None:
     (line,) = fault(BASE, f"{name}=8")
-    assert f"did you mean {PEER_NAMES[name].key}? {name} is its name in" in line
+    assert f"did you mean {peer_names()[name].key}? {name} is its name in" in line
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_dotted_names_are_known_by_their_ending(name: str, key: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refused_key_is_no_key_of_the_recipe_and_no_other_name_for_one(name: str) -> None:
     assert name not in key_paths(Recipe)
-    assert name not in PEER_NAMES
+    assert name not in peer_names()
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -12,8 +12,7 @@ import yaml
 from rlvr.config.document.packaged import recipe_folder
 from rlvr.config.document.paths import annotation_at, key_paths
 from rlvr.config.load import LoadedRecipe, load_recipe
-from rlvr.config.preset_table import PRESETS
-from rlvr.config.presets import preset_values
+from rlvr.config.presets import PRESETS, preset_values
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
 from tests.unit.config.recipe_cases import equals_golden, without_defaults
