@@ -22,6 +22,7 @@ from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
 from rlvr.data.load import open_eval, open_train
 from rlvr.models.policy import PolicyText, build_tiny
+from rlvr.processes.supervised_fleet import Supervision
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import (
     Completion,
@@ -36,8 +37,7 @@ from rlvr.records import (
 from rlvr.run.launch.assemble import assemble
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.loop import run_loop
-from rlvr.run.ray.workers.fleet import Fleet
-from rlvr.run.ray.workers.fleet_member import FleetLimits
+from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recorder import Recorder
@@ -203,7 +203,7 @@ async def run_with(
     async def spawn(name: str) -> InstantEngine:
         return make_engine(name)
 
-    fleet = Fleet(spawn, num_engines=num_engines, limits=FleetLimits(), on_event=recorder.event)
+    fleet = EngineFleet(spawn, num_engines=num_engines, supervision=Supervision(), on_event=recorder.event)
     await fleet.start()
     data = OpenedData(
         stream=open_train(recipe.data, seed=0, is_too_long=None),

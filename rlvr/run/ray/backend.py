@@ -2,7 +2,7 @@
 
 driver: loop, sampler, buffer, ledger, recorder
   |-- learner actor     the policy, the optimiser; publishes weights as files
-  |-- engine actors     behind one Fleet, which acts as one engine
+  |-- engine actors     behind one EngineFleet, which acts as one engine
   `-- verifier actors   one per node, behind one VerifierFleet, which acts as one `VerifierService`
 """
 
@@ -18,6 +18,7 @@ from rlvr.config.recipe import Placement, PluginEngine, Recipe
 from rlvr.errors import ConfigError
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
+from rlvr.processes.supervised_fleet import OnEvent, Supervision
 from rlvr.records import Check
 from rlvr.registry import ENGINES, VERIFIERS, PluginSource, find
 from rlvr.run.launch.preflight import OpenedData
@@ -27,9 +28,8 @@ from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
+from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.engine_handle import engine_spawner
-from rlvr.run.ray.workers.fleet import Fleet, OnEvent
-from rlvr.run.ray.workers.fleet_member import FleetLimits
 from rlvr.run.ray.workers.learner_handle import LearnerHandle
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner
@@ -188,12 +188,12 @@ class RayBackend:
         finally:
             await asyncio.gather(fleet.close(), verifiers.close())
 
-    def fleet(self, on_event: OnEvent) -> Fleet:
+    def fleet(self, on_event: OnEvent) -> EngineFleet:
         """The recipe's engine fleet, not started yet."""
         assert self._learner is not None
         assert self._text is not None
         cluster = self._recipe.cluster
-        return Fleet(
+        return EngineFleet(
             engine_spawner(
                 self._recipe,
                 text=self._text,
@@ -202,14 +202,9 @@ class RayBackend:
                 board=self._board,
             ),
             num_engines=len(self._reserved.plan.engine_bundles),
-            limits=FleetLimits(
-                start_s=cluster.start_deadline_s,
-                sync_s=cluster.sync_deadline_s,
-                heartbeat_s=min(5.0, cluster.heartbeat_deadline_s / 4),
-                answer_s=cluster.heartbeat_deadline_s,
-                max_restarts=cluster.max_engine_restarts,
-                loads_after_work=not self._recipe.rollout.engine.traits.loads_while_generating,
-            ),
+            supervision=self._supervision(),
+            sync_s=cluster.sync_deadline_s,
+            loads_after_work=not self._recipe.rollout.engine.traits.loads_while_generating,
             on_event=on_event,
         )
 
@@ -227,10 +222,17 @@ class RayBackend:
             ),
             names=[f"verifier-{i}" for i in range(count)],
             here=self._service,
+            supervision=self._supervision(),
+            on_event=on_event,
+        )
+
+    def _supervision(self) -> Supervision:
+        cluster = self._recipe.cluster
+        return Supervision(
+            start_s=cluster.start_deadline_s,
             heartbeat_s=min(5.0, cluster.heartbeat_deadline_s / 4),
             answer_s=cluster.heartbeat_deadline_s,
             max_restarts=cluster.max_engine_restarts,
-            on_event=on_event,
         )
 
     def close(self) -> None:
@@ -265,7 +267,7 @@ class RayBackend:
             for name, config in source.all_checks.items()
         ]
 
-    def _taking_turns(self, learner: LearnerHandle, fleet: Fleet) -> "LearnerHandle | TurnTaker":
+    def _taking_turns(self, learner: LearnerHandle, fleet: EngineFleet) -> "LearnerHandle | TurnTaker":
         if self._recipe.cluster.placement is not Placement.COLOCATED:
             return learner
         return TurnTaker(learner, fleet, loop=asyncio.get_running_loop())

@@ -10,14 +10,14 @@ from pathlib import Path
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, Learner, StepReport
 from rlvr.records import WeightsRef
-from rlvr.run.ray.workers.fleet import Fleet
+from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.learner_handle import LearnerHandle
 
 
 class TurnTaker:
     """A ProvableLearner that sends the engines to sleep before it works. Call it from a thread, never from `loop`."""
 
-    def __init__(self, learner: LearnerHandle, fleet: Fleet, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, learner: LearnerHandle, fleet: EngineFleet, *, loop: asyncio.AbstractEventLoop) -> None:
         self._learner = learner
         self._fleet = fleet
         self._loop = loop

@@ -25,12 +25,12 @@ from tests.unit.verifiers.math.test_math_hostile import hostile
 
 pytestmark = pytest.mark.cluster
 ray = pytest.importorskip("ray")
+from rlvr.processes.supervised_fleet import Supervision  # noqa: E402
 from rlvr.run.ray.connect import connected  # noqa: E402 - needs ray
 from rlvr.run.ray.watch import WaitBoard  # noqa: E402
 from rlvr.run.ray.weight_files import WeightSource  # noqa: E402
+from rlvr.run.ray.workers.engine_fleet import EngineFleet  # noqa: E402
 from rlvr.run.ray.workers.engine_handle import engine_spawner  # noqa: E402
-from rlvr.run.ray.workers.fleet import Fleet  # noqa: E402
-from rlvr.run.ray.workers.fleet_member import FleetLimits  # noqa: E402
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet  # noqa: E402
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner  # noqa: E402
 
@@ -70,9 +70,7 @@ def judging(recipe: Recipe, check: Check, scenario: Callable[[VerifierFleet], Aw
             spawn,
             names=["verifier-0"],
             here=here,
-            heartbeat_s=2.0,
-            answer_s=20.0,
-            max_restarts=3,
+            supervision=Supervision(heartbeat_s=2.0, answer_s=20.0, max_restarts=3),
             on_event=lambda kind, **fields: events.append(kind),
         )
         await fleet.start()
@@ -193,10 +191,10 @@ def test_an_engine_is_killed_mid_generation_another_joins_and_one_leaves():
             options_of=lambda _: {"num_cpus": 0},
             board=WaitBoard(),
         )
-        fleet = Fleet(
+        fleet = EngineFleet(
             spawn,
             num_engines=2,
-            limits=FleetLimits(heartbeat_s=1.0, answer_s=20.0),
+            supervision=Supervision(heartbeat_s=1.0, answer_s=20.0),
             on_event=lambda kind, **fields: events.append((kind, fields)),
         )
 
@@ -213,7 +211,7 @@ def test_an_engine_is_killed_mid_generation_another_joins_and_one_leaves():
                 victim = fleet.members[0]
                 asked = [asyncio.create_task(ask(name, count=3000)) for name in ("a", "b")]
                 await asyncio.sleep(0.2)
-                os.kill(int(victim.engine.place.rpartition(" ")[2]), signal.SIGKILL)
+                os.kill(int(victim.remote.place.rpartition(" ")[2]), signal.SIGKILL)
                 again, _ = await asyncio.gather(*asked)
                 assert again == calm  # the same seeds, wherever they were done
                 name = fleet.add()
@@ -221,7 +219,7 @@ def test_an_engine_is_killed_mid_generation_another_joins_and_one_leaves():
                     await asyncio.sleep(0.1)
                 await fleet.remove("engine-1")
                 assert len(await ask("c", count=10)) == 10
-                assert name in {member.engine_id for member in fleet.members}
+                assert name in {member.name for member in fleet.members}
             finally:
                 await fleet.close()
 

@@ -15,7 +15,7 @@ from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_actor import EngineActor
-from rlvr.run.ray.workers.fleet_member import EngineLost
+from rlvr.run.ray.workers.engine_member import EngineLost
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rlvr.errors import RolloutError
 from rlvr.protocols import LoadReceipt
 from rlvr.records import WeightsRef
-from rlvr.run.ray.workers.fleet_member import EngineLost, Member
+from rlvr.run.ray.workers.engine_member import EngineLost, EngineMember
 
 # Engines of one kind score the canary in one fixed shape, so on other hardware only the last bits may differ.
 CANARY_TOLERANCE = 0.05  # nats, mean over the canary's tokens
@@ -23,7 +23,7 @@ class Loading:
         self._deadline_s = deadline_s
         self._loads_after_work = loads_after_work
 
-    async def load(self, member: Member, ref: WeightsRef, *, peers: Sequence[LoadReceipt]) -> None:
+    async def load(self, member: EngineMember, ref: WeightsRef, *, peers: Sequence[LoadReceipt]) -> None:
         """Sets the member's receipt.
 
         The deadline counts from the call, or from the end of the member's open requests if it loads only then.
@@ -32,7 +32,7 @@ class Loading:
         """
         before = set(member.open)
         member.loading = ref
-        task = asyncio.create_task(member.engine.load_weights(ref))
+        task = asyncio.create_task(member.remote.load_weights(ref))
         since = time.monotonic()
         try:
             while not task.done():
@@ -51,7 +51,7 @@ class Loading:
         problem = receipt_problem(receipt, ref=ref, peers=peers)
         if problem:
             raise RolloutError(problem)
-        member.receipt = replace(receipt, engine_id=receipt.engine_id or member.engine_id)
+        member.receipt = replace(receipt, engine_id=receipt.engine_id or member.name)
 
 
 def receipt_problem(receipt: LoadReceipt, *, ref: WeightsRef, peers: Sequence[LoadReceipt]) -> str:

@@ -11,7 +11,7 @@ from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
-from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
 from rlvr.verification.service import VerifierService
 
 
@@ -33,14 +33,14 @@ class VerifierActor:
         await asyncio.to_thread(self._service.preflight, checks)
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
 
-    async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[Judged]]:
+    async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[ItemVerdicts]]:
         """Verdicts as they are reached, in bunches."""
 
-        async def one(item: Item) -> Judged:
+        async def one(item: Item) -> ItemVerdicts:
             verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
-            return Judged(number=item.number, verdicts=verdicts)
+            return ItemVerdicts(number=item.number, verdicts=verdicts)
 
-        async def each() -> AsyncIterator[Judged]:
+        async def each() -> AsyncIterator[ItemVerdicts]:
             for done in asyncio.as_completed([one(item) for item in items]):
                 yield await done
 

@@ -1,28 +1,43 @@
-"""Verifiers on many nodes that act as one service. Independent of Ray: a pool is any `RemoteVerifier`.
+"""Verifiers on many nodes that act as one service: a supervised fleet of pools, one pool per node.
 
-verify(prompt, completion) --prejudge in the driver--> settled at once, or
-    --(this turn of the event loop)--> the pool with the fewest open items --> verdicts as they are reached
-a lost pool: its items are retried on another, or on its replacement; the loss is never an ERROR
+verify(prompt, completion) --prejudge in the driver--> settled at once, or --> the pool with the fewest open items
+A lost pool's items are retried on another or on its replacement; the loss is never an ERROR. Independent of Ray: a pool
+is any `RemoteVerifier`.
 """
 
 import asyncio
 import itertools
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rlvr.errors import RlvrError, VerifierError
-from rlvr.records import Completion, Json, Prompt, Verdict
-from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.processes.members import Member, MemberState, Work
+from rlvr.processes.supervised_fleet import OnEvent, SupervisedFleet, Supervision
+from rlvr.records import Completion, Prompt, Verdict
 from rlvr.verification.service import VerifierService
-
-logger = logging.getLogger(__name__)
-MAX_ATTEMPTS = 4
 
 
 class PoolLost(VerifierError):  # noqa: N818 - names the event
     """The process of a pool is gone or does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One pair to verify; `settled`: verdicts that the driver could give at once."""
+
+    number: int
+    prompt: Prompt
+    completion: Completion
+    settled: Mapping[str, Verdict]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemVerdicts:
+    """The verdicts of an item, by check name."""
+
+    number: int
+    verdicts: Mapping[str, Verdict]
 
 
 class RemoteVerifier(Protocol):
@@ -33,7 +48,7 @@ class RemoteVerifier(Protocol):
         """Its node and process, for messages."""
         ...
 
-    def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+    def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
         """The verdicts, as they are reached. Raises PoolLost."""
         ...
 
@@ -46,23 +61,30 @@ class RemoteVerifier(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Open:
-    item: Item
-    future: "asyncio.Future[dict[str, Verdict]]"
-    attempts: int = 0
+class _Caller:
+    """Waits for the verdicts on one completion."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[dict[str, Verdict]] = asyncio.get_running_loop().create_future()
+
+    def answer(self, value: Mapping[str, Verdict]) -> None:
+        if not self.future.done():
+            self.future.set_result(dict(value))
+
+    def fail(self, error: RlvrError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
-@dataclass(slots=True, eq=False)
-class _Pool:
-    name: str
-    pool: RemoteVerifier
-    open: dict[int, _Open] = field(default_factory=dict[int, _Open])
-    tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
-
-
-class VerifierFleet:
+class VerifierFleet(SupervisedFleet[Member[RemoteVerifier]]):
     """Implements `CompletionVerifier` over pools that it starts, monitors and replaces."""
+
+    kind = "verifier"
+    noun = "verifier pool"
+    purpose = "verifying"
+    error = VerifierError
+    lost = PoolLost
+    max_attempts = 4
 
     def __init__(
         self,
@@ -70,173 +92,43 @@ class VerifierFleet:
         *,
         names: Sequence[str],
         here: VerifierService,
-        heartbeat_s: float,
-        answer_s: float,
-        max_restarts: int,
-        on_event: Callable[..., None],
+        supervision: Supervision,
+        on_event: OnEvent,
     ) -> None:
         """Args: here: gives the verdicts in the driver that need no waiting (`prejudge`)."""
+        super().__init__(names=names, supervision=supervision, on_event=on_event)
         self._spawn = spawn
-        self._names = list(names)
         self._here = here
-        self._heartbeat_s = heartbeat_s
-        self._answer_s = answer_s
-        self._restarts_left = max_restarts
-        self._event = on_event
         self._numbers = itertools.count()
-        self._pools: list[_Pool] = []
-        self._background: set[asyncio.Task[None]] = set()
-        self._num_starting = 0
-        self._waiting: list[_Open] = []
-        self._fresh: list[_Open] = []
-        self._last_loss = ""
-
-    @property
-    def places(self) -> list[str]:
-        """The node and process of each pool."""
-        return [pool.pool.place for pool in self._pools]
-
-    async def start(self) -> None:
-        """Starts all pools concurrently, each with its preflight. Raises the first one's error."""
-        for name, pool in zip(
-            self._names,
-            await asyncio.gather(*(self._spawn(name) for name in self._names)),
-            strict=True,
-        ):
-            self._admit(_Pool(name, pool))
 
     async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
-        """One verdict for each check. Raises VerifierError when no pool is left, or an item kills every pool."""
+        """One verdict for each check. Raises VerifierError when no pool is left, or an item ends every pool."""
         settled = self._here.prejudge(prompt, completion)
         if len(settled) == len(prompt.checks):
             return {check.name: settled[check.name] for check in prompt.checks}
-        loop = asyncio.get_running_loop()
-        work = _Open(
-            item=Item(
-                number=next(self._numbers),
-                prompt=prompt,
-                completion=completion,
-                settled=settled,
-            ),
-            future=loop.create_future(),
+        item = Item(number=next(self._numbers), prompt=prompt, completion=completion, settled=settled)
+        caller = _Caller()
+        self.submit([Work(item.number, item, caller)])
+        return await caller.future
+
+    # What a supervised fleet asks of its kind
+
+    async def spawn(self, name: str) -> Member[RemoteVerifier]:
+        return Member(name, await self._spawn(name), state=MemberState.HEALTHY)
+
+    async def serve(self, member: Member[RemoteVerifier], share: Sequence[Work]) -> AsyncIterator[tuple[Hashable, Any]]:
+        async for found in member.remote.verify([work.item for work in share]):
+            yield found.number, found.verdicts
+
+    async def ask_health(self, member: Member[RemoteVerifier]) -> None:
+        await member.remote.health()
+
+    def is_loss(self, error: RlvrError) -> bool:
+        return isinstance(error, PoolLost)  # anything else is what the pool answers
+
+    def spent(self, work: Work) -> RlvrError:
+        name = work.item.completion.completion_id
+        return VerifierError(
+            f"completion {name!r} was open in {work.attempts} verifier pools when they were lost, the last "
+            f"{work.last_error}; run `rlvr verify` on it alone to see why"
         )
-        if not self._fresh:
-            loop.call_soon(self._flush)
-        self._fresh.append(work)
-        return await work.future
-
-    async def close(self) -> None:
-        """Ends every pool."""
-        pools, self._pools = self._pools, []
-        tasks = [*self._background, *(task for pool in pools for task in pool.tasks)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(pool.pool.kill() for pool in pools), return_exceptions=True)
-
-    def _flush(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        self._waiting += fresh
-        self._dispatch()
-
-    def _dispatch(self) -> None:
-        if not self._pools:
-            if not self._num_starting:
-                self._fail(VerifierError(f"no verifier pool is left; the last was lost: {self._last_loss}"))
-            return
-        waiting, self._waiting = self._waiting, []
-        shares: dict[int, list[_Open]] = {}
-        for work in waiting:
-            index = min(range(len(self._pools)), key=lambda i: len(self._pools[i].open))
-            work.attempts += 1
-            self._pools[index].open[work.item.number] = work
-            shares.setdefault(index, []).append(work)
-        pools = list(self._pools)
-        for index, share in shares.items():
-            self._begin(pools[index], self._serve(pools[index], share))
-
-    async def _serve(self, pool: _Pool, share: Sequence[_Open]) -> None:
-        try:
-            async for judged in pool.pool.verify([work.item for work in share]):
-                work = pool.open.pop(judged.number, None)
-                if work is not None and not work.future.done():
-                    work.future.set_result(dict(judged.verdicts))
-        except PoolLost as error:
-            self._lost(pool, error)
-        except RlvrError as error:  # the pool answers with an error
-            for work in share:
-                if pool.open.pop(work.item.number, None) and not work.future.done():
-                    work.future.set_exception(error)
-
-    async def _watch(self, pool: _Pool) -> None:
-        while pool in self._pools:
-            await asyncio.sleep(self._heartbeat_s)
-            try:
-                async with asyncio.timeout(self._answer_s):
-                    await pool.pool.health()
-            except TimeoutError:
-                error = PoolLost(f"no answer for cluster.heartbeat_deadline_s={self._answer_s:g} s")
-                self._lost(pool, error)
-            except RlvrError as error:
-                self._lost(pool, error)
-
-    def _lost(self, pool: _Pool, error: RlvrError) -> None:
-        if pool not in self._pools:
-            return
-        self._pools.remove(pool)
-        current = asyncio.current_task()
-        for task in pool.tasks:
-            if task is not current:
-                task.cancel()
-        self._last_loss = f"{pool.name} ({pool.pool.place}): {error}"
-        again = list(pool.open.values())
-        fields: dict[str, Json] = {"verifier": pool.name, "reason": str(error), "again": len(again)}
-        self._event("verifier_lost", **fields)
-        logger.warning("verifier pool lost: %s; %d items are retried", self._last_loss, len(again))
-        self._background_task(pool.pool.kill())
-        if self._restarts_left > 0:
-            self._restarts_left -= 1
-            self._num_starting += 1
-            self._background_task(self._restart(pool.name))
-        for work in again:
-            if work.attempts < MAX_ATTEMPTS:
-                self._waiting.append(work)
-            elif not work.future.done():
-                name = work.item.completion.completion_id
-                work.future.set_exception(
-                    VerifierError(
-                        f"completion {name!r} was open in {work.attempts} verifier pools when they were lost, the last "
-                        f"{self._last_loss}; run `rlvr verify` on it alone to see why"
-                    )
-                )
-        self._dispatch()
-
-    async def _restart(self, name: str) -> None:
-        try:
-            self._admit(_Pool(name, await self._spawn(name)))
-            self._event("verifier_restarted", verifier=name)
-        except RlvrError as error:
-            self._last_loss = f"{name} did not restart: {error}"
-        finally:
-            self._num_starting -= 1
-            self._dispatch()
-
-    def _admit(self, pool: _Pool) -> None:
-        self._pools.append(pool)
-        self._begin(pool, self._watch(pool))
-
-    def _begin(self, pool: _Pool, work: "Awaitable[None]") -> None:
-        task = asyncio.ensure_future(work)
-        pool.tasks.add(task)
-        task.add_done_callback(pool.tasks.discard)
-
-    def _background_task(self, work: "Awaitable[None]") -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _fail(self, error: VerifierError) -> None:
-        for work in self._waiting:
-            if not work.future.done():
-                work.future.set_exception(error)
-        self._waiting = []

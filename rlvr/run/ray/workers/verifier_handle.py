@@ -14,8 +14,7 @@ from rlvr.registry import PluginSource
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.workers.verifier_actor import VerifierActor
-from rlvr.run.ray.workers.verifier_fleet import PoolLost, RemoteVerifier
-from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, PoolLost, RemoteVerifier
 
 CLOSE_S = 5.0
 
@@ -39,7 +38,7 @@ class VerifierHandle:
             deadline_s=self._deadlines.start_deadline_s,
         )
 
-    async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+    async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
         """Verdicts as they are reached, from one actor call."""
         stream = self._calls.actor.verify.options(num_returns="streaming").remote(list(items))
         limit_s = self._deadlines.step_deadline_s

@@ -14,7 +14,7 @@ from rlvr.records import (
     WeightsKind,
     WeightsRef,
 )
-from rlvr.run.ray.workers.fleet_member import EngineLost
+from rlvr.run.ray.workers.engine_member import EngineLost
 
 CHECKSUM = 7
 

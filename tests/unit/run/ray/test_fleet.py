@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from rlvr.errors import RlvrError, RolloutError
+from rlvr.processes.members import MemberState
+from rlvr.processes.supervised_fleet import Supervision
 from rlvr.protocols import GenerationRequest, LoadReceipt
 from rlvr.records import Completion, WeightsRef
-from rlvr.run.ray.workers.fleet import Fleet
-from rlvr.run.ray.workers.fleet_member import FleetLimits, MemberState
+from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from tests.unit.run.ray.fleet_engines import SimulatedEngine, request, weights
 
-LIMITS = FleetLimits(start_s=5.0, sync_s=0.2, heartbeat_s=0.02, answer_s=0.1, max_restarts=4, loads_after_work=True)
+LIMITS = Supervision(start_s=5.0, heartbeat_s=0.02, answer_s=0.1, max_restarts=4)
 
 
 class Stage:
@@ -25,7 +26,7 @@ class Stage:
         make: Callable[[str, int], SimulatedEngine],
         *,
         num_engines: int,
-        limits: FleetLimits = LIMITS,
+        supervision: Supervision = LIMITS,
     ) -> None:
         self.engines: list[SimulatedEngine] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -35,10 +36,11 @@ class Stage:
             self.engines.append(engine)
             return engine
 
-        self.fleet = Fleet(
+        self.fleet = EngineFleet(
             spawn,
             num_engines=num_engines,
-            limits=limits,
+            supervision=supervision,
+            sync_s=0.2,
             on_event=lambda kind, **fields: self.events.append((kind, fields)),
         )
 
@@ -217,7 +219,7 @@ def test_an_engine_that_misses_the_sync_deadline_is_killed_and_the_others_go_on(
         assert "version 1 were not loaded within cluster.sync_deadline_s=0.2 s" in reason
         assert {c.policy_versions for c in await stage.ask(*group("a"))} == {(1, 1)}
 
-    play(Stage(plain, num_engines=3, limits=limits), scenario)
+    play(Stage(plain, num_engines=3, supervision=limits), scenario)
 
 
 def test_the_sync_deadline_counts_from_the_end_of_the_work_that_was_begun():
@@ -254,7 +256,7 @@ def test_when_no_engine_is_left_the_error_names_each_and_the_key_to_change():
         with pytest.raises(RolloutError, match=told):
             await stage.ask(*group("a"))
 
-    play(Stage(lambda n, _: SimulatedEngine(n, dies_after=0), num_engines=1, limits=limits), scenario)
+    play(Stage(lambda n, _: SimulatedEngine(n, dies_after=0), num_engines=1, supervision=limits), scenario)
 
 
 def test_a_request_that_every_engine_fails_at_ends_with_what_the_last_one_said():
@@ -273,7 +275,7 @@ def test_an_engine_that_computes_with_other_weights_is_refused_when_it_joins():
         refused = [fields["reason"] for kind, fields in stage.events if kind == "engine_lost"]
         assert len(refused) == 1
         assert "canary log-probs differ from engine-0's by 1.0000 nats" in refused[0]
-        assert [m.engine_id for m in stage.fleet.members] == ["engine-0", "engine-1"]
+        assert [m.name for m in stage.fleet.members] == ["engine-0", "engine-1"]
 
     def make(name: str, number: int) -> SimulatedEngine:
         return SimulatedEngine(name, canary=-2.0 if number == 1 else -1.0)
@@ -322,7 +324,7 @@ def test_an_engine_that_cannot_start_ends_the_start_with_its_reason_and_leaves_n
         engines.append(SimulatedEngine(name))
         return engines[-1]
 
-    fleet = Fleet(spawn, num_engines=3, limits=LIMITS, on_event=lambda kind, **fields: None)
+    fleet = EngineFleet(spawn, num_engines=3, supervision=LIMITS, on_event=lambda kind, **fields: None)
     with pytest.raises(RolloutError, match="no such model"):
         asyncio.run(fleet.start())
     assert [engine.is_killed for engine in engines] == [True, True]

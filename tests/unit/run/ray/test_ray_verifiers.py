@@ -8,9 +8,9 @@ import pytest
 
 from rlvr.errors import RlvrError, VerifierError
 from rlvr.plugin import verifier
+from rlvr.processes.supervised_fleet import Supervision
 from rlvr.records import Check, Completion, FinishReason, Prompt, Status, Verdict
-from rlvr.run.ray.workers.verifier_fleet import PoolLost, VerifierFleet
-from rlvr.run.ray.workers.verifier_items import Item, Judged
+from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, PoolLost, VerifierFleet
 from rlvr.verification.service import VerifierService
 
 
@@ -24,14 +24,14 @@ class Pool:
         self.num_judged = 0
         self.is_killed = False
 
-    async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+    async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
         for item in items:
             await self._answer()
             if self.lives is not None and self.num_judged >= self.lives:
                 raise PoolLost("its process is gone")
             self.num_judged += 1
             verdict = Verdict(status=Status.PASS, score=1.0, reason="as asked", verifier="p@1", seconds=0.0)
-            yield Judged(number=item.number, verdicts={check.name: verdict for check in item.prompt.checks})
+            yield ItemVerdicts(number=item.number, verdicts={check.name: verdict for check in item.prompt.checks})
 
     async def health(self) -> None:
         await self._answer()
@@ -104,9 +104,7 @@ def play(
             spawn,
             names=names,
             here=here,
-            heartbeat_s=0.02,
-            answer_s=0.1,
-            max_restarts=max_restarts,
+            supervision=Supervision(heartbeat_s=0.02, answer_s=0.1, max_restarts=max_restarts),
             on_event=lambda kind, **fields: events.append(kind),
         )
         async with asyncio.timeout(10):
@@ -174,7 +172,7 @@ def test_what_needs_no_waiting_is_judged_in_the_driver(here: VerifierService):
 
 def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: VerifierService):
     class Broken(Pool):
-        async def verify(self, items: Sequence[Item]) -> AsyncIterator[Judged]:
+        async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
             await asyncio.sleep(0)
             raise RlvrError("verifier-0 failed: RuntimeError: the verifier pool is closed")
             yield
@@ -185,3 +183,21 @@ def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: Verif
         assert ["the verifier pool is closed" in str(error) for error in found] == [True] * 3
 
     play(here, [Broken()], scenario)
+
+
+def test_a_pool_that_leaves_items_unanswered_is_replaced_and_nobody_waits(here: VerifierService):
+    class Forgetful(Pool):
+        async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
+            async for found in super().verify(items[:1]):
+                yield found
+
+    verdicts, events = play(here, [Forgetful(), Pool()], judge_all(3))
+    assert [v["m"].status for v in verdicts] == [Status.PASS] * 3
+    assert events == ["verifier_lost", "verifier_restarted"]
+
+
+def test_a_pool_that_does_not_start_ends_the_start_and_leaves_none_running(here: VerifierService):
+    started = Pool()
+    with pytest.raises(VerifierError, match="no more pools"):
+        play(here, [started], judge_all(1), names=("verifier-0", "verifier-1"))
+    assert started.is_killed

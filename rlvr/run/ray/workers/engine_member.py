@@ -1,0 +1,42 @@
+"""One engine of a fleet: what it has loaded, and the time of its last sign of life."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlvr.errors import RolloutError
+from rlvr.processes.members import Member
+from rlvr.protocols import LoadReceipt, RolloutEngine
+from rlvr.records import WeightsRef
+
+
+class EngineLost(RolloutError):  # noqa: N818 - names the event
+    """The process of an engine is gone or does not answer."""
+
+
+class MemberEngine(RolloutEngine, Protocol):
+    """An engine that can be killed from outside, whatever it is doing."""
+
+    @property
+    def place(self) -> str:
+        """Its node and process, for messages."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends it at once, without waiting for an answer."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class EngineMember(Member[MemberEngine]):
+    """An engine, what it has loaded, and what it is loading."""
+
+    receipt: LoadReceipt | None = None
+    loading: WeightsRef | None = None
+
+    def silence_s(self) -> float:
+        """Seconds past the latest deadline of its open requests without a completion."""
+        if not self.open:
+            return 0.0
+        allowed = max(work.item.deadline_s for work in self.open.values())
+        return time.monotonic() - self.last_sign - allowed
