@@ -24,7 +24,7 @@ from rlvr.run.record.resume import Resume
 from rlvr.run.step.buffer import GroupBuffer
 from rlvr.run.step.difficulty import SolveRates
 from rlvr.run.step.evaluation import Evaluation, evaluate
-from rlvr.run.step.learner_thread import LearnerThread
+from rlvr.run.step.learner_thread import Hook, LearnerThread
 from rlvr.run.step.sampler import CompletionVerifier, SamplingPlan, SingleTurnSampler
 from rlvr.run.step.shaping import RewardShaping, signal_filter
 from rlvr.run.step.stop import StopRequest
@@ -47,12 +47,14 @@ def assemble(
     recorder: Recorder,
     stop: StopRequest,
     resumed: Resume | None,
+    before_training: Hook | None = None,
 ) -> RunParts:
     """The parts of a run, restored from the checkpoint when it is resumed.
 
     Args:
         set_correction: changes the learner's correction during the run.
         resumed: the checkpoint; the learner is already restored, everything else is restored here.
+        before_training: awaited before the learner trains.
     """
     sampler = SingleTurnSampler(
         engine=engine,
@@ -80,7 +82,7 @@ def assemble(
             solve_rates.restore(resumed.state["solve_rates"])
     shaping = RewardShaping.of(recipe.reward, max_completion_tokens=recipe.rollout.max_completion_tokens)
     buffer = _buffer(recipe, shaping=shaping, max_staleness=governor.max_staleness)
-    thread = LearnerThread()
+    thread = LearnerThread(before_training=before_training)
     every, save_every = recipe.run.eval_every_steps, recipe.run.checkpoint_every_steps
     return RunParts(
         first_step=resumed.step + 1 if resumed else 1,

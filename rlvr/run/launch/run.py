@@ -45,6 +45,7 @@ from rlvr.run.record.resume import BEFORE_EVERYTHING, Resume, find_resume
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.record.sinks import build_sinks
 from rlvr.run.step.failures import LearnerLost
+from rlvr.run.step.learner_thread import Hook
 from rlvr.run.step.sampler import CompletionVerifier
 from rlvr.run.step.stop import StopRequest, listen_for_stop
 
@@ -78,12 +79,16 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """The objects that do a run's work: in this process, or handles of actors."""
+    """The objects that do a run's work: in this process, or handles of actors.
+
+    before_training: awaited before the learner trains; it sends engines on the learner's devices to sleep.
+    """
 
     learner: Learner
     set_correction: Callable[[Correction], None]
     engine: RolloutEngine
     verifier: CompletionVerifier
+    before_training: Hook | None = None
 
 
 class Backend(Protocol):
@@ -234,6 +239,7 @@ async def _loop_with(workers: Workers, context: RunContext, *, text: PolicyText,
         recorder=context.recorder,
         stop=context.stop,
         resumed=context.resumed,
+        before_training=workers.before_training,
     )
     if context.resumed is not None:
         context.recorder.rewind(context.resumed.step, next_issue=parts.stream.num_issued)

@@ -23,7 +23,6 @@ from rlvr.records import Check
 from rlvr.registry import ENGINES, VERIFIERS, PluginSource, find
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.launch.run import RunContext, Workers, run_recipe
-from rlvr.run.ray.colocated import TurnTaker
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
 from rlvr.run.ray.placement import Reserved
@@ -37,6 +36,7 @@ from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.run.step.learner_thread import Hook
 from rlvr.verification.service import VerifierService
 
 
@@ -180,10 +180,11 @@ class RayBackend:
                 await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
                 raise
             yield Workers(
-                learner=self._taking_turns(learner, fleet),
+                learner=learner,
                 set_correction=learner.set_correction,
                 engine=fleet,
                 verifier=verifiers,
+                before_training=self._engines_to_sleep(fleet),
             )
         finally:
             await asyncio.gather(fleet.close(), verifiers.close())
@@ -267,7 +268,13 @@ class RayBackend:
             for name, config in source.all_checks.items()
         ]
 
-    def _taking_turns(self, learner: LearnerHandle, fleet: EngineFleet) -> "LearnerHandle | TurnTaker":
+    def _engines_to_sleep(self, fleet: EngineFleet) -> Hook | None:
+        """Sends engines that share the learner's devices to sleep; the fleet wakes them to load weights."""
         if self._recipe.cluster.placement is not Placement.COLOCATED:
-            return learner
-        return TurnTaker(learner, fleet, loop=asyncio.get_running_loop())
+            return None
+
+        async def sleep() -> None:
+            if not fleet.is_asleep:
+                await fleet.sleep()
+
+        return sleep

@@ -142,14 +142,14 @@ class Updater:
                 begun = time.perf_counter()
                 if not self._is_streaming:
                     self._activity.begin("training")
-                learned.append(await self._thread.run(lambda kept=kept: self._learn(kept)))
+                learned.append(await self._thread.train(lambda kept=kept: self._learn(kept)))
                 metrics |= learned[-1].metrics
                 train_s += time.perf_counter() - begun
         counts = [part.counts for part in learned if part.counts is not None]
         if self._is_streaming and counts:
             begun = time.perf_counter()
             total = functools.reduce(operator.add, counts)
-            report = await self._thread.run(lambda: self._learner.apply(total))
+            report = await self._thread.train(lambda: self._learner.apply(total))
             metrics |= report.metrics
             train_s += time.perf_counter() - begun
         silent = frozenset[str]().union(*(part.silent for part in learned))

@@ -75,7 +75,8 @@ class World:
                 min_judged=2, shaping=shaping, is_signal_needed=settings.pop("is_signal_needed", False)
             ),
         )
-        self.thread = LearnerThread()
+        self.calls: list[str] = []
+        self.thread = LearnerThread(before_training=self.free_devices)
         self.updater = Updater(
             buffer=self.buffer,
             learner=self.learner,
@@ -90,6 +91,9 @@ class World:
             activity=Activity(RichConsole(file=io.StringIO())),
         )
         assert not settings, settings
+
+    async def free_devices(self) -> None:
+        self.calls.append("free devices")
 
     def run(self, *groups: Group) -> Update:
         async def step() -> Update:
@@ -272,3 +276,22 @@ def test_each_rollout_is_shaped_once(
     update = world.run(*THREE, group(3, [None, 1.0, 0.0]))
     assert sorted(seen) == [f"{number}#{i}" for number in range(4) for i in range(3)]
     assert update.shaped.keys() == set(seen) - {"3#0"}
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_devices_are_freed_before_all_that_the_learner_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_streaming: bool
+):
+    world = World(tmp_path, num_groups=2, is_streaming=is_streaming)
+    for name in ("annotate", "accumulate", "apply", "step"):
+        method = getattr(world.learner, name)
+
+        def noted(argument: Any, *, name: str = name, method: Any = method) -> Any:
+            world.calls.append(name)
+            return method(argument)
+
+        monkeypatch.setattr(world.learner, name, noted)
+    assert world.run(*THREE[:2]).has_learned
+    each = ["free devices", "annotate", "accumulate"]
+    whole = ["free devices", "annotate", "step", "accumulate", "apply"]
+    assert world.calls == ([*each, *each, "free devices", "apply"] if is_streaming else whole)
