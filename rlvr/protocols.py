@@ -246,8 +246,8 @@ class GenerationRequest:
 class LoadReceipt:
     """An engine's report on the weights it now uses.
 
-    checksums: of the received bytes, by tensor name. canary_logprobs: for each row of `WeightsRef.canary` the
-        log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
+    checksums: of the received bytes, by tensor name. canary_logprobs: for each canary row of `load_weights`
+        the log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
     canary_s: the part of `seconds` that the canary took.
     engine_id: the engine's name; "" if there is only one. members: of a fleet, one receipt for each engine.
     has_weights: False if the engine has no weights, so that there is nothing to prove.
@@ -285,11 +285,15 @@ class RolloutEngine(Protocol):
         """Yields each completion as it finishes. Raises RolloutError when the engine fails."""
         ...
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Switches to `ref` and reports the weights that it now holds.
 
         An engine waits for running work, or freezes it, switches, and continues; then a completion's
         `policy_versions` record which weights sampled which token.
+
+        Args: canary: rows of token ids; the receipt holds their log-probs, computed with the new weights.
+
+        Raises: RolloutError when the tensors that it now holds are not those of `ref.manifest`.
         """
         ...
 

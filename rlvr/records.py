@@ -289,7 +289,6 @@ class WeightsRef:
     policy_version: negative for weights that are published only for a test; no completion may come from those.
     uri: with Transport.FILE the path of the file on the learner's node.
     manifest: empty for Transport.SHARED, where no bytes travel. base: the whole weights that an ADAPTER is for.
-    canary: token ids whose log-probs an engine computes after loading (`LoadReceipt.canary_logprobs`).
     """
 
     policy_version: int
@@ -299,4 +298,3 @@ class WeightsRef:
     dtype: str
     manifest: tuple[TensorEntry, ...] = ()
     base: "WeightsRef | None" = None
-    canary: tuple[tuple[int, ...], ...] = ()

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -81,13 +81,13 @@ class EngineTrial:
         return [by_id[r.request_id] for r in requests if r.request_id in by_id]
 
     def publish(self) -> WeightsRef:
-        """The present weights of the policy, under the next version, with rows for the canary."""
+        """The present weights of the policy, under the next version."""
         self.publication.has_changed = True
-        return replace(self.publication.publish(self.policy.model), canary=CANARY)
+        return self.publication.publish(self.policy.model)
 
     async def load(self, ref: WeightsRef) -> LoadReceipt:
-        """Has the engine load them."""
-        receipt = await self.engine.load_weights(ref)
+        """Has the engine load them and score the canary."""
+        receipt = await self.engine.load_weights(ref, canary=CANARY)
         self.version = ref.policy_version
         return receipt
 

@@ -122,7 +122,7 @@ async def other_bytes_are_noticed(trial: EngineTrial) -> Problems:
     forged = replace(ref, manifest=(replace(first, checksum=first.checksum ^ 1), *rest))
     problems: Problems = []
     try:
-        receipt = await trial.engine.load_weights(forged)
+        receipt = await trial.engine.load_weights(forged, canary=CANARY)
     except RolloutError:
         pass
     else:

@@ -94,7 +94,7 @@ class ServerEngine:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Refuses. Raises RolloutError."""
         raise RolloutError(
             f"server {self._client.url} cannot load weights (version {ref.policy_version}): it serves the model it "

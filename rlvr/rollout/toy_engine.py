@@ -27,8 +27,8 @@ class ToyEngine:
         """Yields completions in the order of the requests."""
         return self._waves.generate(requests)
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Sets the version after earlier waves; there are no weights."""
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
+        """Sets the version after earlier waves; there are no weights, and so no canary."""
         return await self._waves.call(lambda: self._load(ref))
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -73,9 +73,9 @@ class TransformersEngine:
         """Yields each completion as it finishes; all requests of one turn of the event loop share a wave."""
         return self._waves.generate(requests)
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Switches to `ref` after earlier waves. Raises RolloutError when the loaded tensors are not those sent."""
-        return await self._waves.call(lambda: self._load(ref))
+        return await self._waves.call(lambda: self._load(ref, canary))
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probs of each row's tokens but the first, with the current weights, each row in its own shape."""
@@ -89,19 +89,19 @@ class TransformersEngine:
         """Ends the engine's thread."""
         self._waves.close()
 
-    def _load(self, ref: WeightsRef) -> LoadReceipt:
+    def _load(self, ref: WeightsRef, canary: Sequence[Sequence[int]]) -> LoadReceipt:
         start = time.perf_counter()
         if self._shared != (ref.transport is Transport.SHARED):
             raise RolloutError(f"weights of transport {ref.transport} cannot be loaded by this engine")
         checksums = {} if self._shared else self._refresh(ref)
         self._version = ref.policy_version
         loaded = time.perf_counter()
-        canary = self._score(ref.canary)
+        scores = self._score(canary)
         return LoadReceipt(
             policy_version=ref.policy_version,
             checksums=checksums,
             seconds=time.perf_counter() - start,
-            canary_logprobs=tuple(tuple(row) for row in canary),
+            canary_logprobs=tuple(tuple(row) for row in scores),
             canary_s=time.perf_counter() - loaded,
             engine_id=self._engine_id,
         )

@@ -71,7 +71,7 @@ class InstantEngine:
                 policy_versions=(self._version,) * NUM_TOKENS,
             )
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         self._version = ref.policy_version
         return LoadReceipt(policy_version=ref.policy_version)
 

@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,12 +66,12 @@ def main(dtype: str, *changes: str) -> None:
         for _ in range(6):
             publication.has_changed = True
             begin = time.perf_counter()
-            ref = replace(publication.publish(policy.model), canary=tuple(prompts[:4]))
+            ref = publication.publish(policy.model)
             written.append(time.perf_counter() - begin)
             tensors = load_file(ref.uri)
             num_bytes = sum(tensor.nbytes for tensor in tensors.values())
             begin = time.perf_counter()
-            receipt = living.run(engine.load_weights(ref))
+            receipt = living.run(engine.load_weights(ref, canary=prompts[:4]))
             frozen.append(receipt.seconds - receipt.canary_s)
             whole.append(time.perf_counter() - begin)
             target = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}

@@ -21,6 +21,7 @@ from rlvr.rollout.context import EngineContext
 from rlvr.rollout.transformers_engine import TransformersEngine
 
 Requests = Sequence[GenerationRequest]
+Rows = Sequence[Sequence[int]]
 Change = Callable[[Completion], Completion]
 
 
@@ -225,7 +226,7 @@ def test_a_cancelled_caller_that_takes_others_with_it_is_caught(
 
 def test_a_load_that_is_not_followed_is_caught(uniform: type[Any]) -> None:
     class Forgets(uniform):
-        async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+        async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
             return LoadReceipt(policy_version=0)
 
         async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -242,9 +243,9 @@ def test_a_load_that_drops_open_requests_or_blurs_versions_is_caught(uniform: ty
     class Drops(uniform):
         num_loads = 0
 
-        async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+        async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
             self.num_loads += 1
-            return await super().load_weights(ref)
+            return await super().load_weights(ref, canary=canary)
 
         async def generate(self, requests: Requests) -> AsyncIterator[Completion]:
             began = self.num_loads
@@ -305,8 +306,8 @@ class Sound:
     def generate(self, requests: Requests) -> AsyncIterator[Completion]:
         return self.engine.generate(requests)
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        return await self.engine.load_weights(ref)
+    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
+        return await self.engine.load_weights(ref, canary=canary)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         return await self.engine.score(rows)
@@ -321,29 +322,29 @@ class Sound:
 class Stale(Sound):
     """Says what it should, and keeps its first weights."""
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
         self.engine._version = ref.policy_version
         return LoadReceipt(
             policy_version=ref.policy_version,
             checksums={entry.name: entry.checksum for entry in ref.manifest},
-            canary_logprobs=tuple(map(tuple, await self.score(ref.canary))),
+            canary_logprobs=tuple(map(tuple, await self.score(canary))),
         )
 
 
 class Silent(Sound):
     """Loads, and says nothing of it."""
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        receipt = await super().load_weights(ref)
+    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
+        receipt = await super().load_weights(ref, canary=canary)
         return replace(receipt, checksums={}, canary_logprobs=())
 
 
 class Credulous(Sound):
     """Takes what comes, and repeats the manifest."""
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
         try:
-            return await super().load_weights(ref)
+            return await super().load_weights(ref, canary=canary)
         except RolloutError:
             sent = {entry.name: entry.checksum for entry in ref.manifest}
             return LoadReceipt(policy_version=ref.policy_version, checksums=sent)

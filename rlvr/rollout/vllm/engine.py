@@ -83,8 +83,8 @@ class VllmEngine:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._open.difference_update(tasks)
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
-        """Loads the file of `ref` and scores its canary; requests in flight are frozen meanwhile, then continue.
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
+        """Loads the file of `ref` and scores the canary; requests in flight are frozen meanwhile, then continue.
 
         Generation pauses for the receipt's `seconds` less its `canary_s`.
         Raises: RolloutError with each tensor that is missing, unknown, misshapen or different from the learner's;
@@ -103,14 +103,14 @@ class VllmEngine:
                 if not self._trouble():
                     await self._core.call("resume_generation")
             loaded = time.perf_counter()
-            canary = await self._score(ref.canary)
+            scores = await self._score(canary)
             end = time.perf_counter()
             return LoadReceipt(
                 policy_version=self._version,
                 checksums=checksums,
                 seconds=end - begin,
                 canary_s=end - loaded,
-                canary_logprobs=tuple(tuple(row) for row in canary),
+                canary_logprobs=tuple(tuple(row) for row in scores),
                 engine_id=self._settings.engine_id,
             )
 

@@ -7,7 +7,7 @@
                      (when weights changed), and agree across engines
     drift:  every `drift_every_syncs` syncs, mean |engine - learner| within noise + 4 standard errors
 
-An engine's log-probs come with its receipt (`WeightsRef.canary`), so each engine of a fleet answers with the
+An engine's log-probs come with its receipt (`LoadReceipt.canary_logprobs`), so each engine of a fleet answers with the
 weights that it has just loaded. Noise may grow with the mean |log-prob|, because rounding errors do.
 """
 
@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rlvr.batch import ProvableLearner
 from rlvr.config.sections.proof import ProofConfig
@@ -23,7 +23,7 @@ from rlvr.errors import RolloutError
 from rlvr.protocols import LoadReceipt, RolloutEngine
 from rlvr.records import Json, Transport, WeightsRef
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.weights.canary import Canary, Difference, Scores, difference, mean_size
+from rlvr.run.weights.canary import Canary, Difference, Rows, Scores, difference, mean_size
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +97,12 @@ class WeightProof:
         self._size = 0.0
         self._spread = 0.0
 
-    def asking(self, ref: WeightsRef) -> WeightsRef:
-        """The reference with this sync's rows: the short one, and the wide ones at the start and for drift."""
-        rows = self._canary.sync + (self._canary.wide if self._is_wide(ref) else ())
-        return replace(ref, canary=rows)
+    def rows(self, ref: WeightsRef) -> Rows:
+        """The canary rows of this sync: the short one, and the wide ones at the start and for drift."""
+        return self._canary.sync + (self._canary.wide if self._is_wide(ref) else ())
 
     async def check(self, ref: WeightsRef, receipt: LoadReceipt) -> SyncProof:
-        """Checks the engines' answers to `asking(ref)`.
+        """Checks the engines' log-probs of `rows(ref)`.
 
         Raises: RolloutError, which names version and engine.
         """
@@ -167,9 +166,8 @@ class WeightProof:
                 unmoved.append(group)
             else:
                 proofs.append(proof)
-        again = replace(ref, canary=self._canary.sync)
-        receipt = await self._engine.load_weights(again)
-        check_receipts(again, receipt)
+        receipt = await self._engine.load_weights(ref, canary=self._canary.sync)
+        check_receipts(ref, receipt)
         for one in _with_weights(receipt):
             known = self._known.get(one.engine_id)
             if known is None:  # it joined meanwhile and is checked at its first sync
@@ -201,8 +199,7 @@ class WeightProof:
             else:
                 return None
             ref = await self._thread.run(self._learner.publish)
-            ref = replace(ref, canary=self._canary.trial)
-            receipt = await self._engine.load_weights(ref)
+            receipt = await self._engine.load_weights(ref, canary=self._canary.trial)
             check_receipts(ref, receipt)
             engines = _with_weights(receipt)
             residual = 0.0
@@ -231,12 +228,12 @@ class WeightProof:
     ) -> float:
         """Checks and keeps this engine's answer; returns its mean difference to the learner, 0 if not measured."""
         version = f"version {ref.policy_version}: {_name(one)}"
-        num_rows = len(self._canary.sync) + (len(self._canary.wide) if learner is not None else 0)
+        rows = self.rows(ref)
         lengths = [len(row) for row in one.canary_logprobs]
-        if lengths != [len(row) - 1 for row in ref.canary[:num_rows]]:
+        if lengths != [len(row) - 1 for row in rows]:
             raise RolloutError(
-                f"{version} returned {len(lengths)} canary rows of {sum(lengths)} log-probs, but {num_rows} rows were "
-                "asked for; load_weights must score WeightsRef.canary with the weights it has loaded"
+                f"{version} returned {len(lengths)} canary rows of {sum(lengths)} log-probs, but {len(rows)} rows were "
+                "asked for; load_weights must score its argument `canary` with the weights it has loaded"
             )
         sync_row = one.canary_logprobs[: len(self._canary.sync)]
         if not all(math.isfinite(value) for row in one.canary_logprobs for value in row):

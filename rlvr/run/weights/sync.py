@@ -45,15 +45,14 @@ async def sync_weights(
     """
     start = time.perf_counter()
     ref = await thread.run(learner.publish)
-    is_proven = proof is not None and ref.transport is not Transport.SHARED
-    if proof is not None and is_proven:
-        ref = proof.asking(ref)
+    if ref.transport is Transport.SHARED:
+        proof = None
     asked = time.perf_counter()
-    receipt = await engine.load_weights(ref)
+    receipt = await engine.load_weights(ref, canary=proof.rows(ref) if proof is not None else ())
     wait_s = max(0.0, time.perf_counter() - asked - receipt.seconds)
     check_receipts(ref, receipt)
     metrics: Mapping[str, float] = {}
-    if proof is not None and is_proven:
+    if proof is not None:
         metrics = (await proof.check(ref, receipt)).metrics
     return Sync(ref=ref, sync_s=time.perf_counter() - start - wait_s, wait_s=wait_s, metrics=metrics)
 

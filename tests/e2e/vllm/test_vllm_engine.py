@@ -56,7 +56,7 @@ def living(started: Living, policy: Policy, folder: Path) -> Living:
 def test_the_canary_of_a_load_follows_the_learner(living: Living, policy: Policy, folder: Path):
     tensors = cases.tensors_of(policy)
     ref = cases.publish(tensors, folder / "again.safetensors", version=2)
-    receipt = living.run(living.engine.load_weights(ref))
+    receipt = living.run(living.engine.load_weights(ref, canary=cases.CANARY))
     assert (receipt.policy_version, receipt.engine_id) == (2, "engine-0")
     assert 0 < receipt.canary_s < receipt.seconds
     assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}

@@ -78,7 +78,7 @@ def test_a_stale_packed_head_shows_in_the_canary_and_repacking_cures_it(living: 
         ]
 
     ref = cases.publish(cases.tensors_of(policy), tmp_path / "v1.safetensors", version=1)
-    receipt = living.run(living.engine.load_weights(ref))
+    receipt = living.run(living.engine.load_weights(ref, canary=cases.CANARY))
     assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}
     assert max(errors([list(row) for row in receipt.canary_logprobs])) > 0.1
     repacked = living.run(living.engine._core.call("collective_rpc", "repack_after_all"))

@@ -54,7 +54,7 @@ class Sending:
 
     def next(self) -> WeightsRef:
         self.publication.has_changed = True
-        return dataclasses.replace(self.publication.publish(self.model), canary=cases.CANARY)
+        return self.publication.publish(self.model)
 
     def errors(self, found: object) -> float:
         """The largest difference of log-probs on the canary to the learner's own, which computes unmerged."""
@@ -96,7 +96,7 @@ def test_the_base_goes_once_and_each_set_of_adapters_is_followed(
     seen: list[object] = []
     for version in range(4):
         ref = sending.next()
-        receipt = living.run(living.engine.load_weights(ref))
+        receipt = living.run(living.engine.load_weights(ref, canary=cases.CANARY))
         assert receipt.policy_version == version
         assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}
         assert sending.errors(receipt.canary_logprobs) < 2e-4
@@ -140,7 +140,7 @@ def test_other_bytes_are_refused_by_name_and_another_base_is_loaded(living: Livi
     with pytest.raises(RolloutError, match="was started with adapters"):
         living.run(living.engine.load_weights(ref.base))  # type: ignore[arg-type] # an adapter's has one
     other = Sending(adapted(seed=2), tmp_path / "b")
-    receipt = living.run(living.engine.load_weights(other.next()))
+    receipt = living.run(living.engine.load_weights(other.next(), canary=cases.CANARY))
     assert other.errors(receipt.canary_logprobs) < 2e-4
     sending.publication.close()
     other.publication.close()

@@ -70,8 +70,8 @@ def test_log_probs_follow_transformers_in_the_same_precision(
     text = "<|im_start|>user\nTell me about {}.<|im_end|>\n<|im_start|>assistant\n"
     prompts = [tuple(policy.tokenizer.encode(text.format(w))) for w in ("rain", "steel", "maps")]
     tensors = cases.tensors_of(policy, kind)
-    ref = cases.publish(tensors, tmp_path / "w.safetensors", version=1, canary=prompts)
-    living.run(living.engine.load_weights(ref))
+    ref = cases.publish(tensors, tmp_path / "w.safetensors", version=1)
+    living.run(living.engine.load_weights(ref, canary=prompts))
     found = living.generate(
         *(request(f"{i}", prompt, seed=i, temperature=1.0, max_tokens=48) for i, prompt in enumerate(prompts))
     )

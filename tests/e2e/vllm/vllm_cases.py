@@ -87,7 +87,6 @@ def publish(
     path: Path,
     *,
     version: int,
-    canary: Sequence[Sequence[int]] = CANARY,
 ) -> WeightsRef:
     """The reference of `tensors`, written to `path`."""
     save_file(tensors, path)
@@ -101,7 +100,6 @@ def publish(
             TensorEntry(name=name, shape=tuple(tensor.shape), checksum=tensor_checksum(tensor))
             for name, tensor in tensors.items()
         ),
-        canary=tuple(tuple(row) for row in canary),
     )
 
 

@@ -46,10 +46,10 @@ class EngineActor:
         async for bunch in in_bunches(self._served.generate(requests)):
             yield bunch
 
-    async def load_weights(self, ref: WeightsRef, source: Any) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, source: Any, canary: Sequence[Sequence[int]]) -> LoadReceipt:
         """Loads from the file, which is fetched once per node. source: the learner's actor and its node."""
         local = await asyncio.to_thread(self._files.here, ref, source)
-        return await self._served.load_weights(local)
+        return await self._served.load_weights(local, canary=canary)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""

@@ -68,6 +68,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         self._num_joined = num_engines
         self._version = 0
         self._ref: WeightsRef | None = None
+        self._canary: Sequence[Sequence[int]] = ()
         self.is_asleep = False
         self._loading = Loading(sync_s, loads_after_work=loads_after_work)
 
@@ -83,12 +84,12 @@ class EngineFleet(SupervisedFleet[EngineMember]):
                 raise answer
             yield answer
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """All engines load concurrently; one that misses its deadline is lost, and the others continue.
 
         Raises: RolloutError when none could load, with the reason for each; LearnerLost when the file is gone with it.
         """
-        self._ref = ref
+        self._ref, self._canary = ref, canary
         await self.wake()
         targets = [m for m in self.members if m.state is not MemberState.LEAVING and not m.loading]
         await asyncio.gather(*(self._load(member, ref) for member in targets))
@@ -216,7 +217,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         """Loads `ref` and makes the member HEALTHY, or lost."""
         peers = [m.receipt for m in self.members if m is not member and m.receipt is not None]
         try:
-            await self._loading.load(member, ref, peers=peers)
+            await self._loading.load(member, ref, canary=self._canary, peers=peers)
         except LearnerLost:
             raise
         except RlvrError as error:

@@ -49,13 +49,14 @@ class EngineHandle:
             except ray_errors.RayError as error:
                 raise self._calls.meaning(error) from error
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Loads the weights; the file is fetched if the node does not see it."""
         limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
         return await self._calls.later(
             "load_weights",
             ref,
             self._source,
+            canary,
             what=f"the weights of version {ref.policy_version} to be loaded",
             deadline_s=limit_s,
         )

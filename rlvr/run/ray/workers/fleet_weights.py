@@ -23,7 +23,14 @@ class Loading:
         self._deadline_s = deadline_s
         self._loads_after_work = loads_after_work
 
-    async def load(self, member: EngineMember, ref: WeightsRef, *, peers: Sequence[LoadReceipt]) -> None:
+    async def load(
+        self,
+        member: EngineMember,
+        ref: WeightsRef,
+        *,
+        canary: Sequence[Sequence[int]],
+        peers: Sequence[LoadReceipt],
+    ) -> None:
         """Sets the member's receipt.
 
         The deadline counts from the call, or from the end of the member's open requests if it loads only then.
@@ -32,7 +39,7 @@ class Loading:
         """
         before = set(member.open)
         member.loading = ref
-        task = asyncio.create_task(member.remote.load_weights(ref))
+        task = asyncio.create_task(member.remote.load_weights(ref, canary=canary))
         since = time.monotonic()
         try:
             while not task.done():

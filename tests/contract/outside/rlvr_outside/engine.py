@@ -48,7 +48,7 @@ class UniformEngine:
         finally:
             self._num_open -= num_left
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Notes the version."""
         self._version = ref.policy_version
         return LoadReceipt(policy_version=ref.policy_version, has_weights=False)

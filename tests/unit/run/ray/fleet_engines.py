@@ -20,7 +20,7 @@ CHECKSUM = 7
 
 
 def weights(version: int) -> WeightsRef:
-    """A reference with one tensor and a canary."""
+    """A reference with one tensor."""
     return WeightsRef(
         policy_version=version,
         kind=WeightsKind.FULL,
@@ -28,7 +28,6 @@ def weights(version: int) -> WeightsRef:
         uri=f"/nowhere/v{version}.safetensors",
         dtype="float32",
         manifest=(TensorEntry(name="w", shape=(1,), checksum=CHECKSUM),),
-        canary=((1, 2),),
     )
 
 
@@ -97,7 +96,7 @@ class SimulatedEngine:
                 policy_versions=(self.version, self.version),
             )
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         start = time.perf_counter()
         await self._time(self.load_s)
         self.version = ref.policy_version

@@ -1,7 +1,7 @@
 """The fleet over simulated engines: who gets what, and what happens when one is lost. No Ray."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_a_restarted_engine_serves_only_after_it_has_loaded_the_weights_of_now()
 class NoRoom(SimulatedEngine):
     """What an actor raises that is no error of ours arrives as a plain RlvrError."""
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         raise RlvrError(f"{self.name} failed: OSError: No space left on device")
 
 
@@ -226,10 +226,10 @@ def test_the_sync_deadline_counts_from_the_end_of_the_work_that_was_begun():
     class Waves(SimulatedEngine):
         """Loads only when its generation is done, as an engine of waves."""
 
-        async def load_weights(self, ref):
+        async def load_weights(self, ref, *, canary=()):
             while self.calls and self.calls[-1] == ["slow#0", "slow#1"] and self.is_busy:
                 await asyncio.sleep(0.01)
-            return await super().load_weights(ref)
+            return await super().load_weights(ref, canary=canary)
 
         is_busy = True
 

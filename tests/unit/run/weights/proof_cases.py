@@ -21,7 +21,7 @@ from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Json, Transport, WeightsRef
 from rlvr.rollout.transformers_engine import COPY_DTYPES, TransformersEngine
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.weights.canary import build_canary
+from rlvr.run.weights.canary import Rows, build_canary
 from rlvr.run.weights.proof import WeightProof
 from rlvr.run.weights.sync import Sync, first_sync, sync_weights
 from tests.unit.learner.learner_cases import make_batch
@@ -48,12 +48,12 @@ class Wrapped:
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         return self.inner.generate(requests)
 
-    async def load_weights(self, ref: WeightsRef) -> LoadReceipt:
+    async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         self.num_loads += 1
-        return await self.load(ref)
+        return await self.load(ref, tuple(map(tuple, canary)))
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
-        return await self.inner.load_weights(ref)
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        return await self.inner.load_weights(ref, canary=canary)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         return await self.inner.score(rows)
@@ -64,9 +64,9 @@ class Wrapped:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def claim(self, ref: WeightsRef) -> LoadReceipt:
+    async def claim(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
         """The receipt of one who did not load, with the log-probs of what it holds."""
-        scores = await self.inner.score(ref.canary)
+        scores = await self.inner.score(canary)
         return LoadReceipt(
             policy_version=ref.policy_version,
             checksums={entry.name: entry.checksum for entry in ref.manifest},
@@ -81,31 +81,31 @@ class Corrupting(Wrapped):
     tensor = "model.layers.1.mlp.up_proj.weight"
     checks = True
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
         if ref.policy_version != 1:
-            return await super().load(ref)
+            return await super().load(ref, canary)
         tensors = load_file(ref.uri)
         tensors[self.tensor][0, 0] += 1e-3
         path = str(Path(ref.uri).with_name("damaged.safetensors"))
         save_file(tensors, path, metadata={"format": "pt"})
         if self.checks:
-            return await super().load(replace(ref, uri=path))
-        receipt = await super().load(ref)
+            return await super().load(replace(ref, uri=path), canary)
+        receipt = await super().load(ref, canary)
         return replace(receipt, checksums={**receipt.checksums, self.tensor: 1})
 
 
 class Skipping(Wrapped):
     """Claims version 2 and keeps what it has."""
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
-        return await (self.claim(ref) if ref.policy_version == 2 else super().load(ref))
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        return await (self.claim(ref, canary) if ref.policy_version == 2 else super().load(ref, canary))
 
 
 class Lying(Wrapped):
     """Says that it serves another version."""
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
-        receipt = await super().load(ref)
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        receipt = await super().load(ref, canary)
         return replace(receipt, policy_version=ref.policy_version - 1)
 
 
@@ -124,8 +124,8 @@ class Drifting(Wrapped):
 
     by = 2e-3
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
-        receipt = await super().load(ref)
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        receipt = await super().load(ref, canary)
         off = self.by * max(0, ref.policy_version)
         rows = tuple(tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs)
         return replace(receipt, canary_logprobs=rows)
@@ -138,11 +138,11 @@ class Cached(Wrapped):
         super().__init__(inner)
         self.cache: dict[tuple[int, ...], tuple[float, ...]] = {}
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
-        receipt = await super().load(ref)
-        for row, scores in zip(ref.canary, receipt.canary_logprobs, strict=True):
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        receipt = await super().load(ref, canary)
+        for row, scores in zip(canary, receipt.canary_logprobs, strict=True):
             self.cache.setdefault(row, scores)
-        return replace(receipt, canary_logprobs=tuple(self.cache[row] for row in ref.canary))
+        return replace(receipt, canary_logprobs=tuple(self.cache[row] for row in canary))
 
 
 class Pair(Wrapped):
@@ -152,8 +152,8 @@ class Pair(Wrapped):
         super().__init__(first.inner)
         self.both = (first, second)
 
-    async def load(self, ref: WeightsRef) -> LoadReceipt:
-        receipts = [await engine.load_weights(ref) for engine in self.both]
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        receipts = [await engine.load_weights(ref, canary=canary) for engine in self.both]
         return replace(receipts[0], engine_id="", members=tuple(receipts))
 
     async def close(self) -> None:

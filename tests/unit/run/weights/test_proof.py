@@ -11,7 +11,7 @@ from rlvr.errors import RolloutError
 from rlvr.protocols import LoadReceipt
 from rlvr.records import Transport, WeightsRef
 from rlvr.rollout.toy_engine import ToyEngine
-from rlvr.run.weights.canary import build_canary, difference
+from rlvr.run.weights.canary import Rows, build_canary, difference
 from tests.unit.run.weights.proof_cases import (
     Cached,
     Corrupting,
@@ -116,8 +116,8 @@ def test_drifting_arithmetic_is_caught_at_the_next_drift_check(tmp_path: Path, d
 
 def test_rounding_that_grows_is_told_once_and_stops_nothing(tmp_path: Path):
     class Rougher(Wrapped):
-        async def load(self, ref: WeightsRef) -> LoadReceipt:
-            receipt = await super().load(ref)
+        async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+            receipt = await super().load(ref, canary)
             off = 0.02 + 0.004 * max(0, ref.policy_version)
             rows = tuple(tuple(x + off * (-1) ** i for i, x in enumerate(r)) for r in receipt.canary_logprobs)
             return replace(receipt, canary_logprobs=rows)
@@ -156,8 +156,8 @@ def test_an_answer_from_a_cache_is_caught_at_a_sync_without_the_first_proof(tmp_
 
 def test_an_engine_without_canary_is_refused(tmp_path: Path):
     class Silent(Wrapped):
-        async def load(self, ref: WeightsRef) -> LoadReceipt:
-            return replace(await super().load(ref), canary_logprobs=())
+        async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+            return replace(await super().load(ref, canary), canary_logprobs=())
 
     with pytest.raises(RolloutError, match="returned 0 canary rows"):
         ProofWorld(tmp_path).run(Silent)
