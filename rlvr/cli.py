@@ -79,6 +79,7 @@ def train(
         return
     from rlvr.run.launch.preflight import opened
     from rlvr.run.launch.prompt_check import check_prompts
+    from rlvr.run.launch.request import RunRequest
     from rlvr.run.launch.unstarted import UnstartedRun
     from rlvr.run.record.directory import locked_directory
 
@@ -98,13 +99,14 @@ def train(
 
         stack.enter_context(reported(directory.path, note=console.note))
         train_with(
-            loaded,
-            service=service,
-            data=data,
-            directory=directory,
-            resume=resume,
-            console=console,
-            choice=choice,
+            RunRequest(
+                loaded=loaded,
+                service=service,
+                data=data,
+                directory=directory,
+                console=console,
+                resume=choice if resume else None,
+            )
         )
 
 

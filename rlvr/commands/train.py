@@ -2,15 +2,10 @@
 
 import importlib.util
 
-from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Backend, Recipe
 from rlvr.errors import ConfigError
 from rlvr.rollout.vllm.environment import argument_names, installed_vllm, require_known
-from rlvr.run.launch.preflight import OpenedData
-from rlvr.run.record.console import Console
-from rlvr.run.record.directory import RunDirectory
-from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
-from rlvr.verification.service import VerifierService
+from rlvr.run.launch.request import RunRequest
 
 
 def require_backend(recipe: Recipe) -> None:
@@ -26,30 +21,13 @@ def require_backend(recipe: Recipe) -> None:
         require_known(given, known=known, version=installed_vllm().version)
 
 
-def train_with(
-    loaded: LoadedRecipe,
-    *,
-    service: VerifierService,
-    data: OpenedData,
-    directory: RunDirectory,
-    resume: bool,
-    console: Console,
-    choice: ResumeChoice = NO_CHOICE,
-) -> None:
-    """Runs a recipe to its end on its backend. `service` and `data` come from `preflight.opened`.
+def train_with(request: RunRequest) -> None:
+    """Runs a recipe to its end on its backend.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    if loaded.recipe.cluster.backend is Backend.RAY:
+    if request.loaded.recipe.cluster.backend is Backend.RAY:
         from rlvr.run.ray.backend import train
     else:
         from rlvr.run.launch.local import train
-    train(
-        loaded,
-        service=service,
-        data=data,
-        directory=directory,
-        resume=resume,
-        console=console,
-        choice=choice,
-    )
+    train(request)

@@ -57,6 +57,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
     from rlvr.config.load import load_recipe
     from rlvr.run.launch.local import train
     from rlvr.run.launch.preflight import opened
+    from rlvr.run.launch.request import RunRequest
     from rlvr.run.record.console import Console
     from rlvr.run.record.directory import open_directory
 
@@ -113,7 +114,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
     loaded = load_recipe(str(folder / "bench.yaml"))
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(folder / "run", recipe_name="bench", resume=False)
-        train(loaded, service=service, data=data, directory=directory, resume=False, console=Turns())
+        train(RunRequest(loaded=loaded, service=service, data=data, directory=directory, console=Turns()))
 
 
 def run_trl(options: argparse.Namespace) -> None:

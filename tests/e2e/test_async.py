@@ -20,9 +20,11 @@ from rlvr.config.recipe import ModelConfig
 from rlvr.models.policy import load_policy
 from rlvr.run.launch import local
 from rlvr.run.launch.preflight import opened
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import open_directory
 from rlvr.run.record.journal import MetricsFile
+from rlvr.run.record.resume_choice import ResumeChoice
 
 # What a completion earns depends on its prompt and its sample index alone, so that what is dropped and what is solved
 # is the same whichever version sampled it.
@@ -78,8 +80,16 @@ def train(name: str, *changes: str, resume: bool = False) -> Path:
     path = Path.cwd() / name
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(path, recipe_name="tiny", resume=resume)
-        console = Console(file=io.StringIO())
-        local.train(loaded, service=service, data=data, directory=directory, resume=resume, console=console)
+        local.train(
+            RunRequest(
+                loaded=loaded,
+                service=service,
+                data=data,
+                directory=directory,
+                console=Console(file=io.StringIO()),
+                resume=ResumeChoice() if resume else None,
+            )
+        )
     return path
 
 

@@ -19,8 +19,10 @@ from rlvr.rollout.decode import Row
 from rlvr.rollout.transformers_engine import TransformersEngine
 from rlvr.run.launch import local
 from rlvr.run.launch.preflight import opened
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import open_directory
+from rlvr.run.record.resume_choice import ResumeChoice
 
 SMALL = [
     "cold_start.steps=0", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.eval=[]", "run.trackers=[]",
@@ -84,12 +86,14 @@ def train(*changes: str, resume: bool = False) -> Path:
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(path, recipe_name="tiny", resume=resume)
         local.train(
-            loaded,
-            service=service,
-            data=data,
-            directory=directory,
-            resume=resume,
-            console=Console(file=io.StringIO()),
+            RunRequest(
+                loaded=loaded,
+                service=service,
+                data=data,
+                directory=directory,
+                console=Console(file=io.StringIO()),
+                resume=ResumeChoice() if resume else None,
+            )
         )
     return path
 

@@ -9,6 +9,7 @@ from rlvr.config.load import load_recipe
 from rlvr.errors import RolloutError
 from rlvr.run.launch import local
 from rlvr.run.launch.preflight import opened
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import open_directory
 from rlvr.run.record.recorder import Recorder
@@ -26,7 +27,7 @@ def train(folder: Path, *changes: str) -> None:
     loaded = load_recipe("tiny", [*SMALL, *changes])
     with opened(loaded.recipe) as (service, data):
         directory = open_directory(folder / "run", recipe_name="tiny", resume=False)
-        local.train(loaded, service=service, data=data, directory=directory, resume=False, console=Console())
+        local.train(RunRequest(loaded=loaded, service=service, data=data, directory=directory, console=Console()))
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,49 +6,27 @@ Recipe, plugins, data and references are checked before this module is imported 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Recipe
 from rlvr.errors import Interrupted
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
 from rlvr.rollout.build import build_engine, start_engine
-from rlvr.run.launch.preflight import OpenedData
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import RunContext, Workers, run_recipe
 from rlvr.run.launch.start_learner import place_policy, start_learner
-from rlvr.run.record.console import Console
-from rlvr.run.record.directory import RunDirectory
-from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.stages.supervised import SupervisedReport
 from rlvr.verification.service import VerifierService
 
 __all__ = ["LocalBackend", "place_policy", "train"]
 
 
-def train(
-    loaded: LoadedRecipe,
-    *,
-    service: VerifierService,
-    data: OpenedData,
-    directory: RunDirectory,
-    resume: bool,
-    console: Console,
-    choice: ResumeChoice = NO_CHOICE,
-) -> None:
-    """Runs a recipe to its end in this process. `service` and `data` come from `preflight.opened`.
+def train(request: RunRequest) -> None:
+    """Runs a recipe to its end in this process.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    backend = LocalBackend(loaded.recipe, service=service)
-    run_recipe(
-        loaded,
-        backend=backend,
-        data=data,
-        directory=directory,
-        resume=resume,
-        console=console,
-        choice=choice,
-    )
+    run_recipe(request, backend=LocalBackend(request.loaded.recipe, service=request.service))
 
 
 class LocalBackend:

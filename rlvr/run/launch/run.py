@@ -22,7 +22,6 @@ from rlvr import __version__
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner
 from rlvr.config.derived import derived_table
-from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Recipe
 from rlvr.data.order import LONG_ADVICE
 from rlvr.errors import ConfigError, Interrupted, StorageError
@@ -34,6 +33,7 @@ from rlvr.run.launch.assemble import assemble
 from rlvr.run.launch.choose_dtypes import apply_choice, choose_dtypes
 from rlvr.run.launch.preflight import OpenedData, PromptLimit
 from rlvr.run.launch.reentry import finish_trained, start_over, warn
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.loop import run_loop
 from rlvr.run.record.checkpoints import choose_checkpoint, read_run_state
 from rlvr.run.record.console import Console
@@ -42,7 +42,6 @@ from rlvr.run.record.inputs import input_digests
 from rlvr.run.record.recipe_file import signed, write_recipe
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume import BEFORE_EVERYTHING, Resume, find_resume
-from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.record.sinks import build_sinks
 from rlvr.run.step.failures import LearnerLost
 from rlvr.run.step.learner_thread import Hook
@@ -111,27 +110,17 @@ class Backend(Protocol):
         ...
 
 
-def run_recipe(
-    loaded: LoadedRecipe,
-    *,
-    backend: Backend,
-    data: OpenedData,
-    directory: RunDirectory,
-    resume: bool,
-    console: Console,
-    choice: ResumeChoice = NO_CHOICE,
-) -> None:
-    """Runs a recipe to its end in `directory`. `data` comes from `preflight.opened`.
-
-    Args: choice: the checkpoint to resume from, and whether inputs may have changed.
+def run_recipe(request: RunRequest, *, backend: Backend) -> None:
+    """Runs a recipe to its end on the backend's workers.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
+    loaded, data, directory, console = request.loaded, request.data, request.directory, request.console
     with ExitStack() as stack:
         inputs = input_digests(loaded.recipe, opener=data.opener)
         resumed = None
-        if resume:
-            found = find_resume(directory, loaded, inputs=inputs, choice=choice)
+        if request.resume is not None:
+            found = find_resume(directory, loaded, inputs=inputs, choice=request.resume)
             loaded, resumed = found.loaded, found.resume
         if resumed is not None and resumed.step == loaded.recipe.run.steps:
             finish_trained(directory, resumed, console=console)
@@ -190,7 +179,7 @@ def run_recipe(
             recorder.event("dtypes", **dtypes.event)
         for warning in resumed.warnings if resumed else ():
             warn(recorder.event, warning)
-        if resume and resumed is None:
+        if request.resume is not None and resumed is None:
             start_over(recorder)
         with _recorded(recorder), _interrupted_with_hint(directory, stop):
             num_lost = 0

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from rlvr.config.load import LoadedRecipe
 from rlvr.config.recipe import Placement, PluginEngine, Recipe
 from rlvr.errors import ConfigError
 from rlvr.models.dtype_speed import DtypeSpeeds
@@ -21,7 +20,7 @@ from rlvr.models.policy import PolicyText
 from rlvr.processes.supervised_fleet import OnEvent, Supervision
 from rlvr.records import Check
 from rlvr.registry import ENGINES, VERIFIERS, PluginSource, find
-from rlvr.run.launch.preflight import OpenedData
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import RunContext, Workers, run_recipe
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
@@ -32,38 +31,19 @@ from rlvr.run.ray.workers.engine_handle import engine_spawner
 from rlvr.run.ray.workers.learner_handle import LearnerHandle
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner
-from rlvr.run.record.console import Console
-from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recorder import Recorder
-from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
 from rlvr.run.step.learner_thread import Hook
 from rlvr.verification.service import VerifierService
 
 
-def train(
-    loaded: LoadedRecipe,
-    *,
-    service: VerifierService,
-    data: OpenedData,
-    directory: RunDirectory,
-    resume: bool,
-    console: Console,
-    choice: ResumeChoice = NO_CHOICE,
-) -> None:
-    """Runs a recipe to its end on a Ray cluster. `service` and `data` come from `preflight.opened`.
+def train(request: RunRequest) -> None:
+    """Runs a recipe to its end on a Ray cluster.
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    with opened_backend(loaded.recipe, service=service, run_dir=directory.path) as backend:
-        run_recipe(
-            loaded,
-            backend=backend,
-            data=data,
-            directory=directory,
-            resume=resume,
-            console=console,
-            choice=choice,
-        )
+    run_dir = request.directory.path
+    with opened_backend(request.loaded.recipe, service=request.service, run_dir=run_dir) as backend:
+        run_recipe(request, backend=backend)
 
 
 @contextmanager

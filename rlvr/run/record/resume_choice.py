@@ -25,9 +25,6 @@ class ResumeChoice:
     allows_changed_inputs: bool = False
 
 
-NO_CHOICE = ResumeChoice()
-
-
 def resume_choice(resume: bool, checkpoint: str, allows_changed_inputs: bool) -> ResumeChoice:
     """The options as given. Raises ConfigError for options that need --resume."""
     if (checkpoint or allows_changed_inputs) and not resume:

@@ -12,8 +12,8 @@ from rlvr.config.load import load_recipe
 from rlvr.errors import ConfigError
 from rlvr.run.launch import machine_checks
 from rlvr.run.launch.machine_checks import require_machine
+from rlvr.run.launch.request import RunRequest
 from rlvr.run.record import sinks
-from rlvr.run.record.directory import RunDirectory
 
 LACKING = {
     "learner.num_threads=100000": r"learner\.num_threads=100000: at most \d+ on this machine of",
@@ -81,8 +81,8 @@ def test_a_run_whose_policy_cannot_be_loaded_leaves_no_folder_and_moves_no_link(
     Path("there").mkdir()
     Path("runs/latest").symlink_to("old")
 
-    def refuse(*_: object, directory: RunDirectory, **__: object) -> None:
-        directory.recipe.write_text("name: x")  # as a start does before it loads the policy
+    def refuse(request: RunRequest) -> None:
+        request.directory.recipe.write_text("name: x")  # as a start does before it loads the policy
         raise ConfigError("the weights cannot be read")
 
     monkeypatch.setattr(train, "train_with", refuse)

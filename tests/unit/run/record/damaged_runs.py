@@ -24,7 +24,7 @@ from rlvr.run.record.lineage import lineage_of
 from rlvr.run.record.recipe_file import signed, write_recipe
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume import find_resume
-from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.run.record.resume_choice import ResumeChoice
 
 PROMPTS_A_STEP = 2
 INPUTS = {"data.train.0 (rows.jsonl)": "2 rows, sha256 00", "verifier a.py:b": "version 1"}
@@ -125,11 +125,11 @@ class Outcome:
     error: str = ""
 
 
-def resume(path: Path, *, choice: ResumeChoice = NO_CHOICE, inputs: dict[str, str] = INPUTS) -> Outcome:
+def resume(path: Path, *, choice: ResumeChoice | None = None, inputs: dict[str, str] = INPUTS) -> Outcome:
     """Goes on as the command line does, up to where the learner would be built. Any other exception is a fault."""
     try:
         run = RunDirectory.open_existing(path)
-        found = find_resume(run, recipe(), inputs=inputs, choice=choice).resume
+        found = find_resume(run, recipe(), inputs=inputs, choice=choice or ResumeChoice()).resume
         assert found is not None
         recorder = Recorder(
             run,

@@ -27,7 +27,7 @@ from rlvr.run.record.lineage import lineage_of
 from rlvr.run.record.recipe_file import stored_recipe
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume import find_resume, resume_from
-from rlvr.run.record.resume_choice import NO_CHOICE, ResumeChoice
+from rlvr.run.record.resume_choice import ResumeChoice
 from tests.unit.run.record.damaged_runs import (
     DAMAGES,
     INPUTS,
@@ -83,7 +83,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_each_and_does_not_start_over
     DAMAGES["flip"](run.checkpoint(6) / "optimizer.pt", 0.5)
     DAMAGES["delete"](run.checkpoint(3) / "complete.json", 0.5)
     with pytest.raises(CheckpointError) as caught:
-        find_resume(run, recipe(), inputs=INPUTS, choice=NO_CHOICE)
+        find_resume(run, recipe(), inputs=INPUTS, choice=ResumeChoice())
     assert caught.value.exit_code == 1
     assert "step_6 is damaged: optimizer.pt has changed since it was written" in str(caught.value)
     assert "step_3 is damaged: complete.json cannot be read" in str(caught.value)
@@ -156,17 +156,17 @@ def test_changed_data_or_verifiers_are_an_error_with_both_digests_and_a_way_out(
 
 def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", every=100)
-    assert find_resume(run, recipe(), inputs=INPUTS, choice=NO_CHOICE).resume is None
+    assert find_resume(run, recipe(), inputs=INPUTS, choice=ResumeChoice()).resume is None
     DAMAGES["zero"](run.ledger, 0.0)
     run.recipe.write_text("name: [")
-    assert find_resume(run, recipe(), inputs=INPUTS, choice=NO_CHOICE).resume is None
+    assert find_resume(run, recipe(), inputs=INPUTS, choice=ResumeChoice()).resume is None
     assert not run.ledger.exists()
 
 
 def test_a_file_in_place_of_which_a_folder_stands_is_named(run: RunDirectory) -> None:
     DAMAGES["replace_by_folder"](run.metrics, 0.0)
     with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be read: Is a directory"):
-        find_resume(run, recipe(), inputs=INPUTS, choice=NO_CHOICE)
+        find_resume(run, recipe(), inputs=INPUTS, choice=ResumeChoice())
 
 
 def test_a_folder_in_the_place_of_later_rollouts_is_named(run: RunDirectory) -> None:
