@@ -102,6 +102,7 @@ class FileReader:
         for config in sources:
             self._sharing.setdefault(_origin(config), []).append(config)
         self._raw: dict[_Origin, list[RawRow]] = {}
+        self._limits: dict[_Origin, int] = {}  # the most rows that were read into `_raw`; 0: all
         self._rows: dict[str, FiniteRows] = {}
 
     def read(self, config: DataSource) -> FiniteRows:
@@ -121,9 +122,10 @@ class FileReader:
 
     def _raw_rows(self, config: DataSource) -> list[RawRow]:
         origin = _origin(config)
-        if origin not in self._raw:
-            limits = [other.limit for other in self._sharing.get(origin, [config])]
-            self._raw[origin] = _read(config, limit=max(limits) if all(limits) else 0)
+        limits = [config.limit, *(other.limit for other in self._sharing.get(origin, []))]
+        limit = max(limits) if all(limits) else 0
+        if origin not in self._raw or self._limits[origin] != limit:  # a source that was not announced may need more
+            self._raw[origin], self._limits[origin] = _read(config, limit=limit), limit
         raw = self._raw[origin]
         return raw[: config.limit] if config.limit else raw
 

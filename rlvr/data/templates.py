@@ -1,5 +1,6 @@
 """Turns rows into prompts: plain substitution into the source's formats, then chat messages or text."""
 
+import copy
 from collections.abc import Collection, Sequence
 
 from rlvr.config.recipe import DataSource, Template, source_name
@@ -22,8 +23,8 @@ R1_ZERO_PREFIX = " <think>"
 def build_prompt(config: DataSource, row: Row) -> Prompt:
     """The prompt of one row; every check of the source carries the row's reference.
 
-    The reference column cannot be named in a format, so it never reaches the policy. `check_formats` has checked the
-    names in the formats before.
+    Nothing in it is shared with the row. The reference column cannot be named in a format, so it never reaches the
+    policy. `check_formats` has checked the names in the formats before.
 
     Raises: DataError for a row of chat messages in a source whose template is not chat.
     """
@@ -33,12 +34,13 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
             f"'chat', but it is {config.template.value!r}"
         )
     name = source_name(config)
+    reference = _own(row.reference)
     checks = tuple(
         Check(
             name=check_name,
             verifier=check.verifier,
             settings=check.settings,
-            reference=row.reference,
+            reference=reference,
             role=check.role,
             weight=check.weight,
         )
@@ -65,8 +67,13 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
         text=text,
         assistant_prefix=prefix,
         chat_template_kwargs=config.chat_template_kwargs,
-        tags=row.tags,
+        tags={name: _own(value) for name, value in row.tags.items()},
     )
+
+
+def _own(value: Json) -> Json:
+    """A copy, because sources and sets share rows, and a verifier in this process could change what it is given."""
+    return copy.deepcopy(value) if isinstance(value, dict | list) else value
 
 
 def check_formats(config: DataSource, rows: FiniteRows | GeneratedRows) -> None:

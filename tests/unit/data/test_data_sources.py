@@ -13,7 +13,7 @@ import pytest
 
 from rlvr.config.recipe import DataConfig, DataSource, source_name
 from rlvr.data.load import demonstrations, open_eval, open_train, summary
-from rlvr.data.sources import FiniteRows, open_source
+from rlvr.data.sources import FileReader, FiniteRows, open_source
 from rlvr.errors import ConfigError, DataError
 
 SHARED = Path(os.environ.get("RLVR_SHARED", Path(__file__).parents[4] / "shared"))
@@ -349,3 +349,14 @@ def test_a_repeated_row_is_evaluated_once(tmp_path: Path, caplog: pytest.LogCapt
     prompts = open_eval(config, 20, seed=0)["held"]
     assert [p.prompt_id for p in prompts] == [f"held/{i}" for i in (*range(12), 24)]
     assert "evaluation 'held': 12 rows repeat the prompt and the reference" in caplog.text
+
+
+@pytest.mark.parametrize("limits", [(2, 3), (2, 0), (3, 2), (0, 2)])
+def test_a_limit_of_one_source_cuts_no_other_that_the_reader_was_not_made_for(
+    tmp_path: Path, limits: tuple[int, int]
+) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", ROWS)
+    first, second = (source(path, limit=limit) for limit in limits)
+    reader = FileReader([first, source(path, limit=first.limit, columns={"prompt": "reference"})])
+    for config in (first, second, first):
+        assert reader.read(config).num_rows == (config.limit or len(ROWS))

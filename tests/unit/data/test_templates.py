@@ -250,3 +250,12 @@ def test_evaluations_that_ask_alike_or_on_purpose_are_not_told_of(
 def test_no_packaged_recipe_evaluates_another_prompt_than_it_trains() -> None:
     for info in list_recipes():
         assert prompts_that_differ(load_recipe(info.name).recipe.data) == [], info.name
+
+
+def test_a_verifier_that_changes_its_prompt_changes_no_other() -> None:
+    shared = Row(row_id="7", question="?", reference={"a": [1]}, key="7", tags={"cases": [1], "level": 3})
+    first = build_prompt(config(), shared)
+    first.reference["a"].append(2)  # type: ignore[index, union-attr, call-overload] # JSON
+    first.tags["cases"].append(2)  # type: ignore[union-attr] # JSON
+    second = build_prompt(config(), shared)
+    assert (second.reference, second.tags) == ({"a": [1]}, {"cases": [1], "level": 3})
