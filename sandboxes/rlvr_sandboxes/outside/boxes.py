@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rlvr.errors import SandboxError
 from rlvr.protocols import Capability, Limits, Program, RunResult
@@ -51,6 +51,15 @@ class BoxConfig(BaseModel):
     """Whether to limit memory and processes by cgroups where they are writable; else they are sampled."""
     should_self_test: bool = True
     """Whether `start` refuses a box that fails its self-test."""
+
+    @field_validator("packages")
+    @classmethod
+    def _leave_own_code(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        """The box imports its own code as `rlvr_sandboxes`; a package of that name would take its place."""
+        for name in packages:
+            if name.partition(".")[0] == "rlvr_sandboxes":
+                raise ValueError(f"{name!r} is the sandbox's own code, which programs may not import; remove it")
+        return packages
 
 
 class BoxedSandbox(abc.ABC):

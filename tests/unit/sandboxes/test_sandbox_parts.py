@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from rlvr.errors import SandboxError
 from rlvr_sandboxes.inside import landlock_rules, limits, rooms, zygote
 from rlvr_sandboxes.outside import cgroups, jail, probes
+from rlvr_sandboxes.outside.boxes import BoxConfig
 from rlvr_sandboxes.outside.users import UserIds
 
 
@@ -183,6 +185,12 @@ def test_a_hostile_directory_is_emptied_without_following_links(tmp_path: Path) 
     os.close(here)
     assert list(box.iterdir()) == []
     assert (outside / "keep").exists()
+
+
+@pytest.mark.parametrize("name", ["rlvr_sandboxes", "rlvr_sandboxes.inside"])
+def test_the_sandboxs_own_package_may_not_be_one_of_the_programs(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' is the sandbox's own code, which programs may not import"):
+        BoxConfig(packages=("numpy", name))
 
 
 def test_installed_packages_stay_hidden_but_the_chosen_ones() -> None:

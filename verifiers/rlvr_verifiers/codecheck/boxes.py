@@ -11,6 +11,7 @@ from rlvr.protocols import Capability, Limits, Program, RunResult, Sandbox, Sand
 CANDIDATE, TESTS = "rlvr_code_candidate", "rlvr_code_tests"
 _SOURCES = {CANDIDATE: "candidate_shim.py", TESTS: "test_runner.py"}
 _MAIN = "main.py"
+_INSIDE = "rlvr_verifiers.codecheck.inside."
 
 
 class Boxes:
@@ -66,8 +67,11 @@ class Boxes:
 
 
 def bundle(file: str) -> str:
-    """The source of one of the programs for the boxes: one text, with what it imports from here put before it."""
-    folder = importlib.resources.files("rlvr_verifiers.codecheck.inside")
+    """The source of one of the programs for the boxes: one text, with what it imports from `inside` put before it.
+
+    Raises: ValueError for an import from elsewhere in this package, which must not reach a box.
+    """
+    folder = importlib.resources.files(_INSIDE.removesuffix("."))
     parts: dict[str, str] = {}
 
     def add(name: str) -> None:
@@ -77,7 +81,10 @@ def bundle(file: str) -> str:
         lines = source.splitlines(keepends=True)
         for node in ast.parse(source).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlvr_verifiers."):
-                add(f"{(node.module or '').rpartition('.')[2]}.py")
+                module = node.module or ""
+                if not module.startswith(_INSIDE):
+                    raise ValueError(f"{name} imports {module}, but only modules of {_INSIDE}* may reach a sandbox")
+                add(f"{module.removeprefix(_INSIDE)}.py")
                 for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                     lines[number] = "\n"
         parts[name] = "".join(lines)
