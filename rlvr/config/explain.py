@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -53,6 +53,8 @@ def explain(key: str) -> list[Row]:
 
 def _of_value(path: tuple[str, ...]) -> list[Row]:
     """Rows about a key that holds a value: its meaning, what it may be, its default."""
+    if path[-1] == KIND and words_in(annotation_at(Recipe, path[:-1])):  # it may be written without its mapping
+        return [(dotted(path), *_of_value(path[:-1])[0][1:]), *_of_value(path[:-1])[1:]]
     owners = [s for s in _sections_at(path[:-1]) if path[-1] in s.model_fields]
     rows: list[Row] = []
     for owner in owners:
@@ -125,7 +127,9 @@ def _values(field: FieldInfo) -> str:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return " | ".join(member.value for member in kind)
     if sections_in(kind):
-        return " | ".join([*words_in(kind), "package.module:Class"])
+        return " | ".join([*words_in(kind), "package.module:Class", "path/file.py:Class"])
+    if get_origin(kind) is Literal:
+        return " | ".join(map(str, get_args(kind)))
     name = str(getattr(cast(Any, field.annotation), "__name__", field.annotation))
     shown = "text" if is_text(kind) else name
     shown = {"int": "whole number", "float": "number", "bool": "true or false"}.get(shown, shown)

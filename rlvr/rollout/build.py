@@ -1,4 +1,4 @@
-"""The rollout engine of a recipe; the one place that branches on its kind."""
+"""Builds the rollout engine of a recipe; apart from this module, code asks an engine's traits and not its kind."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -85,6 +85,7 @@ def _transformers(recipe: Recipe, context: EngineContext) -> RolloutEngine:
         engine_dtype=recipe.rollout.engine_dtype,
         autocast=context.has_autocast,
         max_batch_rows=context.max_batch_rows,
+        engine_id=context.engine_id,
     )
 
 

@@ -133,7 +133,7 @@ def _append(
     row.token_ids.append(token)
     row.logprobs.append(logprob)
     sampling = row.request.sampling
-    if token in stops or (sampling.stop_strings and _has_stop_string(row, sampling.stop_strings, to_text)):
+    if token in stops or ends_with_stop(row.token_ids, sampling.stop_strings, to_text):
         row.finish_reason = FinishReason.STOP
     elif len(row.token_ids) >= sampling.max_tokens:
         row.finish_reason = FinishReason.LENGTH
@@ -141,8 +141,13 @@ def _append(
         row.finish_reason = FinishReason.ABORT
 
 
-def _has_stop_string(row: Row, strings: Sequence[str], to_text: Callable[[Sequence[int]], str]) -> bool:
-    """A stop string that ends in the newest token lies in the last len(string) + 1 tokens, each at least one byte."""
+def ends_with_stop(token_ids: Sequence[int], strings: Sequence[str], to_text: Callable[[Sequence[int]], str]) -> bool:
+    """Whether the newest token completes one of the stop strings; call it for each new token.
+
+    Such a string lies in the last len(string) + 1 tokens, each at least one byte, so only these are decoded.
+    """
+    if not strings:
+        return False
     reach = max(len(string.encode()) for string in strings) + 1
-    tail = to_text(row.token_ids[-reach:])
+    tail = to_text(token_ids[-reach:])
     return any(string in tail for string in strings)

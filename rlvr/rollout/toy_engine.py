@@ -10,7 +10,7 @@ from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import decode, stop_text
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, FinishReason, WeightsRef
-from rlvr.rollout.decode import uniforms
+from rlvr.rollout.decode import ends_with_stop, uniforms
 from rlvr.rollout.waves import Emit, WaveScheduler
 
 
@@ -33,7 +33,7 @@ class ToyEngine:
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """-log V at every token but the first."""
-        return [[-math.log(self._vocab_size)] * (len(row) - 1) for row in rows]
+        return await self._waves.call(lambda: [[-math.log(self._vocab_size)] * (len(row) - 1) for row in rows])
 
     async def health(self) -> EngineHealth:
         """Always healthy."""
@@ -54,7 +54,7 @@ class ToyEngine:
             reason = FinishReason.LENGTH
             for u in uniforms(request.seed, request.sampling.max_tokens):
                 token_ids.append(min(int(u * self._vocab_size), self._vocab_size - 1))
-                if token_ids[-1] in ends or self._has_stop_string(request, token_ids):
+                if token_ids[-1] in ends or ends_with_stop(token_ids, request.sampling.stop_strings, self._stop_text):
                     reason = FinishReason.STOP
                     break
             count = len(token_ids)
@@ -73,9 +73,5 @@ class ToyEngine:
                 )
             )
 
-    def _has_stop_string(self, request: GenerationRequest, token_ids: list[int]) -> bool:
-        strings = request.sampling.stop_strings
-        if not strings:
-            return False
-        text = stop_text(token_ids, self._text.tokenizer)
-        return any(string in text for string in strings)
+    def _stop_text(self, token_ids: Sequence[int]) -> str:
+        return stop_text(token_ids, self._text.tokenizer)

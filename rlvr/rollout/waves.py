@@ -63,8 +63,17 @@ class WaveScheduler:
             self.num_open -= num_open  # of a caller that was cancelled, or whose wave failed
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Runs `function` in the engine's thread, after the waves before it."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        """Runs `function` in the engine's thread, after the waves before it. Raises RolloutError if it is closed."""
+        if self._closed:
+            raise RolloutError("the engine is closed")
+        running = self._thread.submit(function)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and (task is None or not task.cancelling()):
+                raise RolloutError("the engine was closed") from None
+            raise
 
     def close(self) -> None:
         """Waits for the running wave and ends the thread."""

@@ -29,11 +29,12 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(OUTSIDE))
 
 
-def test_a_sound_engine_keeps_its_contract() -> None:
+def test_sound_engines_keep_their_contract() -> None:
     from rlvr_outside.engine import UniformEngine  # type: ignore[import-not-found]
 
     assert check_engine(UniformEngine) == []
     assert check_engine("uniform", settings={"max_batch": 1}) == []
+    assert check_engine("weighted", settings={"max_batch": 5}) == []
     [problem] = check_engine(UniformEngine, settings={"max_batches": 1})
     assert problem.startswith("settings={'max_batches': 1} do not fit Config")
 
@@ -72,10 +73,18 @@ def test_plain_names_stay_valid_and_every_kind_can_be_built() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("uniforn", "'toy' or 'uniform', or package.module:Class; did you mean 'uniform'?"),
+        (
+            "uniforn",
+            "must be an engine's name ('transformers', 'vllm', 'toy', 'uniform' or 'weighted'), "
+            "package.module:Class or path/file.py:Class, or a mapping with one of these as its kind and the engine's "
+            "settings as further keys; "
+            "did you mean 'uniform'?",
+        ),
         ("toi", "did you mean 'toy'?"),
-        ("null", "must be an engine's name, or a mapping with its kind"),
-        ("{max_batch: 2}", "a mapping needs the kind of engine"),
+        ("3", "package.module:Class or path/file.py:Class, or a mapping with one of these as its kind"),
+        ("3", "(got 3)"),
+        ("null", "(got None)"),
+        ("{max_batch: 2}", "or a mapping with one of these as its kind and the engine's settings as further keys (got"),
         ("{kind: toy, max_batch: 2}", "toy has no settings here, but max_batch is given"),
     ],
 )

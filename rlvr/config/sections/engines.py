@@ -1,6 +1,6 @@
 """Which rollout engine generates, and what a run must know about it: one record of traits on each kind.
 
-Nothing outside this package branches on the kind of an engine; everything that depends on it asks its traits.
+Only `rlvr.rollout.build` chooses by the kind of an engine; everything else that depends on it asks its traits.
 """
 
 from dataclasses import dataclass, fields
@@ -122,13 +122,13 @@ def _folded(value: Any) -> Any:
     if isinstance(value, str):
         return _named(value)
     if not isinstance(value, dict):
-        raise ValueError(f"must be an engine's name, or a mapping with its kind{_got(value)}")
+        raise ValueError(f"must be {_forms()}{_got(value)}")
     mapping = cast(dict[str, Any], value)
     kind = mapping.get("kind")
     if kind == "plugin":
         return mapping
     if not isinstance(kind, str):
-        raise ValueError("a mapping needs the kind of engine: {kind: my_pkg.engines:MyEngine, ...}")
+        raise ValueError(f"must be {_forms()}{_got(kind if mapping.keys() == {'kind'} else mapping)}")
     folded = _named(kind)
     rest = {key: inner for key, inner in mapping.items() if key != "kind"}
     if rest and isinstance(folded, EngineKind):
@@ -144,12 +144,21 @@ def _named(name: str) -> Any:
         return EngineKind(name)
     if names_plugin(name, ENGINES):
         return {"kind": "plugin", "name": name}
-    installed = sorted({entry.name for entry in list_plugins(ENGINES)})
-    quoted = [repr(known) for known in (*kinds, *installed)]
-    near = closest(name, [*kinds, *installed])
+    near = closest(name, [*kinds, *_installed()])
     hint = f"; did you mean {near!r}?" if near else ""
-    raise ValueError(
-        f"must be one of {', '.join(quoted[:-1])} or {quoted[-1]}, or package.module:Class{hint}{_got(name)}"
+    raise ValueError(f"must be {_forms()}{hint}{_got(name)}")
+
+
+def _installed() -> list[str]:
+    return sorted({entry.name for entry in list_plugins(ENGINES)})
+
+
+def _forms() -> str:
+    """Every form in which a recipe may name an engine."""
+    *names, last = (repr(known) for known in (*(kind.value for kind in EngineKind), *_installed()))
+    return (
+        f"an engine's name ({', '.join(names)} or {last}), package.module:Class or path/file.py:Class, or a mapping "
+        "with one of these as its kind and the engine's settings as further keys"
     )
 
 

@@ -1,7 +1,9 @@
-"""Checks before any actor starts that every node runs the same code as the driver; otherwise the run is refused.
+"""Compares what each node has installed with the driver, before any actor starts; a difference refuses the run.
 
-Ray's `working_dir` is never used: workers would mix uploaded and installed code. So each node must have rlvr
-installed, and its versions and the hash of its sources are compared with the driver's.
+Compared are the versions of Python and of `_DISTRIBUTIONS`, and hashes of the .py files of rlvr's packages and of the
+modules that define the recipe's plugins. What those modules import from elsewhere, and compiled code, is not compared.
+Ray's `working_dir` is never used, because workers would mix uploaded and installed code: each node must have rlvr
+installed.
 """
 
 import hashlib
@@ -23,7 +25,10 @@ _DISTRIBUTIONS = ("torch", "transformers", "numpy", "ray")
 
 
 def fingerprint(modules: Sequence[str] = ()) -> dict[str, str]:
-    """The code that this process runs: versions, and source hashes of our packages and of `modules` (verifiers)."""
+    """Versions, and hashes of the sources of rlvr's packages and of `modules`, those of the recipe's plugins.
+
+    Sources are found as an import would find them; a module that is already loaded may be an older state of them.
+    """
     found = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
@@ -36,7 +41,7 @@ def fingerprint(modules: Sequence[str] = ()) -> dict[str, str]:
 
 
 def source_hash(module: str) -> str:
-    """SHA-256 (first 16 digits) over the .py files of a package, or over one module; "absent" if there is none."""
+    """SHA-256 (first 16 digits) over the .py files of a package, or over one module's; "absent" if there is none."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):

@@ -71,6 +71,14 @@ def test_kinds_are_told_apart() -> None:
     assert "algorithm.loss.clip_low (gspo)" in names
 
 
+def test_a_kind_lists_the_built_in_ones_and_how_to_name_another() -> None:
+    forms = "transformers | vllm | toy | package.module:Class | path/file.py:Class"
+    for key in ("rollout.engine", "rollout.engine.kind"):
+        assert ("value", forms, "") in explain(key)
+        assert ("default", "transformers", "") in explain(key)
+    assert ("value", "gspo", "") in explain("algorithm.loss.kind")
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [

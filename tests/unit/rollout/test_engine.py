@@ -2,7 +2,10 @@
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,13 @@ import torch
 from rlvr.config.recipe import EngineDtype, TinyModel
 from rlvr.config.sections.learner import Layout
 from rlvr.errors import RolloutError
+from rlvr.models import prompting
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.logprobs import token_logprobs
 from rlvr.models.policy import Policy, build_tiny
 from rlvr.protocols import GenerationRequest, RolloutEngine, Sampling
 from rlvr.records import Completion, FinishReason, TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.rollout import toy_engine
 from rlvr.rollout.decode import sample_tokens, uniforms
 from rlvr.rollout.toy_engine import ToyEngine
 from rlvr.rollout.transformers_engine import COPY_DTYPES, TransformersEngine
@@ -61,12 +66,13 @@ def requests_of(
 PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 4, 4, 8]]
 
 
-def generate(engine: RolloutEngine, *calls: Sequence[GenerationRequest]) -> list[Completion]:
-    async def one(requests: Sequence[GenerationRequest]) -> list[Completion]:
-        return [completion async for completion in engine.generate(requests)]
+async def collect(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -> list[Completion]:
+    return [completion async for completion in engine.generate(requests)]
 
+
+def generate(engine: RolloutEngine, *calls: Sequence[GenerationRequest]) -> list[Completion]:
     async def everything() -> list[Completion]:
-        found = await asyncio.gather(*(one(requests) for requests in calls))
+        found = await asyncio.gather(*(collect(engine, requests) for requests in calls))
         return sorted((c for part in found for c in part), key=lambda c: c.completion_id)
 
     return asyncio.run(everything())
@@ -295,6 +301,52 @@ def test_a_failing_wave_reaches_every_caller_and_a_closed_engine_refuses(policy:
     asyncio.run(engine.close())
     with pytest.raises(RolloutError, match="closed"):
         generate(engine, requests_of(PROMPTS))
+
+
+@pytest.mark.parametrize("kind", ["transformers", "toy"])
+def test_a_closed_engine_refuses_every_call_and_a_load_that_waits_fails(policy: Policy, kind: str):
+    ref = ref_of(policy, 1, Transport.SHARED)
+
+    async def run() -> None:
+        engine = engine_of(policy) if kind == "transformers" else ToyEngine(policy.text)
+        waves: Any = engine._waves
+        began = threading.Event()
+        running = asyncio.ensure_future(waves.call(lambda: (began.set(), time.sleep(0.2))))
+        await asyncio.to_thread(began.wait)
+        waiting = asyncio.ensure_future(engine.load_weights(ref))
+        await asyncio.sleep(0)
+        await engine.close()
+        with pytest.raises(RolloutError, match="the engine was closed"):
+            await waiting
+        await running
+        for call in (engine.load_weights(ref), engine.score([[1, 5]]), collect(engine, requests_of([[1, 5]]))):
+            with pytest.raises(RolloutError, match="the engine is closed"):
+                await call
+
+    asyncio.run(run())
+
+
+def test_the_toy_engine_decodes_as_many_tokens_as_a_stop_string_can_span(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+):
+    spans: list[int] = []
+
+    def counted(ids: Sequence[int], tokenizer: Any) -> str:
+        spans.append(len(ids))
+        return prompting.stop_text(ids, tokenizer)
+
+    monkeypatch.setattr(toy_engine, "stop_text", counted)
+    request = requests_of([[1, 5]], group_size=1, stop_strings=("12", "345"))[0]
+    requests = [
+        replace(request, request_id=str(seed), seed=seed, sampling=replace(request.sampling, max_tokens=60))
+        for seed in range(40)
+    ]
+    done = asyncio.run(collect(ToyEngine(policy.text), requests))
+    assert max(spans) == len("345") + 1
+    texts = [prompting.stop_text(c.token_ids, policy.tokenizer) for c in done]
+    stopped = [text for text in texts if "12" in text or "345" in text]
+    assert stopped
+    assert all(text.endswith(("12", "345")) for text in stopped)
 
 
 def test_toy_engine_is_seeded_and_exact_about_its_distribution(policy: Policy):
