@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from typing import Any
 
 from rlvr.contracts.engine_trial import PROMPTS, Checks, EngineTrial, Problems
@@ -138,7 +139,7 @@ async def health_answers(trial: EngineTrial) -> Problems:
 
 
 async def cancelling_one_caller_spares_the_others(trial: EngineTrial) -> Problems:
-    """A caller that is cancelled, or stops early, loses no completion of another one, and leaves nothing open."""
+    """A caller that is cancelled or stops early costs no other caller a completion, and its requests are closed."""
     stays, leaves = trial.group(), [trial.request(prompt, seed=9) for prompt in PROMPTS]
     kept = asyncio.ensure_future(trial.generate(stays))
     dropped = asyncio.ensure_future(trial.generate(leaves))
@@ -155,6 +156,12 @@ async def cancelling_one_caller_spares_the_others(trial: EngineTrial) -> Problem
     again = await trial.generate(trial.group(count=1))
     if len(again) != len(PROMPTS):
         problems.append(f"afterwards {len(again)} of {len(PROMPTS)} requests are answered")
+    end = time.monotonic() + _ANSWER_S
+    while num_open := (await trial.engine.health()).num_open_requests:
+        if time.monotonic() > end:
+            problems.append(f"num_open_requests is still {num_open} after {_ANSWER_S:g} s with no caller left")
+            break
+        await asyncio.sleep(0.02)
     return problems
 
 

@@ -1,15 +1,17 @@
 """An engine under test, with a tiny policy whose weights it is sent as a run sends them."""
 
-import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 
 from rlvr.config.recipe import EngineTraits, ModelConfig, TinyModel
 from rlvr.learner.weights.publication import Publication
+from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import Policy, build_tiny
 from rlvr.models.scoring import score_rows
 from rlvr.protocols import GenerationRequest, LoadReceipt, RolloutEngine, Sampling
@@ -17,28 +19,68 @@ from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.rollout.context import EngineContext
 
 DEADLINE_S = 60.0  # of one clause
+START_DEADLINE_S = 300.0  # of the constructor, and of `start` with the first load
+GRACE_S = 5.0  # for an engine to end after it missed a deadline
 MAX_TOKENS = 12
-MODEL = TinyModel(layers=2, hidden_size=32, heads=4, intermediate_size=64, characters="0123456789:")
+MODEL = TinyModel(layers=2, hidden_size=64, heads=2, intermediate_size=128, characters="0123456789:")
 PROMPTS = ((1, 5, 6, 7), (1, 9), (1, 4, 4, 4, 4, 8))
 CANARY = ((1, 5, 6, 7, 8, 9), (1, 10, 11, 4))
 _SEED = 1
 _SHARPER = 2.0  # at birth a tiny model is nearly uniform, and one policy looks like another
 
-T = TypeVar("T")
 Factory = Callable[[EngineContext], RolloutEngine]
 Problems = list[str]
 
 
+class WatchedEngine:
+    """The engine under test; it forwards all methods. running: those that have not returned, in order of their calls.
+
+    Implements RolloutEngine, and the optional `start` if the engine has it.
+    """
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self._engine = engine
+        self.running: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._engine, name)
+        return partial(self._stream if name == "generate" else self._call, name, method)
+
+    async def _call(self, name: str, method: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> Any:
+        with self._noted(name):
+            return await method(*arguments, **named)
+
+    async def _stream(
+        self, name: str, method: Callable[..., AsyncIterator[Completion]], requests: Sequence[GenerationRequest]
+    ) -> AsyncIterator[Completion]:
+        with self._noted(name):
+            async for completion in method(requests):
+                yield completion
+
+    @contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        self.running.append(name)
+        try:
+            yield
+        finally:
+            self.running.remove(name)
+
+
 @dataclass(slots=True, kw_only=True)
 class EngineTrial:
-    """One engine and the policy whose weights it gets. version: of the weights that were loaded last."""
+    """One engine and the policy whose weights it gets.
 
-    engine: RolloutEngine
+    version: of the weights that were loaded last. sees_policy: whether the engine was given `policy` itself.
+    """
+
+    engine: Any  # a WatchedEngine
     traits: EngineTraits
     policy: Policy
     publication: Publication
+    sees_policy: bool
     version: int = 0
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _checksums: list[int] = field(default_factory=list[int])
 
     @property
     def vocab_size(self) -> int:
@@ -98,6 +140,15 @@ class EngineTrial:
             for weight in self.policy.model.parameters():
                 noise = torch.randn(weight.shape, generator=generator)
                 weight.add_(noise * weight.std())
+        self._checksums = self._sum_policy()
+
+    def is_policy_written(self) -> bool:
+        """Whether the engine changed tensors of the policy since the last call or `change_weights`."""
+        before, self._checksums = self._checksums, self._sum_policy()
+        return bool(before) and before != self._checksums
+
+    def _sum_policy(self) -> list[int]:
+        return [tensor_checksum(weight) for weight in self.policy.model.parameters()] if self.sees_policy else []
 
     def reference(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """What `score` must give: the policy's own log-probs (nats, temperature 1)."""
@@ -133,9 +184,10 @@ def make_trial(factory: Factory, *, traits: EngineTraits, transport: Transport) 
         max_batch_rows=64,
     )
     return EngineTrial(
-        engine=factory(context),
+        engine=WatchedEngine(factory(context)),
         traits=traits,
         policy=policy,
+        sees_policy=given is policy,
         publication=Publication(transport=transport, dtype=torch.float32),
     )
 
@@ -146,11 +198,6 @@ def _sharp_policy() -> Policy:
         for weight in policy.model.parameters():
             weight.mul_(_SHARPER)
     return policy
-
-
-async def within(awaitable: Awaitable[T]) -> T:
-    """What it gives, within the deadline of a clause. Raises TimeoutError."""
-    return await asyncio.wait_for(awaitable, DEADLINE_S)
 
 
 Check = Callable[[EngineTrial], Awaitable[Problems]]

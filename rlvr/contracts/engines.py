@@ -1,7 +1,12 @@
 """The contract of a rollout engine: its shape, its completions, its weights, and its end."""
 
 import asyncio
+import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import EngineDtype, EngineTraits, PluginEngine, Recipe
 from rlvr.config.sections.engines import declared_traits, engine_class
+from rlvr.contracts import engine_trial
 from rlvr.contracts.engine_generation import GENERATION_CHECKS
-from rlvr.contracts.engine_trial import EngineTrial, Factory, Problems, make_trial, within
+from rlvr.contracts.engine_trial import EngineTrial, Factory, Problems, make_trial
 from rlvr.contracts.engine_weights import WEIGHT_CHECKS, score_problems
 from rlvr.errors import PluginError, RolloutError
 from rlvr.protocols import RolloutEngine
@@ -19,6 +25,8 @@ from rlvr.records import Transport
 from rlvr.rollout.build import engine_from, start_engine
 from rlvr.rollout.context import EngineContext
 
+# Any engine may run there, and requests of the contract fit.
+_RECIPE = ("cluster.backend=ray", "data.max_prompt_tokens=32", "rollout.max_completion_tokens=32")
 _METHODS = ("generate", "load_weights", "score", "health", "close")
 
 
@@ -28,21 +36,27 @@ def check_engine(engine: type[Any] | str, *, settings: Mapping[str, Any] | None 
     Checked, with a tiny policy on the CPU and each way in which weights may travel to such an engine: one completion
     for each request, with as many tokens as asked for, inside the vocabulary, each with a finite log-prob that is not
     above 0; stops and the reason of the end; seeds; that a load of weights changes what it computes, and that receipt,
-    canary, versions and health say so; that damaged weights are noticed; that giving up one request loses no other;
-    that `close` may be called twice, and that nothing waits for a closed engine.
+    canary, versions and health say so; that damaged weights are noticed; that the learner's tensors stay as they are;
+    that giving up one request loses no other; that `close` may be called twice, and that nothing waits for a closed
+    engine. Each clause has a deadline; an engine that hangs or blocks the event loop is reported with its method, and
+    left behind in a daemon thread.
 
     Args:
         engine: a class as `rlvr.protocols.RolloutEngine` describes it, built as `MyEngine(config, context)` with an
-            `rlvr.rollout.context.EngineContext`; or what `rollout.engine` of a recipe names.
-        settings: of the engine, as in a recipe.
+            `rlvr.rollout.context.EngineContext`; or what `rollout.engine` of a recipe names, built-in engines too.
+        settings: of the engine, as in a recipe; built-in engines have none.
 
-    Must not be called within a running event loop. Takes seconds.
+    Runs in a thread of its own, in seconds; vLLM takes minutes.
+
+    Raises: ConfigError, PluginError when no engine of that name is installed.
     """
     settings = settings or {}
     if isinstance(engine, str):
-        recipe = load_recipe("tiny", [f"rollout.engine={engine}"]).recipe
+        recipe = load_recipe("tiny", [f"rollout.engine={engine}", *_RECIPE]).recipe
         named = recipe.rollout.engine
         if not isinstance(named, PluginEngine):
+            if settings:
+                return [f"settings={dict(settings)!r}: {named} has none; other keys of rollout configure it"]
             return _run(partial(_built_in, recipe), named.traits)
         engine = engine_class(named.name)
     problems = _shape_problems(engine)
@@ -62,7 +76,8 @@ def check_engine(engine: type[Any] | str, *, settings: Mapping[str, Any] | None 
 
 def _built_in(recipe: Recipe, dtype: EngineDtype, context: EngineContext) -> RolloutEngine:
     rollout = recipe.rollout.model_copy(update={"engine_dtype": dtype})
-    return engine_from(recipe.model_copy(update={"rollout": rollout}), context)
+    given = {"rollout": rollout, "model": context.model, "seed": context.seed}
+    return engine_from(recipe.model_copy(update=given), context)
 
 
 def _shape_problems(engine: type[Any]) -> Problems:
@@ -81,14 +96,65 @@ def _shape_problems(engine: type[Any]) -> Problems:
     return problems
 
 
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """How far the check of one engine is. clause: the present one; until: when it must have ended (monotonic)."""
+
+    clause: str = "constructor"
+    until: float = field(default_factory=lambda: time.monotonic() + engine_trial.START_DEADLINE_S)
+    trial: EngineTrial | None = None
+    problems: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    is_hung: bool = False
+
+    def hung(self, how: str) -> None:
+        """Notes that the present clause missed its deadline; only the first time."""
+        if self.is_hung:
+            return
+        methods = self.trial.engine.running if self.trial is not None else ["__init__"]
+        waiting = " and ".join(f"`{name}`" for name in dict.fromkeys(methods)) or "it"
+        self.problems.append((self.clause, f"{waiting} {how}; what comes after it was not checked"))
+        self.is_hung = True
+
+
 def _run(build: Callable[[EngineDtype, EngineContext], RolloutEngine], traits: EngineTraits) -> Problems:
     problems: Problems = []
     for transport in _transports(traits):
         dtype = EngineDtype.SHARED if transport is Transport.SHARED else EngineDtype.FLOAT32
-        found = asyncio.run(_check(partial(build, dtype), traits=traits, transport=transport))
+        progress = _Progress()
+        _watch(progress, partial(_check, progress, partial(build, dtype), traits=traits, transport=transport))
         where = f" (weights by {transport})" if traits.has_weights else ""
-        problems += [f"{title}{where}: {problem}" for title, problem in found]
+        problems += [f"{clause}{where}: {problem}" for clause, problem in progress.problems]
+        if progress.is_hung:
+            break
     return problems
+
+
+def _watch(progress: _Progress, check: Callable[[], Any]) -> None:
+    """Runs the check in a thread until it is done, or until a clause is past its deadline and does not react."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        async def checked() -> None:
+            await check()
+            done.set_result(None)  # before the loop ends, which waits for tasks that ignore their cancellation
+
+        try:
+            asyncio.run(checked())
+        except BaseException as error:  # noqa: BLE001 - thread boundary; raised by the caller
+            if not done.done():
+                done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="rlvr-check-engine", daemon=True)
+    thread.start()
+    while not done.done():
+        left_s = progress.until + 3 * engine_trial.GRACE_S - time.monotonic()
+        if left_s <= 0:
+            progress.hung("blocks its thread and reacts to no cancellation")
+            return
+        with contextlib.suppress(TimeoutError):
+            done.exception(left_s)
+    thread.join(engine_trial.GRACE_S)
+    done.result()
 
 
 def _transports(traits: EngineTraits) -> Iterator[Transport]:
@@ -101,31 +167,41 @@ def _transports(traits: EngineTraits) -> Iterator[Transport]:
         yield Transport.FILE
 
 
-async def _check(factory: Factory, *, traits: EngineTraits, transport: Transport) -> list[tuple[str, str]]:
-    """(clause, problem) of one engine."""
+async def _check(progress: _Progress, factory: Factory, *, traits: EngineTraits, transport: Transport) -> None:
+    """Checks one engine clause by clause."""
     try:
-        trial = make_trial(factory, traits=traits, transport=transport)
+        trial = progress.trial = make_trial(factory, traits=traits, transport=transport)
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
-        return [("constructor", f"raised {type(error).__name__}: {error}")]
-    problems: list[tuple[str, str]] = []
+        progress.problems.append(("constructor", f"raised {type(error).__name__}: {error}"))
+        return
+    trial.is_policy_written()  # from here on
+    clauses = {"start": _start, **GENERATION_CHECKS, **WEIGHT_CHECKS, "close": _close}
     try:
-        for title, check in {
-            "start": _start,
-            **GENERATION_CHECKS,
-            **WEIGHT_CHECKS,
-            "close": _close,
-        }.items():
+        for progress.clause, clause in clauses.items():
+            limit_s = engine_trial.START_DEADLINE_S if clause is _start else engine_trial.DEADLINE_S
+            progress.until = time.monotonic() + limit_s
+            checking = asyncio.ensure_future(clause(trial))
+            await asyncio.wait({checking}, timeout=limit_s)
+            if not checking.done():
+                progress.hung(f"did not return within {limit_s:g} s")
+                await _abandon(trial, checking)
+                return
             try:
-                found = await within(check(trial))
-            except TimeoutError:
-                problems.append((title, "hangs; nothing that comes after it was checked"))
-                break
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
+                found = checking.result()
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a plugin may raise anything
                 found = [f"raised {type(error).__name__}: {error}"]
-            problems += [(title, problem) for problem in found]
+            if trial.is_policy_written():
+                found = [*found, "it writes to the tensors of context.policy, which are the learner's; copy them first"]
+            progress.problems += [(progress.clause, problem) for problem in found]
     finally:
         trial.publication.close()
-    return problems
+
+
+async def _abandon(trial: EngineTrial, checking: "asyncio.Future[Problems]") -> None:
+    """Gives a hung engine time to end its work and its processes."""
+    checking.cancel()
+    await asyncio.wait({checking}, timeout=engine_trial.GRACE_S)
+    await asyncio.wait({asyncio.ensure_future(trial.engine.close())}, timeout=engine_trial.GRACE_S)
 
 
 async def _start(trial: EngineTrial) -> Problems:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlvr.config.recipe import EngineDtype
-from rlvr.contracts import check_engine, engine_generation, engine_trial, engines
+from rlvr.contracts import check_engine, engine_generation, engine_trial
 from rlvr.errors import RolloutError
-from rlvr.models.policy import build_tiny
 from rlvr.plugin import EmptyConfig
-from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
-from rlvr.records import Completion, FinishReason, Transport, WeightsRef
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
+from rlvr.records import Completion, FinishReason, WeightsRef
 from rlvr.rollout.context import EngineContext
-from rlvr.rollout.transformers_engine import TransformersEngine
 
 Requests = Sequence[GenerationRequest]
 Rows = Sequence[Sequence[int]]
@@ -42,9 +40,15 @@ def uniform(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     return UniformEngine
 
 
-@pytest.mark.parametrize("engine", ["toy", "transformers", "plugin"])
-def test_sound_engines_keep_the_contract(engine: str) -> None:
-    assert check_engine(Sound if engine == "plugin" else engine) == []
+def test_a_built_in_engine_has_no_settings() -> None:
+    assert check_engine("toy", settings={"max_batch": 8}) == [
+        "settings={'max_batch': 8}: toy has none; other keys of rollout configure it"
+    ]
+
+
+@pytest.mark.parametrize("engine", ["toy", "transformers"])
+def test_built_in_engines_keep_the_contract(engine: str) -> None:
+    assert check_engine(engine) == []
 
 
 def test_the_shape_comes_first() -> None:
@@ -163,7 +167,60 @@ def test_a_lost_completion_and_a_hang_are_caught(uniform: type[Any], monkeypatch
             yield self._complete(requests[0])
 
     assert "generate: 13 requests gave 12 completions, or others than asked for" in check_engine(Loses)
-    assert check_engine(Hangs) == ["generate: hangs; nothing that comes after it was checked"]
+    assert check_engine(Hangs) == [
+        "generate: `generate` did not return within 0.2 s; what comes after it was not checked"
+    ]
+
+
+def test_an_engine_that_never_returns_is_named_with_the_method(
+    uniform: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_trial, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(engine_trial, "START_DEADLINE_S", 0.4)
+    monkeypatch.setattr(engine_trial, "GRACE_S", 0.1)
+
+    class Born(uniform):
+        def __init__(self, config: Any, context: EngineContext) -> None:
+            time.sleep(2)
+
+    class Started(uniform):
+        async def start(self) -> None:
+            await asyncio.sleep(100)
+
+    class Loads(uniform):
+        async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
+            await asyncio.sleep(100)
+            raise AssertionError
+
+    class Stubborn(uniform):
+        async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
+            while ref.policy_version > 0:
+                try:
+                    await asyncio.sleep(1)
+                except asyncio.CancelledError:
+                    continue
+            return await super().load_weights(ref, canary=canary)
+
+    class Blocks(uniform):
+        async def score(self, rows: Rows) -> list[list[float]]:
+            time.sleep(2)
+            return await super().score(rows)
+
+    class Closes(uniform):
+        async def close(self) -> None:
+            await asyncio.sleep(100)
+
+    async def within_a_loop(engine: type[Any]) -> list[str]:
+        return check_engine(engine)
+
+    rest = "what comes after it was not checked"
+    no_reaction = f"blocks its thread and reacts to no cancellation; {rest}"
+    assert check_engine(Born) == [f"constructor: `__init__` {no_reaction}"]
+    assert check_engine(Started) == [f"start: `start` did not return within 0.4 s; {rest}"]
+    assert check_engine(Loads) == [f"start: `load_weights` did not return within 0.4 s; {rest}"]
+    assert check_engine(Stubborn) == [f"load_weights: `load_weights` did not return within 0.3 s; {rest}"]
+    assert check_engine(Blocks) == [f"load_weights: `score` {no_reaction}"]
+    assert asyncio.run(within_a_loop(Closes)) == [f"close: `close` did not return within 0.3 s; {rest}"]
 
 
 def test_wrong_health_is_caught(uniform: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +279,22 @@ def test_a_cancelled_caller_that_takes_others_with_it_is_caught(
     found = check_engine(Faulty)
     assert "cancellation: the other caller got 0 of 12 completions" in found
     assert "cancellation: afterwards 0 of 3 requests are answered" in found
+
+
+def test_requests_that_stay_open_after_a_cancellation_are_caught(
+    uniform: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_generation, "_ANSWER_S", 0.1)
+
+    class Leaks(uniform):
+        async def generate(self, requests: Requests) -> AsyncIterator[Completion]:
+            self._num_open += len(requests)
+            async for completion in super().generate(requests):
+                yield completion
+            self._num_open -= len(requests)
+
+    found = check_engine(Leaks)
+    assert any(line.startswith("cancellation: num_open_requests is still ") for line in found), found
 
 
 def test_a_load_that_is_not_followed_is_caught(uniform: type[Any]) -> None:
@@ -290,97 +363,3 @@ def test_a_bad_end_is_caught(uniform: type[Any]) -> None:
     found = check_engine(Raises)
     assert "close: an open request fails with ValueError and not RolloutError" in found
     assert "close: a closed engine raises ValueError and not RolloutError" in found
-
-
-class Sound:
-    """The transformers engine as a plugin would hold it, on a copy of the weights."""
-
-    Config = EmptyConfig
-
-    def __init__(self, config: EmptyConfig, context: EngineContext) -> None:
-        assert context.policy is not None
-        self.engine = TransformersEngine(
-            context.policy, engine_dtype=EngineDtype.FLOAT32, autocast=False, max_batch_rows=64
-        )
-
-    def generate(self, requests: Requests) -> AsyncIterator[Completion]:
-        return self.engine.generate(requests)
-
-    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
-        return await self.engine.load_weights(ref, canary=canary)
-
-    async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        return await self.engine.score(rows)
-
-    async def health(self) -> EngineHealth:
-        return await self.engine.health()
-
-    async def close(self) -> None:
-        await self.engine.close()
-
-
-class Stale(Sound):
-    """Says what it should, and keeps its first weights."""
-
-    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
-        self.engine._version = ref.policy_version
-        return LoadReceipt(
-            policy_version=ref.policy_version,
-            checksums={entry.name: entry.checksum for entry in ref.manifest},
-            canary_logprobs=tuple(map(tuple, await self.score(canary))),
-        )
-
-
-class Silent(Sound):
-    """Loads, and says nothing of it."""
-
-    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
-        receipt = await super().load_weights(ref, canary=canary)
-        return replace(receipt, checksums={}, canary_logprobs=())
-
-
-class Credulous(Sound):
-    """Takes what comes, and repeats the manifest."""
-
-    async def load_weights(self, ref: WeightsRef, *, canary: Rows = ()) -> LoadReceipt:
-        try:
-            return await super().load_weights(ref, canary=canary)
-        except RolloutError:
-            sent = {entry.name: entry.checksum for entry in ref.manifest}
-            return LoadReceipt(policy_version=ref.policy_version, checksums=sent)
-
-
-class Another(Sound):
-    """Begins with a model of its own."""
-
-    def __init__(self, config: EmptyConfig, context: EngineContext) -> None:
-        super().__init__(config, replace(context, policy=build_tiny(engine_trial.MODEL, seed=9)))
-
-
-def _at(temperature: Callable[[Sampling], float]) -> type[Sound]:
-    class Resampled(Sound):
-        """Samples at another temperature than asked for, and reports its log-probs."""
-
-        def generate(self, requests: Requests) -> AsyncIterator[Completion]:
-            return super().generate([_with(r, temperature=temperature(r.sampling)) for r in requests])
-
-    return Resampled
-
-
-@pytest.mark.parametrize(
-    ("engine", "problem"),
-    [
-        (Stale, "score does not give the log-probs of the weights that were sent last"),
-        (Stale, "the receipt's canary_logprobs are not those of the weights that were sent"),
-        (Silent, "the receipt's checksums differ from the manifest at"),
-        (Silent, "the receipt's canary_logprobs are not those of the weights that were sent"),
-        (Credulous, "is not noticed; compare checksums"),
-        (Another, "before its first load it must compute with the policy"),
-        (_at(lambda s: 1.0), "at temperature 0.5 log-probs begin"),
-        (_at(lambda s: s.temperature or 1.0), "temperature 0 takes a token that is not the likel"),
-    ],
-)
-def test_wrong_weights_are_caught(engine: type[Sound], problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_transports", lambda traits: [Transport.IN_PLACE_COPY])
-    found = check_engine(engine)
-    assert any(problem in line for line in found), found

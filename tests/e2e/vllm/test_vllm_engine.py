@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import vllm_cases as cases
 from vllm_cases import Living, collect, differences, expected_logprobs, request
 
+from rlvr.contracts import check_engine
 from rlvr.errors import RolloutError
 from rlvr.models.policy import Policy
 from rlvr.records import FinishReason
@@ -349,3 +350,7 @@ def test_an_engine_without_weights_refuses_to_generate(policy: Policy):
     assert isinstance(engine, VllmEngine)
     with pytest.raises(RolloutError, match="call start or load_weights first"):
         asyncio.run(collect(engine, [request("x")]))
+
+
+def test_vllm_keeps_the_contract_of_engines():
+    assert check_engine("vllm") == []
