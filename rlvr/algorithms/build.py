@@ -23,7 +23,7 @@ from rlvr.algorithms.aggregation import (
     TokenMean,
 )
 from rlvr.algorithms.batch_advantages import batch_norm_advantages, gdpo_advantages
-from rlvr.algorithms.corrections import Bound, Correction, Level
+from rlvr.algorithms.corrections import Correction
 from rlvr.algorithms.kl import KlFunction, k1, k2, k3
 from rlvr.algorithms.losses import PolicyLoss
 from rlvr.algorithms.token_losses import (
@@ -175,15 +175,7 @@ def is_scaled_by_advantage(config: LossConfig) -> bool:
 
 def build_correction(config: CorrectionConfig) -> Correction:
     """The correction at the start of a run."""
-    return Correction(
-        level=Level(config.weight.value),
-        bound=Bound(config.bound.value),
-        weight_min=config.weight_min,
-        weight_max=config.weight_max,
-        geometric_min=config.geometric_min,
-        geometric_max=config.geometric_max,
-        off_policy_threshold=config.off_policy_threshold,
-    )
+    return Correction(level=config.weight, **config.model_dump(exclude={"ratio_base", "weight"}))
 
 
 def build_aggregator(kind: Aggregation, *, max_completion_tokens: int) -> Aggregator:

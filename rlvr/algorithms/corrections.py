@@ -21,28 +21,13 @@ weight_max large enough here. AReaL's token mask has no lower bound (weight_min 
 """
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlvr.algorithms.kl import MAX_LOG_RATIO
-
-
-class Level(StrEnum):
-    """The unit of one importance weight."""
-
-    NONE = "none"
-    TOKEN = "token"
-    SEQUENCE = "sequence"
-
-
-class Bound(StrEnum):
-    """What happens to a weight outside its bounds."""
-
-    TRUNCATE = "truncate"
-    MASK = "mask"
+from rlvr.importance_weights import WeightBound, WeightLevel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +37,8 @@ class Correction:
     geometric_max 0: no geometric mask. off_policy_threshold: nats per token; 0: no off-policy mask.
     """
 
-    level: Level = Level.NONE
-    bound: Bound = Bound.TRUNCATE
+    level: WeightLevel = WeightLevel.NONE
+    bound: WeightBound = WeightBound.TRUNCATE
     weight_min: float = 0.0
     weight_max: float = 2.0
     geometric_min: float = 0.0
@@ -98,13 +83,13 @@ def token_weights(
     >>> seen = dict(own_logprobs=own, policy_logprobs=own, behavior_logprobs=torch.full((2, 3), 0.5).log(),
     ...             advantages=torch.ones(2, 3), loss_mask=torch.ones(2, 3, dtype=torch.bool),
     ...             is_ratio_over_behavior=False)
-    >>> tis = Correction(level=Level.TOKEN, weight_max=1.5)
+    >>> tis = Correction(level=WeightLevel.TOKEN, weight_max=1.5)
     >>> [[round(x, 4) for x in row] for row in token_weights(tis, **seen).weights.tolist()]
     [[1.0, 1.5, 0.4], [1.0, 0.4, 1.2]]
-    >>> icepop = Correction(level=Level.TOKEN, bound=Bound.MASK, weight_min=0.5, weight_max=1.5)
+    >>> icepop = Correction(level=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_min=0.5, weight_max=1.5)
     >>> [[round(x, 4) for x in row] for row in token_weights(icepop, **seen).weights.tolist()]
     [[1.0, 0.0, 0.0], [1.0, 0.0, 1.2]]
-    >>> product = Correction(level=Level.SEQUENCE, weight_max=2.0)  # 1 * 1.8 * 0.4 and 1 * 0.4 * 1.2
+    >>> product = Correction(level=WeightLevel.SEQUENCE, weight_max=2.0)  # 1 * 1.8 * 0.4 and 1 * 0.4 * 1.2
     >>> [[round(x, 4) for x in row] for row in token_weights(product, **seen).weights.tolist()]
     [[0.72, 0.72, 0.72], [0.48, 0.48, 0.48]]
     """
@@ -113,11 +98,11 @@ def token_weights(
     weight = _raw_weight(correction.level, log_weight)
     is_outside = ((weight < correction.weight_min) | (weight > correction.weight_max)) & loss_mask
     nowhere = torch.zeros_like(loss_mask)
-    if correction.level is Level.NONE:
+    if correction.level is WeightLevel.NONE:
         is_outside = nowhere
-    is_masking = correction.bound is Bound.MASK
+    is_masking = correction.bound is WeightBound.MASK
     masked_rows = torch.zeros_like(loss_mask[:, 0])
-    if is_masking and correction.level is Level.SEQUENCE:
+    if is_masking and correction.level is WeightLevel.SEQUENCE:
         masked_rows = is_outside.any(1)
     if correction.geometric_max > 0.0:
         mean = torch.exp(log_weight.sum(1) / count)
@@ -130,7 +115,7 @@ def token_weights(
     truncated = nowhere if is_masking or is_ratio_over_behavior else is_outside & ~masked
     if is_ratio_over_behavior:
         weight = torch.ones_like(weight)
-    elif not is_masking and correction.level is not Level.NONE:
+    elif not is_masking and correction.level is not WeightLevel.NONE:
         weight = weight.clamp(correction.weight_min, correction.weight_max)
     return TokenWeights(
         weights=torch.where(loss_mask & ~masked, weight, 0.0),
@@ -151,29 +136,29 @@ def stricter(correction: Correction) -> Correction | None:
         masked, with a geometric mask      -> None
 
     >>> rung = stricter(Correction())
-    >>> rung == Correction(level=Level.TOKEN, bound=Bound.TRUNCATE, weight_max=2.0)
+    >>> rung == Correction(level=WeightLevel.TOKEN, bound=WeightBound.TRUNCATE, weight_max=2.0)
     True
     >>> rung = stricter(rung)
     >>> rung.bound, rung.weight_min, rung.weight_max
-    (<Bound.MASK: 'mask'>, 0.5, 2.0)
+    (<WeightBound.MASK: 'mask'>, 0.5, 2.0)
     >>> rung = stricter(rung)
     >>> rung.geometric_min, rung.geometric_max, stricter(rung)
     (0.99, 1.01, None)
     """
-    if correction.level is Level.NONE:
-        return replace(correction, level=Level.TOKEN, bound=Bound.TRUNCATE, weight_min=0.0, weight_max=2.0)
-    if correction.bound is Bound.TRUNCATE:
+    if correction.level is WeightLevel.NONE:
+        return replace(correction, level=WeightLevel.TOKEN, bound=WeightBound.TRUNCATE, weight_min=0.0, weight_max=2.0)
+    if correction.bound is WeightBound.TRUNCATE:
         upper = max(2.0, correction.weight_max)
         lower = max(correction.weight_min, 1.0 / upper)
-        return replace(correction, bound=Bound.MASK, weight_min=lower, weight_max=upper)
+        return replace(correction, bound=WeightBound.MASK, weight_min=lower, weight_max=upper)
     if correction.geometric_max == 0.0:
         return replace(correction, geometric_min=0.99, geometric_max=1.01)
     return None
 
 
-def _raw_weight(level: Level, log_weight: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
-    if level is Level.NONE:
+def _raw_weight(level: WeightLevel, log_weight: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
+    if level is WeightLevel.NONE:
         return torch.ones_like(log_weight)
-    if level is Level.SEQUENCE:
+    if level is WeightLevel.SEQUENCE:
         log_weight = log_weight.sum(1, keepdim=True).expand_as(log_weight)
     return torch.exp(log_weight.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))

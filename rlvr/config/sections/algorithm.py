@@ -18,6 +18,7 @@ from rlvr.config.sections.section import (
     Section,
     kind_or_mapping,
 )
+from rlvr.importance_weights import WeightBound, WeightLevel
 
 
 class Advantage(Section):
@@ -270,21 +271,6 @@ class RatioBase(StrEnum):
     AUTO = "auto"  # behavior when the engine is the learner and nothing is stale, else proximal
     BEHAVIOR = "behavior"  # the engine's, as sampled
     PROXIMAL = "proximal"  # the learner's own, before the step (decoupled PPO)
-
-
-class WeightLevel(StrEnum):
-    """The unit of the importance weight exp(proximal - behavior)."""
-
-    NONE = "none"
-    TOKEN = "token"
-    SEQUENCE = "sequence"  # the product over the sequence's tokens
-
-
-class WeightBound(StrEnum):
-    """What happens outside [weight_min, weight_max]."""
-
-    TRUNCATE = "truncate"  # TIS: the weight is clamped
-    MASK = "mask"  # MIS, IcePop: the token (or sequence) leaves the loss
 
 
 class CorrectionConfig(Section):

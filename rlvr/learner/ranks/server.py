@@ -17,10 +17,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel
 
 from rlvr.algorithms.build import LossFunction
-from rlvr.algorithms.corrections import Bound, Correction, Level
+from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Denominators
 from rlvr.config.sections.learner import LearnerConfig
 from rlvr.errors import CheckpointError
+from rlvr.importance_weights import WeightBound, WeightLevel
 from rlvr.learner.checkpoint import Counters, save_optimizer
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.lockstep import Lockstep
@@ -184,10 +185,10 @@ def correction_to_json(correction: Correction) -> dict[str, Any]:
 def correction_from_json(values: dict[str, Any]) -> Correction:
     """The Correction that `correction_to_json` wrote.
 
-    >>> strict = Correction(level=Level.TOKEN, bound=Bound.MASK, weight_max=1.5)
+    >>> strict = Correction(level=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_max=1.5)
     >>> correction_from_json(correction_to_json(strict)) == strict
     True
     """
     assert {f.name for f in fields(Correction)} == set(values)
-    enums = {"level": Level(values["level"]), "bound": Bound(values["bound"])}
+    enums = {"level": WeightLevel(values["level"]), "bound": WeightBound(values["bound"])}
     return Correction(**{**values, **enums})

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlvr.algorithms.corrections import (
-    Bound,
     Correction,
-    Level,
     TokenWeights,
     stricter,
     token_weights,
 )
+from rlvr.importance_weights import WeightBound, WeightLevel
 
 # own / behavior: 1, 1.8, 0.4 and 1, 0.4, 1.2; the products are 0.72 and 0.48
 OWN = torch.tensor([[0.5, 0.9, 0.2], [0.5, 0.2, 0.6]], dtype=torch.float64).log()
@@ -51,14 +50,14 @@ def test_without_a_correction_every_loss_token_weighs_one():
 
 
 def test_token_weights_are_truncated_on_both_sides():
-    out = apply(Correction(level=Level.TOKEN, weight_min=0.5, weight_max=1.5))
+    out = apply(Correction(level=WeightLevel.TOKEN, weight_min=0.5, weight_max=1.5))
     assert_weights(out, [[1.0, 1.5, 0.5], [1.0, 0.5, 1.2]])
     assert out.truncated.tolist() == [[False, True, True], [False, True, False]]
     assert not bool(out.masked.any())
 
 
 def test_icepop_keeps_the_weight_inside_the_band_and_is_zero_outside():
-    out = apply(Correction(level=Level.TOKEN, bound=Bound.MASK, weight_min=0.5, weight_max=1.5))
+    out = apply(Correction(level=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_min=0.5, weight_max=1.5))
     assert_weights(out, [[1.0, 0.0, 0.0], [1.0, 0.0, 1.2]])
     assert out.masked.tolist() == [[False, True, True], [False, True, False]]
     assert not bool(out.truncated.any())
@@ -66,11 +65,11 @@ def test_icepop_keeps_the_weight_inside_the_band_and_is_zero_outside():
 
 
 def test_a_sequences_weight_is_the_product_over_its_tokens():
-    assert_weights(apply(Correction(level=Level.SEQUENCE, weight_min=0.5)), [[0.72] * 3, [0.5] * 3])
+    assert_weights(apply(Correction(level=WeightLevel.SEQUENCE, weight_min=0.5)), [[0.72] * 3, [0.5] * 3])
 
 
 def test_a_masked_sequence_leaves_with_all_its_tokens():
-    out = apply(Correction(level=Level.SEQUENCE, bound=Bound.MASK, weight_min=0.5))
+    out = apply(Correction(level=WeightLevel.SEQUENCE, bound=WeightBound.MASK, weight_min=0.5))
     assert_weights(out, [[0.72] * 3, [0.0] * 3])
     assert out.masked_rows.tolist() == [False, True]
     assert out.masked.tolist() == [[False] * 3, [True] * 3]
@@ -80,7 +79,7 @@ def test_sums_and_means_run_over_loss_tokens_only():
     mask = torch.tensor([[True, True, False], [True, False, True]])
     poisoned = OWN.clone()
     poisoned[~mask] = 7.0
-    product = apply(Correction(level=Level.SEQUENCE), own_logprobs=poisoned, loss_mask=mask)
+    product = apply(Correction(level=WeightLevel.SEQUENCE), own_logprobs=poisoned, loss_mask=mask)
     assert_weights(product, [[1.8, 1.8, 0.0], [1.2, 0.0, 1.2]])
     # geometric means sqrt(1.8) = 1.34 and sqrt(1.2) = 1.095
     mean = apply(Correction(geometric_max=1.2), own_logprobs=poisoned, loss_mask=mask)
@@ -113,16 +112,16 @@ def test_the_off_policy_mask_takes_negative_rows_that_the_policy_has_left():
 
 
 def test_a_ratio_over_behavior_is_masked_and_never_weighted_again():
-    token = Correction(level=Level.TOKEN, weight_min=0.5, weight_max=1.5)
+    token = Correction(level=WeightLevel.TOKEN, weight_min=0.5, weight_max=1.5)
     out = apply(token, is_ratio_over_behavior=True)
     assert_weights(out, [[1.0] * 3, [1.0] * 3])
     assert not bool(out.truncated.any())
-    masked = apply(replace(token, bound=Bound.MASK), is_ratio_over_behavior=True)
+    masked = apply(replace(token, bound=WeightBound.MASK), is_ratio_over_behavior=True)
     assert_weights(masked, [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
 
 
-@pytest.mark.parametrize("level", [Level.TOKEN, Level.SEQUENCE])
-def test_log_weights_are_clamped_at_twenty(level: Level):
+@pytest.mark.parametrize("level", [WeightLevel.TOKEN, WeightLevel.SEQUENCE])
+def test_log_weights_are_clamped_at_twenty(level: WeightLevel):
     out = apply(Correction(level=level, weight_max=1e30), own_logprobs=BEHAVIOR + 50.0)
     assert_weights(out, [[math.exp(20)] * 3] * 2)
 
@@ -136,8 +135,8 @@ def test_a_row_without_loss_tokens_is_not_a_masked_row():
 def _corrections() -> st.SearchStrategy[Correction]:
     return st.builds(
         Correction,
-        level=st.sampled_from(list(Level)),
-        bound=st.sampled_from(list(Bound)),
+        level=st.sampled_from(list(WeightLevel)),
+        bound=st.sampled_from(list(WeightBound)),
         weight_min=st.floats(0.0, 1.0),
         weight_max=st.floats(1.0, 8.0),
         geometric_min=st.floats(0.0, 1.0),
@@ -167,7 +166,7 @@ def test_weights_stay_within_their_bounds_and_masks_are_zero(correction: Correct
     out = apply(correction, own_logprobs=own)
     kept: Tensor = out.weights[~out.masked]
     assert bool((out.weights[out.masked] == 0).all())
-    if correction.level is not Level.NONE and kept.numel():
+    if correction.level is not WeightLevel.NONE and kept.numel():
         assert correction.weight_min - 1e-12 <= float(kept.min())
         assert float(kept.max()) <= correction.weight_max + 1e-12
 
@@ -178,7 +177,7 @@ def test_the_ladder_ends_and_each_rung_masks_at_least_what_the_one_before_did(st
     while (nxt := stricter(rungs[-1])) is not None:
         rungs.append(nxt)
         assert len(rungs) <= 4
-    assert rungs[-1].bound is Bound.MASK
+    assert rungs[-1].bound is WeightBound.MASK
     assert rungs[-1].geometric_max > 0
     for before, after in pairwise(rungs):
         if before.bound is after.bound:
@@ -190,10 +189,10 @@ def test_the_ladder_ends_and_each_rung_masks_at_least_what_the_one_before_did(st
 def test_the_ladder_from_no_correction():
     first = stricter(Correction())
     assert first is not None
-    assert first == Correction(level=Level.TOKEN, bound=Bound.TRUNCATE, weight_max=2.0)
+    assert first == Correction(level=WeightLevel.TOKEN, bound=WeightBound.TRUNCATE, weight_max=2.0)
     second = stricter(first)
     assert second is not None
-    assert (second.bound, second.weight_min, second.weight_max) == (Bound.MASK, 0.5, 2.0)
+    assert (second.bound, second.weight_min, second.weight_max) == (WeightBound.MASK, 0.5, 2.0)
     third = stricter(second)
     assert third is not None
     assert (third.geometric_min, third.geometric_max) == (0.99, 1.01)
@@ -201,5 +200,5 @@ def test_the_ladder_from_no_correction():
 
 
 def test_a_wide_truncation_becomes_the_band_of_the_same_width():
-    rung = stricter(Correction(level=Level.SEQUENCE, weight_max=5.0))
-    assert rung == Correction(level=Level.SEQUENCE, bound=Bound.MASK, weight_min=0.2, weight_max=5.0)
+    rung = stricter(Correction(level=WeightLevel.SEQUENCE, weight_max=5.0))
+    assert rung == Correction(level=WeightLevel.SEQUENCE, bound=WeightBound.MASK, weight_min=0.2, weight_max=5.0)

@@ -27,9 +27,8 @@ from rlvr.config.sections.algorithm import (
     LossConfig,
     PolicyGradientLoss,
     SapoLoss,
-    WeightBound,
-    WeightLevel,
 )
+from rlvr.importance_weights import WeightBound, WeightLevel
 
 T, F = True, False
 ZERO = torch.zeros(2, 4)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlvr.algorithms.corrections import Correction, Level
+from rlvr.algorithms.corrections import Correction
 from rlvr.algorithms.losses import PolicyLoss
 from rlvr.batch import Batch
 from rlvr.config.sections.learner import LearnerConfig, LearnerDtype
 from rlvr.config.sections.model import LoraConfig
 from rlvr.errors import CheckpointError, LearnerError
+from rlvr.importance_weights import WeightLevel
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.group import LearnerGroup
 from rlvr.learner.ranks.rows import split_over_ranks
@@ -160,7 +161,7 @@ def test_several_calls_of_accumulate_are_one_step(groups: dict[int, LearnerGroup
 
 
 def test_a_correction_reaches_every_rank(groups: dict[int, LearnerGroup], tmp_path: Path):
-    strict = Correction(level=Level.TOKEN, weight_max=1.01)
+    strict = Correction(level=WeightLevel.TOKEN, weight_max=1.01)
     group = begin(groups[2], tmp_path, loss=make_loss(uses_proximal=True))
     one = alone(tmp_path, loss=make_loss(uses_proximal=True))
     before = group.step(group.annotate(make_batch())).metrics

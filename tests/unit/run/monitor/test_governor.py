@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from rlvr.algorithms.corrections import Bound, Correction, Level
+from rlvr.algorithms.corrections import Correction
 from rlvr.config.load import load_recipe
 from rlvr.config.sections.algorithm import GovernorConfig, GovernorMode
+from rlvr.importance_weights import WeightBound, WeightLevel
 from rlvr.run.monitor.governor import Action, Decision, Governor, start_bounds
 
 CALM = {"mismatch/kl_k3": 0.010, "mismatch/max_abs_logprob_diff": 0.5, "mismatch/ess": 0.98}
@@ -103,14 +104,16 @@ def test_act_climbs_from_correction_over_staleness_to_a_pause():
         Action.LESS_STALENESS,
         Action.PAUSE,
     ]
-    assert found[0].correction.level is Level.TOKEN
-    assert found[1].correction.bound is Bound.MASK
+    assert found[0].correction.level is WeightLevel.TOKEN
+    assert found[1].correction.bound is WeightBound.MASK
     assert found[2].correction.geometric_max > 1.0
     assert [d.max_staleness for d in found[:6]] == [2, 2, 2, 1, 0, 0]
 
 
 def test_after_less_staleness_it_waits_until_nothing_older_is_in_flight():
-    strict = Correction(level=Level.TOKEN, bound=Bound.MASK, weight_min=0.5, geometric_min=0.99, geometric_max=1.01)
+    strict = Correction(
+        level=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_min=0.5, geometric_min=0.99, geometric_max=1.01
+    )
     governor = started(make(max_staleness=3, correction=strict), max_staleness=3)
     found = after(governor, *[0.5] * 7)
     assert [d is not None for d in found] == [False, True, False, False, False, False, True]
