@@ -29,7 +29,7 @@ def recipes_show(name: str) -> None:
 def recipes_explain(
     key: Annotated[str, typer.Argument(metavar="[KEY]", help="a key or a section")] = "",
 ) -> None:
-    """Explain a recipe key: meaning, values and default; for a section, all its keys."""
+    """Explain a recipe key: meaning, values, default, whether it may change on resume; for a section, all its keys."""
     from rlvr.config.explain import explain
     from rlvr.run.record.console import Console
 

@@ -18,6 +18,7 @@ from rlvr.config.document.paths import (
     container,
     is_text,
     key_paths,
+    may_change_on_resume,
     sections_in,
     words_in,
 )
@@ -37,7 +38,7 @@ def explain(key: str) -> list[Row]:
     Raises: ConfigError with a suggestion for an unknown key.
 
     >>> [row[0] for row in explain("rollout.group_size")]
-    ['rollout.group_size', 'value', 'default']
+    ['rollout.group_size', 'value', 'default', 'on resume']
     """
     path = _general(key)
     sections = _sections_at(path)
@@ -52,7 +53,7 @@ def explain(key: str) -> list[Row]:
 
 
 def _of_value(path: tuple[str, ...]) -> list[Row]:
-    """Rows about a key that holds a value: its meaning, what it may be, its default."""
+    """Rows about a key that holds a value: meaning, possible values, default, whether it may change on resume."""
     if path[-1] == KIND and words_in(annotation_at(Recipe, path[:-1])):  # it may be written without its mapping
         return [(dotted(path), *_of_value(path[:-1])[0][1:]), *_of_value(path[:-1])[1:]]
     owners = [s for s in _sections_at(path[:-1]) if path[-1] in s.model_fields]
@@ -63,6 +64,7 @@ def _of_value(path: tuple[str, ...]) -> list[Row]:
             (_label(path, owner, owners), meaning(owner, path[-1]), ""),
             ("value", _values(field), ""),
             ("default", _default(field), ""),
+            ("on resume", "may change" if may_change_on_resume(Recipe, path) else "must stay the same", ""),
         ]
     return rows
 

@@ -33,7 +33,7 @@ from rlvr.config.sections.rollout import (
     Truncated,
 )
 from rlvr.config.sections.sandbox import SandboxConfig
-from rlvr.config.sections.section import NonNegativeInt, Positive, PositiveInt, Section
+from rlvr.config.sections.section import Changeable, NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = [
     "Backend", "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig",
@@ -95,19 +95,19 @@ class Recipe(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    description: str = ""
+    description: Changeable[str] = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelConfig
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
-    sandbox: SandboxConfig = SandboxConfig()
+    sandbox: Changeable[SandboxConfig] = SandboxConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
-    run: RunConfig = RunConfig()
+    run: Changeable[RunConfig] = RunConfig()
     proof: ProofConfig = ProofConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: Changeable[ClusterConfig] = ClusterConfig()
 
     @model_validator(mode="before")
     @classmethod

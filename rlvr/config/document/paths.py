@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from rlvr.config.document.yaml_lines import KeyPath
-from rlvr.config.sections.section import Section
+from rlvr.config.sections.section import MAY_CHANGE_ON_RESUME, Section
 
 
 def key_paths(model: type[BaseModel]) -> tuple[str, ...]:
@@ -32,6 +32,22 @@ def annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
         if current is None:
             return None
     return current
+
+
+def may_change_on_resume(model: type[BaseModel], path: KeyPath) -> bool:
+    """Whether the value at `path` may differ when a run resumes: its field, or a section around it, is marked so.
+
+    >>> from rlvr.config.recipe import Recipe
+    >>> may_change_on_resume(Recipe, ("run", "steps")), may_change_on_resume(Recipe, ("learner", "lr"))
+    (True, False)
+    """
+    current: Any = model
+    for part in path:
+        fields = [section.model_fields.get(str(part)) for section in sections_in(current)]
+        if any(field is not None and MAY_CHANGE_ON_RESUME in field.metadata for field in fields):
+            return True
+        current = _step(current, part)
+    return False
 
 
 def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rlvr.config.sections.section import (
+    Changeable,
     Fraction,
     NonNegative,
     PluginSection,
@@ -361,4 +362,4 @@ class AlgorithmConfig(Section):
     zero_variance: ZeroVariance = ZeroVariance.KEEP
     dynamic_sampling: DynamicSampling = DynamicSampling()
     correction: CorrectionConfig = CorrectionConfig()
-    governor: GovernorConfig = GovernorConfig()
+    governor: Changeable[GovernorConfig] = GovernorConfig()

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rlvr.config.sections.section import (
+    Changeable,
     Fraction,
     NonNegative,
     NonNegativeInt,
@@ -52,7 +53,7 @@ class LearnerConfig(Section):
     share_prompt_prefix: compute the common prefix of a group's rows once; padded rows share nothing.
     """
 
-    device: str = "auto"
+    device: Changeable[str] = "auto"
     dtype: LearnerDtype = LearnerDtype.AUTO
     optimizer: OptimizerKind = OptimizerKind.ADAMW
     lr: Positive = 1e-6
@@ -62,12 +63,12 @@ class LearnerConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     minibatches_per_step: PositiveInt = 1
     streaming: bool = False
-    micro_batch_tokens: PositiveInt = 8192
-    logits_memory_mb: PositiveInt = 512
-    layout: Layout = Layout.PACKED
-    share_prompt_prefix: bool = True
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    kernels: Kernels = Kernels.TORCH
+    micro_batch_tokens: Changeable[PositiveInt] = 8192
+    logits_memory_mb: Changeable[PositiveInt] = 512
+    layout: Changeable[Layout] = Layout.PACKED
+    share_prompt_prefix: Changeable[bool] = True
+    gradient_checkpointing: Changeable[bool] = False
+    compile: Changeable[bool] = False
+    kernels: Changeable[Kernels] = Kernels.TORCH
     max_nonfinite_steps: NonNegativeInt = 3
-    num_threads: NonNegativeInt = 0
+    num_threads: Changeable[NonNegativeInt] = 0

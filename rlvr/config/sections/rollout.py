@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue
 
 from rlvr.config.sections.engines import EngineConfig, EngineKind
 from rlvr.config.sections.section import (
+    Changeable,
     Fraction,
     NonNegative,
     NonNegativeInt,
@@ -47,7 +48,7 @@ class RolloutConfig(Section):
     temperature: Annotated[float, Field(ge=0.01, le=100.0)] = 1.0
     stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list[str])
     stop_token_ids: list[NonNegativeInt] = Field(default_factory=list[int])
-    max_batch_rows: PositiveInt = 256
+    max_batch_rows: Changeable[PositiveInt] = 256
     completion_deadline_s: Seconds = 3600.0
     engine_args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
@@ -84,6 +85,6 @@ class RewardConfig(Section):
     truncated: Truncated = Truncated.ZERO
     overlong_buffer_tokens: NonNegativeInt = 0
     overlong_penalty: NonNegative = 1.0
-    verifier_workers: PositiveInt = 2
-    verifier_deadline_s: Seconds = 5.0
-    max_error_rate: Fraction = 0.2
+    verifier_workers: Changeable[PositiveInt] = 2
+    verifier_deadline_s: Changeable[Seconds] = 5.0
+    max_error_rate: Changeable[Fraction] = 0.2

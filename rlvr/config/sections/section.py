@@ -1,7 +1,7 @@
 """The base class and field types of every section."""
 
 from importlib.metadata import entry_points
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
@@ -15,6 +15,12 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Seconds = Annotated[float, Field(gt=0.0, le=MOST_SECONDS)]
+
+# Marks a field that may change on resume, with all keys below it: how long, how often or how fast, never what is
+# learned or from which data.
+MAY_CHANGE_ON_RESUME: Final = "may_change_on_resume"
+T = TypeVar("T")
+Changeable = Annotated[T, MAY_CHANGE_ON_RESUME]
 
 
 class Section(BaseModel):

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlvr.config.document.paths import may_change_on_resume
 from rlvr.config.dtypes import with_stored_dtypes
 from rlvr.config.load import LoadedRecipe, load_recipe
+from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
 from rlvr.run.record.checkpoints import ChosenCheckpoint, choose_checkpoint, read_run_state
 from rlvr.run.record.directory import RunDirectory
@@ -14,15 +16,6 @@ from rlvr.run.record.inputs import require_same_inputs
 from rlvr.run.record.lineage import lost_lineage
 from rlvr.run.record.recipe_file import stored_recipe
 from rlvr.run.record.resume_choice import ResumeChoice
-
-# Keys that may change on resume: how long, how often, how fast; never what is learned or from which data.
-CHANGEABLE = (
-    "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s", "sandbox.",
-    "reward.max_error_rate", "rollout.max_batch_rows", "learner.device", "learner.micro_batch_tokens",
-    "algorithm.governor.", "learner.num_threads", "learner.gradient_checkpointing", "learner.share_prompt_prefix",
-    "learner.layout", "learner.logits_memory_mb", "learner.compile", "learner.kernels",
-)  # fmt: skip
-
 
 # Keeps no step: step 0's evaluation is repeated too.
 BEFORE_EVERYTHING = -1
@@ -87,7 +80,7 @@ def find_resume(
             "name its checkpoint with --checkpoint step_N"
         )
     changed = _differences(stored.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
-    refused = {key: how for key, how in changed.items() if not key.startswith(CHANGEABLE)}
+    refused = {key: how for key, how in changed.items() if not may_change_on_resume(Recipe, tuple(key.split(".")))}
     if refused:
         start = ", or choose another --run-dir"
         if chosen is not None:

@@ -1,4 +1,4 @@
-"""`rlvr recipes explain`: every key of a recipe says what it means, which values it takes and its default."""
+"""`rlvr recipes explain`: the meaning, values and default of every key, and whether it may change on resume."""
 
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -6,11 +6,19 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from rlvr.config.document.paths import key_paths, sections_in
+from rlvr.config.document.paths import key_paths, may_change_on_resume, sections_in
 from rlvr.config.explain import explain, meaning
 from rlvr.config.messages.meanings import MEANINGS
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
+from tests.unit.config.recipe_cases import leaf_paths
+
+CHANGEABLE = (
+    "run.", "description", "cluster.", "reward.verifier_workers", "reward.verifier_deadline_s", "sandbox.",
+    "reward.max_error_rate", "rollout.max_batch_rows", "learner.device", "learner.micro_batch_tokens",
+    "algorithm.governor.", "learner.num_threads", "learner.gradient_checkpointing", "learner.share_prompt_prefix",
+    "learner.layout", "learner.logits_memory_mb", "learner.compile", "learner.kernels",
+)  # fmt: skip
 
 
 def _sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -57,7 +65,15 @@ def test_positions_and_names_may_be_written_out() -> None:
     assert explain("rollout.group_size")[1:] == [
         ("value", "whole number, at least 1, at most 1,000,000,000", ""),
         ("default", "8", ""),
+        ("on resume", "must stay the same", ""),
     ]
+
+
+def test_the_keys_that_may_change_on_resume_decide_how_long_how_often_and_how_fast() -> None:
+    leaves = leaf_paths(Recipe)
+    changeable = {path for path in leaves if may_change_on_resume(Recipe, tuple(path.split(".")))}
+    assert changeable == {path for path in leaves if path.startswith(CHANGEABLE)}
+    assert explain("run.steps")[-1] == ("on resume", "may change", "")
 
 
 def test_an_entry_of_a_docstring_ends_where_the_next_begins() -> None:
