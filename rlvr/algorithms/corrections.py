@@ -20,6 +20,7 @@ geometric masks test the same mean; OpenRLHF and NeMo RL leave the token weights
 weight_max large enough here. AReaL's token mask has no lower bound (weight_min 0).
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +45,11 @@ class Correction:
     geometric_min: float = 0.0
     geometric_max: float = 0.0
     off_policy_threshold: float = 0.0
+
+    @property
+    def weight_bounds(self) -> tuple[float, float]:
+        """The bounds of the weight: [weight_min, weight_max], or none where no weight is applied."""
+        return (0.0, math.inf) if self.level is WeightLevel.NONE else (self.weight_min, self.weight_max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +102,9 @@ def token_weights(
     count = loss_mask.sum(1).clamp(min=1)
     log_weight = torch.where(loss_mask, own_logprobs - behavior_logprobs, 0.0)
     weight = _raw_weight(correction.level, log_weight)
-    is_outside = ((weight < correction.weight_min) | (weight > correction.weight_max)) & loss_mask
-    nowhere = torch.zeros_like(loss_mask)
-    if correction.level is WeightLevel.NONE:
-        is_outside = nowhere
-    is_masking = correction.bound is WeightBound.MASK
+    lower, upper = correction.weight_bounds
+    is_outside = ((weight < lower) | (weight > upper)) & loss_mask
     masked_rows = torch.zeros_like(loss_mask[:, 0])
-    if is_masking and correction.level is WeightLevel.SEQUENCE:
-        masked_rows = is_outside.any(1)
     if correction.geometric_max > 0.0:
         mean = torch.exp(log_weight.sum(1) / count)
         masked_rows |= (mean < correction.geometric_min) | (mean > correction.geometric_max)
@@ -111,12 +112,17 @@ def token_weights(
         gap = torch.where(loss_mask, behavior_logprobs - policy_logprobs, 0.0).sum(1) / count
         is_negative = torch.where(loss_mask, advantages, 0.0).sum(1) < 0
         masked_rows |= is_negative & (gap > correction.off_policy_threshold)
-    masked = (masked_rows[:, None] & loss_mask) | (is_outside if is_masking else nowhere)
-    truncated = nowhere if is_masking or is_ratio_over_behavior else is_outside & ~masked
+    nowhere = torch.zeros_like(loss_mask)
+    if correction.bound is WeightBound.MASK:
+        if correction.level is WeightLevel.SEQUENCE:
+            masked_rows |= is_outside.any(1)
+        masked, truncated = is_outside | (masked_rows[:, None] & loss_mask), nowhere
+    else:
+        masked = masked_rows[:, None] & loss_mask
+        truncated = is_outside & ~masked
+        weight = weight.clamp(lower, upper)
     if is_ratio_over_behavior:
-        weight = torch.ones_like(weight)
-    elif not is_masking and correction.level is not WeightLevel.NONE:
-        weight = weight.clamp(correction.weight_min, correction.weight_max)
+        weight, truncated = torch.ones_like(weight), nowhere
     return TokenWeights(
         weights=torch.where(loss_mask & ~masked, weight, 0.0),
         truncated=truncated,
