@@ -15,14 +15,7 @@ from rlvr.learner.peers import Peers
 
 logger = logging.getLogger(__name__)
 
-_KEPT = (
-    "token_ids",
-    "attention_mask",
-    "loss_mask",
-    "behavior_logprobs",
-    "advantages",
-    "group_index",
-)
+_KEPT = ("token_ids", "attention_mask", "loss_mask", "behavior_logprobs", "advantages", "group_index")
 
 
 def find_offender(
@@ -37,13 +30,19 @@ def find_offender(
     """
     for index in range(peers.most(len(micro_batches))):
         own = micro_batches[index] if index < len(micro_batches) else None
-        if math.isfinite(norm_of(own)):
-            continue
-        for rank in range(peers.size):
-            is_own = rank == peers.rank
-            if peers.size == 1 or not math.isfinite(norm_of(own if is_own else None)):
-                return own if is_own else None
+        if not math.isfinite(norm_of(own)):
+            rank = _offending_rank(own, peers=peers, norm_of=norm_of)
+            if rank is not None:
+                return own if rank == peers.rank else None
     return micro_batches[-1] if peers.rank == 0 and micro_batches else None
+
+
+def _offending_rank(own: Batch | None, *, peers: Peers, norm_of: Callable[[Batch | None], float]) -> int | None:
+    """The first process whose micro-batch alone has a gradient that is not finite; None if only their sum has one."""
+    if peers.size == 1:
+        return 0
+    norms = (norm_of(own if rank == peers.rank else None) for rank in range(peers.size))
+    return next((rank for rank, norm in enumerate(norms) if not math.isfinite(norm)), None)
 
 
 def keep_micro_batch(batch: Batch, folder: Path, *, number: int) -> Path:

@@ -176,7 +176,7 @@ def _descend(
                 return current, path, f"{dotted(here)} is not set in the recipe; set it as a whole"
             found = made
             if isinstance(current, list):
-                current.append(found) if int(part) == len(current) else current.__setitem__(int(part), found)
+                current[int(part) : int(part) + 1] = [found]
             else:
                 current[part] = found
             document.origins[here] = Origin(override=override)
