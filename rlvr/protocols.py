@@ -41,16 +41,8 @@ class Capability(StrEnum):
 class Verifier(Protocol):
     """Judges completions. Built as `VerifierClass(config, context)`; see verifiers/README.md for the shortest form.
 
-    Optional methods, looked up by name:
-        `parse_reference(reference)`: raises ValueError on a reference that cannot be used; run on all data at load
-            (for PROCESS in a worker, under its deadline).
-        `prejudge(reference, completion) -> Verdict | None`: pure and quick; runs in the parent, so that easy items
-            never cross a process boundary. None means: call `verify`.
-        `warm_up()`: called once in a worker process before its first item, outside item deadlines; import heavy
-            libraries here.
-        `work_key(reference, completion) -> str`: items with equal keys get the same verdict and are verified once.
-        `max_open`: a number, for ASYNC: the maximum of concurrent items; deadlines of waiting items start later.
-        `close()`: called once at the end, in the parent; closes connections.
+    A verifier may also have the members of `SupportsParseReference`, `SupportsPrejudge`, `SupportsWarmUp`,
+    `SupportsWorkKey`, `SupportsMaxOpen` and `SupportsClose`. No base class is needed.
     """
 
     name: ClassVar[str]
@@ -63,6 +55,58 @@ class Verifier(Protocol):
 
         Raises: anything it raises becomes an ERROR verdict and an alarm, never a reward of zero.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsParseReference(Protocol):
+    """A verifier that checks the references of all data at load (for PROCESS in a worker, under its deadline)."""
+
+    def parse_reference(self, reference: Json) -> object:
+        """Raises ValueError on a reference that cannot be used."""
+        ...
+
+
+@runtime_checkable
+class SupportsPrejudge(Protocol):
+    """A verifier that judges easy items in the parent, so that they never cross a process boundary."""
+
+    def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
+        """Pure and quick. None means: call `verify`."""
+        ...
+
+
+@runtime_checkable
+class SupportsWarmUp(Protocol):
+    """A verifier with heavy imports."""
+
+    def warm_up(self) -> None:
+        """Called once in a worker process before its first item, outside item deadlines; import libraries here."""
+        ...
+
+
+@runtime_checkable
+class SupportsWorkKey(Protocol):
+    """A verifier that gives the same verdict to items with equal keys, which are verified once."""
+
+    def work_key(self, reference: Json, completion: Completion) -> str:
+        """The key of an item; pure and quick."""
+        ...
+
+
+@runtime_checkable
+class SupportsMaxOpen(Protocol):
+    """An ASYNC verifier with a maximum of concurrent items; deadlines of waiting items start later."""
+
+    max_open: int
+
+
+@runtime_checkable
+class SupportsClose(Protocol):
+    """A verifier with connections."""
+
+    def close(self) -> None:
+        """Called once at the end, in the parent."""
         ...
 
 
@@ -175,8 +219,7 @@ class Sandbox(Protocol):
     `("preloaded", name, ...)` runs a preloaded source as `__main__`; anything else is executed (`("./a.out",)`).
     `files` are put into the empty working directory first; names are relative and stay below it.
 
-    Optional, where `capabilities` include PRELOAD:
-        `preload(sources: Mapping[str, str]) -> None`: trusted Python sources by name; may be called before `start`.
+    Where `capabilities` include PRELOAD, it also has the method of `SupportsPreload`.
     """
 
     name: ClassVar[str]
@@ -212,6 +255,15 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """Closes every box; open runs fail with SandboxError."""
+        ...
+
+
+@runtime_checkable
+class SupportsPreload(Protocol):
+    """A sandbox that compiles trusted sources once."""
+
+    def preload(self, sources: Mapping[str, str]) -> None:
+        """Takes trusted Python sources by name; may be called before `start`."""
         ...
 
 
@@ -279,7 +331,9 @@ class EngineHealth:
 
 
 class RolloutEngine(Protocol):
-    """Generates completions and loads weights."""
+    """Generates completions and loads weights. An engine may also have the methods of `SupportsStart` and
+    `SupportsSleep`.
+    """
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes. Raises RolloutError when the engine fails."""
@@ -313,6 +367,28 @@ class RolloutEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsStart(Protocol):
+    """An engine with processes of its own."""
+
+    async def start(self) -> None:
+        """Called once before all other methods. Raises RolloutError when a process does not start."""
+        ...
+
+
+@runtime_checkable
+class SupportsSleep(Protocol):
+    """An engine that can give its devices to a learner on the same devices (`cluster.placement: colocated`)."""
+
+    async def sleep(self) -> object:
+        """Frees the devices' memory; nothing is generated until `wake`."""
+        ...
+
+    async def wake(self) -> None:
+        """Takes the devices back."""
+        ...
+
+
 class MetricSink(Protocol):
     """Takes one row of metrics per step (`area/name` -> number)."""
 
@@ -323,9 +399,3 @@ class MetricSink(Protocol):
     def close(self) -> None:
         """Flushes."""
         ...
-
-
-__all__ = [
-    "Capability", "EngineHealth", "Execution", "GenerationRequest", "Json", "Limits", "LoadReceipt", "MetricSink",
-    "Program", "RolloutEngine", "RunResult", "Sampling", "Sandbox", "SandboxSession", "Verifier",
-]  # fmt: skip

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from rlvr.contracts.box import FAST, PROGRAM, Box, Check, end_of
-from rlvr.protocols import Limits, Program, SandboxSession
+from rlvr.protocols import Limits, Program, SandboxSession, SupportsPreload
 
 _FRAMES = """
 import os, struct, sys
@@ -196,8 +196,8 @@ async def killed_session(box: Box) -> list[str]:
 
 
 async def preloaded_sources(box: Box) -> list[str]:
-    preload = getattr(box.sandbox, "preload")  # noqa: B009 - optional, so not a member of the protocol
-    preload({"contract": "import sys\nprint(__name__, sys.argv[1:], open('data').read())"})
+    assert isinstance(box.sandbox, SupportsPreload)  # its capabilities say so, and `check_sandbox` has looked
+    box.sandbox.preload({"contract": "import sys\nprint(__name__, sys.argv[1:], open('data').read())"})
     program = ("preloaded", "contract", "one", "two")
     problems: list[str] = []
     for _ in range(2):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlvr.errors import PluginError
 from rlvr.plugin import FunctionVerifier, VerifierContext, completion_from_text
-from rlvr.protocols import Execution, Verifier
+from rlvr.protocols import Execution, SupportsParseReference, SupportsPrejudge, Verifier
 from rlvr.records import Check, Json, Prompt, Status, Verdict
 
 Case = tuple[Json, str]
@@ -144,12 +144,11 @@ class _Asked:
 def _case_problems(asked: _Asked, passing: list[Case], failing: list[Case]) -> list[str]:
     problems: list[str] = []
     verifier = asked.verifier
-    parse = getattr(verifier, "parse_reference", None)
     for index, (reference, text) in enumerate((*passing, *failing)):
         what = f"reference {reference!r}, text {text[:60]!r}"
         try:
-            if parse is not None:
-                asked.call(what, partial(parse, reference))
+            if isinstance(verifier, SupportsParseReference):
+                asked.call(what, partial(verifier.parse_reference, reference))
             first, second = asked.verify(what, reference, text), asked.verify(what, reference, text)
             quick = asked.call(what, partial(_prejudge, verifier, reference, text))
         except _Hangs:
@@ -232,5 +231,6 @@ async def _result(answer: Any, deadline_s: float) -> Any:
 
 
 def _prejudge(verifier: Verifier, reference: Json, text: str) -> Verdict | None:
-    quick = getattr(verifier, "prejudge", None)
-    return None if quick is None else quick(reference, completion_from_text(text, prompt_id="contract/0"))
+    if not isinstance(verifier, SupportsPrejudge):
+        return None
+    return verifier.prejudge(reference, completion_from_text(text, prompt_id="contract/0"))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from rlvr.errors import ConfigError, RolloutError
-from rlvr.protocols import Json
+from rlvr.records import Json
 
 logger = logging.getLogger(__name__)
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -10,7 +10,7 @@ from rlvr.config.sections.engines import engine_class
 from rlvr.config.sections.learner import LearnerDtype
 from rlvr.errors import RolloutError
 from rlvr.models.policy import Policy, PolicyText, load_policy
-from rlvr.protocols import RolloutEngine
+from rlvr.protocols import RolloutEngine, SupportsStart
 from rlvr.records import Transport
 from rlvr.registry import ENGINES, check_settings, find
 from rlvr.rollout.context import EngineContext
@@ -26,9 +26,8 @@ def build_engine(recipe: Recipe, *, policy: Policy) -> RolloutEngine:
 
 async def start_engine(engine: RolloutEngine) -> None:
     """Waits for the optional `start` of an engine, which engines with processes of their own have."""
-    start = getattr(engine, "start", None)
-    if start is not None:
-        await start()
+    if isinstance(engine, SupportsStart):
+        await engine.start()
 
 
 def build_engine_alone(recipe: Recipe, *, text: PolicyText, engine_id: str) -> RolloutEngine:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from rlvr.protocols import GenerationRequest, Json
-from rlvr.records import FinishReason, Prompt
+from rlvr.protocols import GenerationRequest
+from rlvr.records import FinishReason, Json, Prompt
 
 
 class Form(StrEnum):

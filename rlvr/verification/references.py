@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from rlvr.errors import PLUGIN_FAULTS
-from rlvr.protocols import Verifier
+from rlvr.protocols import SupportsParseReference, Verifier
 from rlvr.records import Json, Status, Verdict
 from rlvr.verification.pool import VerifierPool
 
@@ -36,11 +36,10 @@ def problems_in_pool(pool: VerifierPool, key: str, references: Sequence[str], *,
 
 def problem_here(verifier: Verifier, reference: Json) -> str:
     """Why a verifier in this process cannot use a reference; "" if it can, or has no `parse_reference`."""
-    parse = getattr(verifier, "parse_reference", None)
-    if parse is None:
+    if not isinstance(verifier, SupportsParseReference):
         return ""
     try:
-        parse(reference)
+        verifier.parse_reference(reference)
     except ValueError as error:
         return str(error)
     except PLUGIN_FAULTS as error:

@@ -21,7 +21,16 @@ from typing import Any
 
 from rlvr.errors import PLUGIN_FAULTS, DataError, PluginError
 from rlvr.plugin import VerifierContext
-from rlvr.protocols import Execution, Sandbox, Verifier
+from rlvr.protocols import (
+    Execution,
+    Sandbox,
+    SupportsClose,
+    SupportsMaxOpen,
+    SupportsParseReference,
+    SupportsPrejudge,
+    SupportsWorkKey,
+    Verifier,
+)
 from rlvr.records import Check, Completion, Prompt, Status, Verdict
 from rlvr.registry import SANDBOXES, VERIFIERS, PluginSource, build_sandbox, build_verifier, find
 from rlvr.verification.pool import VerifierPool
@@ -154,7 +163,7 @@ class VerifierService:
         pooled: dict[str, dict[str, list[int]]] = {}  # verifier -> reference -> indices of checks
         for index, check in enumerate(checks):
             entry = self._entry(check)
-            if getattr(entry.verifier, "parse_reference", None) is None:
+            if not isinstance(entry.verifier, SupportsParseReference):
                 continue
             try:
                 reference = json.dumps(check.reference)
@@ -178,12 +187,11 @@ class VerifierService:
         settled: dict[str, Verdict] = {}
         for check in prompt.checks:
             entry = self._entry(check)
-            quick = getattr(entry.verifier, "prejudge", None)
-            if quick is None:
+            if not isinstance(entry.verifier, SupportsPrejudge):
                 continue
             start = time.perf_counter()
             try:
-                answer = quick(check.reference, completion)
+                answer = entry.verifier.prejudge(check.reference, completion)
                 seconds = time.perf_counter() - start
                 verdict = None
                 if answer is not None:
@@ -232,9 +240,8 @@ class VerifierService:
         """Ends the workers; open items become ERROR."""
         self._pool.close()
         for entry in self._entries.values():
-            close = getattr(entry.verifier, "close", None)
-            if close is not None:
-                close()
+            if isinstance(entry.verifier, SupportsClose):
+                entry.verifier.close()
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
             _complete(sandbox.close())
@@ -264,7 +271,7 @@ class VerifierService:
             raise
         except PLUGIN_FAULTS as error:
             raise PluginError(f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}") from error
-        most_open = getattr(verifier, "max_open", _MAX_OPEN)
+        most_open = verifier.max_open if isinstance(verifier, SupportsMaxOpen) else _MAX_OPEN
         if most_open < 1:
             raise PluginError(f"verifier {source.name!r}: max_open={most_open} must be at least 1")
         pool_key = self._pool.register(source, check.settings)
@@ -294,12 +301,11 @@ class VerifierService:
 
     async def _verify_pooled(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         """Verifies in the pool; an item with the `work_key` of an earlier one shares its verdict."""
-        work_key = getattr(entry.verifier, "work_key", None)
-        if work_key is None:
+        if not isinstance(entry.verifier, SupportsWorkKey):
             future = self._pool.submit(entry.pool_key, narrowed, completion)
             return await asyncio.wrap_future(future)
         try:
-            text = work_key(narrowed.reference, completion)
+            text = entry.verifier.work_key(narrowed.reference, completion)
         except PLUGIN_FAULTS as error:
             return error_verdict(entry.label, error)
         future, is_first = self._shared.future_of(

@@ -29,7 +29,7 @@ from typing import Any
 from rlvr.errors import PluginError
 from rlvr.plugin import VerifierContext
 from rlvr.processes.frames import ParentPipe, encode
-from rlvr.protocols import Verifier
+from rlvr.protocols import SupportsParseReference, SupportsWarmUp, Verifier
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource, build_verifier, load, load_failure
 from rlvr.verification.wire import (
@@ -96,9 +96,8 @@ class _Worker:
             context = VerifierContext(deadline_s=self.deadline_s)
             source = source_from_json(message["plugin"])
             verifier = build_verifier(source, message["settings"], context)
-            warm_up = getattr(verifier, "warm_up", None)
-            if warm_up is not None:
-                warm_up()
+            if isinstance(verifier, SupportsWarmUp):
+                verifier.warm_up()
         except MemoryError:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
@@ -223,13 +222,12 @@ def _verify(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
 
 def _parse(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
     """Calls `parse_reference` on each reference: PASS, or FAIL with the reasons by number."""
-    parse = getattr(verifier, "parse_reference", None)
     problems: dict[str, str] = {}
     start = time.perf_counter()
     for number, reference in enumerate(message["references"]):
         try:
-            if parse is not None:
-                parse(reference)
+            if isinstance(verifier, SupportsParseReference):
+                verifier.parse_reference(reference)
         except MemoryError:
             raise
         except ValueError as error:

@@ -3,10 +3,10 @@
 import ast
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from rlvr.errors import PluginError
-from rlvr.protocols import Capability, Limits, Program, RunResult, Sandbox, SandboxSession
+from rlvr.protocols import Capability, Limits, Program, RunResult, Sandbox, SandboxSession, SupportsPreload
 
 CANDIDATE, TESTS = "rlvr_code_candidate", "rlvr_code_tests"
 _SOURCES = {CANDIDATE: "candidate_shim.py", TESTS: "test_runner.py"}
@@ -24,7 +24,7 @@ class Boxes:
         self._sources = {name: bundle(file) for name, file in _SOURCES.items()}
         self._is_preloaded = Capability.PRELOAD in sandbox.capabilities
         if self._is_preloaded:
-            cast(Any, sandbox).preload(self._sources)
+            cast(SupportsPreload, sandbox).preload(self._sources)
 
     async def run(self, code: bytes, stdin: bytes, limits: Limits) -> RunResult:
         """Runs a Python program to its end."""

@@ -11,7 +11,7 @@ import torch
 from rlvr.config.recipe import Recipe
 from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import PolicyText
-from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine, SupportsSleep
 from rlvr.records import Completion, WeightsRef
 from rlvr.rollout.build import build_engine_alone, start_engine
 from rlvr.run.ray.streams import in_bunches
@@ -61,11 +61,13 @@ class EngineActor:
 
     async def sleep(self) -> None:
         """Does nothing if the engine cannot sleep."""
-        await self._optional("sleep")
+        if isinstance(self._served, SupportsSleep):
+            await self._served.sleep()
 
     async def wake(self) -> None:
         """Does nothing if the engine cannot sleep."""
-        await self._optional("wake")
+        if isinstance(self._served, SupportsSleep):
+            await self._served.wake()
 
     async def stacks(self) -> str:
         """The stacks of this process's threads."""
@@ -81,8 +83,3 @@ class EngineActor:
     def _served(self) -> RolloutEngine:
         assert self._engine is not None  # the handle awaits `start` first
         return self._engine
-
-    async def _optional(self, name: str) -> None:
-        method = getattr(self._served, name, None)
-        if method is not None:
-            await method()

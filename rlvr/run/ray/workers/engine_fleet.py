@@ -14,7 +14,7 @@ from typing import Any
 from rlvr.errors import RlvrError, RolloutError
 from rlvr.processes.members import MemberState, Work
 from rlvr.processes.supervised_fleet import CLOSE_S, OnEvent, SupervisedFleet, Supervision
-from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
+from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, SupportsSleep
 from rlvr.records import Completion, WeightsRef
 from rlvr.run.ray.workers.engine_member import EngineLost, EngineMember, MemberEngine
 from rlvr.run.ray.workers.fleet_weights import Loading, fleet_receipt
@@ -146,21 +146,24 @@ class EngineFleet(SupervisedFleet[EngineMember]):
 
     async def sleep(self) -> None:
         """Engines that support it release their memory until `wake`."""
+
+        async def one(member: EngineMember) -> None:
+            if isinstance(member.remote, SupportsSleep):
+                await member.remote.sleep()
+
         self.is_asleep = True
-        await self._all("sleep")
+        await self._each(one)
 
     async def wake(self) -> None:
         """Undoes `sleep`."""
+
+        async def one(member: EngineMember) -> None:
+            if isinstance(member.remote, SupportsSleep):
+                await member.remote.wake()
+
         if self.is_asleep:
             self.is_asleep = False
-            await self._all("wake")
-
-    async def _all(self, method: str) -> None:
-        async def call(member: EngineMember) -> None:
-            if hasattr(member.remote, method):
-                await getattr(member.remote, method)()
-
-        await self._each(call)
+            await self._each(one)
 
     # What a supervised fleet asks of its kind
 
