@@ -1,6 +1,5 @@
-"""The contracts between the parts of a run. Only records cross them, never concrete classes.
-
-`Learner` is in `rlvr.batch`, because it uses tensors.
+"""The contracts between the parts of a run. Only records cross them, never concrete classes; none uses tensors, so the
+contract `Learner` is in `rlvr.batch`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence

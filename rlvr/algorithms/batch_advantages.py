@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from rlvr.algorithms.advantages import GroupRewards, centred
 
-BATCH_NORM_MIN_JUDGED = 1
 BATCH_NORM_BASELINE_MIN_JUDGED = 2
 GDPO_MIN_JUDGED = 2
 

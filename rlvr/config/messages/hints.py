@@ -86,16 +86,6 @@ REFUSED: dict[str, Refused] = {
 }
 
 
-def peer_hint(path: str) -> tuple[str, PeerName] | None:
-    """The peer's name at the end of a dotted path, and its key here; the longest match wins.
-
-    >>> peer_hint("actor_rollout_ref.rollout.n")
-    ('rollout.n', PeerName(peers='verl', key='rollout.group_size', remark=''))
-    """
-    names = peer_names()
-    return next(((end, names[end]) for end in _endings(path) if end in names), None)
-
-
 def answer(path: str, value: object) -> str:
     """The message for another trainer's key; empty for a key that no trainer has.
 

@@ -5,7 +5,7 @@ import os
 
 import psutil
 
-from rlvr.config.recipe import Placement, Recipe
+from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.rollout.vllm.engine import VllmEngine
 from rlvr.rollout.vllm.environment import (
@@ -57,7 +57,6 @@ def build_vllm_engine(
             weight_shapes=outline.weight_shapes,
             max_model_len=arguments["max_model_len"],
             is_cpu=found.is_cpu,
-            is_colocated=recipe.cluster.placement is Placement.COLOCATED,
             run=run,
             engine_id=engine_id,
             extension=extension,

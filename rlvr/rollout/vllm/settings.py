@@ -25,7 +25,7 @@ class EngineSettings:
     """The start-up settings of an engine, except for its folder.
 
     arguments: vLLM's, by name. environment: for its processes. weight_shapes: of every tensor that a load must bring.
-    run: part of every cache salt, so that two runs never share a prefix. is_colocated: it sleeps while others compute.
+    run: part of every cache salt, so that two runs never share a prefix.
     lora: of adapters that are sent alone; None if whole weights are sent.
     """
 
@@ -34,7 +34,6 @@ class EngineSettings:
     weight_shapes: Mapping[str, tuple[int, ...]]
     max_model_len: int
     is_cpu: bool
-    is_colocated: bool = False
     run: str = ""
     engine_id: str = ""
     extension: str = EXTENSION

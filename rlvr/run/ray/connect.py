@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -215,8 +214,3 @@ def _is_loopback(address: str) -> bool:
 
 def _first_lines(error: BaseException) -> str:
     return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
-
-
-def interpreter() -> str:
-    """The Python of this process, for messages."""
-    return f"{sys.executable} ({sys.version.split()[0]})"

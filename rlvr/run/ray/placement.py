@@ -34,7 +34,6 @@ class Plan:
     learner_gpus: int
     engine_gpus: int
     engine_cpus: float
-    is_colocated: bool
 
 
 def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
@@ -59,7 +58,6 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
             learner_gpus=0,
             engine_gpus=engine_gpus,
             engine_cpus=cluster.cpus_per_engine,
-            is_colocated=True,
         )
     return Plan(
         bundles=(_bundle(LEARNER_CPUS, learner_gpus), *([engine] * cluster.engines)),
@@ -68,7 +66,6 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
         learner_gpus=learner_gpus,
         engine_gpus=engine_gpus,
         engine_cpus=cluster.cpus_per_engine,
-        is_colocated=cluster.placement is Placement.COLOCATED,
     )
 
 

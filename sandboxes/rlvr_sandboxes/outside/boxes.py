@@ -155,7 +155,6 @@ class BoxedSandbox(abc.ABC):
     async def _run(self, request: Request) -> RunResult:
         pool = self._open_pool()
         result = await self._run_surviving(request)
-        pool.counters.runs += 1
         pool.counters.cpu_s += result.cpu_s
         return result
 

@@ -28,7 +28,6 @@ _MAX_FAILURES = 3  # consecutive failed starts before waiting callers get an err
 class Counters:
     """What happened in a pool since it was made."""
 
-    runs: int = 0
     sessions: int = 0
     started: int = 0
     replaced_worn: int = 0

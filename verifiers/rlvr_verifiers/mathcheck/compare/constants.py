@@ -83,7 +83,7 @@ def _added(
         is_function = others and all(map(_ARGUMENT.fullmatch, others))
         if len(constants) != 1 or not is_function:
             return None
-        body = _body(session, expr, constants[0])
+        body = _body(expr, constants[0])
         if body is None:
             return None
         bodies.append(body)
@@ -92,7 +92,7 @@ def _added(
     return decided(same_up_to_constant(bodies[0], bodies[1], bounded=session.bounded))
 
 
-def _body(session: Session, expr: "Expr", name: str) -> "Expr | None":
+def _body(expr: "Expr", name: str) -> "Expr | None":
     """The expression without its constant, where that is added: linear with a number before it."""
     from rlvr_verifiers.mathcheck.algebra.equality import same
     from rlvr_verifiers.mathcheck.parse.expression import Add, Num, negated, substituted

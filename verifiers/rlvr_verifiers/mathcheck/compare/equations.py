@@ -148,7 +148,7 @@ def families(session: Session, gold: Family, answer: Family, depth: int) -> Deci
         return yes(decision.method, "the same family")
     name = gold.parameter
     for sign in (1, -1):
-        shift = _whole_shift(first, second, name, sign)
+        shift = _whole_shift(first, second, name)
         if shift is not None:
             index = Add((Mul((Num(Fraction(sign)), Var(name))), Num(Fraction(shift))))
             moved = same(first, substituted(second, {name: index}), bounded=session.bounded)
@@ -161,7 +161,7 @@ def families(session: Session, gold: Family, answer: Family, depth: int) -> Deci
     return Decision(result=decision.result, method=decision.method, reason="it is another family")
 
 
-def _whole_shift(first: "Expr", second: "Expr", name: str, sign: int) -> int | None:
+def _whole_shift(first: "Expr", second: "Expr", name: str) -> int | None:
     """s with first(0) = second(s), for families of constant step; None when no small whole s fits."""
     from rlvr_verifiers.mathcheck.algebra.numeric import real_interval
     from rlvr_verifiers.mathcheck.parse.expression import Num, substituted

@@ -96,7 +96,7 @@ def equality(text: str, reader: Reader) -> list[Reading] | None:
     if not right:
         return []  # an equation without a right side
     if len(pieces) == 2 and pieces[0]:
-        return _one_equality(text, pieces[0], right, reader)
+        return _one_equality(pieces[0], right, reader)
     values = [piece for piece in pieces if piece]
     if not values:
         return []
@@ -124,7 +124,7 @@ def _is_operation(text: str) -> bool:
     return OPERATION.search(text) is not None or _MEASURE.fullmatch(text) is not None
 
 
-def _one_equality(text: str, left: str, right: str, reader: Reader) -> list[Reading] | None:
+def _one_equality(left: str, right: str, reader: Reader) -> list[Reading] | None:
     shorter = CONDITION.sub("", right)
     if shorter and shorter != right:
         right = shorter

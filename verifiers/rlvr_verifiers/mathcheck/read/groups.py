@@ -166,7 +166,7 @@ def grouped(text: str, reader: Reader) -> list[Reading] | None:
     if group in (Group.SET, Group.LIST):
         items = _flattened(items)
     if group is Group.TUPLE and any(_is_signed(item) for item in items):
-        points = _points_of_signs(items, text)
+        points = _points_of_signs(items)
         if points is not None:
             return [points]
     if found is not None:
@@ -309,7 +309,7 @@ def _flattened(answers: Sequence[Answer]) -> tuple[Answer, ...]:
     return tuple(flat)
 
 
-def _points_of_signs(items: tuple[Answer, ...], text: str) -> Parts | None:
+def _points_of_signs(items: tuple[Answer, ...]) -> Parts | None:
     """The tuples that signs stand for: (±1, 2) is two points; signs in different places are independent."""
     choices = [item.readings[0].items if _is_signed(item) else (item,) for item in items]  # type: ignore[union-attr]
     points = list(itertools.islice(itertools.product(*choices), MAX_PARTS + 1))

@@ -161,7 +161,7 @@ class _Reader:
             result = attempt(text, self)
             if result is not None:
                 return found + result
-        return found + _formula(text, self)
+        return found + _formula(text)
 
 
 def _with_number(text: str, number: Number, reader: _Reader) -> list[Reading]:
@@ -286,7 +286,7 @@ def _relation(text: str, reader: Reader) -> list[Reading] | None:
     return found or None
 
 
-def _formula(text: str, reader: Reader) -> list[Reading]:
+def _formula(text: str) -> list[Reading]:
     """The text as an expression, ± written out, with a unit behind."""
     unit: Unit | None = None
     body = text
