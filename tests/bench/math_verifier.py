@@ -1,9 +1,9 @@
-"""`math` beside math-verify as a library call on one core: GSM8K, a mixture like MATH's answers, hostile answers.
+"""Compares `math` with math-verify as a library on one core: GSM8K, a mixture like MATH's answers, hostile answers.
 
     python tests/bench/math_verifier.py [--rows 2000] [--rows-math-verify 300] [--only gsm8k|math|hostile]
         [--cpu-time]
 
-Every string is new to both, half of the answers are wrong, and process start, records and JSON stand outside the clock.
+Every string is new to both, half of the answers are wrong, and process start, records and JSON are not timed.
 math-verify gets boxed references and a box first, its best setting. Hostile rows go through the verifier's pool with
 two workers and a deadline, and to math-verify with its own timeouts (5 s to parse, 5 s to compare). With --cpu-time the
 clock is this process's own, for a machine that others use too; the pool is always timed by the wall.
@@ -46,7 +46,7 @@ class Row:
 
 
 def gsm8k(limit: int) -> Iterator[Row]:
-    """Official solutions beside their reference, every second one beside another's."""
+    """Official solutions with their reference; every second one with the reference of another."""
     path = SHARED / "data" / "math" / "gsm8k_train.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         solutions = [json.loads(line)["answer"] for line in lines][:limit]
@@ -168,7 +168,7 @@ def mixture(limit: int, seed: int) -> list[Row]:
 
 
 def hostile() -> list[Row]:
-    """The rows of the table of hostile answers that are in JSON Lines beside the tests."""
+    """The rows of the table of hostile answers."""
     lines = HOSTILE.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [Row(row["reference"], row["completion"], row["status"] == "pass") for row in rows]

@@ -73,7 +73,7 @@ def part_of(operator: str) -> str:
 
 
 def main() -> None:
-    """Prints the share of each part and the ten dearest operators."""
+    """Prints the share of each part and the ten most expensive operators."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="smollm2")
     parser.add_argument("--dtype", choices=["float32", "bfloat16_autocast"], default="bfloat16_autocast")
@@ -108,7 +108,7 @@ def main() -> None:
     print(f"a step: {seconds:.2f} CPU s on {options.threads} threads, {total:.2f} s in operators")
     for part, value in sorted(parts.items(), key=lambda item: -item[1]):
         print(f"  {part:26} {value:7.3f} s  {value / total:6.1%}")
-    print("dearest operators")
+    print("most expensive operators")
     for key, value in sorted(events, key=lambda item: -item[1])[:10]:
         print(f"  {key:44} {value:7.3f} s  {value / total:6.1%}")
 

@@ -1,4 +1,4 @@
-"""Whether generation and training overlap: seconds a step, beside the longer of the two.
+"""Whether generation and training overlap: seconds per step, compared with the longer of the two.
 
     python tests/bench/ray_overlap.py [--steps 20]
 

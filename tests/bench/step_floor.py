@@ -1,4 +1,4 @@
-"""Seconds of a training step beside their floor: the step's FLOPs over the speed of matrix products on this machine.
+"""Seconds per training step compared with their floor: the step's FLOPs over this machine's speed of matrix products.
 
     floor = generation 2 P for each prompt (once a group) and sampled token
             + training 6 P for each prompt (once a group) and completion token, the head on completion tokens alone

@@ -3,7 +3,7 @@
     python tests/bench/vllm_engine.py bfloat16 [key=value ...]
     python tests/bench/vllm_engine.py bfloat16 model.lora.rank=16 model.lora.sends_alone=true
 
-Beside each load stands a plain copy of the same bytes, by one thread. State the machine's load with the numbers.
+Each load is compared with a plain copy of the same bytes by one thread. State the machine's load with the numbers.
 """
 
 import copy
@@ -32,8 +32,8 @@ WORDS = ("rain", "music", "cats", "steel", "bread", "maps", "tides", "glass")
 
 
 def say(dtype: str, **numbers: object) -> None:
-    told = "  ".join(f"{key}={value}" for key, value in numbers.items())
-    print(f"{dtype}  {told}  load={os.getloadavg()[0]:.1f}", flush=True)
+    shown = "  ".join(f"{key}={value}" for key, value in numbers.items())
+    print(f"{dtype}  {shown}  load={os.getloadavg()[0]:.1f}", flush=True)
 
 
 def main(dtype: str, *changes: str) -> None:

@@ -63,7 +63,7 @@ def make_verifier(sandbox: Sandbox) -> Verifier:
     return build_verifier(find(VERIFIERS, VERIFIER), settings, VerifierContext(sandbox=sandbox))
 
 
-async def judge_row(verifier: Verifier, row: dict[str, Any]) -> Verdict:
+async def verify_row(verifier: Verifier, row: dict[str, Any]) -> Verdict:
     """The verdict on one row, its code fenced as a model would."""
     text = f"```{row['language']}\n{row['completion']}```\n"
     reference = reference_of(row)
@@ -74,20 +74,20 @@ async def judge_row(verifier: Verifier, row: dict[str, Any]) -> Verdict:
     return await verifier.verify(prompt, completion)  # type: ignore[misc] # `code` is asynchronous
 
 
-async def judge_rows(sandbox: Sandbox, rows: Sequence[dict[str, Any]], *, at_once: int = 4) -> list[Verdict]:
+async def verify_rows(sandbox: Sandbox, rows: Sequence[dict[str, Any]], *, at_once: int = 4) -> list[Verdict]:
     """The verdict on each row, a few at a time."""
     verifier = make_verifier(sandbox)
     gate = asyncio.Semaphore(at_once)
 
-    async def judge(row: dict[str, Any]) -> Verdict:
+    async def verify(row: dict[str, Any]) -> Verdict:
         async with gate:
-            return await judge_row(verifier, row)
+            return await verify_row(verifier, row)
 
-    return list(await asyncio.gather(*(judge(row) for row in rows)))
+    return list(await asyncio.gather(*(verify(row) for row in rows)))
 
 
 def wrong_verdicts(rows: Sequence[dict[str, Any]], verdicts: Iterable[Verdict]) -> list[str]:
-    """One line for each row that was not judged as it should be. For an attack an ERROR is wrong too."""
+    """One line for each row with a wrong verdict. For an attack an ERROR is wrong too."""
     wrong: list[str] = []
     for row, verdict in zip(rows, verdicts, strict=True):
         is_right = (
@@ -100,7 +100,7 @@ def wrong_verdicts(rows: Sequence[dict[str, Any]], verdicts: Iterable[Verdict]) 
 
 @dataclass
 class Host:
-    """What the suite can see of this machine beside its verdicts."""
+    """The state of this machine that the suite inspects in addition to its verdicts."""
 
     connections: dict[str, int] = field(default_factory=dict[str, int])
     entries: set[str] = field(default_factory=set[str])

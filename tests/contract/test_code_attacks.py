@@ -16,10 +16,10 @@ from rlvr.records import Verdict
 from rlvr.registry import SANDBOXES, build_sandbox, find, load
 from tests.contract.code_suite import (
     Host,
-    judge_rows,
     planted_host,
     read_rows,
     reference_of,
+    verify_rows,
     wrong_verdicts,
 )
 
@@ -46,14 +46,14 @@ def usable(rows: Sequence[dict[str, Any]], backend: str) -> list[dict[str, Any]]
     return [row for row in rows if row.get("needs") not in lacks]
 
 
-def judge_in(backend: str, rows: Sequence[dict[str, Any]]) -> tuple[list[Verdict], list[str], list[str]]:
+def verify_in(backend: str, rows: Sequence[dict[str, Any]]) -> tuple[list[Verdict], list[str], list[str]]:
     """(verdicts, side effects of rows, changes of the host) of the rows in a fresh sandbox with two slots."""
 
-    async def judge(host: Host) -> tuple[list[Verdict], list[str]]:
+    async def verify(host: Host) -> tuple[list[Verdict], list[str]]:
         sandbox = build_sandbox(backend, {"slots": 2})
         await sandbox.start()
         try:
-            verdicts = await judge_rows(sandbox, rows)
+            verdicts = await verify_rows(sandbox, rows)
             after = await sandbox.run(("python", "m.py"), {"m.py": b"print(1)"}, b"", Limits())
             assert after.stdout == b"1\n"  # whatever they did, the boxes still work
         finally:
@@ -61,7 +61,7 @@ def judge_in(backend: str, rows: Sequence[dict[str, Any]]) -> tuple[list[Verdict
         return verdicts, [effect for row in rows for effect in host.effects_of(row)]
 
     with planted_host() as host:
-        verdicts, effects = asyncio.run(judge(host))
+        verdicts, effects = asyncio.run(verify(host))
         return verdicts, effects, host.changes()
 
 
@@ -87,7 +87,7 @@ def test_some_attacks_of_each_kind_earn_nothing_and_honest_programs_pass(backend
     quick = [row for row in ATTACKS if is_quick(row)]
     chosen = [row for kind in sorted(KINDS) for row in [r for r in quick if r["category"] == kind][::3]]
     rows = usable([*chosen, *[row for row in HONEST if is_quick(row)][::3]], backend)
-    verdicts, effects, changes = judge_in(backend, rows)
+    verdicts, effects, changes = verify_in(backend, rows)
     assert wrong_verdicts(rows, verdicts) == []
     assert effects == []
     assert changes == []
@@ -100,7 +100,7 @@ def test_no_attack_earns_anything_every_honest_program_passes_and_the_host_is_un
 ) -> None:
     need(backend)
     rows = usable([*ATTACKS, *HONEST], backend)
-    verdicts, effects, changes = judge_in(backend, rows)
+    verdicts, effects, changes = verify_in(backend, rows)
     assert wrong_verdicts(rows, verdicts) == []
     assert effects == []
     assert changes == []
@@ -118,7 +118,7 @@ exec(compile(tests, "tests.py", "exec"), space)
 
 
 @pytest.mark.slow
-def test_a_harness_that_judges_where_the_program_runs_is_fooled_by_many_of_the_attacks() -> None:
+def test_a_harness_that_compares_where_the_program_runs_is_fooled_by_many_attacks() -> None:
     """The attacks have teeth: inside a box, exec of program and asserts in one process, exit code 0 is a pass."""
     need("namespaces")
     rows = [row for row in ATTACKS if row["kind"] == "function" and row["limits"]["wall_s"] == 6]

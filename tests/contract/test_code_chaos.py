@@ -65,8 +65,8 @@ def box_processes() -> list[int]:
     return found
 
 
-async def judge_until(end: float, verifier: CodeVerifier) -> Counter[str]:
-    """Judges honest programs, each with a comment of its own; counts statuses."""
+async def verify_until(end: float, verifier: CodeVerifier) -> Counter[str]:
+    """Verifies honest programs, each with a different comment; counts statuses."""
     counts: Counter[str] = Counter()
 
     async def worker() -> None:
@@ -99,14 +99,14 @@ def chaos(backend: str, seconds: float, caplog: pytest.LogCaptureFixture) -> tup
         sandbox: Any = build_sandbox(backend, {"slots": 2, "preimport": (), "should_self_test": False})
         await sandbox.start()
         verifier = CodeVerifier(CodeConfig(), VerifierContext(sandbox=sandbox))
-        await judge_until(time.monotonic() + 0.5, verifier)
+        await verify_until(time.monotonic() + 0.5, verifier)
         before = descriptors(), len(box_processes())
         end = time.monotonic() + seconds
         killer = asyncio.create_task(kill_some(end, random.Random(seconds)))
-        counts = await judge_until(end, verifier)
+        counts = await verify_until(end, verifier)
         num_killed = await killer
         for _ in range(100):  # boxes are stopped and started in threads
-            await judge_until(time.monotonic() + 0.1, verifier)
+            await verify_until(time.monotonic() + 0.1, verifier)
             after = descriptors(), len(box_processes())
             if after == before:
                 break

@@ -58,7 +58,7 @@ def program(kind: str, body: str, number: int = 0) -> str:
     return f"```python\n{WORK}" + "\n".join([*start, *end, f"# {number}"]) + "\n```\n"
 
 
-def judge(backend: str, items: list[tuple[Any, str]]) -> list[Verdict]:
+def verify(backend: str, items: list[tuple[Any, str]]) -> list[Verdict]:
     async def all_of() -> list[Verdict]:
         sandbox = build_sandbox(backend, {"slots": 2, "should_self_test": False})
         verifier = CodeVerifier(CodeConfig(), VerifierContext(sandbox=sandbox))
@@ -83,7 +83,7 @@ def test_a_right_program_passes_on_a_busy_machine(kind: str, backend: str) -> No
     need(backend)
     items = [(KINDS[kind], program(kind, "work(0.9)", number)) for number in range(20)]
     with busy(NUM_BUSY):
-        verdicts = judge(backend, items)
+        verdicts = verify(backend, items)
     counts = Counter(verdict.status.value for verdict in verdicts)
     assert counts == {"pass": 20}, [v.reason for v in verdicts if v.status != "pass"]
 
@@ -117,7 +117,7 @@ def test_a_program_that_blocks_itself_or_is_too_slow_fails(kind: str, num_busy: 
     need(backend)
     items = [(KINDS[kind], program(kind, body)) for body in BLOCKED.values()]
     with busy(num_busy):
-        verdicts = judge(backend, items)
+        verdicts = verify(backend, items)
     found = dict(zip(BLOCKED, verdicts, strict=True))
     assert {name: v.status.value for name, v in found.items()} == dict.fromkeys(BLOCKED, "fail")
     assert max(v.seconds for v in verdicts) < 120

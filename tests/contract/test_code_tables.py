@@ -1,4 +1,4 @@
-"""Tables of rows as data sets write them and programs as models write them, judged in a real box."""
+"""Tables of rows as data sets write them and programs as models write them, verified in a real box."""
 
 import asyncio
 import json
@@ -38,18 +38,18 @@ async def status_of(sandbox: Sandbox, row: dict[str, Any]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_each_row_is_judged_as_its_table_says(table: str) -> None:
+def test_each_row_gets_the_verdict_of_its_table(table: str) -> None:
     need("namespaces")
     rows = rows_of(table)
 
-    async def judge() -> list[tuple[str, str]]:
+    async def verify() -> list[tuple[str, str]]:
         sandbox = build_sandbox("namespaces", {"slots": 2, "should_self_test": False})
         try:
             return list(await asyncio.gather(*(status_of(sandbox, row) for row in rows)))
         finally:
             await sandbox.close()
 
-    found = asyncio.run(judge())
+    found = asyncio.run(verify())
     wrong = [
         f"{row['why']}: {status}, not {row['status']}: {reason}"
         for row, (status, reason) in zip(rows, found, strict=True)

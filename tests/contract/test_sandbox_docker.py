@@ -1,4 +1,4 @@
-"""`docker` by a client that runs its containers' programs on this machine; no engine was at hand to test it on."""
+"""`docker` by a client that runs its containers' programs on this machine; it was not tested with a Docker engine."""
 
 import asyncio
 import itertools
@@ -39,7 +39,7 @@ if command == "run" and os.path.exists({refuse!r}):
 
 @pytest.fixture
 def fake_docker(tmp_path: Path) -> Path:
-    """A docker client that keeps a log of its calls in the file `log` beside it."""
+    """A docker client that logs its calls to the file `log` in its folder."""
     path = tmp_path / "docker"
     names = {name: str(tmp_path / name) for name in ("log", "gone", "refuse")}
     path.write_text(FAKE_CLIENT.format(shell=sys.executable, python=PYTHON, **names))
@@ -121,7 +121,7 @@ def test_what_a_killed_supervisor_left_is_ended_and_removed_by_the_next_run(
     asyncio.run(check())
 
 
-def test_docker_tells_what_the_engine_said(fake_docker: Path) -> None:
+def test_docker_reports_the_engines_message(fake_docker: Path) -> None:
     (fake_docker.parent / "refuse").touch()
     box = DockerSandbox(DockerConfig(command=str(fake_docker)))
     with pytest.raises(SandboxError, match="no such image"):

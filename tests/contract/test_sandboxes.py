@@ -121,13 +121,13 @@ def test_auto_refuses_with_every_reason_and_the_fix(monkeypatch: pytest.MonkeyPa
     from rlvr_sandboxes.outside.probes import Probe
 
     for backend in (NamespacesSandbox, LandlockSandbox):
-        probe = Probe(name="border", is_ok=False, detail=f"no {backend.name} here", fix=f"mend {backend.name}")
+        probe = Probe(name="border", is_ok=False, detail=f"no {backend.name} here", fix=f"fix {backend.name}")
         monkeypatch.setattr(backend, "probes", classmethod(lambda cls, probe=probe: (probe,)))
     box = AutoSandbox(AutoSandbox.Config())  # type: ignore[arg-type] # its own Config
     with pytest.raises(SandboxUnavailable) as caught:
         asyncio.run(box.run(PROGRAM, HELLO, b"", LIMITS))
     message = str(caught.value)
-    for words in ("no namespaces here", "mend namespaces", "no landlock here", "mend landlock"):
+    for words in ("no namespaces here", "fix namespaces", "no landlock here", "fix landlock"):
         assert words in message
     assert "i_understand_unsafe=true" in message
     assert caught.value.exit_code == 2

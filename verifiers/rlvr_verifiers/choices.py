@@ -1,8 +1,8 @@
 r"""The letter that a completion chooses: the last statement that names a choice decides.
 
 A statement is a box, `<answer>C</answer>`, "the answer is C", "I choose C", "C is correct", "so C." or a last line
-that is a letter. Without any, a letter in brackets or with a full stop counts, then the letters of the last line. A
-letter in a formula, an article, a pronoun, a question and what is denied are no choice.
+that is a letter. Without one, a letter in brackets or with a full stop counts, then the letters of the last line.
+Letters in formulas, in questions or in denials, articles and pronouns are not choices.
 
 >>> reader = ChoiceReader("ABCD", ignore_case=False)
 >>> reader.read(r"We need \boxed{B = \mu_0 H}. The best answer is C, not A.")
@@ -84,7 +84,7 @@ _IS_WRONG = re.compile(r"[\s)*]{0,4}(?:is|are|was)\s+(?:not|wrong|incorrect|fals
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """Where the letter of a statement is, and all letters that it names."""
+    """The position of the letter in a statement, and all letters that it names."""
 
     start: int
     end: int
@@ -96,7 +96,7 @@ class ChoiceReader:
 
     Args:
         choices: one letter each.
-        ignore_case: a small letter is a choice too.
+        ignore_case: lower-case letters count too.
     """
 
     def __init__(self, choices: str, *, ignore_case: bool) -> None:
@@ -114,7 +114,7 @@ class ChoiceReader:
         return len(text.strip()) == 1 and text.strip().upper() in self.choices
 
     def read(self, text: str) -> set[str]:
-        """The letters of the last statement that names any, in upper case; of long texts the end is read."""
+        """The letters of the last statement that names any, in upper case; of a long text only the end is read."""
         text = _QUOTED.sub(r"\1", text.strip()[-_READ_CHARS:])
         last = max(self._statements(text), key=lambda found: found.start, default=None)
         if last is None:
@@ -125,7 +125,7 @@ class ChoiceReader:
         return set(self._leading(_clean(taken_back.value)))
 
     def _statements(self, text: str) -> Iterator[_Statement]:
-        """Every statement of a choice, in no order."""
+        """All statements of a choice, in no particular order."""
         yield from self._boxed(text)
         end = text.rfind("</answer>")
         start = text.rfind("<answer>", 0, end) if end >= 0 else -1
@@ -149,7 +149,7 @@ class ChoiceReader:
             yield from self._at(text, line_start)
 
     def _boxed(self, text: str) -> Iterator[_Statement]:
-        """The last box that holds a choice, with those that "or" and commas join to it."""
+        """The last box with a choice, with those that commas or "or" join to it."""
         boxes = last_boxes(text).boxes
         letters: set[str] = set()
         first, start = None, 0
@@ -169,7 +169,7 @@ class ChoiceReader:
             yield _Statement(first.start, first.end, frozenset(letters))
 
     def _at(self, text: str, start: int, *, until: int | None = None) -> Iterator[_Statement]:
-        """The statement that begins at `start`, where it names a choice and asks nothing."""
+        """The statement that begins at `start`; None if it names no choice or is a question."""
         end = min(len(text), start + _STATEMENT_CHARS) if until is None else until
         letters = self._leading(_clean(text[start:end]))
         place = self._alone.search(text, start, end)
@@ -196,7 +196,7 @@ class ChoiceReader:
         return frozenset(letters)
 
     def _is_letter(self, statement: str, match: re.Match[str]) -> bool:
-        """Whether it is a choice and no part of a formula, no article and no pronoun."""
+        """Whether the letter is a choice, not part of a formula, an article or a pronoun."""
         end = match.end()
         if match.group().endswith((")", "]")):
             return True
@@ -233,7 +233,7 @@ class ChoiceReader:
 
 
 def _clean(statement: str) -> str:
-    """Without LaTeX commands, emphasis and marks, which would hide a letter."""
+    """The text without LaTeX commands, emphasis and punctuation, which would hide a letter."""
     return _MARKS.sub("", _COMMAND.sub(" ", statement))
 
 
@@ -244,6 +244,6 @@ def _past_marks(text: str, start: int) -> int:
 
 
 def _is_question(text: str, start: int) -> bool:
-    """Whether the sentence that goes on at `start` asks."""
+    """Whether the sentence that continues at `start` is a question."""
     end = _SENTENCE_END.search(text, start)
     return end is not None and end.group() == "?"

@@ -1,8 +1,8 @@
-"""`code`: a program passes the tests of its reference, in a sandbox, judged where none of its code runs.
+"""`code`: whether a program passes the tests of its reference. It runs in a sandbox; the verdict is made outside.
 
-stdio      each test is one fresh run; what it printed is compared here
-literals   the program's box computes calls with literal arguments; the asserts over them are worked out here
-two boxes  all other function tests: the program in one box, the data set's tests in another, plain data between
+stdio      each test is a fresh run; its output is compared here
+literals   the program's box computes calls with literal arguments; asserts on their values are evaluated here
+two boxes  all other function tests: the program in one box, the tests in another, plain data in between
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from rlvr_verifiers.codecheck.answer.fences import Program, find_program
 from rlvr_verifiers.codecheck.answer.statements import accepts_one_of_many
 from rlvr_verifiers.codecheck.answer.suspicion import signs
 from rlvr_verifiers.codecheck.boxes import Boxes
-from rlvr_verifiers.codecheck.function_calls import judge_literals
+from rlvr_verifiers.codecheck.function_calls import verify_literals
 from rlvr_verifiers.codecheck.outcome import Ending, Outcome
 from rlvr_verifiers.codecheck.patience import MAX_KILLS
 from rlvr_verifiers.codecheck.references.references import (
@@ -40,8 +40,8 @@ from rlvr_verifiers.codecheck.references.references import (
     read_reference,
     without_first,
 )
-from rlvr_verifiers.codecheck.relay import judge_in_boxes
-from rlvr_verifiers.codecheck.stdio import judge_stdio
+from rlvr_verifiers.codecheck.relay import verify_in_boxes
+from rlvr_verifiers.codecheck.stdio import verify_stdio
 from rlvr_verifiers.thinking import ThinkingConfig
 
 logger = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ _LETTERS = {ending: "P" if ending is Ending.PASSED else "F" for ending in Ending
 
 
 class Score(StrEnum):
-    """What a program earns."""
+    """How the score of a program is computed."""
 
     ALL_OR_NOTHING = "all_or_nothing"  # 1 when every test passes, else 0
     FRACTION = "fraction"  # the share of the tests that pass; rewards constant guesses too
 
 
 class CodeLimits(BaseModel):
-    """What a program may use unless its reference says otherwise. wall_s: for one stdio test, or all function tests."""
+    """Limits of a program unless its reference sets others. `wall_s`: for one stdio test, or for all function tests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,10 +74,10 @@ class CodeConfig(ThinkingConfig):
     """Settings of `code`.
 
     modules: what tests may import besides the standard library; the sandbox's interpreter must have them.
-    shown_tests: this many tests of each reference, from its first on, appear in the prompt; where there are others only
-        those count, so that copying what is shown earns nothing.
-    tolerance: how far a printed number, or a number of a JSON result, may be from an expected one that has a fraction,
-        where the reference does not say; whole numbers are compared exactly. 0: outputs are compared as text.
+    shown_tests: the prompt shows this many tests of each reference, starting with the first; if there are others, only
+        those count, so that copying the shown ones earns nothing.
+    tolerance: the allowed error of a printed number, or of a number in a JSON result, if the expected one has a
+        fraction and the reference sets no tolerance; integers are compared exactly. 0: outputs are compared as text.
     """
 
     score: Score = Score.ALL_OR_NOTHING
@@ -107,7 +107,7 @@ class CodeVerifier:
         self._has_warned = False
 
     def parse_reference(self, reference: Json) -> None:
-        """Raises ValueError on tests that no program could be judged by."""
+        """Raises ValueError if no program can be tested with the reference."""
         found = read_reference(reference, modules=self.config.modules, loose=self.config.tolerance)
         self._check_outputs(found)
         if not self._has_warned and accepts_one_of_many(reference, found):
@@ -123,7 +123,7 @@ class CodeVerifier:
             raise ValueError(f"tests of a function need python in languages={list(self.config.languages)}")
 
     def _check_outputs(self, reference: Reference) -> None:
-        """Raises ValueError when a right program could not print what a test expects."""
+        """Raises ValueError if a correct program could not print the expected output."""
         if not isinstance(reference, StdioReference):
             return
         most = apply_limits(self._limits, reference.limits).output_bytes
@@ -135,14 +135,17 @@ class CodeVerifier:
                 )
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
-        """Settles a completion without a program; all others need the sandbox."""
+        """The verdict on a completion without a program; None for all others, which need the sandbox."""
         program, problem = self._program(completion)
         return verdict(self, Status.UNPARSED, problem) if program is None else None
 
     async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when all tests pass. Waits for the sandbox; equal programs under one reference are run once.
+        """PASS if all tests pass. Equal programs with the same reference run only once.
 
-        Raises: SandboxError (the box broke), VerifierError (the reference is at fault), PluginError (no sandbox).
+        Raises:
+            SandboxError: the sandbox failed.
+            VerifierError: the reference is at fault.
+            PluginError: there is no sandbox.
         """
         hashed = _Hashed(prompt.reference)
         reference = self._read(hashed)
@@ -159,7 +162,7 @@ class CodeVerifier:
                 return await asyncio.shield(asyncio.wrap_future(future))
             except asyncio.CancelledError:
                 if not future.cancelled():
-                    raise  # this task was cancelled, and not the one that works
+                    raise  # this task was cancelled, not the one that runs the program
 
     def _program(self, completion: Completion, names: Sequence[str] = ()) -> tuple[Program | None, str]:
         languages = self.config.languages
@@ -167,7 +170,7 @@ class CodeVerifier:
 
     async def _fulfil(self, key: bytes, future: "Future[Verdict]", reference: Reference, program: Program) -> Verdict:
         try:
-            answer = await self._judge(reference, program)
+            answer = await self._verify_program(reference, program)
         except asyncio.CancelledError:
             self._shared.forget(key)
             future.cancel()
@@ -179,14 +182,14 @@ class CodeVerifier:
         future.set_result(answer)
         return answer
 
-    async def _judge(self, reference: Reference, program: Program) -> Verdict:
+    async def _verify_program(self, reference: Reference, program: Program) -> Verdict:
         boxes = self._require_boxes()
         limits = apply_limits(self._limits, reference.limits)
         is_complete = self.config.score is Score.FRACTION
         if isinstance(reference, StdioReference):
             is_python = program.language == "python"
             source = program_of(program.code, reference) if is_python else program.code
-            outcome = await judge_stdio(
+            outcome = await verify_stdio(
                 boxes,
                 program.language,
                 source.encode("utf-8", "surrogatepass"),
@@ -201,7 +204,7 @@ class CodeVerifier:
             return verdict(self, Status.UNPARSED, reason, extracted=_short(program.code))
         boxes.require_sessions()
         code = program_of(program.code, reference).encode("utf-8", "surrogatepass")
-        how, outcome = await _judge_surviving(boxes, code, reference, limits, is_complete)
+        how, outcome = await _verify_function_with_retries(boxes, code, reference, limits, is_complete)
         return self._verdict(how, outcome, reference, program)
 
     def _verdict(self, how: str, outcome: Outcome, reference: Reference, program: Program) -> Verdict:
@@ -243,14 +246,14 @@ class CodeVerifier:
         return without_first(found, self.config.shown_tests)
 
 
-async def _judge_surviving(
+async def _verify_function_with_retries(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, is_complete: bool
 ) -> tuple[str, Outcome]:
-    """`_judge_function`, retried when a box breaks: the sandbox cannot resume an interrupted conversation."""
+    """`_verify_function`, retried if a box fails: an interrupted session cannot be resumed."""
     num_repeats = 0
     while True:
         try:
-            return await _judge_function(boxes, code, reference, limits, is_complete)
+            return await _verify_function(boxes, code, reference, limits, is_complete)
         except SandboxError as error:
             if num_repeats == MAX_KILLS:
                 raise
@@ -258,20 +261,20 @@ async def _judge_surviving(
             logger.info("a box broke under function tests, which run again: %s", error)
 
 
-async def _judge_function(
+async def _verify_function(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, is_complete: bool
 ) -> tuple[str, Outcome]:
-    """(where it was judged, the outcome) of function tests."""
+    """(how the function tests were run, their outcome)."""
     if reference.literal_asserts:
-        outcome = await judge_literals(boxes, code, reference, limits, is_complete=is_complete)
+        outcome = await verify_literals(boxes, code, reference, limits, is_complete=is_complete)
         if outcome is not None:
             return "literals", outcome
-    outcome = await judge_in_boxes(boxes, code, reference, limits, is_complete=is_complete)
+    outcome = await verify_in_boxes(boxes, code, reference, limits, is_complete=is_complete)
     return "two_boxes", outcome
 
 
 class _Hashed:
-    """A reference that keys a cache by its content."""
+    """A reference that is hashed by its content."""
 
     def __init__(self, value: Json) -> None:
         self.value = value
@@ -285,14 +288,14 @@ class _Hashed:
 
 
 class _Shared:
-    """Verdicts that are there or on their way, by program and reference; safe from any thread. Errors are not kept."""
+    """Finished and pending verdicts by program and reference; thread-safe. Errors are not cached."""
 
     def __init__(self) -> None:
         self._futures: OrderedDict[bytes, Future[Verdict]] = OrderedDict()
         self._lock = threading.Lock()
 
     def future_of(self, key: bytes) -> tuple["Future[Verdict]", bool]:
-        """(the verdict to come, whether the caller is the one to bring it)."""
+        """(the future verdict, whether the caller has to compute it)."""
         with self._lock:
             known = self._futures.get(key)
             if known is not None:
@@ -304,7 +307,7 @@ class _Shared:
             return future, True
 
     def forget(self, key: bytes) -> None:
-        """The next one to ask brings it anew."""
+        """Removes an entry, so that the next caller computes it again."""
         with self._lock:
             self._futures.pop(key, None)
 

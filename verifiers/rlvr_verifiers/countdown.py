@@ -1,4 +1,4 @@
-"""`countdown`: an arithmetic expression over given numbers reaches a target, in exact arithmetic."""
+"""`countdown`: whether an arithmetic expression over given numbers equals a target, in exact arithmetic."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ _MAX_NUMBERS = 100
 class CountdownConfig(ThinkingConfig):
     """Settings of `countdown`.
 
-    use_all: each given number exactly once; else each at most as often as given.
-    allow_last_line: without a tag or a box, the last line that is not empty is the answer.
+    use_all: every given number must be used exactly once; otherwise each at most as often as given.
+    allow_last_line: without a tag or a box, the last non-empty line is the answer.
     """
 
     use_all: bool = True
@@ -36,9 +36,7 @@ class _Task:
 
 
 class CountdownVerifier:
-    """Judges `<answer>(1 + 2) * 3</answer>`, else the last box, against {"numbers": [1, 2, 3],
-    "target": 9}.
-    """
+    """Verifies `<answer>(1 + 2) * 3</answer>`, else the last box, against {"numbers": [1, 2, 3], "target": 9}."""
 
     name: ClassVar[str] = "countdown"
     version: ClassVar[str] = "2"
@@ -55,14 +53,14 @@ class CountdownVerifier:
         _read_task(reference)
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
-        """Settles every item: all work is bounded by `max_chars`."""
-        return self._judge(_read_task(reference), completion)
+        """The verdict on any item: `max_chars` bounds the work."""
+        return self._verify_task(_read_task(reference), completion)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when the expression keeps the rules and its value is the target."""
-        return self._judge(_read_task(prompt.reference), completion)
+        """PASS if the expression follows the rules and its value is the target."""
+        return self._verify_task(_read_task(prompt.reference), completion)
 
-    def _judge(self, task: _Task, completion: Completion) -> Verdict:
+    def _verify_task(self, task: _Task, completion: Completion) -> Verdict:
         answer, problem = self._extract(completion)
         if answer is None:
             return verdict(self, Status.UNPARSED, problem)
@@ -83,7 +81,7 @@ class CountdownVerifier:
         return verdict(self, Status.PASS, f"the expression is {shown(value.number)}", extracted=answer)
 
     def _extract(self, completion: Completion) -> tuple[str | None, str]:
-        """The answer's text, or None and why there is none."""
+        """The text of the answer, or None and the reason."""
         text = self._thinking.answer_of(completion.text)
         if text is None:
             return None, NEVER_CLOSED
@@ -116,7 +114,7 @@ class CountdownVerifier:
 
 
 def _read_task(reference: Json) -> _Task:
-    """The task. Raises ValueError that says what is wrong with the reference."""
+    """The task. Raises ValueError if the reference is invalid."""
     if not isinstance(reference, dict):
         raise ValueError(f'{reference!r} is not of the form {{"numbers": [..], "target": n}}')
     fields = cast("dict[str, Any]", reference)

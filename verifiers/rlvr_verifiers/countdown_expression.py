@@ -1,8 +1,8 @@
-r"""Arithmetic expressions over whole numbers, valued exactly; written plainly, in LaTeX or with signs of Unicode.
+r"""Evaluates arithmetic expressions over integers exactly; written in plain text, LaTeX or Unicode signs.
 
 expression = term (("+" | "-") term)*      term = factor (("*" | "/") factor | group)*
 factor = number | group                    and "-" factor where it is allowed
-group = "(" expression ")", also in square brackets and braces; next to one, "*" may be left out
+group = "(" expression ")", also in square brackets and braces; next to one, "*" may be omitted
 
 >>> evaluate(r"\frac{3 + 5}{4}(6)", allow_unary_minus=False)
 Value(number=Fraction(12, 1), used=(3, 5, 4, 6))
@@ -35,26 +35,28 @@ _COLON = re.compile(r"(?<=[0-9)\]}])(\s*):(?=\s*[0-9(\[{])")
 _WRAPPINGS = (("```", "```"), ("`", "`"), ("**", "**"), ("__", "__"), ('"', '"'))
 
 
-class NotAnExpression(Exception):  # noqa: N818 - a finding about the answer
-    """The text is not in the grammar; it cannot be read."""
+class NotAnExpression(Exception):  # noqa: N818 - a result, not an error
+    """The text is not an expression of the grammar."""
 
 
-class BreaksARule(Exception):  # noqa: N818 - a finding about the answer
-    """The text can be read, and does what is not allowed."""
+class BreaksARule(Exception):  # noqa: N818 - a result, not an error
+    """The expression breaks a rule of the task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """What an expression is worth, and the numbers in it, in their order."""
+    """The value of an expression, and the numbers in it in order."""
 
     number: Fraction
     used: tuple[int, ...]
 
 
 def evaluate(text: str, *, allow_unary_minus: bool) -> Value:
-    """The value and the numbers of the first side of "=" that is more than a number, else of the first side.
+    """The value and the numbers of the first side of "=" that is more than a single number, else of the first side.
 
-    Raises: NotAnExpression; BreaksARule, also when the sides differ.
+    Raises:
+        NotAnExpression: the text is not an expression.
+        BreaksARule: it uses a forbidden operation, or the sides of "=" differ.
     """
     sides = _plain(text).split("=")
     chosen = next((n for n, side in enumerate(sides) if not _is_number(side)), 0)
@@ -70,7 +72,7 @@ def evaluate(text: str, *, allow_unary_minus: bool) -> Value:
 
 
 def shown(value: Fraction) -> str:
-    """The value for people; Python refuses to write out numbers of thousands of digits."""
+    """The value for messages; Python refuses to print integers with thousands of digits."""
     bits = max(value.numerator.bit_length(), value.denominator.bit_length())
     return str(value) if bits <= _MAX_SHOWN_BITS else "a number of hundreds of digits"
 
@@ -80,7 +82,7 @@ def _is_number(side: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """The text in digits, brackets and the four signs, where it can be said so."""
+    """The text rewritten with digits, brackets and the four operators only, as far as possible."""
     text = _unwrapped(text)
     text = _SIZED.sub("", text)
     text = _with_fractions(text)
@@ -92,7 +94,7 @@ def _plain(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Without code marks, emphasis and quotation marks around all of it."""
+    """The text without enclosing code marks, emphasis and quotation marks."""
     text = text.strip()
     for opening, closing in _WRAPPINGS:
         inner = text[len(opening) : len(text) - len(closing)]
@@ -119,7 +121,7 @@ def _with_fractions(text: str) -> str:
 
 
 def _argument(text: str, start: int) -> tuple[str, int]:
-    """What the braces at `start` hold, and where they end."""
+    """The content of the braces at `start`, and the position after them."""
     while text[start : start + 1].isspace():
         start += 1
     depth = 0
@@ -185,7 +187,7 @@ class _Parser:
                     raise BreaksARule("the expression divides by zero")
                 value /= divisor
                 has_divided = True
-            elif token == "*" or self._is_beside_a_group():
+            elif token == "*" or self._is_next_to_group():
                 if token == "*":
                     self._next()
                 elif has_divided:
@@ -196,8 +198,8 @@ class _Parser:
             else:
                 return value
 
-    def _is_beside_a_group(self) -> bool:
-        """Whether a group follows a factor, or a number a group, without a sign in between."""
+    def _is_next_to_group(self) -> bool:
+        """Whether a group follows a factor, or a number a group, without an operator in between."""
         token, before = self._peek(), self.tokens[self.position - 1]
         return token in _CLOSING or (token.isdigit() and before in _CLOSING.values())
 

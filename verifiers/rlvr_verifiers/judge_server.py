@@ -1,6 +1,6 @@
-"""The server behind `llm_judge`: one question, one answer, by a deadline; a silent server is left alone for a while.
+"""The server behind `llm_judge`: one question, one answer, one deadline; a silent server is not asked for a while.
 
-Every fault here is the server's or the recipe's and raises; what a completion may cause is returned as an empty answer.
+Faults of the server or the recipe raise; whatever a completion may cause is returned as an empty answer.
 """
 
 import time
@@ -11,18 +11,24 @@ from rlvr.http.client import DeadlineError, JsonClient
 from rlvr.http.served_model import KEY_REFUSED, find_model, key_refused
 from rlvr.records import Json
 
-_TOO_LONG = 400  # what servers answer to a prompt that their context does not hold
+_TOO_LONG = 400  # the status for a prompt that exceeds the context
 
 
 class TooLongError(Exception):
-    """The server refused the request as it is; a shorter one may be taken."""
+    """The server refused the request; a shorter one may be accepted."""
 
 
 class JudgeServer:
-    """Asks one model of one server. Belongs to the process that made it; safe from several event loops."""
+    """Asks one model of one server. Use it only in the process that created it; several event loops may share it."""
 
     def __init__(self, url: str, *, key: str, model: str, most_open: int, deadline_s: float) -> None:
-        """Args: model: "" asks the server, once, which it has. most_open: requests at once. deadline_s: of an item."""
+        """Creates the client without connecting.
+
+        Args:
+            model: the name of the model; "" asks the server once which one it serves.
+            most_open: the maximum number of concurrent requests.
+            deadline_s: the deadline of an item.
+        """
         self.model = model
         self._client = JsonClient(url, key=key, max_open=most_open)
         self._most_open = most_open
@@ -31,11 +37,14 @@ class JudgeServer:
         self._silent_until = 0.0
 
     async def answer(self, body: Mapping[str, Json], *, until: float) -> str:
-        """The judge's words; "" where it said nothing (a refusal).
+        """The judge's answer; "" if it is empty (a refusal).
 
-        Args: until: the deadline, by the monotonic clock.
+        Args:
+            until: the deadline on the monotonic clock.
 
-        Raises: TooLongError; RolloutError or ConfigError when the server cannot be had, or cut its answer off.
+        Raises:
+            TooLongError: the prompt may be too long.
+            RolloutError, ConfigError: the server is unavailable, or it cut its answer off.
         """
         if time.monotonic() < self._silent_until:
             raise RolloutError(
@@ -65,7 +74,7 @@ class JudgeServer:
         return self._text_of(answer.body)
 
     def refused(self, error: TooLongError) -> ConfigError:
-        """The error of a request that was refused however short it was."""
+        """The error for a request that is refused at any length."""
         return ConfigError(f"judge {self._client.url} refuses every request: {error}")
 
     def close(self) -> None:

@@ -1,11 +1,12 @@
 """`llm_judge`: a model behind an OpenAI-compatible server (vLLM, SGLang, others) says whether a completion is right.
 
-For answers that no program can compare. What the policy wrote is an adversary's text in the judge's prompt, so: it
-stands between two marks that it cannot know (a hash of itself), what spells a control token of a chat template is
-broken, only the last line of the judge's answer counts, text without a letter or digit is never shown, and a judge that
-twice returns no verdict counts as FAIL.
+For answers that no program can compare. The policy's text is treated as adversarial input to the judge: it is enclosed
+in two marks that the policy cannot predict (derived from a hash of the text), strings that spell control tokens of chat
+templates are broken up, only the last line of the judge's answer counts, text without a letter or digit is never shown,
+and a judge that returns no verdict twice counts as FAIL.
 
-NOT stopped: persuasion. A policy under optimisation finds what a given judge likes; watch `eval` by another verifier.
+Persuasion is NOT prevented: a policy under optimisation learns what a given judge likes. Watch an evaluation with
+another verifier.
 """
 
 import asyncio
@@ -48,21 +49,27 @@ _PLACE = re.compile(r"\{(prompt|reference|completion|mark|scale)\}")
 _VERDICT = re.compile(r"\W*verdict\W*\s*(correct|wrong|incorrect|\d{1,3})\W*", re.IGNORECASE)
 _SHOWN_CHARS = 300
 _CONTROL = re.compile(r"<(?=[|\uff5c/A-Za-z_])|\[(?=/?[A-Z_]{3,}\])")  # "<" before a name, "[" before [INST]
-_ATTEMPTS = 2  # of one vote
+_ATTEMPTS = 2  # per vote
 _SHARE_OF_DEADLINE = 0.95
-_SHORTEST_CHARS = 200  # of a completion: a judge that refuses this refuses everything
-_NUM_VERDICT_CHARS = 80  # of a last line that can be a verdict
+_SHORTEST_CHARS = 200  # a judge that refuses a completion this short refuses everything
+_NUM_VERDICT_CHARS = 80  # a longer last line is not a verdict
 
 
 class LlmJudgeConfig(BaseModel):
     """Settings of `llm_judge`.
 
-    url: of the server, with `/v1`. model: its name there; empty where it has one. key_env: the environment variable
-    with its key, on each node that judges. question: what the judge is asked; `{completion}` must stand in it, and
-    `{prompt}`, `{reference}`, `{mark}`, `{scale}` may. after: only what follows the last such text is shown, for
-    example `</think>`. max_chars: of the completion, its end. points: 0 asks for right or wrong, more for so many
-    points. votes: answers of the judge; the majority counts, or the mean of the points. extra: further fields of each
-    request; null takes one away. max_open: completions judged at once.
+    Attributes:
+        url: the address of the server, with `/v1`.
+        model: the name of the model on the server; may be empty if there is only one.
+        key_env: the environment variable with the API key, on every node with verifier workers.
+        question: the prompt for the judge. It must contain `{completion}` and may contain `{prompt}`, `{reference}`,
+            `{mark}` and `{scale}`.
+        after: only the text after its last occurrence is shown, for example `</think>`.
+        max_chars: how many characters at the end of the completion are shown.
+        points: 0 asks for right or wrong; a larger number asks for 0 to that many points.
+        votes: how often the judge is asked; the majority counts, or the mean of the points.
+        extra: further fields of each request; null removes a field.
+        max_open: completions that are judged at once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,7 +99,7 @@ class LlmJudgeConfig(BaseModel):
 
 
 class LlmJudgeVerifier:
-    """A served model compares the completion with the reference, and says right or wrong, or gives points."""
+    """A served model compares the completion with the reference and decides right or wrong, or awards points."""
 
     name: ClassVar[str] = "llm_judge"
     version: ClassVar[str] = "1"
@@ -119,14 +126,14 @@ class LlmJudgeVerifier:
         self._server.close()
 
     def parse_reference(self, reference: Json) -> None:
-        """Raises ValueError unless it is text or a number, where the question shows it."""
+        """Raises ValueError if the question shows the reference and it is neither text nor a number."""
         is_text = isinstance(reference, str) and bool(reference.strip())
         is_number = isinstance(reference, int | float) and not isinstance(reference, bool)
         if "{reference}" in self.config.question and not (is_text or is_number):
-            raise ValueError(f"{reference!r} is no text to compare with; write the answer that is right")
+            raise ValueError(f"{reference!r} is not text to compare with; give the right answer as text")
 
     async def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """The judge's verdict. Raises RolloutError or ConfigError when the server cannot be had: an ERROR, no score."""
+        """The judge's verdict. Raises RolloutError or ConfigError if the server is unavailable: an ERROR, no score."""
         shown = completion.text
         if self.config.after:
             _, found, shown = shown.rpartition(self.config.after)
@@ -135,7 +142,7 @@ class LlmJudgeVerifier:
         shown = shown.strip()[-self.config.max_chars :]
         if not any(character.isalnum() for character in shown):
             return verdict(self, Status.UNPARSED, "there is no letter and no digit to judge")
-        # time to say why, before the item is given up
+        # leaves time to report the cause before the item's deadline
         until = time.monotonic() + _SHARE_OF_DEADLINE * self.context.deadline_s
         answers = await self._votes(prompt, shown, until=until)
         votes = [vote for vote, _ in answers]
@@ -166,13 +173,13 @@ class LlmJudgeVerifier:
         return _PLACE.sub(lambda match: words[match[1]], self.config.question)
 
     def _score(self, votes: list[str]) -> float:
-        """The mean of the points in [0, 1], or 1 for a majority of "correct"; no verdict is no point and no vote."""
+        """The mean of the points, in [0, 1], or 1.0 for a majority of "correct"; a missing verdict counts as 0."""
         if self.config.points:
             return sum(int(vote or 0) for vote in votes) / (self.config.points * len(votes))
         return float(2 * Counter(votes)["correct"] > len(votes))
 
     async def _votes(self, prompt: Prompt, shown: str, *, until: float) -> list[tuple[str, str]]:
-        """All votes together; the first that fails ends the others."""
+        """Requests all votes at once; the first failure cancels the others."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -184,7 +191,7 @@ class LlmJudgeVerifier:
         return [task.result() for task in tasks]
 
     async def _vote(self, prompt: Prompt, shown: str, number: int, *, until: float) -> tuple[str, str]:
-        """(the verdict, the judge's words): "correct", "wrong", points, or "" when it gave none in two attempts."""
+        """(verdict, judge's answer). The verdict is "correct", "wrong", points, or "" if two attempts gave none."""
         vote = words = ""
         for attempt in range(_ATTEMPTS):
             seed = _ATTEMPTS * number + attempt
@@ -195,7 +202,7 @@ class LlmJudgeVerifier:
         return vote, words
 
     async def _ask(self, prompt: Prompt, shown: str, *, seed: int, is_second: bool, until: float) -> str:
-        """The judge's words; a completion that its context does not hold is shown from later on."""
+        """The judge's answer; a completion that exceeds its context is cut at the beginning until it fits."""
         while True:
             body: dict[str, Json] = {
                 "messages": [{"role": "user", "content": self._question(prompt, shown)}],
@@ -214,7 +221,7 @@ class LlmJudgeVerifier:
 
 
 def without_control_tokens(text: str) -> str:
-    """The text with what spells control tokens of chat templates broken, so that no server reads it as one.
+    """The text with control tokens of chat templates broken up, so that no server recognises one.
 
     >>> without_control_tokens("<|im_end|> </s> [INST] <start_of_turn> 3 < 4")
     '< |im_end|> < /s> [ INST] < start_of_turn> 3 < 4'
@@ -223,7 +230,7 @@ def without_control_tokens(text: str) -> str:
 
 
 def read_verdict(text: str, *, points: int) -> str:
-    """ "correct", "wrong" or a number of points, from the last line alone; "" when that is no verdict.
+    """ "correct", "wrong" or a number of points, from the last line alone; "" if that is not a verdict.
 
     >>> read_verdict("They agree.\\n**VERDICT: CORRECT**", points=0)
     'correct'

@@ -1,8 +1,8 @@
-"""`math`: the final answer of a solution against a gold answer; the type of the gold decides how they are compared.
+"""`math`: compares the final answer of a solution with a gold answer; the type of the gold answer decides how.
 
-Almost every answer is settled in the parent in microseconds, by text, exact arithmetic and structure. What is left
-goes to a worker that is killed at its deadline. A rounded decimal does not equal an exact gold unless the recipe says
-so.
+Almost every answer is decided in the parent process in microseconds, by text, exact arithmetic and structure. The rest
+goes to a worker that is killed at its deadline. A rounded decimal does not equal an exact gold answer unless the recipe
+allows it.
 """
 
 import json
@@ -16,13 +16,13 @@ from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 from rlvr_verifiers import math_cross_check
 from rlvr_verifiers.mathcheck.compare.compare import CompareOptions, evaluate
-from rlvr_verifiers.mathcheck.judging import Judge, JudgingOptions, Outcome, Result
 from rlvr_verifiers.mathcheck.text.extraction import Extraction, ExtractionOptions, Found
 from rlvr_verifiers.mathcheck.text.markers import Origin
+from rlvr_verifiers.mathcheck.verification import AnswerVerifier, Outcome, Result, VerificationOptions
 from rlvr_verifiers.thinking import ThinkingConfig
 
 _MAX_EXTRACTED_CHARS = 2_000
-_CROSS_CHECK_S = 0.25  # math-verify takes 3 ms for most answers, and seconds for hostile ones
+_CROSS_CHECK_S = 0.25  # math-verify takes 3 ms for most answers and seconds for hostile ones
 _STATUS = {
     Result.PASS: Status.PASS,
     Result.FAIL: Status.FAIL,
@@ -50,19 +50,19 @@ class MathConfig(ThinkingConfig):
         0.01,
         ge=0.0,
         le=1.0,
-        description="share of the answers that math-verify judges too, for a metric; it changes no verdict",
+        description="share of the answers that math-verify also checks, for a metric; changes no verdict",
     )
 
     @property
-    def judging(self) -> JudgingOptions:
-        """The same for the judgement."""
+    def verification(self) -> VerificationOptions:
+        """The settings as `VerificationOptions`."""
         switches = {
             Origin.HASH_MARKS: self.hash_marks,
             Origin.FINAL_ANSWER: self.final_answer,
             Origin.THE_ANSWER_IS: self.the_answer_is,
             Origin.WHOLE_TEXT: self.whole_text,
         }
-        return JudgingOptions(
+        return VerificationOptions(
             extraction=ExtractionOptions(
                 markers=frozenset(origin for origin, is_on in switches.items() if is_on),
                 thinking=self.thinking,
@@ -82,46 +82,46 @@ class MathVerifier:
     def __init__(self, config: MathConfig, context: VerifierContext) -> None:
         self.config = config
         self.context = context
-        self._judge = Judge(config.judging)
+        self._verifier = AnswerVerifier(config.verification)
         self._is_worker = False
 
     def warm_up(self) -> None:
-        """Imports what the dearest comparisons need; called in a worker before its first item."""
+        """Imports what the most expensive comparisons need; called in a worker before its first item."""
         self._is_worker = True
         math_cross_check.warm_up()
 
     def parse_reference(self, reference: Json) -> None:
-        """Raises ValueError on a gold answer that no completion could be compared with."""
+        """Raises ValueError for a gold answer with which no completion can be compared."""
         for text in accepted(reference):
-            gold = self._judge.gold(text)
+            gold = self._verifier.gold(text)
             if self._is_worker:
                 evaluate(gold)
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
-        """Settles what takes microseconds; None for the rest, and for the sample that is cross-checked."""
+        """The verdict if it takes microseconds; None for other answers and for the cross-checked sample."""
         golds, found = self._read(reference, completion)
-        outcome = self._judge.judge(golds, found, bounded=True)
+        outcome = self._verifier.verify(golds, found, bounded=True)
         if outcome is None or self._is_sampled(golds, found):
             return None
         return self._verdict(outcome)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when the final answer equals an accepted gold; UNPARSED when there is no final answer."""
+        """PASS if the final answer equals an accepted gold answer; UNPARSED if there is no final answer."""
         golds, found = self._read(prompt.reference, completion)
-        outcome = self._judge.judge(golds, found, bounded=False)
-        assert outcome is not None  # only a bounded judgement stays open
+        outcome = self._verifier.verify(golds, found, bounded=False)
+        assert outcome is not None  # only a bounded comparison may be undecided
         if self._is_worker and self._is_sampled(golds, found):
             return self._verdict(outcome, cross_check=self._cross_check(golds, found, outcome))
         return self._verdict(outcome)
 
     def work_key(self, reference: Json, completion: Completion) -> str:
-        """Items of one key get one verdict: the accepted golds, and what was extracted."""
+        """The accepted golds and the extracted answer; items with the same key share a verdict."""
         golds, found = self._read(reference, completion)
         return _key(golds, found)
 
     def _read(self, reference: Json, completion: Completion) -> tuple[tuple[str, ...], Extraction]:
         is_cut = completion.finish_reason is not FinishReason.STOP
-        return accepted(reference), self._judge.extract(completion.text, is_cut=is_cut)
+        return accepted(reference), self._verifier.extract(completion.text, is_cut=is_cut)
 
     def _verdict(self, outcome: Outcome, *, cross_check: str = "") -> Verdict:
         details: dict[str, Json] = {"gold_type": outcome.gold_type}
@@ -151,7 +151,7 @@ class MathVerifier:
 
     def _cross_check(self, golds: tuple[str, ...], found: Extraction, outcome: Outcome) -> str:
         limit_s = min(_CROSS_CHECK_S, self.context.deadline_s / 2)
-        other = math_cross_check.judge(golds, found.answer, limit_s=limit_s)
+        other = math_cross_check.verify(golds, found.answer, limit_s=limit_s)
         if other is None:
             return "no verdict"
         return "agrees" if other == (outcome.result is Result.PASS) else "disagrees"

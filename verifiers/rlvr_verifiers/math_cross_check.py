@@ -1,7 +1,7 @@
 """A second opinion by math-verify on a sample of answers, for a metric; it changes no verdict.
 
-It runs in a child of the worker that is killed at its limit: math-verify's own timeouts are signals, which cannot stop
-arithmetic in C.
+It runs in a child of the worker that is killed at a time limit, because math-verify's own timeouts are signals, which
+cannot interrupt arithmetic in C.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ _MAX_CHARS = 400
 
 
 def warm_up() -> None:
-    """Imports math-verify and lets it build its parser, which every child inherits: no item pays for it."""
-    # it warns at each call without timeouts
+    """Imports math-verify and builds its parser, which every child inherits, so that no item pays for it."""
+    # it warns at each call without a timeout
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     importlib.import_module("math_verify")
     _accepts([r"\frac{x}{2}"], r"0.5x+\sqrt{3}")
 
 
-def judge(golds: Sequence[str], answer: str, *, limit_s: float) -> bool | None:
-    """Whether math-verify accepts the answer for any of the golds; None when it did not say so within `limit_s`.
+def verify(golds: Sequence[str], answer: str, *, limit_s: float) -> bool | None:
+    """Whether math-verify accepts the answer for any of the golds; None if it does not finish within `limit_s`.
 
-    Call it in a process with one thread: it forks.
+    Call it in a process with a single thread, because it forks.
     """
     if len(answer) > _MAX_CHARS:
         return None

@@ -1,4 +1,4 @@
-"""What a model takes back after it has stated its answer, and what it puts in its place.
+"""Finds retractions: an answer that a model takes back after stating it, and the value that replaces it.
 
 >>> retraction(" Wait, that is wrong. It should be 13.")
 Retraction(value='13')
@@ -57,7 +57,7 @@ _TAKES_BACK = re.compile(
     r"|(?P<at_once>\A[\s$*)\]]*(?:is|was)\s+(?:wrong|incorrect|not\s+(?:right|correct))\b)",
     re.IGNORECASE,
 )
-_LOOKS_AGAIN = (  # "let me recheck. It should be 13": a value that is stated as due, not one on the way
+_LOOKS_AGAIN = (  # "let me recheck. It should be 13": a stated result, not an intermediate value
     r"let(?:['\u2019]s|\s+me)\s+(?:just\s+)?(?:re-?check|re-?compute|re-?calculate|reconsider|re-?do|re-?verify|double[\s-]?check|check|verify|count"
     r"|compute|calculate|think)(?:\s+\w+){0,3}[\s.!:;,\u2026\u2014-]{1,8}(?:(?:so|then|actually)\b,?\s+)?"
     rf"(?=(?:it|that|this|(?:the|my)\s+(?:{_TRUE}\s+)?{_QUANTITY})\s+(?:should|must)\b)"
@@ -115,16 +115,16 @@ _HEDGE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
-    """An answer was taken back. value: what was stated instead, "" when nothing was."""
+    """A retraction of an answer. value: the answer that replaces it; "" if there is none."""
 
     value: str
 
 
 def retraction(tail: str) -> Retraction | None:
-    """What the text after an answer says of it: None when the answer is kept.
+    """The retraction in the text after an answer; None if the answer is kept.
 
     Args:
-        tail: the text from the end of the answer on; its beginning and its end are looked at.
+        tail: the text after the answer; only its beginning and its end are searched.
     """
     if len(tail) < _MIN_CHARS or _HINT.search(near := _ends(tail)) is None:
         return None
@@ -143,7 +143,7 @@ def retraction(tail: str) -> Retraction | None:
 
 
 def hedge(tail: str) -> str:
-    """Another value that holds in another case, or may: "(or 13 if ...", ", or possibly 13"; "" without one."""
+    """A second value that is offered conditionally: "(or 13 if ...", ", or possibly 13"; "" if there is none."""
     if len(tail) < _MIN_CHARS or not any(word in tail[:_HEDGE_CHARS].lower() for word in _HEDGES):
         return ""
     found = _HEDGE.match(tail[:200])
@@ -163,7 +163,7 @@ def _ends(tail: str) -> str:
 
 
 def _taken_back(text: str) -> int | None:
-    """Where the first retraction that holds begins; None without one."""
+    """The position of the first retraction that is not withdrawn; None if there is none."""
     for match in _TAKES_BACK.finditer(text):
         end = match.end()
         rest = _to_sentence_end(text, end)
@@ -197,7 +197,7 @@ def _to_sentence_end(text: str, start: int) -> str:
 
 
 def _put_instead(text: str) -> tuple[str, int]:
-    """(the last value that is put in place of the answer, where it ends); ("", -1) without one."""
+    """(the last value that replaces the answer, its end); ("", -1) if there is none."""
     value, end = "", -1
     for match in _PUTS.finditer(text):
         found = next((group for group in match.groups() if group), "")

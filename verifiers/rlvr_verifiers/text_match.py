@@ -1,4 +1,4 @@
-"""`text_match`: what follows the thinking, or a part of it, equals the reference as text."""
+"""`text_match`: whether the text after the thinking, or a part of it, equals the reference."""
 
 import re
 from enum import StrEnum
@@ -16,7 +16,7 @@ _SHOWN_CHARS = 60
 
 
 class Mode(StrEnum):
-    """What of the completion is compared."""
+    """The part of the completion that is compared."""
 
     EXACT = "exact"  # all of it
     REGEX = "regex"  # the group of the last match of `pattern`
@@ -26,8 +26,8 @@ class Mode(StrEnum):
 class TextMatchConfig(ThinkingConfig):
     """Settings of `text_match`.
 
-    ignore_case, ignore_full_stop: before comparing; white space at both ends never counts.
-    pattern: for mode regex; exactly one group, the answer.
+    ignore_case, ignore_full_stop: applied before the comparison; white space at both ends never counts.
+    pattern: for mode regex; it has exactly one group, the answer.
     choices: for mode choice; one letter each.
     """
 
@@ -51,9 +51,7 @@ class TextMatchConfig(ThinkingConfig):
 
 
 class TextMatchVerifier:
-    """Compares text with the reference: exactly, by a regular expression, or by a choice's
-    letter.
-    """
+    """Compares text with the reference: exactly, by a regular expression, or by the letter of a choice."""
 
     name: ClassVar[str] = "text_match"
     version: ClassVar[str] = "2"
@@ -74,17 +72,13 @@ class TextMatchVerifier:
                 raise ValueError(f"{accepted!r} is not one of the choices {self.config.choices!r}")
 
     def prejudge(self, reference: Json, completion: Completion) -> Verdict | None:
-        """Settles mode exact, which is one comparison; a pattern may take long and goes to a
-        worker.
-        """
+        """The verdict in mode exact; None otherwise, because a pattern may take long and belongs in a worker."""
         if self.config.mode is not Mode.EXACT:
             return None
         return self._exact(reference, completion)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
-        """PASS when the extracted text equals an accepted reference; UNPARSED when there is
-        none.
-        """
+        """PASS if the extracted text equals an accepted reference; UNPARSED if there is no such text."""
         reference = prompt.reference
         if self.config.mode is Mode.EXACT:
             return self._exact(reference, completion)

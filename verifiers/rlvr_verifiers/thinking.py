@@ -1,4 +1,4 @@
-r"""Where thinking ends: what a model wrote inside its think tags is never read as its answer.
+r"""Separates the answer from the thinking: text inside think tags is never read as the answer.
 
 >>> Thinking().answer_of(r"<think>\boxed{B}? No.</think>So A")
 'So A'
@@ -17,7 +17,7 @@ NEVER_CLOSED = "the thinking was never closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
-    """What encloses thinking.
+    """The tags that enclose thinking.
 
     starts_thinking: the prompt ends inside a think tag, so that a text without a closing tag is all thinking.
     """
@@ -26,7 +26,7 @@ class Thinking:
     starts_thinking: bool = False
 
     def answer_of(self, text: str) -> str | None:
-        """The text after the last closed think tag; all of it without thinking; None when thinking never closed."""
+        """The text after the last closed think tag; all of it without thinking; None if thinking was never closed."""
         start, is_closed = 0, False
         for opening, closing in self.think_tags:
             opened, closed = text.rfind(opening), text.rfind(closing)
@@ -43,7 +43,7 @@ DEFAULT_THINKING = Thinking()
 
 
 class ThinkingConfig(BaseModel):
-    """The settings of a verifier that reads the answer after the thinking."""
+    """Settings of a verifier that reads only the text after the thinking."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,5 +58,5 @@ class ThinkingConfig(BaseModel):
 
     @property
     def thinking(self) -> Thinking:
-        """The same, to read with."""
+        """The settings as a `Thinking`."""
         return Thinking(think_tags=self.think_tags, starts_thinking=self.starts_thinking)

@@ -50,7 +50,7 @@ Property = Callable[..., None]
 
 
 def cases(number: int, *strategies: Any) -> Callable[[Property], Any]:
-    """So many cases, the same ones in every run; `longer` of the test has more of them, and others each time."""
+    """This many cases, the same in every run; the longer variant of the test has more of them, different each time."""
 
     def decorate(check: Property) -> Any:
         common: dict[str, Any] = {"database": None, "deadline": None}
@@ -83,7 +83,7 @@ def shown(verdict: Verdict) -> tuple[Any, ...]:
     return verdict.status, verdict.score, verdict.reason, verdict.extracted, dict(verdict.details)
 
 
-def judges_any(verifier: Any, reference: Any, text: str, is_cut: bool) -> None:
+def verify_any(verifier: Any, reference: Any, text: str, is_cut: bool) -> None:
     assert verdict_of(verifier, reference, text, is_cut=is_cut).status is not Status.ERROR
 
 
@@ -112,20 +112,20 @@ def gold_passes_and_mutants_fail(verifier: Any, gold: Any, text: str, mutants: l
     TEXTS,
     st.booleans(),
 )
-def test_math_judges_any_text(gold: str, text: str, is_cut: bool) -> None:
-    judges_any(MATH, gold, text, is_cut)
+def test_math_returns_a_verdict_for_any_text(gold: str, text: str, is_cut: bool) -> None:
+    verify_any(MATH, gold, text, is_cut)
 
 
 @cases(450, st.sampled_from(["A", "D"]), TEXTS, st.booleans())
 def test_a_choice_is_read_from_any_text(gold: str, text: str, is_cut: bool) -> None:
-    judges_any(CHOICE, gold, text, is_cut)
+    verify_any(CHOICE, gold, text, is_cut)
 
 
 @cases(450, TEXTS, st.booleans())
-def test_countdown_judges_any_text(text: str, is_cut: bool) -> None:
+def test_countdown_returns_a_verdict_for_any_text(text: str, is_cut: bool) -> None:
     reference = {"numbers": [1, 2, 12], "target": 13}
-    judges_any(COUNTDOWN, reference, text, is_cut)
-    judges_any(COUNTDOWN, reference, f"<answer>{text}</answer>", is_cut)
+    verify_any(COUNTDOWN, reference, text, is_cut)
+    verify_any(COUNTDOWN, reference, f"<answer>{text}</answer>", is_cut)
 
 
 @cases(200, TEXTS)

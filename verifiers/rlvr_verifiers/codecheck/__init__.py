@@ -1,1 +1,1 @@
-"""Parts of the `code` verifier: references, the two programs inside the boxes, and the judgement outside them."""
+"""Parts of the `code` verifier: references, the two programs inside the boxes, and the comparison outside them."""

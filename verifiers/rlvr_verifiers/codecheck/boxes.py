@@ -1,4 +1,4 @@
-"""How the verifier's programs are started in a sandbox: the candidate's, and the two trusted ones that travel along."""
+"""Starts programs in a sandbox: the candidate's, and the two trusted ones that accompany it."""
 
 import ast
 import importlib.resources
@@ -19,7 +19,7 @@ class Boxes:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
-        self.checkers: dict[bytes, bytes] = {}  # compiled programs of references, by their source
+        self.checkers: dict[bytes, bytes] = {}  # compiled checkers of references, by source
         self.can_talk = Capability.SESSION in sandbox.capabilities
         self._sources = {name: bundle(file) for name, file in _SOURCES.items()}
         self._is_preloaded = Capability.PRELOAD in sandbox.capabilities
@@ -42,16 +42,16 @@ class Boxes:
     async def open_both(
         self, code: bytes, limits: Limits, test_limits: Limits
     ) -> tuple[SandboxSession, SandboxSession]:
-        """The candidate behind its shim, and the tests in a box of their own."""
+        """The candidate behind its shim, and the tests in a second box."""
         tests = self._trusted(TESTS, {}, test_limits)
         opened = await self.sandbox.open_sessions([self._candidate(code, limits), tests])
         return opened[0], opened[1]
 
     def require_sessions(self) -> None:
-        """Raises PluginError where the sandbox cannot talk to a program."""
+        """Raises PluginError if the sandbox has no sessions."""
         if not self.can_talk:
             raise PluginError(
-                f"sandbox {self.sandbox.name!r} has no sessions, which tests of a function need; it can judge "
+                f"sandbox {self.sandbox.name!r} has no sessions, which tests of a function need; it can verify "
                 "references of kind stdio. Use a backend with the capability `session` (rlvr sandboxes)"
             )
 

@@ -1,4 +1,4 @@
-"""What a program printed against what it should have printed, as text."""
+"""Compares the output of a program with the expected output, as text."""
 
 import math
 import re
@@ -9,8 +9,8 @@ from rlvr_verifiers.codecheck.references.references import Tolerance, WhiteSpace
 _BLANKS = " \t\r\f\v"
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf|nan)", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?", re.ASCII)
-_MAX_DIGITS = 400  # of a number that is compared by its value
-_FEW_DECIMALS = 3  # a number written with so few is meant exactly, but for noise
+_MAX_DIGITS = 400  # of a number that is compared by value
+_FEW_DECIMALS = 3  # a number with at most this many is exact up to noise
 _SHOWN_CHARS = 80
 
 
@@ -23,17 +23,16 @@ def output_problem(
     loose: float = 0.0,
     whole_by_value: bool = False,
 ) -> str:
-    r"""Why the output is not the expected one; "" when it is.
+    r"""Why the output differs from the expected one; "" if it does not.
 
-    The lines are counted before they are compared, so a right beginning is not enough.
+    Lines are counted before they are compared, so a correct beginning is not enough.
 
     Args:
-        tolerance: of all numbers, as the reference asks.
+        tolerance: of all numbers, as the reference specifies; None if it does not.
         white_space: which white space counts. Blanks at the end of a line and blank lines around the whole never do.
-        loose: without a tolerance, how far a number may be from one that is written with a fraction, absolutely, and
-            relatively when it is written with more than three decimals. 0: as text.
-        whole_by_value: with `loose`, a number that is expected without a fraction may be printed with one of zeros;
-            else it is compared as text.
+        loose: without `tolerance`, the allowed error of a number whose expected value has a fraction: absolute, also
+            relative if it has more than three decimals. 0: compared as text.
+        whole_by_value: with `loose`, compare integers by value, so that `2.0` is `2`; otherwise as text.
 
     >>> output_problem(b"1 2 \n3\n\n", "1 2\n3", None)
     ''

@@ -1,4 +1,4 @@
-"""Function tests over literals, judged outside: the candidate's box computes, and the asserts are worked out here."""
+"""Function tests with literals: the candidate's box computes the calls, and the asserts are evaluated here."""
 
 import time
 from os import urandom
@@ -21,13 +21,13 @@ from rlvr_verifiers.codecheck.patience import Patience, own_delay_s
 from rlvr_verifiers.codecheck.references.literals import MAX_NODES, Call, LiteralAssert, NotHere
 from rlvr_verifiers.codecheck.references.references import FunctionReference
 
-MAX_REPLY_BYTES = 65_536  # of a value that is compared outside; larger ones cost only the boxes
-GRACE_S = 3.0  # beyond the box's own wall limit, which comes first
-_PIPELINE_BYTES = 32_768  # of requests sent ahead: less than a pipe holds, so that sending never blocks
+MAX_REPLY_BYTES = 65_536  # of a value that is compared here; larger ones are compared in the boxes
+GRACE_S = 3.0  # beyond the box's own wall limit, which expires first
+_PIPELINE_BYTES = 32_768  # of requests sent ahead: less than a pipe's buffer, so sending never blocks
 
 
 class Unanswered(Exception):  # noqa: N818 - a finding about the program
-    """The candidate gave no answer that counts."""
+    """The candidate gave no valid reply."""
 
     def __init__(self, outcome: TestOutcome, result: RunResult | None = None) -> None:
         super().__init__(outcome.why)
@@ -36,13 +36,13 @@ class Unanswered(Exception):  # noqa: N818 - a finding about the program
 
 
 class Line:
-    """Requests to a candidate: each has a nonce, and only a frame with that nonce answers it."""
+    """Requests to a candidate; each has a nonce, and only a frame with that nonce is its reply."""
 
     def __init__(self, session: SandboxSession, limits: Limits) -> None:
         self.session = session
         self.limits = limits
         self.ended: RunResult | None = None
-        self.idle_s = 0.0  # in which the candidate had no request and waited for the verifier
+        self.idle_s = 0.0  # how long the candidate waited for a request
         self._num_open = 0
         self._idle_since = time.monotonic()
         self._delay_at_start = own_delay_s()
@@ -50,14 +50,14 @@ class Line:
 
     def excused_s(self, tests_delay_s: float = 0.0) -> float:
         """Seconds that the candidate waited while the machine kept the verifier waiting."""
-        return min(self.idle_s, self.judge_delay_s() + tests_delay_s)
+        return min(self.idle_s, self.verifier_delay_s() + tests_delay_s)
 
-    def judge_delay_s(self) -> float:
+    def verifier_delay_s(self) -> float:
         """Seconds that the machine kept this side waiting."""
         return own_delay_s() - self._delay_at_start
 
     async def send(self, nonce: bytes, kind: bytes, body: bytes) -> None:
-        """Sends one frame. Raises Unanswered when the candidate is gone."""
+        """Sends one frame. Raises Unanswered if the candidate has ended."""
         if not self._num_open:
             self.idle_s += time.monotonic() - self._idle_since
         self._num_open += 1
@@ -83,7 +83,7 @@ class Line:
         return frame[size : size + 1], frame[size + 1 :]
 
     async def gone(self) -> Unanswered:
-        """How a candidate that is gone had ended."""
+        """How the candidate ended."""
         if not self._num_open:
             self.idle_s += time.monotonic() - self._idle_since
         result = self.ended = await self.session.close()
@@ -96,7 +96,7 @@ class Line:
         return Unanswered(end, result)
 
     async def load(self, nonce: bytes, entry_point: str) -> dict[str, Any]:
-        """The names that the program defines. Raises Unanswered when it does not load or lacks the entry point."""
+        """The names that the program defines. Raises Unanswered if it does not load or lacks the entry point."""
         kind, body = await self.receive(nonce)
         message = _parse(kind, body)
         if "x" in message:
@@ -111,22 +111,23 @@ class Line:
         return cast("dict[str, Any]", names)
 
 
-async def judge_literals(
+async def verify_literals(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
 ) -> Outcome | None:
-    """The outcome, or None when a value came that only the boxes may compare.
+    """The outcome; None if a value must be compared in the boxes.
 
-    Raises: SandboxError when the box broke, or the machine is too busy to judge.
+    Raises:
+        SandboxError: the box failed, or the machine is too busy for a verdict.
     """
     patience = Patience(limits)
     while True:
         outcome, result, line = await _attempt(boxes, code, reference, patience.limits, is_complete=is_complete)
         ended = line.ended
-        if ended is None and patience.is_late(result, line.judge_delay_s()):
+        if ended is None and patience.is_late(result, line.verifier_delay_s()):
             why = f"the program ran longer than {limits.wall_s:g} s"
             return all_failed(Ending.TIMEOUT, why, len(reference.literal_asserts), result)
         if ended is None or not patience.wants_repeat(
-            ended, excused_s=line.excused_s(), judge_delay_s=line.judge_delay_s()
+            ended, excused_s=line.excused_s(), verifier_delay_s=line.verifier_delay_s()
         ):
             return None if outcome is None else with_facts(outcome, result)
 
@@ -134,7 +135,7 @@ async def judge_literals(
 async def _attempt(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
 ) -> tuple[Outcome | None, RunResult, Line]:
-    """(the outcome, what was used, the conversation)."""
+    """(the outcome, the resources used, the session)."""
     session = await boxes.open_candidate(code, limits)
     line = Line(session, limits)
     try:
@@ -165,7 +166,7 @@ async def _converse(line: Line, reference: FunctionReference, *, is_complete: bo
         for index, item in enumerate(asserts, start=1):
             await send_ahead(index + 1)
             kind, body = await line.receive(nonces[index])
-            outcomes.append(_judged(item, kind, body))
+            outcomes.append(_compared(item, kind, body))
             if not outcomes[-1].passed and not is_complete:
                 break
     except Unanswered as gone:
@@ -178,7 +179,7 @@ async def _converse(line: Line, reference: FunctionReference, *, is_complete: bo
     return Outcome(tests=tuple([*outcomes, *rest][: len(asserts)]))
 
 
-def _judged(item: LiteralAssert, kind: bytes, body: bytes) -> TestOutcome:
+def _compared(item: LiteralAssert, kind: bytes, body: bytes) -> TestOutcome:
     """The outcome of one assert. Raises NotHere and Unanswered."""
     if len(body) > MAX_REPLY_BYTES:
         raise NotHere
@@ -196,7 +197,7 @@ def _judged(item: LiteralAssert, kind: bytes, body: bytes) -> TestOutcome:
         raise NotHere from None
     except (wire.WireError, ValueError, RecursionError) as error:
         raise _protocol("a value of the program cannot be read") from error
-    problem = item.judge(value)
+    problem = item.verify(value)
     if problem:
         return TestOutcome(ending=Ending.WRONG, why=f"{label}: {problem}")
     return PASSED
@@ -221,7 +222,7 @@ def run_body(call: Call) -> bytes:
 
 
 def exception_text(message: dict[str, Any]) -> str:
-    """`ValueError: what it said`, of a reply that names an exception."""
+    """`ValueError: message`, from a reply that reports an exception."""
     names, text = message.get("x"), str(message.get("s", ""))[:160]
     name = str(cast("list[Any]", names)[0])[:60] if isinstance(names, list) and names else "something"
     return f"{name}: {text}" if text else name

@@ -1,4 +1,4 @@
-"""What came of running a program against its tests, before it becomes a verdict."""
+"""The result of running a program against its tests, from which the verdict is made."""
 
 import signal
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from rlvr.protocols import Limits, RunResult
 
-LATE_SHARE = 1.1  # of the wall limit: a program that exited this late had a stretched limit
+LATE_SHARE = 1.1  # of the wall limit; a program that ran longer had an extended limit
 _SHOWN_CHARS = 160
 
 
@@ -14,7 +14,7 @@ class Ending(StrEnum):
     """How a test ended."""
 
     PASSED = "passed"
-    WRONG = "wrong"  # another value or output
+    WRONG = "wrong"  # a different value or output
     RAISED = "raised"  # an exception, or an exit code
     TIMEOUT = "timeout"
     MEMORY = "memory"
@@ -26,7 +26,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestOutcome:
-    """One test. why: "" when it passed, else one clause for a person."""
+    """The outcome of one test. why: "" if it passed, else a human-readable clause."""
 
     ending: Ending
     why: str = ""
@@ -39,7 +39,7 @@ class TestOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """All tests of one program, in their order. cpu_s sums over its runs, memory_mb is the largest of them."""
+    """The outcomes of all tests of one program, in order. `cpu_s` is the sum over its runs, `memory_mb` the maximum."""
 
     tests: tuple[TestOutcome, ...]
     cpu_s: float = 0.0
@@ -70,7 +70,7 @@ def all_failed(ending: Ending, why: str, count: int, result: RunResult | None = 
 
 
 def with_facts(outcome: Outcome, *results: RunResult | None) -> Outcome:
-    """The outcome with the resources that these runs used added."""
+    """The outcome with the resources of these runs added."""
     known = [result for result in results if result is not None]
     cpu_s = outcome.cpu_s + sum(result.cpu_s for result in known)
     memory_mb = max([outcome.memory_mb, *(result.memory_mb for result in known)])
@@ -78,7 +78,7 @@ def with_facts(outcome: Outcome, *results: RunResult | None) -> Outcome:
 
 
 def bad_end(result: RunResult, limits: Limits, what: str = "the program") -> TestOutcome | None:
-    """The failed test of a run that did not end in order; None for exit code 0 within all limits."""
+    """The failed test of a run that ended abnormally; None for exit code 0 within all limits."""
     own_s = result.seconds - (result.delay_s or 0.0)
     if result.timed_out or (result.delay_s is not None and own_s > LATE_SHARE * limits.wall_s):
         return TestOutcome(ending=Ending.TIMEOUT, why=f"{what} ran longer than {limits.wall_s:g} s")

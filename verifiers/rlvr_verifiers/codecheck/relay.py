@@ -1,12 +1,12 @@
-"""Function tests in two boxes: the candidate in one, the data set's asserts in the other, this process in between.
+"""Function tests in two boxes: the candidate in one, the tests in the other, and this process in between.
 
     tests --REQUEST--> here --nonce, REQUEST--> candidate
     tests <--REPLY---- here <--nonce, REPLY---- candidate          (or CALLBACK, to which the tests ANSWER)
     tests --OUTCOME, DONE--> here
 
-The relay reads no values: it checks that each frame of the candidate answers the request that is open, and passes it
-on. A request that is made while a callback runs is nested, so the open nonces are a stack. What the tests' box reports
-is the verdict; the candidate's box never sees a test or an expected value.
+The relay reads no values: it checks that each frame of the candidate answers the open request, and forwards it. A
+request made while a callback runs is nested, so the open nonces form a stack. The report of the tests' box is the
+verdict; the candidate's box never sees a test or an expected value.
 """
 
 import time
@@ -34,39 +34,41 @@ from rlvr_verifiers.codecheck.references.references import FunctionReference, St
 
 MAX_MESSAGES = 100_000
 MAX_BYTES = 512 << 20
-TESTS_EXTRA_S = 2.0  # the tests' box outlives the candidate's, so that it can say what happened
+TESTS_EXTRA_S = 2.0  # the tests' box outlives the candidate's, so that it can report what happened
 
 
 @dataclass(slots=True, kw_only=True)
 class _Report:
-    """What the tests' box has said so far."""
+    """The report of the tests' box so far."""
 
     outcomes: dict[int, TestOutcome] = field(default_factory=dict[int, TestOutcome])
     is_done: bool = False
     problem: TestOutcome | None = None
-    ended: RunResult | None = None  # of the box that was gone too early
-    judge_delay_s: float = 0.0  # of this side and of the tests' box
-    excused_s: float = 0.0  # of it, what the candidate is known to have waited for
+    ended: RunResult | None = None  # of the box that ended too early
+    verifier_delay_s: float = 0.0  # delays of this process and of the tests' box
+    excused_s: float = 0.0  # the part of them for which the candidate is known to have waited
 
 
-async def judge_in_boxes(
+async def verify_in_boxes(
     boxes: Boxes, code: bytes, reference: FunctionReference, limits: Limits, *, is_complete: bool
 ) -> Outcome:
     """The outcome of all tests.
 
     Raises:
-        SandboxError: a box broke, or the machine is too busy to judge.
-        VerifierError: the reference itself is at fault: its setup fails by itself, or it passes what cannot travel.
+        SandboxError: a box failed, or the machine is too busy for a verdict.
+        VerifierError: the reference is at fault: its setup fails, or it passes objects that cannot be transferred.
     """
     patience = Patience(limits)
     while True:
         report, results = await _attempt(boxes, code, reference, patience.limits, is_complete=is_complete)
         if report.ended is None:
-            if patience.is_late(results[0], report.judge_delay_s):
+            if patience.is_late(results[0], report.verifier_delay_s):
                 why = f"the program ran longer than {limits.wall_s:g} s"
                 return all_failed(Ending.TIMEOUT, why, len(reference.tests), *results[:1])
             break
-        if not patience.wants_repeat(report.ended, excused_s=report.excused_s, judge_delay_s=report.judge_delay_s):
+        if not patience.wants_repeat(
+            report.ended, excused_s=report.excused_s, verifier_delay_s=report.verifier_delay_s
+        ):
             break
     count = len(reference.tests) if reference.style is Style.ASSERTS else max(1, len(report.outcomes))
     tests = [report.outcomes.get(index, NOT_RUN) for index in range(count)]
@@ -99,7 +101,7 @@ async def _attempt(
             tests_result = await tests.close()
     tests_delay_s = tests_result.delay_s or 0.0
     report.excused_s = line.excused_s(tests_delay_s)
-    report.judge_delay_s = line.judge_delay_s() + tests_delay_s
+    report.verifier_delay_s = line.verifier_delay_s() + tests_delay_s
     return report, (candidate_result, tests_result)
 
 
@@ -116,7 +118,7 @@ class _Relay:
         self._is_setup_pure = False
 
     async def run(self, reference: FunctionReference, *, is_complete: bool) -> None:
-        """Loads the program, hands the tests over, and relays. Raises Unanswered, VerifierError, SandboxError."""
+        """Loads the program, sends the tests, and relays. Raises Unanswered, VerifierError, SandboxError."""
         self._is_setup_pure = reference.is_setup_pure
         nonce = urandom(wire.NONCE_BYTES)
         await self.line.send(nonce, wire.REQUEST, load_body(list(reference.names)))
@@ -147,7 +149,7 @@ class _Relay:
         raise Unanswered(TestOutcome(ending=Ending.PROTOCOL, why=why))
 
     async def _ask(self, kind: bytes, body: bytes) -> bytes:
-        """The candidate's frame, without its nonce, that comes in return for one of the tests."""
+        """Sends a frame of the tests to the candidate and returns the reply without its nonce."""
         if kind == wire.REQUEST:
             self._open.append(urandom(wire.NONCE_BYTES))
         elif kind != wire.ANSWER or not self._open:
@@ -162,7 +164,7 @@ class _Relay:
         return answer + reply
 
     def _note(self, message: dict[str, Any]) -> None:
-        """Records one reported outcome. Raises VerifierError when it is the reference's fault."""
+        """Records one reported outcome. Raises VerifierError if the reference is at fault."""
         index, why, label = int(message["i"]), str(message["why"]), str(message["label"])
         if message["fault"]:
             raise VerifierError(f"{message['fault']}; drop this row or rewrite its tests ({label})")
@@ -187,7 +189,7 @@ class _Relay:
             raise await self._tests_gone() from None
 
     async def _tests_gone(self) -> Unanswered:
-        """A program whose answers end its own tests has failed them."""
+        """The outcome if the tests' box ended early: a program whose answers end its tests has failed them."""
         result = await self.tests.close()
         end = bad_end(result, self.limits, "the tests of the program")
         why = "the tests ended without a verdict"
@@ -195,7 +197,7 @@ class _Relay:
 
 
 def task_body(reference: FunctionReference, names: dict[str, Any], *, is_complete: bool) -> bytes:
-    """What the tests' box is given: the tests, and what the program says of its names."""
+    """The task for the tests' box: the tests, and the program's values of the names."""
     tolerance = reference.tolerance
     task = {
         "setup": reference.setup,

@@ -1,4 +1,4 @@
-"""Programs that read standard input: one fresh run a test, and every comparison outside."""
+"""Programs that read standard input: one fresh run per test; outputs are compared outside the sandbox."""
 
 import asyncio
 import random
@@ -26,22 +26,22 @@ from rlvr_verifiers.codecheck.references.stdio_tests import (
     StdioTest,
 )
 
-MAX_TIMEOUTS = 3  # of one program, when all tests are wanted
+MAX_TIMEOUTS = 3  # per program, if all tests are run
 NUM_AT_ONCE = 4
 _COMPILE_LIMITS = Limits(wall_s=30.0, memory_mb=2048, output_bytes=32 << 20)
-# what C++20 took names for, or took away, is still right in C++17, so that comes first
+# C++17 first: C++20 reserves and removes names that older programs use
 _COMPILE = (
     "g++ -O2 -std=gnu++17 -o a.out main.cpp 2>first >&2 || g++ -O2 -std=gnu++20 -o a.out main.cpp >&2 "
     "|| { cat first >&2; exit 1; }; cat a.out"
 )
 _CHECKER_LIMITS = Limits(wall_s=10.0)
-_MAX_CHECKERS = 64  # compiled ones that are kept
+_MAX_CHECKERS = 64  # compiled checkers that are cached
 _WRONG = (1, 2)  # exit codes of a checker for a wrong output
 
 Run = Callable[[bytes, Limits], Awaitable[RunResult]]
 
 
-async def judge_stdio(
+async def verify_stdio(
     boxes: Boxes,
     language: str,
     code: bytes,
@@ -51,13 +51,15 @@ async def judge_stdio(
     is_complete: bool,
     loose: float,
 ) -> Outcome:
-    """Runs the tests in an order that the program decides by its own text; stops at the first failure.
+    """Runs the tests in an order derived from the program text; stops at the first failure.
 
     Args:
-        is_complete: run all tests, several at once; after three time-outs the rest is not run.
-        loose: how far a number may be from the expected one, as in `output_problem`, where the reference says nothing.
+        is_complete: run all tests, several at a time; after three time-outs the rest are skipped.
+        loose: the allowed error of a number as in `output_problem`, if the reference sets none.
 
-    Raises: SandboxError when the box broke; VerifierError when the reference's checker is at fault.
+    Raises:
+        SandboxError: the box failed.
+        VerifierError: the reference's checker is at fault.
     """
     run, problem = await _runner(boxes, language, code)
     if run is None:
@@ -84,7 +86,7 @@ async def judge_stdio(
 
 
 async def _runner(boxes: Boxes, language: str, code: bytes) -> tuple[Run | None, str]:
-    """How one test is run, or why the program cannot run at all."""
+    """A function that runs one test, or why the program cannot run."""
     if language == "python":
         return lambda stdin, limits: boxes.run(code, stdin, limits), ""
     built = await _compile(boxes, code)
@@ -96,7 +98,7 @@ async def _runner(boxes: Boxes, language: str, code: bytes) -> tuple[Run | None,
 
 
 async def _compile(boxes: Boxes, code: bytes) -> RunResult:
-    """The end of the compiler, with the program as its output."""
+    """The result of the compiler, whose output is the program."""
     argv = ("/bin/sh", "-c", _COMPILE)
     files = {"main.cpp": code}
     return await _settled(lambda limits: boxes.execute(argv, files, b"", limits), _COMPILE_LIMITS)
@@ -107,7 +109,7 @@ async def _run_test(run: Run, test: StdioTest, limits: Limits) -> RunResult:
 
 
 async def _settled(run: Callable[[Limits], Awaitable[RunResult]], limits: Limits) -> RunResult:
-    """The end of a program that counts, after as many attempts as it takes. Raises SandboxError."""
+    """The run that counts, after as many attempts as needed. Raises SandboxError."""
     patience = Patience(limits)
     while True:
         result = await run(patience.limits)
@@ -137,7 +139,7 @@ async def _outcome(
             reference.tolerance,
             white_space=reference.white_space,
             loose=loose if reference.is_loose else 0.0,
-            whole_by_value=reference.usual_imports,  # rows whose own runners compare so
+            whole_by_value=reference.usual_imports,  # data sets whose own runners compare by value
         )
         if not found:
             return PASSED
@@ -147,9 +149,10 @@ async def _outcome(
 
 
 async def _checked(boxes: Boxes, checker: CheckerProgram, test: StdioTest, printed: bytes) -> str:
-    """Why the checker, in a box of its own, refuses an output; "" when it accepts it.
+    """Why the checker, which runs in a separate box, rejects an output; "" if it accepts it.
 
-    Raises: VerifierError when it ends otherwise than a checker should.
+    Raises:
+        VerifierError: the exit code is not one that a checker may have.
     """
     files = {
         "input.txt": test.stdin,
@@ -171,7 +174,7 @@ async def _checked(boxes: Boxes, checker: CheckerProgram, test: StdioTest, print
 
 
 async def _built_checker(boxes: Boxes, checker: CheckerProgram) -> bytes:
-    """The compiled checker, which is compiled once. Raises VerifierError."""
+    """The checker, compiled once. Raises VerifierError."""
     known = boxes.checkers.get(checker.code)
     if known is not None:
         return known

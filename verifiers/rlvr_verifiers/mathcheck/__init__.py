@@ -1,12 +1,13 @@
-"""Whether a written mathematical answer equals a reference, in bounded time: the standard library alone, but for the
-value of a reference that sympy has to find.
+"""Decides in bounded time whether a written mathematical answer equals a reference.
 
-    text/     strings: where the final answer is, one spelling for layout, units and words
-    tree/     the tree of an expression
-    parse/    tokens to trees
-    algebra/  whether two trees are equal: exactly, in a finite field, by bounded numerics
-    values/   numbers, words, relations, regions: the types of an answer
-    read/     all that a text may mean, as typed answers
-    compare/  answer against reference, by the type of the reference
-    judging   the judgement of a completion
+Dependencies: the standard library, mpmath for high-precision values, and sympy to evaluate references.
+
+    text/         strings: finds the final answer; normalises layout, units and words
+    tree/         the expression tree
+    parse/        tokens to trees
+    algebra/      whether two trees are equal: exactly, in a finite field, by numerics with error bounds
+    values/       the types of an answer: numbers, words, relations, regions
+    read/         every meaning that a text may have, as typed answers
+    compare/      compares an answer with a reference, according to the type of the reference
+    verification  the verdict on a completion
 """

@@ -7,13 +7,13 @@ from rlvr_verifiers.mathcheck.method import Method
 
 
 class Problem(StrEnum):
-    """Why an answer could not be compared as the kind of thing that was asked for."""
+    """Why an answer could not be compared with a reference of this type."""
 
     TOO_BIG = "too_big"
     UNREADABLE = "unreadable"
     UNEVALUATED = "unevaluated"
     AMBIGUOUS = "ambiguous"
-    OTHER_FORM = "other_form"  # readable, but of another type than the gold
+    OTHER_FORM = "other_form"  # readable, but not of the type of the reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,10 @@ class Decision:
     """The outcome of one comparison.
 
     Attributes:
-        result: None only with `bounded=True`: a symbolic leftover for a worker that can be killed.
-        reason: one sentence for a person.
-        problem: set when the answer is wrong for want of a comparable value.
+        result: whether the answer is equal. None only with `bounded=True`: undecided, and left to a worker that can
+            be killed.
+        reason: one human-readable sentence.
+        problem: why there was no value to compare; None if there was one.
     """
 
     result: bool | None

@@ -4,10 +4,10 @@ from enum import StrEnum
 
 
 class Method(StrEnum):
-    """From the cheapest evidence to the dearest."""
+    """The kinds of evidence, cheapest first."""
 
-    STRING = "string"  # the same text after tidying
+    STRING = "string"  # the same text after normalisation
     NUMBER = "number"  # exact arithmetic on constants
-    STRUCTURE = "structure"  # the same shape: type, length, tree
+    STRUCTURE = "structure"  # type, length or expression tree
     NUMERIC = "numeric"  # values at seeded points, with error bounds
     SYMBOLIC = "symbolic"  # an identity of expressions, or a computer algebra system

@@ -20,7 +20,7 @@ MAX_FRAME = 32 << 20
 
 
 class PlainBox:
-    """Stops nothing: a program here has the user's rights. Only for tests of what is judged outside."""
+    """Stops nothing: a program here has the user's rights. Only for tests of what is evaluated outside."""
 
     name: ClassVar[str] = "plain"
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.SESSION})

@@ -261,7 +261,7 @@ SUSPECT = [
 
 
 @pytest.mark.parametrize(("code", "expected"), SUSPECT)
-def test_signs_of_looking_at_the_judge_are_named(code: str, expected: set[str]) -> None:
+def test_signs_of_inspecting_the_verifier_are_named(code: str, expected: set[str]) -> None:
     reference = read_reference([*DOUBLE, "assert f(7) == 14"])
     assert set(signs(code, reference)) == expected
 

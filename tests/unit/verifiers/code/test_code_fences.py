@@ -50,7 +50,7 @@ NONE = [
 
 
 @pytest.mark.parametrize(("why", "text", "problem"), NONE, ids=[c[0] for c in NONE])
-def test_there_is_none_and_it_says_why(why: str, text: str, problem: str) -> None:
+def test_without_a_program_the_reason_is_given(why: str, text: str, problem: str) -> None:
     program, found = find_program(text, ["python"])
     assert program is None
     assert problem in found

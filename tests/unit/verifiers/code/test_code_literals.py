@@ -1,4 +1,4 @@
-"""Asserts that are judged outside keep Python's semantics, and those that need a box are left to it."""
+"""Asserts that are evaluated outside keep Python's semantics, and those that need a box are left to it."""
 
 import pytest
 
@@ -47,7 +47,7 @@ HOLDS = [
 def test_an_assert_holds_as_it_does_in_python(source: str, value: object, holds: bool) -> None:
     item = read_assert(source, "Solution" if "Solution" in source else "f", tolerance=None)
     assert item is not None
-    assert (item.judge(value) == "") is holds
+    assert (item.verify(value) == "") is holds
 
 
 BOXES = [
@@ -70,30 +70,30 @@ def test_a_value_that_could_cost_much_is_left_to_the_boxes() -> None:
     assert item is not None
     for value in (1 << 5000, [1 << 5000], {"a": 1 << 5000}, range(3), 2j, bytearray()):
         with pytest.raises(NotHere):
-            item.judge(value)
+            item.verify(value)
     rounding = read_assert("assert round(f(1), 2) == 2", "f", tolerance=None)
     assert rounding is not None
     with pytest.raises(NotHere):
-        rounding.judge("text")
+        rounding.verify("text")
 
 
 def test_an_overflow_is_a_failed_assert() -> None:
     item = read_assert("assert abs(f(2) - 1.5) < 1e-6", "f", tolerance=None)
     assert item is not None
-    assert "OverflowError" in item.judge(1 << 4000)
+    assert "OverflowError" in item.verify(1 << 4000)
 
 
 def test_a_tolerance_reaches_into_lists_but_keeps_types() -> None:
     item = read_assert("assert f(1) == [1.0, (2.0, 'a')]", "f", tolerance=(1e-3, 0.0))
     assert item is not None
-    assert item.judge([1.0004, (2, "a")]) == ""
-    assert item.judge([1.01, (2, "a")]) != ""
-    assert item.judge((1.0, (2.0, "a"))) != ""
+    assert item.verify([1.0004, (2, "a")]) == ""
+    assert item.verify([1.01, (2, "a")]) != ""
+    assert item.verify((1.0, (2.0, "a"))) != ""
 
 
 def test_the_reason_names_both_sides_and_is_short() -> None:
     item = read_assert("assert f(1) == 'x'", "f", tolerance=None)
     assert item is not None
-    assert item.judge("y") == "expected 'x', got 'y'"
-    assert len(item.judge("y" * 10_000)) < 300
-    assert len(item.judge([["z" * 50] * 90] * 90)) < 300
+    assert item.verify("y") == "expected 'x', got 'y'"
+    assert len(item.verify("y" * 10_000)) < 300
+    assert len(item.verify([["z" * 50] * 90] * 90)) < 300

@@ -23,33 +23,33 @@ def test_a_program_that_had_its_time_is_too_slow_or_blocked() -> None:
     assert not Patience(LIMITS).wants_repeat(ended(delay_s=7.0, seconds=9.0, cpu_s=0.1))
 
 
-def test_a_starved_program_is_run_once_more_with_more_time_and_then_unjudged() -> None:
+def test_a_starved_program_is_repeated_once_with_more_time_and_then_gets_no_verdict() -> None:
     patience = Patience(LIMITS)
     starved = ended(delay_s=29.0, seconds=30.0, cpu_s=1.0, starved=True)
     assert patience.wants_repeat(starved)
     assert patience.limits.wall_s == 20.0
     assert patience.limits.cpu_s == 3.0
-    with pytest.raises(SandboxError, match="too busy to judge"):
+    with pytest.raises(SandboxError, match="too busy for a verdict"):
         patience.wants_repeat(starved)
 
 
-def test_a_delay_of_the_judge_is_a_reason_to_look_twice_and_none_for_an_error() -> None:
+def test_a_delay_of_the_verifier_is_a_reason_to_repeat_but_not_for_an_error() -> None:
     patience = Patience(LIMITS)
-    assert patience.wants_repeat(ended(delay_s=0.0), judge_delay_s=1.0)
+    assert patience.wants_repeat(ended(delay_s=0.0), verifier_delay_s=1.0)
     assert patience.limits.wall_s == 5.0
     assert patience.is_late(ended(timed_out=False, seconds=3.0, delay_s=0.0), 0.0)
     assert not patience.is_late(ended(timed_out=False, seconds=3.0, delay_s=1.5), 0.0)
-    assert not patience.wants_repeat(ended(delay_s=0.0, seconds=5.0), judge_delay_s=1.0)
+    assert not patience.wants_repeat(ended(delay_s=0.0, seconds=5.0), verifier_delay_s=1.0)
 
 
-def test_a_program_that_waited_for_a_starved_judge_is_run_once_more() -> None:
+def test_a_program_that_waited_for_a_starved_verifier_is_repeated() -> None:
     patience = Patience(LIMITS)
     assert patience.wants_repeat(ended(delay_s=0.2), excused_s=1.0)
     assert 2.0 < patience.limits.wall_s <= 20.0
     assert not patience.wants_repeat(ended(delay_s=0.2, seconds=7.0), excused_s=1.0)
 
 
-def test_where_the_box_cannot_tell_a_time_out_without_processor_time_is_doubted_once() -> None:
+def test_without_delays_from_the_box_a_time_out_without_processor_time_is_repeated_once() -> None:
     patience = Patience(LIMITS)
     assert not patience.wants_repeat(ended(cpu_s=1.9))
     assert patience.wants_repeat(ended(cpu_s=0.1))

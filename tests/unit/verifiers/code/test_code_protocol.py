@@ -23,7 +23,7 @@ HONEST = [row for row in ROWS if row["status"] == "pass"]
 FORGED = [row for row in ROWS if row["status"] == "fail"]
 
 
-def judge(reference: Any, code: str, *, box: PlainBox | None = None, **settings: Any) -> Verdict:
+def verify(reference: Any, code: str, *, box: PlainBox | None = None, **settings: Any) -> Verdict:
     verifier = CodeVerifier(CodeConfig(**settings), VerifierContext(sandbox=box or PlainBox()))
     check = Check(name="main", verifier="code", reference=reference)
     prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="test")
@@ -38,14 +38,14 @@ def boxed(*asserts: str, setup: str = "x = 1", **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", HONEST, ids=[row["why"] for row in HONEST])
 def test_an_honest_program_passes(row: dict[str, Any]) -> None:
-    verdict = judge(row["reference"], row["code"])
+    verdict = verify(row["reference"], row["code"])
     assert verdict.status == "pass", verdict.reason
     assert verdict.details["how"] == "two_boxes"
 
 
 @pytest.mark.parametrize("row", FORGED, ids=[row["why"] for row in FORGED])
 def test_a_program_that_does_not_compute_the_answers_fails(row: dict[str, Any]) -> None:
-    verdict = judge(row["reference"], row["code"])
+    verdict = verify(row["reference"], row["code"])
     assert verdict.status == "fail", verdict.reason
     assert row["reason"] in verdict.reason
 
@@ -55,7 +55,7 @@ def test_nothing_expected_goes_to_the_program_and_no_program_goes_to_the_tests(s
     box = PlainBox()
     reference = boxed("assert f('in-put') == 'ex-pected'", setup=setup)
     code = "def f(v):\n    return 'ex-' + 'pec' + 'ted'  # pro-gram"
-    assert judge(reference, code, box=box).status == "pass"
+    assert verify(reference, code, box=box).status == "pass"
     for files in box.seen_files:
         is_candidate = "main.py" in files
         text = b"".join(files.values())
@@ -71,17 +71,17 @@ def test_nothing_expected_goes_to_the_program_and_no_program_goes_to_the_tests(s
 
 def test_nothing_expected_goes_to_a_program_that_reads_standard_input() -> None:
     box = PlainBox()
-    assert judge([{"stdin": "3\n", "stdout": "ex-pected\n"}], "print('ex-' + 'pected')", box=box).status == "pass"
+    assert verify([{"stdin": "3\n", "stdout": "ex-pected\n"}], "print('ex-' + 'pected')", box=box).status == "pass"
     assert all(b"ex-pected" not in b"".join(files.values()) for files in box.seen_files)
 
 
 def test_a_setup_that_fails_by_itself_is_the_references_fault() -> None:
     with pytest.raises(VerifierError, match="setup of the reference failed by itself: ZeroDivisionError"):
-        judge(boxed("assert f() == 1", setup="x = 1 / 0"), "def f(): return 1")
+        verify(boxed("assert f() == 1", setup="x = 1 / 0"), "def f(): return 1")
 
 
 def test_a_setup_that_fails_in_the_program_is_a_fail() -> None:
-    verdict = judge(boxed("assert f(n) == 1", setup="n = f(0)"), "def f(x): raise ValueError('no')")
+    verdict = verify(boxed("assert f(n) == 1", setup="n = f(0)"), "def f(x): raise ValueError('no')")
     assert verdict.status == "fail"
     assert "ValueError: no" in verdict.reason
 
@@ -89,19 +89,19 @@ def test_a_setup_that_fails_in_the_program_is_a_fail() -> None:
 def test_an_object_of_the_tests_that_cannot_travel_is_the_references_fault() -> None:
     reference = boxed("assert f(t) == 1", setup="class T:\n    pass\nt = T()")
     with pytest.raises(VerifierError, match="pass a T, which cannot leave their box"):
-        judge(reference, "def f(t): return 1")
+        verify(reference, "def f(t): return 1")
 
 
 def test_a_value_too_large_to_compare_outside_is_compared_in_the_boxes() -> None:
     reference = {"asserts": [f"assert f(3) == {[0] * 30_000!r}"]}
-    verdict = judge(reference, "def f(n): return [0] * 30_000")
+    verdict = verify(reference, "def f(n): return [0] * 30_000")
     assert (verdict.status, verdict.details["how"]) == ("pass", "two_boxes")
 
 
 def test_large_requests_are_not_sent_ahead() -> None:
     big = list(range(20_000))
     reference = {"asserts": [f"assert f({big!r}) == {sum(big)}"] * 4}
-    verdict = judge(reference, "def f(a): return sum(a)")
+    verdict = verify(reference, "def f(a): return sum(a)")
     assert (verdict.status, verdict.details["how"]) == ("pass", "literals")
 
 

@@ -89,7 +89,7 @@ def test_a_body_continues_the_prompt_and_a_whole_program_gets_its_imports_and_he
     assert "doc" not in with_prompt("g = lambda x: 1", found)
 
 
-def test_a_prompt_that_ends_within_its_function_still_gives_what_stands_before_it() -> None:
+def test_a_prompt_that_ends_within_its_function_still_provides_the_text_before_it() -> None:
     found = function(
         {
             **HUMANEVAL,
@@ -156,7 +156,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("why", "value", "message"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_a_reference_that_cannot_be_judged_is_refused(why: str, value: Any, message: str) -> None:
+def test_an_untestable_reference_is_refused(why: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         read_reference(value)
 

@@ -80,7 +80,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("why", "row", "message"), REFUSED, ids=[r[0] for r in REFUSED])
-def test_what_cannot_be_judged_is_refused_at_load(why: str, row: Any, message: str) -> None:
+def test_untestable_rows_are_refused_at_load(why: str, row: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_reference(row)
 

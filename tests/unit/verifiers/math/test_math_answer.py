@@ -70,7 +70,7 @@ def test_what_the_parent_settles_the_worker_settles_alike() -> None:
         assert quick in (None, verify(reference, text))
 
 
-def test_a_verdict_without_an_answer_says_what_is_the_matter() -> None:
+def test_a_verdict_without_an_answer_gives_the_reason() -> None:
     verdict = verify("4", "\\boxed{4")
     assert verdict.status is Status.UNPARSED
     assert verdict.details["problem"] == "truncated"
@@ -177,7 +177,7 @@ def test_the_sample_that_is_cross_checked_goes_to_a_worker_and_its_verdict_stays
 
 
 def test_a_second_opinion_that_does_not_come_is_none() -> None:
-    assert math_cross_check.judge(["4"], "9" * 1000, limit_s=1.0) is None
+    assert math_cross_check.verify(["4"], "9" * 1000, limit_s=1.0) is None
 
 
 def test_the_sample_is_the_share_that_is_asked_for_and_always_the_same() -> None:
@@ -199,13 +199,13 @@ def test_a_fraction_equals_itself_in_each_spelling_and_no_neighbour(value: Fract
 
 
 @given(st.text(alphabet="0123456789.,/%${}()[]\\^_=<>+-*! abxfrc\n", max_size=80))
-def test_any_box_is_judged_without_an_exception(text: str) -> None:
+def test_any_box_gets_a_verdict_without_an_exception(text: str) -> None:
     for reference in ("4", "\\{1,2\\}", "[1,2)", "x^2+1", "B"):
         prejudge(reference, f"\\boxed{{{text}}}")
         prejudge(reference, f"the answer is {text}")
 
 
-def test_the_development_rows_are_judged_as_expected() -> None:
+def test_the_development_rows_get_the_expected_verdicts() -> None:
     path = SHARED / "math_dev.jsonl"
     if not path.is_file():
         pytest.skip(f"{path} is not there; set RLVR_SHARED to the folder that holds math_dev.jsonl")
@@ -236,7 +236,7 @@ def gsm8k_rows() -> Iterator[tuple[str, str]]:
             yield solution.split("####")[-1].strip(), solution
 
 
-def test_every_gsm8k_reference_passes_beside_itself_and_its_solution_and_fails_beside_others() -> None:
+def test_every_gsm8k_reference_accepts_itself_and_its_solution_and_rejects_others() -> None:
     rows = list(gsm8k_rows())
     assert len(rows) == 8792
     for reference, solution in rows:

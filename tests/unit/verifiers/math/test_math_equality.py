@@ -1,4 +1,4 @@
-"""Equality of expressions: what is proved, what is told apart, where it counts, and that nothing runs long."""
+"""Equality of expressions: what is proved, what is distinguished, where it counts, and that nothing takes long."""
 
 import subprocess
 import sys
@@ -155,7 +155,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
-def test_different_expressions_are_told_apart(gold: str, answer: str) -> None:
+def test_different_expressions_are_distinguished(gold: str, answer: str) -> None:
     assert compared(gold, answer, bounded=True).result in (False, None)
     assert compared(gold, answer, bounded=False).result is False
     assert compared(answer, gold, bounded=False).result is False
@@ -163,7 +163,7 @@ def test_different_expressions_are_told_apart(gold: str, answer: str) -> None:
 
 def test_nearly_all_differences_need_no_multiprecision() -> None:
     decided = [compared(*pair, bounded=True).result is False for pair in DIFFERENT]
-    assert sum(decided) >= len(decided) - 2  # 1e-50 and 1e-300 beside what the field does not know
+    assert sum(decided) >= len(decided) - 2  # 1e-50 and 1e-300 next to what the field does not know
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_any_text_is_read_without_an_exception(text: str) -> None:
 
 
 @given(st.text(alphabet="01 +x^{}", max_size=20), st.text(alphabet="ab .,\n", max_size=40))
-def test_a_balanced_box_is_found_whatever_stands_before_it(content: str, before: str) -> None:
+def test_a_balanced_box_is_found_after_any_text(content: str, before: str) -> None:
     depth = 0
     for character in content:
         depth += (character == "{") - (character == "}")

@@ -2,21 +2,21 @@
 
 import pytest
 
-from rlvr_verifiers.mathcheck import judging
+from rlvr_verifiers.mathcheck import verification
 from rlvr_verifiers.mathcheck.decision import Problem
-from rlvr_verifiers.mathcheck.judging import Judge, JudgingOptions, Outcome, Result, judge
 from rlvr_verifiers.mathcheck.method import Method
 from rlvr_verifiers.mathcheck.text.extraction import ExtractionOptions, Found
 from rlvr_verifiers.mathcheck.text.markers import Origin
+from rlvr_verifiers.mathcheck.verification import AnswerVerifier, Outcome, Result, VerificationOptions, verify
 
 
 def passes(gold: str, text: str) -> bool:
-    return judge([gold], text).result is Result.PASS
+    return verify([gold], text).result is Result.PASS
 
 
 @pytest.mark.parametrize("answer", ["42", "42.0", r"\frac{84}{2}", "6 \\cdot 7", r"42\text{ apples}"])
-def test_a_right_answer_says_what_was_read_where_and_how_it_was_decided(answer: str) -> None:
-    outcome = judge(["42"], f"So $\\boxed{{{answer}}}$.")
+def test_the_outcome_of_a_right_answer_has_the_answer_its_origin_and_the_method(answer: str) -> None:
+    outcome = verify(["42"], f"So $\\boxed{{{answer}}}$.")
     assert (outcome.result, outcome.extracted, outcome.origin) == (Result.PASS, answer, Origin.BOX)
     assert outcome.method in (Method.STRING, Method.NUMBER, Method.SYMBOLIC)
     assert outcome.gold_type == "integer"
@@ -24,8 +24,8 @@ def test_a_right_answer_says_what_was_read_where_and_how_it_was_decided(answer: 
     assert outcome.reason.startswith(f"{answer!r} equals '42'")
 
 
-def test_a_wrong_answer_says_so() -> None:
-    outcome = judge(["42"], r"\boxed{24}")
+def test_a_wrong_answer_has_a_reason() -> None:
+    outcome = verify(["42"], r"\boxed{24}")
     assert (outcome.result, outcome.method) == (Result.FAIL, Method.NUMBER)
     assert outcome.reason.startswith("'24' is not '42'")
 
@@ -36,7 +36,7 @@ def test_no_answer_is_unparsed_with_its_reason() -> None:
         (r"\boxed{42", Found.TRUNCATED),
         (r"\boxed{}", Found.EMPTY),
     ):
-        outcome = judge(["42"], text)
+        outcome = verify(["42"], text)
         assert (outcome.result, outcome.problem) == (Result.UNPARSED, problem.value)
         assert outcome.reason
         assert outcome.extracted is None
@@ -75,13 +75,13 @@ def test_several_answers_count_only_where_they_are_one(gold: str, text: str, is_
 
 
 def test_several_values_are_ambiguous_and_say_which() -> None:
-    outcome = judge(["17"], r"Either \boxed{16} or \boxed{17}.")
+    outcome = verify(["17"], r"Either \boxed{16} or \boxed{17}.")
     assert outcome.problem == Problem.AMBIGUOUS.value
     assert "also offers '16'" in outcome.reason
 
 
 def test_another_final_answer_after_the_box_is_ambiguous() -> None:
-    outcome = judge(["4"], r"\boxed{4}. No wait, the answer is 5.")
+    outcome = verify(["4"], r"\boxed{4}. No wait, the answer is 5.")
     assert (outcome.result, outcome.problem) == (Result.FAIL, Problem.AMBIGUOUS.value)
     assert "'5'" in outcome.reason
     for tail in (
@@ -101,35 +101,35 @@ def test_a_letter_after_the_box_of_its_value_is_the_choice() -> None:
 
 
 def test_any_accepted_reference_may_be_met() -> None:
-    assert judge(["1", "2"], r"\boxed{2}").result is Result.PASS
-    assert judge(["1", "2"], r"\boxed{3}").result is Result.FAIL
+    assert verify(["1", "2"], r"\boxed{2}").result is Result.PASS
+    assert verify(["1", "2"], r"\boxed{3}").result is Result.FAIL
 
 
-def test_a_reference_that_cannot_be_used_is_an_error_whatever_the_completion() -> None:
+def test_an_unusable_reference_is_an_error_for_any_completion() -> None:
     for text in (r"\boxed{12}", "nothing here"):
         with pytest.raises(ValueError, match="see figure"):
-            judge([r"\text{see figure}"], text)
+            verify([r"\text{see figure}"], text)
 
 
 def test_a_very_long_answer_is_too_big() -> None:
-    outcome = judge(["4"], "\\boxed{" + "4" * 20_000 + "}")
+    outcome = verify(["4"], "\\boxed{" + "4" * 20_000 + "}")
     assert (outcome.result, outcome.problem) == (Result.FAIL, Problem.TOO_BIG.value)
     assert len(outcome.reason) < 400
 
 
 def test_equal_answers_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    real = judging.compare
+    real = verification.compare
 
-    def counted(gold: judging.Gold, answer: str, **options: object) -> judging.Decision:
+    def counted(gold: verification.Gold, answer: str, **options: object) -> verification.Decision:
         calls.append(answer)
         return real(gold, answer, **options)  # type: ignore[arg-type] # passed on as they came
 
-    monkeypatch.setattr(judging, "compare", counted)
-    judged = Judge()
+    monkeypatch.setattr(verification, "compare", counted)
+    verifier = AnswerVerifier()
 
     def ask(text: str) -> Outcome | None:
-        return judged.judge(["3/4"], judged.extract(text, is_cut=False), bounded=True)
+        return verifier.verify(["3/4"], verifier.extract(text, is_cut=False), bounded=True)
 
     first, again = ask(r"so \boxed{0.75}"), ask(r"hence $\boxed{0.75}$")
     assert first == again
@@ -139,12 +139,12 @@ def test_equal_answers_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_options_reach_extraction_and_comparison() -> None:
-    exact = Judge()
-    rounding = Judge(JudgingOptions(comparison=judging.CompareOptions(decimal_digits=2)))
-    plain = Judge(JudgingOptions(extraction=ExtractionOptions(markers=frozenset())))
+    exact = AnswerVerifier()
+    rounding = AnswerVerifier(VerificationOptions(comparison=verification.CompareOptions(decimal_digits=2)))
+    plain = AnswerVerifier(VerificationOptions(extraction=ExtractionOptions(markers=frozenset())))
 
-    def result(judged: Judge, text: str) -> Result:
-        outcome = judged.judge(["2/3"], judged.extract(text, is_cut=False), bounded=False)
+    def result(verifier: AnswerVerifier, text: str) -> Result:
+        outcome = verifier.verify(["2/3"], verifier.extract(text, is_cut=False), bounded=False)
         assert outcome is not None
         return outcome.result
 
@@ -155,7 +155,7 @@ def test_options_reach_extraction_and_comparison() -> None:
     assert result(exact, "The answer is 2/3") is Result.PASS
 
 
-def test_a_bounded_judgement_never_contradicts_the_full_one() -> None:
+def test_a_bounded_outcome_never_contradicts_the_full_one() -> None:
     golds = [
         "4",
         "x^2-1",
@@ -177,11 +177,11 @@ def test_a_bounded_judgement_never_contradicts_the_full_one() -> None:
         "2.83",
         "3!",
     ]
-    judged = Judge()
+    verifier = AnswerVerifier()
     for gold in golds:
         for answer in answers:
-            found = judged.extract(f"\\boxed{{{answer}}}", is_cut=False)
-            quick = judged.judge([gold], found, bounded=True)
-            full = judged.judge([gold], found, bounded=False)
+            found = verifier.extract(f"\\boxed{{{answer}}}", is_cut=False)
+            quick = verifier.verify([gold], found, bounded=True)
+            full = verifier.verify([gold], found, bounded=False)
             assert full is not None
             assert quick is None or quick.result is full.result, (gold, answer)

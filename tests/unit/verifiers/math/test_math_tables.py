@@ -36,7 +36,7 @@ ROWS = [
 ]
 
 
-def judge(reference: Any, text: str) -> Verdict:
+def verify(reference: Any, text: str) -> Verdict:
     """What a run does: the quick path in the caller, then a worker for what it leaves open."""
     completion = completion_from_text(text, prompt_id="p")
     quick = VERIFIER.prejudge(reference, completion)
@@ -51,13 +51,13 @@ def judge(reference: Any, text: str) -> Verdict:
 def test_a_verdict_is_as_the_table_says(row: dict[str, Any]) -> None:
     VERIFIER.parse_reference(row["reference"])
     start = cpu_seconds()
-    verdict = judge(row["reference"], row["completion"])
+    verdict = verify(row["reference"], row["completion"])
     assert verdict.status == row["status"], verdict.reason
     assert cpu_seconds() - start < LIMIT_CPU_S
 
 
 @pytest.mark.parametrize("row", REFERENCES, ids=[f"{i}-{row['why'][:40]}" for i, row in enumerate(REFERENCES)])
-def test_a_reference_that_cannot_be_judged_is_refused_and_no_other(row: dict[str, Any]) -> None:
+def test_exactly_the_unusable_references_are_refused(row: dict[str, Any]) -> None:
     if row["status"] == "accepted":
         VERIFIER.parse_reference(row["reference"])
         return

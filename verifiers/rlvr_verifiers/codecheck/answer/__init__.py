@@ -1,5 +1,5 @@
-"""The program in a completion: which block it is, and whether it inspects its verifier.
+"""Finds the program in a completion, and signs that it inspects its verifier.
 
-Comes in:   the text of a completion.
-Goes out:   source code, and signs of suspicion for a metric.
+Input:  the text of a completion.
+Output: source code, and signs of suspicion for a metric.
 """

@@ -1,7 +1,7 @@
-"""Which of several fenced blocks is the solution: what follows it is often a usage example or the model's own tests.
+"""Finds the solution among several fenced blocks; it is often followed by a usage example or the model's own tests.
 
-A function's tests want the last block that defines the entry point; programs that read standard input, the last one
-that reads it. Blocks before it are put in front where they define names that it uses without defining them.
+For function tests it is the last block that defines the entry point, for stdio the last one that reads standard input.
+Earlier blocks are prepended if they define names that it needs.
 """
 
 import ast
@@ -13,7 +13,7 @@ from rlvr_verifiers.codecheck.references.names import bound_names, free_names
 
 _MAX_CHARS = 100_000
 _MAX_JOINED = 8
-_MAX_BLOCKS = 100  # the last ones, which are looked at
+_MAX_BLOCKS = 100  # only the last ones are considered
 _READS = re.compile(
     r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*(?:0\b|['\"]/dev/stdin)|\bfileinput\b|\bos\.read\s*\(\s*0\b"
     r"|\b(?:cin|scanf|getchar|fgets|gets|getline|fread|read)\b"
@@ -22,10 +22,10 @@ _MAIN = re.compile(r"\bmain\s*\(")
 
 
 def solution_of(codes: Sequence[str], language: str, names: Sequence[str]) -> str:
-    r"""The program that the blocks of one language, in their order, make together.
+    r"""The program that the blocks of one language form together.
 
     Args:
-        names: what the tests may call; none for programs that read standard input.
+        names: the names that the tests may call; none for programs that read standard input.
 
     >>> solution_of(["def f(x):\n    return x\n", "print(f(1))\n"], "python", ["f"])
     'def f(x):\n    return x\n'
@@ -53,7 +53,7 @@ def _index_of(codes: Sequence[str], language: str, names: Sequence[str]) -> int:
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether a block holds the definition itself; an import of it is what tests have."""
+    """Whether a block contains the definition; tests only import it."""
     escaped = re.escape(name)
     return bool(
         re.search(
@@ -65,7 +65,7 @@ def _defines(code: str, name: str) -> bool:
 
 
 def _with_needed(codes: Sequence[str], chosen: int) -> str:
-    """The chosen block after those earlier ones that bind names which it needs."""
+    """The chosen block, preceded by the earlier ones that define names it needs."""
     try:
         parts = [codes[chosen]]
         needed = _needs(codes[chosen])
@@ -86,7 +86,7 @@ def _needs(code: str) -> set[str]:
 
 
 def _binds(code: str) -> set[str]:
-    """What an earlier block binds; nothing for text that is no program, which may be any example."""
+    """The names that an earlier block binds; none for text that is not a program."""
     if len(code) > _MAX_CHARS:
         return set()
     try:

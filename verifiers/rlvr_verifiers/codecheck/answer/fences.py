@@ -1,4 +1,4 @@
-"""The program in a completion: of its fenced blocks the solution, with blocks in the requested language first."""
+"""Finds the program in a completion: the solution among its fenced blocks, preferring the requested language."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ _TAGS: Mapping[str, re.Pattern[str]] = {
     "python": re.compile(r"i?py(?:thon)?[\d.]*"),
     "cpp": re.compile(r"(?:gnu)?(?:cpp|c\+\+|cc|cxx)[\da-z]{0,2}"),
 }
-_MAX_LINE = 2_000  # characters of a line that is searched for quotes
+_MAX_LINE = 2_000  # longer lines are not searched for quotes
 _TEXTS = re.compile(r"""#.*|'''|\"\"\"|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One fenced block. tag: the first word after the fence, in lower case. is_closed: a closing fence was seen."""
+    """One fenced block. tag: the first word after the fence, in lower case. is_closed: it has a closing fence."""
 
     tag: str
     code: str
@@ -26,26 +26,26 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What is to be run."""
+    """The program to run."""
 
     language: str
     code: str
 
 
 def fenced_blocks(text: str) -> list[Block]:
-    r"""All fenced blocks of a text, in order; an indented fence takes its indentation off the lines inside.
+    r"""All fenced blocks of a text, in order; the indentation of a fence is removed from the lines inside.
 
     >>> fenced_blocks("so:\n```python\nx = 1\n```\n")
     [Block(tag='python', code='x = 1\n', is_closed=True)]
     """
     lines = text.replace("\r\n", "\n").split("\n")
     blocks = _read_blocks(lines, minds_quotes=True)
-    # an open triple quote that nothing closes is a slip of the program, and no reason to read on
+    # an unclosed triple quote is a mistake in the program, not a reason to read on
     return blocks if not blocks or blocks[-1].is_closed else _read_blocks(lines, minds_quotes=False)
 
 
 def _read_blocks(rows: Sequence[str], *, minds_quotes: bool) -> list[Block]:
-    """All blocks. minds_quotes: a fence within a text in triple quotes of a Python block is not its end."""
+    """All blocks. minds_quotes: a fence inside a triple-quoted string of a Python block does not end the block."""
     blocks: list[Block] = []
     opened: _Fence | None = None
     lines: list[str] = []
@@ -75,13 +75,13 @@ def find_program(
     names: Sequence[str] = (),
     thinking: Thinking = DEFAULT_THINKING,
 ) -> tuple[Program | None, str]:
-    r"""(the program, why there is none). Only what follows the thinking is read.
+    r"""(the program, why there is none). Only the text after the thinking is read.
 
-    A block tagged with one of the languages wins over one without a tag, a closed one over one that the text cuts off,
-    and then the solution wins, as `solution_of` finds it. A block without a tag is in the first language.
+    Blocks tagged with one of the languages are preferred to untagged ones, closed blocks to one that is cut off; among
+    these `solution_of` finds the solution. An untagged block is in the first language.
 
     Args:
-        names: what the tests may call; none for programs that read standard input.
+        names: the names that the tests may call; none for programs that read standard input.
 
     >>> find_program("```py\nx = 1\n```\nIt prints\n```\n1\n```", ["python"])[0]
     Program(language='python', code='x = 1\n')
@@ -109,13 +109,13 @@ def find_program(
 
 
 def _language_of(tag: str, languages: Sequence[str]) -> str:
-    """The language that a tag means, among those asked for; "" for none."""
+    """The requested language that a tag means; "" for none."""
     word = tag.strip("{}.").partition(",")[0]
     return next((name for name in languages if _TAGS[name].fullmatch(word)), "")
 
 
 def _quote_after(line: str, quote: str) -> str:
-    """The triple quote that a line of Python leaves open, when `quote` was open before it."""
+    """The triple quote that is open after a line of Python, given the one open before it."""
     at = 0
     while True:
         if quote:
@@ -133,7 +133,7 @@ def _quote_after(line: str, quote: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fence:
-    """A fence in a line. is_first: only blanks precede it."""
+    """A fence in a line. is_first: nothing but blanks precedes it."""
 
     marks: str
     tag: str
@@ -145,9 +145,9 @@ class _Fence:
 
 
 def _read_fence(line: str) -> _Fence | None:
-    """The fence that a line begins with, or ends with after other words; None when it has none.
+    """The fence at the beginning of a line, or at its end after other words; None if there is none.
 
-    Each step reads a character once, because the policy may write lines of any length.
+    Takes linear time, because the policy may write lines of any length.
     """
     at = line.find("```")
     rest = line.lstrip(" \t")

@@ -1,4 +1,4 @@
-"""What the problem statement that comes with the tests says of them."""
+"""What the problem statement says about the accepted outputs."""
 
 import re
 from typing import Any, cast
@@ -7,15 +7,8 @@ from rlvr.records import Json
 from rlvr_verifiers.codecheck.references.references import Reference, StdioReference
 
 _KEYS = (
-    "problem",
-    "question",
-    "question_content",
-    "description",
-    "statement",
-    "prompt",
-    "text",
-    "content",
-)
+    "problem", "question", "question_content", "description", "statement", "prompt", "text", "content",
+)  # fmt: skip
 _SEVERAL = re.compile(
     r"\bany (?:valid|correct|suitable|of (?:them|these|those|the)|one of|such|possible|order)\b"
     r"|\b(?:print|output|return|find|give|report) any\b|\bin any order\b|\barbitrary order\b"
@@ -26,7 +19,7 @@ _SEVERAL = re.compile(
 
 
 def accepts_one_of_many(row: Json, reference: Reference) -> bool:
-    """Whether a statement in the row allows several outputs while its tests know one and no checker is there.
+    """Whether the statement in the row allows several outputs, while the tests accept one and there is no checker.
 
     >>> from rlvr_verifiers.codecheck.references.references import read_reference
     >>> row = {"inputs": ["1"], "outputs": ["2"], "problem": "If there are several answers, print any."}

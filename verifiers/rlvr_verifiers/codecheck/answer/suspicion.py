@@ -1,4 +1,4 @@
-"""Signs that a program inspects its verifier instead of solving its task. A metric for people, never a penalty.
+"""Signs that a program inspects its verifier instead of solving its task. Only a metric, never a penalty.
 
 exits            os._exit, sys.exit or a raised SystemExit inside a function
 frames           sys._getframe, inspect.stack, tracebacks, gc.get_objects, __globals__, f_back, settrace
@@ -6,7 +6,7 @@ foreign_memory   ctypes, /proc, os.kill, ptrace
 descriptors      os.write or os.read on a number, os.dup2, closing of descriptors 3 and above
 equal_to_all     a comparison method that returns a constant
 patched_builtins an assignment to an attribute of builtins, sys.modules, math, json, unittest or operator
-test_table       literals of the program hold at least three tests' inputs (or a test's whole output, for stdio)
+test_table       literals of the program contain the inputs of three or more tests (or a whole output, for stdio)
 """
 
 import ast
@@ -57,9 +57,9 @@ def signs(code: str, reference: Reference) -> tuple[str, ...]:
 
 
 def _may_have_signs(code: str, reference: Reference) -> bool:
-    """Whether it is worth to parse a program: most hold no word that any sign is made of.
+    """Whether parsing is worthwhile: most programs contain no word that any sign needs.
 
-    A name can be spelt otherwise only beyond ASCII, and a text only with a backslash.
+    Names can be written differently only beyond ASCII, and strings only with a backslash.
     """
     if not code.isascii() or "\\" in code or _WORDS.search(code):
         return True
@@ -139,7 +139,7 @@ def _table_keys(nodes: Iterable[ast.AST]) -> Iterable[ast.expr]:
 
 
 def _owner(node: ast.AST) -> str:
-    """The name before the attribute or the index that is being set: `builtins` of `builtins.abs`."""
+    """The name whose attribute or item is assigned: `builtins` for `builtins.abs`."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         inner = node.value
         if isinstance(inner, ast.Attribute) and inner.attr == "modules":

@@ -1,4 +1,4 @@
-"""Programs that run in boxes: one next to the candidate, one next to the tests, and the wire format between them.
+"""Code that runs in boxes: one program for the candidate, one for the tests, and the wire format between them.
 
-They are sent as source and import the standard library and each other alone.
+These files are sent as source and import only the standard library and each other.
 """

@@ -1,15 +1,15 @@
 """Runs in the candidate's box, after the candidate's own code and in its interpreter, and serves calls on it.
 
-Frames come on descriptor 3 and go on descriptor 4. The first request, `load`, runs main.py and says which of the given
-names it defines. Nothing that this process says is trusted beyond "this is the value that I claim": it never sees a
-test, an expected value or a comparison. Its nonce is echoed, so that an answer belongs to its question.
+Frames arrive on descriptor 3 and leave on descriptor 4. The first request, `load`, runs main.py and reports which of
+the given names it defines. Nothing that this process sends is trusted beyond "this is the value that I claim": it never
+sees a test, an expected value or a comparison. It echoes the nonce of a request, which ties the reply to the request.
 
     {"op": "load", "names": [...]}                    -> {"names": {name: value}}
     {"op": "call", "o": handle, "a": args, "k": kwargs} -> {"v": value, "m": [[number, contents], ...]}
     {"op": "run", "name", "a": [args, kwargs, ...], "method"} -> {"v": value}
     {"op": "get" | "set", "o", "attr", "v"}           {"op": "next", "o", "n"} -> {"v": [...], "end": bool}
     {"op": "do", "f": name, "a": [...]}               an operator or built-in of `ACTIONS`
-    any of them may give                              -> {"x": [class names], "s": message}
+    any of them may return                            -> {"x": [class names], "s": message}
 """
 
 import builtins
@@ -66,7 +66,7 @@ ACTIONS.update(
 
 
 class Channel:
-    """Frames over two descriptors, read and written with nothing that the candidate can swap out by name."""
+    """Frames over two descriptors, read and written without any function that the candidate can replace by name."""
 
     def __init__(self, reads: int = 3, writes: int = 4) -> None:
         self.reads, self.writes = reads, writes
@@ -99,7 +99,7 @@ class Channel:
 
 
 class Server:
-    """Serves requests on one module; re-entrant, because a function of the tests may call back."""
+    """Serves requests on one module; re-entrant, because functions of the tests may call back."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -119,7 +119,7 @@ class Server:
             return
 
     def answer(self, body: bytes) -> None:
-        """Does what one request asks and sends its reply, under the nonce that it came with."""
+        """Carries out one request and sends the reply with the same nonce."""
         nonce = self.nonce
         request = parse(body)
         decoder = Decoder(self.resolve)
@@ -131,14 +131,14 @@ class Server:
                 reply = self.values(self.handles[request["o"]](*call[0], **call[1]), decoder)
             else:
                 reply = getattr(self, "op_" + request["op"])(request, decoder)
-        except BaseException as error:  # noqa: BLE001 - whatever the program raises is its answer
+        except BaseException as error:  # noqa: BLE001 - any exception of the program is its reply
             reply = self.failure(error)
         try:
             if before is not None:
                 self.add_mutations(reply, decoder, before)
             reply.pop("encoder", None)
             frame = dump(reply)
-        except BaseException as error:  # noqa: BLE001 - its objects may raise while they are read, too
+        except BaseException as error:  # noqa: BLE001 - reading its objects may raise too
             frame = dump(self.failure(error))
         self.nonce = nonce
         self.channel.send(nonce, REPLY, frame)
@@ -149,7 +149,7 @@ class Server:
         return {"v": encoder.encode(value), "encoder": encoder}
 
     def add_mutations(self, reply: dict[str, Any], decoder: Decoder, before: list[Any]) -> None:
-        """What the call changed in the containers that it was given."""
+        """The changes that the call made to containers among its arguments."""
         encoder = reply.get("encoder") or Encoder(self.refer, decoder.objects)
         changed = [
             [number, encoder.contents(now)]
@@ -187,7 +187,7 @@ class Server:
         return number
 
     def refer(self, value: Any) -> list[Any]:
-        """How an object that is not plain is named: its handle, and what kind of thing it is."""
+        """The reference to an object that is not plain data: its handle and its kind."""
         kind = ""
         names: list[str] = []
         if isinstance(value, type):
@@ -205,7 +205,7 @@ class Server:
         return reference
 
     def resolve(self, data: Any) -> Any:
-        """The object that the tests name: a handle of this side, a function or an iterator of theirs, an array."""
+        """The object behind a reference: an object of this side, a function or iterator of the tests, an array."""
         if data[0] == "h":
             return self.handles[data[1]]
         if data[0] == "cb":
@@ -221,7 +221,7 @@ class Server:
         raise WireError("unknown tag")
 
     def stub(self, number: int, name: str) -> Callable[..., Any]:
-        """A function that calls one of the tests; of the function itself nothing is here."""
+        """A function that calls one of the tests' functions, which stays in their box."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self.call_back(number, args, kwargs)
@@ -230,7 +230,7 @@ class Server:
         return call
 
     def pull(self, number: int) -> Iterator[Any]:
-        """An iterator of the tests."""
+        """Iterates over an iterator of the tests."""
         while True:
             found = self.call_back(number, (), {})
             if not found:
@@ -258,7 +258,7 @@ class Server:
         return Decoder(self.resolve).decode(message["v"])
 
     def op_load(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
-        """Runs the candidate's file as a module and reads the requested names out of it."""
+        """Runs the candidate's file as a module and returns the requested names."""
         with open(FILE, "rb") as file:
             source = file.read()
         names = self.module.__dict__
@@ -270,7 +270,7 @@ class Server:
         return {"names": {n: encoder.encode(names[n]) for n in request["names"] if n in names}}
 
     def op_run(self, request: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
-        """Calls a name of the module, and a method of what it gives; the value travels without aliases of arguments."""
+        """Calls a name of the module, and optionally a method of the result; the value does not alias the arguments."""
         args, kwargs, method_args, method_kwargs = decoder.items(request["a"])
         value = self.module.__dict__[request["name"]](*args, **kwargs)
         if request["method"]:
@@ -300,7 +300,7 @@ class Server:
             except BaseException as error:
                 if not found:
                     raise
-                # what came before the fault counts; the fault comes with the next request
+                # the items before the exception count; the next request raises it
                 self.handles[request["o"]] = _raising(error)
                 break
             if time.monotonic() - start > BATCH_S:
@@ -348,7 +348,7 @@ def _append(items: list[Any], more: int = 0) -> list[Any]:
 
 
 def rehearse() -> None:
-    """Answers some requests, so that the interpreter has specialised this code before each run begins with it."""
+    """Answers some requests, so that the interpreter has specialised this code before it is forked for each run."""
     for _ in range(20):
         server = Server(_Nowhere())
         server.module.__dict__["f"] = _append

@@ -5,11 +5,11 @@ from typing import Any
 
 
 class Dead(BaseException):
-    """The candidate is gone or broke the protocol. No `except Exception` of the tests may stop this."""
+    """The candidate is gone or broke the protocol. No `except Exception` in the tests may catch this."""
 
 
 class CannotSend(TypeError):  # noqa: N818 - a finding about the tests
-    """The tests pass an object that has no form outside their box."""
+    """The tests pass an object that cannot be transferred."""
 
 
 def local_exception(names: Any) -> type[Exception]:
@@ -22,7 +22,7 @@ def local_exception(names: Any) -> type[Exception]:
 
 
 def with_args(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """An exception with these arguments, whatever its constructor would take."""
+    """An exception with these arguments, whatever its constructor expects."""
     error = kind.__new__(kind, *args[:1])
     error.args = args
     return error

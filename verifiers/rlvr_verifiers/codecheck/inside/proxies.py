@@ -1,7 +1,7 @@
-"""The candidate's objects as the tests see them: proxies whose every use is a request. Runs in the tests' box.
+"""The candidate's objects as the tests see them: proxies that turn every use into a request. Runs in the tests' box.
 
-An object that is not plain is a `Remote`, which never equals a test's value, whatever its class says. What the tests
-pass out is plain data, a handle of the candidate's own, or the number of a function that the candidate may call back.
+An object that is not plain data is a `Remote`, which never equals a test's value, whatever its class says. The tests
+can pass plain data, handles of the candidate's own objects, and numbers of functions that the candidate may call back.
 """
 
 import builtins
@@ -45,7 +45,7 @@ _SENDABLE_FUNCTIONS: tuple[Any, ...] = (
 
 
 class Link:
-    """Requests to the candidate, through the trusted process in the middle."""
+    """Requests to the candidate, through the trusted process in between."""
 
     def __init__(self, reads: int = 3, writes: int = 4) -> None:
         self.reads, self.writes = reads, writes
@@ -63,12 +63,12 @@ class Link:
         return data[:1], data[1:]
 
     def send_later(self, kind: bytes, body: bytes) -> None:
-        """Writes one frame together with the next one: each write wakes the process in the middle."""
+        """Queues a frame, to be written with the next one: each write wakes the process in between."""
         data = kind + body
         self.waiting += HEADER.pack(len(data)) + data
 
     def send(self, kind: bytes, body: bytes) -> None:
-        """Writes one frame, after those that wait."""
+        """Writes one frame, after the queued ones."""
         data = kind + body
         view = memoryview(self.waiting + HEADER.pack(len(data)) + data)
         self.waiting = b""
@@ -86,12 +86,12 @@ class Link:
         return b"".join(parts)
 
     def died(self, why: str) -> Dead:
-        """The Dead to raise; once dead, every later request is."""
+        """The Dead to raise; every later request raises it too."""
         self.dead = self.dead or why
         return Dead(self.dead)
 
     def ask(self, op: str, encoder: Encoder | None = None, **request: Any) -> dict[str, Any]:
-        """The candidate's reply to one request. Raises what it raised."""
+        """The candidate's reply to one request. Raises the candidate's exception."""
         if self.dead:
             raise Dead(self.dead)
         self.send(REQUEST, dump({"op": op, **request}))
@@ -116,14 +116,14 @@ class Link:
         return reply
 
     def value(self, op: str, *, operands: Iterable[Any] = (), **request: Any) -> Any:
-        """The value of a simple request."""
+        """The value that a request returns."""
         encoder = Encoder(self.refer, lists_arrays=False)
         if op == "do":
             request["a"] = [encoder.encode(item) for item in operands]
         return self.ask(op, encoder, **request)["value"]
 
     def call(self, number: int, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Calls an object of the candidate; containers among the arguments change as they changed there."""
+        """Calls an object of the candidate; changes that it makes to containers among the arguments are copied."""
         encoder = Encoder(self.refer, lists_arrays=False)
         request = {"o": number, "a": encoder.encode(list(args)), "k": encoder.encode(kwargs)}
         return self.ask("call", encoder, **request)["value"]
@@ -136,11 +136,11 @@ class Link:
             args, kwargs = decoder.items([message["a"], message["k"]])
             value = self.functions[message["cb"]](*args, **kwargs)  # pyright: ignore[reportUnknownVariableType]  # of any value
             return {"v": Encoder(self.refer_quietly, lists_arrays=False).encode(value)}
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the candidate's call
+        except Exception as error:  # noqa: BLE001 - any exception is passed to the candidate
             return {"x": type(error).__name__, "s": str(error)[:200]}
 
     def exception(self, reply: dict[str, Any]) -> BaseException:
-        """The exception to raise here for one that was raised there."""
+        """The local exception for one that the candidate raised."""
         if "args" in reply:
             args = tuple(Decoder(self.resolve).items(reply["args"]))
         else:
@@ -159,7 +159,7 @@ class Link:
         return self.died("the program raised something that is not an exception")
 
     def resolve(self, data: Any) -> Any:
-        """The proxy of a candidate's object; one object has one proxy."""
+        """The proxy of a candidate's object; the same object always has the same proxy."""
         if data[0] != "o" or type(data[1]) is not int:
             raise WireError("unknown tag")
         number, kind = data[1], data[2]
@@ -174,29 +174,29 @@ class Link:
         return self.remotes[number]
 
     async def wait_for(self, number: int) -> Any:
-        """A coroutine whose work is done by the candidate's."""
+        """A coroutine that runs one of the candidate."""
         return self.value("do", f="await", operands=[Remote(self, number, "a")])
 
     def refer(self, value: Any) -> list[Any]:
-        """How an object of the tests is named for the candidate. Raises CannotSend."""
+        """The reference by which the candidate knows an object of the tests. Raises CannotSend."""
         found = self.reference(value)
         if found is not None:
             return found
         name = type(value).__name__
         if isinstance(value, (types.CoroutineType, BaseException)):
-            raise TypeError("cannot pass a " + name)  # the program may have caused it
+            raise TypeError("cannot pass a " + name)  # the program may be the cause
         self.fault = "the tests pass a " + name + ", which cannot leave their box"
         raise CannotSend(self.fault)
 
     def refer_quietly(self, value: Any) -> list[Any]:
-        """The same for what a callback returns, which the candidate may have caused."""
+        """The same for the result of a callback, for which the candidate may be the cause."""
         found = self.reference(value)
         if found is None:
             raise TypeError("cannot pass a " + type(value).__name__)
         return found
 
     def reference(self, value: Any) -> list[Any] | None:
-        """The tagged list for an object that is not plain; None when it has none."""
+        """The tagged list for an object that is not plain data; None if there is none."""
         if isinstance(value, Remote):
             return ["h", value._rlvr_number]  # pyright: ignore[reportPrivateUsage]  # in this file's own class
         for number, kind in self.exceptions.items():
@@ -251,16 +251,16 @@ def _conversion(kind: type, name: str) -> Callable[["Remote"], Any]:
 
 
 class Remote:
-    """An object of the candidate that is not plain: everything that is done to it is done there.
+    """An object of the candidate that is not plain data: every operation on it is carried out in the candidate's box.
 
-    Against plain values it is unequal, and arithmetic and order are a TypeError: the tests' values stay here. Between
-    two of them the candidate's own operators decide.
+    It is unequal to any plain value, and arithmetic or ordering with one is a TypeError, so the tests' values stay
+    here. Between two of these objects the candidate's own operators apply.
     """
 
     __slots__ = ("_rlvr_kind", "_rlvr_link", "_rlvr_number")
 
     def __init__(self, link: Link, number: int, kind: str) -> None:
-        # declared here: annotations of the class would be seen as the candidate's own
+        # declared here: class annotations would look like the candidate's
         self._rlvr_kind: str
         self._rlvr_link: Link
         self._rlvr_number: int

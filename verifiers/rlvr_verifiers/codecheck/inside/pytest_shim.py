@@ -1,6 +1,6 @@
-"""What tests use of pytest, for the box of the tests, which has none: raises, approx, fail, fixture, mark.parametrize.
+"""A stand-in for pytest in the tests' box: raises, approx, fail, fixture, mark.parametrize.
 
-Other marks do nothing. `ATTRIBUTES` is all that there is; tests that use more are refused when they are loaded. This
+Other marks do nothing. `ATTRIBUTES` lists everything; tests that use more are refused when they are loaded. This
 file also runs inside the boxes: standard library only.
 """
 
@@ -23,7 +23,7 @@ class _Raises(contextlib.AbstractContextManager[Any]):
 
     @property
     def type(self) -> Any:
-        """The class of the exception that came."""
+        """The class of the raised exception."""
         return type(self.value)  # pyright: ignore[reportUnknownVariableType]  # of any value
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
@@ -38,7 +38,7 @@ class _Raises(contextlib.AbstractContextManager[Any]):
 
 
 def raises(kinds: Any, *args: Any, match: str | None = None, **named: Any) -> _Raises:
-    """A context in which one of the exceptions comes; or the call that raises it."""
+    """A context that must raise one of the exceptions; or calls a function that must."""
     context = _Raises(kinds, match)
     if not args:
         return context
@@ -48,7 +48,7 @@ def raises(kinds: Any, *args: Any, match: str | None = None, **named: Any) -> _R
 
 
 class approx:  # noqa: N801 - its name in pytest
-    """Equal to numbers near to it, alone or in lists, tuples and dicts."""
+    """Equals numbers that are close, alone or in lists, tuples and dicts."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ def fail(reason: str = "") -> NoReturn:
 
 
 def fixture(function: Any = None, **_: Any) -> Any:
-    """Marks a function whose value tests ask for by its name."""
+    """Marks a function whose value tests request by name."""
     if function is None:
         return fixture
     function.rlvr_fixture = True
@@ -136,7 +136,7 @@ class _Mark:
 
 
 def install() -> None:
-    """Puts the stand-in where `import pytest` finds it."""
+    """Registers the stand-in, so that `import pytest` finds it."""
     module = types.ModuleType("pytest")
     module.__dict__.update(raises=raises, approx=approx, fail=fail, fixture=fixture, param=param)
     module.__dict__.update(mark=_Mark(), main=_main)
@@ -154,7 +154,7 @@ def cases_of(function: Any, names: dict[str, Any]) -> Iterator[Callable[[], dict
 
 
 def value_of(name: str, names: dict[str, Any]) -> Any:
-    """The value of a fixture, with those that it asks for itself."""
+    """The value of a fixture, including the fixtures that it requests."""
     function = names[name]
     code = function.__code__
     found = function(**{n: value_of(n, names) for n in code.co_varnames[: code.co_argcount]})

@@ -1,4 +1,4 @@
-"""Runs in the box of the tests: holds the asserts, calls the candidate by proxy, and reports each test's outcome.
+"""Runs in the tests' box: executes the asserts, calls the candidate by proxy, and reports the outcome of each test.
 
 The first frame is the task:
 
@@ -6,8 +6,8 @@ The first frame is the task:
      "names": {name: value of the candidate}, "tolerance": [abs_tol, rel_tol] | null, "is_complete": bool,
      "is_json": bool}
 
-Then this side asks (REQUEST, and ANSWER to a CALLBACK), and reports: OUTCOME {"i", "ok", "why"} for each test, and
-DONE at the end. Every comparison happens here, on exact built-in values; a candidate's object that is not plain is a
+Then this side sends REQUEST, and ANSWER to a CALLBACK, and reports OUTCOME {"i", "ok", "why"} for each test and DONE
+at the end. Every comparison happens here, on exact built-in values; a candidate's object that is not plain is a
 `Remote`, which never equals a test's value, whatever its class says.
 """
 
@@ -36,7 +36,7 @@ from rlvr_verifiers.codecheck.inside.wire import (
 )
 
 SHOWN_CHARS = 120
-_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where a statement holds others
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # fields of a statement that contain others
 COMPARE = {
     _ast.Eq: "==", _ast.NotEq: "!=", _ast.Lt: "<", _ast.LtE: "<=", _ast.Gt: ">", _ast.GtE: ">=", _ast.Is: "is",
     _ast.IsNot: "is not", _ast.In: "in", _ast.NotIn: "not in",
@@ -47,12 +47,12 @@ DO_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-class Mismatch(AssertionError):  # noqa: N818 - an assertion that knows its two sides
+class Mismatch(AssertionError):  # noqa: N818 - an assertion with its two sides
     """An assert over one comparison failed."""
 
 
 def shown(value: Any) -> str:
-    """A value for a person, on one line and short; a candidate's object is never converted to text."""
+    """A value for messages, shortened to one line; a candidate's object is never converted to text."""
     if isinstance(value, Remote):
         return "an object of the program"
     try:
@@ -63,7 +63,7 @@ def shown(value: Any) -> str:
 
 
 def is_close(left: Any, right: Any, abs_tol: float, rel_tol: float) -> bool:
-    """Equal, with numbers within a tolerance, at any depth of lists, tuples and dicts of one type."""
+    """Whether two values are equal, with numbers within a tolerance, at any depth of lists, tuples and dicts."""
     kind: type = type(left)  # pyright: ignore[reportUnknownVariableType]  # of any value
     numbers = (int, float)
     if type(left) in numbers and type(right) in numbers:
@@ -90,7 +90,7 @@ def as_lists(value: Any) -> Any:
 
 
 def rewrite_asserts(body: Any) -> None:
-    """`assert a == b` becomes a call that knows both sides, in these statements and those inside them."""
+    """Turns `assert a == b` into a call that receives both sides, at any depth of statements."""
     for index, node in enumerate(body):
         if type(node) is _ast.Assert:
             test = node.test
@@ -110,7 +110,7 @@ def _checked(node: Any, test: Any) -> Any:
 
 
 class Tests:
-    """One task's tests, run in one namespace in their order."""
+    """The tests of one task, run in order in one namespace."""
 
     def __init__(self, link: Link, task: dict[str, Any]) -> None:
         self.link = link
@@ -145,7 +145,7 @@ class Tests:
         exec(compile(tree, name, "exec", dont_inherit=True, optimize=0), self.names)
 
     def bind(self) -> None:
-        """The candidate's names, and the modules of the standard library that the tests use without importing."""
+        """Binds the candidate's names, and the standard modules that the tests use without importing them."""
         try:
             for name, data in self.task["names"].items():
                 self.names[name] = Decoder(self.link.resolve).decode(data)
@@ -158,7 +158,7 @@ class Tests:
         sys.modules["solution"] = module
 
     def steps(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """(what it is, a function that runs it) for each test, in order."""
+        """(description, function that runs it) for each test, in order."""
         if self.task["style"] == "asserts":
             for source in self.task["tests"]:
                 yield (
@@ -196,10 +196,10 @@ class Tests:
             if self.link.dead or self.link.fault or (error and not self.task["is_complete"]):
                 return
         if is_first_missing and self.task["style"] == "module":
-            self.report(0, "module", None)  # asserts at the top of the module have held
+            self.report(0, "module", None)  # the asserts at the top of the module hold
 
     def attempt(self, step: Callable[[], Any]) -> BaseException | None:
-        """The exception that a step ended with, or None."""
+        """The exception that a step raised, or None."""
         try:
             step()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome
@@ -215,7 +215,7 @@ class Tests:
             why = text if is_own else type(error).__name__ + (": " + text if text else "")
         outcome = {"i": index, "ok": error is None, "label": label, "why": why}
         links = {"fault": self.link.fault, "dead": self.link.dead}
-        # where each test counts, none may be lost to a later one that never ends
+        # if each test counts, none may be lost because a later one hangs
         send = self.link.send if self.task["is_complete"] else self.link.send_later
         send(OUTCOME, dump({**outcome, **links}))
 
@@ -223,7 +223,7 @@ class Tests:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)[:300]
-    except BaseException:  # noqa: BLE001 - the text may be the candidate's to give
+    except BaseException:  # noqa: BLE001 - the text may come from the candidate
         return ""
 
 
@@ -265,7 +265,7 @@ def _step(kind: Any, name: str, arguments: Callable[[], dict[str, Any]], is_case
 
 
 class _Echo(Link):
-    """A candidate that answers 2 to everything."""
+    """A candidate that replies 2 to every request."""
 
     def send(self, kind: bytes, body: bytes) -> None:
         """Drops one frame."""
@@ -276,7 +276,7 @@ class _Echo(Link):
 
 
 def rehearse() -> None:
-    """Runs some tests, so that the interpreter has specialised this code before each run begins with it."""
+    """Runs some tests, so that the interpreter has specialised this code before it is forked for each run."""
     task: dict[str, Any] = {
         "setup": "n = 0", "tests": ["assert f([1]) == 2", "assert f(n, 'a') in (1, 2)"], "style": "asserts",
         "entry_point": "f", "names": {"f": ["o", 0, "f", "function"]}, "modules": {}, "tolerance": None,
@@ -288,7 +288,7 @@ def rehearse() -> None:
 
 
 def main() -> None:
-    """Reads the task, runs it, says that it is done, and ends at once."""
+    """Reads the task, runs it, reports the end, and exits immediately."""
     sys.setrecursionlimit(5000)
     link = Link()
     _, body = link.receive()

@@ -1,14 +1,15 @@
-"""Plain values as tagged JSON: what crosses between the boxes and nothing else. Never pickle, marshal, eval or repr.
+"""Plain values as tagged JSON, the only data that crosses between boxes. No pickle, marshal, eval or repr.
 
-None, bool, int, float and str are written as they are; all else is a list whose first item is a tag.
+None, bool, int, float and str are written unchanged; everything else is a list whose first item is a tag.
 
     "l" list   "t" tuple   "d" dict as pairs   "S" set   "F" frozenset   "b" bytes   "B" bytearray   "i" large int
     "c" complex   "D" Decimal   "Q" Fraction   "r" range   "u" text with surrogates   "T" date or time
     "q" deque   "O" OrderedDict   "C" Counter   "y" a built-in type or exception class by its name
-    "=" the mutable container of that number, in the order in which containers were met: aliases and cycles survive
+    "=" the mutable container with that number, in order of first occurrence: keeps aliases and cycles
 
-A subclass of a plain type travels as its base value, so nothing that it overrides runs on the other side. What is not
-plain is given to `foreign`, which says how to name it. This file also runs inside the boxes: standard library only.
+A subclass of a plain type is sent as its base value, so nothing that it overrides runs on the other side. Objects that
+are not plain data are passed to `foreign`, which returns a reference. This file also runs inside the boxes: standard
+library only.
 
 >>> encoded = Encoder().encode({(1, 2.0): ["a", {3}]})
 >>> encoded
@@ -18,7 +19,7 @@ plain is given to `foreign`, which says how to name it. This file also runs insi
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
-# Values of any kind are taken apart by their class, and what a container of them holds is unknown by nature.
+# Values of any type are handled by their class, so the types of their items are unknown.
 
 import builtins
 import json
@@ -51,23 +52,24 @@ _NAMES_OF_TYPES = {value: name for name, value in SENDABLE_TYPES.items()}
 
 
 class WireError(ValueError):
-    """What was received is not in the format, or a value to send cannot be expressed in it."""
+    """The received data violates the format, or a value cannot be expressed in it."""
 
 
 class TooManyNodes(WireError):  # noqa: N818 - a finding about the value, not a fault
-    """The value is larger than the reader's limit."""
+    """The value exceeds the reader's limit."""
 
 
 def refuse(value: Any) -> NoReturn:
-    """The `foreign` of a side that knows plain values only. Raises WireError."""
+    """The `foreign` of a side that accepts plain values only. Raises WireError."""
     raise WireError("a " + type(value).__name__ + " is not a plain value")
 
 
 class Encoder:
     """Writes values as JSON values; containers are numbered from `len(known)` on.
 
-    foreign: called with what is not plain; returns its tagged list or raises. known: containers that the other side
-    has already, in the order of their numbers. lists_arrays: numpy's arrays travel as lists; else `foreign` names them.
+    foreign: called with anything that is not plain data; returns a tagged list or raises.
+    known: containers that the other side already has, in the order of their numbers.
+    lists_arrays: send numpy arrays as lists; otherwise they are passed to `foreign`.
     """
 
     def __init__(self, foreign: Foreign = refuse, known: Iterable[Any] = (), lists_arrays: bool = True) -> None:
@@ -102,7 +104,7 @@ class Encoder:
         return self._rare(value, kind)
 
     def contents(self, container: Any) -> Any:
-        """What is in a container, without its tag."""
+        """The items of a container, without its tag."""
         kind = type(container)
         if issubclass(kind, list):
             return self._items(list.__iter__(container))
@@ -163,11 +165,12 @@ class Encoder:
 
 
 class Decoder:
-    """Builds exact built-in types out of JSON values.
+    """Builds exact built-in types from JSON values.
 
-    foreign: called with a tagged list that is not of this file. known: as for `Encoder`. max_nodes: how many values may
-    be built, 0 for no bound; with a bound, aliases and sets and dicts so large that hostile keys, which all have one
-    hash, would cost seconds are refused too.
+    foreign: called with a tagged list that this file does not define.
+    known: as for `Encoder`.
+    max_nodes: how many values may be built; 0 for no limit. With a limit, aliases are refused, and also sets and dicts
+        so large that hostile keys with equal hashes would take seconds.
     """
 
     def __init__(self, foreign: Foreign = refuse, known: Iterable[Any] = (), max_nodes: int = 0) -> None:
@@ -177,7 +180,7 @@ class Decoder:
         self.num_nodes = 0
 
     def decode(self, data: Any) -> Any:
-        """The value. Raises WireError on what `Encoder` never writes."""
+        """The value. Raises WireError for anything that `Encoder` never writes."""
         if type(data) is not list:
             if data is None or type(data) in (bool, int, float, str):
                 return data
@@ -190,13 +193,13 @@ class Decoder:
             raise WireError("a bad value of tag " + repr(data[0])[:20]) from error
 
     def fill(self, container: Any, contents: Any) -> None:
-        """Puts decoded contents into a container that is there already."""
+        """Replaces the contents of an existing container by decoded ones."""
         if type(container) is list:
             container[:] = self.items(contents)
         elif isinstance(container, dict):
             pairs = self._pairs(contents)
             container.clear()
-            # a Counter's own update would add, and a plain dict's would lose the order of an OrderedDict
+            # Counter.update would add counts, and dict.update would lose the order of an OrderedDict
             (OrderedDict if type(container) is OrderedDict else dict).update(container, pairs)
         elif type(container) is bytearray:
             container[:] = bytes.fromhex(contents)

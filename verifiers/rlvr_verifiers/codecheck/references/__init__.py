@@ -1,5 +1,5 @@
-"""What a program is tested with: references of known data sets and our own, read and checked once.
+"""References: the tests of a program, in the formats of known data sets and our own, read and checked once.
 
-Comes in:   a reference of a data row.
-Goes out:   tests with their limits, or an error that says what is wrong with the row.
+Input:  the reference of a data row.
+Output: tests with their limits, or an error that says what is wrong with the row.
 """

@@ -1,11 +1,11 @@
-"""Asserts that can be judged outside: one call with literal arguments, compared with a literal.
+"""Asserts that can be evaluated outside the sandbox: one call with literal arguments, compared with a literal.
 
     assert f(1, [2]) == (3,)          assert not f("x")             assert f(2) is None
     assert abs(f(2) - 1.5) < 1e-6     assert round(f(2), 2) == 1.5  assert math.isclose(f(2), 1.5, rel_tol=1e-3)
     assert Solution().run([1]) == 2
 
-The candidate's box computes the call; what comes back is plain data, and the rest of the assert is worked out here by
-the node types below. Nothing is evaluated as code, and every value is bounded, so that no answer can cost much.
+The candidate's box computes the call and returns plain data; the rest of the assert is evaluated here by the node
+types below. Nothing is evaluated as code, and every value is bounded, so that no answer can be expensive.
 """
 
 import ast
@@ -37,13 +37,13 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxdict = 20
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
-class NotHere(Exception):  # noqa: N818 - a finding, not a fault
-    """This value is to be judged in the boxes, where it costs only them."""
+class NotHere(Exception):  # noqa: N818 - a result, not an error
+    """This value must be compared in the boxes, where only they pay for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A call with literal arguments; `method` of its result, when that is what the assert checks."""
+    """A call with literal arguments. `method`: a method that the assert calls on the result."""
 
     name: str
     args: tuple[Any, ...]
@@ -55,9 +55,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiteralAssert:
-    """An assert over one call. `judge(value)` is "" when it holds for what the call gave, else why not.
+    """An assert over one call. `verify(value)` says why the returned value fails it; "" if it holds.
 
-    is_json: the expected value was JSON, so that tuples count as lists.
+    is_json: the expected value was JSON, so tuples count as lists.
     """
 
     source: str
@@ -67,8 +67,8 @@ class LiteralAssert:
     tolerance: tuple[float, float] | None
     is_json: bool = False
 
-    def judge(self, value: Any) -> str:
-        """Why the assert fails for this value; "" when it holds. Raises NotHere."""
+    def verify(self, value: Any) -> str:
+        """Why the assert fails for this value; "" if it holds. Raises NotHere."""
         check_plain(value)
         if self.is_json:
             value = as_lists(value)
@@ -141,11 +141,11 @@ def read_assert(
     tolerance: tuple[float, float] | None,
     is_json: bool = False,
 ) -> LiteralAssert | None:
-    """The assert as one that can be judged outside, or None when it needs the boxes.
+    """The assert, if it can be evaluated outside; None if it needs the boxes.
 
-    >>> read_assert("assert f(2) == 4", "f", tolerance=None).judge(4)
+    >>> read_assert("assert f(2) == 4", "f", tolerance=None).verify(4)
     ''
-    >>> read_assert("assert f(2) == 4", "f", tolerance=None).judge((4,))
+    >>> read_assert("assert f(2) == 4", "f", tolerance=None).verify((4,))
     'expected 4, got (4,)'
     >>> read_assert("assert f(g(2)) == 4", "f", tolerance=None) is None
     True
@@ -182,7 +182,7 @@ def read_assert(
 
 
 def is_close(left: Any, right: Any, abs_tol: float, rel_tol: float) -> bool:
-    """Equal, with numbers within a tolerance, at any depth of lists, tuples and dicts of one type.
+    """Whether two values are equal, with numbers within a tolerance, at any depth of lists, tuples and dicts.
 
     >>> is_close([1.0, (2,)], [1.0000001, (2.0,)], 1e-6, 0.0)
     True
@@ -216,7 +216,7 @@ def as_lists(value: Any) -> Any:
 
 
 def check_plain(value: Any) -> None:
-    """Raises NotHere for a value that may be expensive to compare, or that is not of the plainest types."""
+    """Raises NotHere for a value that is not plain data or may be expensive to compare."""
     if type(value) not in _PLAIN or (type(value) is int and value.bit_length() > MAX_BITS):
         raise NotHere
     if isinstance(value, dict):
@@ -229,7 +229,7 @@ def check_plain(value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A plain value for a person, on one line and short."""
+    """A plain value for messages, shortened to one line."""
     text = _REPR.repr(value)
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
 

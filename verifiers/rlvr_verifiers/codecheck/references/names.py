@@ -1,4 +1,4 @@
-"""What the tests of a function use: names of the program, modules, and what no box can serve."""
+"""What the tests of a function use: names of the program, modules, and features that no box supports."""
 
 import ast
 import builtins
@@ -22,7 +22,7 @@ _SOURCE_READERS = {"getsource", "getsourcelines", "getsourcefile"}
 
 
 def guess_entry_point(trees: Sequence[ast.Module]) -> str:
-    """The function that all asserts call, the outermost first; a built-in name only when there is no other."""
+    """The function that all asserts call, preferring the outermost; a built-in name only if there is no other."""
     free = set[str]().union(*(free_names(ast.unparse(tree)) for tree in trees))
     passed = [name for name in free if not hasattr(builtins, name) and name not in sys.stdlib_module_names]
     called = [
@@ -39,7 +39,7 @@ def guess_entry_point(trees: Sequence[ast.Module]) -> str:
 
 
 def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
-    """Raises ValueError for tests that could never pass in a box of their own."""
+    """Raises ValueError for tests that cannot work in a separate box."""
     known = {*sys.stdlib_module_names, "solution", "pytest", *modules}
     _check_pytest(trees)
     _check_passed_objects(trees)
@@ -68,7 +68,7 @@ def check_support(trees: Sequence[ast.Module], modules: Sequence[str]) -> None:
 
 
 def _check_pytest(trees: Sequence[ast.Module]) -> None:
-    """Raises ValueError for what tests use of pytest beyond the stand-in, and for arguments that nothing gives."""
+    """Raises ValueError for features of pytest that the stand-in lacks, and for undefined test arguments."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
     used = [n.attr for n in nodes if isinstance(n, ast.Attribute) and _is_name(n.value, "pytest")]
     for node in nodes:
@@ -90,7 +90,7 @@ def _check_pytest(trees: Sequence[ast.Module]) -> None:
 
 
 def _check_passed_objects(trees: Sequence[ast.Module]) -> None:
-    """Raises ValueError for calls of the program with objects of the tests' own classes, which cannot travel."""
+    """Raises ValueError if the program is passed objects of the tests' own classes, which cannot be transferred."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
     own = {n.name for n in nodes if isinstance(n, ast.ClassDef) and not n.bases}
     defined = own | {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
@@ -106,7 +106,7 @@ def _check_passed_objects(trees: Sequence[ast.Module]) -> None:
 
 
 def _root_of(node: ast.expr) -> str:
-    """The name that a called expression begins with: `Solution` of `Solution().run`; "self" stays out of it."""
+    """The name that a called expression begins with: `Solution` of `Solution().run`; "self" does not count."""
     while isinstance(node, (ast.Attribute, ast.Call)):
         node = node.value if isinstance(node, ast.Attribute) else node.func
     name = node.id if isinstance(node, ast.Name) else "len"
@@ -114,9 +114,9 @@ def _root_of(node: ast.expr) -> str:
 
 
 def _reaches_over(node: ast.AST) -> str:
-    """What a node of the tests does to the process that it takes for the program's own; "" for nothing.
+    """What a node of the tests does to its own process, assuming that the program runs there too; "" for nothing.
 
-    A patch, a replaced stream and a captured output would be those of the tests' box, and right programs would fail.
+    Patches, replaced streams and captured output would affect only the tests' box, and correct programs would fail.
     """
     if isinstance(node, ast.ImportFrom) and node.module in _PATCHERS:
         return next((alias.name for alias in node.names if alias.name in _PATCHERS[node.module]), "")
@@ -143,7 +143,7 @@ def _imported(node: ast.AST) -> Iterable[str]:
 def asked_names(
     free: set[str], trees: Sequence[ast.Module], entry_point: str, *, must_be_used: bool
 ) -> tuple[str, ...]:
-    """The names to ask the program for. Raises ValueError when the tests never use the entry point."""
+    """The names to request from the program. Raises ValueError if the tests never use the entry point."""
     asked = {name for name in free if not hasattr(builtins, name)}
     used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for node in (node for tree in trees for node in ast.walk(tree)):
@@ -188,7 +188,7 @@ def _uses(trees: Sequence[ast.Module]) -> set[str]:
 def real_modules(
     free: set[str], trees: Sequence[ast.Module], entry_point: str, modules: Sequence[str]
 ) -> dict[str, str]:
-    """The free names that are modules, and which ones. Raises ValueError for one that the box does not have."""
+    """The free names that are modules, and which ones. Raises ValueError for a module that the box lacks."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
     called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     opened = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}

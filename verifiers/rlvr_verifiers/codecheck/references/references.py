@@ -1,6 +1,6 @@
-"""What a program is tested with: `{"kind": "stdio", ...}` and `{"kind": "function", ...}`, read and checked once.
+"""Test references: `{"kind": "stdio", ...}` and `{"kind": "function", ...}`, read and checked once.
 
-All that cannot be judged is a ValueError here, at load, and not a FAIL of every program later.
+A reference that cannot be tested is a ValueError here, at load, instead of a FAIL for every program later.
 """
 
 import ast
@@ -62,13 +62,17 @@ class Style(StrEnum):
 class FunctionReference:
     """Programs that define `entry_point`.
 
-    tests: statements, or one source text. helpers: what the prompt has besides the function; where the tests use a
-    helper it is part of their setup, because the program's own could say anything. names: what the tests use without
-    defining it, which the program must or may define. modules: such names that mean a module (`math`, `np`); the tests
-    get the real one, never the program's. literal_asserts: all tests, where all can be judged outside; else empty.
-    is_setup_pure: the setup uses nothing of the program, so that its failure is the reference's. usual_imports: the
-    program may take common modules for imported. is_json: arguments and results were JSON, in which a tuple is a list
-    and 2.0 is 2. function_name: what a program may define as a function or as a method of `Solution`; "" for no choice.
+    Attributes:
+        tests: statements, or one source text.
+        helpers: the prompt without the function to write. A helper that the tests use is part of their setup, because
+            the program's version cannot be trusted.
+        names: the names that the tests use without defining them; the program must or may define them.
+        modules: those names that are modules (`math`, `np`); the tests get the real one, never the program's.
+        literal_asserts: all tests, if all can be evaluated outside the sandbox; else empty.
+        is_setup_pure: the setup uses nothing of the program, so a failure is the reference's fault.
+        usual_imports: the program may rely on common modules being imported.
+        is_json: arguments and results were JSON, in which a tuple is a list and 2.0 is 2.
+        function_name: a name that the program may define as a function or as a method of `Solution`; "" if fixed.
     """
 
     entry_point: str
@@ -96,9 +100,10 @@ def read_reference(value: Json, *, modules: Sequence[str] = ("numpy",), loose: f
 
     Args:
         modules: what the tests may import besides the standard library.
-        loose: how far a number may be from one of a JSON result, where the reference itself does not say.
+        loose: the allowed error of a number in a JSON result, if the reference sets none.
 
-    Raises: ValueError that says what is wrong with it.
+    Raises:
+        ValueError: the reference is invalid; the message says why.
     """
     data = as_reference(value)
     kind = data.get("kind") or ("stdio" if "tests" in data else "function")
@@ -110,7 +115,7 @@ def read_reference(value: Json, *, modules: Sequence[str] = ("numpy",), loose: f
 
 
 def digest_of(value: Json) -> bytes:
-    """What distinguishes two references."""
+    """A digest that distinguishes references."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
@@ -125,12 +130,12 @@ def without_first(reference: Reference, count: int) -> Reference:
 
 
 def apply_limits(limits: Limits, overrides: Mapping[str, float]) -> Limits:
-    """The settings' limits with those of a reference."""
+    """The limits of the settings, overridden by those of the reference."""
     return replace(limits, **cast("dict[str, Any]", dict(overrides))) if overrides else limits
 
 
 def defines(code: str, name: str) -> bool:
-    """Whether a program binds a name at its top level; read as text, because it need not be a program at all.
+    """Whether a text binds a name at its top level; it need not be a valid program.
 
     >>> defines("def f(x):\\n    return x", "f"), defines("    return f(x)", "f")
     (True, False)
@@ -147,7 +152,7 @@ def defines(code: str, name: str) -> bool:
 
 
 def names_of(reference: Reference) -> tuple[str, ...]:
-    """What a program may define to be the one that the tests want; none when it reads standard input."""
+    """The names by which the tests may call a program; none if it reads standard input."""
     if not isinstance(reference, FunctionReference):
         return ()
     either = (reference.function_name, "Solution") if reference.function_name else ()
@@ -174,11 +179,11 @@ def with_prompt(code: str, reference: FunctionReference) -> str:
 
 
 def _helpers(prompt: str, entry_point: str) -> str:
-    """The imports and helpers of a prompt: all but the function to be written."""
+    """The imports and helpers of a prompt: everything except the function to write."""
     try:
         tree = ast.parse(prompt)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        # a prompt that ends within the function: the text before it
+        # the prompt ends inside the function: keep the text before it
         start = re.search(rf"^(?:async[ \t]+)?def[ \t]+{entry_point}\b", prompt, re.MULTILINE)
         return prompt[: start.start()] if start else ""
     kept = [node for node in tree.body if getattr(node, "name", None) != entry_point]
@@ -189,7 +194,7 @@ def _read_function(data: Mapping[str, Json], modules: Sequence[str], loose: floa
     asserts, test = data.get("asserts"), data.get("test")
     if (asserts is None) == (test is None):
         raise ValueError("a function reference needs exactly one of `asserts` and `test`")
-    if test is not None:  # a row of a data set may be given as it is
+    if test is not None:  # a whole row of a data set
         data = {key: value for key, value in data.items() if key in _FUNCTION_KEYS}
     refuse_unknown(data, _FUNCTION_KEYS)
     setup = text_of(data, "setup").replace("\r\n", "\n")

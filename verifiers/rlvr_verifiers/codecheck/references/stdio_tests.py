@@ -1,4 +1,4 @@
-"""The tests of a program that reads standard input, and what all references have: tolerances and limits."""
+"""The tests of a program that reads standard input; tolerances and limits of all references."""
 
 import ast
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ class Tolerance:
 
 
 class WhiteSpace(StrEnum):
-    """Which white space of an output counts. At the end of a line, and lines around the whole, none ever does."""
+    """Which white space of an output counts. Blanks at the end of a line and blank lines around the whole never do."""
 
-    LAYOUT = "layout"  # blanks where the expected output itself lays out by them; and blank lines
-    WORDS = "words"  # only which words a line has
-    EXACT = "exact"  # all
+    LAYOUT = "layout"  # blank lines, and blanks if the expected output uses them for layout
+    WORDS = "words"  # none: only the words of each line
+    EXACT = "exact"  # all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckerProgram:
-    """A program that decides which output is right. It runs as `main.py input.txt output.txt answer.txt`, with exit
-    code 0 for a right output and 1 or 2 for a wrong one; any other end is the reference's fault."""
+    """A program that checks outputs. It runs as `main.py input.txt output.txt answer.txt`; exit code 0 accepts, 1 or 2
+    rejects, and anything else is the reference's fault."""
 
     language: str
     code: bytes
@@ -47,7 +47,7 @@ class CheckerProgram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StdioTest:
-    """What is fed to the program, and what it must print: `stdout`, or one of the `others`."""
+    """The input of the program, and the output that it must print: `stdout`, or one of `others`."""
 
     stdin: bytes
     stdout: str
@@ -58,7 +58,7 @@ class StdioTest:
 class StdioReference:
     """Programs that read standard input and write standard output.
 
-    is_loose: the verifier's own tolerance applies, because the reference asks for no comparison of its own.
+    is_loose: the verifier's tolerance applies, because the reference specifies no comparison.
     """
 
     tests: tuple[StdioTest, ...]
@@ -112,7 +112,7 @@ def _read_test(test: Any, index: int, *, needs_output: bool) -> StdioTest:
 
 
 def _texts_of(wanted: Any, *, needs_output: bool) -> list[str]:
-    """The accepted outputs; none for what is no output."""
+    """The accepted outputs; none if the value is not an output."""
     if wanted is None and not needs_output:
         return [""]
     if isinstance(wanted, str):
@@ -145,7 +145,7 @@ def _checker_program(checker: Json) -> CheckerProgram | None:
 
 
 def text_of(data: Mapping[str, Json], key: str) -> str:
-    """The text under a key; "" for none. Raises ValueError."""
+    """The text of a key; "" if it is missing. Raises ValueError."""
     value = data.get(key) or ""
     if not isinstance(value, str):
         raise ValueError(f"{key} is a {type(value).__name__}; it must be text")

@@ -1,8 +1,8 @@
-"""What programs can rely on in the online judges that their rows come from: imported names, and a class or a function.
+"""What online judges provide for the programs in their data sets: imported names, and a class or a function.
 
-LeetCode, LiveCodeBench, APPS, TACO and their successors run a program after a page of imports, and take `Solution` or
-a bare function, whichever it defines. Only the names that a program uses and does not bind are imported here: that
-costs a run nothing, and shadows nothing of its own.
+LeetCode, LiveCodeBench, APPS, TACO and their successors run a program after a page of imports, and accept `Solution` or
+a plain function, whichever it defines. Only names that a program uses and does not define are imported here, which
+costs nothing and shadows none of its own names.
 """
 
 import ast
@@ -13,7 +13,7 @@ from functools import cache
 from rlvr_verifiers.codecheck.references.names import free_names
 
 RECURSION_LIMIT = 50_000
-# later ones win, as in a list of star imports
+# later modules win, as with star imports
 _STARRED = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "random", "statistics", "operator",
     "math", "itertools", "functools", "fractions", "decimal", "io", "typing",
@@ -31,7 +31,7 @@ _MORE = {
     "PriorityQueue": "from queue import PriorityQueue",
     "Queue": "from queue import Queue",
 }
-# names that are a module and something in it: which one is meant shows in their use
+# names of a module and of something in it: the use decides which one is meant
 _BOTH = {"datetime", "bisect", "copy", "random", "time", "array"}
 _MAX_CHARS = 200_000
 _NODES = """class ListNode:
@@ -44,7 +44,7 @@ class TreeNode:
 
 
 def with_usual_imports(code: str) -> str:
-    """The program after the imports that it takes for granted; unchanged where it cannot be read.
+    """The program preceded by the imports that it relies on; unchanged if it cannot be parsed.
 
     >>> print(with_usual_imports("def f(x: List[int]):\\n    return gcd(*x)").splitlines()[0])
     __import__('sys').setrecursionlimit(50000); from math import gcd; from typing import List
@@ -88,7 +88,7 @@ def with_either_form(code: str, name: str) -> str:
 
 
 def _insert(code: str, tree: ast.Module, text: str) -> str:
-    """The text before the program, but after what must be first in a file."""
+    """Inserts the text before the program, but after what must come first in a file."""
     futures = [
         node.end_lineno or node.lineno
         for node in tree.body

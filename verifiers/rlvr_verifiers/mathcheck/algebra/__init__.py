@@ -1,1 +1,1 @@
-"""Whether two expressions are equal: exact values, an image in a large finite field, bounded numerics."""
+"""Decides whether two expressions are equal: exact values, images in a finite field, numerics with error bounds."""

@@ -1,4 +1,4 @@
-"""Arithmetic on values with error bounds, over either kernel: every result carries a first-order bound."""
+"""Arithmetic on values with first-order error bounds, over either kernel."""
 
 import math
 from fractions import Fraction
@@ -7,12 +7,12 @@ from typing import Any
 from rlvr_verifiers.mathcheck.algebra.kernels import DOUBLES, Kernel, Undetermined, Value
 
 MAX_GROWTH = 100_000  # |log| of a value
-SAFETY = 8  # how many bounds apart two values have to be
+SAFETY = 8  # how many error bounds apart two values must be
 _MAX_ANGLE = 1e12
 
 
 class Arithmetic:
-    """Operations on values over one kernel; `real` forbids leaving the reals."""
+    """Operations on values over one kernel; with `real`, leaving the reals is an error."""
 
     def __init__(self, kernel: Kernel, real: bool) -> None:
         self.kernel = kernel
@@ -122,7 +122,7 @@ class Arithmetic:
         return self.general_power(value, share)
 
     def whole(self, value: Value) -> int:
-        """The integer that a value is, within its error."""
+        """The integer that a value equals within its error. Raises Undetermined if there is none."""
         a, ea = value
         if not self.kernel.is_real(a) or ea > 1e-6 or abs(a) > 1e15:
             raise Undetermined("not an integer")

@@ -1,10 +1,11 @@
-r"""Whether two expressions are equal: the same tree, the same image in a large field, or the same values.
+r"""Decides whether two expressions are equal: by tree, by image in a large finite field, or by values.
 
-1. The same tree after ± is written out is equal (`structure`).
-2. The images in `field` decide exactly for rational functions, radicals and complex numbers both ways, and prove most
-   identities of powers, exponentials, logarithms and angles (`number` for constants, `symbolic` with variables).
-3. What is left is compared at seeded points: doubles with error bounds tell apart (`numeric`, final), and, unless
-   `bounded`, values of 60 and more digits accept.
+1. Equal trees, after ± is expanded, are equal (`structure`).
+2. The images in `field` decide exactly, in both directions, for rational functions, radicals and complex numbers, and
+   prove most identities of powers, exponentials, logarithms and angles (`number` for constants, `symbolic` with
+   variables).
+3. The rest is compared at seeded points: doubles with error bounds can prove a difference (`numeric`, final), and,
+   unless `bounded`, values with 60 or more digits accept equality.
 """
 
 from collections.abc import Callable
@@ -47,9 +48,11 @@ _BOUNDS = range(1, 9)
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """result is None only when `bounded` left it open: a worker with mpmath can decide.
+    """The result of comparing two expressions.
 
-    problem: "" or why there was nothing to compare: too_big, unevaluated, undefined.
+    Attributes:
+        result: None only with `bounded`: undecided, and left to a worker with mpmath.
+        problem: why there was nothing to compare (too_big, unevaluated, undefined); "" if there was.
     """
 
     result: bool | None
@@ -59,7 +62,7 @@ class Equality:
 
 
 def same(gold: Expr, answer: Expr, *, bounded: bool) -> Equality:
-    r"""Whether both are equal as functions of their variables, where both are real. Never raises.
+    r"""Whether both are equal as functions of their variables wherever both are real. Never raises.
 
     >>> from .expression import parse
     >>> same(parse(r"\cos 2x"), parse(r"1-2\sin^2 x"), bounded=True).result
@@ -71,7 +74,7 @@ def same(gold: Expr, answer: Expr, *, bounded: bool) -> Equality:
 
 
 def proportional(gold: Expr, answer: Expr, *, bounded: bool) -> Equality:
-    """Whether gold = c * answer for a constant c != 0: the equations `gold = 0` and `answer = 0`.
+    """Whether gold = c * answer for a constant c != 0, that is, `gold = 0` and `answer = 0` are equivalent.
 
     >>> from .expression import parse
     >>> proportional(parse("3x-y-2"), parse("2y-6x+4"), bounded=True).result
@@ -81,7 +84,7 @@ def proportional(gold: Expr, answer: Expr, *, bounded: bool) -> Equality:
 
 
 def same_up_to_constant(gold: Expr, answer: Expr, *, bounded: bool) -> Equality:
-    """Whether gold - answer is a constant: antiderivatives whose constants C were taken off.
+    """Whether gold - answer is a constant: for antiderivatives without their constants C.
 
     >>> from .expression import parse
     >>> same_up_to_constant(parse(r"\\sin^2 x"), parse(r"-\\cos^2 x"), bounded=True).result
@@ -101,7 +104,7 @@ def _compared(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> Eq
         return Equality(False, Method.NUMBER, f"it has no value: {error}", "undefined")
     if found.result is not False:
         bases = _bases(gold) | _bases(answer)
-        if None in bases and Const("e") in bases:  # beside ln, a bare log is in base ten
+        if None in bases and Const("e") in bases:  # if ln occurs too, a bare log is in base ten
             return _compared(_log_in_base_ten(gold), _log_in_base_ten(answer), relation, bounded)
         return found
     if relation is Relation.EQUAL and not found.problem:
@@ -113,7 +116,7 @@ def _compared(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> Eq
 
 
 def _other_readings(gold: Expr, answer: Expr) -> list[tuple[Expr, Expr]]:
-    """Pairs to try when the plain reading fails: i as a unit vector, a bare log in base ten."""
+    """Pairs to try if the plain reading fails: i as a unit vector, a bare log in base ten."""
     found: list[tuple[Expr, Expr]] = []
     names = variables(gold), variables(answer)
     units = [{name for name in side if name.startswith("vec:")} for side in names]
@@ -132,7 +135,7 @@ def _other_readings(gold: Expr, answer: Expr) -> list[tuple[Expr, Expr]]:
 
 
 def _as_vectors(expr: Expr, units: set[str]) -> Expr:
-    """The tree with bare i, j, k and other letters read as the vectors of the other side."""
+    """The tree with i, j, k and other letters read as the vectors of the other side."""
 
     def change(node: Expr) -> Expr:
         if isinstance(node, Var | Const) and f"vec:{node.name}" in units:
@@ -162,7 +165,7 @@ def _log_in_base_ten(expr: Expr) -> Expr:
 
 
 def _as_product(expr: Expr, names: set[str]) -> Expr:
-    """The tree with f(x) read as f times x for names that also stand alone; f(x)^2 is f x^2 then."""
+    """The tree with f(x) read as f times x for names that also occur alone; f(x)^2 is then f x^2."""
 
     def change(node: Expr) -> Expr:
         if isinstance(node, Apply) and node.name in names and len(node.args) == 1:
@@ -178,7 +181,7 @@ def _as_product(expr: Expr, names: set[str]) -> Expr:
 
 
 def _with_signs(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> Equality:
-    """±, sums and infinity taken care of; then the comparison proper."""
+    """Handles ±, sums and infinity, then compares."""
     has_sign = [any(isinstance(node, PlusMinus) for node in walk(e)) for e in (gold, answer)]
     if has_sign[0] != has_sign[1]:
         return Equality(False, Method.STRUCTURE, "only one of them has the sign ±")
@@ -205,7 +208,7 @@ def _with_signs(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> 
 
 
 def _at_whole_numbers(gold: Expr, answer: Expr, name: str, bounded: bool) -> Equality | None:
-    """The comparison of sums and products up to a variable bound, written out for its first values."""
+    """Compares sums and products with a variable bound by expanding them for its first values."""
     for value in _BOUNDS:
         number = Num(Fraction(value))
         sides = [expanded_sums(at(expr, {name: number})) for expr in (gold, answer)]
@@ -220,7 +223,7 @@ def _at_whole_numbers(gold: Expr, answer: Expr, name: str, bounded: bool) -> Equ
 def _same_lists(
     golds: tuple[Expr, ...], answers: tuple[Expr, ...], compared: Callable[[Expr, Expr], Equality]
 ) -> Equality:
-    """Whether two lists hold the same values once each, in any order."""
+    """Whether two lists have the same values, each once, in any order."""
     left = list(answers)
     if len(golds) != len(left):
         return Equality(False, Method.STRUCTURE, "the signs ± make lists of other lengths")
@@ -242,7 +245,7 @@ def _same_lists(
 
 
 def _infinite_sign(expr: Expr) -> int | None:
-    """1 or -1 for plus or minus infinity, 0 for an expression without it, None for any other use of it."""
+    """1 or -1 for plus or minus infinity, 0 for an expression without infinity, None for any other use of it."""
     if expr == _INFINITY:
         return 1
     if isinstance(expr, Mul) and expr.factors[-1] == _INFINITY:
@@ -276,7 +279,7 @@ def _decided(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> Equ
 
 
 def _holds(gold: Expr, answer: Expr, first: int, second: int, relation: Relation) -> bool:
-    """Whether the images prove the relation; ratios and differences are compared at two elements."""
+    """Whether the images prove the relation; ratios and differences are compared at two elements of the field."""
     if relation is Relation.EQUAL:
         return first == second
     if relation is Relation.PROPORTIONAL and 0 in (first, second):

@@ -1,7 +1,7 @@
 r"""The value of a reference that is an integral, a sum, a product or a limit, by sympy.
 
-Only references are evaluated, never an answer. sympy runs in a child that is killed at its limit: an integral may take
-for ever, and nothing in this process can stop it.
+Only references are evaluated, never answers. sympy runs in a child process that is killed at a time limit, because an
+integral may take forever and cannot be interrupted inside this process.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from rlvr_verifiers.mathcheck.tree.rewriting import is_unevaluated
 if TYPE_CHECKING:
     import sympy
 
-LIMIT_CPU_S = 3  # of the child's own time, so that what else the machine does decides nothing
+LIMIT_CPU_S = 3  # CPU time of the child, so that other load on the machine does not matter
 _LONGEST_S = 30.0
 _MAX_BYTES = 4000
 _MAX_NODES = 200
@@ -48,13 +48,13 @@ _OTHER_NAMES = {
 
 
 class _NoValueError(ValueError):
-    """sympy is not asked about it, or does not know it."""
+    """The expression is not passed to sympy, or sympy finds no value."""
 
 
 @lru_cache(maxsize=4096)
 def value_of(text: str) -> Expr | None:
-    r"""The closed form of an expression that holds an integral, a sum, a product or a limit; None when there is none,
-    or sympy does not find it in time.
+    r"""The closed form of an expression with an integral, a sum, a product or a limit; None if there is none or sympy
+    does not find it in time.
 
     >>> value_of(r"\int_0^1 x^2\,dx")
     Num(value=Fraction(1, 3))
@@ -84,8 +84,8 @@ def value_of(text: str) -> Expr | None:
 
 
 def _in_child(expr: Expr, names: list[str]) -> str:
-    """What sympy makes of an expression, in LaTeX; "" when it has not said so within the limit."""
-    import sympy  # noqa: F401 - once here, and not in each child
+    """The value that sympy finds, in LaTeX; "" if there is none within the limit."""
+    import sympy  # noqa: F401 - imported once here, not in each child
 
     reader, writer = os.pipe()
     parent, child = os.getpid(), os.fork()
@@ -135,7 +135,7 @@ def _names_in_bounds(expr: Expr, kinds: tuple[str, ...]) -> frozenset[str]:
 
 
 class _Converter:
-    """Our tree as one of sympy, with its operations carried out."""
+    """Converts a tree to a sympy expression and carries out its operations."""
 
     def __init__(self, symbols: "dict[str, Any]") -> None:
         self.symbols = symbols
@@ -189,7 +189,7 @@ class _Converter:
             variable = sympy.Symbol("u", real=True)
             inner = _Converter({**self.symbols, name: variable}).sympy_of(body)
             if node.low is None or node.high is None:
-                raise _NoValueError  # an antiderivative has many values
+                raise _NoValueError  # an antiderivative is not unique
             bounds = (variable, self.sympy_of(node.low), self.sympy_of(node.high))
             return sympy.integrate(inner, bounds)
         if not node.variable or node.low is None:
@@ -209,7 +209,7 @@ class _Converter:
 
 
 def _integrand(body: Expr) -> tuple[str, Expr]:
-    """The variable of integration, and the integrand without its differential; "" when none is found."""
+    """The variable of integration ("" if none is found) and the integrand without its differential."""
     if isinstance(body, Div):
         name, top = _integrand(body.top)
         return name, Div(top, body.bottom)

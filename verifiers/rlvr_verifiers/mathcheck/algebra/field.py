@@ -2,10 +2,10 @@ r"""Exact identities by one homomorphism into the integers modulo a large prime.
 
 Every expression is sent to a number modulo P (149 bits): rationals to themselves, variables, pi and e to fixed
 pseudo-random elements, sqrt(2), i, the cube root of 5 or cos(pi/60) to elements with the same algebraic relations, and
-e^{x}, sin x, 2^n, ln 7 to elements that obey e^{a+b} = e^a e^b, sin^2 + cos^2 = 1, ln(ab) = ln a + ln b. Whatever is
-equal in that model is equal (a rational function of degree d fails with probability d / 2^149, Schwartz 1980,
-Zippel 1979). Whatever differs is different when only rationals, variables, pi, e and radicals occur (`is_free`);
-with other functions it may still be equal for a reason that the model does not know.
+e^{x}, sin x, 2^n, ln 7 to elements that obey e^{a+b} = e^a e^b, sin^2 + cos^2 = 1, ln(ab) = ln a + ln b. Expressions
+with equal images are equal (for a rational function of degree d this fails with probability d / 2^149, Schwartz 1980,
+Zippel 1979). Expressions with different images are different if only rationals, variables, pi, e and radicals occur
+(`is_free`); with other functions they may still be equal for a reason that the model does not know.
 """
 
 import functools
@@ -24,6 +24,7 @@ from rlvr_verifiers.mathcheck.algebra.residues import (
     name_root,
     residue,
 )
+from rlvr_verifiers.mathcheck.text.vocabulary import words
 from rlvr_verifiers.mathcheck.tree.exact import Undefined, exact_value, function_value
 from rlvr_verifiers.mathcheck.tree.nodes import (
     Add,
@@ -48,7 +49,7 @@ _CONST_E = Const("e")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """value: the image modulo P. is_free: another value means another function."""
+    """The image of an expression modulo P; with `is_free`, different images mean different functions."""
 
     value: int
     is_free: bool
@@ -58,7 +59,9 @@ class Image:
 def image(expr: Expr) -> Image:
     """The image of an expression.
 
-    Raises: Undefined for a division by zero; TooBig for an exponent or factorial over the limits.
+    Raises:
+        Undefined: a division by zero.
+        TooBig: an exponent or factorial over the limits.
     """
     work = _Image()
     value = work.of(expr)
@@ -66,7 +69,7 @@ def image(expr: Expr) -> Image:
 
 
 class _Image(Powers):
-    """The image of every kind of node."""
+    """Computes the image of every type of node."""
 
     def of(self, expr: Expr) -> int:
         if isinstance(expr, Num):
@@ -149,7 +152,7 @@ class _Image(Powers):
         return self.opaque(name, *(self.of(argument) for argument in args))
 
     def known_angle(self, name: str, argument: Expr) -> int | None:
-        """arcsin, arccos, arctan of a constant when that is a multiple of pi/60: guessed in doubles, then proved."""
+        """arcsin, arccos, arctan of a constant, if it is a multiple of pi/60: guessed with doubles, then proved."""
         bounds = real_interval(Func(name, (argument,)))
         if bounds is None:
             return None
@@ -164,7 +167,7 @@ class _Image(Powers):
         return self.of(angle)
 
     def ordered(self, name: str, args: tuple[Expr, ...]) -> int | None:
-        """A function of real constants that needs only their order: |1 - sqrt 2|, floor(pi), max(2, e)."""
+        """A function of real constants that depends only on their order: |1 - sqrt 2|, floor(pi), max(2, e)."""
         if any(variables(argument) for argument in args):
             return None
         bounds = [real_interval(argument) for argument in args]
@@ -210,7 +213,7 @@ class _Image(Powers):
             total = 0
             for q, count in (factored_fraction(value) or {}).items():
                 if q > 9409:
-                    self.is_free = False  # it may be a product of primes
+                    self.is_free = False  # it may be a product of known primes
                 total += count * element("log", q)
             return total % P
         if expr == _CONST_E:
@@ -240,20 +243,6 @@ def _ratio(kind: str, sine: int, cosine: int) -> int:
     return inverse(cosine if kind == "1/c" else sine)
 
 
-ANGLES = {
-    "arcsin": "sin",
-    "arccos": "cos",
-    "arctan": "tan",
-    "arccot": "cot",
-    "arcsec": "sec",
-    "arccsc": "csc",
-}
+ANGLES = dict(zip(words("arcsin arccos arctan arccot arcsec arccsc"), words("sin cos tan cot sec csc"), strict=True))
 _CIRCULAR = {"sin": "s", "cos": "c", "tan": "s/c", "cot": "c/s", "sec": "1/c", "csc": "1/s"}
-_HYPERBOLIC = {
-    "sinh": "s",
-    "cosh": "c",
-    "tanh": "s/c",
-    "coth": "c/s",
-    "sech": "1/c",
-    "csch": "1/s",
-}
+_HYPERBOLIC = {"sinh": "s", "cosh": "c", "tanh": "s/c", "coth": "c/s", "sech": "1/c", "csch": "1/s"}

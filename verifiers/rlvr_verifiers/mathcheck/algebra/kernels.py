@@ -1,4 +1,4 @@
-"""The two kinds of number that values are computed in: doubles, and mpmath at a chosen precision."""
+"""The two number types for numerical values: doubles, and mpmath at a chosen precision."""
 
 import cmath
 import functools
@@ -11,7 +11,7 @@ Value = tuple[Any, Any]  # a number of the kernel (real or complex) and the boun
 
 
 class Undetermined(ArithmeticError):  # noqa: N818 - a finding about the value
-    """The value cannot be found at this precision, at this point or within the limits."""
+    """The value cannot be determined at this precision, at this point or within the limits."""
 
 
 class Doubles:
@@ -71,7 +71,7 @@ class Doubles:
 
 
 class Precise:
-    """mpmath at a number of digits, in a context of its own."""
+    """mpmath with a given number of digits, in a separate context."""
 
     def __init__(self, digits: int) -> None:
         context = _context(threading.get_ident())
@@ -98,7 +98,7 @@ class Precise:
         return not isinstance(value, self._complex)
 
     def logarithm(self, size: Any) -> float:
-        """The natural logarithm of a positive real, roughly; also of those outside the doubles."""
+        """The approximate natural logarithm of a positive real, also of one outside the range of doubles."""
         return 0.6931 * int(self._magnitude(size)) if size != 1 else 0.0
 
     def floor(self, value: Any) -> int:
@@ -107,7 +107,7 @@ class Precise:
 
 @functools.lru_cache(maxsize=16)
 def _context(thread: int) -> Any:
-    """A context of mpmath for a thread, apart from the global one: a precision belongs to whoever set it."""
+    """An mpmath context per thread, separate from the global one, so that nobody else changes its precision."""
     import mpmath
 
     return mpmath.MPContext()

@@ -2,8 +2,8 @@
 
 One evaluator runs over two kernels: doubles, which are only ever used to prove that two values differ, and mpmath
 at a chosen precision. The bound is propagated to first order through every operation, so that cancellation,
-1/2004! beside 1/2006!, or 10^{-40} beside 1 are judged by what is known and not by an absolute tolerance.
-Magnitudes are checked before each operation, so that nothing here can run long.
+1/2004! next to 1/2006!, or 10^{-40} next to 1 are compared by the known error and not by an absolute tolerance.
+Magnitudes are checked before each operation, so that nothing here can take long.
 """
 
 import functools
@@ -15,6 +15,7 @@ from typing import Any
 
 from rlvr_verifiers.mathcheck.algebra.bounded_arithmetic import SAFETY, Arithmetic
 from rlvr_verifiers.mathcheck.algebra.kernels import DOUBLES, Kernel, Undetermined, Value
+from rlvr_verifiers.mathcheck.text.vocabulary import words
 from rlvr_verifiers.mathcheck.tree.nodes import (
     Add,
     Apply,
@@ -30,9 +31,10 @@ from rlvr_verifiers.mathcheck.tree.nodes import (
 
 
 def value_at(expr: Expr, point: dict[str, Fraction], kernel: Kernel, *, real: bool = False) -> Value:
-    """The value and the bound on its error; `real`: no step on the way may leave the reals.
+    """The value and a bound on its error; with `real`, no intermediate value may leave the reals.
 
-    Raises: Undetermined.
+    Raises:
+        Undetermined: the value cannot be determined here.
     """
     try:
         return _Evaluation(point, kernel, real).of(expr)
@@ -50,7 +52,7 @@ def _tiny(value: Any) -> float:
 
 
 def real_interval(expr: Expr, *, positive: bool = False) -> tuple[float, float] | None:
-    """Bounds on a real constant from doubles; None when it is complex, unknown or (`positive`) not positive."""
+    """Bounds on a real constant from doubles; None if it is complex, unknown or (with `positive`) not positive."""
     try:
         value, error = value_at(expr, {}, DOUBLES)
     except Undetermined:
@@ -224,7 +226,7 @@ class _Evaluation(Arithmetic):
         return (a.real if name == "re" else a.imag), ea
 
     def stepped(self, name: str, values: list[Value]) -> Value:
-        """Functions with jumps, and functions of integers."""
+        """Step functions and functions of integers."""
         a, ea = values[0]
         if name in ("floor", "ceil"):
             if abs(a) > 1e15 or ea > 1e-6:
@@ -278,27 +280,8 @@ def _coefficients(name: str, place: int) -> tuple[int, int, int]:
 
 _E = Const("e")
 _CIRCULAR = {"sin": "s", "cos": "c", "tan": "s/c", "cot": "c/s", "sec": "1/c", "csc": "1/s"}
-_HYPERBOLIC = {
-    "sinh": "s",
-    "cosh": "c",
-    "tanh": "s/c",
-    "coth": "c/s",
-    "sech": "1/c",
-    "csch": "1/s",
-}
-_INVERSE = frozenset(
-    (
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "arcsec",
-        "arccsc",
-        "arsinh",
-        "arcosh",
-        "artanh",
-    )
-)
+_HYPERBOLIC = {"sinh": "s", "cosh": "c", "tanh": "s/c", "coth": "c/s", "sech": "1/c", "csch": "1/s"}
+_INVERSE = frozenset(words("arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh"))
 _BY_TYPE: dict[type, Callable[[_Evaluation, Any], Value]] = {
     Num: _Evaluation.num,
     Var: _Evaluation.var,

@@ -26,7 +26,7 @@ DEGREE_SHARE = Fraction(1, 180)
 
 
 class Powers:
-    """One evaluation; `is_free` turns False at the first value that the model may not separate."""
+    """One evaluation; `is_free` becomes False at the first value that the model may not distinguish."""
 
     def __init__(self) -> None:
         self.is_free = True
@@ -40,7 +40,7 @@ class Powers:
         raise NotImplementedError
 
     def opaque(self, name: str, *values: int) -> int:
-        """An element for a function about which the model knows nothing but its arguments."""
+        """An element for a function of which the model knows only the arguments."""
         self.is_free = False
         return element("function", name, *values)
 
@@ -65,7 +65,7 @@ class Powers:
         return found
 
     def signed(self, base: int, share: Fraction) -> int:
-        """A rational power of an element: exact for an integer exponent, opaque for another."""
+        """A rational power of an element: exact for an integer exponent, else opaque."""
         if share.denominator == 1:
             return self.whole_power(base % P, share.numerator)
         return self.opaque("power", base % P, share.numerator, share.denominator)
@@ -79,7 +79,7 @@ class Powers:
         return pow(base, exponent % ORDER, P)
 
     def rational_power(self, base: Expr, exponent: Fraction) -> int:
-        """base ** exponent with the positive root for a positive base, and the real odd root of a negative."""
+        """base ** exponent, with the positive root of a positive base and the real odd root of a negative one."""
         twelfths = exponent * 12
         if twelfths.denominator == 1:
             if isinstance(base, Var):
@@ -119,12 +119,12 @@ class Powers:
         if exponent.denominator == 2 and q < 100:
             return self.whole_power(square_root(q), exponent.numerator)
         if q > 9409 and q.bit_length() <= MAX_FACTORED_BITS:
-            for index in (2, 3, 5, 7):  # what is left may be a power itself
+            for index in (2, 3, 5, 7):  # the rest may be a power itself
                 inner = whole_root(q, index)
                 if inner is not None:
                     return self.positive_power(Fraction(inner), exponent * index)
         whole, part = divmod(exponent, 1)
-        self.is_free = False  # its square is not known to the model
+        self.is_free = False  # the model does not know its square
         unit = element("root", q, part.denominator)
         return self.whole_power(q, int(whole)) * self.whole_power(unit, part.numerator) % P
 

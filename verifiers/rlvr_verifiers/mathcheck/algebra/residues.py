@@ -1,7 +1,7 @@
 """Arithmetic modulo the prime P of `field`: its roots of unity, roots of primes, and elements for names.
 
-P - 1 is divisible by 8, 9 and every prime up to 97, so that by quadratic reciprocity -1 and these primes are squares;
-and P was searched so that 2, 3, 5 and 7 have 12-th roots.
+P - 1 is divisible by 8, 9 and every prime up to 97, so that by quadratic reciprocity -1 and these primes are squares.
+P was chosen so that 2, 3, 5 and 7 have 12-th roots.
 """
 
 import functools
@@ -13,7 +13,7 @@ from rlvr_verifiers.mathcheck.tree.exact import Undefined
 P = 464266318645721344665364811466698550520360801
 ORDER = P - 1
 ZETA_120 = 97277993289056584833110297623733512409255121  # a primitive 120-th root of unity
-TWELFTH_ROOTS = {  # t with t^12 = q; t^6 is the square root that fits ZETA_120
+TWELFTH_ROOTS = {  # t with t^12 = q; t^6 is the square root that is consistent with ZETA_120
     2: 449806638260785596443041216391652876154624948,
     3: 291098940500977492165509449306694521809162549,
     5: 178586731899387441517568564112231397210462608,
@@ -34,13 +34,13 @@ def element(*key: str | int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def name_root(name: str) -> int:
-    """A 12-th root of a variable's element, so that its roots up to the 12-th are elements too."""
+    """A 12-th root of a variable's element, so that its roots up to the 12-th exist in the field."""
     return element("variable", name)
 
 
 @functools.lru_cache(maxsize=256)
 def square_root(q: int) -> int:
-    """A square root of a prime below 100 modulo P; that of 2, 3 and 5 fits the roots of unity."""
+    """A square root of a prime below 100 modulo P; those of 2, 3 and 5 are consistent with the roots of unity."""
     twelfth = TWELFTH_ROOTS.get(q)
     if twelfth is not None:
         return pow(twelfth, 6, P)
@@ -76,7 +76,7 @@ def inverse(value: int) -> int:
 
 
 def _factored(value: int) -> tuple[dict[int, int], int]:
-    """The primes below 100 in an integer > 0 with their exponents, and what is left."""
+    """The exponents of the primes below 100 in a positive integer, and the remaining factor."""
     found: dict[int, int] = {}
     if value.bit_length() > MAX_FACTORED_BITS:
         return found, value
@@ -90,7 +90,7 @@ def _factored(value: int) -> tuple[dict[int, int], int]:
 
 
 def factored_fraction(value: Fraction) -> dict[int, int] | None:
-    """Exponents of the primes and the unfactored rest in a positive fraction."""
+    """The exponents of the primes and of the unfactored rest in a positive fraction."""
     found, rest = _factored(value.numerator)
     if rest != 1:
         found[rest] = found.get(rest, 0) + 1

@@ -1,8 +1,8 @@
-"""Two expressions compared at seeded points: doubles to tell them apart, mpmath to accept them.
+"""Compares two expressions at seeded points: doubles prove that they differ, mpmath accepts that they are equal.
 
-Where: reals at which both are real, positive, negative and large ones, and |x| < 1 for arcsin. Complex values count
-only when i occurs or nothing is real. Variables under a factorial, in a binomial, or in an exponent over a negative
-base are integers.
+The points are reals at which both are real: positive, negative and large ones, and |x| < 1 for arcsin. Complex values
+count only if i occurs or no point gives real values. Variables in a factorial, in a binomial coefficient or in the
+exponent of a negative base are integers.
 """
 
 import hashlib
@@ -13,25 +13,14 @@ from fractions import Fraction
 
 from rlvr_verifiers.mathcheck.algebra.kernels import DOUBLES, Kernel, Precise, Undetermined, Value
 from rlvr_verifiers.mathcheck.algebra.numeric import is_apart, value_at
+from rlvr_verifiers.mathcheck.text.vocabulary import words
 from rlvr_verifiers.mathcheck.tree.nodes import Const, Expr, Func, Mul, Num, Pow, variables, walk
 
-# (low, high) of the regimes in thousandths, in the order in which they are tried
+# (low, high) of the sampling ranges in thousandths, in the order in which they are tried
 _REGIMES = (
-    (300, 3000),
-    (-9000, -1500),
-    (50, 950),
-    (2000, 12_000),
-    (-12_000, 12_000),
-    (-950, -50),
-    (1000, 4000),
-    (-3000, -300),
-    (3000, 7000),
-    (-950, 950),
-    (10_000, 90_000),
-    (-90_000, 90_000),
-    (100, 900),
-    (-6000, 1000),
-)
+    (300, 3000), (-9000, -1500), (50, 950), (2000, 12_000), (-12_000, 12_000), (-950, -50), (1000, 4000),
+    (-3000, -300), (3000, 7000), (-950, 950), (10_000, 90_000), (-90_000, 90_000), (100, 900), (-6000, 1000),
+)  # fmt: skip
 _WANTED_IN_DOUBLES = 14
 _WANTED_PRECISELY = 4
 _ENOUGH = 2  # real points; with fewer, complex values count too
@@ -40,10 +29,11 @@ _MAX_EXTRA_DIGITS = 1000
 _RESOLVED = 10.0**-30
 _ROUNDS = 3
 _I = Const("i")
+_OF_INTEGERS = frozenset(words("factorial double_factorial binom gcd lcm mod"))
 
 
 class Relation(StrEnum):
-    """What is asked of gold and answer at all points."""
+    """The relation that gold answer and answer must have at all points."""
 
     EQUAL = "equal"
     PROPORTIONAL = "proportional"  # gold = c * answer, c != 0
@@ -62,9 +52,9 @@ def differ(gold: Expr, answer: Expr, relation: Relation, seed: bytes) -> bool:
 
 
 def agree(gold: Expr, answer: Expr, relation: Relation, seed: bytes) -> bool | None:
-    """Whether the relation holds at every point to 30 digits relative or better; None when no point decides.
+    """Whether the relation holds at every point to a relative accuracy of 30 digits; None if no point decides.
 
-    The precision grows with the literals, and again while both sides cancel to less than their error.
+    The precision grows with the size of the literals, and doubles while both sides cancel to less than their error.
     """
     digits = _DIGITS + min(max(_digits(gold), _digits(answer)), _MAX_EXTRA_DIGITS)
     for _ in range(_ROUNDS):
@@ -81,11 +71,11 @@ def agree(gold: Expr, answer: Expr, relation: Relation, seed: bytes) -> bool | N
         if all(_is_resolved(first, second) for first, second in derived):
             return True
         digits *= 2
-    return True  # both are zero as far as 240 digits can tell
+    return True  # both are zero to 240 digits
 
 
 def seed_of(*parts: object) -> bytes:
-    """A seed for the points from what is compared."""
+    """A seed for the points, derived from the expressions."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
@@ -95,9 +85,10 @@ def _is_resolved(first: Value, second: Value) -> bool:
 
 
 def _values(gold: Expr, answer: Expr, seed: bytes, kernel: Kernel, wanted: int) -> Iterator[tuple[Value, Value]]:
-    """Gold and answer at the points where both can be compared.
+    """The values of both at the points where both can be evaluated.
 
-    Raises: Undetermined when there is none.
+    Raises:
+        Undetermined: there is no such point.
     """
     names = variables(gold) | variables(answer)
     integers = _integers(gold) | _integers(answer)
@@ -123,7 +114,7 @@ def _values(gold: Expr, answer: Expr, seed: bytes, kernel: Kernel, wanted: int) 
 
 
 def _derived(pairs: list[tuple[Value, Value]], relation: Relation) -> list[tuple[Value, Value]]:
-    """Pairs that are equal if and only if the relation holds."""
+    """Pairs of values that are equal if and only if the relation holds."""
     if relation is Relation.EQUAL or not pairs:
         return pairs
     (gold, answer), *others = pairs
@@ -142,7 +133,7 @@ def _times(first: Value, second: Value) -> Value:
 
 
 def _points(names: frozenset[str], integers: frozenset[str], seed: bytes) -> Iterator[dict[str, Fraction]]:
-    """The points in the order in which they are tried: one empty point when there are no variables."""
+    """The points in the order in which they are tried; one empty point if there are no variables."""
     if not names:
         yield {}
         return
@@ -155,24 +146,17 @@ def _points(names: frozenset[str], integers: frozenset[str], seed: bytes) -> Ite
             if name in integers:
                 first = 10 if name.lower().startswith(("n", "m")) else 2
                 point[name] = Fraction(first + count // 2 + int(draw * (10 + count)))
-            else:  # dyadic, so that doubles hold it exactly
+            else:  # dyadic, so that a double represents it exactly
                 thousandths = low + draw * (high - low)
                 point[name] = Fraction(round(thousandths * 2**20 / 1000), 2**20)
         yield point
 
 
 def _integers(expr: Expr) -> frozenset[str]:
-    """The variables that have to be integers for the expression to mean something."""
+    """The variables that must be integers for the expression to be defined."""
     found: set[str] = set()
     for node in walk(expr):
-        if isinstance(node, Func) and node.name in (
-            "factorial",
-            "double_factorial",
-            "binom",
-            "gcd",
-            "lcm",
-            "mod",
-        ):
+        if isinstance(node, Func) and node.name in _OF_INTEGERS:
             found.update(name for argument in node.args for name in variables(argument))
         elif isinstance(node, Pow) and _is_negative(node.base):
             found.update(variables(node.exponent))
@@ -186,7 +170,7 @@ def _is_negative(base: Expr) -> bool:
 
 
 def _digits(expr: Expr) -> int:
-    """Decimal digits between the largest and the smallest number that a tree names, roughly."""
+    """Roughly the number of decimal digits between the largest and the smallest literal of a tree."""
     total = 0.0
     for node in walk(expr):
         if isinstance(node, Num):

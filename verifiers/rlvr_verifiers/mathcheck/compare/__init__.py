@@ -1,1 +1,1 @@
-"""An answer against a reference; the type of the reference decides how they are compared."""
+"""Compares an answer with a reference; the type of the reference decides how."""

@@ -1,4 +1,4 @@
-r"""Whether an answer equals a gold answer; the type of the gold decides how they are compared.
+r"""Compares an answer with a gold answer; the type of the gold answer decides how.
 
 >>> compare(read_gold(r"\frac{3}{4}"), "0.75", bounded=True).result
 True
@@ -41,8 +41,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """What a recipe may relax. With `decimal_digits=k > 0` a decimal of at least k significant digits equals the
-    exact gold that rounds to it; 0 compares exactly.
+    """What a recipe may relax.
+
+    Attributes:
+        decimal_digits: with k > 0, a decimal of at least k significant digits equals an exact gold answer that rounds
+            to it; 0 compares exactly.
     """
 
     decimal_digits: int = 0
@@ -54,15 +57,15 @@ _SHOWN_CHARS = 80
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """A reference, read once.
+    """A parsed reference.
 
     Attributes:
-        text: as it was given.
+        text: the reference as given.
         kind: its type, for reports and metrics.
-        plain: its value when it is nothing but a number: answers of digits are settled with it alone.
+        plain: its value, if it is a plain number; plain numeric answers are compared with this value alone.
         compact: its tidied text without spaces.
-        is_value: whether it is one value, so that an integral or a sum left to do is no answer.
-        operations: its expressions that hold an integral, a sum or a limit; sympy knows the values of some.
+        is_value: whether it is a single value, so that an unevaluated integral or sum is not an answer.
+        operations: its expressions with an integral, a sum or a limit, some of which sympy can evaluate.
     """
 
     text: str
@@ -92,9 +95,12 @@ _UNEVALUATED = re.compile(r"\\(?:i{1,3}nt|oint|sum|prod|coprod|lim|limsup|liminf
 
 
 def read_gold(text: str) -> Gold:
-    r"""The reference, parsed. Raises ValueError when no answer could be compared with it: a data error.
+    r"""The parsed reference.
 
-    What no grammar reads, but holds words, is compared as text; what is too big, by its structure.
+    A reference that contains words and has no other reading is compared as text; one that is too big, by structure.
+
+    Raises:
+        ValueError: no answer could be compared with it (an error in the data).
 
     >>> read_gold(r"[2,9)").kind, read_gold(r"60^\circ").kind, read_gold("1,234").plain
     ('interval', 'degrees', Fraction(1234, 1))
@@ -126,10 +132,10 @@ def read_gold(text: str) -> Gold:
 
 
 def compare(gold: Gold, answer: str, *, bounded: bool, options: CompareOptions = EXACT) -> Decision:
-    """Whether the answer equals the gold.
+    """Whether the answer equals the gold answer.
 
     Args:
-        bounded: decide in about a millisecond or leave it open (`result` None).
+        bounded: decide within about a millisecond or return `result` None.
     """
     plain = gold.plain
     if plain is not None and not options.decimal_digits:
@@ -172,7 +178,7 @@ def compare(gold: Gold, answer: str, *, bounded: bool, options: CompareOptions =
 
 
 def evaluate(gold: Gold) -> Answer | None:
-    """The value of a gold that is an integral, a sum or a limit, found once in each process; None without one."""
+    """The value of an integral, a sum or a limit in a gold answer, computed once per process; None if there is none."""
     from rlvr_verifiers.mathcheck.algebra.evaluation import value_of
 
     values = [value_of(text) for text in gold.operations]
@@ -186,9 +192,9 @@ def _refused(text: str, problem: str) -> ValueError:
 
 
 def _with_readable(answer: Answer) -> tuple[Answer, bool]:
-    """The gold without readings that nothing could be compared with, and whether one is left.
+    """The gold answer without unusable readings, and whether any reading is left.
 
-    A gold that nothing reads is compared as text.
+    A gold answer without readings is compared as text.
     """
     readings = answer.readings
     if len(readings) == 1 and isinstance(readings[0], Number):
@@ -203,7 +209,7 @@ def _with_readable(answer: Answer) -> tuple[Answer, bool]:
 
 
 def _is_text(text: str) -> bool:
-    """Whether what no grammar reads may be compared as text: words, dots, cases, but nothing unfinished."""
+    """Whether a text without readings may be compared as text: words, dots or cases, but nothing unfinished."""
     if not is_balanced(text) or text.count("\\begin") != text.count("\\end") or text[-1] in "+-*/^_=<>\\":
         return False
     has_signs = _SIGN.search(text) is not None

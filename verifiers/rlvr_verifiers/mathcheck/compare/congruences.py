@@ -1,7 +1,6 @@
 r"""Congruences: `x ≡ 2 \pmod 5`, a remainder with its modulus, and the numbers 5k + 2.
 
-A modulus may be left out, as a unit may, and be added to a remainder that is smaller; another modulus may not stand
-there.
+Like a unit, a modulus may be omitted, or added to a remainder that is smaller; a different modulus is wrong.
 """
 
 import itertools
@@ -42,7 +41,7 @@ _SAMPLES = (0, 1, 2, 3, 5, -7)
 
 
 def congruence(text: str, reader: Reader) -> list[Reading] | None:
-    r"""`x ≡ 1, 4 \pmod 6` and `5 \bmod 9`; "n is divisible by 4"; None for a text with no modulus or several."""
+    r"""`x ≡ 1, 4 \pmod 6` and `5 \bmod 9`; "n is divisible by 4"; None for a text without a modulus or with several."""
     is_multiple = "divisible" in text or "multiple" in text
     if is_multiple and (match := _MULTIPLE.fullmatch(text)):
         modulus = reader.answer(match["modulus"])
@@ -80,7 +79,7 @@ def congruence(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _read(head: str, modulus: str, reader: Reader) -> list[Congruence]:
-    """The congruence; [] for one that is false or cannot be read."""
+    """The congruence; [] if it is false or cannot be read."""
     *lefts, right = split_outside(head, "=")
     remainders: list[Answer] = []
     for part in split_outside(AND.sub(",", right), ","):
@@ -106,7 +105,7 @@ def _read(head: str, modulus: str, reader: Reader) -> list[Congruence]:
 
 
 def congruences(session: Session, gold: Congruence, answer: Congruence, depth: int) -> Decision:
-    """The same remainders, whatever represents them, of the same modulus."""
+    """Whether both have the same modulus and the same residue classes."""
     if gold.quantity and answer.quantity and gold.quantity != answer.quantity:
         return no(Method.STRUCTURE, f"it is about {answer.quantity} and not {gold.quantity}")
     sets = residues(gold), residues(answer)
@@ -119,7 +118,7 @@ def congruences(session: Session, gold: Congruence, answer: Congruence, depth: i
 
 
 def congruence_of(session: Session, other: Reading, said: Congruence, depth: int, is_gold: bool) -> Decision | None:
-    """A congruence against a remainder, a family such as 5k + 2, or a list of either."""
+    """Compares a congruence with a remainder, a family such as 5k + 2, or a list of either."""
     if isinstance(other, Named):
         if said.quantity and said.quantity != other.name:
             return no(Method.STRUCTURE, f"one is about {said.quantity}, the other about {other.name}")
@@ -127,7 +126,7 @@ def congruence_of(session: Session, other: Reading, said: Congruence, depth: int
         found = [congruence_of(session, reading, said, depth, is_gold) for reading in readings]
         return next((d for d in found if d is not None and d.result), next(iter(found), None))
     if not is_quantity(said.quantity):
-        return None  # 2x ≡ 4 is not solved
+        return None  # 2x ≡ 4 is unsolved
     own, others = residues(said), residues(other)
     if own is not None and others is not None:
         return _compared(own, others)
@@ -149,7 +148,7 @@ def congruence_of(session: Session, other: Reading, said: Congruence, depth: int
 
 
 def _remainder(number: Number, said: Congruence, own: tuple[int, frozenset[int]], *, is_gold: bool) -> Decision:
-    """A number for a single remainder: as written and below the modulus; a gold's also in 0 ... m - 1."""
+    """Compares a number with a single remainder: as written and below the modulus; that of a gold answer also mod m."""
     modulus, remainders = own
     if len(said.remainders) != 1 or number.unit is not None or number.value.denominator != 1:
         return OTHER_NUMBER
@@ -160,7 +159,7 @@ def _remainder(number: Number, said: Congruence, own: tuple[int, frozenset[int]]
 
 
 def residues(reading: Reading) -> tuple[int, frozenset[int]] | None:
-    """The modulus and the remainders that a congruence, a family or a list of them stands for; None for others."""
+    """The modulus and remainders of a congruence, a family or a list of them; None for anything else."""
     if isinstance(reading, Congruence):
         modulus = _whole(reading.modulus)
         values = [_whole(remainder) for remainder in reading.remainders]
@@ -202,7 +201,7 @@ def _compared(gold: tuple[int, frozenset[int]], answer: tuple[int, frozenset[int
 
 
 def _progression(formula: Formula) -> tuple[int, frozenset[int]] | None:
-    """a k + b with whole a and b, k the only letter, as a modulus with its remainder."""
+    """a k + b with integers a and b and no other letter, as (modulus, remainder)."""
     from rlvr_verifiers.mathcheck.parse.expression import Num, substituted, variables
     from rlvr_verifiers.mathcheck.tree.exact import Undefined, exact_value
 

@@ -20,8 +20,8 @@ _MAX_CONSTANTS = 3
 
 
 def same_family(session: Session, gold: Formula, answer: Formula) -> Decision | None:
-    """Whether two formulas are equal up to the names of their arbitrary constants, or up to what an added one takes in;
-    None where no constant tells that they are families.
+    """Whether two formulas are equal up to the names of their arbitrary constants, or up to what an additive constant
+    absorbs; None if no constant shows that they are families.
     """
     from rlvr_verifiers.mathcheck.parse.expression import variables
 
@@ -46,7 +46,7 @@ def _renamed(
     extra: tuple[list[str], list[str]],
     common: frozenset[str],
 ) -> Decision | None:
-    """Other names for as many constants; those with a number may be in another order."""
+    """Renames the constants; numbered ones may be permuted."""
     from rlvr_verifiers.mathcheck.algebra.equality import same
     from rlvr_verifiers.mathcheck.parse.expression import Var, substituted
 
@@ -72,7 +72,7 @@ def _renamed(
 def _added(
     session: Session, exprs: "tuple[Expr, Expr]", names: tuple[frozenset[str], frozenset[str]]
 ) -> Decision | None:
-    """F(x) + C against G(x) + 2C where F - G is a constant."""
+    """Compares F(x) + C with G(x) + 2C, which are the same family if F - G is constant."""
     from rlvr_verifiers.mathcheck.algebra.equality import same_up_to_constant
     from rlvr_verifiers.mathcheck.parse.expression import variables
 
@@ -93,7 +93,7 @@ def _added(
 
 
 def _body(expr: "Expr", name: str) -> "Expr | None":
-    """The expression without its constant, where that is added: linear with a number before it."""
+    """The expression without its additive constant, which must be linear with a numeric factor."""
     from rlvr_verifiers.mathcheck.algebra.equality import same
     from rlvr_verifiers.mathcheck.parse.expression import Add, Num, negated, substituted
     from rlvr_verifiers.mathcheck.tree.exact import Undefined, exact_value
@@ -111,7 +111,7 @@ def _body(expr: "Expr", name: str) -> "Expr | None":
 
 
 def _factors(expr: "Expr") -> list[Fraction]:
-    """What may stand before an added constant: ±1, and the numbers of the expression and their inverses."""
+    """The possible factors of an additive constant: ±1, and the numbers in the expression and their inverses."""
     from rlvr_verifiers.mathcheck.tree.nodes import Num, walk
 
     numbers = {abs(node.value) for node in walk(expr) if isinstance(node, Num) and node.value}

@@ -24,7 +24,7 @@ def difference(equation: Equation) -> "Expr":
 
 
 def equations(session: Session, gold: Equation, answer: Equation, depth: int) -> Decision:
-    """left - right of one is a constant times that of the other, or one solves the other for a name."""
+    """Whether left - right of one is a constant multiple of the other's, or one solves the other for a name."""
     from rlvr_verifiers.mathcheck.algebra.equality import proportional
     from rlvr_verifiers.mathcheck.parse.expression import TooBig
 
@@ -46,7 +46,7 @@ def equations(session: Session, gold: Equation, answer: Equation, depth: int) ->
 
 
 def equation_formula(session: Session, gold: Equation, answer: Formula, depth: int) -> Decision | None:
-    """A gold equation whose answer leaves a name out: xy = 6 is y = 6/x."""
+    """Compares a gold equation with an answer that omits a name: xy = 6 is y = 6/x."""
     from rlvr_verifiers.mathcheck.parse.expression import Var, variables
 
     try:
@@ -87,7 +87,7 @@ def solves(session: Session, solved: Equation, zero: "Expr") -> bool:
 
 
 def chains(session: Session, gold: Chain, answer: Chain, depth: int) -> Decision:
-    """The same operands between the same signs; two sides also when their differences have a positive ratio."""
+    """Whether both have the same operands and signs, or, with two sides, differences with a positive ratio."""
     if gold.signs != answer.signs:
         return no(Method.STRUCTURE, "its signs of order are others")
     pairs = zip(gold.operands, answer.operands, strict=True)
@@ -118,7 +118,7 @@ def _half_spaces(session: Session, gold: Chain, answer: Chain) -> Decision:
 
 
 def _is_same_sign(first: "Expr", second: "Expr") -> bool:
-    """The sign of the ratio of two proportional expressions, at the first of some points where it shows."""
+    """Whether the ratio of two proportional expressions is positive at the first point where it is defined."""
     from rlvr_verifiers.mathcheck.algebra.numeric import real_interval
     from rlvr_verifiers.mathcheck.parse.expression import Div, Num, substituted, variables
 
@@ -134,7 +134,7 @@ def _is_same_sign(first: "Expr", second: "Expr") -> bool:
 
 
 def families(session: Session, gold: Family, answer: Family, depth: int) -> Decision:
-    """The same expressions of an integer, up to its name, its sign and a shift."""
+    """Whether both are the same family up to the name, sign and shift of the integer."""
     from rlvr_verifiers.mathcheck.algebra.equality import same
     from rlvr_verifiers.mathcheck.parse.expression import Add, Mul, Num, Var, substituted
 
@@ -162,7 +162,7 @@ def families(session: Session, gold: Family, answer: Family, depth: int) -> Deci
 
 
 def _whole_shift(first: "Expr", second: "Expr", name: str) -> int | None:
-    """s with first(0) = second(s), for families of constant step; None when no small whole s fits."""
+    """The integer s with first(0) = second(s), for families of constant step; None if no small s fits."""
     from rlvr_verifiers.mathcheck.algebra.numeric import real_interval
     from rlvr_verifiers.mathcheck.parse.expression import Num, substituted
 
@@ -180,7 +180,7 @@ def _whole_shift(first: "Expr", second: "Expr", name: str) -> int | None:
 
 
 def formula_family(session: Session, gold: Formula, answer: Family, depth: int) -> Decision:
-    """A formula whose answer says that its letter is an integer, under this name or another."""
+    """Compares a formula with an answer that declares the letter an integer, possibly under another name."""
     from rlvr_verifiers.mathcheck.parse.expression import variables
 
     try:
@@ -194,7 +194,7 @@ def formula_family(session: Session, gold: Formula, answer: Family, depth: int) 
 
 
 def family_formula(session: Session, gold: Family, answer: Formula, depth: int) -> Decision | None:
-    """A family whose answer leaves "k in Z" out: the only variable is the integer."""
+    """Compares a family with an answer that omits "k in Z": its only variable is the integer."""
     from rlvr_verifiers.mathcheck.parse.expression import variables
 
     try:

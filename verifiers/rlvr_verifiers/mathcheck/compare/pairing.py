@@ -1,6 +1,6 @@
-r"""Comparing two readings: one function for each pair of types that can be equal; any other pair is not.
+r"""Compares two readings, with one function for each pair of types that can be equal.
 
-Every value of another type is wrong without arithmetic: {1,2} is not (1,2), and "0 = 0" is not 0.
+A reading of any other type is wrong without arithmetic: {1,2} is not (1,2), and "0 = 0" is not 0.
 """
 
 import re
@@ -69,12 +69,12 @@ if TYPE_CHECKING:
 
 
 def compare_answers(gold: Answer, answer: Answer, *, bounded: bool, decimal_digits: int) -> Decision:
-    """Whether the answer equals the gold in some of their readings."""
+    """Whether some reading of the answer equals some reading of the gold answer."""
     return Session(_compare_readings, bounded=bounded, decimal_digits=decimal_digits).answers(gold, answer)
 
 
 def _compare_readings(session: Session, gold: Reading, answer: Reading, depth: int) -> Decision | None:
-    """The decision on two readings; None when their types cannot be equal."""
+    """The decision on two readings; None if their types cannot be equal."""
     compare = _COMPARISONS.get((type(gold), type(answer)))
     if compare is not None:
         return compare(session, gold, answer, depth)
@@ -112,7 +112,7 @@ def _renamed(answer: Answer, names: dict[str, str]) -> Answer:
         if isinstance(reading, Formula):
             try:
                 if any(new in variables(reading.expr()) and new not in names for new in names.values()):
-                    continue  # the new name means something else there
+                    continue  # the new name already means something else there
                 values: dict[str, Expr] = {old: Var(new) for old, new in names.items()}
                 reading = Formula("", reading.unit, substituted(reading.expr(), values))
             except ValueError:
@@ -122,7 +122,7 @@ def _renamed(answer: Answer, names: dict[str, str]) -> Answer:
 
 
 def _value_of(session: Session, other: Reading, named: Named, depth: int, is_gold: bool) -> Decision | None:
-    """A value against `name = value`: the left side may be left out."""
+    """Compares a value with `name = value`: the name may be omitted."""
     if isinstance(other, (Equation, Region, Chain)) and not _has_type(named.value, type(other)):
         return None
     bare = Answer("", (other,))
@@ -132,7 +132,7 @@ def _value_of(session: Session, other: Reading, named: Named, depth: int, is_gol
 
 
 def _has_type(answer: Answer, kind: type) -> bool:
-    """Whether the answer may be a region: D = [-2, 3)."""
+    """Whether the answer may be a region, as in D = [-2, 3)."""
     return kind is Region and any(isinstance(one, (Region, Parts)) for one in answer.readings)
 
 
@@ -144,7 +144,7 @@ def _label_of(session: Session, other: Reading, labelled: Labelled, depth: int, 
     bare = Answer("", (other,))
     if is_gold:
         if re.search(r"[+\-*=]", labelled.quantity):
-            return None  # a gold equation is no value: 2x + z = 1 is not 1
+            return None  # a gold equation is not a value: 2x + z = 1 is not 1
         return session.answers(labelled.value, bare, depth + 1)
     return session.answers(bare, labelled.value, depth + 1)
 
@@ -156,8 +156,8 @@ def _labels(session: Session, gold: Labelled, answer: Labelled, depth: int) -> D
 
 
 def _chained(session: Session, other: Reading, chain: Chained, depth: int, is_gold: bool) -> Decision | None:
-    """Values between equality signs: every number among them has to be the answer, but for a rounded decimal
-    at the side of an exact one.
+    """Values joined by equality signs: every number among them must be the answer, except a rounded decimal next to the
+    exact value.
     """
     if is_gold:
         return session.answers(chain.values[-1], Answer("", (other,)), depth + 1)
@@ -174,7 +174,7 @@ def _chained(session: Session, other: Reading, chain: Chained, depth: int, is_go
 
 
 def _alternatives(session: Session, other: Reading, said: Alternatives, depth: int, is_gold: bool) -> Decision | None:
-    """Two values between "or": both have to be the answer. Nothing but one value is said in two ways."""
+    """Values joined by "or": all must be the answer, written in different ways."""
     if is_gold or isinstance(other, (Parts, Region, Chain, Equation, Choice, Phrase)):
         return None
     if len({compact(value.text) for value in said.values}) == 1:
@@ -188,7 +188,7 @@ def _alternatives(session: Session, other: Reading, said: Alternatives, depth: i
 
 
 def _agreeing(session: Session, other: Reading, said: tuple[Answer, ...], depth: int) -> Decision:
-    """Every number among the values has to be the answer; a rounded one only near an exact one that is."""
+    """Whether every number among the values is the answer; a rounded one must only be close to an exact one that is."""
     values = list({compact(value.text): value for value in said}.values())
     bare = Answer("", (other,))
     decisions = [session.answers(bare, value, depth + 1) for value in values]
@@ -196,23 +196,23 @@ def _agreeing(session: Session, other: Reading, said: tuple[Answer, ...], depth:
     stated = [i for i, value in enumerate(values) if _is_literal(value)]
     rounded = [i for i in stated if _is_rounded(values[i])]
     exact = [i for i in stated if i not in rounded]
-    way = [i for i in range(len(values)) if i not in stated]  # what is no number leads there
-    judged = exact or rounded or way
+    way = [i for i in range(len(values)) if i not in stated]  # anything else is working
+    decisive = exact or rounded or way
     if not exact and any(decisions[i].result is False for i in rounded):
-        judged = way or rounded
-    open_ones = [decisions[i] for i in judged if decisions[i].result is None]
+        decisive = way or rounded
+    open_ones = [decisions[i] for i in decisive if decisions[i].result is None]
     if open_ones:
         return open_ones[0]
-    is_right = all(decisions[i].result for i in judged)
-    if is_right and all(_is_near(values[i], values[judged[-1]]) for i in rounded):
-        return decisions[judged[-1]]
+    is_right = all(decisions[i].result for i in decisive)
+    if is_right and all(_is_near(values[i], values[decisive[-1]]) for i in rounded):
+        return decisions[decisive[-1]]
     if any(decision.result for decision in decisions):
         return no(Method.STRUCTURE, "it states values that are not equal", Problem.AMBIGUOUS)
-    return decisions[judged[-1]]
+    return decisions[decisive[-1]]
 
 
 def _in_other_units(session: Session, values: Sequence[Answer], decisions: list[Decision]) -> list[Decision]:
-    """The decisions, with that on a right value for a value that says the same in another unit: 12 cm = 0.12 m."""
+    """The decisions, where a value that repeats a right one in another unit is right too: 12 cm = 0.12 m."""
     stated = [next((r for r in one.readings if isinstance(r, Number)), None) for one in values]
     right = [
         (number, decision)
@@ -229,7 +229,7 @@ def _in_other_units(session: Session, values: Sequence[Answer], decisions: list[
 
 
 def _two_chains(session: Session, gold: Chained, answer: Chained, depth: int) -> Decision:
-    """The same value at the end, and before it nothing else: log_6(218) = 3 is not log_6(216) = 3."""
+    """Whether both end in the same value and nothing before it differs: log_6(218) = 3 is not log_6(216) = 3."""
     decision = session.answers(gold.values[-1], Answer("", (answer,)), depth + 1)
     if gold.is_named:
         return decision
@@ -250,7 +250,7 @@ def _is_rounded(answer: Answer) -> bool:
 
 
 def _is_near(rounded: Answer, exact: Answer) -> bool:
-    """Whether a decimal is the exact value to its own places, give or take one in the last."""
+    """Whether a decimal is within one unit in its last place of the exact value."""
     decimal, expr = rounded.readings[0], expr_of(exact)
     if not isinstance(decimal, Number) or expr is None:
         return True
@@ -261,7 +261,7 @@ def _is_near(rounded: Answer, exact: Answer) -> bool:
 
 
 def chain_parts(session: Session, gold: Chain, answer: Parts, depth: int) -> Decision | None:
-    """a < b < c against its inequalities one by one: b > a, c > b."""
+    """Compares a < b < c with its single inequalities: b > a, c > b."""
     links = _links(gold)
     return None if links is None else session.matched(links, answer.items, depth)
 
@@ -272,7 +272,7 @@ def parts_chain(session: Session, gold: Parts, answer: Chain, depth: int) -> Dec
 
 
 def _links(chain: Chain) -> tuple[Answer, ...] | None:
-    """The single inequalities of a chain of several."""
+    """The single inequalities of a longer chain."""
     if len(chain.operands) < 3:
         return None
     return tuple(

@@ -1,4 +1,4 @@
-"""Answers of several parts: tuples, sets, lists, ratios, matrices; and regions of the reals."""
+"""Compares answers with several parts (tuples, sets, lists, ratios, matrices) and sets of reals."""
 
 import math
 from typing import TYPE_CHECKING
@@ -61,8 +61,8 @@ def parts(session: Session, gold: Parts, answer: Parts, depth: int) -> Decision:
 
 
 def _may_be_one(gold: Parts, answer: Parts) -> bool:
-    """Whether the brackets of two groups allow that they are equal: a bare list may be in any, square ones may mean
-    any but a pair of numbers.
+    """Whether the brackets of two groups are compatible: a bare list agrees with any brackets, square brackets with
+    anything but a pair of numbers.
     """
     groups = {gold.group, answer.group}
     if len(groups) == 1:
@@ -77,7 +77,7 @@ def _may_be_one(gold: Parts, answer: Parts) -> bool:
 
 
 def _named(item: Answer) -> str:
-    """The name of a part such as `x = 3`; "" for one without a name."""
+    """The name of a part such as `x = 3`; "" if it has none."""
     for reading in item.readings:
         if isinstance(reading, Named) and not reading.arguments:
             return reading.name
@@ -89,7 +89,7 @@ def _names(parts: Parts) -> tuple[str, ...]:
 
 
 def _names_differ(gold: Parts, answer: Parts) -> bool:
-    """Whether both name their parts, and otherwise; x_1 and x_2 may stand for the values of one x."""
+    """Whether both name their parts, with different names; x_1 and x_2 may be two values of x."""
     sides = [set(_names(side)) for side in (gold, answer)]
     if not sides[0] or not sides[1] or sides[0] == sides[1]:
         return False
@@ -100,7 +100,7 @@ def _names_differ(gold: Parts, answer: Parts) -> bool:
 
 
 def _in_one_order(gold: Parts, answer: Parts) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
-    """The parts of both in the order of the names where both have names."""
+    """The parts of both in the order of their names, if both have names."""
     golds, answers = gold.items, answer.items
     names = [side.names if side.group is Group.TUPLE else tuple(map(_named, side.items)) for side in (gold, answer)]
     if set(names[0]) == set(names[1]) and len(set(names[0])) == len(golds) and "" not in names[0]:
@@ -115,12 +115,12 @@ def _has_dots(parts: Parts) -> bool:
 
 
 def _letters(items: tuple[Answer, ...]) -> list[str]:
-    """The one-letter names of parts such as `x = 3`; "" and nothing more for other parts."""
+    """The one-letter names of parts such as `x = 3`; "" for other parts."""
     return [name for name in map(_named, items) if len(name) == 1]
 
 
 def _by_name(items: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    """The parts of `y = 2, x = 1` in the order of their names; others, and longer names, as they stand."""
+    """The parts of `y = 2, x = 1` sorted by name; unchanged if a part has no name or a longer one."""
     names = [_named(item) for item in items]
     if any(len(name) != 1 for name in names):
         return items
@@ -128,7 +128,7 @@ def _by_name(items: tuple[Answer, ...]) -> tuple[Answer, ...]:
 
 
 def _ratios(session: Session, gold: Parts, answer: Parts, depth: int) -> Decision:
-    """a : b = c : d when they are proportional."""
+    """Whether a : b and c : d are proportional."""
     if len(gold.items) != len(answer.items):
         return no(Method.STRUCTURE, "it compares another number of quantities")
     golds, answers = bare_numbers(gold.items), bare_numbers(answer.items)
@@ -149,7 +149,7 @@ def _ratios(session: Session, gold: Parts, answer: Parts, depth: int) -> Decisio
 
 
 def quotient(ratio: Parts) -> Formula | None:
-    """first / second of a ratio as an expression."""
+    """The quotient of a ratio as an expression."""
     from rlvr_verifiers.mathcheck.parse.expression import Div
 
     exprs = [expr_of(item) for item in ratio.items]
@@ -159,7 +159,7 @@ def quotient(ratio: Parts) -> Formula | None:
 
 
 def expr_of(answer: Answer) -> "Expr | None":
-    """The expression that an answer is; None when it is none."""
+    """The answer as an expression; None if it is not one."""
     from rlvr_verifiers.mathcheck.parse.expression import Num
 
     for reading in answer.readings:
@@ -174,7 +174,7 @@ def expr_of(answer: Answer) -> "Expr | None":
 
 
 def single(session: Session, other: Reading, parts: Parts, depth: int, is_gold: bool) -> Decision | None:
-    """One value against a group: {5} is 5, a : b is a / b, a run of choice letters is their list."""
+    """Compares one value with a group: {5} is 5, a : b is a / b, a run of choice letters is their list."""
     if isinstance(other, Choice) and parts.items:
         found = [next((r for r in item.readings if isinstance(r, Choice)), None) for item in parts.items]
         if all(found) and parts.group is not Group.RATIO and len(parts.items) > 1:
@@ -247,7 +247,8 @@ def _ends(session: Session, gold: End, answer: End) -> Decision:
 
 
 def _points_region(session: Session, other: Parts, found: Region, depth: int, is_gold: bool) -> Decision | None:
-    """A set of numbers against a region of single points; a pair as an interval; a list of intervals as their union."""
+    """Compares a group with a region: numbers as single points, a pair as an interval, a list of intervals as their
+    union."""
     if other.pair:
         interval = region(other.pair)
         if interval is None:
@@ -292,7 +293,7 @@ def vector(matrix: Matrix) -> tuple[Answer, ...] | None:
 
 
 def _cells(matrix: Matrix) -> list[list[Answer]]:
-    """The entries, multiplied by the factor before the matrix. Raises ValueError for one that cannot be read."""
+    """The entries multiplied by the factor of the matrix. Raises ValueError if one cannot be read."""
     if matrix.factor is None:
         return [list(row) for row in matrix.rows]
     from rlvr_verifiers.mathcheck.parse.expression import Mul

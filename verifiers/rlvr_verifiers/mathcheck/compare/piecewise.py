@@ -1,7 +1,7 @@
-r"""Functions given piece by piece: `\begin{cases} x & x \ge 0 \\ -x & x < 0 \end{cases}`.
+r"""Piecewise functions: `\begin{cases} x & x \ge 0 \\ -x & x < 0 \end{cases}`.
 
-Two are the same when they have the same value at every border and at some points between: who owns a border at which
-both pieces agree does not matter.
+Two are equal if their values agree at every border and at sampled points in between. If both pieces agree at a border,
+it does not matter to which of them it belongs.
 """
 
 import itertools
@@ -32,7 +32,7 @@ _SHARES = (Fraction(1, 7), Fraction(2, 5), Fraction(3, 4))
 
 
 def piecewise(text: str, reader: Reader) -> list[Reading] | None:
-    """The pieces with the regions where they hold; None for anything else."""
+    """The pieces with the regions in which they apply; None for anything else."""
     if "\\begin" not in text or (match := _CASES.fullmatch(text)) is None:
         return None
     pieces: list[tuple[Answer, Region]] = []
@@ -51,7 +51,7 @@ def piecewise(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def piecewise_functions(session: Session, gold: Piecewise, answer: Piecewise, depth: int) -> Decision:
-    """The same values at the borders of both and between them."""
+    """Whether both have the same values at the borders and between them."""
     names = _names(gold) | _names(answer)
     borders = sorted(
         {
@@ -87,7 +87,7 @@ def piecewise_functions(session: Session, gold: Piecewise, answer: Piecewise, de
 
 
 def piecewise_formula(session: Session, gold: Piecewise, answer: Formula, depth: int) -> Decision:
-    """A single formula for all of the function: |x|."""
+    """Compares with a single formula for the whole function, such as |x|."""
     whole = Piecewise(((Answer(answer.text, (answer,)), Region("", EVERYTHING)),))
     return piecewise_functions(session, gold, whole, depth)
 
@@ -107,7 +107,7 @@ def _are_exact(function: Piecewise) -> bool:
 
 
 def _value_at(function: Piecewise, point: Fraction) -> "Expr | None":
-    """The expression of the piece that holds at a point; None outside of all."""
+    """The expression of the piece that applies at a point; None if no piece does."""
     for value, found in function.pieces:
         for piece in found.pieces:
             above = piece.low.value == -math.inf or (

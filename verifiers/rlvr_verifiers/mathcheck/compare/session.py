@@ -1,4 +1,4 @@
-"""One comparison of an answer with a gold: what its parts share, in order and in any order."""
+"""The state of one comparison, and the comparison of parts in order and in any order."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -36,7 +36,7 @@ _TOO_MANY = no(Method.STRUCTURE, f"it needs more than {MAX_COMPARISONS} comparis
 
 
 class Session:
-    """One comparison of a gold with an answer: its options, and a count of the work done."""
+    """One comparison of an answer with a gold answer: its options and its budget of comparisons."""
 
     def __init__(self, comparisons: Comparisons, *, bounded: bool, decimal_digits: int) -> None:
         self.bounded = bounded
@@ -45,7 +45,7 @@ class Session:
         self._left = MAX_COMPARISONS
 
     def answers(self, gold: Answer, answer: Answer, depth: int = 0) -> Decision:
-        """Whether some reading of the answer equals some reading of the gold."""
+        """Whether some reading of the answer equals some reading of the gold answer."""
         if gold.text == answer.text and _is_text_enough(gold):
             return yes(Method.STRING, "the texts are the same")
         best: Decision | None = None
@@ -54,7 +54,7 @@ class Session:
         for gold_reading in gold.readings:
             for reading in answer.readings:
                 if are_times and isinstance(gold_reading, Parts):
-                    continue  # 8:15 and 16:30 are times and no ratios
+                    continue  # 8:15 and 16:30 are times, not ratios
                 if are_choices and not isinstance(gold_reading, Choice):
                     continue  # (B) 12 is not (C) 12
                 decision = self.readings(gold_reading, reading, depth)
@@ -67,14 +67,14 @@ class Session:
         return best or OTHER_TYPE
 
     def readings(self, gold: Reading, answer: Reading, depth: int) -> Decision | None:
-        """The decision on two readings; None when their types cannot be equal."""
+        """The decision on two readings; None if their types cannot be equal."""
         self._left -= 1
         if self._left < 0 or depth > _MAX_DEPTH:
             return _TOO_MANY
         return self._comparisons(self, gold, answer, depth)
 
     def formulas(self, gold: Formula, answer: Formula) -> Decision:
-        """Whether two expressions are equal, in units of one kind."""
+        """Whether two expressions are equal, in compatible units."""
         factor = conversion(gold.unit, answer.unit)
         if factor is None:
             return no(Method.STRUCTURE, "it has another unit")
@@ -100,7 +100,7 @@ class Session:
         return no(Method.STRUCTURE, f"it cannot be read as mathematics: {error}", Problem.UNREADABLE)
 
     def all_of(self, pairs: Sequence[tuple[Answer, Answer]], depth: int) -> Decision:
-        """Whether every pair is equal, in order."""
+        """Whether all pairs are equal."""
         is_open: Decision | None = None
         method = Method.NUMBER
         for gold, answer in pairs:
@@ -114,7 +114,7 @@ class Session:
         return is_open or yes(later(method, Method.STRUCTURE), "all parts are equal")
 
     def matched(self, golds: Sequence[Answer], answers: Sequence[Answer], depth: int) -> Decision:
-        """Whether the parts are equal in some order, each used once."""
+        """Whether the parts are equal in some order, each used exactly once."""
         if len(golds) != len(answers):
             return no(Method.STRUCTURE, f"it has {len(answers)} parts and not {len(golds)}")
         numbers = [bare_numbers(side) for side in (golds, answers)]
@@ -148,7 +148,7 @@ class Session:
 
 
 def decided(equality: "Equality") -> Decision:
-    """What the comparison of two expressions found, as a decision."""
+    """The result of comparing two expressions, as a decision."""
     is_too_big = equality.result is False and equality.reason.startswith("it is too big")
     return Decision(
         result=equality.result,
@@ -159,7 +159,7 @@ def decided(equality: "Equality") -> Decision:
 
 
 def _rank(decision: Decision) -> int:
-    """Open before wrong; among wrong ones a problem that explains, then any comparison before none."""
+    """The priority of a decision that is not a match: undecided first, then wrong ones, by how much they explain."""
     if decision.result is None:
         return 10
     return 5 - _PROBLEM_ORDER.index(decision.problem) if decision.problem else 6
@@ -179,7 +179,7 @@ def _has_letter(answer: Answer) -> bool:
 
 
 def _is_text_enough(gold: Answer) -> bool:
-    """Whether equal texts mean equal answers: not for tautologies, nor for parts that were made and have no text."""
+    """Whether equal texts mean equal answers; not for tautologies, nor for constructed parts without a text."""
     return bool(gold.text) and not any(isinstance(reading, Chained) for reading in gold.readings)
 
 
@@ -196,7 +196,7 @@ def bare_numbers(answers: Sequence[Answer]) -> list[Fraction] | None:
 
 
 def _has_matching(edges: list[list[int]], size: int) -> bool:
-    """Whether each row can have a column of its own (augmenting paths)."""
+    """Whether every row can be matched with a different column (augmenting paths)."""
     owner = [-1] * size
 
     def place(row: int, seen: set[int]) -> bool:

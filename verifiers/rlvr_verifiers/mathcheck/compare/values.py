@@ -1,4 +1,4 @@
-"""Single values: numbers against numbers and expressions, words, times, dates, digits in a base."""
+"""Compares single values: numbers with numbers and expressions, words, times, dates, digits in a base."""
 
 import re
 from fractions import Fraction
@@ -56,7 +56,7 @@ def _rounded(session: Session, gold: Formula, answer: Number) -> Decision | None
 
 
 def _formula_of(session: Session, formula: Formula, number: Number, *, is_gold_number: bool) -> Decision:
-    """A number against an expression: a per cent by either value, degrees also in radians."""
+    """Compares a number with an expression: a percentage as either value, degrees also in radians."""
     from rlvr_verifiers.mathcheck.parse.expression import Const, Mul, Num, walk
 
     try:
@@ -93,7 +93,7 @@ def formulas(session: Session, gold: Formula, answer: Formula, depth: int) -> De
         if family is not None and family.result is not False:
             return family
     if decision.result is False and "\\pi" in gold.text and "\\pi" in answer.text:
-        # k pi and n pi: the integer needs no name
+        # k pi and n pi: the name of the integer does not matter
         from rlvr_verifiers.mathcheck.parse.expression import variables
 
         try:
@@ -132,7 +132,7 @@ def based(session: Session, gold: Based, answer: Based, depth: int) -> Decision:
 
 
 def based_number(session: Session, gold: Based, answer: Number, depth: int) -> Decision:
-    """The digits of a numeral without their base, which may be left out as a unit may."""
+    """Compares digits whose base was omitted, which is allowed as for a unit."""
     if gold.base == 10:
         return SAME_NUMBER if gold.value == answer.value else OTHER_NUMBER
     if answer.unit is not None or answer.value.denominator != 1:
@@ -144,6 +144,6 @@ def based_number(session: Session, gold: Based, answer: Number, depth: int) -> D
 
 
 def number_based(session: Session, gold: Number, answer: Based, depth: int) -> Decision:
-    """A numeral whose base is written is that number only in base ten."""
+    """A numeral with a stated base equals a plain number only in base ten."""
     is_same = answer.base == 10 and gold.value == answer.value
     return SAME_NUMBER if is_same else OTHER_NUMBER

@@ -1,1 +1,1 @@
-"""From LaTeX or plain text to the tree of an expression, within limits and in linear time."""
+"""Parses LaTeX or plain text into an expression tree, within limits and in linear time."""

@@ -1,22 +1,22 @@
-"""The place of the parser in the tokens, with what its parts share: errors, depth, and the reader of each level."""
+"""The state that the parts of the parser share: position, depth, errors, and the reader of each level."""
 
 from rlvr_verifiers.mathcheck.tree.nodes import Expr, TooBig, Unreadable
 
 MAX_DEPTH = 100
 BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
-_PADDING = ("end",) * 8  # what looks ahead never runs off the list
+_PADDING = ("end",) * 8  # looking ahead never runs past the end
 
 
 class Cursor:
-    """The state of one parse: the tokens, the place, the depth and the open bars."""
+    """The state of one parse: tokens, position, depth and open bars."""
 
     def __init__(self, kinds: list[str], values: list[str]) -> None:
         self.kinds = [*kinds, *_PADDING]
         self.values = [*values, *_PADDING]
         self.at = 0
         self.depth = 0
-        self.bars = 0  # how many | are open in the present bracket
-        self.integrals = 0  # how many | are open in the present bracket
+        self.bars = 0  # open | in the current bracket
+        self.integrals = 0  # open integrals, whose dx is not a product
 
     def error(self) -> Unreadable:
         kind, value = self.kinds[self.at], self.values[self.at]
@@ -36,7 +36,7 @@ class Cursor:
             raise TooBig(f"it is nested deeper than {MAX_DEPTH}")
 
     def sum(self) -> Expr:
-        """A sum: the level of a whole text and of a bracket."""
+        """A sum: the level of a whole text or a bracket."""
         raise NotImplementedError
 
     def product(self) -> Expr:
@@ -44,11 +44,11 @@ class Cursor:
         raise NotImplementedError
 
     def signed(self) -> Expr:
-        """A product behind a minus of its own."""
+        """A product with an optional sign."""
         raise NotImplementedError
 
     def power(self) -> Expr:
-        """An atom with its powers, factorials and signs of per cent or degrees."""
+        """An atom with its powers, factorials, percent and degree signs."""
         raise NotImplementedError
 
     def exponent(self) -> Expr:
@@ -56,7 +56,7 @@ class Cursor:
         raise NotImplementedError
 
     def degree(self) -> bool:
-        """Whether a degree sign follows a ^; it is taken."""
+        """Whether a degree sign follows a ^; consumes it."""
         raise NotImplementedError
 
     def unit(self, *, whole_number: bool = False) -> Expr:

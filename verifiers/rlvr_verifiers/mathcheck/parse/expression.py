@@ -1,4 +1,4 @@
-r"""Reading an expression: `parse` and the nodes of the tree that it returns.
+r"""The public interface of the parser: `parse` and the nodes of the tree that it returns.
 
 >>> parse(r"3\frac{1}{2}")
 Num(value=Fraction(7, 2))

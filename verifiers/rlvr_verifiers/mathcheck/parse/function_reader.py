@@ -1,4 +1,4 @@
-"""Functions and signs with arguments: sin, log, fractions, roots, binomials, derivatives, integrals, sums, limits."""
+"""Reads functions and operators: sin, log, fractions, roots, binomials, derivatives, integrals, sums, limits."""
 
 from fractions import Fraction
 
@@ -54,7 +54,7 @@ class FunctionReader(NameReader):
         return expr if exponent is None else Pow(expr, exponent)
 
     def log_base(self) -> Expr:
-        """The base of a logarithm; `log_28` without an argument behind it is log_2 8."""
+        """The base of a logarithm; `log_28` without a further argument is log_2 8."""
         at = self.at
         if self.kinds[at] == "num" and self.kinds[at + 1] not in STARTS | {"|"}:
             return self.unit()
@@ -102,7 +102,7 @@ class FunctionReader(NameReader):
         return quotient(top, self.unit())
 
     def derivative(self) -> Expr | None:
-        r"""\frac{dy}{dx} is one name; \frac{d}{dx} before something was left unevaluated; None for a fraction."""
+        r"""\frac{dy}{dx} as one name, \frac{d}{dx} f as an unevaluated derivative; None for any other fraction."""
         kinds, values = self.kinds, self.values
         at = self.at
         if kinds[at + 1] != "{" or kinds[at + 2] != "name" or values[at + 2] not in ("d", "partial"):
@@ -168,7 +168,7 @@ class FunctionReader(NameReader):
             return Unevaluated(kind, over, body, variable, low)
         if not (variable and low is not None and high is not None):
             variable, low, high = "", None, None
-        elif variable in ("i", "e"):  # an index and no constant
+        elif variable in ("i", "e"):  # an index, not the constant
             index = Const(variable)
             body = transformed(body, lambda node: Var(variable) if node == index else node)
         return Unevaluated(kind, over, body, variable, low, high)
@@ -190,8 +190,8 @@ class FunctionReader(NameReader):
         return "", None
 
     def approached(self, start: int) -> Expr | None:
-        """What a variable goes to, up to the closing brace, without the side that it comes from; None, and nothing
-        taken, when that is no expression.
+        """The value that a variable approaches, up to the closing brace and without the side; None if that is not an
+        expression, and then nothing is consumed.
         """
         kinds, depth, bars = self.kinds, self.depth, self.bars
         opened, end = 0, start

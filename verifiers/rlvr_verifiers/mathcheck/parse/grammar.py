@@ -1,7 +1,7 @@
-r"""The parser: precedence climbing over the tokens, one pass, depth counted.
+r"""The parser: precedence climbing in one pass over the tokens, with a limit on depth.
 
-Readings of what is ambiguous:
-- `1/2x` is (1/2)x, but `x/2y` is x/(2y): letters set beside a denominator belong to it unless both sides of the
+How ambiguous notation is read:
+- `1/2x` is (1/2)x, but `x/2y` is x/(2y): letters directly after a denominator belong to it unless both sides of the
   slash are integers;
 - `\sin 2x\cos y` is sin(2x) cos(y): without brackets a function takes the numbers, letters and fractions
   that follow, up to the next function, bracket, root or operator;
@@ -41,8 +41,9 @@ def parse(text: str) -> Expr:
     >>> parse(r"\frac{x}{2}")
     Div(top=Var(name='x'), bottom=Num(value=Fraction(2, 1)))
 
-    Raises: Unreadable for anything that is not one expression (relations, lists, words, malformed text);
-    TooBig over the limits on length, nesting and literals.
+    Raises:
+        Unreadable: the text is not one expression (a relation, list, words, malformed text).
+        TooBig: a limit on length, nesting or literals is exceeded.
     """
     kinds, values = tokenize(text)
     if kinds[0] == "end":
@@ -87,7 +88,7 @@ class _Parser(FunctionReader):
         return terms[0] if len(terms) == 1 else Add(tuple(terms))
 
     def signed(self) -> Expr:
-        """A product after a minus of its own: 2 + -3."""
+        """A product with its own sign: 2 + -3."""
         self.expect("-")
         return negated(self.product())
 
@@ -126,7 +127,7 @@ class _Parser(FunctionReader):
         return quotient(top, bottoms[0] if len(bottoms) == 1 else Mul(tuple(bottoms)))
 
     def factor(self) -> Expr:
-        """What may follow an explicit operator: a power, with a minus of its own."""
+        """The operand of an explicit operator: a power with an optional sign."""
         if self.kinds[self.at] == "-":
             self.at += 1
             return negated(self.power())
@@ -145,7 +146,7 @@ class _Parser(FunctionReader):
         return Mul(tuple(factors))
 
     def power(self) -> Expr:
-        """An atom with what is written behind it: powers, factorials, %, degrees."""
+        """An atom with the powers, factorials, percent and degree signs that follow it."""
         kinds = self.kinds
         kind = kinds[self.at]
         handler = _ATOMS.get(kind)
@@ -182,7 +183,7 @@ class _Parser(FunctionReader):
                 return expr
 
     def degree(self) -> bool:
-        r"""Whether a degree sign follows the ^: ^\circ or ^{\circ}; it is taken."""
+        r"""Whether a degree sign follows the ^: ^\circ or ^{\circ}; consumes it."""
         kinds, at = self.kinds, self.at
         if kinds[at] == "degree":
             self.at = at + 1
@@ -193,7 +194,7 @@ class _Parser(FunctionReader):
         return False
 
     def exponent(self) -> Expr:
-        """A group or one unit, with a sign of its own and a tower above it: 2^3^2 is 2^(3^2)."""
+        """A group or one token, with an optional sign and a further power: 2^3^2 is 2^(3^2)."""
         self.deeper()
         if self.kinds[self.at] in ("-", "+"):
             self.at += 1

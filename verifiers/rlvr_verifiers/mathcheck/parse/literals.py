@@ -1,4 +1,4 @@
-r"""The numbers of the grammar: literals with separators, repeating decimals, powers of ten; fractions of integers."""
+r"""Number literals: thousands separators, repeating decimals, powers of ten, fractions of integers."""
 
 from fractions import Fraction
 
@@ -41,7 +41,7 @@ def _repeating(head: str, tail: str) -> Expr:
 
 
 def quotient(top: Expr, bottom: Expr) -> Expr:
-    """top / bottom; a fraction of integers is one number."""
+    """top / bottom; a fraction of integers becomes one number."""
     if type(top) is Num and type(bottom) is Num and bottom.value:
         return Num(top.value / bottom.value)
     return Div(top, bottom)

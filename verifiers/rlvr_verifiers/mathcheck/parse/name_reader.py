@@ -1,4 +1,4 @@
-"""Names: variables with subscripts, primes and accents, constants, unknown functions, combinations."""
+"""Reads names: variables with subscripts, primes and accents, constants, unknown functions, combinations."""
 
 from rlvr_verifiers.mathcheck.parse.cursor import Cursor
 from rlvr_verifiers.mathcheck.tree.nodes import Apply, Const, Expr, Func, Var
@@ -37,13 +37,13 @@ class NameReader(Cursor):
     def const_atom(self) -> Expr:
         name = self.values[self.at]
         self.at += 1
-        if self.kinds[self.at] in ("_", "'"):  # e_1, i_0, e': names after all
+        if self.kinds[self.at] in ("_", "'"):  # e_1, i_0, e' are variables
             self.at -= 1
             return self.name_atom()
         return Const(name)
 
     def combinations(self) -> Expr | None:
-        """C(8,3), C_8^3 and C_{8}^{3} as binomials; None, and nothing taken, for another use of the letter."""
+        """C(8,3), C_8^3 and C_{8}^{3} as binomials; None, with nothing consumed, for another use of the letter."""
         kinds, values, start = self.kinds, self.values, self.at
         if kinds[start] == "(" and kinds[start + 2] == ",":
             arguments = self.arguments()
@@ -67,7 +67,7 @@ class NameReader(Cursor):
         return Func("binom", (first, self.unit(whole_number=True)))
 
     def primes(self) -> str:
-        r"""Primes as written with ' or ^\prime or ^{\prime\prime}; taken."""
+        r"""The primes that follow, written ', ^\prime or ^{\prime\prime}; consumes them."""
         kinds = self.kinds
         primes = ""
         while True:
@@ -86,7 +86,7 @@ class NameReader(Cursor):
                 return primes
 
     def inverse_mark(self) -> str:
-        """The mark of an inverse or of an n-th derivative, f^{-1}( or f^{(n)}(; "" and nothing taken without one."""
+        """The mark of an inverse or n-th derivative, f^{-1}( or f^{(n)}(; "", with nothing consumed, without one."""
         start = self.at
         kinds = self.kinds
         tokens: list[str] = []
@@ -124,7 +124,7 @@ class NameReader(Cursor):
                 found.append(values[self.at - 1] or kind)
 
     def overline(self) -> Expr:
-        r"""\overline of one letter is a name, of several the name of a segment or a digit string, else a conjugate."""
+        r"""\overline over one letter is a name, over several a segment or a digit string, otherwise a conjugate."""
         start = self.at + 1
         inner = self.accented("bar:")
         if inner is not None:

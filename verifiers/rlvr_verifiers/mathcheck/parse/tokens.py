@@ -1,10 +1,11 @@
-r"""The lexer: LaTeX or plain text to two flat lists, within limits, in time linear in the text.
+r"""The lexer: turns LaTeX or plain text into two flat lists, within limits and in linear time.
 
 >>> tokenize(r"2\pi r^{2}")
 (['num', 'const', 'name', '^', '{', 'num', '}', 'end'], ['2', 'pi', 'r', '', '', '2', '', ''])
 """
 
 import re
+from collections.abc import Callable
 
 from rlvr_verifiers.mathcheck.text.vocabulary import (
     BOLD,
@@ -40,85 +41,108 @@ _OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _CLOSING = frozenset(_OPENING.values())
 _OTHER = {
     **{character: character for character in "+-*/^_()[]{}|!',%="},
-    "$": "",  # the sign of mathematics inside a text carries nothing
+    "$": "",  # delimits a formula; carries no meaning
 }
 
 Tokens = tuple[list[str], list[str]]
 
 
 def tokenize(text: str) -> Tokens:
-    """The kinds and the values of the tokens, closed by an "end".
+    """The kinds and the values of the tokens, followed by an "end" token.
 
-    Raises: TooBig over 2,000 characters, 400 tokens or 30 nested brackets; Unreadable for a
-    character, command or word that has no place in an expression.
+    Raises:
+        TooBig: more than 2,000 characters, 400 tokens or 30 nested brackets.
+        Unreadable: a character, command or word that cannot occur in an expression, or unbalanced brackets.
     """
     if len(text) > MAX_CHARS:
         raise TooBig(f"it is longer than {MAX_CHARS} characters")
     if not text.isascii():
         text = text.translate(UNICODE)
-    is_plain = "\\" not in text
     if "**" in text:
-        if not is_plain:
-            raise Unreadable("'**' beside LaTeX is not an operator")
+        if "\\" in text:
+            raise Unreadable("'**' is not an operator in LaTeX")
         text = text.replace("**", "^")
-    kinds: list[str] = []
-    values: list[str] = []
-    closers: list[str] = []
+    lexer = _Lexer()
     for match in _TOKEN.finditer(text):
-        group = match.lastgroup
-        if group == "space":
-            continue
-        if group == "letters":
-            for kind, value in _letters(match.group()):
-                kinds.append(kind)
-                values.append(value)
-            continue
-        if group == "other":
-            kind = _OTHER.get(match.group())
-            if kind is None:
-                raise Unreadable(f"{match.group()!r} has no place in an expression")
-            if not kind:
-                continue
-            value = ""
-        elif group == "command":
-            name = match.group("command")
-            found = COMMANDS.get(name)
-            if found is None:
-                raise Unreadable(f"\\{name} is not a command of an expression")
-            kind, value = found
-            if not kind:
-                continue
-        elif group == "text":
-            kind, value = _font(match.group("font"), match.group("text"))
-        else:
-            kind, value = "num", match.group()
-            if "," in value and closers and "\\" not in value and "{" not in value:
-                first, *others = value.split(",")  # in brackets a comma separates arguments
-                kinds.append("num")
-                values.append(first)
-                for other in others:
-                    kinds += [",", "num"]
-                    values += ["", other]
-                continue
-        if kind in _OPENING:
-            closers.append(_OPENING[kind])
-            if len(closers) > MAX_NESTING:
-                raise TooBig(f"it is nested deeper than {MAX_NESTING}")
-        elif kind in _CLOSING and (not closers or closers.pop() != kind):
-            raise Unreadable(f"{kind!r} closes nothing")
-        kinds.append(kind)
-        values.append(value)
-    if closers:
-        raise Unreadable(f"{closers[-1]!r} is missing")
-    if len(kinds) > MAX_TOKENS:
+        _READERS[match.lastgroup](lexer, match)
+    if lexer.closers:
+        raise Unreadable(f"{lexer.closers[-1]!r} is missing")
+    if len(lexer.kinds) > MAX_TOKENS:
         raise TooBig(f"it has more than {MAX_TOKENS} tokens")
-    kinds.append("end")
-    values.append("")
-    return kinds, values
+    lexer.add("end", "")
+    return lexer.kinds, lexer.values
+
+
+class _Lexer:
+    """The tokens read so far, and the closing brackets still expected; one method for each group of `_TOKEN`."""
+
+    __slots__ = ("closers", "kinds", "values")
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.values: list[str] = []
+        self.closers: list[str] = []
+
+    def add(self, kind: str, value: str) -> None:
+        self.kinds.append(kind)
+        self.values.append(value)
+
+    def space(self, match: re.Match[str]) -> None:
+        """White space separates tokens and is not one."""
+
+    def number(self, match: re.Match[str]) -> None:
+        literal = match.group()
+        if "," in literal and self.closers and "\\" not in literal and "{" not in literal:
+            first, *others = literal.split(",")  # inside brackets a comma separates arguments
+            self.add("num", first)
+            for other in others:
+                self.add(",", "")
+                self.add("num", other)
+        else:
+            self.add("num", literal)
+
+    def letters(self, match: re.Match[str]) -> None:
+        for kind, value in _letters(match.group()):
+            self.add(kind, value)
+
+    def font(self, match: re.Match[str]) -> None:
+        self.add(*_font(match.group("font"), match.group("text")))
+
+    def command(self, match: re.Match[str]) -> None:
+        name = match.group("command")
+        found = COMMANDS.get(name)
+        if found is None:
+            raise Unreadable(f"\\{name} is not a command of an expression")
+        self.symbol(*found)
+
+    def other(self, match: re.Match[str]) -> None:
+        kind = _OTHER.get(match.group())
+        if kind is None:
+            raise Unreadable(f"{match.group()!r} has no place in an expression")
+        self.symbol(kind, "")
+
+    def symbol(self, kind: str, value: str) -> None:
+        """Adds a token that may be a bracket; layout, with the kind "", is dropped."""
+        if not kind:
+            return
+        if kind in _OPENING:
+            self.closers.append(_OPENING[kind])
+            if len(self.closers) > MAX_NESTING:
+                raise TooBig(f"it is nested deeper than {MAX_NESTING}")
+        elif kind in _CLOSING and (not self.closers or self.closers.pop() != kind):
+            raise Unreadable(f"{kind!r} closes nothing")
+        self.add(kind, value)
+
+
+# the last group that matched -> the method that reads the token
+_READERS: dict[str | None, Callable[[_Lexer, re.Match[str]], None]] = {
+    "num": _Lexer.number, "repeat": _Lexer.number, "ten": _Lexer.number, "space": _Lexer.space,
+    "text": _Lexer.font, "command": _Lexer.command, "letters": _Lexer.letters, "other": _Lexer.other,
+}  # fmt: skip
 
 
 def _letters(run: str) -> list[tuple[str, str]]:
-    """The tokens of a run of plain letters: a known word, a function beside letters, or a product."""
+    """The tokens of a run of plain letters: a known word, a function next to letters, or a product of variables."""
     if len(run) == 1:
         return [_LETTERS[run]]
     known = WORDS.get(run)

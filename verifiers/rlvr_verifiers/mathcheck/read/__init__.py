@@ -1,1 +1,1 @@
-"""From a text to all that it may mean, as typed answers."""
+"""Turns a text into all its possible readings, as typed answers."""

@@ -1,4 +1,4 @@
-"""Conditions behind an answer, which say where it holds: `2n - 1 (n ≥ 1)`, `f(x) = kx for all real x`."""
+"""Conditions after an answer, which say where it holds: `2n - 1 (n ≥ 1)`, `f(x) = kx for all real x`."""
 
 import re
 
@@ -24,7 +24,7 @@ _SAID = re.compile(
 
 
 def conditional(text: str, reader: Reader) -> list[Reading] | None:
-    """The readings of an answer without the condition behind it; None where there is none."""
+    """The readings of an answer without the condition after it; None if there is none."""
     if _HINT.search(text) is None:
         return None
     for shorter in (_FOR_ALL.sub("", text), CONDITION.sub("", text), _without(text)):
@@ -35,7 +35,7 @@ def conditional(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _without(text: str) -> str:
-    """The text without a condition in brackets or between commas that is about a letter of the rest."""
+    """The text without a condition, in brackets or after a comma, on a letter of the rest."""
     if text.endswith(")"):
         start = _opening(text)
         head = text[:start].strip()
@@ -52,7 +52,7 @@ def _without(text: str) -> str:
 
 
 def is_condition(text: str, head: str) -> bool:
-    """Whether the text says what a letter of the head may be."""
+    """Whether the text restricts a letter of the head."""
     match = _ABOUT.fullmatch(text) or _SAID.fullmatch(text)
     if match is None:
         return False
@@ -64,7 +64,7 @@ def is_condition(text: str, head: str) -> bool:
 
 
 def _opening(text: str) -> int:
-    """Where the bracket that the last character closes is opened; 0 when nowhere."""
+    """The position of the bracket that the last character closes; 0 if there is none."""
     depth = 0
     for index in range(len(text) - 1, -1, -1):
         depth += (text[index] == ")") - (text[index] == "(")

@@ -33,7 +33,7 @@ def described(text: str, reader: Reader) -> list[Reading] | None:
         match = _POINT.fullmatch(text) if text[0].isupper() else None
         if match is not None and len(split_outside(match["rest"][1:-1], ",")) > 1:
             points = [one for one in reader.readings(match["rest"]) if isinstance(one, Parts)]
-            if points and match["name"] != "C":  # C(8, 3) is a number of choices
+            if points and match["name"] != "C":  # C(8, 3) is a binomial coefficient
                 return list(points)
     if ("]" in text or "[" in text) and _FOREIGN.search(text):
         turned = _FOREIGN_INTERVAL.sub(_turned, text)

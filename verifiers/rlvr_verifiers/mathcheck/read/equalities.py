@@ -59,7 +59,7 @@ def arrow(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def approximation(text: str, reader: Reader) -> list[Reading] | None:
-    r"""`exact ≈ rounded` is the exact side; `x ≈ 11` is a value for x."""
+    r"""`exact ≈ rounded` means the exact side; `x ≈ 11` is a value for x."""
     if "≈" not in text or len(split_outside(AND.sub(",", text), ",;")) > 1:
         return None
     left, _, right = text.partition("≈")
@@ -110,7 +110,7 @@ def equality(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _worked_out(pieces: list[str], reader: Reader) -> list[Reading] | None:
-    """The value of `operation = value` and `x = operation = ... = value`; None where no operation stands before it."""
+    """The value in `operation = value` and `x = operation = ... = value`; None if no operation precedes it."""
     if OPERATION.search(pieces[-1]) or not any(map(_is_operation, pieces[:-1])):
         return None
     kept = [piece for piece in pieces[:-1] if piece and not _is_operation(piece) and not _is_name(piece)]
@@ -157,7 +157,7 @@ def _one_equality(left: str, right: str, reader: Reader) -> list[Reading] | None
 
 
 def _set_apart(answer: Answer) -> Answer:
-    """The values of one name, which are no tuple."""
+    """The values of one name, which are not a tuple."""
     first = answer.readings[0] if answer.readings else None
     if not isinstance(first, Parts) or first.group is not Group.LIST:
         return answer
@@ -172,12 +172,12 @@ def tuple_of_names(text: str) -> list[str] | None:
 
 
 def _holds_variables(text: str) -> bool:
-    """Whether letters remain besides constants, functions and words."""
+    """Whether letters remain apart from constants, functions and words."""
     return re.search(r"[A-Za-z]", _NO_VARIABLE.sub(" ", text)) is not None
 
 
 def _assignments(names: list[str], right: str, reader: Reader) -> list[Reading]:
-    """(x, y) = (1, 2), (3, 4): the tuples, and for one tuple its named parts."""
+    """(x, y) = (1, 2), (3, 4): the tuples; for a single tuple also its named parts."""
     plain = tuple(re.sub(r"[{} ]", "", name) for name in names)
     found = [with_names(reading, plain) for reading in reader.readings(right)]
     for reading in found:
@@ -191,7 +191,7 @@ def _assignments(names: list[str], right: str, reader: Reader) -> list[Reading]:
 
 
 def with_names(reading: Reading, names: tuple[str, ...]) -> Reading:
-    """The reading with names for the parts of its tuples of that length; any other reading as it is."""
+    """The reading with the parts of tuples of that length named; any other reading unchanged."""
     if not isinstance(reading, Parts):
         return reading
     if reading.group is Group.TUPLE:
@@ -211,7 +211,7 @@ def _is_name(text: str) -> bool:
 
 
 def is_quantity(text: str) -> bool:
-    """Whether the text has no digits but in subscripts, exponents and brackets: a + b, AB^2, P(X = 2), but not 2x."""
+    """Whether the text has digits only in subscripts, exponents and brackets: a + b, AB^2, P(X = 2), but not 2x."""
     return re.search(r"\d", _COUNTED.sub("", text)) is None
 
 

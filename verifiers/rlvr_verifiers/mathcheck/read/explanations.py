@@ -1,4 +1,4 @@
-"""An answer with words around it: a sentence that leads to it, a remark or a condition behind it."""
+"""Answers with words around them: an introductory sentence, a remark, a condition."""
 
 import re
 
@@ -18,7 +18,7 @@ _FOREIGN_LEAD = re.compile(
 )
 _LEAD_END = re.compile(r"(?:\b(?:is|are|equals|be|was|to|of|exactly|about|value)|:|=)\s*$", re.IGNORECASE)
 _COPULA = re.compile(r"(?:\b(?:is|are|equals|was)|:|=)\s*$", re.IGNORECASE)
-_ALTERS = re.compile(  # words before or behind a number that make another value of it, or take it back
+_ALTERS = re.compile(  # words next to a number that change its value or retract it
     r"n't\b|\b(?:not?|never|cannot|but|except|without|neither|nor|or|maybe|possibly|wrong|incorrect|false|than|up to"
     r"|at (?:least|most)|near|between|above|below|under|over|multiples?|divisors?|factors?|roots?|half|third|twice"
     r"|double|triple|squared?|cubed?|reciprocal|inverse|opposite|negative|minus|plus|times|power|log(?:arithm)?"
@@ -38,7 +38,7 @@ _REMARK = re.compile(
 )
 _EARLIER = re.compile(r"\b(?:was|were|before|previously|earlier|should|actually)\b", re.IGNORECASE)
 _ABOUT = r"(?:about|approximately|approx\.?|roughly|around|circa)"
-_ROUNDED = re.compile(  # an exact value, and in brackets or after "or" its decimal
+_ROUNDED = re.compile(  # an exact value and, in brackets or after "or", its decimal
     rf"(?P<exact>.*[\d}})a-z])\s*(?:\(\s*(?:≈|\\text\s*\{{\s*(?:or )?{_ABOUT}\s*\}}|{_ABOUT})\s*(?P<inner>[^()]*)\)"
     rf"|,?\s*(?:\\text\s*\{{\s*,?\s*(?:or|which is|i\.e\.)?,?\s*{_ABOUT}\s*\}}"
     rf"|(?:or|which is)\s+{_ABOUT}\s)\s*(?P<decimal>-?\d[\d.,]*\s*\\?%?))"
@@ -76,7 +76,7 @@ def enumerated(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def remarked(text: str, reader: Reader) -> list[Reading] | None:
-    """A number with a remark in brackets or what it is not: `18 (9 eggs at 2)`, `12 and not 13`."""
+    """A number with a remark in brackets or a denied value: `18 (9 eggs at 2)`, `12 and not 13`."""
     if "not" in text and (match := _NOT_ANOTHER.search(text)):
         return reader.readings(text[: match.start()].strip()) or None
     match = _REMARK.fullmatch(text) if text.endswith(")") and text[0] not in "([" else None
@@ -87,7 +87,7 @@ def remarked(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _is_rounding(exact: str, decimal: str) -> bool:
-    """Whether a decimal may be a rounded form of a number; True where either is no number."""
+    """Whether a decimal may be a rounded form of a number; True if either is not a number."""
     first, second = parse_number(exact.strip().rstrip(",")), parse_number(decimal.strip())
     if first is None or second is None:
         return True
@@ -95,15 +95,15 @@ def _is_rounding(exact: str, decimal: str) -> bool:
 
 
 def explained(text: str, reader: Reader) -> list[Reading] | None:
-    """An answer with words around it: "The area is 5", "5 (approximately)", conditions behind."""
+    """The readings of an answer with words around it: "The area is 5", "5 (approximately)"."""
     if _BOUND.match(unwrapped_text(text)):
-        return []  # "at least 3" is no value
+        return []  # "at least 3" is not a value
     if match := _OF_A_KIND.fullmatch(text):
         return reader.readings(match["rest"]) or None
     if match := _ROUNDED.fullmatch(text):
         decimal = match["inner"] or match["decimal"]
         if not _is_rounding(match["exact"], decimal):
-            return []  # "5 or about 6" says two values
+            return []  # "5 or about 6" states two values
         return reader.readings(f"{match['exact'].strip().rstrip(',')} ≈ {decimal.strip()}")
     if match := _SAYS_WHAT.search(text):
         return reader.readings(text[: match.start()].strip()) or None

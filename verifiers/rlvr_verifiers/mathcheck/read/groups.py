@@ -1,4 +1,4 @@
-"""Parts of an answer: lists, tuples, sets, ratios, matrices, and what ± stands for."""
+"""Reads the parts of an answer: lists, tuples, sets, ratios, matrices, and the values of ±."""
 
 import itertools
 import re
@@ -59,7 +59,7 @@ _BRACKETS = (
 
 
 def listed(text: str, reader: Reader) -> list[Reading] | None:
-    """Parts between commas, semicolons, "and" and "or" outside brackets."""
+    """Parts separated by commas, semicolons, "and" or "or" outside brackets."""
     if "," not in text and ";" not in text and "and" not in text and "or" not in text and "\\&" not in text:
         return None
     if "\\text" in text:
@@ -175,7 +175,7 @@ def grouped(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _rows(parts: list[str], reader: Reader) -> list[Reading]:
-    """[[1, 2], [3, 4]] as a matrix, and as a list of tuples."""
+    """[[1, 2], [3, 4]] as a matrix and as a list of tuples."""
     rows = [tuple(map(reader.answer, split_outside(part[1:-1], ","))) for part in parts]
     tuples = tuple(Answer(part, (Parts(Group.TUPLE, row),)) for part, row in zip(parts, rows, strict=True))
     if sum(map(len, rows)) > MAX_PARTS:
@@ -230,7 +230,7 @@ def matrix(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _matrix_arithmetic(text: str) -> list[Reading] | None:
-    """The value of a sum of products of numeric matrices; None when it is anything else."""
+    """The value of a sum of products of numeric matrices; None for anything else."""
     total: list[list[Fraction]] | None = None
     term: list[list[Fraction]] = []
     sign, end = 1, 0
@@ -288,7 +288,7 @@ def _cell(text: str) -> str:
 
 
 def _is_signed(answer: Answer) -> bool:
-    """Whether the answer is a list that ± stands for."""
+    """Whether the answer is a list of the values of a ±."""
     first = answer.readings[0] if answer.readings else None
     return (
         isinstance(first, Parts)
@@ -298,7 +298,7 @@ def _is_signed(answer: Answer) -> bool:
 
 
 def _flattened(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """Parts in which ± is written out in place: {1 ± 2, 5} has three."""
+    """The parts with ± expanded in place: {1 ± 2, 5} has three."""
     flat: list[Answer] = []
     for answer in answers:
         first = answer.readings[0] if answer.readings else None
@@ -310,7 +310,7 @@ def _flattened(answers: Sequence[Answer]) -> tuple[Answer, ...]:
 
 
 def _points_of_signs(items: tuple[Answer, ...]) -> Parts | None:
-    """The tuples that signs stand for: (±1, 2) is two points; signs in different places are independent."""
+    """The tuples that a tuple with signs means: (±1, 2) is two points; signs in different parts are independent."""
     choices = [item.readings[0].items if _is_signed(item) else (item,) for item in items]  # type: ignore[union-attr]
     points = list(itertools.islice(itertools.product(*choices), MAX_PARTS + 1))
     if len(points) > MAX_PARTS:

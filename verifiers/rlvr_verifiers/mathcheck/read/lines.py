@@ -1,4 +1,4 @@
-r"""Lines with a parameter: `(1, 2) + t(3, 4)`, columns too, as the tuple of their coordinates."""
+r"""Reads lines with a parameter, `(1, 2) + t(3, 4)`, also with column vectors, as the tuple of their coordinates."""
 
 import re
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ _PARAMETERS = frozenset(("s", "t", "u", "k", "r", "lambda", "mu", "alpha"))
 
 
 def line(text: str, reader: Reader) -> list[Reading] | None:
-    """The coordinates of a point and a multiple of a vector; None for anything else."""
+    """The coordinates of a point plus a multiple of a vector; None for anything else."""
     if "+" not in text and "-" not in text:
         return None
     if "\\begin" in text:
@@ -40,7 +40,7 @@ def line(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def with_parameter(gold: Parts, answer: Parts) -> Parts | None:
-    """The answer with the gold's letter for its parameter; None where either has none, or both the same."""
+    """The answer with its parameter renamed to that of the gold answer; None if one is missing or both are equal."""
     if not (any(map(_is_formula, gold.items)) and any(map(_is_formula, answer.items))):
         return None
     from rlvr_verifiers.mathcheck.tree.nodes import Var, substituted, variables

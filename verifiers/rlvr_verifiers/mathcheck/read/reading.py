@@ -1,4 +1,4 @@
-r"""Reading an answer: `read` finds all that a text may mean."""
+r"""`read` finds all readings of a text."""
 
 import re
 from collections.abc import Callable
@@ -93,7 +93,7 @@ def read(text: str, *, is_reference: bool = False) -> Answer:
     r"""All readings of a text.
 
     Args:
-        is_reference: a reference is read with less tolerance ("5 m" is five times m).
+        is_reference: read with less tolerance ("5 m" is five times m).
 
     >>> [type(reading).__name__ for reading in read(r"$(1, \tfrac12)$").readings]
     ['Parts']
@@ -109,7 +109,7 @@ def read_tidied(text: str, *, is_reference: bool = False) -> Answer:
 
 
 class _Reader:
-    """Reads texts at one depth; past the deepest one nothing is read."""
+    """Reads texts at one depth; beyond the depth limit there are no readings."""
 
     __slots__ = ("depth", "is_reference")
 
@@ -214,7 +214,7 @@ def _verbal(text: str) -> list[Reading]:
 
 
 def _listed_words(text: str, found: list[Reading], reader: Reader) -> list[Reading]:
-    """A list of words, beside the phrase that all of it is."""
+    """The readings of a list of words, in addition to the phrase as a whole."""
     if letters := region(text):
         found.append(letters)
     joined = AND.sub(",", text)
@@ -287,7 +287,7 @@ def _relation(text: str, reader: Reader) -> list[Reading] | None:
 
 
 def _formula(text: str) -> list[Reading]:
-    """The text as an expression, ± written out, with a unit behind."""
+    """The text as an expression, with ± expanded and an optional unit."""
     unit: Unit | None = None
     body = text
     match = _UNIT_TAIL.fullmatch(text)

@@ -1,1 +1,1 @@
-"""String work before any parsing: where the answer is, and one spelling for layout, units and words."""
+"""String processing before parsing: finds the answer and normalises layout, units and words."""

@@ -1,4 +1,4 @@
-r"""`\boxed{}` and `\fbox{}` in a text, by matching braces; linear in the text, and only its end is looked at.
+r"""`\boxed{}` and `\fbox{}` in a text, found by matching braces in linear time; only the end of the text is searched.
 
 >>> last_boxes(r"First \boxed{3}, then \boxed{\frac{1}{2}}.").boxes[-1].content
 '\\frac{1}{2}'
@@ -21,7 +21,7 @@ _STRAY = re.compile(r"([^{}\\\n]{1,40})\\\}[\s$.]*$")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One `\\boxed{content}` at text[start:end], its content without inner boxes and LaTeX comments."""
+    """One `\\boxed{content}` at text[start:end]; the content is without inner boxes and LaTeX comments."""
 
     start: int
     end: int
@@ -30,7 +30,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """The outermost closed boxes near the end of a text, in order; is_open: the last box was never closed."""
+    """The outermost closed boxes near the end of a text, in order; `is_open`: the last box was never closed."""
 
     boxes: tuple[Box, ...]
     is_open: bool
@@ -40,7 +40,7 @@ _NO_BOXES = Boxes((), False)
 
 
 def last_boxes(text: str) -> Boxes:
-    """The last boxes of the text, at most 64; a box of an earlier line that was never closed is passed over."""
+    """The last boxes of the text, at most 64. A box on an earlier line that was never closed is ignored."""
     start, last_start = _commands(text)
     if start < 0:
         return _NO_BOXES
@@ -59,7 +59,7 @@ def last_boxes(text: str) -> Boxes:
 
 
 def _commands(text: str) -> tuple[int, int]:
-    """Where the 64th command from the end begins, and the last; (-1, -1) when there is none."""
+    """The positions of the 64th command from the end and of the last; (-1, -1) if there is none."""
     starts: list[int] = []
     for command in _COMMANDS:
         end = len(text)
@@ -72,13 +72,13 @@ def _commands(text: str) -> tuple[int, int]:
 
 
 def _scan(text: str, start: int, last_start: int) -> tuple[list[tuple[int, int, int, int]], list[int]]:
-    """(begin, start and end of the content, end) of outermost closed boxes, and where open ones begin.
+    """The outermost closed boxes as (begin, start of content, end of content, end), and the positions of open ones.
 
     Args:
-        last_start: no command begins beyond it.
+        last_start: the position of the last command.
     """
     found: list[tuple[int, int, int, int]] = []
-    stack: list[tuple[int, int]] = []  # of each open brace: where its box begins (-1: no box) and its content
+    stack: list[tuple[int, int]] = []  # per open brace: the begin of its box (-1: none) and of its content
     num_open = 0
     for match in _TOKEN.finditer(text, start):
         if not num_open and match.start() > last_start:
@@ -106,7 +106,7 @@ def _scan(text: str, start: int, last_start: int) -> tuple[list[tuple[int, int, 
 
 def _add(found: list[tuple[int, int, int, int]], box: tuple[int, int, int, int]) -> None:
     while found and found[-1][0] > box[0]:
-        found.pop()  # they stand inside this one
+        found.pop()  # the boxes inside this one
     found.append(box)
 
 

@@ -1,8 +1,8 @@
-r"""Where the final answer stands in a completion: string work only, linear in the text.
+r"""Finds the final answer in a completion, by string operations in linear time.
 
-The text after the last closed think tag; in it the last `\boxed{}`; without any box what a marker announces
-(`#### x`, `Final answer: x`, `The answer is x`), or a text that is one value as a whole. Never the last number of a
-running text, and never an earlier box in place of a last one that was cut off.
+Only the text after the last closed think tag counts. The answer is in its last `\boxed{}`; without a box it is what a
+marker announces (`#### x`, `Final answer: x`, `The answer is x`), or the whole text if that is a single value. It is
+never the last number in running text, and never an earlier box if the last one was cut off.
 
 >>> extract(r"I first had \boxed{16}, but then \boxed{17}.", is_cut=False).answer
 '17'
@@ -62,7 +62,7 @@ _CHAT_TOKEN = re.compile(
 
 
 class Found(StrEnum):
-    """What extraction found."""
+    """The result of the extraction."""
 
     ANSWER = "answer"
     NONE = "none"
@@ -72,7 +72,7 @@ class Found(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractionOptions:
-    """What counts where there is no box, and what encloses thinking."""
+    """Which markers count if there is no box, and which tags enclose thinking."""
 
     markers: frozenset[Origin] = ALL_MARKERS
     thinking: Thinking = DEFAULT_THINKING
@@ -86,11 +86,11 @@ class Extraction:
     """The final answer of a completion.
 
     Attributes:
-        reason: why there is none; "" with Found.ANSWER.
-        core: the formula or bold part that a marked answer begins with, where more follows.
-        parts: the boxes of the final statement, distinct and in order, where it has several; the answer is the last.
-        list_parts: more loosely those of its sentence; only for a reference with as many elements.
-        rival: another final answer, stated after the box.
+        reason: why there is no answer; "" with Found.ANSWER.
+        core: the formula or bold part with which a longer marked answer begins.
+        parts: the distinct boxes of the final statement in order, if it has several; `answer` is the last one.
+        list_parts: the boxes of the whole last sentence; used only for a reference with as many elements.
+        rival: a different final answer that is stated after the box.
     """
 
     found: Found
@@ -107,7 +107,7 @@ def extract(text: str, *, is_cut: bool, options: ExtractionOptions = DEFAULT) ->
     """The final answer of a completion.
 
     Args:
-        is_cut: the completion hit its length limit; then only a closed box counts.
+        is_cut: the completion hit its length limit, so only a closed box counts.
     """
     body = options.thinking.answer_of(text)
     if body is None:
@@ -144,7 +144,7 @@ def extract(text: str, *, is_cut: bool, options: ExtractionOptions = DEFAULT) ->
 
 
 def _of_one_turn(body: str) -> str:
-    """The text before the chat token that ends it; what follows was written for the other side."""
+    """The text up to the chat token that ends the turn; what follows belongs to another role."""
     body = body.lstrip()
     while (leading := _CHAT_TOKEN.match(body)) is not None:
         body = body[leading.end() :].removeprefix("assistant").lstrip()
@@ -153,12 +153,12 @@ def _of_one_turn(body: str) -> str:
 
 
 def is_placeholder(answer: str) -> bool:
-    """Whether nothing is said: white space, dots, a question mark, "your answer here".
+    """Whether the answer is empty or a placeholder: white space, dots, a question mark, "your answer here".
 
     >>> is_placeholder(r"\\text{your answer}"), is_placeholder("7"), is_placeholder("...")
     (True, False, True)
     """
-    # \\{\\} is the empty set
+    # \\{\\} is the empty set, not a placeholder
     if len(answer) > 60 or any(map(str.isdigit, answer)) or "\\{" in answer:
         return False
     return _PLACEHOLDER.fullmatch(_FILLING.sub("", answer)) is not None
@@ -192,9 +192,9 @@ def _from_boxes(body: str, boxes: tuple[Box, ...], options: ExtractionOptions) -
 
 
 def _instead(taken_back: Retraction, origin: Origin) -> Extraction:
-    """What stands in place of an answer that was taken back."""
+    """The answer that replaces a retracted one."""
     if not taken_back.value:
-        reason = "the final answer was taken back, and no other stands in its place"
+        reason = "the final answer was retracted and not replaced"
         return Extraction(found=Found.NONE, reason=reason, origin=origin)
     marked = as_marked(taken_back.value, origin)
     return Extraction(
@@ -219,7 +219,7 @@ def _distinct(boxes: list[Box]) -> tuple[str, ...]:
 
 
 def _joined(body: str, boxes: tuple[Box, ...]) -> list[Box]:
-    """The last boxes that nothing but commas, "and", "or" or labels like `x =` separates."""
+    """The last boxes that are separated only by commas, "and", "or" or labels such as `x =`."""
     joined = [boxes[-1]]
     for earlier in reversed(boxes[:-1]):
         if not _is_link(body[earlier.end : joined[0].start]):
@@ -229,7 +229,7 @@ def _joined(body: str, boxes: tuple[Box, ...]) -> list[Box]:
 
 
 def _of_one_sentence(body: str, boxes: tuple[Box, ...]) -> list[Box]:
-    """The last boxes of a sentence, or on lines like "Second root: ", with nothing between that takes one back."""
+    """The last boxes of a sentence, or of lines such as "Second root: ", without a retraction between them."""
     joined = [boxes[-1]]
     for earlier in reversed(boxes[:-1]):
         between = body[earlier.end : joined[0].start]
@@ -247,9 +247,9 @@ def _is_link(between: str) -> bool:
 
 
 def _rival(before: str, tail: str, options: ExtractionOptions) -> str:
-    """Another final answer beside the last box: "or 5", or what a marker after it announces."""
-    if beside := alternative(before, tail) or hedge(tail):
-        return beside
+    """A second final answer next to the last box: "or 5", or one that a later marker announces."""
+    if other := alternative(before, tail) or hedge(tail):
+        return other
     if "nswer" not in tail and "####" not in tail and "NSWER" not in tail:
         return ""
     marked = last_marked(tail, markers=options.markers)

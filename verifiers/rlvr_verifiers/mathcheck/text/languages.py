@@ -1,11 +1,11 @@
-"""Other languages than English: connectives, units and scales, by their English names."""
+"""English equivalents of connectives, units and scales in other languages."""
 
 import re
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _OR = "或者 或是 或 oder ou или ou bien または もしくは 또는"
 _AND = "以及 并且 和 与 與 及 且 und et и e と および 및 그리고 y"
-_SHORT = frozenset(["y", "e", "o", "u"])  # names of variables outside of text
+_SHORT = frozenset(["y", "e", "o", "u"])  # variables, if outside `\\text`
 _WORDS: dict[str, str] = {}
 _WORDS.update(dict.fromkeys((*_OR.split(), "o", "u"), "or"))
 _WORDS.update(dict.fromkeys(_AND.split(), "and"))
@@ -48,29 +48,16 @@ _UNITS = {
     "N": "牛 牛顿", "J": "焦 焦耳", "W": "瓦 瓦特", "V": "伏 伏特", "A": "安 安培", "Pa": "帕 帕斯卡",
 }  # fmt: skip
 _UNIT_OF = {name: unit for unit, names in _UNITS.items() for name in names.split()}
-_POWERS = {
-    "平方": "square ",
-    "立方": "cubic ",
-    "제곱": "square ",
-    "квадратных ": "square ",
-    "кв ": "square ",
-}
+_POWERS = {"平方": "square ", "立方": "cubic ", "제곱": "square ", "квадратных ": "square ", "кв ": "square "}
 SCALES = {
-    "万": 10**4,
-    "萬": 10**4,
-    "百万": 10**6,
-    "千万": 10**7,
-    "亿": 10**8,
-    "億": 10**8,
-    "만": 10**4,
-    "억": 10**8,
-}
+    "万": 10**4, "萬": 10**4, "百万": 10**6, "千万": 10**7, "亿": 10**8, "億": 10**8, "만": 10**4, "억": 10**8,
+}  # fmt: skip
 _REFUSED = re.compile("[一二三四五六七八九十百千零两多半几成折分之不没非或以至约左右第负]|반|절반|배(?![가-힣])")
 _QUALIFIED = re.compile("^(?:约|大约|一共|共|总共|约为|是|为)")
 
 
 def with_english_connectives(text: str) -> str:
-    r"""The text with "and" and "or" for the words of other languages, between formulas or alone in a text group.
+    r"""The text with foreign connectives replaced by "and" and "or", between formulas or alone in a text group.
 
     >>> with_english_connectives(r"3 \text{ oder } 4")
     '3 \\text{ or } 4'
@@ -87,7 +74,7 @@ def _spaced(match: re.Match[str]) -> str:
 
 
 def english_unit(word: str) -> str | None:
-    """The English text of a unit in another language; "" for a count of something; None for no unit.
+    """The English name of a unit in another language; "" for a counted noun; None for anything else.
 
     >>> english_unit("平方厘米"), english_unit("人"), english_unit("半")
     ('square cm', '', None)

@@ -1,4 +1,4 @@
-r"""Layout that carries no meaning: environments, tags, frames, entities of HTML, end marks, and old spellings."""
+r"""Removes layout without meaning: environments, tags, frames, HTML entities, end marks, and obsolete spellings."""
 
 import re
 
@@ -50,7 +50,7 @@ _JSON = re.compile(
 
 
 def without_json(text: str) -> str:
-    """The value of an answer that is written as JSON; any other text as it is.
+    """The value of an answer that is written as JSON; any other text unchanged.
 
     >>> without_json('{"answer": "12"}')
     '12'
@@ -97,7 +97,7 @@ def _binomial(match: re.Match[str]) -> str:
 
 
 def _joined(match: re.Match[str]) -> str:
-    """The rows of an environment in one line; unchanged where its columns mean something."""
+    """The rows of an environment on one line; unchanged if its columns have a meaning."""
     env, body = match["env"], match["body"]
     if env in ("array", "alignat", "alignedat") and (argument := _ARGUMENT.match(body)):
         body = body[argument.end() :]
@@ -106,7 +106,7 @@ def _joined(match: re.Match[str]) -> str:
     if env in ("cases", "dcases", "rcases", "array"):
         is_system = all(_RELATION.search(row) for row in rows)
         if has_columns or not rows or (len(rows) > 1 and not is_system):
-            return match[0].replace("\\begin", "\\begin ")  # is not looked at again
+            return match[0].replace("\\begin", "\\begin ")  # so that it does not match again
     rows = [_ALIGNMENT.sub("", row).strip() for row in rows]
     if all(_RELATION.match(row) for row in rows[1:]):
         return " ".join(rows)

@@ -1,9 +1,9 @@
-r"""Final answers without a box: what `#### x`, `Final answer: x` or `The answer is x` announces, the last one in the
-text; else a text that is one answer as a whole.
+r"""Final answers without a box: the last one that `#### x`, `Final answer: x` or `The answer is x` announces; without
+a marker, a text that is a single answer.
 
-What follows a marker counts to the end of its sentence, formulas whole; a dot inside a number, of an abbreviation or
-of "p.m." ends no sentence. A text is one answer as a whole when it is a bare value, or a short sentence around its only
-formula; a number in running text never is.
+The answer extends from the marker to the end of the sentence and never ends inside a formula; a dot inside a number, in
+an abbreviation or in "p.m." does not end a sentence. A text is a single answer if it is a bare value or a short
+sentence around its only formula. A number in running text is never an answer.
 
 >>> last_marked("So the answer is $x = 5$. I hope it is correct.").answer
 'x = 5'
@@ -15,7 +15,7 @@ from enum import StrEnum
 
 
 class Origin(StrEnum):
-    """Where a final answer was read."""
+    """Where a final answer was found."""
 
     BOX = "box"
     HASH_MARKS = "hash_marks"
@@ -26,9 +26,12 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """What a marker announces ("" when nothing follows it).
+    """The answer that a marker announces.
 
-    core: the formula or the bold part that it begins with. tail: where in the text the statement ends; -1: it is all.
+    Attributes:
+        answer: the announced text; "" if nothing follows the marker.
+        core: the formula or bold part with which the answer begins.
+        tail: where the statement ends in the text; -1 if the answer is the whole text.
     """
 
     answer: str
@@ -72,7 +75,7 @@ _REMARK = re.compile(
     re.IGNORECASE,
 )
 _LEAD = re.compile(r"[ \t:*_=]{0,40}(?:\n[\s>*_-]{0,40})?")
-_MORE = re.compile(  # behind a formula: it is not the whole answer
+_MORE = re.compile(  # after a formula: the formula is not the whole answer
     r"\d|[=+*/^<>$\\%,]|\b(?:or|and|nor|times|plus|minus|over|per|less|more|factorial|squared|cubed)\b",
     re.IGNORECASE,
 )
@@ -98,10 +101,10 @@ _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 
 
 def last_marked(text: str, *, markers: frozenset[Origin] = ALL_MARKERS) -> Marked | None:
-    """The last announcement of a final answer; None when there is none.
+    """The last announced final answer; None if there is none.
 
     Args:
-        markers: which ones count.
+        markers: the markers to look for.
     """
     words = hashes = None
     if Origin.FINAL_ANSWER in markers or Origin.THE_ANSWER_IS in markers:
@@ -122,7 +125,7 @@ def last_marked(text: str, *, markers: frozenset[Origin] = ALL_MARKERS) -> Marke
 
 
 def tagged(text: str) -> Marked | None:
-    """What the last `<answer>..</answer>` holds; None without one.
+    """The content of the last `<answer>..</answer>`; None if there is none.
 
     >>> tagged("<answer> $x = 5$ </answer>").answer
     'x = 5'
@@ -139,7 +142,7 @@ def tagged(text: str) -> Marked | None:
 
 
 def whole_text(text: str) -> Marked | None:
-    """The answer that the text is as a whole; None for running text.
+    """The answer, if the whole text is a single one; None for running text.
 
     >>> whole_text("28 percent").answer, whole_text("Hence $x > 5$ is the solution.").answer
     ('28 percent', 'x > 5')
@@ -171,7 +174,7 @@ def _is_bare(text: str) -> bool:
 
 
 def _last_words(text: str, markers: frozenset[Origin]) -> tuple[int, Origin] | None:
-    """Where what follows the last "answer" that announces one begins, and which marker it is."""
+    """(position after the last "answer" that announces one, its marker)."""
     lowered = text.replace("\u0130", "I").lower()  # U+0130 alone would change its length
     position = len(text)
     for _ in range(_MAX_TRIES):
@@ -194,7 +197,7 @@ def _last_words(text: str, markers: frozenset[Origin]) -> tuple[int, Origin] | N
 
 
 def _is_question(rest: str) -> bool:
-    """Whether the sentence asks: "The answer is 7? No."."""
+    """Whether the sentence is a question: "The answer is 7? No."."""
     start = _past_lead(rest, 0)
     match = _SENTENCE.match(rest, start)
     end = match.end() if match else start
@@ -222,7 +225,7 @@ def _announced(text: str, before: str, end: int) -> tuple[int, Origin] | None:
 
 
 def _last_hashes(text: str) -> tuple[int, Origin] | None:
-    """What follows the last `####` that is no heading: on the last line, or with a value behind it."""
+    """The text after the last `####` that is not a heading: one on the last line, or one that a value follows."""
     position = len(text)
     for _ in range(_MAX_TRIES):
         position = text.rfind("####", 0, position)
@@ -244,7 +247,7 @@ def _past_lead(text: str, start: int) -> int:
 
 
 def _sentence(rest: str) -> str:
-    """The text to the end of its sentence; from the next line where its own holds nothing."""
+    """The text up to the end of its sentence, which starts on the next line if the current one is empty."""
     rest = rest[_past_lead(rest, 0) :].lstrip()
     match = _SENTENCE.match(rest)
     sentence = match.group() if match else ""
@@ -255,7 +258,7 @@ def _sentence(rest: str) -> str:
 
 
 def as_marked(text: str, origin: Origin, *, tail: int = -1) -> Marked:
-    """A statement of an answer, read; without emphasis and dollars around it."""
+    """The stated answer without emphasis and dollar signs around it."""
     text = text.strip().strip("`").strip()
     bold = _BOLD.match(text)
     core, rest = ("", "") if bold is None else (_inner(bold), text[bold.end() :])
@@ -271,7 +274,7 @@ def as_marked(text: str, origin: Origin, *, tail: int = -1) -> Marked:
 
 
 def _said_in_prose(sentence: str) -> str:
-    """The value in "the number of points is 19" or "it began 3 hours ago"; "" where there may be another."""
+    """The value in "the number of points is 19" or "it began 3 hours ago"; "" if there may be more than one."""
     if said := _IS.match(sentence):
         return sentence[said.end() :]
     numbers = _NUMBER.findall(sentence)
@@ -280,7 +283,8 @@ def _said_in_prose(sentence: str) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text in pieces, formulas at the odd places without their dollars or brackets; whole where dollars are money.
+    """The text split into prose (even indices) and formulas without delimiters (odd indices); not split if dollar signs
+    mean money.
 
     >>> _pieces("so $x$ or $ y $."), _pieces("from $5 to $6")
     (['so ', 'x', ' or ', 'y', '.'], ['from $5 to $6'])

@@ -1,8 +1,8 @@
-r"""One spelling for what only lays an answer out.
+r"""Normalises the layout and spelling of an answer.
 
-`tidy` returns LaTeX with a fixed choice of commands (`\frac`, `\text`, `\{`), one-character relations and set
-operators (≤ ≥ ≠ ≈ ∪ ∩ ∈ ∖ ∅), no delimiters around the whole, no spacing commands and no thousands separators
-that cannot be read in another way.
+`tidy` returns LaTeX with a fixed set of commands (`\frac`, `\text`, `\{`) and one-character relations and set
+operators (≤ ≥ ≠ ≈ ∪ ∩ ∈ ∖ ∅). It removes delimiters around the whole, spacing commands, and thousands separators
+that are unambiguous.
 """
 
 import re
@@ -122,7 +122,7 @@ _MATHBB = re.compile(r"\\(?:mathbb|mathbf)\s*\{?\s*([RZNQC])(?![A-Za-z])\s*\}?(?
 
 
 def tidy(text: str) -> str:
-    r"""The answer in one spelling. Text over `MAX_CHARS` is returned as it is: callers refuse it.
+    r"""The normalised answer. A text over `MAX_CHARS` is returned unchanged; callers refuse it.
 
     >>> tidy(r"$\left(\dfrac12,\,10{,}000\right)$.")
     '(\\frac12, 10000)'
@@ -180,7 +180,7 @@ def tidy(text: str) -> str:
 
 
 def unwrapped_text(text: str) -> str:
-    r"""The text with `\text{..}` groups replaced by what they hold.
+    r"""The text with `\text{..}` groups replaced by their content.
 
     >>> unwrapped_text(r"5 \text{ cm}^2")
     '5  cm^2'
@@ -189,12 +189,12 @@ def unwrapped_text(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """The text without spaces, but for those between digits."""
+    """The text without spaces, except those between digits."""
     return _SPACE.sub("", text) if " " in text else text
 
 
 def is_balanced(text: str) -> bool:
-    """Whether brackets open before they close; ( and [ may close each other, as in a half-open interval."""
+    """Whether all brackets are balanced; "(" and "]" may form a pair, as in a half-open interval."""
     depth = braces = 0
     previous = ""
     for character in text:
@@ -211,7 +211,7 @@ def is_balanced(text: str) -> bool:
 
 
 def split_outside(text: str, separators: str) -> list[str]:
-    """The pieces between separators that stand outside all brackets, stripped.
+    """The stripped pieces between those separators that are outside all brackets.
 
     >>> split_outside("(1,2), f(3,4), 5", ",")
     ['(1,2)', 'f(3,4)', '5']
@@ -243,7 +243,7 @@ def _plain_unicode(text: str) -> str:
 
 
 def _unboxed(text: str) -> str:
-    """The text with inner boxes replaced by what they hold."""
+    """The text with inner boxes replaced by their content."""
     for _ in range(20):
         match = _BOX.search(text)
         if match is None:
@@ -274,7 +274,7 @@ def _braced_comma(match: re.Match[str]) -> str:
 
 def _command(match: re.Match[str]) -> str:
     name = match[1]
-    if name is None:  # the end of a row, with the height that may follow it
+    if name is None:  # the end of a row, with an optional row height
         return "\\\\ "
     return _COMMANDS.get(name, match[0])
 
@@ -308,7 +308,7 @@ def _spaced_thousands(text: str) -> str:
 
 
 def _dollars(text: str) -> str:
-    r"""Dollar signs as money (`\$`) or gone."""
+    r"""The text with dollar signs escaped (`\$`) if they mean money, else removed."""
     bare = text.replace("\\$", "")
     count = bare.count("$")
     if count == 0:
@@ -319,7 +319,7 @@ def _dollars(text: str) -> str:
     return re.sub(r"(?<!\\)\$", " ", text)
 
 
-_PAIRS = {  # of the character that ends them
+_PAIRS = {  # last character -> the pairs of delimiters that end with it
     "$": (("$$", "$$"), ("$", "$")),
     ")": (("\\(", "\\)"),),
     "]": (("\\[", "\\]"),),
@@ -328,25 +328,14 @@ _PAIRS = {  # of the character that ends them
     "_": (("__", "__"),),
     '"': (('"', '"'),),
 }
-_WRAPPERS = tuple(
-    command + "{"
-    for command in (
-        "",
-        "\\boxed",
-        "\\fbox",
-        "\\text",
-        "\\mathbf",
-        "\\boldsymbol",
-        "\\bm",
-        "\\mathit",
-        "\\displaystyle",
-    )
-)
+_WRAPPERS = (
+    "{", "\\boxed{", "\\fbox{", "\\text{", "\\mathbf{", "\\boldsymbol{", "\\bm{", "\\mathit{", "\\displaystyle{",
+)  # fmt: skip
 _BRACE = re.compile(r"(?<!\\)[{}]")
 
 
 def _peel(text: str) -> str:
-    """The text without what encloses all of it: delimiters, emphasis, braces, a final dot."""
+    """The text without anything that encloses all of it: delimiters, emphasis, braces, a final dot."""
     for _ in range(12):
         before = text
         text = text.strip()
@@ -382,7 +371,7 @@ def _peel(text: str) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the brace at `start` is closed; -1 when it is not."""
+    """The position of the brace that closes the one at `start`; -1 if there is none."""
     depth = 0
     for match in _BRACE.finditer(text, start):
         depth += 1 if match[0] == "{" else -1

@@ -1,4 +1,4 @@
-r"""What stands directly around a box and belongs to its answer: a unit or a sign, a denial, another value after "or".
+r"""Text next to a box that affects its answer: a unit or a sign, a denial, another value after "or".
 
 >>> with_surroundings("It is $", r"\text{ cm}$.", "5")
 '5 \\text{cm}'
@@ -25,11 +25,11 @@ _NEAR_CHARS = 60
 
 
 def with_surroundings(before: str, after: str, content: str) -> str:
-    """The content of a box with the minus sign before it and the unit behind it, where it is a bare number.
+    """The content of a box; to a bare number the minus sign before the box and the unit after it are added.
 
     Args:
-        before: the text that ends where the box begins.
-        after: the text that begins where the box ends.
+        before: the text up to the box.
+        after: the text from the end of the box on.
     """
     if not _NUMBER.fullmatch(content):
         return content
@@ -50,13 +50,13 @@ def with_surroundings(before: str, after: str, content: str) -> str:
 
 
 def is_denied(before: str, *, is_only: bool) -> bool:
-    """Whether the words before a box deny it: "8 (not [7])"; of an only box, "the answer is not [7]"."""
+    """Whether the words before a box deny it: "8 (not [7])"; for the only box also "the answer is not [7]"."""
     pattern = _ANSWER_DENIED if is_only else _DENIED
     return pattern.search(before[-_NEAR_CHARS:]) is not None
 
 
 def alternative(before: str, after: str) -> str:
-    """Another value that "or" joins to the box, after it or before it; "" without one.
+    """The value that an "or" before or after the box offers instead; "" if there is none.
 
     >>> alternative("It is ", " or maybe 11."), alternative("11 or ", "")
     ('11', '11')

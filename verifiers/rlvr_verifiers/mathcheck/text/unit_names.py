@@ -1,4 +1,4 @@
-"""The names of units: what each measures in base dimensions, and how large it is."""
+"""The table of units: for each name its base dimensions and its size."""
 
 from fractions import Fraction
 
@@ -16,7 +16,7 @@ _PREFIX_WORDS = {
 }  # fmt: skip
 _ENERGY = {"length": 2, "mass": 1, "time": -2}
 _VOLTAGE = {"length": 2, "mass": 1, "time": -3, "ampere": -1}
-# symbol -> (words, prefixes that are common, dimensions)
+# symbol -> (words, common prefixes, dimensions)
 _SYMBOLS: dict[str, tuple[str, str, dict[str, int]]] = {
     "Hz": ("hertz", "mkMGT", {"time": -1}),
     "Bq": ("becquerel", "kM", {"time": -1}),
@@ -40,7 +40,7 @@ _SYMBOLS: dict[str, tuple[str, str, dict[str, int]]] = {
 
 
 def _table() -> dict[str, Measure]:
-    """Name -> dimensions and size. Symbols keep their case, words are in lower case and singular."""
+    """Name -> dimensions and size. Symbols keep their case; words are lower case and singular."""
     f = Fraction
     length = {
         "nm nanometer nanometre": f(1, 10**9), "μm um micrometer micrometre micron": f(1, 10**6),

@@ -1,4 +1,4 @@
-"""One spelling for units: powers and fractions in text groups, and the macros of siunitx."""
+"""Normalises the spelling of units: powers and fractions in text groups, and the macros of siunitx."""
 
 import re
 
@@ -17,7 +17,7 @@ _SI_UNIT = re.compile(rf"\\(?:si|unit)\s*(?:\[[^\[\]]*\])?\s*{_SI_BRACES}")
 
 
 def plain_units(text: str) -> str:
-    r"""The text with powers and fractions inside `\text{..}` and fractions of it in one level of braces."""
+    r"""The text with powers and fractions of units moved inside `\text{..}`, in one level of braces."""
     if "^" in text:
         for _ in range(_MAX_POWERS):
             text, count = _TEXT_POWER.subn(r"\1^\2", text)
@@ -30,7 +30,7 @@ def plain_units(text: str) -> str:
 
 
 def without_si(text: str) -> str:
-    r"""The text with the macros of siunitx written out: `\SI{5}{\metre\per\second}` is 5 \text{metre / second}."""
+    r"""The text with siunitx macros expanded: `\SI{5}{\metre\per\second}` is 5 \text{metre / second}."""
     if not _SI.search(text):
         return text
     text = _SI_NUMBER.sub(r"\1", text)

@@ -1,4 +1,4 @@
-r"""Units of measurement: what they measure and how large they are.
+r"""Units of measurement: their dimensions and their size.
 
 A unit is a product of powers of base dimensions with a rational factor: km/h is length^1 time^-1 with 5/18.
 A name that is not in the table ("apples") is a dimension of its own.
@@ -16,7 +16,13 @@ from rlvr_verifiers.mathcheck.text.vocabulary import words
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`dims` is sorted; a count noun is the dimension `#noun`. `generic` is "units", which any unit may replace."""
+    """A parsed unit.
+
+    Attributes:
+        dims: (base dimension, power), sorted by name. A counted noun is the dimension `#noun`.
+        factor: the size of the unit in base units.
+        is_generic: the word "units", which agrees with every unit.
+    """
 
     dims: Dims
     factor: Fraction
@@ -40,6 +46,8 @@ _REFUSED = frozenset(
     )
 )
 _GENERIC = frozenset(["unit", "sq.unit", "sq.units", "un"])
+_PRODUCT_SIGNS = ("*", "\\cdot", "\\times", "(", ")", ",", ".")
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _TOKEN = re.compile(
     r"\^\s*\{?\s*(-?\d)\s*\}?|\\?[$€£¥₹₩₽¢]|\^\\circ ?[CF]?|°[cCfF]|(?:[^\W\d_]|[.#'-])+|/|\*|\\cdot"
     r"|\\times|\(|\)|,"
@@ -48,25 +56,18 @@ _JOINED = re.compile(r"(?<=[A-Za-z])\s*-\s*(?=[A-Za-z])")
 _MAX_UNIT_CHARS = 80
 _RAISED = re.compile(r"\^\s*\{?\s*(-)?\d")
 _ARTICLE = re.compile(r"\s+[a-z]{3,}")
-# 20 C is a temperature like 20 degrees Celsius
+# "20 C" is the same temperature as "20 degrees Celsius"
 _SCALES = (("celsius", "C"), ("fahrenheit", "F"))
 _ONE_LETTER = frozenset((UNITS[scale][0], UNITS[letter][0]) for scale, letter in _SCALES)
 _SPELLINGS = {
-    "\\mu ": "μ",
-    "\\mu": "μ",
-    "µ": "μ",
-    "\\Omega ": "Ω",
-    "\\Omega": "Ω",
-    "[": " ",
-    "]": " ",
-    "\\AA": "Å",
-}
+    "\\mu ": "μ", "\\mu": "μ", "µ": "μ", "\\Omega ": "Ω", "\\Omega": "Ω", "[": " ", "]": " ", "\\AA": "Å",
+}  # fmt: skip
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 
 
 @lru_cache(maxsize=2048)
 def parse_unit(text: str) -> Unit | None:
-    r"""The unit that a text names (with `\text` groups already unwrapped); None when it names none.
+    r"""The unit that a text names (`\text` groups already unwrapped); None if it names none.
 
     >>> parse_unit("km/h") == parse_unit("kilometers per hour") == parse_unit("kmh")
     True
@@ -78,96 +79,142 @@ def parse_unit(text: str) -> Unit | None:
     text = _JOINED.sub(" ", _written(text).strip())
     if not text or len(text) > _MAX_UNIT_CHARS:
         return None
-    dims: dict[str, int] = {}
-    factor = Fraction(1)
-    sign, power, is_generic, has_name = 1, 1, False, False
-    nouns: list[str] = []
-    last: Measure | None = None
-    position = 0
-    while position < len(text):
-        if text[position].isspace():
-            position += 1
-            continue
-        match = _TOKEN.match(text, position)
-        if match is None:
-            return None
-        position = match.end()
-        token = match[0].strip()
-        if match[1] is not None:
-            exponent = int(match[1])
-            if last is None:
-                if nouns or is_generic:
-                    continue
+    return _UnitReader(text).read()
+
+
+class _UnitReader:
+    """Reads a unit word by word.
+
+    Attributes:
+        dims: the powers of the base dimensions read so far; those of nouns have names that begin with "#".
+        sign: 1 in a numerator, -1 after "/" or "per".
+        power: the power of the next word, which "square" and "cubic" set.
+        last: the measure to which a following exponent applies; None after a noun or a separator.
+    """
+
+    __slots__ = ("dims", "factor", "has_name", "is_generic", "last", "nouns", "position", "power", "sign", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.dims: dict[str, int] = {}
+        self.factor = Fraction(1)
+        self.sign, self.power = 1, 1
+        self.is_generic, self.has_name = False, False
+        self.nouns: list[str] = []
+        self.last: Measure | None = None
+
+    def read(self) -> Unit | None:
+        """The unit; None when the text names none."""
+        while self.position < len(self.text):
+            if self.text[self.position].isspace():
+                self.position += 1
+                continue
+            match = _TOKEN.match(self.text, self.position)
+            if match is None:
                 return None
-            factor *= _scaled(dims, last, exponent - 1, sign)
-            continue
+            self.position = match.end()
+            is_read = self._word(match[0].strip()) if match[1] is None else self._exponent(int(match[1]))
+            if not is_read:
+                return None
+        return self._unit() if self.has_name else None
+
+    def _exponent(self, exponent: int) -> bool:
+        """Raises the last measure to a power; an exponent after a noun is ignored, one after nothing is an error."""
+        if self.last is None:
+            return bool(self.nouns) or self.is_generic
+        self._multiply(self.last, exponent - 1)
+        return True
+
+    def _word(self, token: str) -> bool:
+        """Takes a word or a sign; False for a word that no unit contains."""
         word = token.strip(".").casefold()
-        is_symbol = token in ("K", "A") and not _ARTICLE.match(text, position)
+        is_symbol = token in ("K", "A") and not _ARTICLE.match(self.text, self.position)
         if word in _REFUSED and not is_symbol:
-            return None
-        if token == ")" and sign < 0:
-            sign = 1
-            continue
-        if token in ("/", "per") or word in ("per", "an", "every") or (word == "a" and has_name):
-            sign, power, last = -1, 1, None
-            continue
-        is_preposition = word == "in" and (nouns or last is not None)
-        if (
-            token in ("*", "\\cdot", "\\times", "(", ")", ",", ".")
-            or (word in _FILLER and not is_symbol)
-            or is_preposition
-        ):
-            continue
-        if word in ("square", "sq", "squared"):
-            if word == "squared" and last is not None:
-                factor *= _scaled(dims, last, 1, sign)
-            else:
-                power = 2
-            continue
-        if word in ("cubic", "cu", "cubed"):
-            if word == "cubed" and last is not None:
-                factor *= _scaled(dims, last, 2, sign)
-            else:
-                power = 3
-            continue
-        has_name = True
+            return False
+        if self._is_separator(token, word) or self._is_filler(token, word, is_symbol) or self._is_power(word):
+            return True
+        return self._name(token, word)
+
+    def _is_separator(self, token: str, word: str) -> bool:
+        """Whether the token begins or ends a denominator; `sign` follows it."""
+        if token == ")" and self.sign < 0:
+            self.sign = 1
+            return True
+        if token in ("/", "per") or word in ("per", "an", "every") or (word == "a" and self.has_name):
+            self.sign, self.power, self.last = -1, 1, None
+            return True
+        return False
+
+    def _is_filler(self, token: str, word: str, is_symbol: bool) -> bool:
+        """Whether the token changes nothing: a product sign, a bracket, "of", "long"."""
+        if token in _PRODUCT_SIGNS or (word in _FILLER and not is_symbol):
+            return True
+        return word == "in" and (bool(self.nouns) or self.last is not None)
+
+    def _is_power(self, word: str) -> bool:
+        """Whether the word is a power: "square" before a name, "squared" after one."""
+        power = _POWERS.get(word)
+        if power is None:
+            return False
+        if word in ("squared", "cubed") and self.last is not None:
+            self._multiply(self.last, power - 1)
+        else:
+            self.power = power
+        return True
+
+    def _name(self, token: str, word: str) -> bool:
+        """Takes the name of a unit or a noun; False for a foreign word that is neither."""
+        self.has_name = True
         if word in _GENERIC or word.removesuffix("s") in _GENERIC:
-            is_generic = True
-            continue
+            self.is_generic = True
+            return True
         if not token.isascii() and token not in UNITS and (foreign := english_unit(token)) != "":
             if foreign is None:
-                return None
-            text = f"{foreign} {text[position:]}"
-            position, has_name = 0, bool(dims)
-            continue
-        last = _lookup(token)
-        raised = _RAISED.match(text, position)
-        if raised and (last is None or token in ("Nm", "Ws") or (token == "ms" and raised[1])):
+                return False
+            self.text = f"{foreign} {self.text[self.position :]}"  # read again, in English
+            self.position, self.has_name = 0, bool(self.dims)
+            return True
+        self.last = self._measure(token)
+        if self.last is not None:
+            self._multiply(self.last, self.power)
+            self.power = 1
+        elif noun := _stem(word):
+            self.nouns.append(noun)
+            self.dims[f"#{noun}"] = self.sign
+        return True
+
+    def _measure(self, token: str) -> Measure | None:
+        """The measure that a following exponent applies to; earlier symbols of a compound such as ms^{-1} are taken."""
+        measure = _lookup(token)
+        raised = _RAISED.match(self.text, self.position)
+        if raised and (measure is None or token in ("Nm", "Ws") or (token == "ms" and raised[1])):
             *others, final = _split(token) or [token]
             for other in others:
-                factor *= _scaled(dims, UNITS[other], power, sign)
-            last = _lookup(final)
-        if last is None:
-            noun = _stem(word)
-            if noun:
-                nouns.append(noun)
-                dims[f"#{noun}"] = sign
-            continue
-        factor *= _scaled(dims, last, power, sign)
-        power = 1
-    if not has_name:
-        return None
-    if nouns and any(not name.startswith("#") for name in dims):
-        # "meters of rope": a measure says more than the noun beside it
-        dims = {name: p for name, p in dims.items() if not name.startswith("#") or p < 0}
-    if "radian" in dims and len(dims) > 1:
-        del dims["radian"]  # rad/s is 1/s
-    kept = tuple(sorted((name, p) for name, p in dims.items() if p))
-    return Unit(kept, factor, is_generic and not kept)
+                self._multiply(UNITS[other], self.power)
+            measure = _lookup(final)
+        return measure
+
+    def _multiply(self, measure: Measure, times: int) -> None:
+        """Multiplies the unit by a power of a measure, which counts as its inverse in a denominator."""
+        dims, factor = measure
+        for name, power in dims:
+            self.dims[name] = self.dims.get(name, 0) + power * times * self.sign
+        self.factor *= factor ** (times * self.sign)
+
+    def _unit(self) -> Unit:
+        dims = self.dims
+        if self.nouns and any(not name.startswith("#") for name in dims):
+            # "meters of rope": the measure says more than the noun, which stays only in a denominator
+            dims = {name: power for name, power in dims.items() if not name.startswith("#") or power < 0}
+        if "radian" in dims and len(dims) > 1:
+            del dims["radian"]  # rad/s is 1/s
+        kept = tuple(sorted((name, power) for name, power in dims.items() if power))
+        return Unit(kept, self.factor, self.is_generic and not kept)
 
 
 def _written(text: str) -> str:
-    """The text with one spelling of micro and ohm, without brackets around a unit and without `\\frac`."""
+    """The text with one spelling for micro, ohm and ångström, without square brackets and `\\frac`."""
     if "\\" in text or "[" in text or "µ" in text:
         for spelling, plain in _SPELLINGS.items():
             text = text.replace(spelling, plain)
@@ -176,9 +223,9 @@ def _written(text: str) -> str:
 
 
 def conversion(gold: Unit | None, answer: Unit | None) -> Fraction | None:
-    """By what to multiply the answer's number to compare it in the gold's unit; None for different kinds of unit.
+    """The factor that converts the answer's number into the gold's unit; None if the units are incompatible.
 
-    A unit that was left out on either side, and the word "units", agree with every unit.
+    A missing unit on either side, and the word "units", agree with every unit.
 
     >>> conversion(parse_unit("m"), parse_unit("cm")), conversion(parse_unit("kg"), parse_unit("cm"))
     (Fraction(1, 100), None)
@@ -197,26 +244,14 @@ def conversion(gold: Unit | None, answer: Unit | None) -> Fraction | None:
 
 
 def is_known(unit: Unit) -> bool:
-    """Whether it measures something, and is no mere noun."""
+    """Whether the unit measures something rather than counting a noun."""
     return unit.is_generic or any(not name.startswith("#") for name, _ in unit.dims)
-
-
-def _scaled(dims: dict[str, int], last: Measure, times: int, sign: int) -> Fraction:
-    for name, power in last[0]:
-        dims[name] = dims.get(name, 0) + power * times * sign
-    return last[1] ** (times * sign)
 
 
 def _lookup(token: str) -> Measure | None:
     compact = token.replace("^\\circ ", "^\\circ").strip()
     word = compact.strip(".").casefold()
-    for name in (
-        compact,
-        compact.strip("."),
-        word,
-        word.removesuffix("s"),
-        word.removesuffix("es"),
-    ):
+    for name in (compact, compact.strip("."), word, word.removesuffix("s"), word.removesuffix("es")):
         found = UNITS.get(name)
         if found is not None and (len(name) > 1 or name == compact or not name.isalpha()):
             return found
@@ -224,7 +259,7 @@ def _lookup(token: str) -> Measure | None:
 
 
 def _split(token: str) -> list[str]:
-    """The symbols that are set side by side in a token with a power: ms^{-1} is m s^{-1}, gcm^{-3} g cm^{-3}."""
+    """The symbols in a compound token: ms^{-1} is m s^{-1}, gcm^{-3} is g cm^{-3}; [] if it is not one."""
     found: list[str] = []
     rest = token
     while rest:

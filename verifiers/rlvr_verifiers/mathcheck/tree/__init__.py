@@ -1,1 +1,1 @@
-"""The tree of an expression: its nodes, exact rational values, and trees made from trees."""
+"""The expression tree: its nodes, exact rational values, and tree transformations."""

@@ -22,10 +22,11 @@ class Undefined(ArithmeticError):  # noqa: N818 - a finding about the value
 
 
 def exact_value(expr: Expr) -> Fraction | None:
-    """The value when it is rational and plain arithmetic finds it; None otherwise.
+    """The value, if it is rational and rational arithmetic finds it; else None.
 
-    Raises: TooBig when a value on the way would pass 20,000 bits or n! passes n = 1,000; Undefined
-    for a division by zero.
+    Raises:
+        TooBig: an intermediate value would exceed 20,000 bits, or n! has n above the limit.
+        Undefined: a division by zero, or a function outside its domain.
     """
     kind = type(expr)
     if kind is Num:
@@ -73,7 +74,7 @@ def _bounded(value: Fraction) -> Fraction:
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """base ** exponent when it is rational; None for an irrational or complex one."""
+    """base ** exponent if it is rational; None if it is irrational or complex."""
     if base == 0:
         if exponent < 0:
             raise Undefined("zero has no negative power")
@@ -92,7 +93,7 @@ def power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def root(value: Fraction, index: int) -> Fraction | None:
-    """The real `index`-th root when it is rational; None otherwise."""
+    """The real `index`-th root if it is rational, else None."""
     if value < 0:
         if index % 2 == 0:
             return None
@@ -108,7 +109,7 @@ def root(value: Fraction, index: int) -> Fraction | None:
 
 
 def whole_root(value: int, index: int) -> int | None:
-    """The integer r >= 0 with r ** index == value; None when there is none."""
+    """The integer r >= 0 with r ** index == value; None if there is none."""
     if index == 2:
         found = math.isqrt(value)
         return found if found * found == value else None
@@ -153,7 +154,7 @@ def _logarithm(expr: Func) -> Fraction | None:
 
 
 def rational_logarithm(argument: Fraction, base: Fraction) -> Fraction | None:
-    """log_base(argument) when it is a ratio of small integers: log_4 8 = 3/2."""
+    """log_base(argument) if it is a ratio of small integers: log_4 8 = 3/2; else None."""
     if bits(argument) > MAX_BITS or bits(base) > MAX_BITS:
         return None
     try:
@@ -176,7 +177,7 @@ def _log(value: Fraction) -> float:
 
 
 def function_value(name: str, values: list[Fraction]) -> Fraction | None:
-    """A known function at rational arguments; None when the value is irrational or not defined here.
+    """A known function at rational arguments; None if the value is irrational or the function is not handled here.
 
     >>> function_value("floor", [Fraction(7, 2)])
     Fraction(3, 1)

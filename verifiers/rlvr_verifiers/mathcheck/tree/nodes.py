@@ -1,4 +1,4 @@
-"""The tree of an expression: frozen nodes, flat sums and products, and what can be asked of a tree.
+"""The expression tree: frozen nodes, flat sums and products, and functions on trees.
 
 Depth is bounded by the parser, so plain recursion is safe everywhere.
 """
@@ -13,7 +13,7 @@ class Unreadable(ValueError):  # noqa: N818 - a finding about the text
 
 
 class TooBig(ValueError):  # noqa: N818 - a finding about the text
-    """The text, or a value on the way, is over a limit on size."""
+    """The text, or an intermediate value, exceeds a size limit."""
 
 
 class Expr:
@@ -26,14 +26,14 @@ class Expr:
         return ()
 
     def rebuilt(self, parts: "tuple[Expr, ...]") -> "Expr":
-        """The same node over other children."""
+        """The same node with other children."""
         assert not parts
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Num(Expr):
-    """A rational number, exact: decimals are fractions too."""
+    """An exact rational number; decimals are fractions too."""
 
     value: Fraction
 
@@ -130,7 +130,7 @@ class Func(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Apply(Expr):
-    """An unknown function at an argument: f(x), f'(x), P(A, B). It may turn out to be a product."""
+    """An unknown function applied to arguments: f(x), f'(x), P(A, B). It may turn out to be a product."""
 
     name: str
     args: tuple[Expr, ...]
@@ -160,10 +160,12 @@ class PlusMinus(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Unevaluated(Expr):
-    """An integral, sum, product, limit or derivative that was left as such.
+    """An integral, sum, product, limit or derivative that the answer did not evaluate.
 
-    kind: int, sum, prod, lim, derivative. over: the text under and over the sign.
-    variable, low, high: of a sum or product with readable bounds, else "" and None.
+    Attributes:
+        kind: int, sum, prod, lim or derivative.
+        over: the text of the bounds.
+        variable, low, high: the index and bounds of a sum or product; "" and None if they are unreadable.
     """
 
     kind: str
@@ -188,7 +190,7 @@ TWO = Num(Fraction(2))
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
-    """Every node of a tree, the root first."""
+    """Every node of a tree, root first."""
     stack = [expr]
     while stack:
         node = stack.pop()
@@ -213,5 +215,5 @@ def transformed(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 
 def substituted(expr: Expr, values: dict[str, Expr]) -> Expr:
-    """The tree with variables replaced: renaming a bound variable is {"m": Var("n")}."""
+    """The tree with variables replaced: {"m": Var("n")} renames m to n."""
     return transformed(expr, lambda node: values.get(node.name, node) if isinstance(node, Var) else node)

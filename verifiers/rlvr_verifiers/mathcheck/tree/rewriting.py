@@ -1,4 +1,4 @@
-"""Trees made from trees: ± written out, sums over small ranges written out, degrees dropped."""
+"""Tree transformations: expand ±, expand sums over small ranges, drop degrees."""
 
 import itertools
 from dataclasses import replace
@@ -49,11 +49,12 @@ def is_unevaluated(expr: Expr) -> bool:
 
 
 def expanded_signs(expr: Expr) -> tuple[Expr, ...]:
-    r"""The expressions that ± stands for: all plus first; (expr,) when there is no ±.
+    r"""The expressions that ± means, all plus first; (expr,) if there is no ±.
 
-    Signs are linked (upper with upper) when a ∓ occurs, and independent otherwise.
+    If a ∓ occurs, the signs are linked (upper with upper); otherwise they are independent.
 
-    Raises: TooBig for more than four signs.
+    Raises:
+        TooBig: more than four signs.
     """
     signs = [node for node in walk(expr) if isinstance(node, PlusMinus)]
     if not signs:
@@ -79,9 +80,10 @@ def expanded_signs(expr: Expr) -> tuple[Expr, ...]:
 
 
 def expanded_sums(expr: Expr) -> Expr:
-    r"""The tree with sums and products over explicit integer ranges written out; others stay.
+    r"""The tree with sums and products over explicit integer ranges expanded; others stay.
 
-    Raises: TooBig when that makes more than 1,000 terms or 5,000 nodes.
+    Raises:
+        TooBig: the expansion has more than 1,000 terms or 5,000 nodes.
     """
 
     def change(node: Expr) -> Expr:
@@ -134,7 +136,7 @@ def range_names(expr: Expr) -> frozenset[str]:
 
 
 def bound_renamed(expr: Expr) -> Expr:
-    """The tree with one name for the variable of each integral, sum and product."""
+    """The tree with the variable of every integral, sum and product renamed to the same name."""
 
     def change(node: Expr) -> Expr:
         if not isinstance(node, Unevaluated):
@@ -150,7 +152,7 @@ def bound_renamed(expr: Expr) -> Expr:
 
 
 def _differential(body: Expr) -> str:
-    """The name v of the factor dv in an integrand; "" without one."""
+    """The name v of the factor dv in an integrand; "" if there is none."""
     for node in walk(body):
         if isinstance(node, Mul):
             for first, second in itertools.pairwise(node.factors):

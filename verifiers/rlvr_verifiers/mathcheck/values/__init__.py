@@ -1,1 +1,1 @@
-"""The types of an answer: numbers, words, relations, regions of the reals."""
+"""The types of an answer: numbers, words, relations, and sets of reals."""

@@ -1,7 +1,7 @@
-r"""What an answer can be: a tree of typed readings.
+r"""The types of an answer: a tree of typed readings.
 
-A text may be read in several ways ("(1,2)" is a point and an interval, "12:30" a time and a ratio); an `Answer` holds
-all readings that it allows, and the comparison takes those that fit the gold. Expressions are parsed only when needed.
+A text may have several readings: "(1,2)" is a point or an interval, "12:30" a time or a ratio. An `Answer` holds all of
+them, and the comparison uses those that fit the gold answer. Expressions are parsed only when needed.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ MAX_PARTS = 200
 
 
 class Group(StrEnum):
-    """How parts are held together."""
+    """How parts are grouped."""
 
     TUPLE = "tuple"
     SET = "set"
-    BRACKET = "bracket"  # square brackets that are no interval
-    LIST = "list"  # bare commas, "and": unordered, but in order it may stand for a tuple
+    BRACKET = "bracket"  # square brackets that are not an interval
+    LIST = "list"  # bare commas, "and": unordered, but may match a tuple in order
     RATIO = "ratio"
 
 
 class Formula:
-    """An expression, parsed on demand and once."""
+    """An expression that is parsed once, when first needed."""
 
     __slots__ = ("_error", "_expr", "text", "unit")
 
@@ -58,7 +58,7 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Based:
-    """A numeral with its base written below: 1011_2."""
+    """A numeral with its base as a subscript: 1011_2."""
 
     value: Fraction
     base: int
@@ -69,9 +69,9 @@ class Parts:
     """Several answers in one.
 
     Attributes:
-        pair: the text of a pair in round brackets, which may be an open interval as well.
-        names: of a tuple, what its parts are called; of a list, the one name that all of them have.
-        is_apart: joined by "and" or "or", or values of one name, so that it is no tuple.
+        pair: the text of a pair in round brackets, which may also be an open interval.
+        names: the names of a tuple's parts; for a list, the one name that all parts share.
+        is_apart: joined by "and" or "or", or values of one name, and therefore not a tuple.
     """
 
     group: Group
@@ -92,7 +92,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """`quantity = value` for a quantity that is no plain name: a + b = 7, |AB| = 5."""
+    """`quantity = value` for a quantity that is not a plain name: a + b = 7, |AB| = 5."""
 
     quantity: str
     value: "Answer"
@@ -100,9 +100,9 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Chained:
-    """Values between equality signs: 1/2 = 0.5, which have to agree.
+    """Values joined by equality signs, which have to agree: 1/2 = 0.5.
 
-    is_named: after a name, as in `x = 5 + 6 = 11`; then the last value counts, and the rest is the way there.
+    is_named: a name comes first, as in `x = 5 + 6 = 11`; then only the last value counts, and the rest is working.
     """
 
     values: "tuple[Answer, ...]"
@@ -111,14 +111,14 @@ class Chained:
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """Values between "or" in an answer, which have to be one: 1/2 or 0.5. A reference is never read so."""
+    """Values joined by "or" in an answer, which have to be equal: 1/2 or 0.5. A reference never has this reading."""
 
     values: "tuple[Answer, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """left = right, not solved."""
+    """An unsolved equation, left = right."""
 
     left: Formula
     right: Formula
@@ -126,7 +126,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Operands between signs of order, turned to point upwards: a < b ≤ c."""
+    """Operands joined by order relations, turned into ascending order: a < b ≤ c."""
 
     operands: tuple[Formula, ...]
     signs: tuple[str, ...]
@@ -134,7 +134,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of cells, with the formula that multiplies all of them."""
+    """Rows of cells, with an optional common factor."""
 
     rows: "tuple[tuple[Answer, ...], ...]"
     factor: Formula | None = None
@@ -150,7 +150,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Congruence:
-    """quantity ≡ remainders (mod modulus). The quantity is "" where none was written."""
+    """quantity ≡ remainders (mod modulus). The quantity is "" if none was given."""
 
     quantity: str
     remainders: "tuple[Answer, ...]"
@@ -159,7 +159,7 @@ class Congruence:
 
 @dataclass(frozen=True, slots=True)
 class Piecewise:
-    """A function of one variable: values, each with the region where it holds."""
+    """A function of one variable: values, each with the region in which it applies."""
 
     pieces: "tuple[tuple[Answer, Region], ...]"
 
@@ -189,26 +189,26 @@ Reading = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A tidied text and all that it may mean, the likeliest first."""
+    """A tidied text with all its readings, the most likely first."""
 
     text: str
     readings: tuple[Reading, ...]
 
 
 class Reader(Protocol):
-    """Reads the parts of a text, one level deeper; past the deepest level nothing is read."""
+    """Reads the parts of a text, one level deeper; beyond the depth limit there are no readings."""
 
     def answer(self, text: str) -> Answer:
         """All readings of a part."""
         ...
 
     def readings(self, text: str) -> list[Reading]:
-        """The readings that a text has when it is another spelling of the whole."""
+        """The readings of a text that is an equivalent spelling of the whole."""
         ...
 
 
 def kind_of(answer: Answer) -> str:
-    """The type of an answer by its first reading, for reports and metrics."""
+    """The type of an answer, given by its first reading, for reports and metrics."""
     if not answer.readings:
         return "text"
     first = answer.readings[0]

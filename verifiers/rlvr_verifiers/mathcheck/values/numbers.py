@@ -1,8 +1,8 @@
 r"""Numbers as people write them in answers, in exact arithmetic.
 
 Whole numbers, decimals (also repeating), thousands separators, fractions, mixed numbers, scientific notation, per cent,
-degrees with minutes and seconds, ordinals, "2.5 million", money, and a unit behind. A decimal is the number that its
-digits say: 0.67 is 67/100 and not 2/3.
+degrees with minutes and seconds, ordinals, "2.5 million", money, and a following unit. A decimal is taken literally:
+0.67 is 67/100, not 2/3.
 """
 
 import re
@@ -30,11 +30,11 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact value and how it stood there.
+    """An exact value and how it was written.
 
     Attributes:
-        value: of a per cent, the number before the sign: 40% is 40 here.
-        unit: what stood behind, degrees among them; None without one.
+        value: for a percentage, the number before the sign: 40 for 40%.
+        unit: the unit after the number, degrees included; None if there is none.
         decimals: digits after the decimal point.
     """
 
@@ -75,13 +75,8 @@ _SCALE = re.compile(
     re.IGNORECASE,
 )
 _SCALES = {
-    "hundred": 100,
-    "thousand": 1000,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-    "dozen": 12,
-}
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+}  # fmt: skip
 _SYMBOLS = "$€£¥₹₩₽₪₺₫₦"
 _CODES = "USD|EUR|GBP|INR|JPY|CNY|RMB|CHF|KRW|AUD|CAD|RUB|Rs|Fr"
 _CURRENCY = re.compile(
@@ -103,22 +98,7 @@ _NOT_UNITS = frozenset(
         " greater than to"
     )
 )
-_REMARKS = frozenset(
-    [
-        "only",
-        "more",
-        "left",
-        "total",
-        "in total",
-        "AD",
-        "CE",
-        "A.D.",
-        "C.E.",
-        "each",
-        "altogether",
-        "away",
-    ]
-)
+_REMARKS = frozenset([*words("only more left total AD CE A.D. C.E. each altogether away"), "in total"])
 _SINGLE = frozenset(["m", "s", "g", "h", "L", "J", "N", "W", "V", "K", "A", "C", "T", "Å", "Ω"])
 _FEET_AND_INCHES = re.compile(r"(?P<feet>\d{1,6})\s*'\s*(?P<inches>\d{1,2}(?:\.\d{1,6})?)\s*(?:''|\"|\^\s*\{?'')\}?")
 
@@ -135,10 +115,10 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def parse_number(text: str, *, is_reference: bool = False) -> Number | None:
-    r"""The number that a tidied text is, all of it; None when it is anything else.
+    r"""The number, if the whole tidied text is one; else None.
 
     Args:
-        is_reference: do not read a bare single letter behind a number as its unit ("5 m" may be five times m).
+        is_reference: do not read a single letter after a number as its unit ("5 m" may be five times m).
 
     >>> parse_number("3 1/2").value, parse_number("2,500").value, parse_number("40%").form
     (Fraction(7, 2), Fraction(2500, 1), <Form.PERCENT: 'percent'>)
@@ -167,10 +147,10 @@ def parse_number(text: str, *, is_reference: bool = False) -> Number | None:
 
 
 def same_number(gold: Number, answer: Number) -> bool:
-    """Equal values in units of one kind; a unit may be left out or added.
+    """Whether the values are equal in compatible units; a unit may be omitted or added.
 
-    A per cent is a hundredth; its sign may be left out as a unit may, but not be added to a gold of at most 1 in size:
-    0.4 is 40% and not 0.4%.
+    One percent is a hundredth. Like a unit, the percent sign may be omitted, but it may not be added to a gold answer
+    of absolute value 1 or less: 0.4 is 40%, not 0.4%.
     """
     if gold.form is Form.PERCENT or answer.form is Form.PERCENT:
         if gold.form is answer.form:
@@ -187,7 +167,7 @@ def same_number(gold: Number, answer: Number) -> bool:
 
 
 def agrees_when_rounded(gold: Number, answer: Number, digits: int) -> bool:
-    """Whether a decimal answer with at least `digits` significant digits is the gold, rounded to its own places.
+    """Whether a decimal answer with at least `digits` significant digits is the gold answer rounded to as many places.
 
     >>> agrees_when_rounded(Number(Fraction(2, 3)), parse_number("0.667"), 3)
     True
@@ -201,7 +181,7 @@ def agrees_when_rounded(gold: Number, answer: Number, digits: int) -> bool:
 
 
 def kind_name(number: Number) -> str:
-    """integer, rational, decimal, percent, degrees or quantity: for reports."""
+    """integer, rational, decimal, percent, degrees or quantity, for reports."""
     if number.form is Form.PERCENT:
         return "percent"
     if number.unit is not None:
@@ -290,7 +270,7 @@ def _quantity(text: str, sign: int, *, is_reference: bool) -> Number | None:
 
 
 def _may_be_unit(written: str, name: str, *, is_apart: bool, is_reference: bool) -> bool:
-    """Whether letters behind a number may be a unit rather than variables."""
+    """Whether letters after a number may be a unit rather than variables."""
     if name.startswith(("\\cdot", "\\times", "*", "/", "(", ")", "{", "}", ",", ".", "'")):
         return False
     if not name.isascii():
@@ -305,7 +285,7 @@ def _may_be_unit(written: str, name: str, *, is_apart: bool, is_reference: bool)
         return False
     if len(parts[0]) == 1:
         has_power = bool(re.search(r"\^\s*\{?\s*-?[1-9]", name)) or "/" in name
-        if is_reference:  # "5 m/s" is no product of variables; "5 m" may be
+        if is_reference:  # "5 m/s" cannot be a product of variables; "5 m" can
             return has_power and is_apart and all(map(is_known_unit, parts))
         return parts[0] in _SINGLE and (has_power or is_apart)
     if is_known(unit):
@@ -319,7 +299,7 @@ def is_known_unit(name: str) -> bool:
 
 
 def _compound(text: str, sign: int) -> Number | None:
-    """ "1 hour 30 minutes", "5 feet 3 inches": a sum in the first unit."""
+    """ "1 hour 30 minutes" or "5 feet 3 inches" as one number in the first unit."""
     total, first, position, count = Fraction(0), None, 0, 0
     while position < len(text):
         match = _COMPOUND.match(text, position)

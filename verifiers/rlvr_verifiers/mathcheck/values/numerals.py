@@ -1,4 +1,4 @@
-"""Numerals that stand for a number in another writing: digits with their base below, points between thousands."""
+"""Numbers in other notations: digits with their base as a subscript, points as thousands separators."""
 
 import re
 from fractions import Fraction
@@ -23,7 +23,7 @@ _EUROPEAN = re.compile(
 
 
 def based(text: str) -> Based | None:
-    """Digits with their base below them: 1011_2, (2A)_{16}."""
+    """Digits with their base as a subscript: 1011_2, (2A)_{16}."""
     if "base" in text:
         text = _IN_BASE.sub(r"\1_{\2}", text)
     if "_" not in text:
@@ -46,7 +46,7 @@ def based(text: str) -> Based | None:
 
 
 def european(text: str) -> Number | None:
-    """1.250,75 and 2.450.300: points between thousands."""
+    """1.250,75 and 2.450.300: points as thousands separators."""
     if match := _EUROPEAN.fullmatch(text):
         whole = re.sub("[. ]", "", match["whole"])
         return parse_number(f"{whole}.{match['rest']}" if match["rest"] else whole)

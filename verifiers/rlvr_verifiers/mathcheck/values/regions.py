@@ -10,7 +10,7 @@ _TOUCHING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A finite or infinite end: its text, and its value in doubles (nan when it holds a variable)."""
+    """A finite or infinite end: its text, and its value as a double (nan if it contains a variable)."""
 
     text: str
     value: float
@@ -19,7 +19,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From low to high; a single point when both are one closed end."""
+    """The reals from low to high; a single point if both are the same closed end."""
 
     low: End
     high: End
@@ -29,9 +29,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A union of intervals in order; with symbolic ends the pieces stay as written.
+    """A union of intervals in ascending order; pieces with symbolic ends stay as written.
 
-    variable: "" when none was named.
+    variable: its name; "" if there is none.
     """
 
     variable: str
@@ -45,7 +45,7 @@ EVERYTHING = (Interval(MINUS_INFINITY, INFINITY, False, False),)
 
 
 def joined(regions: list[Region | None]) -> Region | None:
-    """All pieces as they stand; None when a region is missing or they are about different variables."""
+    """All pieces unchanged; None if a region is missing or the variables differ."""
     pieces: list[Interval] = []
     variable = ""
     for found in regions:
@@ -57,7 +57,7 @@ def joined(regions: list[Region | None]) -> Region | None:
 
 
 def both(first: Region, second: Region) -> Region | None:
-    """What lies in both; None for different variables or symbolic ends."""
+    """The intersection; None if the variables differ or an end is symbolic."""
     if first.variable and second.variable and first.variable != second.variable:
         return None
     pieces: list[Interval] = []
@@ -89,7 +89,7 @@ def complement(found: Region | None) -> Region | None:
 
 
 def union(regions: list[Region]) -> Region | None:
-    """All of them together, in the normal form."""
+    """The union, in normal form."""
     found = joined(list(regions))
     if found is None or any(math.isnan(end.value) for piece in found.pieces for end in (piece.low, piece.high)):
         return None
@@ -97,7 +97,7 @@ def union(regions: list[Region]) -> Region | None:
 
 
 def without(found: Region | None, points: list[Interval] | None) -> Region | None:
-    """The region with holes at some points."""
+    """The region without some points."""
     if found is None or points is None:
         return None
     pieces = list(found.pieces)
@@ -119,7 +119,7 @@ def without(found: Region | None, points: list[Interval] | None) -> Region | Non
 
 
 def merged(pieces: tuple[Interval, ...]) -> tuple[Interval, ...]:
-    """Sorted and disjoint; pieces that overlap or touch at a point that one of them holds become one."""
+    """The pieces sorted and disjoint; those that overlap, or touch at a point that one of them contains, are merged."""
     kept: list[Interval] = []
     for piece in sorted(pieces, key=lambda p: (p.low.value, not p.has_low)):
         if piece.low.value > piece.high.value:

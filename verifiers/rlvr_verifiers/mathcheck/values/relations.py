@@ -1,7 +1,7 @@
 r"""Sets of real numbers: intervals, inequalities, set-builders, unions and excluded points, in one normal form.
 
 `[2,9)`, `2 \le x < 9` and `\{x \mid 2 \le x < 9\}` are the same `Region`: sorted disjoint intervals whose ends are
-expressions. Ends are ordered by their values in doubles; whether two ends are equal is decided by who compares.
+expressions. Ends are ordered by their values as doubles; the comparison decides whether two ends are equal.
 """
 
 import math
@@ -46,13 +46,17 @@ _EXCEPT = re.compile(
 _OR = re.compile(r"\\text\s*\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|∪")
 _AND = re.compile(r"\\text\s*\{\s*,?\s*(?:and|but)\s*\}|(?<![A-Za-z\\])(?:and|but)(?![A-Za-z])|∩")
 _INFINITE = {"\\infty": INFINITY, "+\\infty": INFINITY, "-\\infty": MINUS_INFINITY}
+_ALL_REALS = frozenset([
+    "all real numbers", "all reals", "real numbers", "the set of all real numbers", "any real number",
+    "all real values",
+])  # fmt: skip
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}
 
 
 def region(text: str) -> Region | None:
-    r"""The set of reals that a tidied text describes; None when it describes anything else.
+    r"""The set of reals that a tidied text describes; None if it describes anything else.
 
-    A pair in round brackets is read as an open interval: the caller knows when it is a point.
+    A pair in round brackets is read as an open interval; the caller handles the case that it is a point.
 
     >>> region(r"x ≠ 1") == region(r"(-\infty,1)∪(1,\infty)")
     False
@@ -93,14 +97,7 @@ def _read(text: str, depth: int) -> Region | None:
 
 def _combined(text: str, depth: int) -> Region | None:
     plain = unwrapped_text(text).strip().casefold()
-    if plain in (
-        "all real numbers",
-        "all reals",
-        "real numbers",
-        "the set of all real numbers",
-        "any real number",
-        "all real values",
-    ):
+    if plain in _ALL_REALS:
         return Region("", EVERYTHING)
     if "real" in plain and (match := _EXCEPT.fullmatch(text)):
         return without(Region("", EVERYTHING), _points(match["rest"]))
@@ -134,7 +131,7 @@ def _combined(text: str, depth: int) -> Region | None:
 
 
 def _split_on(text: str, pattern: re.Pattern[str]) -> list[str] | None:
-    """The pieces between matches outside brackets; None when there is none."""
+    """The pieces between those matches that are outside brackets; None if there is no match."""
     pieces: list[str] = []
     start = position = depth = 0
     for match in pattern.finditer(text):
@@ -167,7 +164,7 @@ def _interval(text: str) -> Region | None:
     if is_foreign and text[0] == "(":
         return None
     if low.value > high.value or (low.value == high.value and not (has_low and has_high)):
-        return None  # a point of the plane, and no interval
+        return None  # a point in the plane, not an interval
     return Region("", (Interval(low, high, has_low, has_high),))
 
 
@@ -244,7 +241,7 @@ def _line(text: str) -> tuple[str, Fraction, Fraction] | None:
 
 
 def _listed(parts: list[str], depth: int) -> Region | None:
-    """Inequalities between commas: all hold, unless none can: then one of them does. `x ≠ 1, 2` excludes both."""
+    """Inequalities separated by commas: their intersection; their union if that is empty. `x ≠ 1, 2` excludes both."""
     if "≠" in parts[0] and not any(_RELATION.search(part) for part in parts[1:]):
         first = _read(parts[0], depth + 1)
         points = [point for part in parts[1:] for point in _points(part) or ()]
@@ -287,7 +284,7 @@ def _mentions(text: str, name: str) -> bool:
 
 
 def _points(text: str) -> list[Interval] | None:
-    """The points of `\\{1, 2\\}`, `1, 2` or `1 and 2` as intervals; None when one of them is no number."""
+    """The points of `\\{1, 2\\}`, `1, 2` or `1 and 2` as intervals; None if one of them is not a number."""
     text = text.strip()
     if text.startswith("\\{") and text.endswith("\\}"):
         text = text[2:-2]
@@ -310,7 +307,7 @@ def _points(text: str) -> list[Interval] | None:
 
 
 def _end(text: str) -> End | None:
-    """An end of an interval; None when the text is no number and no expression."""
+    """An end of an interval; None if the text is neither a number nor an expression."""
     text = text.strip()
     infinite = _INFINITE.get(text.replace(" ", ""))
     if infinite is not None:
@@ -336,7 +333,7 @@ def _end(text: str) -> End | None:
 
 
 def _approximate(expr: "Expr") -> float:
-    """The value of a constant in doubles; nan when it is not real or its size is unknown."""
+    """The value of a constant as a double; nan if it is not real or cannot be bounded."""
     from rlvr_verifiers.mathcheck.algebra.numeric import real_interval
 
     bounds = real_interval(expr)

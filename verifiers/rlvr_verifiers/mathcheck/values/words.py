@@ -10,14 +10,14 @@ from rlvr_verifiers.mathcheck.text.vocabulary import words
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Words without case, articles and punctuation; what means the same has the same key."""
+    """Words without case, articles and punctuation; phrases with the same meaning have the same key."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Letters of a multiple-choice question. `is_bare`: it may as well be the name of a variable or a point."""
+    """Letters of a multiple-choice question. `is_bare`: the letter may also be the name of a variable or a point."""
 
     letters: frozenset[str]
     is_bare: bool = False
@@ -25,7 +25,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A time of day in minutes after midnight; without a.m. or p.m. as its digits say."""
+    """A time of day in minutes after midnight; without a.m. or p.m. the digits are taken literally."""
 
     minutes: int
     has_half: bool
@@ -33,7 +33,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Date:
-    """A day of the calendar; 0 stands for a year that was not written."""
+    """A calendar day; the year is 0 if none was given."""
 
     year: int
     month: int
@@ -133,7 +133,7 @@ _CALENDAR = {name[:size]: name for name in _WEEKDAYS for size in (3, 4, 5)} | {
 }
 _CALENDAR |= {"sept": "september"}
 _ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"]
-_BESIDE_NUMERALS = frozenset(["and", "only", "statement", "statements", "both"])
+_WITH_NUMERALS = frozenset(["and", "only", "statement", "statements", "both"])
 _WEEKDAY_WITH_DAY = re.compile(
     rf"(?P<main>{'|'.join(_WEEKDAYS)})\s*,?\s*(?:the\s+)?(?:\d{{1,2}}(?:st|nd|rd|th)?(?:\s+of\s+[A-Z][a-z]+)?|[A-Z][a-z]+\s+\d{{1,2}}(?:st|nd|rd|th)?)(?:,?\s*\d{{4}})?",
     re.IGNORECASE,
@@ -146,7 +146,7 @@ _OF_A_KIND = re.compile(
 
 
 def phrase(text: str) -> Phrase | None:
-    r"""The phrase that a tidied text is; None when it holds anything but words.
+    r"""The phrase in a tidied text; None if it contains anything but words.
 
     >>> phrase(r"\text{No solution}") == phrase("no solutions") == phrase("∅")
     True
@@ -172,8 +172,8 @@ def phrase(text: str) -> Phrase | None:
 
 
 def _numerals_or_calendar(words: list[str], plain: str) -> str:
-    """The key of Roman numerals ("I and III only") or of a short name of a weekday or month; "" for others."""
-    numerals = [word for word in words if word not in _BESIDE_NUMERALS]
+    """The key of Roman numerals ("I and III only") or of an abbreviated weekday or month; "" for anything else."""
+    numerals = [word for word in words if word not in _WITH_NUMERALS]
     if numerals and all(word in _ROMAN for word in numerals) and plain.upper().startswith(plain[:1]):
         is_list = len(numerals) > 1 or len(words) > 1
         return "roman" + "".join(sorted(set(numerals), key=_ROMAN.index)) if is_list else ""
@@ -183,8 +183,8 @@ def _numerals_or_calendar(words: list[str], plain: str) -> str:
 
 
 def main_words(text: str) -> str:
-    """The words that an answer comes down to: "Anna" in "Anna is the tallest", "Saturday" in "Saturday, the 5th"; ""
-    where it has no others.
+    """The essential words of an answer: "Anna" in "Anna is the tallest", "Saturday" in "Saturday, the 5th"; "" if the
+    answer has no such form.
     """
     if " " not in text:
         return ""
@@ -197,7 +197,7 @@ def main_words(text: str) -> str:
 
 
 def number_word(text: str) -> Fraction | None:
-    """The value of a number in words up to one hundred, and of common fractions.
+    """The value of a number word up to one hundred or of a common fraction; None for anything else.
 
     >>> number_word("Twenty-one"), number_word("two thirds"), number_word("a lot")
     (Fraction(21, 1), Fraction(2, 3), None)
@@ -235,13 +235,13 @@ def choice(text: str) -> Choice | None:
 
 
 def choice_text(text: str) -> str:
-    """What stands behind the letter of a choice: "12" in "B) 12"; "" when nothing does."""
+    """The text after the letter of a choice: "12" in "B) 12"; "" if there is none."""
     match = _CHOICE_WITH_TEXT.fullmatch(unwrapped_text(text).strip())
     return match["rest"] if match else ""
 
 
 def clock(text: str) -> Clock | None:
-    r"""The time of day that a tidied text is.
+    r"""The time of day in a tidied text; None for anything else.
 
     >>> clock(r"4:30\text{ p.m.}") == clock("16:30"), clock("4:30 am").minutes, clock("4")
     (True, 270, None)
@@ -266,7 +266,7 @@ def clock(text: str) -> Clock | None:
 
 
 def same_clock(gold: Clock, answer: Clock) -> bool:
-    """Whether both are one time. a.m. and p.m. may be left out or added, as a unit may; but 16:30 is not 4:30."""
+    """Whether both are the same time. Like a unit, a.m. or p.m. may be omitted or added; but 16:30 is not 4:30."""
     if gold.minutes == answer.minutes:
         return True
     bare = [clock.minutes for clock in (gold, answer) if not clock.has_half]
@@ -275,7 +275,7 @@ def same_clock(gold: Clock, answer: Clock) -> bool:
 
 
 def date(text: str) -> Date | None:
-    """The calendar day that a tidied text is.
+    """The calendar day in a tidied text; None for anything else.
 
     >>> date("July 4, 1776") == date("the 4th of July 1776") == date("1776-07-04")
     True
@@ -296,6 +296,6 @@ def date(text: str) -> Date | None:
 
 
 def same_date(gold: Date, answer: Date) -> bool:
-    """Whether both are one day; a year may be added, but not left out."""
+    """Whether both are the same day; a year may be added but not omitted."""
     same_day = (gold.month, gold.day) == (answer.month, answer.day)
     return same_day and gold.year in (answer.year, 0)

@@ -1,9 +1,9 @@
-"""The judgement of a completion against its accepted references: extraction, comparison, ambiguity.
+"""Verifies a completion against its accepted references: extraction, comparison, ambiguity.
 
-A completion passes when its final answer equals one reference, and nothing else in its final statement says otherwise.
-Several boxes are one answer only for a reference that has as many parts.
+A completion passes if its final answer equals one reference and nothing else in its final statement contradicts it.
+Several boxes count as one answer only if the reference has as many parts.
 
->>> judge(["3/4"], r"So it is $\\boxed{0.75}$.").result
+>>> verify(["3/4"], r"So it is $\\boxed{0.75}$.").result
 <Result.PASS: 'pass'>
 """
 
@@ -43,7 +43,7 @@ _WITH_PARTS = frozenset({"tuple", "set", "list"})
 
 
 class Result(StrEnum):
-    """What a judgement says."""
+    """The verdict on a completion."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -51,8 +51,8 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgingOptions:
-    """How answers are found, and what counts as equal."""
+class VerificationOptions:
+    """How answers are extracted and compared."""
 
     extraction: ExtractionOptions = DEFAULT
     comparison: CompareOptions = EXACT
@@ -60,15 +60,15 @@ class JudgingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A judgement that explains itself.
+    """A verdict with its explanation.
 
     Attributes:
-        reason: one sentence for a person.
-        origin: where the answer was read.
-        method: how the comparison was decided; None where nothing was compared.
-        problem: why there was nothing to compare, or nothing of the kind that was asked for: the value of a `Found` or
-            of a `Problem`; "" without one.
-        gold_type: of the reference that decided.
+        reason: one human-readable sentence.
+        extracted: the answer; None if none was found.
+        origin: where the answer was found.
+        method: how the comparison was decided; None if nothing was compared.
+        problem: why no answer was found or could be compared: the value of a `Found` or a `Problem`; else "".
+        gold_type: the type of the reference that decided.
     """
 
     result: Result
@@ -80,32 +80,34 @@ class Outcome:
     gold_type: str = ""
 
 
-class Judge:
-    """Judges under fixed options. It remembers references and decisions, so that equal answers are compared once; safe
-    to share among threads.
+class AnswerVerifier:
+    """Verifies answers under fixed options.
+
+    References and decisions are cached, so that equal answers are compared once. Threads may share an instance.
     """
 
-    def __init__(self, options: JudgingOptions | None = None) -> None:
-        self.options = options or JudgingOptions()
+    def __init__(self, options: VerificationOptions | None = None) -> None:
+        self.options = options or VerificationOptions()
         self._gold = lru_cache(maxsize=_NUM_KEPT)(read_gold)
         self._remembered = lru_cache(maxsize=_NUM_KEPT)(self._compare)
 
     def gold(self, text: str) -> Gold:
-        """The reference, parsed once. Raises ValueError when nothing could be compared with it."""
+        """The reference, parsed once. Raises ValueError if no answer could be compared with it."""
         return self._gold(text) if len(text) <= _MAX_KEPT_CHARS else read_gold(text)
 
     def extract(self, text: str, *, is_cut: bool) -> Extraction:
-        """The final answer of a completion, by these options."""
+        """The final answer of a completion."""
         return extract(text, is_cut=is_cut, options=self.options.extraction)
 
-    def judge(self, golds: Sequence[str], found: Extraction, *, bounded: bool) -> Outcome | None:
-        """The outcome; None only with `bounded`, where the answer is left to a worker that can be killed.
+    def verify(self, golds: Sequence[str], found: Extraction, *, bounded: bool) -> Outcome | None:
+        """The outcome; None only with `bounded`, if the comparison needs a worker that can be killed.
 
         Args:
             golds: the accepted references, at least one.
-            bounded: decide in about a millisecond or not at all.
+            bounded: decide within about a millisecond or return None.
 
-        Raises: ValueError for a reference that nothing could be compared with.
+        Raises:
+            ValueError: no answer could be compared with a reference.
         """
         parsed = [self.gold(text) for text in golds]
         if found.found is not Found.ANSWER:
@@ -142,13 +144,13 @@ class Judge:
             core = self._decide(gold, found.core, bounded)
             decision = decision if core.result is False else core
         if found.rival and decision.result:
-            decision = self._beside_rival(gold, found.rival, decision, bounded)
+            decision = self._with_rival(gold, found.rival, decision, bounded)
         elif found.rival and gold.kind == _LETTER and decision.result is False:
             decision = self._letter_of(gold, found, decision, bounded)
         return None if decision.result is None else _outcome(gold, found, decision)
 
     def _with_parts(self, gold: Gold, found: Extraction, bounded: bool) -> Decision:
-        """Boxes side by side: the elements of the reference, or all of them equal to it."""
+        """Several boxes: either the elements of the reference, or each of them equal to it."""
         if gold.kind in _WITH_PARTS:
             for parts in dict.fromkeys(filter(None, (found.parts, found.list_parts))):
                 joined = ", ".join(parts)
@@ -167,19 +169,19 @@ class Judge:
                 return _ambiguous(f"the completion also offers {_shown(part)}")
         return decision
 
-    def _beside_rival(self, gold: Gold, rival: str, decision: Decision, bounded: bool) -> Decision:
-        """The decision, unless the completion states another final answer after its box."""
+    def _with_rival(self, gold: Gold, rival: str, decision: Decision, bounded: bool) -> Decision:
+        """The decision, or an ambiguity if the completion states a different final answer after its box."""
         other = self._decide(gold, rival, bounded)
         if other.result is None:
             return other
         if other.result or other.problem is not None or not _is_value(rival):
             return decision
         if gold.kind == _LETTER and _LETTERS.fullmatch(rival) is None:
-            return decision  # the value of the choice
+            return decision  # the rival is the value of the chosen letter
         return _ambiguous(f"after its box the completion states {_shown(rival)}")
 
     def _letter_of(self, gold: Gold, found: Extraction, decision: Decision, bounded: bool) -> Decision:
-        """A letter stated after a box that holds the value of that choice."""
+        """Compares the letter that is stated after a box with the value of that choice."""
         if _LETTERS.fullmatch(found.answer) is not None:
             return decision
         return self._decide(gold, found.rival, bounded)
@@ -194,14 +196,15 @@ class Judge:
         return compare(self.gold(gold), answer, bounded=bounded, options=options)
 
 
-def judge(golds: Sequence[str], text: str, *, is_cut: bool = False) -> Outcome:
-    """The judgement of one completion under the default options, decided to the end.
+def verify(golds: Sequence[str], text: str, *, is_cut: bool = False) -> Outcome:
+    """The outcome for one completion under the default options.
 
-    Raises: ValueError for a reference that nothing could be compared with.
+    Raises:
+        ValueError: no answer could be compared with a reference.
     """
-    judging = Judge()
-    outcome = judging.judge(golds, judging.extract(text, is_cut=is_cut), bounded=False)
-    assert outcome is not None  # only a bounded judgement stays open
+    verifier = AnswerVerifier()
+    outcome = verifier.verify(golds, verifier.extract(text, is_cut=is_cut), bounded=False)
+    assert outcome is not None  # only a bounded comparison may be undecided
     return outcome
 
 
@@ -212,7 +215,7 @@ def _outcome(gold: Gold, found: Extraction, decision: Decision) -> Outcome:
         reason = f"{_shown(found.answer)} is not {_shown(gold.text)}: {decision.reason}"
     result = Result.PASS if decision.result else Result.FAIL
     if found.origin is Origin.WHOLE_TEXT and decision.problem is Problem.UNREADABLE:
-        result = Result.UNPARSED  # a text without a mark that is no value has no answer
+        result = Result.UNPARSED  # an unmarked text that is not a value contains no answer
     return Outcome(
         result=result,
         reason=reason,
@@ -229,7 +232,7 @@ def _ambiguous(reason: str) -> Decision:
 
 
 def _is_value(rival: str) -> bool:
-    """Whether a rival is an answer and no remark about one."""
+    """Whether a rival is an answer rather than a remark about one."""
     return len(rival) <= _SHOWN_CHARS and (len(rival) == 1 or "\\" in rival or any(map(str.isdigit, rival)))
 
 
