@@ -1,4 +1,4 @@
-"""The numbers by which the structure of the code is judged, for one or several commits side by side.
+"""Figures about the structure of the code, for one or several commits side by side.
 
 python tests/house_table.py                 the files as they are now
 python tests/house_table.py 73cae1d HEAD    two commits, a column each

@@ -49,7 +49,7 @@ def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == kind]
 
 
-def test_zero_rewards_and_cut_completions_are_told_once_and_again_after_a_resume(tmp_path: Path):
+def test_zero_rewards_and_cut_completions_are_reported_once_and_again_after_a_resume(tmp_path: Path):
     never = "data.train.0.verifier=my_checks.py:never"
     out = train(tmp_path, "run", never)
     run = tmp_path / "run"
@@ -87,7 +87,7 @@ def test_equal_rewards_are_no_signal_after_as_many_steps_as_the_recipe_says(tmp_
     assert "step 2: alarm no_signal: for 2 steps in a row every completion earned the same reward, 1" in out
 
 
-def test_a_short_run_of_which_nothing_was_judged_does_not_end_as_done(tmp_path: Path):
+def test_a_short_run_without_any_verdict_does_not_end_as_done(tmp_path: Path):
     dies = [f"data.{part}.0.verifier=my_checks.py:dies" for part in ("train", "eval")]
     settings = ["data.eval.0.verifier_settings={}", "run.steps=2", "rollout.prompts_per_step=1"]
     out = train(tmp_path, "run", *dies, *settings, expect=1)

@@ -283,7 +283,7 @@ def test_a_prompt_that_comes_again_before_the_weights_change_is_sampled_anew(fol
     assert len(set(completions)) > 8  # four groups of one prompt at one version
 
 
-def test_streaming_beside_a_generating_engine_is_reproducible_and_takes_the_same_steps(
+def test_streaming_while_the_engine_generates_is_reproducible_and_takes_the_same_steps(
     folder: Path,
 ):
     changes = [*LOW_FIRST, "rollout.engine_dtype=float32", "run.steps=3"]

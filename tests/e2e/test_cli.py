@@ -86,7 +86,7 @@ def test_listings_and_the_skeleton_work(tmp_path: Path):
     assert rlvr(tmp_path, "doctor")[0] == 0
 
 
-def test_the_version_and_a_keys_meaning_are_told(tmp_path: Path):
+def test_the_version_and_a_keys_meaning_are_printed(tmp_path: Path):
     assert rlvr(tmp_path, "--version") == (0, f"rlvr {__version__}\n")
     code, output = rlvr(tmp_path, "recipes", "explain", "rollout.group_size")
     assert code == 0, output

@@ -63,7 +63,7 @@ def pip_settings() -> tuple[list[str], list[str]]:
         if option in {"find-links", "extra-index-url", "index-url", "cert"}:
             for word in value.strip("'\"").replace("\\n", " ").split():
                 path = Path(word.removeprefix("file://"))
-                if path.is_absolute() and path.exists():  # the files of an index lie beside its pages
+                if path.is_absolute() and path.exists():  # the files of an index are next to its pages
                     is_whole = path.is_dir() and path.name != "simple"
                     folders.append(str(path if is_whole else path.parent))
                 flags += [f"--{option}", word]
@@ -154,7 +154,7 @@ def test_it_trains_with_vllm_behind_ray(in_image: Callable[..., str]):
     assert "step_3" in in_image("ls", f"{folder}/checkpoints")
 
 
-def test_it_judges_programs_in_a_sandbox(in_image: Callable[..., str]):
+def test_it_verifies_programs_in_a_sandbox(in_image: Callable[..., str]):
     reference = {"kind": "stdio", "tests": [{"stdin": "3 4\n", "stdout": "7\n"}]}
     rows = [
         {

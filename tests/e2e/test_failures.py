@@ -1,4 +1,4 @@
-"""Failures inside the loop reach the user; nothing waits for ever."""
+"""Failures inside the loop reach the user; nothing waits forever."""
 
 import sqlite3
 from pathlib import Path

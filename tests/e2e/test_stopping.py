@@ -1,4 +1,4 @@
-"""Runs that are told to end while a step or an evaluation hangs, and runs whose time is over."""
+"""Runs that are stopped while a step or an evaluation hangs, and runs whose time is over."""
 
 import os
 import shlex
@@ -45,7 +45,7 @@ def changes(tmp_path: Path) -> list[str]:
     ("train", [signal.SIGTERM], 4), pytest.param("eval", [signal.SIGTERM], 4, marks=pytest.mark.slow),
     pytest.param("train", [signal.SIGINT] * 2, 1000, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_go_on(
+def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_continue(
     tmp_path: Path, changes: list[str], where: str, signals: list[signal.Signals], grace_s: float
 ):
     with Running(tmp_path / "run", *changes, f"run.grace_s={grace_s}") as running:

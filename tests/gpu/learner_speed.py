@@ -1,4 +1,4 @@
-"""Tokens/s, MFU and peak memory of the learner's optimiser step, beside TRL's GRPOTrainer on the same rows.
+"""Tokens/s, MFU and peak memory of the learner's optimiser step, compared with TRL's GRPOTrainer on the same rows.
 
 A Qwen3-0.6B-shaped model with random weights (throughput does not depend on their values), rows of 4,096 tokens (256
 of the prompt), one row (4k tokens) or eight (32k) a step, in bfloat16 autocast with float32 master weights. Every case
@@ -8,7 +8,7 @@ runs in a process of its own; warm-up steps first; the device is synchronised ar
     python tests/gpu/learner_speed.py --small                  the same script on a CPU, with a model of two layers
 
 MFU = FLOPs of `rlvr.learner.flops` over seconds and the dense bfloat16 peak of the device (H100, H200: 989 TFLOP/s).
-The rate that one large matrix product reaches on this very machine is printed beside it.
+The rate that one large matrix product reaches on this machine is printed too.
 """
 
 import argparse

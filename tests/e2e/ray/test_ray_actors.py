@@ -112,7 +112,7 @@ def test_hostile_completions_in_an_actor_are_all_answered_and_its_workers_live(
     assert not (tmp_path / "canary").exists()
 
 
-def test_code_is_judged_in_a_sandbox_of_the_actor_also_after_the_actor_was_killed():
+def test_code_is_verified_in_a_sandbox_of_the_actor_even_after_the_actor_was_killed():
     reference = {"kind": "function", "entry_point": "f", "asserts": ["assert f(2) == 4"]}
     check = Check(name="c", verifier="code", reference=reference)
     prompt = Prompt(prompt_id="p", text="?", source="s", checks=(check,))

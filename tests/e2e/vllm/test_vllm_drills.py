@@ -40,7 +40,7 @@ def core_of(actor: psutil.Process) -> psutil.Process:
 
 
 def idle(actor: psutil.Process) -> Callable[[], None]:
-    """The core stands still under a tracer, and looks alive; returns what lets its corpse go."""
+    """Freezes the core under a tracer, so that it looks alive; returns what releases it."""
     core = core_of(actor).pid
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     for request in (_SEIZE, _INTERRUPT):

@@ -84,7 +84,7 @@ def test_logprobs_are_those_of_the_distribution_that_was_sampled(living: Living,
             assert sum(errors) / len(errors) < 2e-5
 
 
-def test_a_seed_decides_the_tokens_whatever_runs_beside_it(living: Living):
+def test_a_seed_decides_the_tokens_regardless_of_other_requests(living: Living):
     together = living.generate(*(request(f"{i}", seed=i) for i in range(12)))
     alone = living.generate(request("3", seed=3))
     again = living.generate(*(request(f"{i}", seed=i) for i in range(12)))

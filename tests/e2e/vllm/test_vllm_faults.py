@@ -29,7 +29,7 @@ from rlvr.rollout.vllm.extension import WorkerExtension
 
 
 class LeavesPackedCopies(WorkerExtension):
-    """Repacks only when told to, and fails when told to."""
+    """Repacks and fails only on request."""
 
     must_fail = False
 
@@ -86,7 +86,7 @@ def test_a_stale_packed_head_shows_in_the_canary_and_repacking_cures_it(living: 
     assert max(errors(living.run(living.engine.score(cases.CANARY)))) < 2e-4
 
 
-def test_a_frozen_core_is_told_by_health_and_goes_on_when_it_is_let_go(living: Living):
+def test_health_reports_a_frozen_core_which_continues_when_it_is_released(living: Living):
     (core,) = living.engine.process_ids
     os.kill(core, signal.SIGSTOP)
     try:
@@ -101,7 +101,7 @@ def test_a_frozen_core_is_told_by_health_and_goes_on_when_it_is_let_go(living: L
     assert len(living.generate(request("x"))) == 1
 
 
-def test_a_killed_core_fails_open_requests_and_is_told_by_health(living: Living):
+def test_a_killed_core_fails_open_requests_and_health_reports_it(living: Living):
     (core,) = living.engine.process_ids
 
     async def work() -> float:

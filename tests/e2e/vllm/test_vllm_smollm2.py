@@ -1,4 +1,4 @@
-"""The vLLM engine on a real model, SmolLM2-135M: its log-probs beside the learner's."""
+"""The vLLM engine on a real model, SmolLM2-135M: its log-probs compared with the learner's."""
 
 import copy
 import importlib.util

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import `trl_trainer`, which stands beside them."""
+"""Lets the tests of this folder import `trl_trainer`, which is in the same folder."""
 
 import os
 import sys

@@ -34,7 +34,7 @@ def test_what_is_claimed_is_measured(case: Case) -> None:
     assert (row.reason == "") == (case.claim is Claim.EQUAL)
 
 
-def test_each_peer_is_compared_and_no_comparison_stands_twice() -> None:
+def test_each_peer_is_compared_and_no_comparison_occurs_twice() -> None:
     assert {case.peer for case in ALL_CASES} == PEERS
     names = [name_of(case) for case in ALL_CASES]
     assert len(set(names)) == len(names)

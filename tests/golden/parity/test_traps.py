@@ -156,7 +156,7 @@ def test_trap_06_kl_comes_after_the_weight_and_stays_where_it_is_zero() -> None:
     assert ours(rows, kl_coef=0.1, correction=weighted) == near(-2.0 + 0.1 * kl)
 
 
-def test_trap_06b_trl_weights_its_kl_by_the_ratio_unless_told_otherwise() -> None:
+def test_trap_06b_trl_weights_its_kl_by_the_ratio_by_default() -> None:
     kl = 2.0 - math.log(2.0) - 1.0
     rows = [row(1.0, advantage=0.0, ref=BASE + math.log(2.0))]
     plain = trl.loss(rows, trl.Settings(beta=1.0, use_bias_correction_kl=False))
@@ -185,10 +185,10 @@ def test_trap_08_dr_grpos_constant_is_the_limit_or_the_padded_width() -> None:
     mode = {"loss_agg_mode": "seq-mean-token-sum-norm"}
     limit = float(MAX_COMPLETION_TOKENS)
     padded = verl.loss(rows, verl.Settings(**mode))
-    told = verl.loss(rows, verl.Settings(**mode, loss_scale_factor=limit))
+    configured = verl.loss(rows, verl.Settings(**mode, loss_scale_factor=limit))
     in_trl = trl.loss(rows, trl.Settings(loss_type="dr_grpo", max_completion_length=int(limit)))
     assert still(padded) == near(-5 / (2 * 3))
-    assert still(told) == near(-5 / (2 * limit))
+    assert still(configured) == near(-5 / (2 * limit))
     assert still(in_trl) == near(-5 / (2 * limit))
     assert ours(rows, aggregation="constant_length") == near(-5 / (2 * limit))
 

@@ -57,7 +57,7 @@ def test_token_weighting_is_a_masked_whitening_over_tokens():
     assert got[0][1] == pytest.approx(whitened[2].item(), abs=1e-12)
 
 
-def test_group_of_equals_beside_others():
+def test_a_group_of_equal_rewards_among_other_groups():
     def of_second(**how: bool) -> list[float | None]:
         return batch_norm_advantages([ONE, TWO], eps=1e-8, **how)[1]
 

@@ -176,7 +176,7 @@ def test_a_missing_behavior_logprob_counts_as_the_learners_own(missing: float, u
     assert out.metrics["mismatch/max_abs_logprob_diff"][0] == pytest.approx(math.log(2.5), abs=1e-6)
 
 
-def test_mismatch_metrics_compare_engine_and_learner_whatever_the_base():
+def test_mismatch_metrics_compare_engine_and_learner_for_every_base():
     weights = [1.0, 1.8, 0.4, 1.0, 0.4]
     for uses_proximal in (True, False):
         metrics = run(loss_of(uses_proximal=uses_proximal)).metrics
@@ -242,7 +242,7 @@ def test_entropy_is_rewarded_with_its_coefficient_and_its_gradient():
 
 @pytest.mark.parametrize("config", LOSSES, ids=lambda c: c.kind)
 @pytest.mark.parametrize("uses_proximal", [True, False])
-def test_gradient_is_exactly_zero_outside_the_mask_whatever_stands_there(config: LossConfig, uses_proximal: bool):
+def test_gradient_is_exactly_zero_outside_the_mask_for_any_content(config: LossConfig, uses_proximal: bool):
     def poisoned(values: Tensor) -> Tensor:
         return torch.where(MASK, values, math.nan)
 

@@ -14,7 +14,7 @@ from rlvr.records import Status
 KEYS = ["id", "status", "score", "extracted", "reason", "seconds", "verifier"]
 
 
-def judge(
+def verify_rows(
     tmp_path: Path, lines: list[Any], verifier: str = "text_match", **settings: Any
 ) -> tuple[OfflineReport, list[dict[str, Any]]]:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -30,7 +30,7 @@ def row(row_id: Any, completion: str, reference: Any = "yes", **more: Any) -> di
 
 
 def test_rows_come_out_in_order_with_the_keys_of_the_format(tmp_path: Path) -> None:
-    report, rows = judge(tmp_path, [row(1, "yes"), row("two", "no"), row(None, "yes")])
+    report, rows = verify_rows(tmp_path, [row(1, "yes"), row("two", "no"), row(None, "yes")])
     assert [list(out) for out in rows] == [KEYS] * 3
     assert [(out["id"], out["status"], out["score"]) for out in rows] == [
         (1, "PASS", 1.0),
@@ -56,7 +56,7 @@ def test_malformed_rows_are_errors_with_their_line_and_no_row_is_lost(tmp_path: 
         b"[" * 100_000,
         row(11, "yes"),
     ]
-    report, rows = judge(tmp_path, lines)
+    report, rows = verify_rows(tmp_path, lines)
     assert [out["status"] for out in rows] == ["PASS", *["ERROR"] * 8, "PASS"]
     assert [out["id"] for out in rows] == [1, None, None, None, 6, 7, 8, 9, None, 11]
     line_numbers = [int(out["reason"].split(":")[0].removeprefix("line ")) for out in rows[1:-1]]
@@ -67,7 +67,7 @@ def test_malformed_rows_are_errors_with_their_line_and_no_row_is_lost(tmp_path: 
 
 
 def test_a_reference_that_cannot_be_used_is_an_error_of_its_row(tmp_path: Path) -> None:
-    report, rows = judge(tmp_path, [row(1, "\\boxed{4}", ""), row(2, "\\boxed{4}", "4")], verifier="math")
+    report, rows = verify_rows(tmp_path, [row(1, "\\boxed{4}", ""), row(2, "\\boxed{4}", "4")], verifier="math")
     assert [out["status"] for out in rows] == ["ERROR", "PASS"]
     assert "is empty" in rows[0]["reason"]
     assert (report.num_malformed, report.had_errors) == (0, True)
@@ -89,7 +89,7 @@ def test_prompts_may_be_text_or_messages(tmp_path: Path) -> None:
         row(3, ""),
         row(4, "", prompt=""),
     ]
-    _, rows = judge(tmp_path, lines, verifier=f"{plugin}:look")
+    _, rows = verify_rows(tmp_path, lines, verifier=f"{plugin}:look")
     assert [out["status"] for out in rows] == ["PASS", "PASS", "FAIL", "FAIL"]
 
 
@@ -106,7 +106,7 @@ def test_a_hanging_row_costs_itself_only(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     lines = [row(n, "hang" if n == 5 else "yes") for n in range(30)]
-    report, rows = judge(tmp_path, lines, verifier=f"{plugin}:moody")
+    report, rows = verify_rows(tmp_path, lines, verifier=f"{plugin}:moody")
     assert [out["id"] for out in rows] == list(range(30))
     assert [out["status"] for out in rows] == ["FAIL" if n == 5 else "PASS" for n in range(30)]
     assert report.had_errors is False
@@ -116,7 +116,7 @@ def test_a_file_longer_than_the_window_keeps_its_order(tmp_path: Path) -> None:
     count = 2 * WINDOW_ROWS + 7
     settings = {"mode": "regex", "pattern": r"(\d+)"}
     lines = [row(n, f"it is {n}", str(n)) for n in range(count)]
-    report, rows = judge(tmp_path, lines, **settings)
+    report, rows = verify_rows(tmp_path, lines, **settings)
     assert [out["id"] for out in rows] == list(range(count))
     assert report.counts[Status.PASS] == count
 
@@ -156,7 +156,7 @@ def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path) -> N
 
 def test_a_row_without_id_gets_the_number_of_its_line(tmp_path: Path) -> None:
     lines = [row("a", "yes"), {"completion": "no", "reference": "yes"}, row(None, "yes")]
-    report, rows = judge(tmp_path, lines)
+    report, rows = verify_rows(tmp_path, lines)
     assert [(out["id"], out["status"]) for out in rows] == [
         ("a", "PASS"),
         (2, "FAIL"),
@@ -167,7 +167,7 @@ def test_a_row_without_id_gets_the_number_of_its_line(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     first = b"\xef\xbb\xbf" + json.dumps(row(1, "yes")).encode()
-    _, rows = judge(tmp_path, [first, row(2, "yes")])
+    _, rows = verify_rows(tmp_path, [first, row(2, "yes")])
     assert [out["status"] for out in rows] == ["PASS", "PASS"]
 
 
@@ -178,7 +178,7 @@ def test_a_raising_verifier_is_named_with_its_file_and_line(tmp_path: Path) -> N
         "    return helper(text) == reference\n\ndef helper(text):\n    return json.loads(text)['answer']\n"
     )
     lines = [row(i, text) for i, text in enumerate(['{"answer": "yes"}', "[1]", "x", "y", "{}"])]
-    report, rows = judge(tmp_path, lines, verifier=f"{plugin}:bug")
+    report, rows = verify_rows(tmp_path, lines, verifier=f"{plugin}:bug")
     assert [out["status"] for out in rows] == ["PASS", *["ERROR"] * 4]
     place = "(bugs.py:9, in helper: return json.loads(text)['answer'])"
     assert all(place in out["reason"] for out in rows[1:])

@@ -41,18 +41,18 @@ def test_the_command_line_explains_one_pair(tmp_path: Path) -> None:
     pair = ("--completion", "So $\\boxed{0.75}$.", "--reference", "3/4")
     code, output = rlvr(tmp_path, "verify", "math", "--explain", *pair, "cross_check_rate=0")
     assert code == 0, output
-    told = dict(line.split(maxsplit=1) for line in output.splitlines()[1:] if line.strip())
-    assert (told["status"], told["extracted"], told["origin"], told["method"]) == (
+    shown = dict(line.split(maxsplit=1) for line in output.splitlines()[1:] if line.strip())
+    assert (shown["status"], shown["extracted"], shown["origin"], shown["method"]) == (
         "PASS",
         "0.75",
         "box",
         "number",
     )
-    assert told["gold"].split() == ["type", "rational"]
-    assert "'0.75' equals '3/4'" in told["reason"]
+    assert shown["gold"].split() == ["type", "rational"]
+    assert "'0.75' equals '3/4'" in shown["reason"]
 
 
-def test_the_pair_may_stand_in_a_file_with_one_row(tmp_path: Path) -> None:
+def test_the_pair_may_be_in_a_file_with_one_row(tmp_path: Path) -> None:
     row = {"id": 1, "completion": "\\boxed{4", "reference": ["4", "5"], "prompt": "2 + 2?"}
     (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
     assert given_pair(None, None, "", tmp_path / "one.jsonl") == (

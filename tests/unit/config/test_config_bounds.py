@@ -65,7 +65,7 @@ def test_aliases_that_multiply_are_refused_before_they_are_written_out() -> None
         (SOUND.replace("layers: 2", "layers: 100000"), "at most 1,000,000,000 are built"),
     ],
 )  # fmt: skip
-def test_what_is_too_much_is_told(text: str | bytes, message: str) -> None:
+def test_values_beyond_the_bounds_are_reported(text: str | bytes, message: str) -> None:
     assert message in fault(text)
 
 
@@ -97,7 +97,7 @@ def test_very_many_problems_are_not_all_listed() -> None:
         ("name=\udcff", "half of a surrogate pair"),
     ],
 )  # fmt: skip
-def test_an_override_that_is_no_sane_value_is_told(override: str, message: str) -> None:
+def test_an_override_with_an_absurd_value_is_reported(override: str, message: str) -> None:
     found = fault(SOUND, override)
     assert message in found
     assert len(found.splitlines()) == 1
@@ -110,7 +110,7 @@ def test_settings_of_the_command_line_are_finite_too() -> None:
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a device", "File name too long"])
-def test_a_recipe_that_is_no_file_is_told_as_what_it_is(kind: str) -> None:
+def test_the_error_says_what_a_recipe_path_is_if_not_a_file(kind: str) -> None:
     Path("folder").mkdir()
     os.mkfifo("pipe")
     name = {"a folder": "folder", "a named pipe": "pipe", "a device": "/dev/zero"}
@@ -119,7 +119,7 @@ def test_a_recipe_that_is_no_file_is_told_as_what_it_is(kind: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
-def test_a_link_to_nothing_is_told() -> None:
+def test_a_dangling_link_is_reported() -> None:
     Path("link").symlink_to("gone")
     assert other_kind(Path("link")) == "a broken link"
     assert other_kind(Path("gone")) == ""

@@ -29,7 +29,7 @@ def test_the_counts_of_a_step() -> None:
     assert table["cold-start steps"] == ("0", "none")
 
 
-def test_evaluations_stand_before_between_and_after() -> None:
+def test_evaluations_run_before_during_and_after_training() -> None:
     data = {"train": [SOURCE], "eval": [SOURCE]}
     table = rows(data=data, run={"steps": 32, "eval_every_steps": 10})
     assert table["evaluations at steps"] == (

@@ -42,7 +42,7 @@ def test_every_key_means_something() -> None:
     assert not silent, "add `key: what it means` to the section's docstring"
 
 
-def test_the_table_has_no_key_that_is_gone_or_that_its_docstring_explains() -> None:
+def test_the_table_has_no_removed_key_and_none_that_its_docstring_explains() -> None:
     sections = {section.__name__: section for section in _sections(Recipe)}
     for key, text in MEANINGS.items():
         name, _, field = key.partition(".")
@@ -81,7 +81,7 @@ def test_an_entry_of_a_docstring_ends_where_the_next_begins() -> None:
     assert explain("cluster.sync_deadline_s")[0][1].startswith("longest wait for an actor to start")
 
 
-def test_kinds_are_told_apart() -> None:
+def test_kinds_are_distinguished() -> None:
     names = [name for name, _, _ in explain("algorithm.loss")]
     assert "algorithm.loss.clip_low (clipped)" in names
     assert "algorithm.loss.clip_low (gspo)" in names

@@ -1,4 +1,4 @@
-"""Unions told apart by `kind`: short forms, layers, messages."""
+"""Unions distinguished by `kind`: short forms, layers, messages."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -78,7 +78,7 @@ def test_a_free_mapping_takes_any_key(load: Load) -> None:
     assert recipe.data.train[0].columns == {"prompt": "question"}
 
 
-def test_text_is_taken_as_it_stands(load: Load) -> None:
+def test_text_is_taken_literally(load: Load) -> None:
     recipe = load(
         "name=2024",
         r"data.train.0.reference_pattern=####\s*(.+)$",
@@ -157,7 +157,7 @@ def test_a_misspelt_required_key_is_reported_once(load: Load) -> None:
     ]
 
 
-def test_wrong_overrides_are_all_reported_beside_those_of_the_file(load: Load) -> None:
+def test_wrong_overrides_are_all_reported_with_the_problems_of_the_file(load: Load) -> None:
     Path("x.yaml").write_text(TEXT + "run: {steps: 0}\n", encoding="utf-8")
     assert fault(load, "oops", "seed=-1", "rollout.temperature=0") == [
         "x.yaml:9: run.steps: must be at least 1 (got 0)",

@@ -199,7 +199,7 @@ def test_a_preset_reaches_beyond_the_algorithm_where_its_paper_does(load: Load) 
     assert own.recipe.data.difficulty.retire_solve_rate == 0.0
 
 
-def test_a_problem_with_a_preset_s_value_stands_where_the_preset_is_named(load: Load) -> None:
+def test_a_problem_with_a_presets_value_points_to_the_line_that_names_the_preset(load: Load) -> None:
     assert fault(load, "algorithm:\n  preset: pass_at_k\nrollout: {group_size: 4}\n") == [
         "x.yaml:6: rollout.group_size=4: the pass_at_k advantage with algorithm.advantage.k=4 "
         "compares the rollouts of a group and needs at least 5; 8 is usual"
@@ -216,7 +216,7 @@ def test_a_problem_with_a_preset_s_value_stands_where_the_preset_is_named(load: 
 NAMES = ", ".join(repr(name) for name in ("none", *list(PRESETS)[:-1]))
 
 
-def test_an_unknown_preset_gets_a_suggestion_beside_the_other_problems(load: Load) -> None:
+def test_an_unknown_preset_gets_a_suggestion_along_with_the_other_problems(load: Load) -> None:
     text = "algorithm:\n  preset: dap\n  kl_coef: x\n"
     assert fault(load, text) == [
         f"x.yaml:5: algorithm.preset: must be one of {NAMES} or 'scalerl'; did you mean 'dapo'?",

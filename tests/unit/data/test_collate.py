@@ -33,7 +33,7 @@ def row(
     return (group, completion, 0.0)
 
 
-def test_every_column_stands_with_its_token():
+def test_every_column_is_aligned_with_its_token():
     batch = collate_rows([row(0, logprobs=(-1, -2, -3)), row(1, prompt=(9,), tokens=(8,))], pad_token_id=0)
     assert batch.token_ids.tolist() == [[1, 2, 5, 6, 7], [9, 8, 0, 0, 0]]
     assert batch.behavior_logprobs.tolist() == [[0, 0, -1, -2, -3], [0, -1, 0, 0, 0]]
@@ -67,7 +67,7 @@ def test_selected_rows_are_counted_anew():
     assert torch.equal(batch.advantages != 0, batch.loss_mask)
 
 
-def test_nothing_to_learn_from_is_said():
+def test_a_batch_without_loss_tokens_is_reported():
     with pytest.raises(ValueError, match="nothing to learn from"):
         collate_rows([], pad_token_id=0)
     with pytest.raises(ValueError, match="nothing to learn from"):

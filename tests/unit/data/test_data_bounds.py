@@ -93,7 +93,7 @@ def test_a_row_that_is_no_value_is_named_by_its_line(row: bytes, message: str) -
     assert message in found
 
 
-def test_what_looks_like_it_and_is_sound_is_read() -> None:
+def test_sound_data_that_looks_suspicious_is_read() -> None:
     pair = json.dumps({"prompt": "\U0001f600 [{[{", "reference": 1.5, "x": float("nan")})
     assert rows_of("a.jsonl", b"\xef\xbb\xbf" + pair.encode() + b"\r\n") == 1
     wide = b'{"prompt": "1", "reference": [' + b", ".join([b"[1]"] * 500) + b"]}\n"
@@ -116,7 +116,7 @@ def _fifo(name: str) -> None:
         ("~no_such_user_here/a.jsonl", lambda _: None, "ome directory"),
     ],
 )
-def test_a_source_that_is_no_file_is_told_as_what_it_is(name: str, make: Callable[[str], None], message: str) -> None:
+def test_the_error_says_what_a_source_is_if_not_a_file(name: str, make: Callable[[str], None], message: str) -> None:
     make(name)
     found = fault(name)
     assert message in found
@@ -125,7 +125,7 @@ def test_a_source_that_is_no_file_is_told_as_what_it_is(name: str, make: Callabl
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("ending", ["parquet", "jsonl.gz", "json.gz"])
-def test_a_file_that_breaks_off_is_told(ending: str, keep: float) -> None:
+def test_a_truncated_file_is_reported(ending: str, keep: float) -> None:
     if ending == "parquet":
         pq.write_table(pa.table({"prompt": ["1"] * 99, "reference": ["1"] * 99}), "whole.parquet")
         data = Path("whole.parquet").read_bytes()

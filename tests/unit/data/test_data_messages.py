@@ -68,7 +68,7 @@ def test_a_turn_of_messages_can_be_named(tmp_path: Path) -> None:
     assert (row.question, row.reference) == ("q", "4")
 
 
-def test_a_long_fault_is_said_once(tmp_path: Path) -> None:
+def test_a_long_error_is_reported_once(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "4"}]
     path = write_lines(tmp_path / "d.jsonl", [{"prompt": turns, "reference": 1}] * 3)
     with pytest.raises(DataError) as caught:

@@ -179,7 +179,9 @@ def test_an_empty_source_is_refused(tmp_path: Path, name: str, content: bytes) -
         ("x.jsonl", b"\xff\xfe"),
     ],
 )
-def test_a_file_that_is_not_what_it_says_names_itself(tmp_path: Path, name: str, content: bytes) -> None:
+def test_the_error_names_a_file_whose_content_does_not_match_its_suffix(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
         rows_of(tmp_path / name)
@@ -278,7 +280,7 @@ def test_tables_are_read_with_quotes_and_empty_cells(tmp_path: Path, ending: str
     assert rows[1].where.endswith(":4")
 
 
-def test_tables_beside_other_data_are_not_read(tmp_path: Path) -> None:
+def test_tables_next_to_other_data_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("prompt,reference\nnote,1\n")
     assert [row.question for row in rows_of(tmp_path).rows] == ["note"]
     write_lines(tmp_path / "rows.jsonl", [{"prompt": "q", "reference": 1}])
@@ -330,7 +332,7 @@ def test_a_pattern_reads_what_it_matches_and_never_mixes_splits(tmp_path: Path) 
     assert source_name(source(f"{data}/train-*.parquet")) == "train"
 
 
-def test_columns_that_are_named_are_kept_whatever_they_hold(tmp_path: Path) -> None:
+def test_named_columns_are_kept_with_any_content(tmp_path: Path) -> None:
     row = {"prompt": "q", "reference": 1, "numbers": [1, 2], "more": {"level": 3}, "other": [4]}
     path = write_lines(tmp_path / "d.jsonl", [row])
     columns = {"numbers": "numbers", "level": "more.level", "all": "more"}

@@ -98,7 +98,7 @@ def test_a_prompt_that_was_handed_out_again_and_settled_does_not_come_a_third_ti
     assert third.take().index == 3
 
 
-def test_an_issue_says_how_often_its_source_had_been_gone_through() -> None:
+def test_an_issue_has_the_epoch_of_its_source() -> None:
     taken = stream(2)
     assert [taken.take().epoch for _ in range(5)] == [0, 0, 1, 1, 2]
     assert stream(None).take().epoch == 0
@@ -214,7 +214,7 @@ def test_when_all_are_retired_the_pool_is_exhausted() -> None:
         taken.take()
 
 
-def test_looking_ahead_changes_nothing_that_is_taken() -> None:
+def test_peeking_does_not_change_the_order() -> None:
     plain, looked_at = (choosing(stream(4, None), now_and_then) for _ in range(2))
     for _ in range(12):
         assert not looked_at.is_exhausted()
@@ -232,7 +232,7 @@ def test_prompts_of_endless_sources_are_never_refused() -> None:
     assert ids(taken, 3) == ["s0/0", "s0/1", "s0/2"]
 
 
-def test_a_prompt_is_taken_in_the_end_when_every_draw_is_passed_over() -> None:
+def test_a_prompt_is_drawn_in_the_end_even_if_every_draw_is_skipped() -> None:
     taken = choosing(stream(7), lambda prompt, draw: Choice.PASS)
     ids(taken, 2)
     assert taken.num_passed == 2 * MAX_PASSED

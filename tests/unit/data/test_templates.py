@@ -35,7 +35,7 @@ def test_chat_is_the_default_and_the_system_prompt_comes_first() -> None:
     assert prompt.tags == {"level": 3}
 
 
-def test_plain_is_the_question_as_it_is() -> None:
+def test_the_plain_template_is_the_question_unchanged() -> None:
     prompt = build_prompt(config(template="plain"), row("52413:"))
     assert (prompt.text, prompt.assistant_prefix, prompt.messages) == ("52413:", "", ())
 
@@ -190,7 +190,7 @@ def test_a_generator_s_fields_may_be_named_and_nothing_else() -> None:
         check_formats(source.model_copy(update={"prompt_format": "{a}+{c}="}), rows)
 
 
-def test_columns_stand_in_the_system_prompt_too() -> None:
+def test_columns_are_filled_into_the_system_prompt_too() -> None:
     prompt = build_prompt(config(system_prompt="Level {level}, {{x}}."), row(level=3))
     assert prompt.messages[0].content == "Level 3, {x}."
 
@@ -217,7 +217,7 @@ def data(train: list[dict[str, Any]], held_out: dict[str, Any]) -> DataConfig:
 ASKS = {"prompt_format": "{prompt}\nUse \\boxed{}."}
 
 
-def test_an_evaluation_that_leaves_out_what_training_sets_is_told_of() -> None:
+def test_an_evaluation_that_omits_a_key_of_training_causes_a_warning() -> None:
     (warning,) = prompts_that_differ(data([ASKS], {}))
     for part in (
         "data.eval.0 (held) has no prompt_format",
@@ -241,7 +241,7 @@ def test_an_evaluation_that_leaves_out_what_training_sets_is_told_of() -> None:
         ([{}], ASKS),
     ],
 )
-def test_evaluations_that_ask_alike_or_on_purpose_are_not_told_of(
+def test_evaluations_that_ask_alike_or_differ_on_purpose_cause_no_warning(
     train: list[dict[str, Any]], held_out: dict[str, Any]
 ) -> None:
     assert prompts_that_differ(data(train, held_out)) == []

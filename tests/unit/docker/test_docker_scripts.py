@@ -84,7 +84,7 @@ def test_the_head_gives_no_cores_away_and_shows_no_dashboard(place: Path):
     ]
 
 
-def test_a_token_never_stands_on_a_command_line(place: Path):
+def test_a_token_never_appears_on_a_command_line(place: Path):
     for script in ("start-head.sh", "start-node.sh", "start-learner.sh"):
         _, calls, _ = start(place, script, "tiny", RAY_AUTH_TOKEN="s3cret", RLVR_HEAD="h:1")
         assert calls
@@ -161,7 +161,7 @@ def test_the_learner_joins_as_a_node_trains_there_and_ends_as_the_training_does(
     ]
 
 
-def test_the_learner_says_how_it_is_used(place: Path):
+def test_the_learner_script_prints_its_usage(place: Path):
     code, calls, error = start(place, "start-learner.sh", RAY_AUTH_TOKEN="t", RLVR_HEAD="h:1")
     assert (code, calls) == (2, [])
     assert "usage: start-learner.sh RECIPE" in error
@@ -255,7 +255,7 @@ def test_gpus_that_were_chosen_count_and_not_all_there_are(gpu_place: Path, vari
     assert overrides[0] == "cluster.engines=1"
 
 
-def test_ray_is_told_how_many_gpus_were_chosen(place: Path):
+def test_ray_gets_the_number_of_chosen_gpus(place: Path):
     for script in ("start-node.sh", "start-learner.sh"):
         _, calls, _ = start(place, script, "tiny", RAY_AUTH_TOKEN="t", RLVR_HEAD="h:1", RLVR_GPUS="2")
         assert any("ray start" in call and " --num-gpus=2" in call for call in calls)

@@ -47,7 +47,7 @@ def test_checkpoint_of_another_model_or_a_torn_one_is_refused(tmp_path: Path):
         make_learner(tmp_path).restore(tmp_path / "checkpoint")
 
 
-def test_state_of_the_optimiser_stands_under_names_and_numbers_of_the_first_format_are_read(
+def test_the_optimiser_state_is_stored_by_name_and_the_numbered_first_format_still_loads(
     tmp_path: Path,
 ):
     first = make_learner(tmp_path)

@@ -129,7 +129,7 @@ def test_groups_without_a_gradient_are_run_forward_only_by_every_rank(
     compare_steps(group, one, [first, second])
 
 
-def test_log_probs_come_back_in_the_order_of_the_rows(groups: dict[int, LearnerGroup], tmp_path: Path):
+def test_log_probs_are_returned_in_the_order_of_the_rows(groups: dict[int, LearnerGroup], tmp_path: Path):
     config = CONFIG.model_copy(update={"minibatches_per_step": 2})
     loss = make_loss(uses_proximal=True)
     group = begin(groups[4], tmp_path, config=config, loss=loss)

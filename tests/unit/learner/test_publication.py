@@ -52,7 +52,7 @@ def test_a_file_holds_the_merged_weights_and_the_manifest_its_bytes(tmp_path: Pa
     assert ref.dtype == str(dtype).removeprefix("torch.")
 
 
-def test_adapters_alone_are_published_beside_a_base_that_stays(tmp_path: Path):
+def test_adapters_are_published_alone_with_a_base_that_stays(tmp_path: Path):
     model = tiny_policy(rank=4).model
     published = Publication(transport=Transport.FILE, dtype=torch.bfloat16, folder=tmp_path, kind=WeightsKind.ADAPTER)
     refs = []
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
 
 @pytest.fixture
 def small_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for `/dev/shm` of 64 MiB, of which 60 are free: what Docker gives a container."""
+    """A folder that represents a `/dev/shm` of 64 MiB with 60 free: Docker's default for a container."""
     memory = tmp_path / "shm"
     memory.mkdir()
     usage = shutil.disk_usage(tmp_path)
@@ -230,7 +230,7 @@ def test_without_shared_memory_the_temporary_folder_is_used(small_memory: Path, 
         (4, WeightsKind.ADAPTER, lambda base, adapters: base + 4 * adapters),
     ],
 )
-def test_room_is_looked_for_before_a_learner_starts(
+def test_free_space_is_checked_before_a_learner_starts(
     monkeypatch: pytest.MonkeyPatch,
     rank: int,
     kind: WeightsKind,
@@ -282,7 +282,7 @@ def test_a_run_that_has_no_room_for_its_weights_ends_before_its_cold_start(small
     assert steps == []
 
 
-def test_perturbed_weights_come_back_bit_for_bit():
+def test_perturbed_weights_are_restored_bit_for_bit():
     model = tiny_policy(rank=4).model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     perturbation = Perturbation(model)
@@ -339,7 +339,7 @@ def test_scores_are_the_engines_bit_for_bit_in_the_same_arithmetic(tmp_path: Pat
     world.learner.close()
 
 
-def test_ranks_score_perturb_and_come_back_bit_for_bit(tmp_path: Path):
+def test_ranks_score_perturb_and_restore_bit_for_bit(tmp_path: Path):
     rows = [(1, 5, 6, 7, 9), (1, 4, 4), (1, 8, 9, 10)]
     with start_group(
         2, tmp_path, transport=Transport.FILE, published_dtype=torch.float64, reference=None,

@@ -173,7 +173,7 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32(rows_at_once: int):
         ("granite", {"logits_scaling": 1.0}, True),
     ],
 )
-def test_models_that_change_their_logits_are_told_by_their_config_and_right_anyway(
+def test_models_that_change_their_logits_are_recognised_by_their_config_and_are_exact(
     kind: str, changes: dict[str, object], is_last: bool
 ):
     model = tiny(kind, **changes)

@@ -51,14 +51,14 @@ def test_folders_files_and_hub_names_are_found() -> None:
         ("linked", "tokenizer.json is a broken link, not a file"),
     ],
 )
-def test_what_is_no_model_is_told_as_what_it_is(path: str, message: str) -> None:
+def test_the_error_says_what_a_path_is_if_not_a_model(path: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         locate(path)
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
-def test_weights_without_permission_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_weights_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def may_read(path: Path, mode: int) -> bool:
         return "safetensors" not in str(path) and "gguf" not in str(path)
 

@@ -154,7 +154,7 @@ def test_another_thread_keeps_the_adapters_meanwhile() -> None:
         assert not torch.equal(logprobs(found.model), moved)
 
 
-def test_adapters_are_back_when_the_reference_fails() -> None:
+def test_adapters_are_restored_if_the_reference_fails() -> None:
     found = trained()
     moved = logprobs(found.model)
     with pytest.raises(RuntimeError, match="stopped"), lora.disabled(found.model):

@@ -152,7 +152,7 @@ def test_template_arguments_reach_the_template() -> None:
     assert prompt_text(off, tokenizer) == "1::"
 
 
-def test_stop_strings_are_looked_for_in_text_with_special_tokens() -> None:
+def test_stop_strings_are_searched_in_text_with_special_tokens() -> None:
     tokenizer = tokenizer_with(SPECIAL)
     assert stop_text(ids_of("2<|im_end|>3", tokenizer), tokenizer) == "2<|im_end|>3"
     names = ["<|im_end|>", "3", "<eos>", "</answer><|im_end|>"]

@@ -102,7 +102,7 @@ def test_a_remedy_says_what_it_saves_and_whether_that_is_enough() -> None:
 def test_the_warning_names_what_is_missing_and_what_helps_first() -> None:
     place = Place(name="GPU 0", parts=(), planned_bytes=30 * GIB, available_bytes=20 * GIB)
     assert not place.fits
-    told = warning(
+    shown = warning(
         place,
         [
             Remedy(override="learner.micro_batch_tokens=4096", saved_bytes=4 * GIB, fits=False),
@@ -110,7 +110,7 @@ def test_the_warning_names_what_is_missing_and_what_helps_first() -> None:
             Remedy(override="learner.logits_memory_mb=128", saved_bytes=GIB, fits=False),
         ],
     )
-    assert told == (
+    assert shown == (
         "GPU 0: 30.00 GiB planned, 20.00 GiB available: out of memory is likely; try "
         "learner.micro_batch_tokens=1024 (-12.00 GiB, then it fits), or learner.logits_memory_mb=128 (-1.00 GiB)"
     )
@@ -119,8 +119,8 @@ def test_the_warning_names_what_is_missing_and_what_helps_first() -> None:
 
 def test_candidates_are_what_the_recipe_has_not_done_yet() -> None:
     recipe = load_recipe("tiny", ["rollout.engine_dtype=float32"]).recipe
-    told = [override(change) for change in candidates(recipe, row_tokens=2000)]
-    assert told == [
+    shown = [override(change) for change in candidates(recipe, row_tokens=2000)]
+    assert shown == [
         "learner.gradient_checkpointing=true",
         "learner.micro_batch_tokens=4096",
         "learner.micro_batch_tokens=2048",

@@ -225,7 +225,7 @@ def test_run_of_at_most_one_step_without_anything_else_has_a_page(tmp_path: Path
     assert page.count("<svg") == 8 * len(rows)
 
 
-def test_single_evaluation_stands_alone(run_dir: Path) -> None:
+def test_a_single_evaluation_is_named_as_the_only_one(run_dir: Path) -> None:
     (run_dir / "rollouts" / "step_000002.eval-sum.parquet").unlink()
     assert "sum: step 0, the only evaluation" in page_of(run_dir)
 

@@ -1,4 +1,4 @@
-"""A completion that the engine cuts off at its deadline is not judged, and its group goes on without it."""
+"""A completion that the engine cuts off at its deadline gets no verdict, and its group continues without it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -98,7 +98,7 @@ def test_learner_reproduces_the_engines_logprobs(policy: Policy):
         assert out.logprobs[mask].tolist() == pytest.approx(list(completion.logprobs), abs=1e-4)
 
 
-def test_a_sample_is_the_same_whatever_batch_it_sits_in(policy: Policy):
+def test_a_sample_does_not_depend_on_its_batch(policy: Policy):
     requests = requests_of(PROMPTS)
     together = {c.completion_id: c for c in generate(engine_of(policy), requests)}
     for other in (

@@ -127,7 +127,7 @@ def test_a_server_that_refuses_unknown_fields_gets_the_plain_ones(tokenizer):
     assert found.logprobs == (-0.5,)
 
 
-def test_text_goes_to_a_server_without_token_ids_and_another_length_is_told(tokenizer, caplog):
+def test_text_goes_to_a_server_without_token_ids_and_a_different_length_is_reported(tokenizer, caplog):
     with loopback(takes_ids=False, takes_extras=False, takes_seed=False) as server:
         engine = engine_of(server, tokenizer)
         with caplog.at_level(logging.WARNING):
@@ -150,7 +150,7 @@ def test_a_begin_token_that_the_tokenizer_writes_itself_is_not_in_the_text():
     assert server.requests[-1]["prompt"] == "2+2="
 
 
-def test_special_tokens_stay_in_the_text_where_the_server_can_be_told_to_add_none(tokenizer):
+def test_special_tokens_stay_in_the_text_if_the_server_can_omit_its_own(tokenizer):
     with loopback(takes_ids=False) as server:
         run(engine_of(server, tokenizer), request())
     assert server.requests[-1]["prompt"] == "<bos>2+2="
@@ -230,7 +230,7 @@ def test_only_what_ended_by_itself_counts_as_ended(tokenizer, said, meant):
     assert found.finish_reason is meant
 
 
-def test_later_is_tried_again_and_then_said(tokenizer):
+def test_a_retry_later_status_is_retried_and_then_reported(tokenizer):
     with loopback(failures=[429, 503, 500]) as server:
         (found,) = run(engine_of(server, tokenizer), request())
         assert found.text == "4"
@@ -248,7 +248,7 @@ def test_no_more_requests_are_open_than_allowed(tokenizer):
     assert 1 <= server.most_open <= 3
 
 
-def test_a_server_that_says_nothing_is_named_at_the_deadline(tokenizer):
+def test_a_silent_server_is_named_at_the_deadline(tokenizer):
     with loopback() as server:
         engine = engine_of(server, tokenizer)
 

@@ -24,7 +24,7 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-def test_the_causes_are_told_and_not_that_something_failed(tmp_path: Path):
+def test_the_error_names_the_causes_and_not_only_that_something_failed(tmp_path: Path):
     with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
         subprocess.run(
             [sys.executable, "-c", CORE, str(tmp_path / "found")],

@@ -153,7 +153,7 @@ def test_a_tensor_lost_or_added_on_the_way_is_named():
     assert found == ["'c' arrived but is not in the learner's manifest"]
 
 
-def test_what_workers_agree_on_is_told_once():
+def test_what_all_workers_report_is_reported_once():
     lines = ["'b' is missing from the file"]
     assert _problems(ref(), [({}, lines), ({}, lines)]) == lines
 

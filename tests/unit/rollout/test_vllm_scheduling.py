@@ -131,7 +131,7 @@ def request(name: str, *, prompt: int = 3, max_tokens: int = 8) -> Any:
     )
 
 
-def test_a_scored_row_has_a_slot_beside_rows_that_fill_the_engine(tmp_path: Path):
+def test_a_scored_row_has_a_slot_even_if_generating_rows_fill_the_engine(tmp_path: Path):
     runner = Runner(scheduler := scheduler_of(tmp_path), num_in_flight=1)
     for i in range(NUM_ROWS + 2):  # more than it generates at once
         scheduler.add_request(request(f"row{i}"))
@@ -147,7 +147,7 @@ def test_a_scored_row_has_a_slot_beside_rows_that_fill_the_engine(tmp_path: Path
 
 @pytest.mark.parametrize("is_ahead", [False, True])
 @pytest.mark.parametrize("num_blocks", [200, 12])
-def test_the_runners_slots_are_enough_whatever_comes(is_ahead: bool, num_blocks: int, tmp_path: Path):
+def test_the_runners_slots_suffice_for_any_load(is_ahead: bool, num_blocks: int, tmp_path: Path):
     """Rows and scored rows at random times, with a cache that is large, or so small that rows are preempted."""
     change = f"rollout.engine_args.async_scheduling={str(is_ahead).lower()}"
     scheduler = scheduler_of(tmp_path, change, num_blocks=num_blocks)

@@ -95,7 +95,7 @@ def test_engine_args_win_over_defaults():
         ({"max_num_active_seqs": 6}, (257, 6)),
     ],
 )
-def test_a_scored_row_always_has_a_slot_beside_the_rows_that_generate(given: dict[str, int], expected: tuple[int, int]):
+def test_a_scored_row_always_has_its_own_slot(given: dict[str, int], expected: tuple[int, int]):
     found = arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in given.items()))
     assert (found["max_num_seqs"], found["max_num_active_seqs"]) == expected
 
@@ -120,13 +120,13 @@ def test_an_argument_that_would_break_training_is_refused_by_name(key: str):
         arguments_of(f"rollout.engine_args.{key}=1")
 
 
-def test_all_refusals_are_told_at_once():
+def test_all_refusals_are_reported_at_once():
     with pytest.raises(ConfigError, match=r"dtype cannot be set: set rollout\.engine_dtype; .*seed cannot"):
         arguments_of("rollout.engine_args.dtype=half", "rollout.engine_args.seed=1")
 
 
 @pytest.mark.parametrize(("rank", "taken"), [(1, 1), (2, 8), (8, 8), (33, 64), (512, 512)])
-def test_adapters_alone_are_taken_at_the_next_rank_that_vllm_has(rank: int, taken: int):
+def test_adapters_alone_use_the_next_rank_that_vllm_supports(rank: int, taken: int):
     found = arguments_of(f"model.lora.rank={rank}", "model.lora.sends_alone=true")
     assert (found["enable_lora"], found["max_lora_rank"], found["max_loras"]) == (True, taken, 1)
 
@@ -155,7 +155,7 @@ def test_layers_without_adapters_are_left_as_they_are():
     assert arguments["lora_target_modules"] == ["q_proj"]
 
 
-def test_whole_weights_are_taken_where_adapters_do_not_go_alone():
+def test_whole_weights_are_sent_unless_adapters_are_sent_alone():
     assert not recipe_of("model.lora.rank=8").sends_adapters
     assert "enable_lora" not in arguments_of("model.lora.rank=8")
 
@@ -175,7 +175,7 @@ def test_a_folder_of_adapters_names_their_layers_and_holds_a_copy(tmp_path: Path
     )
 
 
-def test_a_length_below_the_recipes_is_refused_and_one_above_is_taken():
+def test_a_length_below_the_recipes_is_refused_and_one_above_is_accepted():
     sizes = ["data.max_prompt_tokens=100", "rollout.max_completion_tokens=50"]
     with pytest.raises(ConfigError, match=r"max_model_len=149 is below .*100 .*50; remove it"):
         arguments_of(*sizes, "rollout.engine_args.max_model_len=149")

@@ -50,7 +50,7 @@ def test_version_one_makes_groups_below_its_own(tmp_path: Path) -> None:
     assert (pids / "rlvr-box-1-0/pids.max").read_text() == "7"
 
 
-def test_version_two_uses_the_nearest_ancestor_that_hands_both_controllers_down(
+def test_version_two_uses_the_nearest_ancestor_that_delegates_both_controllers(
     tmp_path: Path,
 ) -> None:
     root, proc = hierarchy(tmp_path, "0::/user/session\n")

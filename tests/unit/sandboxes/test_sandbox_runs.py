@@ -130,7 +130,7 @@ def test_the_exit_code_is_the_kernels(sandbox: BoxedSandbox, source: str, code: 
     assert result.signal == max(0, -code)
 
 
-def test_arguments_and_files_beside_the_program_are_there(sandbox: BoxedSandbox) -> None:
+def test_a_program_gets_its_arguments_and_files(sandbox: BoxedSandbox) -> None:
     files = {"pkg/part.py": b"def g(): return 5", "data.bin": bytes(range(256))}
     source = "import sys, pkg.part; print(sys.argv[1:], pkg.part.g(), len(open('data.bin', 'rb').read()))"
     result = python(sandbox, source, files=files, arguments=("a b", "\u00e9"))
@@ -161,7 +161,7 @@ def test_invalid_utf8_passes_through_untouched(sandbox: BoxedSandbox) -> None:
     assert result.stdout == b"\xff\xfe\x00\n"
 
 
-def test_output_above_the_limit_is_cut_and_said(sandbox: BoxedSandbox) -> None:
+def test_output_above_the_limit_is_cut_and_reported(sandbox: BoxedSandbox) -> None:
     result = python(sandbox, "import sys\nfor _ in range(50): sys.stdout.write('x' * (1 << 20))")
     assert len(result.stdout) == QUICK.output_bytes
     assert result.overflowed

@@ -186,7 +186,7 @@ def test_more_sessions_at_once_than_slots_is_an_error_and_not_a_wait(sandbox: Bo
         asyncio.run(sandbox.open_sessions([program(ECHO)] * 3))
 
 
-def test_a_box_killed_under_a_session_says_so() -> None:
+def test_a_box_killed_during_a_session_is_reported() -> None:
     sandbox = make("namespaces")
 
     async def talk() -> None:

@@ -43,13 +43,13 @@ def answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     before = sorted(os.listdir())
-    code, told = answer(capsys, monkeypatch, *arguments)
-    assert code == 2, told
-    assert "Traceback" not in told
-    assert len(told) < 3000
-    assert not any(ord(character) < 32 for character in told.replace("\n", ""))
+    code, output = answer(capsys, monkeypatch, *arguments)
+    assert code == 2, output
+    assert "Traceback" not in output
+    assert len(output) < 3000
+    assert not any(ord(character) < 32 for character in output.replace("\n", ""))
     assert sorted(os.listdir()) == before
-    return told
+    return output
 
 
 RECIPES: dict[str, tuple[str | bytes, str]] = {
@@ -149,9 +149,9 @@ OVERRIDES = {
 
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_a_bad_override(override: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    told = refused(capsys, monkeypatch, "train", "tiny", override, "--dry-run")
-    assert OVERRIDES[override] in told
-    assert len(told.strip().splitlines()) <= 2
+    output = refused(capsys, monkeypatch, "train", "tiny", override, "--dry-run")
+    assert OVERRIDES[override] in output
+    assert len(output.strip().splitlines()) <= 2
 
 
 ROW = b'{"prompt": "1:", "reference": "1"}\n'

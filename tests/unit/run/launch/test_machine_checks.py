@@ -1,4 +1,4 @@
-"""What this machine lacks is told before anything is made, by a dry run as by a real start."""
+"""What this machine lacks is reported before anything is created, by a dry run and by a real start."""
 
 import os
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_cold_start_without_demonstrations_is_refused_before_a_folder_is_made(
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_all_that_lacks_is_told_at_once() -> None:
+def test_everything_missing_is_reported_at_once() -> None:
     recipe = load_recipe("tiny", ["run.trackers=[wandb]", "learner.num_threads=100000"]).recipe
     with pytest.raises(ConfigError) as caught:
         require_machine(recipe)
@@ -103,7 +103,7 @@ def test_a_run_whose_policy_cannot_be_loaded_leaves_no_folder_and_moves_no_link(
         ("a\0b", "a name with a null character"),
     ],
 )
-def test_a_run_directory_that_cannot_be_one_is_told_as_what_it_is(
+def test_the_error_says_why_a_path_cannot_be_a_run_directory(
     path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

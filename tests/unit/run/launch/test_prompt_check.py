@@ -58,7 +58,7 @@ def notes_of(recipe: Recipe) -> tuple[str, ...]:
         return check_prompts(recipe, data).notes
 
 
-def test_turns_that_close_with_no_end_token_are_told_with_the_key(model: Path) -> None:
+def test_turns_that_close_with_no_end_token_cause_a_warning_with_the_key(model: Path) -> None:
     tokenizer = load_tokenizer(ModelConfig(path=str(model)))
     closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
     (note,) = notes_of(recipe_of(model, ROWS))
@@ -93,7 +93,7 @@ def test_an_empty_stop_string_is_refused(model: Path) -> None:
         recipe_of(model, ROWS, "rollout.stop_strings=['']")
 
 
-def test_template_arguments_that_no_template_reads_are_told(model: Path) -> None:
+def test_template_arguments_that_no_template_reads_cause_a_warning(model: Path) -> None:
     key = "data.train.0.chat_template_kwargs={enable_thinking: false, add_generation: 1}"
     found = [note for note in notes_of(recipe_of(model, ROWS, key)) if "kwargs" in note]
     assert len(found) == 2

@@ -33,7 +33,7 @@ def group(
     checks: tuple[Check, ...] = (MAIN,),
     verdicts: Mapping[str, Status] | None = None,
 ) -> Group:
-    """One prompt with a completion for each reward. cut: so many of them hit the length limit."""
+    """One prompt with a completion for each reward. cut: how many of them hit the length limit."""
     prompt = Prompt(prompt_id="p", text="?", checks=checks, source="s")
     rollouts: list[Rollout] = []
     for index, reward in enumerate(rewards):
@@ -120,7 +120,7 @@ def test_a_kl_penalty_alone_is_no_signal() -> None:
     assert names_of(step_of(group([0.0, 1.0, 0.0, 1.0]), kl=[0.1, 0.2, 0.1, 0.2])) == []
 
 
-def test_each_alarm_says_what_to_do_and_where_to_look() -> None:
+def test_each_alarm_names_remedies_and_the_rollouts_to_inspect() -> None:
     by_name = {str(f.alarm): f for f in (*findings(ZERO), *findings(CUT))}
     assert set(by_name) == set(NAMES)
     for finding in by_name.values():
@@ -203,8 +203,8 @@ def test_a_check_that_breaks_on_some_completions_is_an_alarm_before_it_ends_the_
     assert findings(with_hangs(1)) == []
 
 
-class Told:
-    """What a watch told: events, and lines of the console."""
+class Reports:
+    """The reports of a watch: events, and lines of the console."""
 
     def __init__(self, after_steps: int = 5) -> None:
         self.events: list[dict[str, Any]] = []
@@ -227,48 +227,48 @@ class Told:
 
 
 def test_an_alarm_is_raised_once_after_five_steps_and_cleared_once() -> None:
-    told = Told()
-    told.run(1, [LEARNING, *[ZERO] * 8, LEARNING, LEARNING])
-    assert told.short() == [
+    reports = Reports()
+    reports.run(1, [LEARNING, *[ZERO] * 8, LEARNING, LEARNING])
+    assert reports.short() == [
         ("alarm", "zero_reward", 6),
         ("alarm", "no_signal", 6),
         ("alarm_cleared", "zero_reward", 10),
         ("alarm_cleared", "no_signal", 10),
     ]
-    event = told.events[0]
+    event = reports.events[0]
     assert event["since"] == 2
     assert event["rollouts"] == {
         "file": "rollouts/step_000006.parquet",
         "completion_ids": ["c0", "c1", "c2"],
     }
     assert event["advice"]
-    raised, *over = told.lines  # one line: zero_reward says that there is no signal either
+    raised, *over = reports.lines  # one line: zero_reward says that there is no signal either
     assert raised.startswith("step 6: alarm zero_reward: for 5 steps in a row every reward was 0")
     assert raised.endswith(". See rollouts/step_000006.parquet")
     assert over[0] == "step 10: alarm zero_reward is over (raised at step 6)"
-    assert json.dumps(told.events)
+    assert json.dumps(reports.events)
 
 
 def test_four_steps_and_a_good_one_raise_nothing() -> None:
-    told = Told()
-    told.run(1, [*[ZERO] * 4, LEARNING, *[CUT] * 4, LEARNING])
-    assert told.events == []
+    reports = Reports()
+    reports.run(1, [*[ZERO] * 4, LEARNING, *[CUT] * 4, LEARNING])
+    assert reports.events == []
 
 
 def test_the_number_of_steps_is_the_recipes_and_zero_switches_off() -> None:
-    told = Told(after_steps=2)
-    told.run(1, [CUT, CUT])
-    assert told.short() == [("alarm", "truncated", 2)]
-    off = Told(after_steps=0)
+    reports = Reports(after_steps=2)
+    reports.run(1, [CUT, CUT])
+    assert reports.short() == [("alarm", "truncated", 2)]
+    off = Reports(after_steps=0)
     off.run(1, [ZERO] * 20)
     assert off.events == []
 
 
 def test_a_resumed_run_repeats_an_alarm_that_still_holds() -> None:
-    before = Told()
+    before = Reports()
     before.run(1, [ZERO] * 7)
     state = json.loads(json.dumps(before.watch.state()))
-    still, over = Told(), Told()
+    still, over = Reports(), Reports()
     still.watch.restore(state)
     still.run(8, [ZERO, ZERO])
     assert still.short() == [("alarm", "zero_reward", 8), ("alarm", "no_signal", 8)]
@@ -279,7 +279,7 @@ def test_a_resumed_run_repeats_an_alarm_that_still_holds() -> None:
 
 
 def test_a_resumed_run_goes_on_counting() -> None:
-    before, after = Told(), Told()
+    before, after = Reports(), Reports()
     before.run(1, [CUT] * 3)
     after.watch.restore(json.loads(json.dumps(before.watch.state())))
     after.run(4, [CUT] * 2)

@@ -92,7 +92,7 @@ def test_a_step_in_between_begins_the_patience_anew() -> None:
     assert watch.observe(6, broken) is not None
 
 
-def test_a_shadow_check_is_told_of_and_stops_nothing() -> None:
+def test_a_broken_shadow_check_is_reported_and_stops_nothing() -> None:
     events: list[dict[str, object]] = []
     watch = watch_of(events)
     for step in range(1, 6):
@@ -110,7 +110,7 @@ def evaluation_of(causes: list[str]) -> Evaluation:
     return summarize("held", [group_of(causes)], is_greedy=False)
 
 
-def test_a_broken_checker_of_an_evaluation_is_told_of_and_stops_nothing(
+def test_a_broken_checker_of_an_evaluation_is_reported_and_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events: list[dict[str, object]] = []
@@ -209,7 +209,7 @@ def test_one_judged_completion_is_enough_for_a_run_to_be_done() -> None:
     assert watch.nothing_judged([group_of(["hang"] * 4)]) is None
 
 
-def test_a_lost_shadow_check_does_not_unmake_a_judgement() -> None:
+def test_a_lost_shadow_check_does_not_invalidate_a_verdict() -> None:
     watch = watch_of([])
     shadow = [group_of(["hang"] * 4, role=Role.SHADOW)]
     watch.observe(1, shadow)

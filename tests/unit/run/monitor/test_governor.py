@@ -81,14 +81,14 @@ def test_a_value_that_is_not_finite_is_outside_and_json_can_write_it():
     assert "not finite" in decision.reason
 
 
-def test_warn_only_says_so_and_changes_nothing():
+def test_warn_only_reports_and_changes_nothing():
     governor = started(make(GovernorMode.WARN, max_staleness=1), max_staleness=1)
     found = [d for d in after(governor, *[0.5] * 6) if d is not None]
     assert [d.action for d in found] == [Action.WARN] * 3
     assert (governor.correction, governor.max_staleness) == (Correction(), 1)
 
 
-def test_off_never_says_anything():
+def test_off_never_reports_anything():
     governor = make(GovernorMode.OFF)
     assert after(governor, *[0.01] * 5, *[9.0] * 9) == [None] * 14
 
@@ -119,7 +119,7 @@ def test_after_less_staleness_it_waits_until_nothing_older_is_in_flight():
     assert [d is not None for d in found] == [False, True, False, False, False, False, True]
 
 
-def test_the_filling_of_the_pipeline_is_not_taken_for_the_usual_mismatch():
+def test_the_first_steps_of_a_filling_pipeline_are_not_the_baseline():
     governor = make(max_staleness=2)
     for _ in range(2):  # fresh rollouts: hardly any mismatch
         governor.observe(CALM | {"mismatch/kl_k3": 0.0})
@@ -190,7 +190,7 @@ def test_the_first_step_with_a_mismatch_is_held_to_its_bounds_and_no_later_one()
     assert [name for name, _, _ in make_bounded().beyond_rounding({WORST: math.nan})] == [WORST]
 
 
-def test_a_run_that_was_stopped_after_its_first_step_is_judged_again_when_it_goes_on():
+def test_a_run_stopped_after_its_first_step_is_checked_again_on_resume():
     governor = make_bounded()
     for num_steps, is_judged in ((1, True), (2, False)):
         governor.observe(CALM)

@@ -186,7 +186,7 @@ DAMAGES: dict[str, Callable[[Path, float], None]] = {
 
 
 def copied(run: RunDirectory, to: Path) -> Path:
-    """A copy of the run in the place of what stands at `to`."""
+    """Replaces what is at `to` with a copy of the run."""
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(run.path, to)
     return to

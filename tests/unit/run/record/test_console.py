@@ -124,7 +124,7 @@ def test_a_stream_that_knows_only_ascii_gets_ascii() -> None:
     assert b"reward 0.500" in raw.getvalue()
 
 
-def test_the_cold_start_is_told_in_tenths() -> None:
+def test_the_cold_start_reports_progress_in_tenths() -> None:
     console, file = made()
     for step in range(1, 101):
         console.cold_start(step, 100, 1.0)
@@ -137,7 +137,7 @@ def test_metrics_that_are_missing_are_left_out() -> None:
     assert file.getvalue() == "step    1\n"
 
 
-def test_a_step_without_signal_or_with_most_completions_cut_stands_out() -> None:
+def test_a_step_without_signal_or_with_most_completions_cut_is_highlighted() -> None:
     def shown(**metrics: float) -> str:
         file = io.StringIO()
         console = Console(file=file, width=80, is_terminal=True)

@@ -63,7 +63,7 @@ def test_what_a_killed_run_leaves_is_repaired_without_a_word(run: RunDirectory) 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "delete", "zero", "replace_by_folder"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "run_state.json", "complete.json"])
-def test_a_damaged_newest_checkpoint_is_passed_over_and_the_one_before_is_taken(
+def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     run: RunDirectory, name: str, damage: str, killed: RunDirectory, tmp_path: Path
 ) -> None:
     DAMAGES[damage](run.checkpoint(6) / name, 0.5)
@@ -98,7 +98,7 @@ def test_a_checkpoint_can_be_named_and_a_wrong_name_lists_those_that_are_there(
     assert resume(run.path, choice=ResumeChoice(checkpoint="3")).step == 3
 
 
-def test_a_checkpoint_of_an_older_version_is_taken_and_said_to_be_unchecked(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version_is_used_and_reported_as_unchecked(tmp_path: Path) -> None:
     old = make_run(tmp_path / "run", has_digests=False)
     outcome = resume(old.path)
     assert outcome.step == 6
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_an_older_version_is_taken_and_said_to_be_unchecked(tmp_
         ("recipe.yaml", "delete", "recipe.yaml is missing; the copy in"),
     ],
 )  # fmt: skip
-def test_what_is_lost_of_the_record_is_told_file_by_file(run: RunDirectory, name: str, damage: str, said: str) -> None:
+def test_losses_of_the_record_are_reported_file_by_file(run: RunDirectory, name: str, damage: str, said: str) -> None:
     DAMAGES[damage](run.path / name, 0.6)
     outcome = resume(run.path)
     assert outcome.step == 6, outcome
@@ -130,7 +130,7 @@ def test_what_is_lost_of_the_record_is_told_file_by_file(run: RunDirectory, name
     assert name.partition("/")[0] in outcome.warnings[0]
 
 
-def test_damage_that_was_told_once_is_not_told_again_by_a_later_checkpoint(
+def test_damage_is_reported_once_and_not_again_after_a_later_checkpoint(
     run: RunDirectory,
 ) -> None:
     with sqlite3.connect(run.ledger) as ledger:
@@ -163,7 +163,7 @@ def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     assert not run.ledger.exists()
 
 
-def test_a_file_in_place_of_which_a_folder_stands_is_named(run: RunDirectory) -> None:
+def test_a_folder_in_place_of_a_file_is_named(run: RunDirectory) -> None:
     DAMAGES["replace_by_folder"](run.metrics, 0.0)
     with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be read: Is a directory"):
         find_resume(run, recipe(), inputs=INPUTS, choice=ResumeChoice())
@@ -206,7 +206,7 @@ def test_a_recorder_saves_nothing_into_a_directory_that_another_run_has_taken(
     assert other.step_folders() == []
 
 
-def test_metrics_that_are_removed_in_mid_run_are_told_and_the_checkpoint_is_saved(
+def test_metrics_removed_in_mid_run_are_reported_and_the_checkpoint_is_saved(
     run: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     run.metrics.unlink()
@@ -272,14 +272,14 @@ COMMON: dict[str, Any] = {
 
 @settings(max_examples=30, derandomize=True, **COMMON)
 @given(**DAMAGE)
-def test_random_damage_is_harmless_or_told(number: int, damage: str, share: float) -> None:
+def test_random_damage_is_harmless_or_reported(number: int, damage: str, share: float) -> None:
     holds_after(number, damage, share)
 
 
 @pytest.mark.fuzz
 @settings(max_examples=1500, **COMMON)
 @given(**DAMAGE)
-def test_more_random_damage_is_harmless_or_told(number: int, damage: str, share: float) -> None:
+def test_more_random_damage_is_harmless_or_reported(number: int, damage: str, share: float) -> None:
     holds_after(number, damage, share)
 
 

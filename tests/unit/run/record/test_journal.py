@@ -217,7 +217,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
         metrics.close()
 
 
-def test_a_folder_of_rollouts_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_of_rollouts_is_named(tmp_path: Path) -> None:
     rollouts = RolloutWriter(tmp_path / "rollouts")
     (tmp_path / "rollouts").rmdir()
     with pytest.raises(StorageError, match=r"rollouts/step_000001\.parquet cannot be"):

@@ -14,7 +14,7 @@ from rlvr.run.record.stdout import SIGPIPE_EXIT_CODE, Output, OutputLost, writte
 
 
 class Failing(io.StringIO):
-    """Takes so many writes and then fails."""
+    """Accepts a number of writes and then fails."""
 
     def __init__(self, code: int, *, after: int = 0) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ def test_the_exit_code_says_why_a_command_ended(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Failing(code))
     assert written(lambda: sys.stdout.write("hello")) == exit_code
-    told = "rlvr: standard output cannot be written: No space left on device\n"
-    assert capsys.readouterr().err == ("" if code == errno.EPIPE else told)
+    message = "rlvr: standard output cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == ("" if code == errno.EPIPE else message)
 
 
-def test_an_error_of_the_commands_own_file_is_not_taken_for_that_of_the_output() -> None:
+def test_an_error_of_a_commands_file_is_not_mistaken_for_an_output_error() -> None:
     with pytest.raises(FileNotFoundError):
         written(lambda: len(Path("/no/such/file").read_text()))
     with pytest.raises(SystemExit):
@@ -85,7 +85,7 @@ def test_an_error_of_the_commands_own_file_is_not_taken_for_that_of_the_output()
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "told"),
+    ("command", "code", "message"),
     [
         ("rlvr recipes >/dev/full", 1, "rlvr: standard output cannot be written: No space left"),
         ("rlvr recipes show tiny >/dev/full", 1, "rlvr: standard output cannot be written"),
@@ -96,7 +96,7 @@ def test_an_error_of_the_commands_own_file_is_not_taken_for_that_of_the_output()
         ("(sleep 0.2; rlvr --help; echo $? >&2) | true", 0, "141"),
     ],
 )
-def test_a_shell_sees_the_usual_ends(command: str, code: int, told: str, tmp_path: Path) -> None:
+def test_a_shell_sees_the_usual_ends(command: str, code: int, message: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", command],
@@ -107,6 +107,6 @@ def test_a_shell_sees_the_usual_ends(command: str, code: int, told: str, tmp_pat
         check=False,
     )
     assert done.returncode == code
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 1

@@ -68,7 +68,7 @@ def test_another_version_or_another_text_of_a_verifier_is_refused(digests: Path,
     assert f"verifier checks.py:lottery: {before['verifier checks.py:lottery']} -> version" in str(caught.value)
 
 
-def test_a_module_is_taken_by_its_sources_and_an_installed_verifier_by_its_version(
+def test_a_module_is_identified_by_its_sources_and_an_installed_verifier_by_its_version(
     digests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(digests))

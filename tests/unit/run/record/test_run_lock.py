@@ -26,7 +26,7 @@ with lock_directory(Path(sys.argv[1])):
 """
 
 
-def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_error_names_the_first(tmp_path: Path) -> None:
     with lock_directory(tmp_path), pytest.raises(ConfigError) as caught, lock_directory(tmp_path):
         pass
     assert caught.value.exit_code == 2
@@ -111,7 +111,7 @@ def test_a_file_system_without_locks_is_a_warning(
     assert "this file system has no locks (No locks available)" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).mkdir()
     with (
         pytest.raises(ConfigError, match="cannot be written: Is a directory"),
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_whose_directory_is_gone_or_replaced_writes_nothing_more(tmp_path: Path) -> None:
+def test_a_run_whose_directory_was_removed_or_replaced_stops_writing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     with lock_directory(folder) as first:

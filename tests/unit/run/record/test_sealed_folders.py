@@ -52,7 +52,7 @@ def test_each_damaged_file_is_named_with_what_is_wrong(folder: Path) -> None:
     ["", "[]", "{", '{"format": 1}', '{"format": 1, "filez": {}}', '{"format": 1, "files": {}}',
      '{"format": 1, "files": {"a": 3}}', '{"format": 1, "files": {"a": {"bytes": "x", "sha256": ""}}}', "[" * 100_000],
 )  # fmt: skip
-def test_a_damaged_marker_is_never_taken_for_one_of_an_older_version(folder: Path, marker: str) -> None:
+def test_a_damaged_marker_is_never_mistaken_for_one_of_an_older_version(folder: Path, marker: str) -> None:
     (folder / "complete.json").write_text(marker)
     (problem,) = sealed_folders.check(folder).problems
     assert problem.startswith("complete.json is damaged")

@@ -35,7 +35,7 @@ def test_a_missing_package_names_the_extra(kind: TrackerKind, tmp_path: Path, mo
         build_sinks([kind], tmp_path, {})
 
 
-def test_a_service_is_told_the_recipe_and_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_gets_the_recipe_and_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     fake = SimpleNamespace(
         init=lambda **given: calls.append(given),

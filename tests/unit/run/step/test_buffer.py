@@ -41,7 +41,7 @@ def make(prompts_per_step: int, **settings: int) -> GroupBuffer:
 
 
 class Producer:
-    """Admits what it can and remembers when; finishes groups when told."""
+    """Admits what it can and remembers when; finishes groups on request."""
 
     def __init__(self, buffer: GroupBuffer) -> None:
         self.buffer = buffer
@@ -72,7 +72,7 @@ def ids(groups: list[Group]) -> list[int]:
     return [group.issue_index for group in groups]
 
 
-def test_groups_come_in_the_order_of_issue_whatever_their_order_of_arrival():
+def test_groups_come_in_the_order_of_issue_and_not_of_arrival():
     async def scenario() -> None:
         buffer = make(2, max_staleness=1)
         producer = Producer(buffer)
@@ -151,7 +151,7 @@ def test_a_dropped_group_is_replaced_by_all_that_the_step_lacks_at_once():
 
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
-def test_a_step_looks_at_no_more_groups_than_its_refills_allow_even_when_all_are_dropped(
+def test_a_step_uses_no_more_groups_than_its_refills_allow_even_if_all_are_dropped(
     max_staleness: int,
 ):
     async def scenario() -> None:

@@ -87,7 +87,7 @@ def test_nothing_retires_at_the_default():
 
 
 @pytest.mark.parametrize(("outcomes", "chance"), [("++++", 0.1), ("+++-", 0.75), ("++--", 1.0)])
-def test_a_drawn_prompt_is_taken_as_often_as_its_signal_says(outcomes: str, chance: float):
+def test_a_drawn_prompt_is_accepted_in_proportion_to_its_signal(outcomes: str, chance: float):
     found = rates(min_attempts=4, prefer_signal=True)
     found.observe([group("a", outcomes)])
     choices = [found.choose(prompt("a"), draw) for draw in range(4000)]
@@ -97,7 +97,7 @@ def test_a_drawn_prompt_is_taken_as_often_as_its_signal_says(outcomes: str, chan
     assert choices == [found.choose(prompt("a"), draw) for draw in range(4000)]
 
 
-def test_a_prompt_without_a_rate_is_always_taken():
+def test_a_prompt_without_a_rate_is_always_accepted():
     found = rates(min_attempts=4, prefer_signal=True)
     assert {found.choose(prompt("a"), draw) for draw in range(50)} == {Choice.TAKE}
 

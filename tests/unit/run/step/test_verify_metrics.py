@@ -91,7 +91,7 @@ def test_a_verifier_that_names_no_method_gives_no_methods() -> None:
     assert verdict_metrics([]) == {}
 
 
-def test_they_stand_in_the_row_of_a_step() -> None:
+def test_they_are_in_the_row_of_a_step() -> None:
     row = rollout_metrics([group(said(Status.PASS, method="string"))])
     assert row["verifier/method_string_rate"] == 1.0
     assert row["verifier/pass_rate"] == 1.0

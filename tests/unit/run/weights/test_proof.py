@@ -74,7 +74,7 @@ def test_a_tensor_damaged_on_its_way_is_named_by_the_engine(tmp_path: Path):
         ProofWorld(tmp_path).run(Corrupting)
 
 
-def test_a_tensor_that_differs_is_named_where_the_engine_does_not_look(tmp_path: Path):
+def test_a_different_tensor_is_named_even_if_the_engine_does_not_check(tmp_path: Path):
     class Blind(Corrupting):
         checks = False
 
@@ -114,7 +114,7 @@ def test_drifting_arithmetic_is_caught_at_the_next_drift_check(tmp_path: Path, d
         world.run(Quickly, syncs=6)
 
 
-def test_rounding_that_grows_is_told_once_and_stops_nothing(tmp_path: Path):
+def test_growing_rounding_is_reported_once_and_does_not_stop_the_run(tmp_path: Path):
     class Rougher(Wrapped):
         async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
             receipt = await super().load(ref, canary)
@@ -124,9 +124,9 @@ def test_rounding_that_grows_is_told_once_and_stops_nothing(tmp_path: Path):
 
     world = ProofWorld(tmp_path, drift_every_syncs=1)
     world.run(Rougher, syncs=4)
-    told = [fields for kind, fields in world.events if kind == "engine_drifting"]
-    assert len(told) == 1
-    assert told[0]["start"] < told[0]["mean"] < told[0]["bound"]  # type: ignore[operator]
+    reported = [fields for kind, fields in world.events if kind == "engine_drifting"]
+    assert len(reported) == 1
+    assert reported[0]["start"] < reported[0]["mean"] < reported[0]["bound"]  # type: ignore[operator]
 
 
 def test_the_stale_one_of_two_engines_is_named(tmp_path: Path):
