@@ -264,8 +264,10 @@ USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong call or recipe, 130 interrupted, 141 the reader of the
-    output is gone.
+    """The entry point.
+
+    Exit codes: 0 done; 1 failed; 2 invalid arguments, recipe or data; 130 interrupted; 141 the reader of the output
+    has gone (SIGPIPE).
     """
     from rlvr.run.launch.process import configure_logging, prepare_process
     from rlvr.run.record.stdout import written

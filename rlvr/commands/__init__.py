@@ -1,6 +1,15 @@
-"""The commands behind `rlvr ...`, one file each; `rlvr.cli` parses the arguments and calls them.
+"""The commands behind `rlvr ...`; `rlvr.cli` parses the arguments and calls them.
 
-Commands:   train, eval (here, on a cluster, against a server), verify, check, doctor, plugins, recipes.
-Comes in:   a loaded recipe, paths, options.
-Goes out:   an exit code, console output, files in a run directory.
+train.py, dry_run.py              train, and train --dry-run
+evaluate*.py                      eval: in this process, on a cluster, against a server
+verify_file.py                    verify
+check.py                          check: memory and time of a recipe
+doctor.py, sandbox_report.py      doctor, and the report of `sandboxes`
+recipes.py                        recipes, recipes show, recipes explain
+plugins.py, new_verifier.py       verifiers, verifiers show, verifiers new, sandboxes, sandboxes show
+
+Input:  a loaded recipe, paths, options.
+Output: an exit code, console output, files in a run directory.
+
+`rlvr report` is `rlvr.report`.
 """

@@ -73,7 +73,7 @@ class Answer:
 
 
 class DeadlineError(Exception):
-    """A call had no answer at its deadline."""
+    """A call was not answered before its deadline."""
 
 
 class JsonClient:

@@ -1,6 +1,9 @@
-"""A run: its loop, and the folders that hold what the loop calls.
+"""A run: its loop, and the folders with the parts that the loop calls.
 
-loop.py, producer.py   the training loop; they depend on Protocols only
+loop.py, producer.py   the training loop and its producer; they depend on Protocols only
+after_step.py          what follows a step: settles its prompts, and decides whether the run may continue
+parts.py               the parts of a run, and the Protocols that the loop needs
+activity.py            the status line on a terminal
 launch/                builds the parts of a run from a recipe, runs it and closes it
 step/                  from prompts to groups to an optimiser step
 weights/               publishes weights to engines and proves that they arrived

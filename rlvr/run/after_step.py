@@ -146,11 +146,11 @@ def mismatch_at_start(parts: RunParts, step: int, metrics: Mapping[str, float]) 
         ],
     )
     return RlvrError(
-        f"stopped after step {step}: {name} is {value:.3g} nats, and rounding explains at most {bound:g} where "
-        "engine and learner use the same weights and the same arithmetic. So completions are not sampled from the "
-        "policy that is trained: this model family's code computes differently in generation than in training, "
-        "which no setting of the algorithm corrects. A checkpoint was saved. Try rollout.engine=vllm or a model "
-        "of another family (rlvr/README.md, 'Model families'); algorithm.governor.mode=off trains on regardless"
+        f"stopped after step {step}: {name} is {value:.3g} nats. Engine and learner use the same weights and the same "
+        f"arithmetic, so rounding explains at most {bound:g}. Completions are therefore not sampled from the policy "
+        "that is trained: this model family computes differently in generation than in training, which no setting of "
+        "the algorithm corrects. A checkpoint was saved. Try rollout.engine=vllm or a model of another family "
+        "(rlvr/README.md, 'Model families'); algorithm.governor.mode=off continues anyway"
     )
 
 

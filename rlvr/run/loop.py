@@ -18,7 +18,7 @@
 With `max_staleness` k the producer runs k steps ahead, and engines generate while the learner trains. No prompt is
 admitted between `sync_weights` and `advance`, and an engine first finishes the requests that it has begun, so an
 evaluation sees one version of the weights and shares no batch with training. Only an engine that loads while it
-generates (vLLM) continues frozen requests beside an evaluation, with the same weights.
+generates (vLLM) continues frozen requests during an evaluation, with the same weights.
 """
 
 import asyncio

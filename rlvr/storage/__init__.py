@@ -1,4 +1,4 @@
 """Atomic files, folders sealed with digests, and bounded reading of user files.
 
-Standard library only.
+Imports only the standard library and `rlvr.errors`.
 """

@@ -1,10 +1,11 @@
-"""NOT stopped: a hole in the Linux kernel itself; timing side channels between slots of one machine; use of the CPU up
-to the time limit; and, where no cgroup is writable, kernel memory outside every resident set (socket buffers).
-Programs can read /usr/bin, /usr/lib and the interpreter's own folder.
+"""A bubblewrap jail with a warm interpreter, which is forked for each run.
 
-A bubblewrap jail holds a warm interpreter; each run is one fork of it with process, mount and IPC namespaces of its
-own, one fresh tmpfs, no network, no capabilities, an allow-list of system calls, rlimits, and a cgroup where one is
-writable. As root each slot has a user id of its own.
+A run has its own process, mount and IPC namespaces, a fresh tmpfs, no network, no capabilities, an allow-list of system
+calls, rlimits, and a cgroup if one is writable. As root, each slot has its own user id.
+
+NOT prevented: exploits of the Linux kernel itself; timing side channels between slots of one machine; use of the CPU up
+to the time limit; and, without a writable cgroup, kernel memory that no resident set counts (socket buffers). Programs
+can read /usr/bin, /usr/lib and the interpreter's own folder.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from rlvr_sandboxes.outside.slot import Launched
 
 
 class NamespacesSandbox(BoxedSandbox):
-    """Does not stop a hole in the kernel; see the top of this module for the rest.
+    """Does not stop exploits of the kernel; see the top of this module for the rest.
 
     Needs bubblewrap and user namespaces; works as root and as an ordinary user.
     """

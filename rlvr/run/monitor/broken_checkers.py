@@ -1,4 +1,4 @@
-"""Detects checkers that break on nearly every completion: the fault is theirs, and its zeros mean nothing.
+"""Detects checkers that break on nearly every completion: then the checker is at fault, and its zeros are meaningless.
 
 A completion that hangs or kills its checker, or exhausts its memory, is a FAIL, so that no policy avoids a zero by
 breaking the checker. When nearly all completions of a step do so, the run warns, and ends if that persists.
@@ -70,8 +70,8 @@ class CheckerWatch:
 
     Args:
         tell: writes an event with its fields.
-        max_error_rate: at or below this rate no checker counts as broken.
-        patience_steps: number of consecutive broken steps that end the run.
+        max_error_rate: a checker whose rate does not exceed this does not count as broken.
+        patience_steps: the number of consecutive steps with a broken checker after which the run ends.
     """
 
     def __init__(self, tell: Callable[..., None], *, max_error_rate: float, patience_steps: int) -> None:
@@ -84,7 +84,7 @@ class CheckerWatch:
         self._has_judged = False
 
     def observe(self, step: int, groups: Sequence[Group]) -> VerifierError | None:
-        """Reports the step's broken checkers. Returns the error that ends the run once patience runs out."""
+        """Reports the broken checkers of a step. Returns an error after `patience_steps` consecutive steps with one."""
         self._num_completions += sum(len(group.rollouts) for group in groups)
         self._has_judged = self._has_judged or any(map(is_any_judged, groups))
         found = [broken for broken in broken_checkers(groups) if broken.rate > self._least]

@@ -3,8 +3,8 @@
     band of a metric:  mean +- max(width * std, min_width)  over the first `startup_steps`, on the bad side
 
 Engine and learner differ a little in every run: by rounding, by a copy's precision, by staleness. The values at the
-start of a run define the band; a metric outside its band for `patience_steps` in a row is an alarm. In mode `act` each
-alarm climbs one rung and resets the count, so that the measure can take effect:
+start of a run define the band; `patience_steps` consecutive steps with a metric outside its band raise an alarm. In
+mode `act` each alarm goes one rung up and resets the count, so that the measure can take effect:
 
     a stricter correction (rlvr.algorithms.corrections.stricter), rung by rung
     -> one version less of staleness, down to none

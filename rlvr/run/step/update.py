@@ -51,10 +51,14 @@ class KlInReward:
 class Update:
     """The result of one step.
 
-    taken: its groups; groups removed for their advantages are among the dropped. shaped: by completion id, for every
-    judged rollout. statistics: over the rollouts of all its groups. has_learned: whether there was an optimiser step.
-    is_refill_spent: the step is smaller than asked for, because no more groups may replace dropped ones. wait_s:
-    seconds until the last group was judged, minus the training meanwhile; train_s: seconds of the learner's work.
+    Attributes:
+        taken: the groups of the step; those removed because of their advantages are among the dropped ones.
+        shaped: the shaped reward of every judged rollout, by completion id.
+        statistics: over the rollouts of `taken.groups`.
+        has_learned: whether there was an optimiser step.
+        is_refill_spent: the step is smaller than requested, because no more groups may replace dropped ones.
+        wait_s: seconds until the last group was judged, minus the training done meanwhile.
+        train_s: seconds of the learner's work.
     """
 
     taken: Taken

@@ -45,7 +45,7 @@ class Room(Protocol):
         ...
 
     def fork(self) -> int:
-        """As os.fork: the child is the first process of the run."""
+        """Forks like `os.fork`; the child is the first process of the run."""
         ...
 
     def enter(self, run_limits: RunLimits, tmp_bytes: int) -> None:

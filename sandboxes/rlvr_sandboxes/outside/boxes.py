@@ -27,7 +27,7 @@ from rlvr_sandboxes.outside.session import BoxSession
 from rlvr_sandboxes.outside.slot import BrokenBoxError, Slot, run_in
 from rlvr_sandboxes.outside.users import UserIds
 
-NUM_ATTEMPTS = 4  # of a run under which the box breaks
+NUM_ATTEMPTS = 4  # of a run during which the box breaks
 _CONTROL_RUN = Request(argv=("python", "main.py"), files={"main.py": b"print(6 * 7)"}, limits=Limits(wall_s=20.0))
 _numbers = itertools.count()
 
@@ -159,10 +159,10 @@ class BoxedSandbox(abc.ABC):
         return result
 
     async def _run_surviving(self, request: Request) -> RunResult:
-        """One run; another one in another box when the box broke under it, up to NUM_ATTEMPTS.
+        """Runs a program; repeats the run in another box if its box breaks, up to NUM_ATTEMPTS in all.
 
-        When each of them breaks, but a harmless program then runs well, it is the program that breaks boxes: its
-        result is a death by SIGKILL, because an error would let it escape its verdict.
+        If all of them break but a harmless program then runs, the program is at fault: its result is an end by SIGKILL,
+        because an error would let it escape its verdict.
         """
         pool = self._open_pool()
         failure: BrokenBoxError | None = None
