@@ -29,6 +29,7 @@ from rlvr.run.step.sampler import CompletionVerifier, SamplingPlan, SingleTurnSa
 from rlvr.run.step.shaping import RewardShaping, signal_filter
 from rlvr.run.step.stop import StopRequest
 from rlvr.run.step.update import KlInReward, Updater
+from rlvr.run.weights.answers import Compared
 from rlvr.run.weights.canary import build_canary
 from rlvr.run.weights.proof import WeightProof
 
@@ -210,12 +211,14 @@ def _proof(
             recorder.event(kind, **fields)
 
     return WeightProof(
-        recipe.proof,
-        canary=canary,
-        learner=learner,
-        engine=engine,
-        thread=thread,
-        record=record,
+        Compared(
+            config=recipe.proof,
+            canary=canary,
+            learner=learner,
+            engine=engine,
+            thread=thread,
+            record=record,
+        )
     )
 
 

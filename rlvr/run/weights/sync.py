@@ -8,7 +8,8 @@ from rlvr.batch import Learner
 from rlvr.protocols import RolloutEngine
 from rlvr.records import Transport, WeightsRef
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.weights.proof import WeightProof, check_receipts
+from rlvr.run.weights.answers import check_receipts
+from rlvr.run.weights.proof import WeightProof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

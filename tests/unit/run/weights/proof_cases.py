@@ -21,6 +21,7 @@ from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Json, Transport, WeightsRef
 from rlvr.rollout.transformers_engine import COPY_DTYPES, TransformersEngine
 from rlvr.run.step.learner_thread import LearnerThread
+from rlvr.run.weights.answers import Compared
 from rlvr.run.weights.canary import Rows, build_canary
 from rlvr.run.weights.proof import WeightProof
 from rlvr.run.weights.sync import Sync, first_sync, sync_weights
@@ -228,7 +229,9 @@ class ProofWorld:
             self.lines.append(line)
 
         proof = WeightProof(
-            self.config, canary=canary, learner=self.learner, engine=engine, thread=thread, record=record
+            Compared(
+                config=self.config, canary=canary, learner=self.learner, engine=engine, thread=thread, record=record
+            )
         )
         try:
             done = [await first_sync(self.learner, engine, thread=thread, proof=proof)]
