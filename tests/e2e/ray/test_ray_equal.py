@@ -1,14 +1,16 @@
-"""A run behind Ray gives the bits of a local one."""
+"""A run behind Ray gives the bits of a local one, and trains with an engine of another package."""
 
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.ray.ray_runs import RAY, TINY, TOY, ledger_of, rlvr, rows_of
+from tests.e2e.ray.ray_runs import RAY, TINY, TOY, events_of, ledger_of, rlvr, rows_of
 
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
+OUTSIDE = Path(__file__).parents[2] / "contract" / "outside"
 UNTIMED = ("verdicts",)  # JSON with each verdict's seconds
 
 
@@ -52,3 +54,21 @@ def test_a_cluster_that_is_too_small_is_refused_with_the_arithmetic(tmp_path: Pa
     said = rlvr("train", "tiny", *TINY, *TOY, *many, "--run-dir", "run", cwd=tmp_path, expect=2)
     assert "901 CPUs are needed (learner 1 + 9 engines x 100), the cluster has" in said
     assert "lower cluster.engines or cluster.cpus_per_engine" in said
+
+
+def test_an_engine_of_another_package_trains_behind_ray_and_its_weights_are_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(OUTSIDE), prepend=os.pathsep)
+    engine = ["rollout.engine={kind: weighted, max_batch: 16}", "rollout.engine_dtype=float32", "cold_start.steps=150"]
+    rlvr("train", "tiny", *TINY, *engine, *RAY, "run.steps=2", "--run-dir", "run", cwd=tmp_path)
+    run = tmp_path / "run"
+    assert [row["step"] for row in rows_of(run)][-2:] == [1, 2]
+    [proven] = events_of(run, "weights_proven")
+    assert proven["engines"] == ["engine-0"]
+    assert proven["unmoved"] == []
+    assert all(group["residual"] < group["moved"] / 5 for group in proven["groups"])
+    synced = events_of(run, "weights_synced")
+    assert [sync["policy_version"] for sync in synced] == [0, 1, 2]
+    assert all([engine["engine"] for engine in sync["engines"]] == ["engine-0"] for sync in synced)
+    assert synced[-1]["changed_tensors"] > 0
