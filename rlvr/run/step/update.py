@@ -11,7 +11,8 @@ the config allows it only where a group's advantages do not depend on the others
 import functools
 import operator
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from rlvr.algorithms.build import AdvantageFunction
@@ -93,6 +94,28 @@ class _Learned:
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """What one step has gathered so far. train_s: seconds of the learner's work."""
+
+    items: list[Screened] = field(default_factory=list[Screened])
+    learned: list[_Learned] = field(default_factory=list[_Learned])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    train_s: float = 0.0
+
+    @property
+    def counts(self) -> list[Denominators]:
+        """The denominators of each batch."""
+        return [part.counts for part in self.learned if part.counts is not None]
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Context whose seconds count as training."""
+        begun = time.perf_counter()
+        yield
+        self.train_s += time.perf_counter() - begun
+
+
 class Updater:
     """Takes groups from the buffer and trains on them."""
 
@@ -134,37 +157,37 @@ class Updater:
         Raises: the producer's error; LearnerError.
         """
         started = time.perf_counter()
-        train_s = 0.0
-        items: list[Screened] = []
-        learned: list[_Learned] = []
-        metrics: dict[str, float] = {}
+        work = _Work()
         self._activity.begin("generating: groups", total=self._buffer.prompts_per_step)
         async for chunk in self._chunks():
-            items += chunk
+            work.items += chunk
             kept = [item for item in chunk if item.reason is None]
-            if kept:
-                begun = time.perf_counter()
-                if not self._is_streaming:
-                    self._activity.begin("training")
-                learned.append(await self._thread.train(lambda kept=kept: self._learn(kept)))
-                metrics |= learned[-1].metrics
-                train_s += time.perf_counter() - begun
-        counts = [part.counts for part in learned if part.counts is not None]
-        if self._is_streaming and counts:
-            begun = time.perf_counter()
-            total = functools.reduce(operator.add, counts)
-            report = await self._thread.train(lambda: self._learner.apply(total))
-            metrics |= report.metrics
-            train_s += time.perf_counter() - begun
-        silent = frozenset[str]().union(*(part.silent for part in learned))
+            if not kept:
+                continue
+            if not self._is_streaming:
+                self._activity.begin("training")
+            with work.timed():
+                learned = await self._thread.train(lambda kept=kept: self._learn(kept))
+            work.learned.append(learned)
+            work.metrics |= learned.metrics
+        if self._is_streaming and work.counts:
+            total = functools.reduce(operator.add, work.counts)
+            with work.timed():
+                report = await self._thread.train(lambda: self._learner.apply(total))
+            work.metrics |= report.metrics
+        return self._result(work, policy_version=policy_version, step_s=time.perf_counter() - started)
+
+    def _result(self, work: _Work, *, policy_version: int, step_s: float) -> Update:
+        silent = frozenset[str]().union(*(part.silent for part in work.learned))
         taken = Taken.of(
-            [(x.group, DropReason.ZERO_ADVANTAGES if x.group.group_id in silent else x.reason) for x in items],
+            [(x.group, DropReason.ZERO_ADVANTAGES if x.group.group_id in silent else x.reason) for x in work.items],
             num_wanted=self._buffer.prompts_per_step,
         )
-        shaped = _shaped(items)
-        for part in learned:
+        shaped = _shaped(work.items)
+        for part in work.learned:
             shaped |= part.shaped
         statistics = RolloutStatistics.of(taken.groups)
+        metrics = dict(work.metrics)
         if taken.groups:
             metrics |= rollout_metrics(taken.groups, known=statistics)
             metrics |= staleness(taken.groups, policy_version=policy_version)
@@ -175,10 +198,10 @@ class Updater:
             shaped=shaped,
             statistics=statistics,
             metrics=metrics,
-            has_learned=bool(counts),
-            is_refill_spent=self._is_refill_spent(items),
-            wait_s=time.perf_counter() - started - train_s,
-            train_s=train_s,
+            has_learned=bool(work.counts),
+            is_refill_spent=self._is_refill_spent(work.items),
+            wait_s=step_s - work.train_s,
+            train_s=work.train_s,
         )
 
     async def _chunks(self) -> AsyncIterator[list[Screened]]:
