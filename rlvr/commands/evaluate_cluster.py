@@ -15,9 +15,10 @@ from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.processes import watchdog
 from rlvr.protocols import RolloutEngine
+from rlvr.run.launch.backend import RunContext
 from rlvr.run.launch.choose_dtypes import choose_dtypes
 from rlvr.run.launch.preflight import OpenedData
-from rlvr.run.launch.run import RunContext, prompt_limit
+from rlvr.run.launch.run import prompt_limit
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.recorder import Recorder

@@ -34,23 +34,24 @@ from rlvr.run.weights.sync import Sync, first_sync, sync_weights
 
 
 async def run_loop(parts: RunParts) -> int:
-    """Trains from `first_step` to `num_steps`, records everything, and saves a checkpoint of the last step.
+    """Trains all steps of the schedule, records everything, and saves a checkpoint of the last step.
 
-    Returns: the last step; less than `num_steps` when every prompt was retired.
+    Returns: the last step; less than the schedule's when every prompt was retired.
 
     Raises: Interrupted after a checkpoint, when the user asked to stop; RlvrError when the run failed.
     """
     parts.recorder.activity.begin("sending the first weights and proving that they arrived")
     sync = await first_sync(parts.learner, parts.engine, thread=parts.thread, proof=parts.proof)
     after = AfterStep(parts)
-    if parts.first_step == 1:
+    schedule = parts.schedule
+    if schedule.first_step == 1:
         before = await parts.evaluate(0, sync.version, in_full=True)
         parts.recorder.evaluations(0, before)
         after.observe_evaluations(0, before)
     producer = asyncio.create_task(produce(parts))
-    last_step = parts.first_step - 1
+    last_step = schedule.first_step - 1
     try:
-        for step in range(parts.first_step, parts.num_steps + 1):
+        for step in range(schedule.first_step, schedule.num_steps + 1):
             update = await parts.updater.step(policy_version=sync.version)
             if not update.taken.groups:
                 break
@@ -62,15 +63,15 @@ async def run_loop(parts: RunParts) -> int:
             metrics |= _speed(update, sync, has_overlap=parts.buffer.max_staleness > 0)
 
             is_exhausted = not parts.buffer.num_in_flight and parts.stream.is_exhausted()
-            is_stopping = parts.stop.is_due and step < parts.num_steps and not is_exhausted
-            is_end = is_exhausted or step == parts.num_steps
+            is_stopping = parts.stop.is_due and step < schedule.num_steps and not is_exhausted
+            is_end = is_exhausted or step == schedule.num_steps
             evaluations: list[Evaluation] = []
-            if parts.is_eval_due(step) or is_end:
+            if schedule.is_eval_due(step) or is_end:
                 evaluations = await parts.evaluate(step, sync.version, in_full=is_end)
             parts.recorder.step(step, update, metrics, evaluations)
 
             broken, pause = after.observe(step, update, metrics, evaluations, is_end=is_end)
-            if is_end or is_stopping or broken or pause or parts.is_checkpoint_due(step):
+            if is_end or is_stopping or broken or pause or schedule.is_checkpoint_due(step):
                 lineage = parts.recorder.lineage(step)  # the ledger may be used in this thread only
                 await parts.thread.run(lambda s=step, found=lineage: _save(parts, s, found))
             if broken:
@@ -78,15 +79,15 @@ async def run_loop(parts: RunParts) -> int:
             if pause and not is_end:
                 raise pause
             if is_stopping:
-                how = f"{parts.stop.reason} after step {step} of {parts.num_steps}"
+                how = f"{parts.stop.reason} after step {step} of {schedule.num_steps}"
                 raise Interrupted(parts.recorder.resume_hint(how))
             if is_end:
                 break
             parts.buffer.advance()
-        if last_step < parts.num_steps:
+        if last_step < schedule.num_steps:
             parts.recorder.remark(
                 "pool_exhausted",
-                f"all prompts are solved and retired: the run ends after step {last_step} of {parts.num_steps}",
+                f"all prompts are solved and retired: the run ends after step {last_step} of {schedule.num_steps}",
                 step=last_step,
             )
         return last_step

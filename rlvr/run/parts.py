@@ -57,16 +57,36 @@ class Evaluator(Protocol):
     def __call__(self, step: int, policy_version: int, *, in_full: bool) -> Awaitable[list[Evaluation]]: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The steps of a run, and after which of them it evaluates and saves.
+
+    first_step: 1, or one past the checkpoint that was resumed. eval_every_steps, checkpoint_every_steps: 0 is never.
+    """
+
+    first_step: int
+    num_steps: int
+    eval_every_steps: int
+    checkpoint_every_steps: int
+
+    def is_eval_due(self, step: int) -> bool:
+        """Whether to evaluate after this step."""
+        return bool(self.eval_every_steps and step % self.eval_every_steps == 0)
+
+    def is_checkpoint_due(self, step: int) -> bool:
+        """Whether to save a checkpoint after this step."""
+        return bool(self.checkpoint_every_steps and step % self.checkpoint_every_steps == 0)
+
+
 @dataclass(slots=True, kw_only=True)
 class RunParts:
-    """The parts of a run. `first_step` is 1, or one past the checkpoint that was resumed.
+    """The parts of a run.
 
     proof: None where no weights travel.
     solve_rates: None when the recipe does not use data.difficulty.
     """
 
-    first_step: int
-    num_steps: int
+    schedule: Schedule
     stream: PromptSource
     sampler: SingleTurnSampler
     plan: SamplingPlan
@@ -81,8 +101,6 @@ class RunParts:
     set_correction: Callable[[Correction], None]
     solve_rates: SolveRates | None
     evaluate: Evaluator
-    is_eval_due: Callable[[int], bool]
-    is_checkpoint_due: Callable[[int], bool]
     recorder: Recorder
     stop: StopRequest
     max_error_rate: float

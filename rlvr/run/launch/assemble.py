@@ -1,10 +1,9 @@
 """Assembles the parts of a run from its recipe, engine and learner; the only module that knows them all."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from rlvr.algorithms.build import build_advantage, build_correction, build_kl
-from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Learner, ProvableLearner
 from rlvr.config.recipe import Backend, Recipe
 from rlvr.config.sections.algorithm import KlPlacement, ZeroVariance
@@ -12,54 +11,39 @@ from rlvr.data.order import PromptStream
 from rlvr.errors import ConfigError
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt
-from rlvr.protocols import RolloutEngine, Sampling
+from rlvr.protocols import Sampling
 from rlvr.records import Json
 from rlvr.run.activity import Activity
+from rlvr.run.launch.backend import RunContext, Workers
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.monitor.alarms import AlarmWatch
 from rlvr.run.monitor.governor import Governor, start_bounds
-from rlvr.run.parts import Evaluator, RunParts
+from rlvr.run.parts import Evaluator, RunParts, Schedule
 from rlvr.run.record.recorder import Recorder
-from rlvr.run.record.resume import Resume
 from rlvr.run.step.buffer import GroupBuffer
 from rlvr.run.step.difficulty import SolveRates
 from rlvr.run.step.evaluation import Evaluation, evaluate
-from rlvr.run.step.learner_thread import Hook, LearnerThread
-from rlvr.run.step.sampler import CompletionVerifier, SamplingPlan, SingleTurnSampler
+from rlvr.run.step.learner_thread import LearnerThread
+from rlvr.run.step.sampler import SamplingPlan, SingleTurnSampler
 from rlvr.run.step.shaping import RewardShaping, signal_filter
-from rlvr.run.step.stop import StopRequest
 from rlvr.run.step.update import KlInReward, Updater
 from rlvr.run.weights.answers import Compared
-from rlvr.run.weights.canary import build_canary
+from rlvr.run.weights.canary import Canary, build_canary
 from rlvr.run.weights.proof import WeightProof
 
 NUM_CANARY_PROMPTS = 16
 
 
-def assemble(
-    recipe: Recipe,
-    *,
-    text: PolicyText,
-    engine: RolloutEngine,
-    learner: Learner,
-    set_correction: Callable[[Correction], None],
-    verifier: CompletionVerifier,
-    data: OpenedData,
-    recorder: Recorder,
-    stop: StopRequest,
-    resumed: Resume | None,
-    before_training: Hook | None = None,
-) -> RunParts:
-    """The parts of a run, restored from the checkpoint when it is resumed.
+def assemble(context: RunContext, workers: Workers, *, text: PolicyText, data: OpenedData) -> RunParts:
+    """The parts of a run, restored from the context's checkpoint when it is resumed.
 
-    Args:
-        set_correction: changes the learner's correction during the run.
-        resumed: the checkpoint; the learner is already restored, everything else is restored here.
-        before_training: awaited before the learner trains.
+    The workers are already restored; everything else is restored here.
     """
+    recipe, recorder, resumed = context.recipe, context.recorder, context.resumed
+    engine, learner = workers.engine, workers.learner
     sampler = SingleTurnSampler(
         engine=engine,
-        verifier=verifier,
+        verifier=workers.verifier,
         tokenizer=text.tokenizer,
         reward=recipe.reward,
         run_seed=recipe.seed,
@@ -78,23 +62,26 @@ def assemble(
         governor.restore(resumed.state["governor"])
         if "alarms" in resumed.state:  # absent in checkpoints of versions without alarms
             alarms.restore(resumed.state["alarms"])
-        set_correction(governor.correction)
+        workers.set_correction(governor.correction)
         if solve_rates is not None:
             solve_rates.restore(resumed.state["solve_rates"])
     shaping = RewardShaping.of(recipe.reward, max_completion_tokens=recipe.rollout.max_completion_tokens)
     buffer = _buffer(recipe, shaping=shaping, max_staleness=governor.max_staleness)
-    thread = LearnerThread(before_training=before_training)
-    every, save_every = recipe.run.eval_every_steps, recipe.run.checkpoint_every_steps
+    thread = LearnerThread(before_training=workers.before_training)
     return RunParts(
-        first_step=resumed.step + 1 if resumed else 1,
-        num_steps=recipe.run.steps,
+        schedule=Schedule(
+            first_step=resumed.step + 1 if resumed else 1,
+            num_steps=recipe.run.steps,
+            eval_every_steps=recipe.run.eval_every_steps,
+            checkpoint_every_steps=recipe.run.checkpoint_every_steps,
+        ),
         stream=data.stream,
         sampler=sampler,
         plan=training_plan(recipe),
         engine=engine,
         learner=learner,
         thread=thread,
-        proof=_proof(recipe, text=text, data=data, engine=engine, learner=learner, thread=thread, recorder=recorder),
+        proof=_proof(recipe, workers, text=text, data=data, thread=thread, recorder=recorder),
         buffer=buffer,
         updater=_updater(
             recipe,
@@ -107,13 +94,11 @@ def assemble(
         ),
         governor=governor,
         alarms=alarms,
-        set_correction=set_correction,
+        set_correction=workers.set_correction,
         solve_rates=solve_rates,
         evaluate=_evaluator(recipe, sampler=sampler, data=data, activity=recorder.activity),
-        is_eval_due=lambda step: bool(every and step % every == 0),
-        is_checkpoint_due=lambda step: bool(save_every and step % save_every == 0),
         recorder=recorder,
-        stop=stop,
+        stop=context.stop,
         max_error_rate=recipe.reward.max_error_rate,
     )
 
@@ -175,34 +160,21 @@ def _updater(
 
 def _proof(
     recipe: Recipe,
+    workers: Workers,
     *,
     text: PolicyText,
     data: OpenedData,
-    engine: RolloutEngine,
-    learner: Learner,
     thread: LearnerThread,
     recorder: Recorder,
 ) -> WeightProof | None:
-    """The proof of every sync, over rows from the recipe's prompts and the policy's vocabulary."""
+    """The proof of every sync; None where engines read the learner's tensors or have no weights."""
     if not recipe.rollout.has_copy:
         return None
+    learner = workers.learner
     if not isinstance(learner, ProvableLearner):
         raise ConfigError(
             f"a {type(learner).__name__} cannot prove that weights arrive: it must implement rlvr.batch.ProvableLearner"
         )
-    room = recipe.data.max_prompt_tokens + recipe.rollout.max_completion_tokens
-    source = data.stream.sources[0]
-    count = NUM_CANARY_PROMPTS if source.num_rows is None else source.num_rows
-    prompts = [source.prompt(index) for index in range(min(count, NUM_CANARY_PROMPTS))]
-    special = set(text.tokenizer.all_special_ids)
-    is_in_process = recipe.cluster.backend is Backend.LOCAL
-    canary = build_canary(
-        [encode_prompt(prompt, text.tokenizer) for prompt in prompts],
-        vocabulary=[token for token in range(len(text.tokenizer)) if token not in special],
-        num_tokens=-(-recipe.proof.canary_tokens // (4 if is_in_process else 1)),
-        max_row_tokens=min(room, text.max_positions) - 1,
-        seed=recipe.seed,
-    )
 
     def record(kind: str, line: str, fields: Mapping[str, Json]) -> None:
         if line:
@@ -210,15 +182,33 @@ def _proof(
         else:
             recorder.event(kind, **fields)
 
+    canary = _canary(recipe, text=text, stream=data.stream)
     return WeightProof(
         Compared(
             config=recipe.proof,
             canary=canary,
             learner=learner,
-            engine=engine,
+            engine=workers.engine,
             thread=thread,
             record=record,
         )
+    )
+
+
+def _canary(recipe: Recipe, *, text: PolicyText, stream: PromptStream) -> Canary:
+    """Rows from the recipe's prompts and the policy's vocabulary."""
+    room = recipe.data.max_prompt_tokens + recipe.rollout.max_completion_tokens
+    source = stream.sources[0]
+    count = NUM_CANARY_PROMPTS if source.num_rows is None else source.num_rows
+    prompts = [source.prompt(index) for index in range(min(count, NUM_CANARY_PROMPTS))]
+    special = set(text.tokenizer.all_special_ids)
+    is_in_process = recipe.cluster.backend is Backend.LOCAL
+    return build_canary(
+        [encode_prompt(prompt, text.tokenizer) for prompt in prompts],
+        vocabulary=[token for token in range(len(text.tokenizer)) if token not in special],
+        num_tokens=-(-recipe.proof.canary_tokens // (4 if is_in_process else 1)),
+        max_row_tokens=min(room, text.max_positions) - 1,
+        seed=recipe.seed,
     )
 
 

@@ -12,8 +12,9 @@ from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText, load_policy
 from rlvr.records import Transport
 from rlvr.rollout.build import build_engine, start_engine
+from rlvr.run.launch.backend import RunContext, Workers
 from rlvr.run.launch.request import RunRequest
-from rlvr.run.launch.run import RunContext, Workers, run_recipe
+from rlvr.run.launch.run import run_recipe
 from rlvr.run.launch.start_learner import place_policy, start_learner
 from rlvr.stages.supervised import SupervisedReport
 from rlvr.verification.service import VerifierService

@@ -10,33 +10,27 @@ A backend only provides the workers, so a run leaves the same files wherever its
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 
 from rlvr import __version__
-from rlvr.algorithms.corrections import Correction
-from rlvr.batch import Learner
 from rlvr.config.derived import derived_table
 from rlvr.config.recipe import Recipe
 from rlvr.data.order import LONG_ADVICE
 from rlvr.errors import ConfigError, Interrupted, StorageError
-from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import encode_prompt, prompt_text
-from rlvr.protocols import RolloutEngine
 from rlvr.run.launch.assemble import assemble
-from rlvr.run.launch.choose_dtypes import apply_choice, choose_dtypes
+from rlvr.run.launch.backend import Backend, RunContext, Workers
+from rlvr.run.launch.choose_dtypes import DtypeChoice, apply_choice, choose_dtypes
 from rlvr.run.launch.preflight import OpenedData, PromptLimit
 from rlvr.run.launch.reentry import finish_trained, start_over, warn
 from rlvr.run.launch.request import RunRequest
 from rlvr.run.loop import run_loop
 from rlvr.run.record.checkpoints import choose_checkpoint, read_run_state
-from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.inputs import input_digests
 from rlvr.run.record.recipe_file import signed, write_recipe
@@ -44,70 +38,9 @@ from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume import BEFORE_EVERYTHING, Resume, find_resume
 from rlvr.run.record.sinks import build_sinks
 from rlvr.run.step.failures import LearnerLost
-from rlvr.run.step.learner_thread import Hook
-from rlvr.run.step.sampler import CompletionVerifier
 from rlvr.run.step.stop import StopRequest, listen_for_stop
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
-    """The data that a backend uses while it starts the workers.
-
-    resumed: the checkpoint to restore; None: the recipe's policy, after its cold start.
-    """
-
-    recipe: Recipe
-    directory: RunDirectory
-    recorder: Recorder
-    console: Console
-    stop: StopRequest
-    resumed: Resume | None
-
-    @property
-    def faults(self) -> Path:
-        """The folder for micro-batches with a non-finite gradient."""
-        return self.directory.path / "faults"
-
-    @property
-    def reference(self) -> Path:
-        """The folder of the policy after a cold start, for the KL term of a resumed run."""
-        return self.directory.path / "reference"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """The objects that do a run's work: in this process, or handles of actors.
-
-    before_training: awaited before the learner trains; it sends engines on the learner's devices to sleep.
-    """
-
-    learner: Learner
-    set_correction: Callable[[Correction], None]
-    engine: RolloutEngine
-    verifier: CompletionVerifier
-    before_training: Hook | None = None
-
-
-class Backend(Protocol):
-    """Where the parts of a run live."""
-
-    def open(self) -> PolicyText:
-        """Loads the policy and returns facts about it; called again after a LearnerLost."""
-        ...
-
-    def measure_dtypes(self) -> DtypeSpeeds:
-        """Measures which dtype is faster on the learner's device; call after `open`."""
-        ...
-
-    def use(self, recipe: Recipe) -> None:
-        """Sets the recipe used from now on, which differs from the previous one in its dtypes."""
-        ...
-
-    def workers(self, context: RunContext) -> AbstractAsyncContextManager[Workers]:
-        """Context with running learner (cold start done, or restored), engine and verifiers. May raise LearnerLost."""
-        ...
 
 
 def run_recipe(request: RunRequest, *, backend: Backend) -> None:
@@ -167,45 +100,54 @@ def run_recipe(request: RunRequest, *, backend: Backend) -> None:
             inputs=inputs,
         )
         stack.enter_context(_closing(recorder))
-        recorder.event(
-            "start",
-            recipe=recipe.name,
-            version=__version__,
-            torch=torch.__version__,
-            seed=recipe.seed,
-        )
-        recorder.event("inputs", **inputs)
-        if dtypes is not None:
-            recorder.event("dtypes", **dtypes.event)
-        for warning in resumed.warnings if resumed else ():
-            warn(recorder.event, warning)
+        _record_start(recorder, recipe, inputs=inputs, dtypes=dtypes, resumed=resumed)
         if request.resume is not None and resumed is None:
             start_over(recorder)
+        context = RunContext(
+            recipe=recipe,
+            directory=directory,
+            recorder=recorder,
+            console=console,
+            stop=stop,
+            resumed=resumed,
+        )
         with _recorded(recorder), _interrupted_with_hint(directory, stop):
-            num_lost = 0
-            while True:
-                context = RunContext(
-                    recipe=recipe,
-                    directory=directory,
-                    recorder=recorder,
-                    console=console,
-                    stop=stop,
-                    resumed=resumed,
-                )
-                try:
-                    if num_lost:
-                        text = backend.open()
-                        data.limit_prompts(prompt_limit(text=text, recipe=recipe))
-                    _stop_early(stop)
-                    last_step = asyncio.run(_run(context, backend=backend, text=text, data=data))
-                    break
-                except LearnerLost as error:
-                    num_lost += 1
-                    if num_lost > recipe.cluster.max_learner_restarts:
-                        raise
-                    resumed = _after_loss(context, error, number=num_lost)
+            last_step = _run_with_restarts(context, backend=backend, text=text, data=data)
         recorder.event("done", step=last_step, seconds=round(recorder.elapsed_s, 1))
         console.finish()
+
+
+def _record_start(
+    recorder: Recorder,
+    recipe: Recipe,
+    *,
+    inputs: dict[str, str],
+    dtypes: DtypeChoice | None,
+    resumed: Resume | None,
+) -> None:
+    recorder.event("start", recipe=recipe.name, version=__version__, torch=torch.__version__, seed=recipe.seed)
+    recorder.event("inputs", **inputs)
+    if dtypes is not None:
+        recorder.event("dtypes", **dtypes.event)
+    for warning in resumed.warnings if resumed else ():
+        warn(recorder.event, warning)
+
+
+def _run_with_restarts(context: RunContext, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
+    """Returns the last step. A lost learner is started again while the recipe allows it. Raises as `run_recipe`."""
+    num_lost = 0
+    while True:
+        try:
+            if num_lost:
+                text = backend.open()
+                data.limit_prompts(prompt_limit(text=text, recipe=context.recipe))
+            _stop_early(context.stop)
+            return asyncio.run(_run(context, backend=backend, text=text, data=data))
+        except LearnerLost as error:
+            num_lost += 1
+            if num_lost > context.recipe.cluster.max_learner_restarts:
+                raise
+            context = replace(context, resumed=_after_loss(context, error, number=num_lost))
 
 
 async def _run(context: RunContext, *, backend: Backend, text: PolicyText, data: OpenedData) -> int:
@@ -217,19 +159,7 @@ async def _run(context: RunContext, *, backend: Backend, text: PolicyText, data:
 
 
 async def _loop_with(workers: Workers, context: RunContext, *, text: PolicyText, data: OpenedData) -> int:
-    parts = assemble(
-        context.recipe,
-        text=text,
-        engine=workers.engine,
-        learner=workers.learner,
-        set_correction=workers.set_correction,
-        verifier=workers.verifier,
-        data=data,
-        recorder=context.recorder,
-        stop=context.stop,
-        resumed=context.resumed,
-        before_training=workers.before_training,
-    )
+    parts = assemble(context, workers, text=text, data=data)
     if context.resumed is not None:
         context.recorder.rewind(context.resumed.step, next_issue=parts.stream.num_issued)
         context.recorder.event("resumed_with", changes=context.resumed.changed)

@@ -20,8 +20,9 @@ from rlvr.models.policy import PolicyText
 from rlvr.processes.supervised_fleet import OnEvent, Supervision
 from rlvr.records import Check
 from rlvr.registry import ENGINES, VERIFIERS, PluginSource, find
+from rlvr.run.launch.backend import RunContext, Workers
 from rlvr.run.launch.request import RunRequest
-from rlvr.run.launch.run import RunContext, Workers, run_recipe
+from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
 from rlvr.run.ray.placement import Reserved

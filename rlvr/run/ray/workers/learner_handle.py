@@ -12,8 +12,8 @@ from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.records import WeightsRef
+from rlvr.run.launch.backend import RunContext
 from rlvr.run.launch.local import record_cold_start
-from rlvr.run.launch.run import RunContext
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
