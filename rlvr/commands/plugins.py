@@ -1,14 +1,37 @@
-"""The commands `rlvr verifiers ...` and `rlvr sandboxes ...`. Imports stay inside the commands."""
+"""The commands `rlvr verifiers ...` and `rlvr sandboxes ...`. What they need is imported in them."""
 
+import keyword
 from pathlib import Path
 
 import typer
+
+from rlvr.errors import ConfigError
 
 verifiers_app = typer.Typer(help="List verifiers, show one, or write a skeleton.", invoke_without_command=True)
 sandboxes_app = typer.Typer(
     help="List sandboxes and this machine's support for them, or show one.",
     invoke_without_command=True,
 )
+
+_SKELETON = '''"""A verifier. In a recipe: `verifier: {name}.py:{name}`.
+
+Try it on stored completions: `rlvr verify {name}.py:{name} --input FILE --output FILE`.
+"""
+
+from rlvr.plugin import verifier
+
+
+@verifier(version="1")
+def {name}(text: str, reference: str, *, ignore_case: bool = False) -> bool:
+    """The completion ends with the reference.
+
+    Return a bool, a score in [0, 1], or rlvr.plugin.verdict(...) with a readable reason. An exception is an ERROR,
+    which is left out of the loss and raises an alarm; a wrong answer is False.
+    """
+    if ignore_case:
+        text, reference = text.lower(), reference.lower()
+    return text.strip().endswith(reference)
+'''
 
 
 @verifiers_app.callback()
@@ -42,7 +65,6 @@ def verifiers_show(name: str) -> None:
 @verifiers_app.command("new")
 def verifiers_new(name: str) -> None:
     """Write NAME.py, a verifier skeleton, into this folder."""
-    from rlvr.commands.new_verifier import write_skeleton
     from rlvr.run.record.console import Console
 
     path = write_skeleton(name, folder=Path.cwd())
@@ -73,3 +95,14 @@ def sandboxes_show(name: str) -> None:
     console.table(f"sandbox {name}", described.rows)
     if not described.is_usable:
         raise typer.Exit(1)
+
+
+def write_skeleton(name: str, *, folder: Path) -> Path:
+    """Writes the file and returns its path. Raises ConfigError if the name is not a Python name or the file exists."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigError(f"{name!r} is not a Python name; use letters, digits and underscores")
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise ConfigError(f"{path.name} exists already; choose another name")
+    path.write_text(_SKELETON.format(name=name), encoding="utf-8")
+    return path
