@@ -1,7 +1,7 @@
 """An engine under test, with a tiny policy whose weights it is sent as a run sends them."""
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,7 +58,7 @@ class WatchedEngine:
                 yield completion
 
     @contextmanager
-    def _noted(self, name: str) -> Iterator[None]:
+    def _noted(self, name: str) -> Generator[None]:
         self.running.append(name)
         try:
             yield

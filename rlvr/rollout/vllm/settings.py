@@ -106,11 +106,7 @@ def engine_arguments(
             "lora_target_modules": list(adapted),
         }
     if is_cpu:
-        if given.get("enable_chunked_prefill"):
-            raise ConfigError(
-                "rollout.engine_args.enable_chunked_prefill: on a CPU a prompt must be computed in one step, because "
-                "vLLM draws a token for each part of it and cannot take a seeded draw back there; remove the argument"
-            )
+        _refuse_chunked_prefill(given)
         arguments["enforce_eager"] = True
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(_BATCH_TOKENS_ON_CPU, max_model_len, slots["max_num_seqs"])
@@ -130,6 +126,14 @@ def engine_arguments(
             memory_bytes=memory_bytes,
         )
     return arguments
+
+
+def _refuse_chunked_prefill(given: Mapping[str, Any]) -> None:
+    if given.get("enable_chunked_prefill"):
+        raise ConfigError(
+            "rollout.engine_args.enable_chunked_prefill: on a CPU a prompt must be computed in one step, because "
+            "vLLM draws a token for each part of it and cannot take a seeded draw back there; remove the argument"
+        )
 
 
 def slot_arguments(given: Mapping[str, Any], *, max_batch_rows: int) -> dict[str, int]:
