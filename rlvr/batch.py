@@ -150,7 +150,7 @@ class ProvableLearner(Learner, Protocol):
         ...
 
     def tensor_groups(self, *, most: int) -> Mapping[str, tuple[str, ...]]:
-        """All trained tensors in about `most` groups; see `rlvr.learner.weights.tensor_groups`."""
+        """All trained tensors in about `most` groups; see `rlvr.learner.weights.perturbation`."""
         ...
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rlvr.commands.plugins import sandboxes_app, verifiers_app
-from rlvr.commands.recipes import recipes_app
+from rlvr.commands.listings import recipes_app, sandboxes_app, verifiers_app
 from rlvr.errors import ConfigError, RlvrError
 from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
 

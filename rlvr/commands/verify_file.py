@@ -28,6 +28,7 @@ from rlvr.records import (
     Verdict,
 )
 from rlvr.storage.input_files import is_file, other_kind
+from rlvr.verification.dispatcher import error_of
 from rlvr.verification.service import VerifierService
 
 WINDOW_ROWS = 1024
@@ -206,10 +207,10 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
         for row, problem in zip(block, problems, strict=True):
             if row.prompt is None or row.completion is None:
                 num_malformed += 1
-                window.append((row.row_id, _error(label, row.problem)))
+                window.append((row.row_id, error_of(label, row.problem)))
             elif problem:
                 reason = f"the reference cannot be used: {problem}"
-                window.append((row.row_id, _error(label, reason)))
+                window.append((row.row_id, error_of(label, reason)))
             elif settled := service.prejudge(row.prompt, row.completion):
                 window.append((row.row_id, settled[_CHECK]))
             else:
@@ -303,10 +304,6 @@ def _with_reference(check: Check, reference: Json) -> Check:
 def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:
     opened: Any = gzip.open(path, mode) if is_gzip else path.open(mode)  # noqa: SIM115
     return opened
-
-
-def _error(label: str, reason: str) -> Verdict:
-    return Verdict(status=Status.ERROR, score=None, reason=reason, verifier=label, seconds=0.0)
 
 
 def _line(row_id: Json, verdict: Verdict) -> bytes:

@@ -8,7 +8,7 @@ Defaults are the tested settings; a recipe holds only what differs. Three number
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from rlvr.config.messages.contradictions import contradictions
 from rlvr.config.presets import with_preset
@@ -32,7 +32,6 @@ from rlvr.config.sections.rollout import (
     RolloutConfig,
     Truncated,
 )
-from rlvr.config.sections.sandbox import SandboxConfig
 from rlvr.config.sections.section import Changeable, NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = [
@@ -41,6 +40,18 @@ __all__ = [
     "ProofConfig", "Recipe", "RewardConfig", "RolloutConfig", "RunConfig", "SandboxConfig", "Template", "TinyModel",
     "TrackerKind", "Truncated", "source_name",
 ]  # fmt: skip
+
+
+class SandboxConfig(Section):
+    """Where model-written programs run; used only if a verifier needs it.
+
+    backend: auto (the strongest that works here; without one the run does not start), a registered sandbox, or
+        package.module:attribute.
+    settings: of that backend; `rlvr sandboxes show NAME` lists them.
+    """
+
+    backend: str = Field(default="auto", min_length=1)
+    settings: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
 
 
 class ColdStartConfig(Section):

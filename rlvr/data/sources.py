@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlvr.config.recipe import DataSource, source_name
-from rlvr.data.columns import column_value, has_column
 from rlvr.data.files import RawRow, read_rows
 from rlvr.data.generators import ProblemDraws, open_generator
 from rlvr.data.messages import read_messages
@@ -18,6 +17,7 @@ from rlvr.records import Json
 GENERATOR_PREFIX = "generator:"
 MAX_SHOWN = 10
 _LONG_FAULT = 120  # characters
+_WHOLE_ROW = "*"  # in `columns`, for all of them as one object
 _ROLES = frozenset({"prompt", "reference", "id"})  # of `columns`; any other name in it is a tag
 
 
@@ -261,7 +261,7 @@ def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[
     missing = [
         f"{column!r} (columns.{role})"
         for role, column in wanted.items()
-        if not any(has_column(item.columns, column) for item in readable)
+        if not any(_has_column(item.columns, column) for item in readable)
     ]
     if missing:
         raise DataError(
@@ -279,14 +279,14 @@ def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pa
     reference = _reference(columns, wanted["reference"], pattern)
     row_id = str(index)
     if "id" in wanted:
-        value = column_value(columns, wanted["id"])
+        value = _column_value(columns, wanted["id"])
         if value is None or value == "":
             raise ValueError(f"column {wanted['id']!r} (columns.id) is empty")
         row_id = str(value)
     hidden = {wanted["prompt"], wanted["reference"]}
     tags = {name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)}
     for name in wanted.keys() - _ROLES:
-        value = column_value(columns, wanted[name])
+        value = _column_value(columns, wanted[name])
         if value is not None:
             tags[name] = _as_json(value, name)
     return Row(
@@ -300,7 +300,7 @@ def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pa
 
 
 def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, str]]:
-    value = column_value(columns, column)
+    value = _column_value(columns, column)
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, list) and value:
@@ -311,7 +311,7 @@ def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, s
 
 
 def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str] | None) -> Json:
-    value = column_value(columns, column)
+    value = _column_value(columns, column)
     is_nan = isinstance(value, float) and math.isnan(value)  # many tables use NaN for null
     if value is None or is_nan or (isinstance(value, str) and not value.strip()) or value in ([], {}):
         raise ValueError(f"column {column!r} (columns.reference) is empty; a row without reference cannot be verified")
@@ -323,6 +323,35 @@ def _reference(columns: Mapping[str, Any], column: str, pattern: re.Pattern[str]
             raise ValueError(f"reference_pattern={pattern.pattern!r} finds nothing in {_short(value)!r}")
         return match.group(1)
     return _as_json(value, "reference", column)
+
+
+def _has_column(columns: Mapping[str, Any], column: str) -> bool:
+    """Whether a row has a column; `outer.inner`, `tests.0` and `*` as for `_column_value`."""
+    if column in columns or column == _WHOLE_ROW:
+        return True
+    head, dot, rest = column.partition(".")
+    inner = _opened(columns.get(head))
+    return bool(dot) and inner is not None and _has_column(inner, rest)
+
+
+def _column_value(columns: Mapping[str, Any], column: str) -> Any:
+    """The value of a column; `outer.inner` reaches into an object, `tests.0` into a list, and `*` is the whole row.
+    None where it is missing.
+    """
+    if column in columns:
+        return columns[column]
+    if column == _WHOLE_ROW:
+        return dict(columns)
+    head, dot, rest = column.partition(".")
+    inner = _opened(columns.get(head))
+    return _column_value(inner, rest) if dot and inner is not None else None
+
+
+def _opened(value: object) -> Mapping[str, Any] | None:
+    """An object or a list as a mapping from names or positions; None for anything else."""
+    if isinstance(value, Mapping):
+        return value
+    return {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else None
 
 
 def _as_json(value: Any, role: str, column: str = "") -> Json:

@@ -23,19 +23,17 @@ from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.sections.learner import LearnerConfig, LearnerDtype
 from rlvr.learner import checkpoint
+from rlvr.learner.batching import step_through
 from rlvr.learner.flops import peak_flops, peak_memory_gb
 from rlvr.learner.kernels import prepare_model
 from rlvr.learner.loss_traits import reads_proximal, set_correction
 from rlvr.learner.metrics import MetricSums, Outcome
-from rlvr.learner.minibatches import step_through
 from rlvr.learner.nonfinite import find_offender, judge_nonfinite, keep_micro_batch
-from rlvr.learner.optimizer import build_optimizer
+from rlvr.learner.optimizer import build_optimizer, learning_rate
 from rlvr.learner.passes import Passes
 from rlvr.learner.peers import Alone, Peers, total_norm
-from rlvr.learner.schedule import learning_rate
-from rlvr.learner.weights.perturbation import Perturbation
+from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication
-from rlvr.learner.weights.tensor_groups import tensor_groups
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy

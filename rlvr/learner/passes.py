@@ -11,9 +11,9 @@ from rlvr.algorithms.build import LossFunction
 from rlvr.batch import Batch
 from rlvr.config.sections.learner import Layout, LearnerConfig, LearnerDtype
 from rlvr.errors import LearnerError
+from rlvr.learner.batching import has_no_gradient, plan_micro_batches
 from rlvr.learner.flops import model_cost
 from rlvr.learner.metrics import MetricSums
-from rlvr.learner.microbatch import has_no_gradient, plan_micro_batches
 from rlvr.learner.peers import Peers
 from rlvr.models.logprobs import TokenLogprobs, token_logprobs, usable_layout
 from rlvr.models.scoring import score_rows

@@ -139,14 +139,7 @@ class DockerSandbox(SupervisedBox):
             )
         return done.stdout
 
-    def _link(
-        self,
-        program: Sequence[str],
-        files: Mapping[str, bytes],
-        limits: Limits,
-        *,
-        is_session: bool,
-    ) -> Link:
+    def _link(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, *, is_session: bool) -> Link:
         return Link(
             exec_argv(self.config, self._container, self._source),
             program=program,

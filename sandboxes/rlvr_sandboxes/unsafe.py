@@ -60,14 +60,7 @@ class UnsafeSandbox(SupervisedBox):
         """What is not safe: everything."""
         return ("programs run with your user's rights; use the namespaces or landlock backend instead",)
 
-    def _link(
-        self,
-        program: Sequence[str],
-        files: Mapping[str, bytes],
-        limits: Limits,
-        *,
-        is_session: bool,
-    ) -> Link:
+    def _link(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, *, is_session: bool) -> Link:
         if self._num_runs % _RUNS_BETWEEN_WARNINGS == 0:
             _LOG.warning("model-written code runs UNSAFE, with your user's rights on this machine")
         self._num_runs += 1

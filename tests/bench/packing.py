@@ -23,7 +23,7 @@ from gsm8k_rows import alternate, batch_of, load, spread  # noqa: E402
 
 from rlvr.batch import Batch  # noqa: E402
 from rlvr.config.sections.learner import Layout  # noqa: E402
-from rlvr.learner.microbatch import plan_micro_batches  # noqa: E402
+from rlvr.learner.batching import plan_micro_batches  # noqa: E402
 from rlvr.models.logprobs import token_logprobs  # noqa: E402
 
 

@@ -1,9 +1,8 @@
 """Contradictions between keys of a recipe; each message begins with the key to change."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from rlvr.config.messages.engine_arguments import refused_arguments
 from rlvr.config.sections.algorithm import (
     AlgorithmConfig,
     Baseline,
@@ -23,6 +22,34 @@ from rlvr.config.sections.rollout import EngineDtype, RewardConfig, RolloutConfi
 
 MOST_RANK_ALONE = 512  # of adapters that vLLM takes
 MOST_COMPLETIONS = 2**22  # of one step; a hundred times the largest published
+
+# Arguments of vLLM that `rollout.engine_args` may not hold, because rlvr sets them, each with the reason.
+_WEIGHTS = "the learner's weights arrive through rlvr's own transfer"
+REFUSED_ENGINE_ARGUMENTS = {
+    "model": "the recipe names it in model.path or model.tiny",
+    "tokenizer": "it is the policy's own",
+    "tokenizer_mode": "it is the policy's own",
+    "skip_tokenizer_init": "stop strings need the tokenizer",
+    "load_format": _WEIGHTS,
+    "weight_transfer_config": _WEIGHTS,
+    "worker_extension_cls": _WEIGHTS,
+    "worker_cls": _WEIGHTS,
+    "scheduler_cls": "scored rows need a step of their own, which rlvr's scheduler provides",
+    "logprobs_mode": "log-probs must be those of the distribution that was sampled from",
+    "generation_config": "sampling follows the recipe, not the model's folder",
+    "override_generation_config": "sampling follows the recipe",
+    "dtype": "set rollout.engine_dtype",
+    "seed": "set the recipe's seed",
+    "data_parallel_size": "set cluster.engines",
+    "speculative_config": "a draft model would not follow the policy",
+    "enable_lora": "set model.lora.sends_alone",
+    "max_lora_rank": "set model.lora.rank",
+    "lora_target_modules": "set model.lora.target_modules",
+    "lora_dtype": "set rollout.engine_dtype",
+    "enable_sleep_mode": "set cluster.placement=colocated",
+    "trust_remote_code": "set model.trust_remote_code",
+    "runner": "the engine always generates",
+}
 
 
 def contradictions(
@@ -233,7 +260,7 @@ def _of_cluster(
     if rollout.engine_args and not traits.takes_vllm_arguments:
         yield f"rollout.engine_args are vLLM's, and rollout.engine={rollout.engine}; remove them"
     else:
-        yield from refused_arguments(rollout.engine_args)
+        yield from refused_engine_arguments(rollout.engine_args)
     if cluster.placement is Placement.COLOCATED and rollout.max_staleness > 0:
         yield (
             f"cluster.placement=colocated alternates, so rollout.max_staleness={rollout.max_staleness} gains nothing; "
@@ -241,3 +268,14 @@ def _of_cluster(
         )
     if cluster.placement is Placement.COLOCATED and learner.streaming:
         yield "cluster.placement=colocated alternates: learner.streaming=true cannot overlap; set it to false"
+
+
+def refused_engine_arguments(given: Iterable[str]) -> Iterator[str]:
+    """One message for each argument that cannot be set.
+
+    >>> list(refused_engine_arguments(["enforce_eager", "dtype"]))
+    ['rollout.engine_args.dtype cannot be set: set rollout.engine_dtype']
+    """
+    for name in given:
+        if name in REFUSED_ENGINE_ARGUMENTS:
+            yield f"rollout.engine_args.{name} cannot be set: {REFUSED_ENGINE_ARGUMENTS[name]}"

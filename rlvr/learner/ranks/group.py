@@ -28,19 +28,17 @@ from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.sections.learner import LearnerConfig
 from rlvr.errors import ConfigError
 from rlvr.learner import checkpoint
+from rlvr.learner.batching import has_no_gradient, step_through
 from rlvr.learner.loss_traits import reads_proximal, set_correction
 from rlvr.learner.metrics import merged_outcome, outcome_from_json
-from rlvr.learner.microbatch import has_no_gradient
-from rlvr.learner.minibatches import step_through
 from rlvr.learner.nonfinite import judge_nonfinite
 from rlvr.learner.ranks.memory import Meeting, Shared, share
 from rlvr.learner.ranks.messages import Message, batch_message
 from rlvr.learner.ranks.pool import START_UP, RankPool
 from rlvr.learner.ranks.rows import split_over_ranks
 from rlvr.learner.ranks.server import RankTask, correction_to_json, task_message
-from rlvr.learner.weights.perturbation import Perturbation
+from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication
-from rlvr.learner.weights.tensor_groups import tensor_groups
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef

@@ -1,8 +1,17 @@
-"""Perturbs weights and restores them bit for bit, for the proof that engines follow the learner."""
+"""Perturbs weights and restores them bit for bit, for the proof that engines follow the learner.
+
+Groups of tensors are perturbed together, as small as the budget of the proof allows, covering all:
+
+every tensor alone                              while there are few; the two of an adapter always together
+each layer's attention, MLP and norms           else; tensors outside the layers alone, as always
+whole layers, then bundles of them              else; and with them each kind of tensor in all layers at once,
+                                                since stale copies are mostly of one kind (a fused one, a norm)
+"""
 
 import math
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +21,9 @@ from rlvr.errors import LearnerError
 
 _NOISE_BLOCK = 65_521  # numbers, a prime: drawn once per tensor and repeated, which is as fast as a copy
 _LEAST_RMS = 0.02  # for a tensor of zeros, such as a bias, or an adapter before its first step
+_LAYER = re.compile(r"^(?P<stem>.*?)\.(?P<layer>\d+)\.(?P<rest>.+)$")
+_ADAPTER = ".lora_"  # the two matrices of one layer: the first alone has no effect while the second is zero
+_NUMBER = re.compile(r"\.\d+\.")
 
 
 class Perturbation:
@@ -54,6 +66,49 @@ class Perturbation:
         self._originals = {}
 
 
+def tensor_groups(names: Sequence[str], *, most: int) -> dict[str, tuple[str, ...]]:
+    """Names of tensors by the name of their group: about `most` groups, which cover every name.
+
+    >>> names = ["embed.weight", "layers.0.attn.q.weight", "layers.0.attn.k.weight", "layers.0.mlp.up.weight"]
+    >>> list(tensor_groups(names, most=4)) == names
+    True
+    >>> tensor_groups(names, most=3)["layers.0 attention"]
+    ('layers.0.attn.q.weight', 'layers.0.attn.k.weight')
+    >>> tensor_groups(["q.lora_A.default.weight", "q.lora_B.default.weight"], most=9)
+    {'q': ('q.lora_A.default.weight', 'q.lora_B.default.weight')}
+    """
+    pairs: dict[str, list[str]] = {}
+    for name in names:
+        pairs.setdefault(name.partition(_ADAPTER)[0], []).append(name)
+    if len(pairs) < len(names):
+        groups = tensor_groups(list(pairs), most=most)
+        return {group: tuple(name for layer in layers for name in pairs[layer]) for group, layers in groups.items()}
+    if len(names) <= most:
+        return {name: (name,) for name in names}
+    outside: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
+    leaves: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        found = _LAYER.match(name)
+        if found is None:
+            outside.setdefault(name, []).append(name)
+            continue
+        layer = f"{found['stem']}.{found['layer']}"
+        kind = _kind(found["rest"])
+        leaf = _NUMBER.sub(".*.", found["rest"])
+        parts.setdefault(f"{layer} {kind}", []).append(name)
+        layers.setdefault(layer, []).append(name)
+        leaves.setdefault(f"{found['stem']}.*.{leaf}", []).append(name)
+        kinds.setdefault(f"{found['stem']}.* {kind}", []).append(name)
+    if len(outside) + len(parts) <= most:
+        return _frozen(outside | parts)
+    across = leaves if len(outside) + len(leaves) <= most // 2 else kinds
+    room = max(1, most - len(outside) - len(across))
+    return _frozen(outside | _bundled(layers, room) | across)
+
+
 def _add_noise(flat: Tensor, size: float, *, seed: int) -> None:
     generator = torch.Generator(flat.device).manual_seed(seed)
     count = min(_NOISE_BLOCK, len(flat))
@@ -61,3 +116,25 @@ def _add_noise(flat: Tensor, size: float, *, seed: int) -> None:
     whole = len(flat) // count * count
     flat[:whole].view(-1, count).add_(noise)
     flat[whole:].add_(noise[: len(flat) - whole])
+
+
+def _kind(rest: str) -> str:
+    if "norm" in rest or "ln_" in rest:
+        return "norms"
+    return "attention" if "attn" in rest or "attention" in rest else "mlp"
+
+
+def _bundled(layers: Mapping[str, Sequence[str]], count: int) -> dict[str, list[str]]:
+    """Neighbouring layers in at most `count` bundles of about equal size."""
+    names = list(layers)
+    size = -(-len(names) // count)
+    bundles: dict[str, list[str]] = {}
+    for start in range(0, len(names), size):
+        chosen = names[start : start + size]
+        title = chosen[0] if len(chosen) == 1 else f"{chosen[0]} to {chosen[-1]}"
+        bundles[title] = [name for layer in chosen for name in layers[layer]]
+    return bundles
+
+
+def _frozen(groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {title: tuple(names) for title, names in groups.items()}

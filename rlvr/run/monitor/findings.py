@@ -10,9 +10,9 @@ from enum import StrEnum
 from rlvr.records import FinishReason, Group, Json, Role, Rollout, Verdict
 from rlvr.run.monitor.broken_checkers import broken_checkers
 from rlvr.run.step.evaluation import is_passed
+from rlvr.run.step.metrics import has_no_readable_answer
 from rlvr.run.step.shaping import EQUAL, Shaped
 from rlvr.run.step.update import Update
-from rlvr.run.step.verdict_metrics import has_no_readable_answer
 
 TRUNCATED_RATE = 0.5  # above this share of completions cut off at the length limit
 BROKEN_RATE = 0.2  # above this share of a check's completions that hang or kill its checker

@@ -10,8 +10,8 @@ from rlvr.protocols import Sampling
 from rlvr.records import FinishReason, Group, Prompt, Rollout
 from rlvr.run.activity import Activity
 from rlvr.run.step.failures import first_failure
+from rlvr.run.step.metrics import check_metrics, has_no_readable_answer
 from rlvr.run.step.sampler import SamplingPlan, SingleTurnSampler
-from rlvr.run.step.verdict_metrics import check_metrics, has_no_readable_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,14 +66,7 @@ class SupervisedBox(ABC):
         """Makes ready for runs."""
 
     @abstractmethod
-    def _link(
-        self,
-        program: Sequence[str],
-        files: Mapping[str, bytes],
-        limits: Limits,
-        *,
-        is_session: bool,
-    ) -> Link:
+    def _link(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, *, is_session: bool) -> Link:
         """Starts a supervisor with this run."""
 
     async def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> RunResult:

@@ -19,8 +19,8 @@ from rlvr.config.sections.algorithm import (
     PolicyGradientLoss,
     SapoLoss,
 )
+from rlvr.learner.batching import has_no_gradient
 from rlvr.learner.learner import PolicyLearner
-from rlvr.learner.microbatch import has_no_gradient
 from rlvr.learner.ranks.rows import split_over_ranks
 from tests.unit.learner.learner_cases import (
     double_learner,

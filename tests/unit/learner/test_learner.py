@@ -15,6 +15,7 @@ from rlvr.batch import StepReport
 from rlvr.config.recipe import TinyModel
 from rlvr.config.sections.algorithm import Aggregation, AlgorithmConfig
 from rlvr.errors import LearnerError
+from rlvr.learner.batching import split_minibatches
 from rlvr.learner.flops import ModelCost, model_cost
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.metrics import (
@@ -24,7 +25,6 @@ from rlvr.learner.metrics import (
     merged_reports,
     outcome_from_json,
 )
-from rlvr.learner.microbatch import split_minibatches
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import build_tiny
 from rlvr.records import Transport

@@ -20,9 +20,8 @@ from rlvr.config.recipe import EngineDtype
 from rlvr.errors import ConfigError, LearnerError
 from rlvr.learner.weights import publication as publication_module
 from rlvr.learner.weights import weights_file
-from rlvr.learner.weights.perturbation import Perturbation
+from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication, require_room
-from rlvr.learner.weights.tensor_groups import tensor_groups
 from rlvr.learner.weights.weights_file import WeightsFolder, place_for, remove_stale
 from rlvr.models import lora
 from rlvr.models.checksum import tensor_checksum

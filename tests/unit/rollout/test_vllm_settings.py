@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaConfig
 
 from rlvr.config.load import load_recipe
-from rlvr.config.messages.engine_arguments import REFUSED
+from rlvr.config.messages.contradictions import REFUSED_ENGINE_ARGUMENTS
 from rlvr.config.recipe import LoraConfig, Recipe, TinyModel
 from rlvr.errors import ConfigError
 from rlvr.models.policy import build_tiny
@@ -114,7 +114,7 @@ def test_scheduling_ahead_takes_the_scheduler_that_can():
     assert arguments_of("rollout.engine_args.async_scheduling=true")["scheduler_cls"] == ASYNC_SCHEDULER
 
 
-@pytest.mark.parametrize("key", sorted(REFUSED))
+@pytest.mark.parametrize("key", sorted(REFUSED_ENGINE_ARGUMENTS))
 def test_an_argument_that_would_break_training_is_refused_by_name(key: str):
     with pytest.raises(ConfigError, match=rf"rollout\.engine_args\.{key} cannot be set: .+"):
         arguments_of(f"rollout.engine_args.{key}=1")

@@ -7,8 +7,7 @@ import pytest
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Group, Prompt, Role, Rollout, Status, Verdict
 from rlvr.run.step.evaluation import summarize
-from rlvr.run.step.metrics import rollout_metrics
-from rlvr.run.step.verdict_metrics import check_metrics, verdict_metrics
+from rlvr.run.step.metrics import check_metrics, rollout_metrics, verdict_metrics
 
 
 def said(status: Status, extracted: str | None = "4", seconds: float = 0.0, **details: str) -> Verdict:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rlvr.batch import Batch
 from rlvr.config.sections.learner import Layout
 from rlvr.data.collate import group_token_counts
-from rlvr.learner.microbatch import plan_micro_batches, split_minibatches
+from rlvr.learner.batching import plan_micro_batches, split_minibatches
 from rlvr.models.packed.packing import pack
 from tests.unit.models.packing_cases import ragged
 

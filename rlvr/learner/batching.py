@@ -1,12 +1,52 @@
-"""Which rows are run together. This affects memory and speed, never the gradient."""
+"""How a batch is divided: minibatches, one optimiser step each, and micro-batches, the rows that are run together.
+
+Micro-batches affect memory and speed, never the gradient.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from rlvr.batch import Batch
+from rlvr.batch import Batch, Learner, StepReport
 from rlvr.config.sections.learner import Layout
+from rlvr.learner.metrics import merged_reports
+
+
+def step_through(learner: Learner, batch: Batch, *, num_minibatches: int) -> StepReport:
+    """`accumulate` and `apply` for each minibatch; metrics are means over them, norms the largest.
+
+    Mismatch with the engine is measured before the weights move: in later minibatches only against given proximal
+    log-probs, since what differs from the engine there is also the step.
+    """
+    reports: list[StepReport] = []
+    for minibatch in split_minibatches(batch, count=num_minibatches):
+        learner.accumulate(minibatch)
+        report = learner.apply(minibatch.denominators)
+        if reports and batch.proximal_logprobs is None:
+            kept = {k: v for k, v in report.metrics.items() if not k.startswith("mismatch/")}
+            report = replace(report, metrics=kept)
+        reports.append(report)
+    return merged_reports(reports)
+
+
+def split_minibatches(batch: Batch, *, count: int) -> list[Batch]:
+    """The batch split into `count` parts of whole groups, each with its own denominators: one optimiser step each.
+
+    Fewer parts where there are fewer groups (some were dropped).
+    """
+    groups = torch.unique(batch.group_index)
+    parts: list[Batch] = []
+    for chosen in torch.tensor_split(groups, min(count, len(groups))):
+        rows = batch.rows(torch.isin(batch.group_index, chosen).nonzero()[:, 0])
+        counted = replace(
+            rows,
+            num_loss_tokens=int(rows.loss_mask.sum()),
+            num_sequences=len(rows.token_ids),
+            num_prompts=len(chosen),
+        )
+        parts.append(counted)
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +135,3 @@ def _fill_in_order(rows: Sequence[_Row], max_tokens: int) -> list[list[int]]:
         plan[-1].append(i)
         num_run += rows[i].length > 0
     return [sorted(members) for members in plan]
-
-
-def split_minibatches(batch: Batch, *, count: int) -> list[Batch]:
-    """The batch split into `count` parts of whole groups, each with its own denominators: one optimiser step each.
-
-    Fewer parts where there are fewer groups (some were dropped).
-    """
-    groups = torch.unique(batch.group_index)
-    parts: list[Batch] = []
-    for chosen in torch.tensor_split(groups, min(count, len(groups))):
-        rows = batch.rows(torch.isin(batch.group_index, chosen).nonzero()[:, 0])
-        counted = replace(
-            rows,
-            num_loss_tokens=int(rows.loss_mask.sum()),
-            num_sequences=len(rows.token_ids),
-            num_prompts=len(chosen),
-        )
-        parts.append(counted)
-    return parts

@@ -1,17 +1,20 @@
-"""The commands `rlvr verifiers ...` and `rlvr sandboxes ...`. What they need is imported in them."""
+"""The commands `rlvr recipes ...`, `rlvr verifiers ...` and `rlvr sandboxes ...`. Imports stay inside the commands."""
 
 import keyword
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from rlvr.errors import ConfigError
 
+recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
 verifiers_app = typer.Typer(help="List verifiers, show one, or write a skeleton.", invoke_without_command=True)
 sandboxes_app = typer.Typer(
     help="List sandboxes and this machine's support for them, or show one.",
     invoke_without_command=True,
 )
+
 
 _SKELETON = '''"""A verifier. In a recipe: `verifier: {name}.py:{name}`.
 
@@ -32,6 +35,35 @@ def {name}(text: str, reference: str, *, ignore_case: bool = False) -> bool:
         text, reference = text.lower(), reference.lower()
     return text.strip().endswith(reference)
 '''
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    """List the recipes that come with rlvr."""
+    if context.invoked_subcommand is None:
+        from rlvr.config.load import list_recipes
+        from rlvr.run.record.console import Console
+
+        Console().table("recipes", [(r.name, r.description, "") for r in list_recipes()])
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print the resolved recipe, with the source of each value."""
+    from rlvr.config.load import load_recipe
+
+    print(load_recipe(name).to_yaml(), end="")
+
+
+@recipes_app.command("explain")
+def recipes_explain(
+    key: Annotated[str, typer.Argument(metavar="[KEY]", help="a key or a section")] = "",
+) -> None:
+    """Explain a recipe key: meaning, values, default, whether it may change on resume; for a section, all its keys."""
+    from rlvr.config.explain import explain
+    from rlvr.run.record.console import Console
+
+    Console().table(key or "a recipe", explain(key))
 
 
 @verifiers_app.callback()
@@ -67,7 +99,7 @@ def verifiers_new(name: str) -> None:
     """Write NAME.py, a verifier skeleton, into this folder."""
     from rlvr.run.record.console import Console
 
-    path = write_skeleton(name, folder=Path.cwd())
+    path = _write_skeleton(name, folder=Path.cwd())
     Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
 
 
@@ -97,8 +129,11 @@ def sandboxes_show(name: str) -> None:
         raise typer.Exit(1)
 
 
-def write_skeleton(name: str, *, folder: Path) -> Path:
-    """Writes the file and returns its path. Raises ConfigError if the name is not a Python name or the file exists."""
+def _write_skeleton(name: str, *, folder: Path) -> Path:
+    """Writes a one-file verifier skeleton and returns its path.
+
+    Raises: ConfigError if the name is not a Python name or the file exists.
+    """
     if not name.isidentifier() or keyword.iskeyword(name):
         raise ConfigError(f"{name!r} is not a Python name; use letters, digits and underscores")
     path = folder / f"{name}.py"
