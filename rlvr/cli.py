@@ -15,7 +15,6 @@ app = typer.Typer(
     name="rlvr",
     help="Reinforcement learning with verifiable rewards.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -256,6 +255,18 @@ def report(
     from rlvr.report.page import write_report
 
     print(write_report(run_dir))
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="the folder with the runs, or one run")] = Path("runs"),
+) -> None:
+    """List runs, the latest first: whether each is running, done or stopped, its progress and latest results."""
+    from rlvr.commands.runs import list_runs
+    from rlvr.run.record.console import Console
+
+    found = list_runs(folder)
+    Console().table(f"{len(found)} run{'' if len(found) == 1 else 's'} in {folder}", [run.row for run in found])
 
 
 # The parser's base class of usage errors; typer exports only this subclass.

@@ -5,8 +5,8 @@ evaluate*.py                      eval: in this process, on a cluster, against a
 verify_file.py                    verify
 check.py                          check: memory and time of a recipe
 doctor.py, sandbox_report.py      doctor, and the report of `sandboxes`
-recipes.py                        recipes, recipes show, recipes explain
-plugins.py, new_verifier.py       verifiers, verifiers show, verifiers new, sandboxes, sandboxes show
+listings.py                       recipes, verifiers and sandboxes, with their sub-commands
+runs.py                           runs
 
 Input:  a loaded recipe, paths, options.
 Output: an exit code, console output, files in a run directory.
