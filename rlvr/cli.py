@@ -284,7 +284,8 @@ def main() -> NoReturn:
 
     prepare_process()
     configure_logging()
-    sys.path.insert(0, str(Path.cwd()))  # `my_package.my_module:check` is in the working directory
+    # For `my_package.my_module:check`; last, so that a math.py there does not replace the standard library's.
+    sys.path.append(str(Path.cwd()))
     raise SystemExit(written(_exit_code))
 
 
@@ -299,6 +300,9 @@ def _exit_code() -> int:
     except USAGE_ERROR as error:
         with suppress(OSError):  # standard error may be full or closed too
             error.show()  # type: ignore[attr-defined] # every usage error of the parser has it
+        option = str(getattr(error, "option_name", ""))
+        if "." in option:
+            tell(f"rlvr: keys of a recipe are written without dashes: {option.lstrip('-')}=VALUE")
         return 2
     except typer.Exit as stop:
         return stop.exit_code

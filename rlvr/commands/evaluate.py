@@ -60,7 +60,11 @@ def evaluate_model(
     """
     path, own_recipe = _locate(model)
     if recipe is None and own_recipe is None:
-        raise ConfigError(f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling")
+        run = next((str(p) for p in Path(model).parents if (p / "recipe.yaml").is_file()), "")
+        raise ConfigError(
+            f"{model!r} is not a run directory, so rlvr eval needs --recipe NAME for data and sampling"
+            + (f"; did you mean the run {run!r}?" if run else "")
+        )
     # A checkpoint holds merged weights: the run's adapters are in them.
     merged = [
         f"model.path={path}",
@@ -198,7 +202,8 @@ def _locate(model: str) -> tuple[str | None, Path | None]:
 
 def _on_source(recipe: Recipe, source: str) -> Recipe:
     template = (recipe.data.eval or recipe.data.train)[0]
-    changed = template.model_copy(update={"source": source, "name": ""})
+    settings = template.settings if source == template.source else {}  # they are a generator's
+    changed = template.model_copy(update={"source": source, "name": "", "settings": settings})
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": [changed]})})
 
 

@@ -267,7 +267,7 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
         row_id = row.get("id", number)
         missing = [key for key in ("completion", "reference") if key not in row]
         if missing:
-            raise ValueError(f"the row lacks {', '.join(missing)}")
+            raise ValueError(f"the row lacks {', '.join(missing)}; it has {', '.join(map(str, row)) or 'no columns'}")
         if not isinstance(row["completion"], str):
             raise ValueError(f"completion is {type(row['completion']).__name__}, not text")
         prompt_id = str(row_id) or f"line-{number}"
@@ -281,7 +281,10 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
         )
         completion = completion_from_text(row["completion"], prompt_id=prompt_id)
         return _Row(row_id=row_id, prompt=prompt, completion=completion)
-    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+    except json.JSONDecodeError as error:
+        problem = f"line {number}: not JSON ({error}); --input must be JSON Lines, one object per line"
+        return _Row(row_id=row_id, problem=problem)
+    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError
         return _Row(row_id=row_id, problem=f"line {number}: {error}")
 
 

@@ -57,8 +57,15 @@ def read_run(run_dir: Path) -> RunFiles:
 def _read_run(run_dir: Path) -> RunFiles:
     metrics = run_dir / "metrics.jsonl"
     if not metrics.is_file():
-        state = "it has no metrics.jsonl" if run_dir.is_dir() else "there is no such folder"
-        raise ConfigError(f"{run_dir} is not a run directory: {state}; name the run directory of a `rlvr train`")
+        state = (
+            "it has no metrics.jsonl"
+            if run_dir.is_dir()
+            else "it is a file"
+            if run_dir.is_file()
+            else "there is no such folder"
+        )
+        run = next((f" (did you mean {p}?)" for p in run_dir.parents if (p / "metrics.jsonl").is_file()), "")
+        raise ConfigError(f"{run_dir} is not a run directory: {state}; name the run directory of a `rlvr train`{run}")
     rows = [row for row in _read_lines(metrics) if finite(row.get("step")) is not None]
     recipe = run_dir / "recipe.yaml"
     training: dict[int, Path] = {}

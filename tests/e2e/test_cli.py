@@ -102,3 +102,30 @@ def test_a_malformed_row_is_answered_and_ends_with_exit_code_1(tmp_path: Path):
     assert '"PASS"' in rows[0]
     assert '"ERROR"' in rows[1]
     assert "line 2" in rows[1]
+
+
+def test_a_file_named_like_a_standard_module_changes_nothing_and_a_module_of_ones_own_is_found(tmp_path: Path):
+    for name in ("math", "random", "json", "queue"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')\n")
+    (tmp_path / "helper.py").write_text("import random\ngold = '2'\n")
+    (tmp_path / "my_checks.py").write_text(
+        "from helper import gold\nfrom rlvr.plugin import verifier\n\n"
+        "@verifier(version='1')\ndef same(text: str, reference: str) -> bool:\n    return text == gold == reference\n"
+    )
+    (tmp_path / "in.jsonl").write_text('{"completion": "2", "reference": "2"}\n')
+    for name in ("math", "my_checks:same", "my_checks.py:same"):
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "rlvr.cli",
+            "verify",
+            name,
+            "--input",
+            "in.jsonl",
+            "--output",
+            "out.jsonl",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '"PASS"' in (tmp_path / "out.jsonl").read_text()

@@ -24,7 +24,7 @@ from rlvr.config.sections.bounds import MAX_DEPTH, is_finite, require_text
 from rlvr.errors import ConfigError
 
 _NULLS = {"null", "~"}
-_EXAMPLE = "write key=value, for example run.steps=10"
+_EXAMPLE = "write key=value without spaces around the equals sign, for example run.steps=10"
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], *, model: type[BaseModel]) -> None:

@@ -45,6 +45,8 @@ def check_prompts(recipe: Recipe, data: OpenedData, *, tell: Callable[[str], Non
         encode_prompt(prompt, tokenizer)
     ends = end_token_ids(recipe.model, tokenizer)
     found = [
+        *_trained_on(recipe),
+        *_answers_as_prompts(recipe),
         *_unread_arguments(data, tokenizer),
         *_other_arguments(data),
         *_open_turns(recipe, data, tokenizer, ends),
@@ -96,6 +98,29 @@ def _require_tokens(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
             f"rollout.stop_token_ids: {', '.join(map(str, unknown))} are not tokens of this model, whose vocabulary "
             f"has {len(tokenizer)} (0 to {len(tokenizer) - 1})"
         )
+
+
+def _trained_on(recipe: Recipe) -> Iterator[str]:
+    """A note for each evaluation set that reads the rows of a training source."""
+    for index, held_out in enumerate(recipe.data.eval):
+        for number, trained in enumerate(recipe.data.train):
+            if all(getattr(held_out, key) == getattr(trained, key) for key in ("source", "subset", "split")):
+                yield (
+                    f"warning: data.eval.{index} reads the same rows as data.train.{number}, so it measures what was "
+                    "trained on; give one of them another file or split"
+                )
+
+
+def _answers_as_prompts(recipe: Recipe) -> Iterator[str]:
+    """A note for each source whose prompts are its references."""
+    for part, sources in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        for index, source in enumerate(sources):
+            prompt = source.columns.get("prompt", "prompt")
+            if prompt == source.columns.get("reference", "reference"):
+                yield (
+                    f"warning: data.{part}.{index}: prompt and reference are one column, {prompt!r}, so the policy is "
+                    "shown the answer"
+                )
 
 
 def _unread_arguments(data: OpenedData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -38,15 +38,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def recipe_of(model: Path, rows: list[dict[str, Any]], *overrides: str) -> Recipe:
-    data = model.parent / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = f"[{{source: '{data}', verifier: text_match}}]"
-    changes = [
-        f"model.path={model}",
-        "model.tiny=null",
-        f"data.train={source}",
-        f"data.eval={source}",
-    ]
+    changes = [f"model.path={model}", "model.tiny=null"]
+    for part in ("train", "eval"):
+        data = model.parent / f"{part}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        changes.append(f"data.{part}=[{{source: '{data}', name: rows, verifier: text_match}}]")
     return load_recipe("tiny", [*changes, "cold_start.steps=0", *overrides]).recipe
 
 
@@ -157,3 +153,17 @@ def test_the_advice_on_length_names_the_limit_that_binds() -> None:
     none_left = load_recipe("tiny", ["rollout.max_completion_tokens=256"]).recipe
     with pytest.raises(ConfigError, match=r"leaves 0 for the prompt; lower rollout\.max_completion"):
         prompt_limit(text=text, recipe=none_left)
+
+
+def test_an_evaluation_on_the_training_rows_is_warned_of(model: Path) -> None:
+    same = f"data.eval.0.source={model.parent / 'train.jsonl'}"
+    (note,) = (note for note in notes_of(recipe_of(model, ROWS, same)) if "same rows" in note)
+    assert note.startswith("warning: data.eval.0 reads the same rows as data.train.0")
+    assert not any("same rows" in note for note in notes_of(recipe_of(model, ROWS)))
+
+
+def test_a_prompt_that_is_its_reference_is_warned_of(model: Path) -> None:
+    (note,) = (
+        note for note in notes_of(recipe_of(model, ROWS, "data.train.0.columns.prompt=reference")) if "shown" in note
+    )
+    assert note.startswith("warning: data.train.0: prompt and reference are one column, 'reference'")
