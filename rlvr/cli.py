@@ -34,17 +34,13 @@ def _show_version(is_asked: bool) -> None:
 @app.callback()
 def rlvr(
     is_version: Annotated[
-        bool,
-        typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True),
+        bool, typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Reinforcement learning with verifiable rewards."""
 
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="override any key of the recipe"),
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override any key of the recipe")]
 
 
 @app.command()
@@ -109,10 +105,7 @@ def train(
 
 
 @app.command()
-def check(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
-    overrides: Overrides = None,
-) -> None:
+def check(recipe: Annotated[str, typer.Argument(help="a recipe's name or file")], overrides: Overrides = None) -> None:
     """Check a recipe, and estimate its memory and time on this machine; no weights are loaded."""
     from rlvr.config.load import load_recipe
 
@@ -130,10 +123,7 @@ def check(
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL_OR_RUN", help="a model path, a run directory or a checkpoint"),
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help="a model path, a run directory or a checkpoint")],
     overrides: Overrides = None,
     recipe: Annotated[str | None, typer.Option(help="the recipe for data and sampling")] = None,
     prompts: Annotated[str | None, typer.Option(help="a source to evaluate on instead of data.eval")] = None,
@@ -148,8 +138,7 @@ def evaluate(
         ),
     ] = None,
     server_model: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="the model's name on the server, if it has several"),
+        str, typer.Option(metavar="NAME", help="the model's name on the server, if it has several")
     ] = "",
     server_key_env: Annotated[
         str, typer.Option(metavar="VARIABLE", help="the environment variable with the server's key")
@@ -190,8 +179,7 @@ def verify(
     deadline_s: Annotated[float, typer.Option(min=0.01, help="seconds allowed for one item")] = 5.0,
     sandbox: Annotated[str, typer.Option(help="the sandbox for verifiers that run programs")] = "auto",
     sandbox_setting: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable"),
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable")
     ] = None,
     is_explained: Annotated[bool, typer.Option("--explain", help="explain how one pair was judged")] = False,
     completion: Annotated[str | None, typer.Option(help="with --explain: the pair's text")] = None,
@@ -248,9 +236,7 @@ def doctor() -> None:
 
 
 @app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(help="a run directory, finished or not")],
-) -> None:
+def report(run_dir: Annotated[Path, typer.Argument(help="a run directory, finished or not")]) -> None:
     """Write one HTML page of a run: curves, rollouts, verdicts, alarms."""
     from rlvr.report.page import write_report
 
@@ -258,9 +244,7 @@ def report(
 
 
 @app.command()
-def runs(
-    folder: Annotated[Path, typer.Argument(help="the folder with the runs, or one run")] = Path("runs"),
-) -> None:
+def runs(folder: Annotated[Path, typer.Argument(help="the folder with the runs, or one run")] = Path("runs")) -> None:
     """List runs, the latest first: whether each is running, done or stopped, its progress and latest results."""
     from rlvr.commands.runs import list_runs
     from rlvr.run.record.console import Console

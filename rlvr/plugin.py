@@ -115,13 +115,7 @@ class FunctionVerifier(Generic[P, R]):
     """The result of `@verifier`: callable like the function, and a verifier class by `build`."""
 
     def __init__(
-        self,
-        function: Callable[P, R],
-        *,
-        name: str,
-        version: str,
-        execution: Execution,
-        pass_score: float,
+        self, function: Callable[P, R], *, name: str, version: str, execution: Execution, pass_score: float
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function

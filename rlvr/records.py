@@ -115,18 +115,11 @@ class Prompt:
     def __post_init__(self) -> None:
         _require(bool(self.prompt_id), "prompt_id is empty; every prompt needs an id")
         _require(
-            bool(self.messages) != bool(self.text),
-            f"prompt {self.prompt_id!r} needs exactly one of messages and text",
+            bool(self.messages) != bool(self.text), f"prompt {self.prompt_id!r} needs exactly one of messages and text"
         )
         names = [check.name for check in self.checks]
-        _require(
-            bool(names),
-            f"prompt {self.prompt_id!r} has no check; a prompt without a verifier cannot be rewarded",
-        )
-        _require(
-            len(set(names)) == len(names),
-            f"prompt {self.prompt_id!r} has two checks with the same name: {names}",
-        )
+        _require(bool(names), f"prompt {self.prompt_id!r} has no check; a prompt without a verifier cannot be rewarded")
+        _require(len(set(names)) == len(names), f"prompt {self.prompt_id!r} has two checks with the same name: {names}")
 
     @property
     def reference(self) -> Json:
@@ -166,22 +159,14 @@ class Completion:
     policy_versions: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        lengths = {
-            len(self.token_ids),
-            len(self.logprobs),
-            len(self.sampled_mask),
-            len(self.policy_versions),
-        }
+        lengths = {len(self.token_ids), len(self.logprobs), len(self.sampled_mask), len(self.policy_versions)}
         _require(
             len(lengths) == 1,
             f"completion {self.completion_id!r}: token_ids, logprobs, sampled_mask and policy_versions differ in "
             f"length: {len(self.token_ids)}, {len(self.logprobs)}, {len(self.sampled_mask)}, "
             f"{len(self.policy_versions)}",
         )
-        _require(
-            self.sample_index >= 0,
-            f"completion {self.completion_id!r}: sample_index={self.sample_index} < 0",
-        )
+        _require(self.sample_index >= 0, f"completion {self.completion_id!r}: sample_index={self.sample_index} < 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,10 +187,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         if self.status is Status.ERROR:
-            _require(
-                self.score is None,
-                f"an ERROR verdict has no score, got {self.score!r}: an ERROR is not a zero",
-            )
+            _require(self.score is None, f"an ERROR verdict has no score, got {self.score!r}: an ERROR is not a zero")
         else:
             _require(
                 self.score is not None and math.isfinite(self.score) and 0.0 <= self.score <= 1.0,
@@ -257,10 +239,7 @@ class Group:
     def __post_init__(self) -> None:
         _require(len(self.rollouts) >= 1, f"group {self.group_id!r} is empty")
         strangers = {r.completion.prompt_id for r in self.rollouts} - {self.prompt.prompt_id}
-        _require(
-            not strangers,
-            f"group {self.group_id!r} holds completions of other prompts: {sorted(strangers)}",
-        )
+        _require(not strangers, f"group {self.group_id!r} holds completions of other prompts: {sorted(strangers)}")
 
     @property
     def rewards(self) -> tuple[float | None, ...]:

@@ -35,24 +35,12 @@ SANDBOXES = "rlvr.sandboxes"
 LOSSES = "rlvr.losses"
 ADVANTAGES = "rlvr.advantages"
 ENGINES = "rlvr.engines"
-_KINDS = {
-    VERIFIERS: "verifier",
-    SANDBOXES: "sandbox",
-    LOSSES: "loss",
-    ADVANTAGES: "advantage",
-    ENGINES: "engine",
-}
+_KINDS = {VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage", ENGINES: "engine"}
 _MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which is sent to every worker
 _CONTRACTS = {
     VERIFIERS: ("Verifier", ("name", "version", "execution", "Config", "verify")),
-    SANDBOXES: (
-        "Sandbox",
-        ("name", "capabilities", "Config", "start", "run", "self_test", "close"),
-    ),
-    ENGINES: (
-        "RolloutEngine",
-        ("Config", "generate", "load_weights", "score", "health", "close"),
-    ),
+    SANDBOXES: ("Sandbox", ("name", "capabilities", "Config", "start", "run", "self_test", "close")),
+    ENGINES: ("RolloutEngine", ("Config", "generate", "load_weights", "score", "health", "close")),
 }
 
 

@@ -23,11 +23,7 @@ class _Moments:
 
 
 def batch_norm_advantages(
-    groups: Sequence[GroupRewards],
-    *,
-    has_group_baseline: bool,
-    is_token_weighted: bool,
-    eps: float,
+    groups: Sequence[GroupRewards], *, has_group_baseline: bool, is_token_weighted: bool, eps: float
 ) -> list[list[float | None]]:
     """Rewards, minus their group's mean if wanted, whitened over all judged rollouts of the step (REINFORCE++).
 

@@ -15,26 +15,12 @@ from rlvr.algorithms.advantages import (
     pass_at_k_advantages,
     rloo_advantages,
 )
-from rlvr.algorithms.aggregation import (
-    Aggregator,
-    ConstantLength,
-    PromptMean,
-    SequenceMean,
-    TokenMean,
-)
+from rlvr.algorithms.aggregation import Aggregator, ConstantLength, PromptMean, SequenceMean, TokenMean
 from rlvr.algorithms.batch_advantages import batch_norm_advantages, gdpo_advantages
 from rlvr.algorithms.corrections import Correction
 from rlvr.algorithms.kl import KlFunction, k1, k2, k3
 from rlvr.algorithms.losses import PolicyLoss
-from rlvr.algorithms.token_losses import (
-    TokenLossFunction,
-    cispo,
-    clipped,
-    dppo,
-    gspo,
-    policy_gradient,
-    sapo,
-)
+from rlvr.algorithms.token_losses import TokenLossFunction, cispo, clipped, dppo, gspo, policy_gradient, sapo
 from rlvr.batch import Batch, LossOutput
 from rlvr.config.sections.algorithm import (
     AdvantageConfig,
@@ -89,11 +75,7 @@ class LossFunction(Protocol):
         ...
 
     def __call__(
-        self,
-        logprobs: Float[Tensor, "batch seq"],
-        *,
-        entropy: Float[Tensor, "batch seq"],
-        batch: Batch,
+        self, logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "batch seq"], batch: Batch
     ) -> LossOutput: ...
 
 
@@ -129,12 +111,7 @@ def build_token_loss(config: LossConfig) -> TokenLossFunction:
     """The loss of one token, with its settings bound."""
     match config:
         case ClippedLoss():
-            return partial(
-                clipped,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                dual_clip=config.dual_clip,
-            )
+            return partial(clipped, clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip)
         case GspoLoss():
             return partial(gspo, clip_low=config.clip_low, clip_high=config.clip_high)
         case CispoLoss():
@@ -191,11 +168,7 @@ def build_aggregator(kind: Aggregation, *, max_completion_tokens: int) -> Aggreg
 
 def build_kl(estimator: KlEstimator) -> KlFunction:
     """The estimator of the KL to the reference."""
-    by_estimator: dict[KlEstimator, KlFunction] = {
-        KlEstimator.K1: k1,
-        KlEstimator.K2: k2,
-        KlEstimator.K3: k3,
-    }
+    by_estimator: dict[KlEstimator, KlFunction] = {KlEstimator.K1: k1, KlEstimator.K2: k2, KlEstimator.K3: k3}
     return by_estimator[estimator]
 
 
@@ -218,7 +191,5 @@ def build_loss(config: AlgorithmConfig, *, max_completion_tokens: int, uses_prox
     )
 
 
-def _per_group(
-    function: Callable[[Sequence[float | None]], list[float | None]],
-) -> AdvantageFunction:
+def _per_group(function: Callable[[Sequence[float | None]], list[float | None]]) -> AdvantageFunction:
     return lambda groups: [function(group.rewards_G) for group in groups]

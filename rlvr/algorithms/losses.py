@@ -81,11 +81,7 @@ class PolicyLoss:
         return self._is_scaled_by_advantage and self.kl_coef == 0.0 and self.entropy_coef == 0.0
 
     def __call__(
-        self,
-        logprobs: Float[Tensor, "batch seq"],
-        *,
-        entropy: Float[Tensor, "batch seq"],
-        batch: Batch,
+        self, logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "batch seq"], batch: Batch
     ) -> LossOutput:
         """The numerator over these rows, with metrics as (sum, count).
 
@@ -159,12 +155,7 @@ def _masked(logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "bat
 
 @torch.no_grad()
 def _metrics(
-    seen: _Seen,
-    token: TokenLoss,
-    corrected: TokenWeights,
-    *,
-    mask: Bool[Tensor, "batch seq"],
-    uses_proximal: bool,
+    seen: _Seen, token: TokenLoss, corrected: TokenWeights, *, mask: Bool[Tensor, "batch seq"], uses_proximal: bool
 ) -> Mapping[str, tuple[float, float]]:
     """Shares and mismatch over loss tokens; `max_` entries are maxima and not sums, marked by count 0.
 
@@ -235,11 +226,7 @@ class SupervisedLoss:
         return False
 
     def __call__(
-        self,
-        logprobs: Float[Tensor, "batch seq"],
-        *,
-        entropy: Float[Tensor, "batch seq"],
-        batch: Batch,
+        self, logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "batch seq"], batch: Batch
     ) -> LossOutput:
         """The numerator of the mean negative log-likelihood, nats."""
         masked = torch.where(batch.loss_mask, logprobs, 0.0)

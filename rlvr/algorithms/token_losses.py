@@ -123,9 +123,7 @@ def cispo(inputs: TokenInputs, *, ratio_min: float, ratio_max: float) -> TokenLo
     ratio = torch.exp(_log_ratio(inputs)).detach()
     weight = ratio.clamp(ratio_min, ratio_max)
     return TokenLoss(
-        loss=-weight * inputs.advantages * inputs.logprobs,
-        cut_low=ratio < ratio_min,
-        cut_high=ratio > ratio_max,
+        loss=-weight * inputs.advantages * inputs.logprobs, cut_low=ratio < ratio_min, cut_high=ratio > ratio_max
     )
 
 
@@ -203,11 +201,7 @@ def _log_ratio(inputs: TokenInputs) -> Float[Tensor, "batch seq"]:
 
 
 def _surrogate(
-    ratio: Float[Tensor, "batch seq"],
-    advantages: Float[Tensor, "batch seq"],
-    *,
-    clip_low: float,
-    clip_high: float,
+    ratio: Float[Tensor, "batch seq"], advantages: Float[Tensor, "batch seq"], *, clip_low: float, clip_high: float
 ) -> TokenLoss:
     bounded = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     return TokenLoss(

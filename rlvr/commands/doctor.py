@@ -91,10 +91,7 @@ def _devices() -> list[Finding]:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
     threads = torch.get_num_threads()
-    found = [
-        Finding(name="cpu", value=f"{os.cpu_count()} cores, {memory:.0f} GiB, {threads} threads"),
-        _dtypes(),
-    ]
+    found = [Finding(name="cpu", value=f"{os.cpu_count()} cores, {memory:.0f} GiB, {threads} threads"), _dtypes()]
     if not torch.cuda.is_available():
         built = torch.version.cuda
         fix = (
@@ -105,12 +102,7 @@ def _devices() -> list[Finding]:
         return [*found, Finding(name="gpu", value="none", is_ok=False, fix=fix)]
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
-        found.append(
-            Finding(
-                name=f"gpu {i}",
-                value=f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB",
-            )
-        )
+        found.append(Finding(name=f"gpu {i}", value=f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     return found
 
 
@@ -132,13 +124,7 @@ def _verifiers() -> list[Finding]:
             loaded = load(find(VERIFIERS, entry.name))
         except PluginError as error:
             findings.append(
-                Finding(
-                    name=f"verifier {entry.name}",
-                    value="fails",
-                    is_ok=False,
-                    is_required=True,
-                    fix=str(error),
-                )
+                Finding(name=f"verifier {entry.name}", value="fails", is_ok=False, is_required=True, fix=str(error))
             )
         else:
             value = f"{loaded.name}@{loaded.version} from {entry.distribution}"
@@ -156,12 +142,7 @@ def _engines() -> list[Finding]:
 def _sandboxes() -> list[Finding]:
     """Whether a model's programs can be run; only recipes with a verifier such as `code` need it."""
     findings = [
-        Finding(
-            name=f"sandbox: {name}",
-            value=found.removeprefix("ok "),
-            is_ok=found[:2] == "ok",
-            fix=fix,
-        )
+        Finding(name=f"sandbox: {name}", value=found.removeprefix("ok "), is_ok=found[:2] == "ok", fix=fix)
         if found[:2] != ".."
         else Finding(name=f"sandbox: {name}", value=found.removeprefix(".. "), fix=fix)
         for name, found, fix in probe_rows()

@@ -66,12 +66,7 @@ def evaluate_model(
             + (f"; did you mean the run {run!r}?" if run else "")
         )
     # A checkpoint holds merged weights: the run's adapters are in them.
-    merged = [
-        f"model.path={path}",
-        "model.tiny=null",
-        "model.lora.rank=0",
-        "model.lora.sends_alone=false",
-    ]
+    merged = [f"model.path={path}", "model.tiny=null", "model.lora.rank=0", "model.lora.sends_alone=false"]
     changes = [*overrides, *([] if path is None else merged)]
     resolved = load_recipe(str(recipe or own_recipe), changes).recipe
     if prompts is not None:

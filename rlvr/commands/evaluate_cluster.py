@@ -55,21 +55,11 @@ async def on_cluster(
         directory = RunDirectory.create(Path(folder) / "run", recipe.name)
         console = Console()
         recorder = Recorder(
-            directory,
-            console=console,
-            sinks=(),
-            prompt_text=lambda _: "",
-            keep_checkpoints=0,
-            sample_every_steps=0,
+            directory, console=console, sinks=(), prompt_text=lambda _: "", keep_checkpoints=0, sample_every_steps=0
         )
         stack.callback(recorder.close)
         context = RunContext(
-            recipe=recipe,
-            directory=directory,
-            recorder=recorder,
-            console=console,
-            stop=StopRequest(),
-            resumed=None,
+            recipe=recipe, directory=directory, recorder=recorder, console=console, stop=StopRequest(), resumed=None
         )
         workers = await stack.enter_async_context(backend.workers(context))
         thread = LearnerThread()

@@ -11,8 +11,7 @@ from rlvr.errors import ConfigError
 recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
 verifiers_app = typer.Typer(help="List verifiers, show one, or write a skeleton.", invoke_without_command=True)
 sandboxes_app = typer.Typer(
-    help="List sandboxes and this machine's support for them, or show one.",
-    invoke_without_command=True,
+    help="List sandboxes and this machine's support for them, or show one.", invoke_without_command=True
 )
 
 
@@ -56,9 +55,7 @@ def recipes_show(name: str) -> None:
 
 
 @recipes_app.command("explain")
-def recipes_explain(
-    key: Annotated[str, typer.Argument(metavar="[KEY]", help="a key or a section")] = "",
-) -> None:
+def recipes_explain(key: Annotated[str, typer.Argument(metavar="[KEY]", help="a key or a section")] = "") -> None:
     """Explain a recipe key: meaning, values, default, whether it may change on resume; for a section, all its keys."""
     from rlvr.config.explain import explain
     from rlvr.run.record.console import Console

@@ -18,15 +18,7 @@ from typing import IO, Any
 from rlvr.data.bounded import open_lines
 from rlvr.errors import ConfigError, DataError
 from rlvr.plugin import completion_from_text
-from rlvr.records import (
-    Check,
-    Completion,
-    Json,
-    Message,
-    Prompt,
-    Status,
-    Verdict,
-)
+from rlvr.records import Check, Completion, Json, Message, Prompt, Status, Verdict
 from rlvr.storage.input_files import is_file, other_kind
 from rlvr.verification.dispatcher import error_of
 from rlvr.verification.service import VerifierService
@@ -221,10 +213,7 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
     while window:
         await write_oldest()
     return OfflineReport(
-        num_rows=statuses.total(),
-        num_malformed=num_malformed,
-        counts=dict(statuses),
-        first_errors=tuple(errors),
+        num_rows=statuses.total(), num_malformed=num_malformed, counts=dict(statuses), first_errors=tuple(errors)
     )
 
 

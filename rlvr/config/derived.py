@@ -50,28 +50,16 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
             f"{per_minibatch:,}",
             f"{prompts:,} prompts in {minibatches:,} {'minibatch' if minibatches == 1 else 'minibatches'}",
         ),
-        (
-            "completions per minibatch",
-            f"{per_minibatch * group:,}",
-            f"{per_minibatch:,} prompts x {group:,} each",
-        ),
+        ("completions per minibatch", f"{per_minibatch * group:,}", f"{per_minibatch:,} prompts x {group:,} each"),
         ("optimiser steps per training step", f"{minibatches:,}", "one per minibatch"),
         ("total prompts", f"{run.steps * prompts:,}", f"{run.steps:,} steps x {prompts:,}"),
-        (
-            "total completions",
-            f"{run.steps * completions:,}",
-            f"{run.steps:,} steps x {completions:,}",
-        ),
+        ("total completions", f"{run.steps * completions:,}", f"{run.steps:,} steps x {completions:,}"),
         (
             "max completion tokens per step",
             f"{completions * rollout.max_completion_tokens:,}",
             f"{completions:,} completions x {rollout.max_completion_tokens:,} tokens",
         ),
-        (
-            "cold-start steps",
-            f"{cold.steps:,}",
-            f"{cold.batch_size:,} demonstrations each" if cold.steps else "none",
-        ),
+        ("cold-start steps", f"{cold.steps:,}", f"{cold.batch_size:,} demonstrations each" if cold.steps else "none"),
         (
             "evaluations at steps",
             _listed((0,), run.steps, run.eval_every_steps) if recipe.data.eval else "none",
@@ -98,13 +86,7 @@ def _parts(recipe: Recipe) -> list[tuple[str, str, str]]:
     learners = recipe.cluster.learners
     if learners > 1:
         share = prompts // recipe.learner.minibatches_per_step * rollout.group_size / learners
-        rows.append(
-            (
-                "learners",
-                f"{learners:,}",
-                f"about {share:,.0f} completions of each minibatch per learner",
-            )
-        )
+        rows.append(("learners", f"{learners:,}", f"about {share:,.0f} completions of each minibatch per learner"))
     if rollout.max_staleness:
         versions = rollout.max_staleness + 1
         rows.append(

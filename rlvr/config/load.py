@@ -18,19 +18,8 @@ from pydantic import ValidationError
 from rlvr.config.document.overrides import apply_overrides
 from rlvr.config.document.packaged import RecipeInfo, find_recipe, list_recipes
 from rlvr.config.document.resolved_yaml import provenance_of, resolved_yaml
-from rlvr.config.document.yaml_lines import (
-    Document,
-    Origin,
-    read_document,
-    value_at,
-)
-from rlvr.config.messages.problems import (
-    boolean_problems,
-    infinite_problems,
-    problem_at,
-    unique,
-    validation_problems,
-)
+from rlvr.config.document.yaml_lines import Document, Origin, read_document, value_at
+from rlvr.config.messages.problems import boolean_problems, infinite_problems, problem_at, unique, validation_problems
 from rlvr.config.presets import NONE, PRESET, PRESETS, changes_nothing, stack, unknown_preset
 from rlvr.config.recipe import Recipe
 from rlvr.config.sections.bounds import MAX_RECIPE_BYTES

@@ -14,24 +14,12 @@ from rlvr.config.messages.contradictions import contradictions
 from rlvr.config.presets import with_preset
 from rlvr.config.sections.algorithm import AlgorithmConfig
 from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
-from rlvr.config.sections.data import (
-    CheckConfig,
-    DataConfig,
-    DataSource,
-    DifficultyConfig,
-    Template,
-    source_name,
-)
+from rlvr.config.sections.data import CheckConfig, DataConfig, DataSource, DifficultyConfig, Template, source_name
 from rlvr.config.sections.engines import EngineKind, EngineTraits, PluginEngine
 from rlvr.config.sections.learner import LearnerConfig
 from rlvr.config.sections.model import LoraConfig, ModelConfig, TinyModel
 from rlvr.config.sections.proof import ProofConfig
-from rlvr.config.sections.rollout import (
-    EngineDtype,
-    RewardConfig,
-    RolloutConfig,
-    Truncated,
-)
+from rlvr.config.sections.rollout import EngineDtype, RewardConfig, RolloutConfig, Truncated
 from rlvr.config.sections.section import Changeable, NonNegativeInt, Positive, PositiveInt, Section
 
 __all__ = [

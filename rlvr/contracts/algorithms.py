@@ -24,10 +24,7 @@ _REWARDS: tuple[tuple[float | None, ...], ...] = (
 
 
 def check_loss(
-    loss: Callable[..., TokenLoss],
-    *,
-    expected: Sequence[Sequence[float]],
-    settings: Mapping[str, Any] | None = None,
+    loss: Callable[..., TokenLoss], *, expected: Sequence[Sequence[float]], settings: Mapping[str, Any] | None = None
 ) -> list[str]:
     """The ways in which a token loss breaks its contract, one sentence each; empty when there are none.
 
@@ -239,10 +236,7 @@ def _example_problems(
 
 
 def _close(
-    rows: Sequence[Sequence[float | None]],
-    others: Sequence[Sequence[float | None]],
-    *,
-    tolerance: float = _TOLERANCE,
+    rows: Sequence[Sequence[float | None]], others: Sequence[Sequence[float | None]], *, tolerance: float = _TOLERANCE
 ) -> bool:
     flat = [value for row in rows for value in row], [value for row in others for value in row]
     return len(flat[0]) == len(flat[1]) and all(

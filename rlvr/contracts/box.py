@@ -65,12 +65,7 @@ class Box:
         self.mark = f"rlvr{secrets.token_hex(5)}"  # short enough to be a process name
 
     async def python(
-        self,
-        source: str,
-        *,
-        stdin: bytes = b"",
-        limits: Limits = FAST,
-        files: Mapping[str, bytes] | None = None,
+        self, source: str, *, stdin: bytes = b"", limits: Limits = FAST, files: Mapping[str, bytes] | None = None
     ) -> RunResult:
         """Runs Python source as `main.py`; MARK in it becomes a text that occurs nowhere else on this machine."""
         source = source.replace("MARK", self.mark)

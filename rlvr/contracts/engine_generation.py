@@ -85,10 +85,7 @@ def _end_problems(trial: EngineTrial, request: GenerationRequest, completion: Co
 async def stops_are_honoured(trial: EngineTrial) -> Problems:
     """Stop tokens and stop strings of a request end it, and stay in it."""
     problems: Problems = []
-    both: tuple[dict[str, Any], ...] = (
-        {"stop_token_ids": (4, 5, 6, 7, 8, 9)},
-        {"stop_strings": tuple("01234")},
-    )
+    both: tuple[dict[str, Any], ...] = ({"stop_token_ids": (4, 5, 6, 7, 8, 9)}, {"stop_strings": tuple("01234")})
     for sampling in both:
         requests = trial.group(**sampling)
         for request, completion in zip(requests, await trial.generate(requests), strict=True):

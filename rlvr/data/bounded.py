@@ -65,15 +65,7 @@ def _open(path: Path, *, most: int | None, has_lines: bool) -> io.BufferedReader
 class _BoundedBytes(io.RawIOBase):
     """The unpacked bytes of a file, counted while they are read. most: None if the caller does not keep them."""
 
-    def __init__(
-        self,
-        unpacked: IO[bytes],
-        raw: IO[bytes],
-        *,
-        name: str,
-        most: int | None,
-        has_lines: bool,
-    ) -> None:
+    def __init__(self, unpacked: IO[bytes], raw: IO[bytes], *, name: str, most: int | None, has_lines: bool) -> None:
         self._unpacked = unpacked
         self._raw = raw
         self._name = name

@@ -55,10 +55,7 @@ def collate_rows(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
 
 
 def _filled(
-    where: "np.ndarray[Any, np.dtype[np.bool_]]",
-    values: Iterable[Iterable[Any]],
-    *,
-    empty: np.generic,
+    where: "np.ndarray[Any, np.dtype[np.bool_]]", values: Iterable[Iterable[Any]], *, empty: np.generic
 ) -> Tensor:
     """The rows' values in order at the True places of `where`; elsewhere `empty`, whose dtype the result has."""
     table = np.full(where.shape, empty)

@@ -12,16 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlvr.data.problems import (
-    Countdown,
-    Demonstrator,
-    Generator,
-    Key,
-    Problem,
-    SortDigits,
-    Sums,
-    key_text,
-)
+from rlvr.data.problems import Countdown, Demonstrator, Generator, Key, Problem, SortDigits, Sums, key_text
 from rlvr.data.seeding import stable_hash
 from rlvr.errors import ConfigError
 from rlvr.records import Json

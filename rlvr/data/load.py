@@ -205,12 +205,7 @@ def summary(stream: PromptStream, evals: EvalPrompts | None = None) -> list[tupl
     """Rows of the start-up table: source, part, rows, too long so far."""
     long = stream.num_too_long
     table = [
-        (
-            source.name,
-            "train",
-            "endless" if source.num_rows is None else str(source.num_rows),
-            str(long[source.name]),
-        )
+        (source.name, "train", "endless" if source.num_rows is None else str(source.num_rows), str(long[source.name]))
         for source in stream.sources
     ]
     for name, prompts in (evals or {}).items():
@@ -247,10 +242,7 @@ def _demonstrated(sources: list[_Demonstrated], train: Sequence[DataSource], see
 
 
 def _first_distinct(
-    source: OpenedSource,
-    num_prompts: int,
-    is_too_long: TooLong | None,
-    places: dict[str, str],
+    source: OpenedSource, num_prompts: int, is_too_long: TooLong | None, places: dict[str, str]
 ) -> tuple[list[Prompt], int, int]:
     """(prompts, how many were too long, how many rows of a finite source repeated an earlier one)."""
     prompts: list[Prompt] = []

@@ -289,14 +289,7 @@ def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pa
         value = _column_value(columns, wanted[name])
         if value is not None:
             tags[name] = _as_json(value, name)
-    return Row(
-        row_id=row_id,
-        question=question,
-        reference=reference,
-        key=row_id,
-        tags=tags,
-        where=item.where,
-    )
+    return Row(row_id=row_id, question=question, reference=reference, key=row_id, tags=tags, where=item.where)
 
 
 def _question(columns: Mapping[str, Any], column: str) -> str | list[dict[str, str]]:

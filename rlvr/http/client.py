@@ -87,13 +87,7 @@ class JsonClient:
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        key: str = "",
-        max_open: int = 64,
-        answer_s: float = 3600.0,
-        retries: Retries | None = None,
+        self, url: str, *, key: str = "", max_open: int = 64, answer_s: float = 3600.0, retries: Retries | None = None
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -178,8 +172,7 @@ class JsonClient:
                 problem = f"status {answer.status}: {answer.message}"
             if attempt + 1 < self._retries.attempts:
                 pause = max(
-                    random.uniform(0.0, self._retries.bound_s(attempt)),
-                    min(asked_s, self._retries.max_pause_s),
+                    random.uniform(0.0, self._retries.bound_s(attempt)), min(asked_s, self._retries.max_pause_s)
                 )
                 if self._closed.wait(min(pause, max(0.0, deadline - time.monotonic()))):
                     raise self._was_closed()

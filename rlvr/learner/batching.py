@@ -40,10 +40,7 @@ def split_minibatches(batch: Batch, *, count: int) -> list[Batch]:
     for chosen in torch.tensor_split(groups, min(count, len(groups))):
         rows = batch.rows(torch.isin(batch.group_index, chosen).nonzero()[:, 0])
         counted = replace(
-            rows,
-            num_loss_tokens=int(rows.loss_mask.sum()),
-            num_sequences=len(rows.token_ids),
-            num_prompts=len(chosen),
+            rows, num_loss_tokens=int(rows.loss_mask.sum()), num_sequences=len(rows.token_ids), num_prompts=len(chosen)
         )
         parts.append(counted)
     return parts

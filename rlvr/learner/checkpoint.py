@@ -29,15 +29,7 @@ from rlvr.models.export import ADAPTER_FOLDER, read_exported
 OPTIMIZER = "optimizer.pt"
 LEARNER = "learner.json"
 _FORMAT = 2
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    UnpicklingError,
-    SafetensorError,
-)
+_UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, LookupError, UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +55,7 @@ def read_counters(folder: Path) -> Counters:
 
 
 def save_optimizer(
-    folder: Path,
-    *,
-    optimizer: torch.optim.Optimizer,
-    model: PreTrainedModel,
-    is_writer: bool = True,
+    folder: Path, *, optimizer: torch.optim.Optimizer, model: PreTrainedModel, is_writer: bool = True
 ) -> None:
     """Writes the optimiser's state. Every rank calls it, and the one with `is_writer` writes."""
     whole: dict[str, dict[str, Any]] = {}

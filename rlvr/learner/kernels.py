@@ -44,10 +44,7 @@ def use_liger(model: PreTrainedModel, *, device: torch.device) -> None:
             f"learner.kernels=liger needs a CUDA device, and the policy is on {device.type}; set learner.kernels=torch"
         )
     try:
-        from liger_kernel.transformers.monkey_patch import (  # type: ignore[import-not-found] # only on GPU machines
-            MODEL_TYPE_TO_APPLY_LIGER_FN,
-            _apply_liger_kernel_to_instance,
-        )
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN, _apply_liger_kernel_to_instance  # type: ignore[import-not-found] # only on GPU machines
     except ImportError as error:
         raise ConfigError(needed("liger_kernel", error)) from error
     kind = model.config.model_type

@@ -152,12 +152,7 @@ class PolicyLearner:
         self._sums.seconds += time.perf_counter() - started
 
     def _run(
-        self,
-        batch: Batch | None,
-        plan: Sequence[list[int]],
-        *,
-        into: list[Batch],
-        run: Callable[..., None],
+        self, batch: Batch | None, plan: Sequence[list[int]], *, into: list[Batch], run: Callable[..., None]
     ) -> int:
         """Runs the planned micro-batches, padded to the peer with the most; returns that number."""
         num_rounds = self._peers.most(len(plan))
@@ -255,9 +250,7 @@ class PolicyLearner:
         export_policy(self.policy, folder)
         checkpoint.save_optimizer(folder, optimizer=self.optimizer, model=model)
         counters = checkpoint.Counters(
-            policy_version=self.policy_version,
-            num_steps=self.num_steps,
-            num_nonfinite=self._num_nonfinite,
+            policy_version=self.policy_version, num_steps=self.num_steps, num_nonfinite=self._num_nonfinite
         )
         checkpoint.save_counters(folder, counters)
 
@@ -281,10 +274,7 @@ class PolicyLearner:
 
     def _learning_rate(self) -> float:
         return learning_rate(
-            self.num_steps + 1,
-            lr=self.config.lr,
-            warmup_steps=self.config.lr_warmup_steps,
-            decay=self._lr_decay,
+            self.num_steps + 1, lr=self.config.lr, warmup_steps=self.config.lr_warmup_steps, decay=self._lr_decay
         )
 
     def _keep_offender(self) -> str:

@@ -83,10 +83,4 @@ def _adamw_8bit(parameters: Sequence[torch.nn.Parameter], *, config: LearnerConf
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise ConfigError(needed("bitsandbytes", error)) from error
-    return AdamW8bit(
-        parameters,
-        lr=config.lr,
-        betas=config.adam_betas,
-        eps=EPS,
-        weight_decay=config.weight_decay,
-    )
+    return AdamW8bit(parameters, lr=config.lr, betas=config.adam_betas, eps=EPS, weight_decay=config.weight_decay)

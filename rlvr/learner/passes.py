@@ -27,13 +27,7 @@ class Passes:
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        config: LearnerConfig,
-        loss: LossFunction,
-        temperature: float,
-        peers: Peers,
+        self, model: PreTrainedModel, *, config: LearnerConfig, loss: LossFunction, temperature: float, peers: Peers
     ) -> None:
         if config.dtype is LearnerDtype.AUTO:
             raise LearnerError(

@@ -6,7 +6,7 @@ from rlvr.errors import ConfigError
 
 # Families whose code in transformers computes different numbers in generation and training, or changes its weights.
 _UNTRAINABLE = {
-    "rwkv": "transformers divides its weights in place whenever it generates, and multiplies them again to train",
+    "rwkv": "transformers divides its weights in place whenever it generates, and multiplies them again to train"
 }
 
 

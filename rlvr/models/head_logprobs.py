@@ -66,11 +66,7 @@ def selected_logprobs(
     count = torch.arange(len(logits), device=logits.device)
     request = HeadRequest(
         targets=Targets(
-            positions=count,
-            source=count,
-            first_target=range(len(logits) + 1),
-            token_ids=token_ids,
-            column=count,
+            positions=count, source=count, first_target=range(len(logits) + 1), token_ids=token_ids, column=count
         ),
         temperature=temperature,
         chunk_bytes=1 << 62,
@@ -85,12 +81,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        request: HeadRequest,
-        narrow: torch.dtype,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, request: HeadRequest, narrow: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         rows = hidden.to(narrow)
         matrix = weight.to(narrow)

@@ -99,12 +99,7 @@ def token_logprobs(
 
     values = targets = None
     if usable_layout(model, layout) is Layout.PACKED:
-        stream = pack(
-            token_ids=ids,
-            loss_mask=mask,
-            group_index=groups,
-            share_prompt_prefix=share_prompt_prefix,
-        )
+        stream = pack(token_ids=ids, loss_mask=mask, group_index=groups, share_prompt_prefix=share_prompt_prefix)
         targets = stream.targets
         values = _run_packed(model, stream, ask(targets))
     if values is None or targets is None:

@@ -91,12 +91,7 @@ def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
         _part("weights", 4 * model.num_parameters / ranks, weights),
         _part("optimizer", states * setup.num_trained / ranks, f"{trained}{states:.3g}{share}"),
         _part("reference", 4 * model.num_parameters / ranks * setup.has_reference_copy, weights),
-        _part(
-            "gathered layers",
-            4 * whole * (ranks > 1),
-            "a layer and the head, whole",
-            Phase.TRAINING,
-        ),
+        _part("gathered layers", 4 * whole * (ranks > 1), "a layer and the head, whole", Phase.TRAINING),
         _part("bfloat16 casts", 2 * casts, f"{casts:,} x 2", Phase.TRAINING),
         _part("head's gradient", head_work(setup), f"of {model.num_head:,} numbers", Phase.TRAINING),
         _part(
@@ -105,12 +100,7 @@ def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
             f"{setup.micro_tokens:,} tokens x {model.layers} layers x {kept}",
             Phase.FORWARD,
         ),
-        _part(
-            "logits",
-            logits(setup),
-            f"of {setup.micro_targets:,} tokens x {model.vocab:,}",
-            Phase.FORWARD,
-        ),
+        _part("logits", logits(setup), f"of {setup.micro_targets:,} tokens x {model.vocab:,}", Phase.FORWARD),
         _part("gradients", 4 * setup.num_trained / ranks, f"{trained}4{share}", Phase.GRADIENTS),
     ]
     if setup.has_8bit_states and is_on_cpu and not setup.is_lora:
@@ -126,22 +116,9 @@ def engine_parts(setup: Setup, *, shares_learner: bool) -> list[Part]:
     in_bfloat16 = setup.engine_bytes == 2
     parts: list[Part] = []
     if width:
-        parts.append(
-            _part(
-                "engine's weights",
-                width * model.num_parameters,
-                f"{model.num_parameters:,} x {width}",
-            )
-        )
+        parts.append(_part("engine's weights", width * model.num_parameters, f"{model.num_parameters:,} x {width}"))
     elif setup.is_bfloat16:
-        parts.append(
-            _part(
-                "engine's casts",
-                2 * model.num_linear,
-                f"{model.num_linear:,} x 2",
-                Phase.GENERATION,
-            )
-        )
+        parts.append(_part("engine's casts", 2 * model.num_linear, f"{model.num_linear:,} x 2", Phase.GENERATION))
     # Under autocast keys leave the rotary embedding in float32, and values are bfloat16.
     key, value = (2, 2) if in_bfloat16 else (4, 2) if setup.is_bfloat16 else (4, 4)
     per_token = model.layers * model.kv_width * (key + value)

@@ -61,16 +61,8 @@ def places(setup: Setup, found: Sequence[Device]) -> list[Place]:
     learner = learner_parts(setup, is_on_cpu=found[0].kind == "cpu")
     if found[0].kind == "cpu":
         parts = [
-            _always(
-                "python and libraries",
-                BASE_BYTES * _processes(setup),
-                f"{_processes(setup)} processes",
-            ),
-            _always(
-                "verifier workers",
-                WORKER_BYTES * setup.num_workers,
-                f"{setup.num_workers} processes",
-            ),
+            _always("python and libraries", BASE_BYTES * _processes(setup), f"{_processes(setup)} processes"),
+            _always("verifier workers", WORKER_BYTES * setup.num_workers, f"{setup.num_workers} processes"),
             *(_times(part, ranks) for part in learner),
             *_whole_weights(setup),
             *engine_parts(setup, shares_learner=True),
@@ -83,10 +75,7 @@ def places(setup: Setup, found: Sequence[Device]) -> list[Place]:
         *engine_parts(setup, shares_learner=True),
     ]
     own = [_always("CUDA and its libraries", CUDA_CONTEXT_BYTES, "the process"), *learner]
-    return [
-        _place(found[0], first, setup),
-        *(_place(device, own, setup) for device in found[1:ranks]),
-    ]
+    return [_place(found[0], first, setup), *(_place(device, own, setup) for device in found[1:ranks])]
 
 
 def remedies(fullest: Place, found: Sequence[Device], alternatives: Iterable[tuple[str, Setup]]) -> list[Remedy]:
@@ -137,9 +126,4 @@ def _always(name: str, num_bytes: int, how: str) -> Part:
 def _times(part: Part, count: int) -> Part:
     if count == 1:
         return part
-    return Part(
-        name=part.name,
-        num_bytes=part.num_bytes * count,
-        phase=part.phase,
-        how=f"{count} x ({part.how})",
-    )
+    return Part(name=part.name, num_bytes=part.num_bytes * count, phase=part.phase, how=f"{count} x ({part.how})")

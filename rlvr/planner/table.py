@@ -34,11 +34,7 @@ def memory_rows(place: Place) -> list[Row]:
     verdict = "" if place.fits else "not enough"
     return [
         *rows,
-        (
-            "planned",
-            size(place.planned_bytes),
-            "what is always held, and the peak of the rest",
-        ),
+        ("planned", size(place.planned_bytes), "what is always held, and the peak of the rest"),
         ("available", size(place.available_bytes), verdict),
     ]
 
@@ -48,11 +44,7 @@ def pace_rows(pace: Pace, speed: Speed, *, num_steps: int) -> list[Row]:
     measured = f"{speed.flops / 1e9:,.0f} GFLOP/s and {speed.bytes / 1e9:,.1f} GB/s, just measured"
     return [
         ("this device", measured, "large products; weights read for one row"),
-        (
-            "generated tokens per step",
-            f"{pace.generated_tokens:,}",
-            "every completion at its limit",
-        ),
+        ("generated tokens per step", f"{pace.generated_tokens:,}", "every completion at its limit"),
         ("learner tokens per step", f"{pace.learner_tokens:,}", "a shared prompt once"),
         (
             "seconds per step",

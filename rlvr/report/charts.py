@@ -76,13 +76,7 @@ def line_chart(
     return _figure(title, legend=legend, body=_svg(frame, title, parts), note=note, is_bad=is_bad)
 
 
-def stacked_chart(
-    title: str,
-    *,
-    layers: Sequence[tuple[str, Points]],
-    width: float = 340,
-    height: float = 170,
-) -> str:
+def stacked_chart(title: str, *, layers: Sequence[tuple[str, Points]], width: float = 340, height: float = 170) -> str:
     """A figure with up to four stacked layers; a step that lacks one leaves a gap."""
     by_layer = [dict(points) for _, points in layers]
     steps = sorted({x for values in by_layer for x in values})
@@ -172,9 +166,7 @@ def _axes(frame: _Frame) -> str:
     return "".join(parts)
 
 
-def _stretches(
-    points: Sequence[tuple[float, float | None, float | None]],
-) -> list[list[tuple[float, float, float]]]:
+def _stretches(points: Sequence[tuple[float, float | None, float | None]]) -> list[list[tuple[float, float, float]]]:
     """The consecutive points between gaps."""
     found: list[list[tuple[float, float, float]]] = [[]]
     for x, low, high in points:

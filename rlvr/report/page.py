@@ -22,12 +22,7 @@ ALARMS = (
     "stopped", "alarm", "alarm_cleared", "resume_warning", "broken_checker", "mismatch_alarm", "mismatch_at_start",
     "verifier_error", "group_dropped", "step_without_groups", "refill_spent",
 )  # fmt: skip
-_SHOWN_FIRST = (
-    "stopped",
-    "alarm",
-    "alarm_cleared",
-    "mismatch_alarm",
-)  # few, while the others may be many
+_SHOWN_FIRST = ("stopped", "alarm", "alarm_cleared", "mismatch_alarm")  # few, while the others may be many
 NUM_ALARMS = 50
 _LEGEND = (
     "No signal (reward/zero_variance_rate): the share of groups whose completions all earned the same reward; nothing "
@@ -35,11 +30,7 @@ _LEGEND = (
     "rollout.max_completion_tokens before they ended. Dashed: the healthy limit. Shaded: an alarm."
 )
 # Healthy limits of curves.
-_HEALTHY_BELOW = {
-    "rollout/truncated_rate": 0.2,
-    "mismatch/kl_k3": 0.01,
-    "reward/zero_variance_rate": 0.7,
-}
+_HEALTHY_BELOW = {"rollout/truncated_rate": 0.2, "mismatch/kl_k3": 0.01, "reward/zero_variance_rate": 0.7}
 _HEALTHY_ABOVE = {"mismatch/ess": 0.95}
 _ALARM_CURVES = {
     "no_signal": "reward/zero_variance_rate",
@@ -113,10 +104,7 @@ def _page(run: RunFiles) -> str:
         ("Training", _training_charts(run)),
         ("Alarms", _alarms(run.events)),
         ("Rollouts", training_section(run.training)),
-        (
-            "Evaluation, before and after",
-            evaluated or '<p class="soft">There are no evaluation rollouts.</p>',
-        ),
+        ("Evaluation, before and after", evaluated or '<p class="soft">There are no evaluation rollouts.</p>'),
         ("Recipe", recipe),
     ]
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
@@ -139,10 +127,7 @@ def _header(run: RunFiles) -> str:
         facts.append(f"resumed {resumed} time{'s' if resumed > 1 else ''}")
     tiles = [
         (_steps_done(run), "steps done"),
-        (
-            duration(finite(run.metrics[-1].get("time_s")) or 0.0) if run.metrics else "–",
-            "run time",
-        ),
+        (duration(finite(run.metrics[-1].get("time_s")) or 0.0) if run.metrics else "–", "run time"),
     ]
     reward = [y for _, y in run.series("reward/mean") if y is not None]
     if reward:
@@ -162,10 +147,7 @@ def _header(run: RunFiles) -> str:
 
 def _ending(events: Sequence[Row]) -> tuple[str, str]:
     """Style and sentence for how the run ended, from its last start, resumption or end."""
-    last = next(
-        (e for e in reversed(events) if e.get("kind") in {"start", "resumed", "done", "stopped"}),
-        None,
-    )
+    last = next((e for e in reversed(events) if e.get("kind") in {"start", "resumed", "done", "stopped"}), None)
     if last is None:
         return "odd", "How it ended is unknown: events.jsonl does not say."
     if last["kind"] == "done":
@@ -174,10 +156,7 @@ def _ending(events: Sequence[Row]) -> tuple[str, str]:
     if last["kind"] == "stopped":
         error = str(last.get("error"))
         word = "Interrupted" if error in {"Interrupted", "KeyboardInterrupt", "CancelledError"} else "Stopped"
-        return (
-            "bad",
-            f"{word} at {last.get('time', 'an unknown time')}: {error}: {last.get('message', '')}",
-        )
+        return ("bad", f"{word} at {last.get('time', 'an unknown time')}: {error}: {last.get('message', '')}")
     return "odd", "No end is recorded: it is still running, or it was killed."
 
 

@@ -44,12 +44,7 @@ def build_engine_alone(recipe: Recipe, *, text: PolicyText, engine_id: str) -> R
 
 
 def context_of(
-    recipe: Recipe,
-    *,
-    text: PolicyText,
-    policy: Policy | None,
-    transport: Transport,
-    engine_id: str = "",
+    recipe: Recipe, *, text: PolicyText, policy: Policy | None, transport: Transport, engine_id: str = ""
 ) -> EngineContext:
     """What the recipe says to an engine."""
     rollout = recipe.rollout

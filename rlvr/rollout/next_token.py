@@ -60,12 +60,7 @@ class Rows(Protocol):
 
 
 def rows_of(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    way: Way,
-    pad_token_id: int,
-    room: int,
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, way: Way, pad_token_id: int, room: int
 ) -> Rows:
     """The rows of some prompts. Args: room: maximum number of appended tokens."""
     if way is Way.WHOLE_ROWS:
@@ -77,12 +72,7 @@ class CachedRows:
     """With a key-value cache, and states of recurrent layers; shorter prompts are padded on the left."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        *,
-        pad_token_id: int,
-        room: int,
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, pad_token_id: int, room: int
     ) -> None:
         device = next(model.parameters()).device
         self._model = model
@@ -192,12 +182,7 @@ def way_of(model: PreTrainedModel) -> Way:
             reason = _difference(model, way)
             if not reason:
                 if way is not Way.PADDED:
-                    logger.warning(
-                        "%s generates %s: %s",
-                        type(model).__name__,
-                        _SLOWER[way],
-                        "; ".join(reasons),
-                    )
+                    logger.warning("%s generates %s: %s", type(model).__name__, _SLOWER[way], "; ".join(reasons))
                 return way
             reasons.append(f"{way.name.lower()}: {reason}")
     finally:

@@ -106,12 +106,7 @@ class Reply:
 
 
 def request_body(
-    request: GenerationRequest,
-    *,
-    dialect: Dialect,
-    model: str,
-    wording: Wording,
-    stop_token_ids: Sequence[int],
+    request: GenerationRequest, *, dialect: Dialect, model: str, wording: Wording, stop_token_ids: Sequence[int]
 ) -> dict[str, Json]:
     """The body of one POST: one completion, with its own seed.
 
@@ -169,12 +164,7 @@ def _chat(prompt: Prompt | None, *, dialect: Dialect, prompt_id: str) -> dict[st
             f"prompt {prompt_id!r} begins the answer ({prompt.assistant_prefix!r}), and chat of this server cannot"
         )
     messages.append({"role": "assistant", "content": prompt.assistant_prefix})
-    return {
-        "messages": messages,
-        "add_generation_prompt": False,
-        "continue_final_message": True,
-        **body,
-    }
+    return {"messages": messages, "add_generation_prompt": False, "continue_final_message": True, **body}
 
 
 def read_reply(body: Json, *, form: Form) -> Reply:

@@ -19,16 +19,7 @@ from rlvr.http.served_model import KEY_REFUSED, key_refused
 from rlvr.models.prompting import decode, special_stops, tag_ids
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
 from rlvr.records import Completion, FinishReason, Prompt, WeightsRef
-from rlvr.rollout.server_dialect import (
-    LADDER,
-    Dialect,
-    Form,
-    Reply,
-    Wording,
-    cut_at_stop,
-    read_reply,
-    request_body,
-)
+from rlvr.rollout.server_dialect import LADDER, Dialect, Form, Reply, Wording, cut_at_stop, read_reply, request_body
 
 logger = logging.getLogger(__name__)
 _PROBE_DEADLINE_S = 300.0  # a server may still be loading or compiling when it is first asked
@@ -112,10 +103,7 @@ class ServerEngine:
     async def health(self) -> EngineHealth:
         """Healthy until a request failed; answers without asking the server."""
         return EngineHealth(
-            is_healthy=not self._problem,
-            policy_version=0,
-            num_open_requests=self._num_open,
-            detail=self._problem,
+            is_healthy=not self._problem, policy_version=0, num_open_requests=self._num_open, detail=self._problem
         )
 
     async def close(self) -> None:
@@ -128,11 +116,7 @@ class ServerEngine:
         room_s = max(0.0, request.deadline_s - (time.monotonic() - start))
         try:
             reply = await self._ask(request, dialect, deadline_s=room_s)
-            found = cut_at_stop(
-                reply,
-                stop_strings=request.sampling.stop_strings,
-                cuts_itself=dialect.cuts_itself,
-            )
+            found = cut_at_stop(reply, stop_strings=request.sampling.stop_strings, cuts_itself=dialect.cuts_itself)
             if found is None:
                 dialect = self._cutting_itself()
                 room_s = max(0.0, request.deadline_s - (time.monotonic() - start))

@@ -36,13 +36,7 @@ class TransformersEngine:
     """Generates with `policy.model` (shared) or with a copy of it."""
 
     def __init__(
-        self,
-        policy: Policy,
-        *,
-        engine_dtype: EngineDtype,
-        autocast: bool,
-        max_batch_rows: int,
-        engine_id: str = "",
+        self, policy: Policy, *, engine_dtype: EngineDtype, autocast: bool, max_batch_rows: int, engine_id: str = ""
     ) -> None:
         """Args:
         autocast: whether the learner computes in bfloat16 autocast; an engine in float32 then does too.

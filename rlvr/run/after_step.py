@@ -24,9 +24,7 @@ class AfterStep:
     def __init__(self, parts: RunParts) -> None:
         self._parts = parts
         self._checkers = CheckerWatch(
-            parts.recorder.event,
-            max_error_rate=parts.max_error_rate,
-            patience_steps=ERROR_RATE_PATIENCE_STEPS,
+            parts.recorder.event, max_error_rate=parts.max_error_rate, patience_steps=ERROR_RATE_PATIENCE_STEPS
         )
         self._num_passed = parts.stream.num_passed
         self._error_steps = 0

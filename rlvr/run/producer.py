@@ -44,12 +44,7 @@ async def _make(parts: RunParts, issue: Issue) -> None:
         version = (await parts.engine.health()).policy_version
         parts.recorder.issued(issue.index, group_id, issue.prompt, version)
         group = await parts.sampler.make_group(
-            group_id,
-            issue.prompt,
-            plan=parts.plan,
-            policy_version=version,
-            issue_index=issue.index,
-            repeat=issue.epoch,
+            group_id, issue.prompt, plan=parts.plan, policy_version=version, issue_index=issue.index, repeat=issue.epoch
         )
     except asyncio.CancelledError:
         raise

@@ -45,11 +45,7 @@ def imitate(
     """
     hold = int(config.steps * 0.7)
     settings = learner_config.model_copy(
-        update={
-            "lr": config.lr,
-            "lr_warmup_steps": config.lr_warmup_steps,
-            "minibatches_per_step": 1,
-        }
+        update={"lr": config.lr, "lr_warmup_steps": config.lr_warmup_steps, "minibatches_per_step": 1}
     )
     learner = PolicyLearner(
         policy,
@@ -74,10 +70,7 @@ def imitate(
 
 
 def _demonstration(policy: Policy, prompt: Prompt, answer: str) -> Completion:
-    token_ids = (
-        *policy.tokenizer.encode(answer, add_special_tokens=False),
-        policy.stop_token_ids[0],
-    )
+    token_ids = (*policy.tokenizer.encode(answer, add_special_tokens=False), policy.stop_token_ids[0])
     count = len(token_ids)
     return Completion(
         completion_id=prompt.prompt_id,

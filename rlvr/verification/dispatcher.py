@@ -244,20 +244,8 @@ def build(worker: WorkerProcess, key: str, pool: JobQueue) -> str:
 
 
 def error_of(label: str, reason: str) -> Verdict:
-    return Verdict(
-        status=Status.ERROR,
-        score=None,
-        reason=reason,
-        verifier=label,
-        seconds=0.0,
-    )
+    return Verdict(status=Status.ERROR, score=None, reason=reason, verifier=label, seconds=0.0)
 
 
 def _built(label: str) -> Verdict:
-    return Verdict(
-        status=Status.PASS,
-        score=1.0,
-        reason="built in a worker",
-        verifier=label,
-        seconds=0.0,
-    )
+    return Verdict(status=Status.PASS, score=1.0, reason="built in a worker", verifier=label, seconds=0.0)

@@ -51,12 +51,7 @@ class VerifierPool:
     """
 
     def __init__(
-        self,
-        num_workers: int,
-        deadline_s: float,
-        *,
-        max_items: int = 10_000,
-        memory_bytes: int = 4 << 30,
+        self, num_workers: int, deadline_s: float, *, max_items: int = 10_000, memory_bytes: int = 4 << 30
     ) -> None:
         if num_workers < 1 or deadline_s <= 0:
             raise ValueError(f"num_workers={num_workers} and deadline_s={deadline_s} must be positive")

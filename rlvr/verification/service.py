@@ -204,11 +204,7 @@ class VerifierService:
         return settled
 
     async def verify(
-        self,
-        prompt: Prompt,
-        completion: Completion,
-        *,
-        settled: dict[str, Verdict] | None = None,
+        self, prompt: Prompt, completion: Completion, *, settled: dict[str, Verdict] | None = None
     ) -> dict[str, Verdict]:
         """One verdict for each check, by check name; a verifier sees only its own check.
 
@@ -276,11 +272,7 @@ class VerifierService:
             raise PluginError(f"verifier {source.name!r}: max_open={most_open} must be at least 1")
         pool_key = self._pool.register(source, check.settings)
         return _Entry(
-            source=source,
-            verifier=verifier,
-            label=label_of(verifier),
-            pool_key=pool_key,
-            places=Places(most_open),
+            source=source, verifier=verifier, label=label_of(verifier), pool_key=pool_key, places=Places(most_open)
         )
 
     def _make_sandbox(self) -> Sandbox | None:
@@ -309,9 +301,7 @@ class VerifierService:
         except PLUGIN_FAULTS as error:
             return error_verdict(entry.label, error)
         future, is_first = self._shared.future_of(
-            entry.pool_key,
-            text,
-            lambda: self._pool.submit(entry.pool_key, narrowed, completion),
+            entry.pool_key, text, lambda: self._pool.submit(entry.pool_key, narrowed, completion)
         )
         # a cancelled waiter must not cancel the others
         verdict = await asyncio.shield(asyncio.wrap_future(future))

@@ -8,16 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.protocols import Verifier
-from rlvr.records import (
-    Check,
-    Completion,
-    FinishReason,
-    Message,
-    Prompt,
-    Role,
-    Status,
-    Verdict,
-)
+from rlvr.records import Check, Completion, FinishReason, Message, Prompt, Role, Status, Verdict
 from rlvr.registry import PluginSource
 
 _CORE = str(Path(__file__).parents[1]) + os.sep

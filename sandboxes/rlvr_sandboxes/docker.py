@@ -122,12 +122,7 @@ class DockerSandbox(SupervisedBox):
         argv = [self.config.command, *arguments]
         try:
             done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                check=False,
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SandboxError(

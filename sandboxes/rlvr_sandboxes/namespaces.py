@@ -68,9 +68,6 @@ class NamespacesSandbox(BoxedSandbox):
             }
             script = os.path.join(jail.code_folder(), "launch.py")
             process = spawn(
-                [own_interpreter(), "-I", "-S", "-B", script, json.dumps(launcher)],
-                {},
-                control.fileno(),
-                errors,
+                [own_interpreter(), "-I", "-S", "-B", script, json.dumps(launcher)], {}, control.fileno(), errors
             )
             return Launched(process=process, cgroup=group, cleanup=stack.pop_all().close)

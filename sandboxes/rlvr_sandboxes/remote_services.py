@@ -91,12 +91,7 @@ def fusion_result(answer: Mapping[str, Any], limits: Limits) -> RunResult:
 
 
 def piston_request(
-    program: Sequence[str],
-    files: Mapping[str, bytes],
-    stdin: bytes,
-    limits: Limits,
-    *,
-    version: str = "*",
+    program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits, *, version: str = "*"
 ) -> dict[str, Any]:
     """The body of an `/api/v2/execute` request; the main file comes first.
 

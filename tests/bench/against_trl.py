@@ -85,11 +85,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
             "group_size": options.group,
             "max_completion_tokens": options.tokens,
         },
-        "learner": {
-            "lr": LR,
-            "micro_batch_tokens": 100_000,
-            "dtype": options.dtype,
-        },
+        "learner": {"lr": LR, "micro_batch_tokens": 100_000, "dtype": options.dtype},
         "run": {"steps": steps, "trackers": []},
     }
     (folder / "bench.yaml").write_text(json.dumps(recipe))  # JSON is YAML
@@ -105,9 +101,7 @@ def run_rlvr(options: argparse.Namespace) -> None:
             names = ("generate_s", "train_s", "sync_s")
             times = {name: metrics[f"time/{name}"] for name in names}
             report(
-                length=metrics["rollout/length_mean_tokens"],
-                forward_only=metrics["learner/forward_only_rate"],
-                **times,
+                length=metrics["rollout/length_mean_tokens"], forward_only=metrics["learner/forward_only_rate"], **times
             )
             wait_for_go()
 
@@ -136,10 +130,7 @@ def run_trl(options: argparse.Namespace) -> None:
     policy.tokenizer.padding_side = "left"
     steps = options.pairs + 2
     rows = [
-        {
-            "prompt": question if is_tiny else [{"role": "user", "content": question}],
-            "gold": answer,
-        }
+        {"prompt": question if is_tiny else [{"role": "user", "content": question}], "gold": answer}
         for question, answer in questions(options.prompts * steps)
     ]
 
@@ -256,11 +247,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument(
-        "--same-allocator",
-        action="store_true",
-        help="give TRL the allocator settings that rlvr makes",
-    )
+    parser.add_argument("--same-allocator", action="store_true", help="give TRL the allocator settings that rlvr makes")
     parser.add_argument("--worker", choices=["rlvr", "trl"])
     parser.add_argument("--folder", default="")
     options = parser.parse_args()

@@ -109,16 +109,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 def tasks_of(folder: Path) -> Iterator[tuple[str, list[Task]]]:
     """(data set, its tasks)."""
     rows = read(folder / "humaneval.jsonl")
-    yield (
-        "HumanEval",
-        [Task(name=r["task_id"], reference=r, solution=r["canonical_solution"]) for r in rows],
-    )
+    yield ("HumanEval", [Task(name=r["task_id"], reference=r, solution=r["canonical_solution"]) for r in rows])
     for name, file in (("MBPP", "mbpp.jsonl"), ("MBPP sanitized", "mbpp_sanitized.jsonl")):
         rows = read(folder / file)
-        yield (
-            name,
-            [Task(name=f"{name}/{r['task_id']}", reference=r, solution=r["code"]) for r in rows],
-        )
+        yield (name, [Task(name=f"{name}/{r['task_id']}", reference=r, solution=r["code"]) for r in rows])
     rows = read(folder / "mbpp.jsonl")
     yield (
         "MBPP, test_list alone",
@@ -154,11 +148,7 @@ async def data(verifier: CodeVerifier, arguments: argparse.Namespace) -> None:
         await report(verifier, name, pairs, arguments.at_once)
     contests = read(arguments.data / "code_contests_test.jsonl")
     pairs = [
-        (
-            Task(name=f"CodeContests/{row['id']}", reference=row, solution=""),
-            answers(row, wrong),
-            status,
-        )
+        (Task(name=f"CodeContests/{row['id']}", reference=row, solution=""), answers(row, wrong), status)
         for row in contests
         for wrong, status in ((False, "pass"), (True, "fail"))
     ]

@@ -41,11 +41,7 @@ def measure(case: str, *, vocab: int, width: int, tokens: int, megabytes: int, c
     hidden = torch.randn(tokens, width, device=device, requires_grad=True)
     index = torch.arange(tokens, device=device)
     targets = Targets(
-        positions=index,
-        source=index,
-        first_target=range(tokens + 1),
-        token_ids=index % vocab,
-        column=index,
+        positions=index, source=index, first_target=range(tokens + 1), token_ids=index % vocab, column=index
     )
     request = HeadRequest(
         targets=targets,
@@ -87,12 +83,7 @@ def main() -> None:
     """Prints a line a vocabulary and case and, with --output, writes every measurement."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--vocabs", type=int, nargs="+", default=[32_000, 152_064])
-    for name, default in (
-        ("width", 896),
-        ("tokens", 4096),
-        ("rounds", 3),
-        ("logits-memory-mb", 512),
-    ):
+    for name, default in (("width", 896), ("tokens", 4096), ("rounds", 3), ("logits-memory-mb", 512)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds: for a busy machine")

@@ -67,11 +67,7 @@ def _integer(rng: random.Random) -> Pair:
 def _rational(rng: random.Random) -> Pair:
     a, b, k = rng.randint(1, 999), rng.randint(2, 999), rng.randint(2, 5)
     gold = f"\\frac{{{a}}}{{{b}}}"
-    return (
-        gold,
-        rng.choice([f"{a}/{b}", f"\\dfrac{{{a * k}}}{{{b * k}}}"]),
-        f"\\frac{{{a + 1}}}{{{b}}}",
-    )
+    return (gold, rng.choice([f"{a}/{b}", f"\\dfrac{{{a * k}}}{{{b * k}}}"]), f"\\frac{{{a + 1}}}{{{b}}}")
 
 
 def _decimal(rng: random.Random) -> Pair:
@@ -208,10 +204,7 @@ def pooled(rows: Iterable[Row], clock: Callable[[], float]) -> list[tuple[float,
 
 def math_verify_(rows: Iterable[Row], clock: Callable[[], float]) -> list[tuple[float, bool]]:
     """The same by math-verify: boxed references, a box first."""
-    config = [
-        math_verify.LatexExtractionConfig(boxed_match_priority=0),
-        math_verify.ExprExtractionConfig(),
-    ]
+    config = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
     results: list[tuple[float, bool]] = []
     for row in rows:
         start = clock()

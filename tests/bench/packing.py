@@ -54,12 +54,7 @@ def main() -> None:
     """Prints a line a layout and, with --output, writes every measurement."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="tiny")
-    for name, default in (
-        ("rows", 96),
-        ("micro-batch-tokens", 8192),
-        ("rounds", 5),
-        ("threads", 2),
-    ):
+    for name, default in (("rows", 96), ("micro-batch-tokens", 8192), ("rounds", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds: for a busy machine")
     parser.add_argument("--output", type=Path)

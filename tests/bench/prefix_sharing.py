@@ -29,12 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="smollm2")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16])
-    for name, default in (
-        ("groups", 2),
-        ("micro-batch-tokens", 8192),
-        ("rounds", 3),
-        ("threads", 2),
-    ):
+    for name, default in (("groups", 2), ("micro-batch-tokens", 8192), ("rounds", 3), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds: for a busy machine")
     parser.add_argument("--output", type=Path)
@@ -48,14 +43,7 @@ def main() -> None:
         prompts = batch.loss_mask.int().argmax(1).float()
         completions = batch.loss_mask.sum(1).float()
         cases = {
-            name: partial(
-                run,
-                model,
-                batch,
-                layout=Layout.PACKED,
-                share=share,
-                budget=options.micro_batch_tokens,
-            )
+            name: partial(run, model, batch, layout=Layout.PACKED, share=share, budget=options.micro_batch_tokens)
             for name, share in (("shared", True), ("unshared", False))
         }
         seconds = alternate(cases, rounds=options.rounds, cpu_time=options.cpu_time)

@@ -24,16 +24,7 @@ from rlvr.data.load import open_eval, open_train
 from rlvr.models.policy import PolicyText, build_tiny
 from rlvr.processes.supervised_fleet import Supervision
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
-from rlvr.records import (
-    Completion,
-    FinishReason,
-    Prompt,
-    Status,
-    Transport,
-    Verdict,
-    WeightsKind,
-    WeightsRef,
-)
+from rlvr.records import Completion, FinishReason, Prompt, Status, Transport, Verdict, WeightsKind, WeightsRef
 from rlvr.run.launch.assemble import assemble
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.loop import run_loop
@@ -123,11 +114,7 @@ class InstantLearner:
 
     def publish(self) -> WeightsRef:
         return WeightsRef(
-            policy_version=self._version,
-            kind=WeightsKind.FULL,
-            transport=Transport.SHARED,
-            uri="",
-            dtype="float32",
+            policy_version=self._version, kind=WeightsKind.FULL, transport=Transport.SHARED, uri="", dtype="float32"
         )
 
     def save(self, folder: Path) -> None:

@@ -74,15 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         fixed = [f"run.steps={options.steps}", "run.eval_every_steps=0", "run.eval_prompts=2"]
-        command = [
-            "rlvr",
-            "train",
-            options.recipe,
-            *options.overrides,
-            *fixed,
-            "--run-dir",
-            str(run),
-        ]
+        command = ["rlvr", "train", options.recipe, *options.overrides, *fixed, "--run-dir", str(run)]
         print("load before", os.getloadavg())
         before: dict[str, Any] = {}
         shapes = linear_shapes(model)

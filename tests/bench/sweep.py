@@ -34,11 +34,7 @@ VARIANTS: dict[str, list[str]] = {
     "clipped, clip-higher": [*TOKEN_TIS, "algorithm.loss.clip_high=0.28"],
     "clipped, dual clip 3": [*TOKEN_TIS, "algorithm.loss.dual_clip=3.0"],
     "clipped, base behavior": ["algorithm.correction.ratio_base=behavior"],
-    "clipped, IcePop": [
-        *TOKEN_TIS,
-        "algorithm.correction.bound=mask",
-        "algorithm.correction.weight_min=0.5",
-    ],
+    "clipped, IcePop": [*TOKEN_TIS, "algorithm.correction.bound=mask", "algorithm.correction.weight_min=0.5"],
     "gspo": [
         *TOKEN_TIS,
         "algorithm.loss={kind: gspo, clip_low: 0.003, clip_high: 0.004}",
@@ -48,11 +44,7 @@ VARIANTS: dict[str, list[str]] = {
     "sapo": [*TOKEN_TIS, "algorithm.loss=sapo"],
     "dppo": ["algorithm.loss=dppo", "algorithm.correction.ratio_base=behavior"],
     "policy_gradient": [*TOKEN_TIS, "algorithm.loss=policy_gradient"],
-    "dr_grpo": [
-        *TOKEN_TIS,
-        "algorithm.advantage=dr_grpo",
-        "algorithm.aggregation=constant_length",
-    ],
+    "dr_grpo": [*TOKEN_TIS, "algorithm.advantage=dr_grpo", "algorithm.aggregation=constant_length"],
     "on-policy, one minibatch": [
         "rollout.max_staleness=0",
         "rollout.engine_dtype=shared",
@@ -172,11 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent, ThreadPoolExecutor(options.parallel) as pool:
         futures = {
             (name, seed): pool.submit(
-                run,
-                options.recipe,
-                [*options.overrides, *keys],
-                seed=seed,
-                folder=Path(parent) / f"{index}-{seed}",
+                run, options.recipe, [*options.overrides, *keys], seed=seed, folder=Path(parent) / f"{index}-{seed}"
             )
             for seed in range(options.seeds)
             for index, (name, keys) in enumerate(chosen.items())

@@ -137,14 +137,10 @@ def test_a_recipe_names_an_advantage_by_its_kind() -> None:
 
 def test_bad_settings_and_names_are_errors_that_say_what_is_known() -> None:
     with pytest.raises(
-        PluginError,
-        match=r"settings of loss 'smooth_clip' \(rlvr-outside 1.0.*widht.*Its settings: width",
+        PluginError, match=r"settings of loss 'smooth_clip' \(rlvr-outside 1.0.*widht.*Its settings: width"
     ):
         build_function(LOSSES, "smooth_clip", {"widht": 1.0})
-    with pytest.raises(
-        PluginError,
-        match=r"'rlvr_outside:nope' .module.* failed to load: AttributeError",
-    ):
+    with pytest.raises(PluginError, match=r"'rlvr_outside:nope' .module.* failed to load: AttributeError"):
         build_function(LOSSES, "rlvr_outside:nope", {})
     with pytest.raises(ConfigError, match=r"must be one of 'clipped'.*or package.module:function"):
         load_recipe("tiny", ["algorithm.loss=smoth_clip"])

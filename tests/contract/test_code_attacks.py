@@ -14,14 +14,7 @@ import pytest
 from rlvr.protocols import Limits
 from rlvr.records import Verdict
 from rlvr.registry import SANDBOXES, build_sandbox, find, load
-from tests.contract.code_suite import (
-    Host,
-    planted_host,
-    read_rows,
-    reference_of,
-    verify_rows,
-    wrong_verdicts,
-)
+from tests.contract.code_suite import Host, planted_host, read_rows, reference_of, verify_rows, wrong_verdicts
 
 ATTACKS, HONEST = read_rows("attacks"), read_rows("honest")
 KINDS = {
@@ -95,9 +88,7 @@ def test_some_attacks_of_each_kind_earn_nothing_and_honest_programs_pass(backend
 
 @pytest.mark.slow
 @BACKENDS
-def test_no_attack_earns_anything_every_honest_program_passes_and_the_host_is_unchanged(
-    backend: str,
-) -> None:
+def test_no_attack_earns_anything_every_honest_program_passes_and_the_host_is_unchanged(backend: str) -> None:
     need(backend)
     rows = usable([*ATTACKS, *HONEST], backend)
     verdicts, effects, changes = verify_in(backend, rows)
@@ -131,11 +122,7 @@ def test_a_harness_that_compares_where_the_program_runs_is_fooled_by_many_attack
             tests = "\n".join([reference.get("setup", ""), *reference.get("asserts", [])])
             if "test" in reference:
                 tests = f"{reference['test']}\ncheck({reference['entry_point']})\n"
-            files = {
-                "main.py": NAIVE.encode(),
-                "code.py": row["completion"].encode(),
-                "tests.py": tests.encode(),
-            }
+            files = {"main.py": NAIVE.encode(), "code.py": row["completion"].encode(), "tests.py": tests.encode()}
             result = await sandbox.run(("python", "main.py"), files, b"", Limits(wall_s=6.0))
             return result.is_clean
 

@@ -22,11 +22,7 @@ from rlvr_sandboxes.inside.limits import descendants
 from rlvr_verifiers.code_answer import CodeConfig, CodeVerifier
 
 STDIO = {"kind": "stdio", "tests": [{"stdin": "3 4\n", "stdout": "12\n"}]}
-LITERALS = {
-    "kind": "function",
-    "entry_point": "f",
-    "asserts": ["assert f(1) == 2", "assert f(2) == 4"],
-}
+LITERALS = {"kind": "function", "entry_point": "f", "asserts": ["assert f(1) == 2", "assert f(2) == 4"]}
 BOXED = {**LITERALS, "setup": "n = 0"}
 PRODUCT = "a, b = map(int, input().split())\nprint(a * b)"
 DOUBLE = "import time\ntime.sleep(0.02)\ndef f(x):\n    return 2 * x"

@@ -22,12 +22,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["namespaces", "landlock"])
 MACHINES = pytest.mark.parametrize("num_busy", [0, NUM_BUSY], ids=["idle", "busy"])
 WORK = "import time\ndef work(s):\n    t = time.process_time()\n    while time.process_time() - t < s: pass\n"
 STDIO = {"kind": "stdio", "tests": [{"stdin": "", "stdout": "1"}], "limits": LIMITS}
-LITERALS = {
-    "kind": "function",
-    "entry_point": "f",
-    "asserts": ["assert f(1) == 1"],
-    "limits": LIMITS,
-}
+LITERALS = {"kind": "function", "entry_point": "f", "asserts": ["assert f(1) == 1"], "limits": LIMITS}
 BOXED = {
     "kind": "function",
     "entry_point": "f",

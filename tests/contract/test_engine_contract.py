@@ -136,9 +136,7 @@ def test_a_wrong_use_of_the_request_is_caught(
     assert any(problem in line for line in found), found
 
 
-def test_draws_that_depend_on_the_batch_are_caught_unless_the_engine_says_so(
-    uniform: type[Any],
-) -> None:
+def test_draws_that_depend_on_the_batch_are_caught_unless_the_engine_says_so(uniform: type[Any]) -> None:
     class Faulty(uniform):
         async def generate(self, requests: Requests) -> AsyncIterator[Completion]:
             mixed = [replace(r, seed=r.seed + 1000 * len(requests)) for r in requests]

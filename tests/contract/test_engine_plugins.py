@@ -203,8 +203,7 @@ def test_the_commands_accept_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
-        "extends: tiny\nname: mine\nrollout:\n  engine: {kind: uniform, max_batch: 2}\n",
-        encoding="utf-8",
+        "extends: tiny\nname: mine\nrollout:\n  engine: {kind: uniform, max_batch: 2}\n", encoding="utf-8"
     )
     done = _rlvr("recipes", "show", str(recipe))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -92,9 +92,7 @@ def test_docker_starts_a_fresh_container_when_the_old_one_is_gone(fake_docker: P
 
 
 @needs_root
-def test_what_a_killed_supervisor_left_is_ended_and_removed_by_the_next_run(
-    fake_docker: Path,
-) -> None:
+def test_what_a_killed_supervisor_left_is_ended_and_removed_by_the_next_run(fake_docker: Path) -> None:
     name = "rlvrleft"
     orphan = (
         f"import ctypes, os, time\nif os.fork() == 0:\n    os.setsid()\n"

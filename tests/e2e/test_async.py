@@ -48,17 +48,9 @@ BASE = [
     "run.sample_every_steps=0", "reward.truncated=judge", "data.train.0.verifier_settings={}", "learner.lr=3e-3",
     "learner.lr_warmup_steps=0",
 ]  # fmt: skip
-FROM_FILE = [
-    "data.train.0.verifier=mine.py:by_index",
-    "data.train.0.source=rows.jsonl",
-    "data.train.0.settings={}",
-]
+FROM_FILE = ["data.train.0.verifier=mine.py:by_index", "data.train.0.source=rows.jsonl", "data.train.0.settings={}"]
 LOW_FIRST = ["data.train.0.verifier=mine.py:low_first"]
-STALE = [
-    "rollout.max_staleness=2",
-    "rollout.engine_dtype=float32",
-    "algorithm.correction.weight=token",
-]
+STALE = ["rollout.max_staleness=2", "rollout.engine_dtype=float32", "algorithm.correction.weight=token"]
 EVALUATE = "data.eval=[{source: rows.jsonl, name: held, template: plain, verifier: 'mine.py:by_index'}]"
 DYNAMIC = ["algorithm.dynamic_sampling.enabled=true"]
 
@@ -261,11 +253,7 @@ def test_solved_prompts_retire_and_when_none_is_left_the_run_ends_early_and_well
     rows = rows_of(run)
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert [row["data/retired_prompts"] for row in rows[1:]] == [4, 8, 10]
-    assert [row["rollout/num_completions"] for row in rows[1:]] == [
-        16,
-        16,
-        16,
-    ]  # the last two came twice
+    assert [row["rollout/num_completions"] for row in rows[1:]] == [16, 16, 16]  # the last two came twice
     assert [event["step"] for event in events_of(run, "pool_exhausted")] == [3]
     assert events_of(run, "done")[0]["step"] == 3
     assert "eval/held/pass@1" in rows[-1]
@@ -283,9 +271,7 @@ def test_a_prompt_that_comes_again_before_the_weights_change_is_sampled_anew(fol
     assert len(set(completions)) > 8  # four groups of one prompt at one version
 
 
-def test_streaming_while_the_engine_generates_is_reproducible_and_takes_the_same_steps(
-    folder: Path,
-):
+def test_streaming_while_the_engine_generates_is_reproducible_and_takes_the_same_steps(folder: Path):
     changes = [*LOW_FIRST, "rollout.engine_dtype=float32", "run.steps=3"]
     streaming = rows_of(train("one", *changes, "learner.streaming=true"))
     assert rows_of(train("two", *changes, "learner.streaming=true")) == streaming

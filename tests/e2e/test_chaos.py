@@ -17,21 +17,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.chaos_runs import (
-    ForkServer,
-    command_of,
-    digests,
-    family,
-    torn_lines,
-    unfinished_files,
-    wait_until,
-)
+from tests.e2e.chaos_runs import ForkServer, command_of, digests, family, torn_lines, unfinished_files, wait_until
 from tests.e2e.ray.ray_runs import ledger_of, rows_of
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 STEPS = 18
 SMALL = [
     f"run.steps={STEPS}", "run.checkpoint_every_steps=3", "run.eval_prompts=8", "run.trackers=[]",

@@ -71,12 +71,7 @@ def test_other_commands_refuse_with_exit_code_2(tmp_path: Path, arguments: list[
 
 
 def test_listings_and_the_skeleton_work(tmp_path: Path):
-    for arguments in (
-        ["recipes"],
-        ["recipes", "show", "tiny"],
-        ["verifiers"],
-        ["verifiers", "show", "math"],
-    ):
+    for arguments in (["recipes"], ["recipes", "show", "tiny"], ["verifiers"], ["verifiers", "show", "math"]):
         code, output = rlvr(tmp_path, *arguments)
         assert code == 0, output
         assert "tiny" in output or "math" in output

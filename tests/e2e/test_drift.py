@@ -29,11 +29,7 @@ SMALL = [
     "run.sample_every_steps=0", "reward.truncated=judge", "data.train.0.verifier=mine.py:low_first",
     "data.train.0.verifier_settings={}", "learner.lr=1e-3", "learner.lr_warmup_steps=0",
 ]  # fmt: skip
-ACT = [
-    "algorithm.governor.mode=act",
-    "algorithm.governor.startup_steps=3",
-    "algorithm.governor.patience_steps=2",
-]
+ACT = ["algorithm.governor.mode=act", "algorithm.governor.startup_steps=3", "algorithm.governor.patience_steps=2"]
 
 
 class DriftingEngine(TransformersEngine):

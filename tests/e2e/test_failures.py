@@ -14,13 +14,7 @@ from rlvr.run.record.console import Console
 from rlvr.run.record.directory import open_directory
 from rlvr.run.record.recorder import Recorder
 
-SMALL = [
-    "cold_start.steps=0",
-    "rollout.prompts_per_step=2",
-    "rollout.group_size=2",
-    "run.steps=3",
-    "run.trackers=[]",
-]
+SMALL = ["cold_start.steps=0", "rollout.prompts_per_step=2", "rollout.group_size=2", "run.steps=3", "run.trackers=[]"]
 
 
 def train(folder: Path, *changes: str) -> None:

@@ -35,13 +35,7 @@ def rlvr(*arguments: str, cwd: Path, expect: int = 0) -> str:
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl without what depends on the clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    clock = (
-        "time",
-        "rollout/tokens_per_s",
-        "learner/tokens_per_s",
-        "learner/peak_memory",
-        "learner/mfu",
-    )
+    clock = ("time", "rollout/tokens_per_s", "learner/tokens_per_s", "learner/peak_memory", "learner/mfu")
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 
@@ -158,14 +152,7 @@ def test_interrupt_finishes_the_step_saves_and_exits_130(tmp_path: Path):
 
 
 def test_resume_keeps_the_reference_of_a_cold_start(tmp_path: Path):
-    run = (
-        "train",
-        "tiny",
-        *TINY,
-        "algorithm.kl_coef=0.1",
-        "run.checkpoint_every_steps=2",
-        "run.eval_every_steps=0",
-    )
+    run = ("train", "tiny", *TINY, "algorithm.kl_coef=0.1", "run.checkpoint_every_steps=2", "run.eval_every_steps=0")
     rlvr(*run, "--run-dir", "run", cwd=tmp_path)
     whole = metrics_of(tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step_4" / "complete.json").unlink()
@@ -208,10 +195,7 @@ def test_a_damaged_checkpoint_ends_resume_and_eval_with_exit_code_1(finished: Pa
     data = bytearray(weights.read_bytes())
     data[-9] ^= 2
     weights.write_bytes(data)
-    for arguments in (
-        ("train", "tiny", *TINY, "run.steps=6", "--run-dir", "run", "--resume"),
-        ("eval", "run"),
-    ):
+    for arguments in (("train", "tiny", *TINY, "run.steps=6", "--run-dir", "run", "--resume"), ("eval", "run")):
         out = rlvr(*arguments, cwd=tmp_path, expect=1)
         assert "step_4 is damaged: model.safetensors has changed since it was written" in out
         assert "Traceback" not in out

@@ -20,10 +20,7 @@ from tests.unit.models import ragged_cases
 from tests.unit.models.packing_cases import Rows, difference, gradients, plain, ragged, tiny
 from tests.unit.models.ragged_cases import Calls, Result, Setting
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 GROUPS = [(40, [50, 13, 70, 1]), (6, [20]), (100, [4, 4]), (5, [1, 1])]
 
 

@@ -78,14 +78,7 @@ def make_rows(seed: int, spread: Spread | None = None) -> list[Row]:
 
 
 def _make_row(
-    source: random.Random,
-    *,
-    spread: Spread,
-    group: int,
-    count: int,
-    drift: float,
-    advantage: float,
-    is_truncated: bool,
+    source: random.Random, *, spread: Spread, group: int, count: int, drift: float, advantage: float, is_truncated: bool
 ) -> Row:
     behavior: list[float] = []
     proximal: list[float] = []

@@ -74,11 +74,7 @@ def loss(rows: Sequence[Row], settings: Settings) -> Scalar:
 
 
 def agg_loss(
-    losses: Sequence[Sequence[Scalar]],
-    keeps: Sequence[Sequence[bool]],
-    settings: Settings,
-    *,
-    mode: str,
+    losses: Sequence[Sequence[Scalar]], keeps: Sequence[Sequence[bool]], settings: Settings, *, mode: str
 ) -> Scalar:
     """verl/trainer/ppo/core_algos.py, `agg_loss`; rows are counted before rejection (`global_batch_size`)."""
     sums = [

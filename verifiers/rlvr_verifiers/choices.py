@@ -76,8 +76,7 @@ _OF_OTHERS = re.compile(
 )
 _OF_STATEMENTS = re.compile(r"\b(?:not|statement|assertion|reason|claim|if|whether)[\s(*]{0,4}$", re.IGNORECASE)
 _DENIED = re.compile(
-    r"\b(?:not|never|neither|nor|than|eliminate|exclude|against)[\s(*$]{0,4}(?:option\s+)?$",
-    re.IGNORECASE,
+    r"\b(?:not|never|neither|nor|than|eliminate|exclude|against)[\s(*$]{0,4}(?:option\s+)?$", re.IGNORECASE
 )
 _IS_WRONG = re.compile(r"[\s)*]{0,4}(?:is|are|was)\s+(?:not|wrong|incorrect|false|out)\b|[\s)*]{0,4}isn['\u2019]t\b")
 

@@ -23,11 +23,7 @@ from rlvr_verifiers.thinking import ThinkingConfig
 
 _MAX_EXTRACTED_CHARS = 2_000
 _CROSS_CHECK_S = 0.25  # math-verify takes 3 ms for most answers and seconds for hostile ones
-_STATUS = {
-    Result.PASS: Status.PASS,
-    Result.FAIL: Status.FAIL,
-    Result.UNPARSED: Status.UNPARSED,
-}
+_STATUS = {Result.PASS: Status.PASS, Result.FAIL: Status.FAIL, Result.UNPARSED: Status.UNPARSED}
 
 
 class MathConfig(ThinkingConfig):
@@ -37,14 +33,10 @@ class MathConfig(ThinkingConfig):
     final_answer: bool = Field(True, description="without a box, read `Final answer: x` and `<answer>x</answer>`")
     the_answer_is: bool = Field(True, description="without a box, read `The answer is x`")
     whole_text: bool = Field(
-        True,
-        description="without a box, read a text that is one value or a sentence around one formula",
+        True, description="without a box, read a text that is one value or a sentence around one formula"
     )
     decimal_digits: int = Field(
-        0,
-        ge=0,
-        le=15,
-        description="accept a decimal rounded to this many significant digits; 0: exact",
+        0, ge=0, le=15, description="accept a decimal rounded to this many significant digits; 0: exact"
     )
     cross_check_rate: float = Field(
         0.01,
@@ -64,8 +56,7 @@ class MathConfig(ThinkingConfig):
         }
         return VerificationOptions(
             extraction=ExtractionOptions(
-                markers=frozenset(origin for origin, is_on in switches.items() if is_on),
-                thinking=self.thinking,
+                markers=frozenset(origin for origin, is_on in switches.items() if is_on), thinking=self.thinking
             ),
             comparison=CompareOptions(decimal_digits=self.decimal_digits),
         )

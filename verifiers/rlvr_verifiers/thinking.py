@@ -48,12 +48,10 @@ class ThinkingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     think_tags: ThinkTags = Field(
-        default=THINK_TAGS,
-        description="opening and closing tags of thinking; only what follows counts",
+        default=THINK_TAGS, description="opening and closing tags of thinking; only what follows counts"
     )
     starts_thinking: bool = Field(
-        default=False,
-        description="the prompt opens a think tag; a text that never closes one has no answer",
+        default=False, description="the prompt opens a think tag; a text that never closes one has no answer"
     )
 
     @property

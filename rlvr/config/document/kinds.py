@@ -41,10 +41,7 @@ def unfold(document: Document, *, model: type[BaseModel]) -> None:
 
 
 def _unfold_plugin(
-    document: Document,
-    union: dict[str, JsonValue],
-    path: KeyPath,
-    known: dict[str, type[BaseModel]],
+    document: Document, union: dict[str, JsonValue], path: KeyPath, known: dict[str, type[BaseModel]]
 ) -> None:
     """Writes a kind that names a plugin as `kind: plugin`, with the other keys as its settings."""
     section, kind = known.get(PLUGIN), union.get(KIND)

@@ -11,20 +11,12 @@ from pydantic import BaseModel, JsonValue
 
 from rlvr.config.document.kinds import KIND, clear_replaced_kinds, unfold, written_kinds
 from rlvr.config.document.paths import annotation_at, container, is_text, kinds, sections_in
-from rlvr.config.document.yaml_lines import (
-    Document,
-    KeyPath,
-    Origin,
-    Problem,
-    dotted,
-    plain_scalar,
-    read_inline,
-)
+from rlvr.config.document.yaml_lines import Document, KeyPath, Origin, Problem, dotted, plain_scalar, read_inline
 from rlvr.config.sections.bounds import MAX_DEPTH, is_finite, require_text
 from rlvr.errors import ConfigError
 
 _NULLS = {"null", "~"}
-_EXAMPLE = "write key=value without spaces around the equals sign, for example run.steps=10"
+_EXAMPLE = "write key=value without spaces, for example run.steps=10"
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], *, model: type[BaseModel]) -> None:

@@ -14,13 +14,7 @@ from typing import cast
 import yaml
 from pydantic import JsonValue
 
-from rlvr.config.sections.bounds import (
-    MAX_DEPTH,
-    MAX_DIGITS,
-    MAX_PROBLEMS,
-    MAX_VALUES,
-    require_text,
-)
+from rlvr.config.sections.bounds import MAX_DEPTH, MAX_DIGITS, MAX_PROBLEMS, MAX_VALUES, require_text
 from rlvr.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -268,10 +262,7 @@ def _compose(text: str, *, label: str, is_inline: bool = False) -> yaml.Node | N
         character = ascii(text[error.position : error.position + 1])
         place = label if is_inline else f"{label}:line {line}"
         raise ConfigError(f"{place}: not valid YAML: the character {character}") from error
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # an invalid escape, a huge version number
+    except (ValueError, OverflowError) as error:  # an invalid escape, a huge version number
         raise ConfigError(f"{label}: not valid YAML: {error}") from error
 
 
@@ -361,10 +352,7 @@ def _pairs(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
 
 
 def _merge(
-    below: dict[str, JsonValue],
-    above: dict[str, JsonValue],
-    path: KeyPath,
-    replaced: set[KeyPath],
+    below: dict[str, JsonValue], above: dict[str, JsonValue], path: KeyPath, replaced: set[KeyPath]
 ) -> dict[str, JsonValue]:
     """`above` over `below`. Adds to `replaced` the paths where nothing of `below` is left."""
     merged = dict(below)

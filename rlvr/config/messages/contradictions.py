@@ -81,11 +81,7 @@ def contradictions(
 
 
 def _of_sizes(
-    *,
-    rollout: RolloutConfig,
-    reward: RewardConfig,
-    algorithm: AlgorithmConfig,
-    learner: LearnerConfig,
+    *, rollout: RolloutConfig, reward: RewardConfig, algorithm: AlgorithmConfig, learner: LearnerConfig
 ) -> Iterator[str]:
     advantage = algorithm.advantage
     if rollout.group_size < advantage.min_judged:

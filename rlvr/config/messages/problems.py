@@ -8,13 +8,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from rlvr.config.document.kinds import KIND, PLUGIN
 from rlvr.config.document.paths import annotation_at, kinds
-from rlvr.config.document.yaml_lines import (
-    Document,
-    KeyPath,
-    Origin,
-    Problem,
-    dotted,
-)
+from rlvr.config.document.yaml_lines import Document, KeyPath, Origin, Problem, dotted
 from rlvr.config.messages.suggestions import Suggestions, close, did_you_mean, listed
 from rlvr.config.sections.bounds import MAX_PROBLEMS, is_finite
 

@@ -6,14 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, model_validator
 
-from rlvr.config.sections.section import (
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-    Section,
-)
+from rlvr.config.sections.section import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from rlvr.records import Role
 
 GENERATOR = "generator:"

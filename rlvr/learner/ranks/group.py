@@ -101,18 +101,9 @@ class LearnerGroup:
         self._meeting = Meeting()
         try:
             self._pool = self._start(
-                segments,
-                device_type=device_type,
-                reference_is_policy=is_policy,
-                silence_s=silence_s,
+                segments, device_type=device_type, reference_is_policy=is_policy, silence_s=silence_s
             )
-            self.begin(
-                config=config,
-                loss=loss,
-                temperature=temperature,
-                fault_folder=fault_folder,
-                lr_decay=lr_decay,
-            )
+            self.begin(config=config, loss=loss, temperature=temperature, fault_folder=fault_folder, lr_decay=lr_decay)
         except BaseException:
             self._meeting.close()
             raise
@@ -138,11 +129,7 @@ class LearnerGroup:
         self._num_nonfinite = 0
         self._push_weights()
         task = RankTask(
-            config=config,
-            loss=loss,
-            temperature=temperature,
-            fault_folder=fault_folder.absolute(),
-            lr_decay=lr_decay,
+            config=config, loss=loss, temperature=temperature, fault_folder=fault_folder.absolute(), lr_decay=lr_decay
         )
         self._pool.call([task_message(task)] * self.num_ranks, what="begin")
         self._is_mirrored = True
@@ -151,10 +138,7 @@ class LearnerGroup:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -266,9 +250,7 @@ class LearnerGroup:
         export_policy(self.policy, folder)
         self._ask("save", {"folder": str(folder.absolute())})
         counters = checkpoint.Counters(
-            policy_version=self.policy_version,
-            num_steps=self._num_steps,
-            num_nonfinite=self._num_nonfinite,
+            policy_version=self.policy_version, num_steps=self._num_steps, num_nonfinite=self._num_nonfinite
         )
         checkpoint.save_counters(folder, counters)
 
@@ -323,12 +305,7 @@ class LearnerGroup:
         self._is_mirrored = True
 
     def _start(
-        self,
-        segments: Mapping[str, Shared],
-        *,
-        device_type: str,
-        reference_is_policy: bool,
-        silence_s: float,
+        self, segments: Mapping[str, Shared], *, device_type: str, reference_is_policy: bool, silence_s: float
     ) -> RankPool:
         """The running ranks, each with its models. Raises LearnerError."""
         num_threads = self.config.num_threads or max(1, torch.get_num_threads() // self.num_ranks)
@@ -337,10 +314,7 @@ class LearnerGroup:
             for fd in inherited:
                 stack.callback(os.close, fd)
             pool = RankPool(
-                self.num_ranks,
-                num_threads=num_threads,
-                inherited=[*inherited, *self._meeting.fds],
-                silence_s=silence_s,
+                self.num_ranks, num_threads=num_threads, inherited=[*inherited, *self._meeting.fds], silence_s=silence_s
             )
             common = {
                 "op": "setup",

@@ -118,10 +118,7 @@ class RankPool:
     def _hear(self, process: RankProcess, answers: dict[int, Message], *, what: str) -> _Failure | None:
         if not process.read():
             how = process.wait(_GRACE_S) or "it closed its pipe"
-            return _Failure(
-                rank=process.rank,
-                error=LearnerError(self._message(process, f"ended ({how})", what)),
-            )
+            return _Failure(rank=process.rank, error=LearnerError(self._message(process, f"ended ({how})", what)))
         while (frame := process.next_frame()) is not None:
             op = frame.body["op"]
             if op == "done":
@@ -147,11 +144,7 @@ class RankPool:
             return _Failure(rank=process.rank, error=category(text))
         how = process.wait(_GRACE_S) or "still running"
         message = self._message(process, f"failed with {kind}: {text} ({how})", what)
-        return _Failure(
-            rank=process.rank,
-            error=LearnerError(message),
-            is_consequence=bool(body["is_consequence"]),
-        )
+        return _Failure(rank=process.rank, error=LearnerError(message), is_consequence=bool(body["is_consequence"]))
 
     def _silent(self, waiting: Sequence[RankProcess], *, what: str) -> _Failure:
         """The rank that hangs: one that does not even print its stack, else the one that was silent longest."""

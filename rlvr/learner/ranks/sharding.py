@@ -56,11 +56,7 @@ def release(model: PreTrainedModel) -> None:
 
 
 def gather_into(
-    target: Mapping[str, Tensor],
-    model: PreTrainedModel,
-    *,
-    is_writer: bool,
-    alive: Callable[[], None],
+    target: Mapping[str, Tensor], model: PreTrainedModel, *, is_writer: bool, alive: Callable[[], None]
 ) -> None:
     """Gathers the trained weights and writes them to `target` on the rank with `is_writer`; every rank calls it."""
     for name, parameter in _trained(model):

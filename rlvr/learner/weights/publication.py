@@ -103,11 +103,7 @@ class Publication:
             dtype = next(model.parameters()).dtype
         else:
             manifest = tuple(
-                TensorEntry(
-                    name=name,
-                    shape=tuple(weight.shape),
-                    checksum=tensor_checksum(weight.to(dtype)),
-                )
+                TensorEntry(name=name, shape=tuple(weight.shape), checksum=tensor_checksum(weight.to(dtype)))
                 for name, weight in lora.merged_weights(model)
             )
         return WeightsRef(

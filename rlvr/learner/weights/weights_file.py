@@ -32,12 +32,7 @@ FILES_AT_ONCE = 4  # two kept, one being written, and room for one of a proof
 _SHARED_MEMORY = Path("/dev/shm")
 _FILES_KEPT = 2
 _OBJECT_STORE_BYTES = 512 << 20  # Ray's, which is in shared memory too
-_DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-}
+_DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class WeightsFolder:
@@ -73,11 +68,7 @@ class WeightsFolder:
         return written
 
     def write_base(
-        self,
-        tensors: Iterable[tuple[str, Tensor]],
-        *,
-        shapes: Mapping[str, tuple[int, ...]],
-        dtype: torch.dtype,
+        self, tensors: Iterable[tuple[str, Tensor]], *, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
         """Writes the base that is kept while adapters change; like `write`, but needs room for this file only."""
         return self._write("base", tensors, shapes=shapes, dtype=dtype, num_files=1)
@@ -229,11 +220,7 @@ def _header(shapes: Mapping[str, tuple[int, ...]], *, dtype: torch.dtype) -> tup
     offset = 0
     for name, shape in shapes.items():
         end = offset + torch.Size(shape).numel() * dtype.itemsize
-        described[name] = {
-            "dtype": _DTYPE_NAMES[dtype],
-            "shape": shape,
-            "data_offsets": [offset, end],
-        }
+        described[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -96,9 +96,7 @@ class FromBlocks(torch.autograd.Function):
 
 
 def _add_to_prefixes(
-    stream: Float[Tensor, "tokens heads dim"],
-    gradient: Float[Tensor, "rows heads prefix_width dim"],
-    gather: Gather,
+    stream: Float[Tensor, "tokens heads dim"], gradient: Float[Tensor, "rows heads prefix_width dim"], gather: Gather
 ) -> None:
     """Adds the gradient of prefix slots, summed over the rows that share them, to their tokens.
 

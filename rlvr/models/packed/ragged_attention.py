@@ -19,13 +19,7 @@ _kernels: dict[torch.device, Kernel | None] = {}  # the result for each probed d
 
 
 def attend_ragged(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    layout: PackedLayout,
-    scale: float,
-    kernel: Kernel,
+    query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float, kernel: Kernel
 ) -> Tensor:
     """One kernel call over all sequences of a stream, whose common prefixes are copied into the keys of each.
 
@@ -130,11 +124,7 @@ class GatherKeys(torch.autograd.Function):
 
 def _difference_on_an_example(kernel: Kernel, device: torch.device) -> float:
     """The largest relative difference of outputs and gradients: prompts of 3 and 2 tokens, one continued twice."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         layout = PackedLayout((2, 3, 1, 4), (-1, -1, 1, 1), device=device)
         generator = torch.Generator().manual_seed(0)
         found: list[list[Tensor]] = []

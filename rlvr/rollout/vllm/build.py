@@ -8,11 +8,7 @@ import psutil
 from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.rollout.vllm.engine import VllmEngine
-from rlvr.rollout.vllm.environment import (
-    engine_environment,
-    installed_vllm,
-    prepare_environment,
-)
+from rlvr.rollout.vllm.environment import engine_environment, installed_vllm, prepare_environment
 from rlvr.rollout.vllm.outline import Outline, read_outline
 from rlvr.rollout.vllm.settings import EXTENSION, EngineSettings, engine_arguments
 

@@ -35,11 +35,7 @@ class VllmCore:
     """An `AsyncLLM` with its processes. Every exception of vLLM becomes a RolloutError here."""
 
     def __init__(
-        self,
-        settings: EngineSettings,
-        *,
-        architecture: PretrainedConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        self, settings: EngineSettings, *, architecture: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         self._settings = settings
         self._architecture = architecture
@@ -172,9 +168,7 @@ class VllmCore:
 
         arguments = self._settings.call_arguments(folder)
         environment.require_known(
-            arguments,
-            known=adapter.known_arguments(),
-            version=environment.installed_vllm().version,
+            arguments, known=adapter.known_arguments(), version=environment.installed_vllm().version
         )
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

@@ -148,10 +148,7 @@ class VllmEngine:
         """The engine's state, without a call to vLLM."""
         detail = self._trouble()
         return EngineHealth(
-            is_healthy=not detail,
-            policy_version=self._version,
-            num_open_requests=len(self._open),
-            detail=detail,
+            is_healthy=not detail, policy_version=self._version, num_open_requests=len(self._open), detail=detail
         )
 
     async def close(self) -> None:

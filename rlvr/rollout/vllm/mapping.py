@@ -9,11 +9,7 @@ from rlvr.records import Completion, FinishReason
 
 LEAST_TEMPERATURE = 0.01  # vLLM silently raises a smaller one to this
 SCORE_PREFIX = "rlvr-score:"  # of request ids whose rows must have their own step
-_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "abort": FinishReason.ABORT,
-}
+_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.ABORT}
 
 
 class VersionSpan(Protocol):

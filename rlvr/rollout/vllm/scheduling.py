@@ -46,10 +46,7 @@ class AloneAsyncScheduler(AsyncScheduler):
 
 
 def schedule_alone(
-    scheduler: AloneScheduler | AloneAsyncScheduler,
-    schedule: Callable[..., SchedulerOutput],
-    *args: Any,
-    **kwargs: Any,
+    scheduler: AloneScheduler | AloneAsyncScheduler, schedule: Callable[..., SchedulerOutput], *args: Any, **kwargs: Any
 ) -> SchedulerOutput:
     """Calls `schedule` with all requests but the chosen ones set aside, and puts them back."""
     scored = [r for r in chain(scheduler.running, scheduler.waiting) if is_scored(r)]

@@ -41,12 +41,7 @@ class EngineSettings:
 
     def call_arguments(self, folder: str) -> dict[str, Any]:
         """Keyword arguments of vLLM's `AsyncEngineArgs`."""
-        return {
-            **self.arguments,
-            "model": folder,
-            "tokenizer": folder,
-            "worker_extension_cls": self.extension,
-        }
+        return {**self.arguments, "model": folder, "tokenizer": folder, "worker_extension_cls": self.extension}
 
 
 def engine_arguments(

@@ -120,9 +120,7 @@ def _buffer(recipe: Recipe, *, shaping: RewardShaping, max_staleness: int) -> Gr
     return GroupBuffer(
         prompts_per_step=prompts,
         screen=signal_filter(
-            min_judged=recipe.algorithm.advantage.min_judged,
-            shaping=shaping,
-            is_signal_needed=dynamic.enabled,
+            min_judged=recipe.algorithm.advantage.min_judged, shaping=shaping, is_signal_needed=dynamic.enabled
         ),
         max_refills=math.floor(dynamic.max_refill_factor * prompts) if dynamic.enabled else 0,
         max_staleness=max_staleness,
@@ -159,13 +157,7 @@ def _updater(
 
 
 def _proof(
-    recipe: Recipe,
-    workers: Workers,
-    *,
-    text: PolicyText,
-    data: OpenedData,
-    thread: LearnerThread,
-    recorder: Recorder,
+    recipe: Recipe, workers: Workers, *, text: PolicyText, data: OpenedData, thread: LearnerThread, recorder: Recorder
 ) -> WeightProof | None:
     """The proof of every sync; None where engines read the learner's tensors or have no weights."""
     if not recipe.rollout.has_copy:
@@ -185,12 +177,7 @@ def _proof(
     canary = _canary(recipe, text=text, stream=data.stream)
     return WeightProof(
         Compared(
-            config=recipe.proof,
-            canary=canary,
-            learner=learner,
-            engine=workers.engine,
-            thread=thread,
-            record=record,
+            config=recipe.proof, canary=canary, learner=learner, engine=workers.engine, thread=thread, record=record
         )
     )
 

@@ -73,10 +73,7 @@ class LocalBackend:
             try:
                 await start_engine(engine)
                 yield Workers(
-                    learner=learner,
-                    set_correction=learner.set_correction,
-                    engine=engine,
-                    verifier=self._service,
+                    learner=learner, set_correction=learner.set_correction, engine=engine, verifier=self._service
                 )
             finally:
                 await engine.close()
@@ -95,8 +92,5 @@ def record_cold_start(context: RunContext, report: SupervisedReport | None) -> N
     """Records the event of a cold start, if there was one."""
     if report is not None:
         context.recorder.event(
-            "cold_start",
-            steps=report.steps,
-            first_loss=report.first_loss,
-            last_loss=report.last_loss,
+            "cold_start", steps=report.steps, first_loss=report.first_loss, last_loss=report.last_loss
         )

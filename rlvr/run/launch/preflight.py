@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 from rlvr.config.recipe import Backend, EngineDtype, PluginEngine, Recipe
 from rlvr.config.sections.section import PluginSection
-from rlvr.data.load import (
-    EvalPrompts,
-    SourceOpener,
-    demonstrations,
-    open_eval,
-    open_train,
-    prompts_that_differ,
-)
+from rlvr.data.load import EvalPrompts, SourceOpener, demonstrations, open_eval, open_train, prompts_that_differ
 from rlvr.data.order import LONG_ADVICE, PromptStream
 from rlvr.errors import ConfigError
 from rlvr.models.locate import locate
@@ -108,12 +101,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
         seed, is_too_long, advice = recipe.seed, limit.is_too_long, limit.advice
         stream = open_train(recipe.data, seed=seed, is_too_long=is_too_long, long_advice=advice, opener=opener)
         evals = open_eval(
-            recipe.data,
-            recipe.run.eval_prompts,
-            seed=seed,
-            is_too_long=is_too_long,
-            long_advice=advice,
-            opener=opener,
+            recipe.data, recipe.run.eval_prompts, seed=seed, is_too_long=is_too_long, long_advice=advice, opener=opener
         )
         return stream, evals
 

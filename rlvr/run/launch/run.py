@@ -104,12 +104,7 @@ def run_recipe(request: RunRequest, *, backend: Backend) -> None:
         if request.resume is not None and resumed is None:
             start_over(recorder)
         context = RunContext(
-            recipe=recipe,
-            directory=directory,
-            recorder=recorder,
-            console=console,
-            stop=stop,
-            resumed=resumed,
+            recipe=recipe, directory=directory, recorder=recorder, console=console, stop=stop, resumed=resumed
         )
         with _recorded(recorder), _interrupted_with_hint(directory, stop):
             last_step = _run_with_restarts(context, backend=backend, text=text, data=data)
@@ -118,12 +113,7 @@ def run_recipe(request: RunRequest, *, backend: Backend) -> None:
 
 
 def _record_start(
-    recorder: Recorder,
-    recipe: Recipe,
-    *,
-    inputs: dict[str, str],
-    dtypes: DtypeChoice | None,
-    resumed: Resume | None,
+    recorder: Recorder, recipe: Recipe, *, inputs: dict[str, str], dtypes: DtypeChoice | None, resumed: Resume | None
 ) -> None:
     recorder.event("start", recipe=recipe.name, version=__version__, torch=torch.__version__, seed=recipe.seed)
     recorder.event("inputs", **inputs)

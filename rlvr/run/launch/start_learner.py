@@ -87,12 +87,7 @@ def start_learner(
 
 
 def build_learner(
-    recipe: Recipe,
-    *,
-    policy: Policy,
-    transport: Transport,
-    faults: Path,
-    reference: PreTrainedModel | None,
+    recipe: Recipe, *, policy: Policy, transport: Transport, faults: Path, reference: PreTrainedModel | None
 ) -> PolicyLearner | LearnerGroup:
     """The learner of a recipe: in this process, or over `cluster.learners` ranks that its `close` ends.
 

@@ -34,10 +34,7 @@ class UnstartedRun:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None and self._directory is not None and not _has_started(self._directory):
             self._remove(self._directory)

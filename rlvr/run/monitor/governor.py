@@ -56,10 +56,7 @@ WATCHED = (
 # and packed attention differ. Faults present from the start cause 0.1 to 3 in float32.
 _START_BOUNDS: Mapping[LearnerDtype, Mapping[str, float]] = {
     LearnerDtype.FLOAT32: {"mismatch/max_abs_logprob_diff": 1e-3},
-    LearnerDtype.BFLOAT16_AUTOCAST: {
-        "mismatch/mean_abs_logprob_diff": 0.1,
-        "mismatch/max_abs_logprob_diff": 2.0,
-    },
+    LearnerDtype.BFLOAT16_AUTOCAST: {"mismatch/mean_abs_logprob_diff": 0.1, "mismatch/max_abs_logprob_diff": 2.0},
 }
 
 

@@ -65,13 +65,7 @@ def opened_backend(recipe: Recipe, *, service: VerifierService, run_dir: Path) -
         reserved = Reserved(recipe)
         stack.callback(reserved.close)
         backend = RayBackend(
-            recipe,
-            service=service,
-            run_dir=run_dir,
-            board=board,
-            reserved=reserved,
-            nodes=nodes,
-            sources=sources,
+            recipe, service=service, run_dir=run_dir, board=board, reserved=reserved, nodes=nodes, sources=sources
         )
         stack.callback(backend.close)
         yield backend
@@ -150,11 +144,7 @@ class RayBackend:
         fleet = self.fleet(context.recorder.event)
         verifiers = self.verifiers(context.recorder.event)
         try:
-            starting = [
-                asyncio.to_thread(learner.start, context),
-                fleet.start(),
-                verifiers.start(),
-            ]
+            starting = [asyncio.to_thread(learner.start, context), fleet.start(), verifiers.start()]
             try:
                 await asyncio.gather(*starting)
             except BaseException:

@@ -82,8 +82,7 @@ def shake_hands(modules: Sequence[str], *, deadline_s: float) -> list[str]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = {
         node["NodeID"]: _ask.options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(list(modules))
         for node in nodes
     }

@@ -6,12 +6,7 @@ from typing import Any
 
 import ray
 from ray import exceptions as ray_errors
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlvr.config.recipe import Placement, Recipe
@@ -171,10 +166,7 @@ class Reserved:
 
     def engine_options(self, index: int) -> dict[str, Any]:
         """Options of the engine with this index; one that joined later takes any free resources."""
-        options: dict[str, Any] = {
-            "num_cpus": self.plan.engine_cpus,
-            "num_gpus": self.plan.engine_gpus,
-        }
+        options: dict[str, Any] = {"num_cpus": self.plan.engine_cpus, "num_gpus": self.plan.engine_gpus}
         if index < len(self.plan.engine_bundles):
             options["scheduling_strategy"] = self._strategy(self.plan.engine_bundles[index])
         return options

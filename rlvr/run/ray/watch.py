@@ -96,12 +96,7 @@ class Sentinel:
     """Ends the process when a wait is `OVERDUE_S` past its deadline."""
 
     def __init__(
-        self,
-        board: WaitBoard,
-        *,
-        end: Callable[[str], None],
-        overdue_s: float = OVERDUE_S,
-        every_s: float = 1.0,
+        self, board: WaitBoard, *, end: Callable[[str], None], overdue_s: float = OVERDUE_S, every_s: float = 1.0
     ) -> None:
         """Args: end: called once with the report; it should not return."""
         self._board = board

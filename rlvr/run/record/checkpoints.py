@@ -58,11 +58,7 @@ def write_checkpoint(folder: Path, *, learner: Learner, run_state: Mapping[str, 
         temporary.rename(folder)
         shutil.rmtree(older, ignore_errors=True)
         atomic_files.flush(folder.parent)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch and safetensors raise their own types
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own types
         place = folder.parent
         if not place.is_dir():
             raise CheckpointError(

@@ -80,13 +80,7 @@ class Console:
         self._run_dir = ""
 
     def start(
-        self,
-        *,
-        recipe_name: str,
-        run_dir: Path | str,
-        model: str,
-        rows: Sequence[tuple[str, ...]],
-        num_steps: int = 0,
+        self, *, recipe_name: str, run_dir: Path | str, model: str, rows: Sequence[tuple[str, ...]], num_steps: int = 0
     ) -> None:
         """The banner. rows: (quantity, value, how computed). num_steps: 0 when unknown; no time left is shown then."""
         self._num_steps = num_steps
@@ -116,11 +110,7 @@ class Console:
         every = max(1, num_steps // 10)
         if step in (1, num_steps) or step % every == 0:
             width = len(str(num_steps))
-            self._line(
-                ("cold start ", "cyan"),
-                (f"{step:>{width}}/{num_steps}", "bold"),
-                (f"  loss {loss:.4f}", ""),
-            )
+            self._line(("cold start ", "cyan"), (f"{step:>{width}}/{num_steps}", "bold"), (f"  loss {loss:.4f}", ""))
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line: reward with its recent trend, length, speed, time, time left."""
@@ -173,12 +163,7 @@ class Console:
         body.append(f"reward {reward}", style="bold")
         if self._out.is_terminal:
             self._out.print(
-                Panel(
-                    body,
-                    title=Text(f"a rollout of step {step}"),
-                    title_align="left",
-                    border_style="dim",
-                )
+                Panel(body, title=Text(f"a rollout of step {step}"), title_align="left", border_style="dim")
             )
             return
         self._line((f"a rollout of step {step}", "bold"))
@@ -199,10 +184,7 @@ class Console:
             ("eval ", "magenta"),
             (f"{_clean(name)} {label} ", "bold"),
             (f"{evaluation.headline:.3f}", "bold green"),
-            (
-                f"  [{evaluation.low:.3f}, {evaluation.high:.3f}]  n={evaluation.num_prompts}  step {step}",
-                "dim",
-            ),
+            (f"  [{evaluation.low:.3f}, {evaluation.high:.3f}]  n={evaluation.num_prompts}  step {step}", "dim"),
         ]
         if len(curve) > 1:
             change = evaluation.headline - curve[0][1]

@@ -189,14 +189,7 @@ class RolloutWriter:
 
         given = shaped or {}
         rows = [
-            _rollout_row(
-                step,
-                group,
-                rollout,
-                prompt_texts,
-                given.get(rollout.completion.completion_id),
-                purpose,
-            )
+            _rollout_row(step, group, rollout, prompt_texts, given.get(rollout.completion.completion_id), purpose)
             for group in groups
             for rollout in group.rollouts
         ]
@@ -247,12 +240,7 @@ def rollout_step(path: Path) -> int | None:
 
 
 def _rollout_row(
-    step: int,
-    group: Group,
-    rollout: Rollout,
-    prompt_texts: Mapping[str, str],
-    shaped: Shaped | None,
-    purpose: str,
+    step: int, group: Group, rollout: Rollout, prompt_texts: Mapping[str, str], shaped: Shaped | None, purpose: str
 ) -> dict[str, Any]:
     completion = rollout.completion
     prompt = group.prompt

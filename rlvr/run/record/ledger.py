@@ -125,9 +125,7 @@ class Ledger:
                 counts[row[2]] += 1
                 digest.update(repr(row).encode())
         return Settled(
-            trained=counts[IssueState.TRAINED],
-            dropped=counts[IssueState.DROPPED],
-            digest=digest.hexdigest(),
+            trained=counts[IssueState.TRAINED], dropped=counts[IssueState.DROPPED], digest=digest.hexdigest()
         )
 
     def require_sound(self) -> None:

@@ -31,8 +31,7 @@ def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[
     for path in (directory.metrics, directory.events):
         if not path.exists():
             logger.warning(
-                "%s was removed during the run: what is written there is lost until the run is resumed",
-                path,
+                "%s was removed during the run: what is written there is lost until the run is resumed", path
             )
     metrics, events = _read(directory.metrics), _read(directory.events)
     try:
@@ -48,11 +47,7 @@ def lineage_of(directory: RunDirectory, step: int, *, settled: Settled) -> dict[
     return {
         "metrics": {**_fingerprint(metrics), "steps": _spans(_steps(metrics))},
         "events": _fingerprint(events),
-        "ledger": {
-            "trained": settled.trained,
-            "dropped": settled.dropped,
-            "digest": settled.digest,
-        },
+        "ledger": {"trained": settled.trained, "dropped": settled.dropped, "digest": settled.digest},
         "rollouts": rollouts,
     }
 
@@ -174,10 +169,7 @@ def _fingerprint(text: bytes) -> dict[str, Any]:
 
 
 def _has_start(text: bytes, stored: Mapping[str, Any]) -> bool:
-    return _fingerprint(text[: stored["bytes"]]) == {
-        "bytes": stored["bytes"],
-        "sha256": stored["sha256"],
-    }
+    return _fingerprint(text[: stored["bytes"]]) == {"bytes": stored["bytes"], "sha256": stored["sha256"]}
 
 
 def _steps(metrics: bytes) -> list[int]:

@@ -94,11 +94,7 @@ class Recorder:
         removed = self._rollouts.truncate_after(step)
         forgotten = self._ledger.forget_after(step, next_issue=next_issue)
         self.event(
-            "resumed",
-            step=step,
-            metrics_rows_cut=cut,
-            rollout_files_removed=removed,
-            issues_forgotten=forgotten,
+            "resumed", step=step, metrics_rows_cut=cut, rollout_files_removed=removed, issues_forgotten=forgotten
         )
 
     def issued(self, index: int, group_id: str, prompt: Prompt, policy_version: int) -> None:
@@ -114,13 +110,7 @@ class Recorder:
         if evaluations:
             self._write(step, metrics)
 
-    def step(
-        self,
-        step: int,
-        update: Update,
-        metrics: dict[str, float],
-        evaluations: Sequence[Evaluation],
-    ) -> None:
+    def step(self, step: int, update: Update, metrics: dict[str, float], evaluations: Sequence[Evaluation]) -> None:
         """Records a training step: its metrics, its rollouts, its prompts' outcomes, and its console line."""
         self._require_ours()
         taken = update.taken
@@ -132,12 +122,7 @@ class Recorder:
             if reason is DropReason.UNJUDGED:  # a fault; the other reasons are normal for the algorithm
                 self.event("group_dropped", step=step, group_id=group.group_id, reason=reason.value)
         self._alarms(step, taken.groups)
-        self._rollouts.write(
-            step,
-            groups=taken.groups,
-            prompt_texts=self._texts(taken.groups),
-            shaped=update.shaped,
-        )
+        self._rollouts.write(step, groups=taken.groups, prompt_texts=self._texts(taken.groups), shaped=update.shaped)
         self._console.step(step, metrics)
         if self._sample_every_steps and (step == 1 or step % self._sample_every_steps == 0):
             group = taken.groups[0]
@@ -154,12 +139,7 @@ class Recorder:
         self.activity.begin(f"saving the checkpoint of step {step}")
         self._require_ours()
         folder = self._run_dir.checkpoint(step)
-        run_state = {
-            "step": step,
-            "elapsed_s": self.elapsed_s,
-            **state,
-            "inputs": self._inputs,
-        }
+        run_state = {"step": step, "elapsed_s": self.elapsed_s, **state, "inputs": self._inputs}
         write_checkpoint(folder, learner=learner, run_state=run_state, recipe=self._recipe)
         for old in self._run_dir.prune_checkpoints(self._keep_checkpoints):
             self.event("checkpoint_removed", path=old.name)

@@ -48,11 +48,7 @@ class Continuation:
 
 
 def find_resume(
-    directory: RunDirectory,
-    loaded: LoadedRecipe,
-    *,
-    inputs: Mapping[str, str],
-    choice: ResumeChoice,
+    directory: RunDirectory, loaded: LoadedRecipe, *, inputs: Mapping[str, str], choice: ResumeChoice
 ) -> Continuation:
     """The place to resume from. Changes nothing, except that a damaged ledger is moved aside.
 
@@ -94,17 +90,13 @@ def find_resume(
         return Continuation(loaded=loaded, resume=None)
     resume = resume_from(directory, chosen, changed=changed)
     other = require_same_inputs(
-        resume.state.get("inputs", {}),
-        inputs,
-        run=str(directory.path),
-        may_differ=choice.allows_changed_inputs,
+        resume.state.get("inputs", {}), inputs, run=str(directory.path), may_differ=choice.allows_changed_inputs
     )
     warnings = [f"{key} has changed: {how}" for key, how in other.items()]
     if problem:
         warnings.insert(0, problem)
     return Continuation(
-        loaded=loaded,
-        resume=replace(resume, changed={**changed, **other}, warnings=(*resume.warnings, *warnings)),
+        loaded=loaded, resume=replace(resume, changed={**changed, **other}, warnings=(*resume.warnings, *warnings))
     )
 
 
@@ -119,13 +111,7 @@ def resume_from(directory: RunDirectory, chosen: ChosenCheckpoint, *, changed: d
             f"checkpoint {chosen.folder} was written by an older rlvr without digests: damage to it cannot be detected"
         )
     warnings += lost_lineage(directory, chosen.step, stored=state.get("lineage"))
-    return Resume(
-        step=chosen.step,
-        folder=chosen.folder,
-        state=state,
-        changed=changed,
-        warnings=tuple(warnings),
-    )
+    return Resume(step=chosen.step, folder=chosen.folder, state=state, changed=changed, warnings=tuple(warnings))
 
 
 def _differences(stored: Any, now: Any, path: str) -> dict[str, str]:

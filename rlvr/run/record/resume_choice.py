@@ -9,8 +9,7 @@ from rlvr.errors import ConfigError
 
 Checkpoint = Annotated[str, typer.Option(metavar="step_N", help="with --resume: continue from this checkpoint")]
 AllowChangedInputs = Annotated[
-    bool,
-    typer.Option("--allow-changed-inputs", help="with --resume: allow changed data or verifiers"),
+    bool, typer.Option("--allow-changed-inputs", help="with --resume: allow changed data or verifiers")
 ]
 
 

@@ -71,11 +71,7 @@ class Output:
             self._has_lost = True
             silence(self._target)
             place = f"its lines go to {self.log}" if self.log else "its lines are dropped"
-            logger.warning(
-                "standard output cannot be written (%s); the run continues, and %s",
-                error.strerror,
-                place,
-            )
+            logger.warning("standard output cannot be written (%s); the run continues, and %s", error.strerror, place)
 
 
 def silence(stream: Any) -> None:

@@ -61,12 +61,7 @@ class GroupBuffer:
     """A bounded buffer of groups. One producer, one learner, one event loop."""
 
     def __init__(
-        self,
-        *,
-        prompts_per_step: int,
-        screen: GroupFilter,
-        max_refills: int = 0,
-        max_staleness: int = 0,
+        self, *, prompts_per_step: int, screen: GroupFilter, max_refills: int = 0, max_staleness: int = 0
     ) -> None:
         """Args: max_refills: the most groups of one step that may replace dropped ones."""
         self.prompts_per_step = prompts_per_step

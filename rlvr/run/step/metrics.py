@@ -104,10 +104,7 @@ def staleness(groups: Sequence[Group], *, policy_version: int) -> dict[str, floa
         for rollout in group.rollouts
         if rollout.completion.policy_versions
     ]
-    return {
-        "policy/staleness_mean": sum(ages) / max(1, len(ages)),
-        "policy/staleness_max": float(max(ages, default=0)),
-    }
+    return {"policy/staleness_mean": sum(ages) / max(1, len(ages)), "policy/staleness_max": float(max(ages, default=0))}
 
 
 def selection_metrics(taken: Taken) -> dict[str, float]:

@@ -101,12 +101,7 @@ class SingleTurnSampler:
         except BaseExceptionGroup as failures:
             raise first_failure(failures) from failures
         rollouts = sorted((task.result() for task in tasks), key=lambda r: r.completion.sample_index)
-        return Group(
-            group_id=group_id,
-            prompt=prompt,
-            rollouts=tuple(rollouts),
-            issue_index=issue_index,
-        )
+        return Group(group_id=group_id, prompt=prompt, rollouts=tuple(rollouts), issue_index=issue_index)
 
     async def _judged(self, prompt: Prompt, completion: Completion) -> Rollout:
         if completion.finish_reason is FinishReason.ABORT:  # the engine's fault, so not a zero

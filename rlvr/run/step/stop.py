@@ -115,11 +115,7 @@ def _cancel(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[object]") -> No
 
 @contextmanager
 def listen_for_stop(
-    *,
-    grace_s: float,
-    max_hours: float | None,
-    note: Callable[[str], None],
-    final_message: Callable[[], str],
+    *, grace_s: float, max_hours: float | None, note: Callable[[str], None], final_message: Callable[[], str]
 ) -> Iterator[StopRequest]:
     """Context in which SIGINT and SIGTERM act as the module docstring says. Raises KeyboardInterrupt for a second
     Ctrl-C before there is a step to drop.

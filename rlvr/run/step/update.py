@@ -23,21 +23,8 @@ from rlvr.records import Group
 from rlvr.run.activity import Activity
 from rlvr.run.step.buffer import GroupBuffer, Taken
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.step.metrics import (
-    RolloutStatistics,
-    penalty_metrics,
-    rollout_metrics,
-    selection_metrics,
-    staleness,
-)
-from rlvr.run.step.shaping import (
-    EQUAL,
-    DropReason,
-    RewardShaping,
-    Screened,
-    Shaped,
-    group_rewards,
-)
+from rlvr.run.step.metrics import RolloutStatistics, penalty_metrics, rollout_metrics, selection_metrics, staleness
+from rlvr.run.step.shaping import EQUAL, DropReason, RewardShaping, Screened, Shaped, group_rewards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,12 +219,7 @@ class Updater:
             self._learner.accumulate(ready.batch)
         else:
             metrics = self._learner.step(ready.batch).metrics
-        return _Learned(
-            counts=ready.batch.denominators,
-            shaped=ready.shaped,
-            silent=ready.silent,
-            metrics=metrics,
-        )
+        return _Learned(counts=ready.batch.denominators, shaped=ready.shaped, silent=ready.silent, metrics=metrics)
 
     def prepare(self, screened: Sequence[Screened]) -> Prepared:
         """The annotated batch of these groups, with advantages."""

@@ -28,12 +28,7 @@ class Canary:
 
 
 def build_canary(
-    prompts: Sequence[Sequence[int]],
-    *,
-    vocabulary: Sequence[int],
-    num_tokens: int,
-    max_row_tokens: int,
-    seed: int,
+    prompts: Sequence[Sequence[int]], *, vocabulary: Sequence[int], num_tokens: int, max_row_tokens: int, seed: int
 ) -> Canary:
     """Rows that begin with real prompt tokens and continue with tokens drawn from the whole vocabulary.
 

@@ -108,12 +108,7 @@ class WeightProof:
             await prove_groups(self._compared, self._answers, ref)
 
     def _check_engine(
-        self,
-        one: LoadReceipt,
-        ref: WeightsRef,
-        *,
-        changed: Sequence[str],
-        learner: Scores | None,
+        self, one: LoadReceipt, ref: WeightsRef, *, changed: Sequence[str], learner: Scores | None
     ) -> float:
         """Checks and keeps this engine's answer; returns its mean difference to the learner, 0 if not measured."""
         version = f"version {ref.policy_version}: {name_of(one)}"

@@ -32,11 +32,7 @@ class Sync:
 
 
 async def sync_weights(
-    learner: Learner,
-    engine: RolloutEngine,
-    *,
-    thread: LearnerThread,
-    proof: WeightProof | None = None,
+    learner: Learner, engine: RolloutEngine, *, thread: LearnerThread, proof: WeightProof | None = None
 ) -> Sync:
     """Publishes weights, lets the engines load them, and checks their receipts; the learner waits meanwhile.
 

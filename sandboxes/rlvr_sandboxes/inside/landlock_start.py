@@ -96,10 +96,7 @@ def open_room(config: dict[str, Any]) -> LandlockRoom:
         os.chown(folder, config["uid"], config["uid"])
         os.chown(f"{config['scratch']}/run", config["uid"], config["uid"])
     room = LandlockRoom(
-        can_exec=config["can_exec"],
-        owns_user=bool(config["uid"]),
-        scratch=f"{config['scratch']}/run",
-        rules=rules,
+        can_exec=config["can_exec"], owns_user=bool(config["uid"]), scratch=f"{config['scratch']}/run", rules=rules
     )
     if config["uid"]:
         launch.become(config["uid"])

@@ -128,12 +128,7 @@ def _check(name: str, mode: Mode) -> tuple[Instruction, ...]:
     unless_zero = ((_LOAD, 0, 0, first), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _REFUSED))
     allow = (_RETURN, 0, 0, _ALLOW)
     if name == "clone":
-        return (
-            (_LOAD, 0, 0, first),
-            (_ANY_BIT, 0, 1, _NEW_NAMESPACE),
-            (_RETURN, 0, 0, _REFUSED),
-            allow,
-        )
+        return ((_LOAD, 0, 0, first), (_ANY_BIT, 0, 1, _NEW_NAMESPACE), (_RETURN, 0, 0, _REFUSED), allow)
     if name == "clone3":
         # its flags lie in memory that a filter cannot read; the C library falls back to clone
         return ((_RETURN, 0, 0, _ABSENT),)
@@ -148,19 +143,9 @@ def _check(name: str, mode: Mode) -> tuple[Instruction, ...]:
     if name == "socket":
         if mode is Mode.LANDLOCK:
             return ((_RETURN, 0, 0, _ERRNO | errno.EACCES),)
-        return (
-            (_LOAD, 0, 0, first),
-            (_EQUAL, 1, 0, _AF_UNIX),
-            (_RETURN, 0, 0, _ERRNO | errno.EACCES),
-            allow,
-        )
+        return ((_LOAD, 0, 0, first), (_EQUAL, 1, 0, _AF_UNIX), (_RETURN, 0, 0, _ERRNO | errno.EACCES), allow)
     if name == "socketpair":  # a datagram pair could send to any named socket of the host
-        stream = (
-            (_LOAD, 0, 0, second),
-            (_MASK, 0, 0, 0xF),
-            (_EQUAL, 1, 0, _SOCK_STREAM),
-            (_RETURN, 0, 0, _REFUSED),
-        )
+        stream = ((_LOAD, 0, 0, second), (_MASK, 0, 0, 0xF), (_EQUAL, 1, 0, _SOCK_STREAM), (_RETURN, 0, 0, _REFUSED))
         family = ((_LOAD, 0, 0, first), (_EQUAL, 1, 0, _AF_UNIX), (_RETURN, 0, 0, _REFUSED))
         return (*family, *(stream if mode is Mode.LANDLOCK else ()), allow)
     if name == "setpriority":  # PRIO_PROCESS of itself

@@ -125,11 +125,7 @@ class Zygote:
         return answer
 
     def _become(
-        self,
-        header: dict[str, Any],
-        payload: bytes,
-        descriptors: Sequence[int],
-        run_limits: RunLimits,
+        self, header: dict[str, Any], payload: bytes, descriptors: Sequence[int], run_limits: RunLimits
     ) -> NoReturn:
         """The child: from here to the program."""
         gc.enable()

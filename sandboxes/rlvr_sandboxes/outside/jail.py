@@ -160,14 +160,7 @@ def can_mount_proc(bubblewrap: str) -> bool:
 
 def jail_command(layout: Layout, argument: str, *, has_proc: bool = True) -> JailCommand:
     """The jail that holds a zygote: every namespace, read-only root, no network, the zygote as its process 1."""
-    head = [
-        "--unshare-all",
-        "--unshare-user",
-        "--new-session",
-        "--as-pid-1",
-        "--hostname",
-        "box",
-    ]
+    head = ["--unshare-all", "--unshare-user", "--new-session", "--as-pid-1", "--hostname", "box"]
     head += ["--uid", "0", "--gid", "0", "--clearenv"]
     for name, value in environment("/tmp/w", PACKAGES).items():
         head += ["--setenv", name, value]

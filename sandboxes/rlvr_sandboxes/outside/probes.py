@@ -69,12 +69,7 @@ def _bubblewrap() -> Probe:
 def _user_namespaces() -> Probe:
     path = jail.find_bubblewrap()
     if not path:
-        return Probe(
-            name="user namespaces",
-            is_ok=False,
-            detail="unknown without bwrap",
-            fix="install bubblewrap",
-        )
+        return Probe(name="user namespaces", is_ok=False, detail="unknown without bwrap", fix="install bubblewrap")
     command = [path, "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "true"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
@@ -82,12 +77,7 @@ def _user_namespaces() -> Probe:
         return Probe(name="user namespaces", is_ok=False, detail=str(error), fix="install bubblewrap")
     if done.returncode == 0:
         return Probe(name="user namespaces", is_ok=True, detail="bwrap can make all namespaces")
-    return Probe(
-        name="user namespaces",
-        is_ok=False,
-        detail=f"bwrap: {done.stderr.strip()}",
-        fix=_namespace_fix(),
-    )
+    return Probe(name="user namespaces", is_ok=False, detail=f"bwrap: {done.stderr.strip()}", fix=_namespace_fix())
 
 
 def _namespace_fix() -> str:
@@ -135,8 +125,7 @@ def _children() -> Probe:
 def _seccomp() -> Probe:
     known = platform.machine() in ("x86_64", "aarch64")
     mode = next(
-        (line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("Seccomp:")),
-        "",
+        (line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("Seccomp:")), ""
     )
     is_ok = known and bool(mode)
     if is_ok:

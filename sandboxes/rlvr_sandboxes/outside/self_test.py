@@ -116,12 +116,7 @@ async def _problems(run: Run) -> AsyncIterator[str]:
         answers.write_text(secret, encoding="ascii")
         answers.chmod(0o666)
         marker = f"rlvr-self-test-{secret}"
-        targets = [
-            f"{folder}/{marker}",
-            f"/var/tmp/{marker}",
-            f"{Path.cwd()}/{marker}",
-            f"{Path.home()}/{marker}",
-        ]
+        targets = [f"{folder}/{marker}", f"/var/tmp/{marker}", f"{Path.cwd()}/{marker}", f"{Path.home()}/{marker}"]
         readable = [str(answers), "/etc/passwd", "/proc/1/environ", "/sys/kernel", str(Path.home())]
         seen = await python(_ESCAPE % (targets, readable))
         left = [path for path in targets if os.path.exists(path)]

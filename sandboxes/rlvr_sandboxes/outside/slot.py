@@ -283,13 +283,7 @@ async def run_in(slot: Slot, request: Request) -> RunResult:
                 raise
             # the program took so much that the kernel ended the zygote with it: its own doing
             seconds = time.monotonic() - start
-            return RunResult(
-                exit_code=-signal.SIGKILL,
-                stdout=b"",
-                stderr=b"",
-                seconds=seconds,
-                out_of_memory=True,
-            )
+            return RunResult(exit_code=-signal.SIGKILL, stdout=b"", stderr=b"", seconds=seconds, out_of_memory=True)
         return slot.result(answer, output, request.limits)
     finally:
         output.close()

@@ -27,12 +27,7 @@ def test_figures_and_completions_are_those_of_this_process(tmp_path: Path):
             str(model),
             recipe="tiny",
             prompts=None,
-            overrides=[
-                "rollout.engine_dtype=float32",
-                "run.eval_prompts=12",
-                "learner.num_threads=1",
-                *place,
-            ],
+            overrides=["rollout.engine_dtype=float32", "run.eval_prompts=12", "learner.num_threads=1", *place],
             samples_per_prompt=2,
             output=output,
         )

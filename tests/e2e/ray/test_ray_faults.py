@@ -49,9 +49,7 @@ def assert_whole(run: Path, *, steps: int) -> None:
     assert not events_of(run, "verifier_error")
 
 
-def test_killed_engine_verifier_and_learner_are_replaced_and_the_run_is_the_undisturbed_one(
-    folder: Path,
-):
+def test_killed_engine_verifier_and_learner_are_replaced_and_the_run_is_the_undisturbed_one(folder: Path):
     rlvr("train", "tiny", *LONG, "--run-dir", "calm", cwd=folder)
     with Running(folder / "run", *LONG) as running:
         running.until(lambda: running.num_steps() >= 1)

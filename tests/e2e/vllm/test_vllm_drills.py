@@ -72,10 +72,7 @@ def starve(actor: psutil.Process) -> Callable[[], None]:
 IN_SYNC = f"not loaded within cluster.sync_deadline_s={SYNC_S}"
 DRILLS = (
     (idle, ("past their deadline (rollout.completion_deadline_s)", IN_SYNC)),
-    (
-        hang,
-        (f"no answer for cluster.heartbeat_deadline_s={ANSWER_S} s: it is hung or frozen", IN_SYNC),
-    ),
+    (hang, (f"no answer for cluster.heartbeat_deadline_s={ANSWER_S} s: it is hung or frozen", IN_SYNC)),
     (starve, ("memory",)),
 )
 

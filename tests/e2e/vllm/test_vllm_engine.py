@@ -147,8 +147,7 @@ def test_a_stop_string_that_is_a_special_token_ends_a_completion(living: Living,
 def test_a_deadline_returns_what_was_generated_so_far(living: Living):
     begin = time.monotonic()
     found = living.generate(
-        *(request(f"{i}", seed=i, max_tokens=440, deadline_s=0.5) for i in range(96)),
-        request("free", max_tokens=440),
+        *(request(f"{i}", seed=i, max_tokens=440, deadline_s=0.5) for i in range(96)), request("free", max_tokens=440)
     )
     assert time.monotonic() - begin < 60
     cut = [c for name, c in found.items() if name != "free"]
@@ -273,10 +272,7 @@ def test_scored_rows_leave_the_tokens_of_others_alone(living: Living):
 
 def test_the_running_engine_has_a_slot_more_than_rows_that_generate(living: Living):
     found = living.engine._core.llm.vllm_config.scheduler_config
-    assert (found.max_num_seqs, found.max_num_active_seqs) == (
-        257,
-        256,
-    )  # rollout.max_batch_rows=256
+    assert (found.max_num_seqs, found.max_num_active_seqs) == (257, 256)  # rollout.max_batch_rows=256
 
 
 def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(living: Living, other: Policy, folder: Path):
@@ -296,10 +292,7 @@ def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(living: Li
     ("fault", "expected"),
     [
         ("missing", r"'model\.layers\.1\.mlp\.down_proj\.weight' is missing from the file"),
-        (
-            "extra",
-            r"'model\.layers\.9\.mlp\.down_proj\.weight' is in the file but not in the model",
-        ),
+        ("extra", r"'model\.layers\.9\.mlp\.down_proj\.weight' is in the file but not in the model"),
         ("shape", r"'model\.norm\.weight' has shape \(64,\); expected \(128,\)"),
         ("not sent", r"'model\.norm\.weight' arrived but is not in the learner's manifest"),
         ("no file", r"cannot be read"),

@@ -41,11 +41,7 @@ def fresh_scores(policy: Policy, folder: Path, *changes: str) -> list[list[float
     policy.model.save_pretrained(folder)
     built = cases.engine_for(policy, *changes)
     fields = {f.name: getattr(built._settings, f.name) for f in dataclasses.fields(EngineSettings)}
-    engine = VllmEngine(
-        FromFolder(**fields, folder=str(folder)),
-        text=policy.text,
-        architecture=policy.model.config,
-    )
+    engine = VllmEngine(FromFolder(**fields, folder=str(folder)), text=policy.text, architecture=policy.model.config)
     living = Living(engine)
     try:
         living.run(engine.start(), within_s=500)
@@ -75,12 +71,7 @@ def check(first: Policy, second: Policy, tmp_path: Path, *changes: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tied_weights_equal_a_fresh_engines_bit_for_bit(tmp_path: Path, dtype: str):
-    check(
-        cases.tiny_policy(seed=1),
-        cases.tiny_policy(seed=2),
-        tmp_path,
-        f"rollout.engine_dtype={dtype}",
-    )
+    check(cases.tiny_policy(seed=1), cases.tiny_policy(seed=2), tmp_path, f"rollout.engine_dtype={dtype}")
 
 
 def test_untied_weights_equal_a_fresh_engines_bit_for_bit(tmp_path: Path):

@@ -35,10 +35,7 @@ def policy() -> Policy:
 @pytest.fixture(
     params=[
         "float32",
-        pytest.param(
-            "bfloat16",
-            marks=pytest.mark.skipif(not HAS_FAST_BFLOAT16, reason=NEEDS_FAST_BFLOAT16),
-        ),
+        pytest.param("bfloat16", marks=pytest.mark.skipif(not HAS_FAST_BFLOAT16, reason=NEEDS_FAST_BFLOAT16)),
     ]
 )
 def dtype(request: pytest.FixtureRequest) -> str:

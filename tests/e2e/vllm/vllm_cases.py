@@ -24,14 +24,7 @@ from rlvr.rollout.vllm.outline import outline_of
 from rlvr.rollout.vllm.settings import EXTENSION
 
 T = TypeVar("T")
-TINY = TinyModel(
-    layers=2,
-    hidden_size=128,
-    heads=4,
-    intermediate_size=384,
-    max_positions=512,
-    characters="0123456789:",
-)
+TINY = TinyModel(layers=2, hidden_size=128, heads=4, intermediate_size=384, max_positions=512, characters="0123456789:")
 CANARY = ((1, 5, 6, 7, 8, 9), (1, 4, 4, 4), (1, 9, 10, 11, 12, 13, 14, 5, 6))
 
 
@@ -82,12 +75,7 @@ def tensors_of(policy: Policy, dtype: torch.dtype = torch.float32) -> dict[str, 
     return {n: p.detach().to(dtype).clone() for n, p in policy.model.named_parameters()}
 
 
-def publish(
-    tensors: dict[str, Tensor],
-    path: Path,
-    *,
-    version: int,
-) -> WeightsRef:
+def publish(tensors: dict[str, Tensor], path: Path, *, version: int) -> WeightsRef:
     """The reference of `tensors`, written to `path`."""
     save_file(tensors, path)
     return WeightsRef(

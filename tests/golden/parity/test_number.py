@@ -6,18 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.parity.number import (
-    Number,
-    Scalar,
-    clamp,
-    exp,
-    gradient,
-    greater,
-    lesser,
-    sigmoid,
-    still,
-    total,
-)
+from tests.parity.number import Number, Scalar, clamp, exp, gradient, greater, lesser, sigmoid, still, total
 
 STEP = 1e-6
 VALUES = st.floats(-2.0, 2.0)

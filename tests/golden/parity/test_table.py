@@ -148,9 +148,7 @@ def test_the_summary_counts_what_fails() -> None:
 
 
 def test_the_command_prints_the_same_rows_as_json(
-    all_rows: list[ParityRow],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    all_rows: list[ParityRow], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["parity", "--json"])
     assert main() == 0

@@ -88,10 +88,7 @@ def test_the_trainers_own_loss_code_gives_the_reference_numbers(case: LossCase, 
 
 @pytest.mark.parametrize(
     ("settings", "ours"),
-    [
-        ({"scale_rewards": "group"}, {"kind": "grpo"}),
-        ({"scale_rewards": "none"}, {"kind": "dr_grpo"}),
-    ],
+    [({"scale_rewards": "group"}, {"kind": "grpo"}), ({"scale_rewards": "none"}, {"kind": "dr_grpo"})],
 )
 def test_trl_gives_the_same_advantages_with_unscored_rollouts(
     settings: dict[str, Any], ours: dict[str, Any], tmp_path: Path

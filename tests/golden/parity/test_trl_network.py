@@ -83,13 +83,7 @@ def made_completions() -> Made:
 
 
 def our_gradient(
-    config: AlgorithmConfig,
-    made: Made,
-    model: PreTrainedModel,
-    *,
-    behavior: Tensor,
-    proximal: Tensor,
-    ref: Tensor,
+    config: AlgorithmConfig, made: Made, model: PreTrainedModel, *, behavior: Tensor, proximal: Tensor, ref: Tensor
 ) -> tuple[float, list[Tensor]]:
     """Our loss of the step, and its gradient at the network's weights."""
     counts = made.loss_mask.sum(1)
@@ -182,12 +176,7 @@ def test_the_same_network_and_tokens_give_the_same_loss_and_gradient(
         behavior = proximal + SAMPLER_NOISE * torch.randn_like(proximal)
         ref = made.logprobs_and_entropy(trainer.ref_model or model)[0]
     sampler = [row[mask].tolist() for row, mask in zip(behavior, made.loss_mask, strict=True)]
-    scored = generated(
-        trainer,
-        prompt_ids=made.prompts,
-        completion_ids=made.completions,
-        sampler_logprobs=sampler,
-    )
+    scored = generated(trainer, prompt_ids=made.prompts, completion_ids=made.completions, sampler_logprobs=sampler)
     with torch.no_grad():
         for weight in model.parameters():
             weight += STEP_NOISE * torch.randn_like(weight)

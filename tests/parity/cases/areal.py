@@ -32,10 +32,7 @@ CASES: tuple[Case, ...] = (
     _case(
         "decoupled",
         "rejection ratio, clamp 0.8 1.5, c_clip 1.6",
-        {
-            "loss": CLIP | {"dual_clip": 1.6},
-            "correction": {"weight": "token", "weight_min": 0.8, "weight_max": 1.5},
-        },
+        {"loss": CLIP | {"dual_clip": 1.6}, "correction": {"weight": "token", "weight_min": 0.8, "weight_max": 1.5}},
         rejection_upper=1.5,
         rejection_lower=0.8,
         rejection_action="clamp",

@@ -63,12 +63,7 @@ LOSSES = [
         ratio_clip_min=0.5,
         ratio_clip_max=0.5,
     ),
-    _case(
-        "REINFORCE",
-        "disable_ppo_ratio",
-        {"loss": {"kind": "policy_gradient"}},
-        disable_ppo_ratio=True,
-    ),
+    _case("REINFORCE", "disable_ppo_ratio", {"loss": {"kind": "policy_gradient"}}, disable_ppo_ratio=True),
     _case(
         "TIS token",
         "tis 0.8 1.5",
@@ -84,14 +79,7 @@ LOSSES = [
     _case(
         "seq-mask-tis",
         "seq-mask-tis 0.9 1.1",
-        {
-            "correction": {
-                "weight": "token",
-                "weight_max": 1e9,
-                "geometric_min": 0.9,
-                "geometric_max": 1.1,
-            }
-        },
+        {"correction": {"weight": "token", "weight_max": 1e9, "geometric_min": 0.9, "geometric_max": 1.1}},
         **_tis("seq-mask-tis", 0.9, 1.1),
     ),
     _case(

@@ -21,18 +21,9 @@ CASES: tuple[Case, ...] = (
         algorithm="DPPO",
         settings="default: mask 0.05 0.1, kl_tau 0.1",
         reference=partial(
-            prime_rl.loss,
-            settings=prime_rl.Settings(dppo_mask_low=0.05, dppo_mask_high=0.1, kl_tau=0.1),
+            prime_rl.loss, settings=prime_rl.Settings(dppo_mask_low=0.05, dppo_mask_high=0.1, kl_tau=0.1)
         ),
-        ours={
-            "loss": {
-                "kind": "dppo",
-                "max_decrease": 0.05,
-                "max_increase": 0.1,
-                "log_ratio_coef": 0.1,
-            },
-            **BEHAVIOR,
-        },
+        ours={"loss": {"kind": "dppo", "max_decrease": 0.05, "max_increase": 0.1, "log_ratio_coef": 0.1}, **BEHAVIOR},
     ),
     LossCase(
         peer=PEER,
@@ -44,11 +35,7 @@ CASES: tuple[Case, ...] = (
         reason="ipo drops a token that moved either way; ours only one that moved with its advantage",
     ),
     AdvantageCase(
-        peer=PEER,
-        algorithm="advantage",
-        settings="grpo",
-        reference=prime_rl.grpo_advantages,
-        ours={"kind": "dr_grpo"},
+        peer=PEER, algorithm="advantage", settings="grpo", reference=prime_rl.grpo_advantages, ours={"kind": "dr_grpo"}
     ),
     AdvantageCase(
         peer=PEER,

@@ -26,12 +26,7 @@ def _case(algorithm: str, settings: str, ours: dict[str, Any], **theirs: Any) ->
 
 CASES: tuple[Case, ...] = (
     _case("PPO clip", "regular, token_mean", {}),
-    _case(
-        "PPO clip",
-        "regular, sequence_mean",
-        {"aggregation": "sequence_mean"},
-        loss_reduction="sequence_mean",
-    ),
+    _case("PPO clip", "regular, sequence_mean", {"aggregation": "sequence_mean"}, loss_reduction="sequence_mean"),
     _case(
         "Dr. GRPO",
         "seq_mean_token_sum_norm, max_seq_len 12",
@@ -39,12 +34,7 @@ CASES: tuple[Case, ...] = (
         loss_reduction="seq_mean_token_sum_norm",
         max_seq_len=MAX_COMPLETION_TOKENS,
     ),
-    _case(
-        "PPO clip",
-        "regular, prompt_mean",
-        {"aggregation": "prompt_mean"},
-        loss_reduction="prompt_mean",
-    ),
+    _case("PPO clip", "regular, prompt_mean", {"aggregation": "prompt_mean"}, loss_reduction="prompt_mean"),
     _case(
         "dual clip",
         "dual_clip 1.6, token_mean",
@@ -55,10 +45,7 @@ CASES: tuple[Case, ...] = (
     _case(
         "GSPO",
         "gspo 0.1 0.15, sequence_mean",
-        {
-            "loss": {"kind": "gspo", "clip_low": 0.1, "clip_high": 0.15},
-            "aggregation": "sequence_mean",
-        },
+        {"loss": {"kind": "gspo", "clip_low": 0.1, "clip_high": 0.15}, "aggregation": "sequence_mean"},
         policy_loss_type="gspo",
         loss_reduction="sequence_mean",
         eps_clip_low=0.1,
@@ -76,12 +63,7 @@ CASES: tuple[Case, ...] = (
         "DPPO",
         "dppo binary_tv 0.1 0.1",
         {
-            "loss": {
-                "kind": "dppo",
-                "max_decrease": 0.1,
-                "max_increase": 0.1,
-                "log_ratio_coef": 0.0,
-            },
+            "loss": {"kind": "dppo", "max_decrease": 0.1, "max_increase": 0.1, "log_ratio_coef": 0.0},
             "correction": {"ratio_base": "behavior"},
         },
         policy_loss_type="dppo",
@@ -98,10 +80,7 @@ CASES: tuple[Case, ...] = (
     _case(
         "TIS sequence",
         "tis sequence 2, prompt_mean",
-        {
-            "correction": {"weight": "sequence", "weight_max": 2.0},
-            "aggregation": "prompt_mean",
-        },
+        {"correction": {"weight": "sequence", "weight_max": 2.0}, "aggregation": "prompt_mean"},
         tis_ratio_type="sequence",
         tis_ratio_clip_high=2.0,
         loss_reduction="prompt_mean",
@@ -117,14 +96,7 @@ CASES: tuple[Case, ...] = (
     _case(
         "product",
         "sequence_mask product 0.5 2",
-        {
-            "correction": {
-                "weight": "sequence",
-                "bound": "mask",
-                "weight_min": 0.5,
-                "weight_max": 2.0,
-            }
-        },
+        {"correction": {"weight": "sequence", "bound": "mask", "weight_min": 0.5, "weight_max": 2.0}},
         sequence_mask_metric="product",
         sequence_mask_low=0.5,
         sequence_mask_high=2.0,
@@ -134,14 +106,7 @@ CASES: tuple[Case, ...] = (
     _case(
         "IcePop",
         "tis token 1.5, token_mask 0.5 1.5",
-        {
-            "correction": {
-                "weight": "token",
-                "bound": "mask",
-                "weight_min": 0.5,
-                "weight_max": 1.5,
-            }
-        },
+        {"correction": {"weight": "token", "bound": "mask", "weight_min": 0.5, "weight_max": 1.5}},
         tis_ratio_type="token",
         tis_ratio_clip_high=1.5,
         token_mask_low=0.5,
@@ -163,10 +128,6 @@ CASES: tuple[Case, ...] = (
         reason="SkyRL's KL is a mean over rows under every loss_reduction; ours is aggregated as the loss is",
     ),
     AdvantageCase(
-        peer=PEER,
-        algorithm="MaxRL",
-        settings="maxrl",
-        reference=skyrl.maxrl_advantages,
-        ours={"kind": "maxrl"},
+        peer=PEER, algorithm="MaxRL", settings="maxrl", reference=skyrl.maxrl_advantages, ours={"kind": "maxrl"}
     ),
 )

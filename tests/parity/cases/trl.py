@@ -52,13 +52,7 @@ def with_missing_logprobs(rows: Sequence[Row]) -> Sequence[Row]:
 
 LOSSES = [
     _grpo("DAPO", "dapo, GA 2", {}, gradient_accumulation_steps=2),
-    _grpo(
-        "GRPO",
-        "grpo, GA 2",
-        {"aggregation": "sequence_mean"},
-        loss_type="grpo",
-        gradient_accumulation_steps=2,
-    ),
+    _grpo("GRPO", "grpo, GA 2", {"aggregation": "sequence_mean"}, loss_type="grpo", gradient_accumulation_steps=2),
     _grpo(
         "Dr. GRPO",
         "dr_grpo, GA 2",
@@ -100,19 +94,10 @@ LOSSES = [
         loss_type="cispo",
         epsilon_high=1.5,
     ),
-    _grpo(
-        "SAPO",
-        "sapo, tau 1.0 1.05",
-        {"loss": {"kind": "sapo"}, "aggregation": "sequence_mean"},
-        loss_type="sapo",
-    ),
+    _grpo("SAPO", "sapo, tau 1.0 1.05", {"loss": {"kind": "sapo"}, "aggregation": "sequence_mean"}, loss_type="sapo"),
     _grpo("dual clip", "dapo, delta 1.6", {"loss": CLIP | {"dual_clip": 1.6}}, delta=1.6),
     _grpo(
-        "KL k3",
-        "beta 0.04, use_bias_correction_kl False",
-        {"kl_coef": 0.04},
-        beta=0.04,
-        use_bias_correction_kl=False,
+        "KL k3", "beta 0.04, use_bias_correction_kl False", {"kl_coef": 0.04}, beta=0.04, use_bias_correction_kl=False
     ),
     _grpo(
         "KL k3",
@@ -153,11 +138,7 @@ LOSSES = [
         reason="TRL's bonus is a token mean under every loss_type; ours is aggregated as the loss is",
     ),
     _grpo(
-        "truncated",
-        "dapo, mask_truncated_completions",
-        {},
-        mask_truncated_completions=True,
-        our_rows=without_truncated,
+        "truncated", "dapo, mask_truncated_completions", {}, mask_truncated_completions=True, our_rows=without_truncated
     ),
     _grpo(
         "truncated",
@@ -214,10 +195,7 @@ CORRECTIONS = [
     _grpo(
         "MIS, then KL",
         "sequence_mask 3, beta 0.04, uncorrected",
-        {
-            "correction": {"weight": "sequence", "bound": "mask", "weight_max": 3.0},
-            "kl_coef": 0.04,
-        },
+        {"correction": {"weight": "sequence", "bound": "mask", "weight_max": 3.0}, "kl_coef": 0.04},
         vllm_importance_sampling_mode="sequence_mask",
         beta=0.04,
         use_bias_correction_kl=False,

@@ -62,10 +62,7 @@ LOSSES = [
     verl_case(
         "GSPO",
         "gspo, clip 0.1 0.15",
-        {
-            "loss": {"kind": "gspo", "clip_low": 0.1, "clip_high": 0.15},
-            "aggregation": "sequence_mean",
-        },
+        {"loss": {"kind": "gspo", "clip_low": 0.1, "clip_high": 0.15}, "aggregation": "sequence_mean"},
         loss_mode="gspo",
         clip_ratio_low=0.1,
         clip_ratio_high=0.15,
@@ -89,10 +86,7 @@ LOSSES = [
         clip_ratio_high=0.5,
     ),
     verl_case(
-        "SAPO",
-        "sapo, tau 1.0 1.05",
-        {"loss": {"kind": "sapo"}, "aggregation": "sequence_mean"},
-        loss_mode="sapo",
+        "SAPO", "sapo, tau 1.0 1.05", {"loss": {"kind": "sapo"}, "aggregation": "sequence_mean"}, loss_mode="sapo"
     ),
     verl_case(
         "DPPO",
@@ -107,18 +101,10 @@ LOSSES = [
     ),
     verl_case("KL k3", "kl_loss low_var_kl", {"kl_coef": KL_COEF}, kl_loss_coef=KL_COEF),
     verl_case(
-        "KL k1",
-        "kl_loss k1",
-        {"kl_coef": KL_COEF, "kl_estimator": "k1"},
-        kl_loss_coef=KL_COEF,
-        kl_loss_type="k1",
+        "KL k1", "kl_loss k1", {"kl_coef": KL_COEF, "kl_estimator": "k1"}, kl_loss_coef=KL_COEF, kl_loss_type="k1"
     ),
     verl_case(
-        "KL k2",
-        "kl_loss k2",
-        {"kl_coef": KL_COEF, "kl_estimator": "k2"},
-        kl_loss_coef=KL_COEF,
-        kl_loss_type="k2",
+        "KL k2", "kl_loss k2", {"kl_coef": KL_COEF, "kl_estimator": "k2"}, kl_loss_coef=KL_COEF, kl_loss_type="k2"
     ),
     verl_case(
         "KL, ours k2",
@@ -162,13 +148,7 @@ REWARDS = [
         reference=partial(verl.grpo_advantages, by_std=False),
         ours={"kind": "dr_grpo"},
     ),
-    AdvantageCase(
-        peer=PEER,
-        algorithm="RLOO",
-        settings="rloo",
-        reference=verl.rloo_advantages,
-        ours={"kind": "rloo"},
-    ),
+    AdvantageCase(peer=PEER, algorithm="RLOO", settings="rloo", reference=verl.rloo_advantages, ours={"kind": "rloo"}),
     AdvantageCase(
         peer=PEER,
         algorithm="REINFORCE++",

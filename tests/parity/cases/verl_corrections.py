@@ -24,15 +24,7 @@ CASES: tuple[Case, ...] = (
     verl_case(
         "IcePop, KL",
         "rollout_is token 0.5_1.5, kl_loss",
-        {
-            "correction": {
-                "weight": "token",
-                "bound": "mask",
-                "weight_min": 0.5,
-                "weight_max": 1.5,
-            },
-            "kl_coef": KL_COEF,
-        },
+        {"correction": {"weight": "token", "bound": "mask", "weight_min": 0.5, "weight_max": 1.5}, "kl_coef": KL_COEF},
         rollout_is="token",
         rollout_is_threshold=(0.5, 1.5),
         kl_loss_coef=KL_COEF,
@@ -47,10 +39,7 @@ CASES: tuple[Case, ...] = (
     verl_case(
         "geo-RS, TIS",
         "the same, rollout_is token 2.0, seq means",
-        {
-            "correction": {"weight": "token", "weight_max": 2.0, **OURS_GEOMETRIC},
-            "aggregation": "sequence_mean",
-        },
+        {"correction": {"weight": "token", "weight_max": 2.0, **OURS_GEOMETRIC}, "aggregation": "sequence_mean"},
         rollout_rs="seq_mean_k1",
         rollout_rs_threshold=GEOMETRIC,
         rollout_is="token",
@@ -79,32 +68,17 @@ CASES: tuple[Case, ...] = (
     verl_case(
         "token mask",
         "rollout_rs token_k1 0.67_1.5",
-        {
-            "correction": {
-                "weight": "token",
-                "bound": "mask",
-                "weight_min": 1 / 1.5,
-                "weight_max": 1 / 0.67,
-            }
-        },
+        {"correction": {"weight": "token", "bound": "mask", "weight_min": 1 / 1.5, "weight_max": 1 / 0.67}},
         rollout_rs="token_k1",
         rollout_rs_threshold=(0.67, 1.5),
         claim=Claim.DIFFERS,
         reason="the tokens that are left have no weight in verl; ours (IcePop) keep theirs",
     ),
-    verl_case(
-        "bypass",
-        "bypass_mode, ppo_clip",
-        {"correction": {"ratio_base": "behavior"}},
-        bypass_mode="ppo_clip",
-    ),
+    verl_case("bypass", "bypass_mode, ppo_clip", {"correction": {"ratio_base": "behavior"}}, bypass_mode="ppo_clip"),
     verl_case(
         "bypass",
         "bypass reinforce, rollout_is token 1.5",
-        {
-            "loss": {"kind": "cispo", "ratio_min": 0.0, "ratio_max": 1.5},
-            "correction": {"ratio_base": "behavior"},
-        },
+        {"loss": {"kind": "cispo", "ratio_min": 0.0, "ratio_max": 1.5}, "correction": {"ratio_base": "behavior"}},
         bypass_mode="reinforce",
         rollout_is="token",
         rollout_is_threshold=(1.5,),

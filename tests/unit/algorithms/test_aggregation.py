@@ -5,13 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlvr.algorithms.aggregation import (
-    Aggregator,
-    ConstantLength,
-    PromptMean,
-    SequenceMean,
-    TokenMean,
-)
+from rlvr.algorithms.aggregation import Aggregator, ConstantLength, PromptMean, SequenceMean, TokenMean
 from rlvr.batch import Batch
 
 T, F = True, False

@@ -82,11 +82,7 @@ def test_a_single_judged_rollout_is_compared_with_the_batch_only_without_a_basel
 
 
 groups_strategy = st.lists(
-    st.lists(
-        st.tuples(st.one_of(st.none(), st.floats(0, 1)), st.integers(1, 50)),
-        min_size=2,
-        max_size=6,
-    ),
+    st.lists(st.tuples(st.one_of(st.none(), st.floats(0, 1)), st.integers(1, 50)), min_size=2, max_size=6),
     min_size=1,
     max_size=5,
 )
@@ -108,11 +104,7 @@ def test_batch_norm_advantages_sum_to_zero_as_counted(
     assert abs(math.fsum(terms)) <= 1e-6 * max(1.0, scale)
 
 
-RIGHT = [
-    {"right": 2.0, "format": 0.5},
-    {"right": 2.0, "format": 0.0},
-    {"right": 0.0, "format": 0.5},
-]
+RIGHT = [{"right": 2.0, "format": 0.5}, {"right": 2.0, "format": 0.0}, {"right": 0.0, "format": 0.5}]
 WEIGHTS = {"right": 2.0, "format": 0.5, "never": 0.0}
 
 
@@ -158,20 +150,10 @@ def test_gdpo_leaves_unjudged_rollouts_and_thin_groups_out():
     assert got == [[whole[0][0], None, whole[0][1]], [None, None]]
 
 
-@given(
-    st.lists(
-        st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6),
-        min_size=1,
-        max_size=4,
-    )
-)
+@given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6), min_size=1, max_size=4))
 def test_gdpo_sums_to_zero_over_each_group(drawn: list[list[tuple[float, float]]]):
     groups = [
-        group(
-            [2 * a + b for a, b in rows],
-            parts=[{"a": 2 * a, "b": b} for a, b in rows],
-            weights={"a": 2.0, "b": 1.0},
-        )
+        group([2 * a + b for a, b in rows], parts=[{"a": 2 * a, "b": b} for a, b in rows], weights={"a": 2.0, "b": 1.0})
         for rows in drawn
     ]
     for row in gdpo_advantages(groups, eps=1e-4):

@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr.algorithms.corrections import (
-    Correction,
-    TokenWeights,
-    stricter,
-    token_weights,
-)
+from rlvr.algorithms.corrections import Correction, TokenWeights, stricter, token_weights
 from rlvr.importance_weights import WeightBound, WeightLevel
 
 # own / behavior: 1, 1.8, 0.4 and 1, 0.4, 1.2; the products are 0.72 and 0.48

@@ -8,8 +8,7 @@ from rlvr.algorithms.lengths import overlong_penalty
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "expected"),
-    [(0, 0.0), (15, 0.0), (16, 0.0), (17, 0.125), (18, 0.25), (20, 0.5), (25, 0.5)],
+    ("num_tokens", "expected"), [(0, 0.0), (15, 0.0), (16, 0.0), (17, 0.125), (18, 0.25), (20, 0.5), (25, 0.5)]
 )
 def test_worked_example(num_tokens: int, expected: float):
     got = overlong_penalty(num_tokens, max_completion_tokens=20, buffer_tokens=4, penalty=0.5)

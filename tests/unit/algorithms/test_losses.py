@@ -247,13 +247,7 @@ def test_gradient_is_exactly_zero_outside_the_mask_for_any_content(config: LossC
         return torch.where(MASK, values, math.nan)
 
     correction = CorrectionConfig(geometric_max=5.0, off_policy_threshold=9.0)
-    loss = loss_of(
-        loss=config,
-        uses_proximal=uses_proximal,
-        correction=correction,
-        kl_coef=0.1,
-        entropy_coef=0.1,
-    )
+    loss = loss_of(loss=config, uses_proximal=uses_proximal, correction=correction, kl_coef=0.1, entropy_coef=0.1)
     clean = make_batch(ref_logprobs=REF, proximal_logprobs=LOGPROBS - 0.1)
     dirty = make_batch(
         ref_logprobs=poisoned(REF),
@@ -305,13 +299,7 @@ def test_loss_and_metrics_do_not_depend_on_row_order_padding_or_split(
     config: LossConfig, aggregation: Aggregation, seed: int, order: list[int], columns: int
 ):
     correction = CorrectionConfig(weight=WeightLevel.SEQUENCE, geometric_min=0.5, geometric_max=2.0)
-    loss = loss_of(
-        loss=config,
-        aggregation=aggregation,
-        correction=correction,
-        kl_coef=0.1,
-        uses_proximal=True,
-    )
+    loss = loss_of(loss=config, aggregation=aggregation, correction=correction, kl_coef=0.1, uses_proximal=True)
     lp, batch = random_batch(seed, dtype=torch.float64)
     whole = loss(lp, entropy=torch.zeros_like(lp), batch=batch)
     total, sums = 0.0, dict.fromkeys(whole.metrics, 0.0)

@@ -105,10 +105,7 @@ def test_every_token_of_a_row_shares_the_gradient_of_gspos_ratio():
 def test_worked_example_of_cispo():
     ln = math.log
     out = CISPO(worked_example())
-    assert_loss(
-        out,
-        [[-ln(0.5), -1.5 * ln(0.9), -0.5 * ln(0.2)], [ln(0.5), 0.5 * ln(0.2), 1.5 * ln(0.9)]],
-    )
+    assert_loss(out, [[-ln(0.5), -1.5 * ln(0.9), -0.5 * ln(0.2)], [ln(0.5), 0.5 * ln(0.2), 1.5 * ln(0.9)]])
     assert_cuts(out, low=[(0, 2), (1, 1)], high=[(0, 1), (1, 2)])
 
 
@@ -123,11 +120,7 @@ def test_worked_example_of_sapo():
 
     out = SAPO(worked_example())
     assert_loss(
-        out,
-        [
-            [-gate(1.0, 1.0), -gate(1.8, 1.0), -gate(0.4, 1.0)],
-            [gate(1.0, 1.05), gate(0.4, 1.05), gate(1.8, 1.05)],
-        ],
+        out, [[-gate(1.0, 1.0), -gate(1.8, 1.0), -gate(0.4, 1.0)], [gate(1.0, 1.05), gate(0.4, 1.05), gate(1.8, 1.05)]]
     )
     assert_cuts(out, low=[], high=[])
 
@@ -162,10 +155,7 @@ def test_at_ratio_one_every_loss_has_the_policy_gradient(name: str):
     inputs = on_policy()
     weights = torch.full((2, 3), 1 / 3, dtype=torch.float64)  # sequence_mean, as gspo wants
     torch.testing.assert_close(
-        gradient(ALL[name], inputs, weights=weights),
-        -inputs.advantages / 3,
-        atol=1e-12,
-        rtol=1e-12,
+        gradient(ALL[name], inputs, weights=weights), -inputs.advantages / 3, atol=1e-12, rtol=1e-12
     )
 
 

@@ -96,13 +96,7 @@ def test_several_samples_a_prompt_are_drawn_at_the_recipes_temperature(recipe: P
 def test_a_key_comes_from_the_variable_that_is_named(recipe: Path, model: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SUMS_KEY", "abc-123\n")
     with loopback(key="abc-123") as server:
-        arguments = {
-            "recipe": str(recipe),
-            "prompts": None,
-            "overrides": [],
-            "samples_per_prompt": 1,
-            "output": None,
-        }
+        arguments = {"recipe": str(recipe), "prompts": None, "overrides": [], "samples_per_prompt": 1, "output": None}
         evaluate_model(model, **arguments, server=ServerChoice(url=server.url, key_env="SUMS_KEY"))
         with pytest.raises(ConfigError, match="'UNSET_KEY' is empty or not set"):
             evaluate_model(model, **arguments, server=ServerChoice(url=server.url, key_env="UNSET_KEY"))

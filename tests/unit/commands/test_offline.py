@@ -83,12 +83,7 @@ def test_prompts_may_be_text_or_messages(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     messages = [{"role": "user", "content": "yes"}]
-    lines = [
-        row(1, "", prompt="yes"),
-        row(2, "", prompt=messages),
-        row(3, ""),
-        row(4, "", prompt=""),
-    ]
+    lines = [row(1, "", prompt="yes"), row(2, "", prompt=messages), row(3, ""), row(4, "", prompt="")]
     _, rows = verify_rows(tmp_path, lines, verifier=f"{plugin}:look")
     assert [out["status"] for out in rows] == ["PASS", "PASS", "FAIL", "FAIL"]
 
@@ -157,11 +152,7 @@ def test_wrong_calls_are_refused_before_anything_is_written(tmp_path: Path) -> N
 def test_a_row_without_id_gets_the_number_of_its_line(tmp_path: Path) -> None:
     lines = [row("a", "yes"), {"completion": "no", "reference": "yes"}, row(None, "yes")]
     report, rows = verify_rows(tmp_path, lines)
-    assert [(out["id"], out["status"]) for out in rows] == [
-        ("a", "PASS"),
-        (2, "FAIL"),
-        (None, "PASS"),
-    ]
+    assert [(out["id"], out["status"]) for out in rows] == [("a", "PASS"), (2, "FAIL"), (None, "PASS")]
     assert not report.had_errors
 
 

@@ -42,12 +42,7 @@ def test_the_command_line_explains_one_pair(tmp_path: Path) -> None:
     code, output = rlvr(tmp_path, "verify", "math", "--explain", *pair, "cross_check_rate=0")
     assert code == 0, output
     shown = dict(line.split(maxsplit=1) for line in output.splitlines()[1:] if line.strip())
-    assert (shown["status"], shown["extracted"], shown["origin"], shown["method"]) == (
-        "PASS",
-        "0.75",
-        "box",
-        "number",
-    )
+    assert (shown["status"], shown["extracted"], shown["origin"], shown["method"]) == ("PASS", "0.75", "box", "number")
     assert shown["gold"].split() == ["type", "rational"]
     assert "'0.75' equals '3/4'" in shown["reason"]
 
@@ -55,11 +50,7 @@ def test_the_command_line_explains_one_pair(tmp_path: Path) -> None:
 def test_the_pair_may_be_in_a_file_with_one_row(tmp_path: Path) -> None:
     row = {"id": 1, "completion": "\\boxed{4", "reference": ["4", "5"], "prompt": "2 + 2?"}
     (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
-    assert given_pair(None, None, "", tmp_path / "one.jsonl") == (
-        "\\boxed{4",
-        ["4", "5"],
-        "2 + 2?",
-    )
+    assert given_pair(None, None, "", tmp_path / "one.jsonl") == ("\\boxed{4", ["4", "5"], "2 + 2?")
     code, output = rlvr(tmp_path, "verify", "math", "--explain", "--input", "one.jsonl")
     assert code == 0, output
     assert "UNPARSED" in output
@@ -98,9 +89,7 @@ def test_a_verifier_that_reads_the_question_is_given_it() -> None:
     assert verdict.passed
 
 
-def test_references_of_a_recipe_that_cannot_be_used_are_listed_with_file_and_line(
-    tmp_path: Path,
-) -> None:
+def test_references_of_a_recipe_that_cannot_be_used_are_listed_with_file_and_line(tmp_path: Path) -> None:
     train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
     answers = ["4", "\\text{see figure}", "3/4", "\\frac{1}{2}"]
     train.write_text("".join(json.dumps({"prompt": "?", "reference": a}) + "\n" for a in answers))

@@ -70,10 +70,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             "data.difficulty.prefer_signal=false",
         ),
         (
-            [
-                "algorithm.dynamic_sampling.enabled=true",
-                "algorithm.dynamic_sampling.max_refill_factor=0.1",
-            ],
+            ["algorithm.dynamic_sampling.enabled=true", "algorithm.dynamic_sampling.max_refill_factor=0.1"],
             "algorithm.dynamic_sampling.max_refill_factor=0.1 of rollout.prompts_per_step=8 "
             "rounds to 0 replacements; raise it, or set algorithm.dynamic_sampling.enabled=false "
             "(algorithm.zero_variance=drop drops without replacing)",
@@ -90,21 +87,13 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             "no effect; set algorithm.kl_estimator=k3 or k2, or algorithm.kl_placement=reward",
         ),
         (
-            [
-                "algorithm.kl_placement=reward",
-                "algorithm.kl_coef=0.1",
-                "algorithm.advantage=pass_at_k",
-            ],
+            ["algorithm.kl_placement=reward", "algorithm.kl_coef=0.1", "algorithm.advantage=pass_at_k"],
             "algorithm.kl_placement=reward lowers a full reward below "
             "algorithm.advantage.threshold=1.0, so nothing passes; set "
             "algorithm.kl_placement=loss, or a lower threshold",
         ),
         (
-            [
-                "rollout.max_staleness=1",
-                "algorithm.correction.weight=token",
-                "rollout.engine_dtype=shared",
-            ],
+            ["rollout.max_staleness=1", "algorithm.correction.weight=token", "rollout.engine_dtype=shared"],
             "rollout.max_staleness=1: an engine that shares the learner's tensors would see them "
             "change while it generates; set rollout.engine_dtype=bfloat16 or float32 (a copy)",
         ),
@@ -130,10 +119,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             ["learner.kernels=liger", "learner.device=cpu"],
             "learner.kernels=liger needs a GPU, and learner.device=cpu; set learner.kernels=torch",
         ),
-        (
-            ["model.lora.sends_alone=true", *ON_VLLM],
-            "model.lora.sends_alone=true needs adapters; set model.lora.rank",
-        ),
+        (["model.lora.sends_alone=true", *ON_VLLM], "model.lora.sends_alone=true needs adapters; set model.lora.rank"),
         (
             ["model.lora.sends_alone=true", "model.lora.rank=8"],
             "model.lora.sends_alone=true: rollout.engine=transformers takes whole weights; set it "

@@ -32,10 +32,7 @@ def test_the_counts_of_a_step() -> None:
 def test_evaluations_run_before_during_and_after_training() -> None:
     data = {"train": [SOURCE], "eval": [SOURCE]}
     table = rows(data=data, run={"steps": 32, "eval_every_steps": 10})
-    assert table["evaluations at steps"] == (
-        "0, 10, 20, 30, 32",
-        "before training, every 10 and at the last step",
-    )
+    assert table["evaluations at steps"] == ("0, 10, 20, 30, 32", "before training, every 10 and at the last step")
 
 
 def test_without_eval_sources_nothing_is_evaluated() -> None:
@@ -49,10 +46,7 @@ def test_the_last_step_saves_even_when_the_interval_is_never() -> None:
 
 def test_many_steps_are_shortened() -> None:
     table = rows(run={"steps": 100, "checkpoint_every_steps": 5})
-    assert table["checkpoints at steps"] == (
-        "5, 10, 15, ..., 100 (20 in all)",
-        "every 5 and at the last step",
-    )
+    assert table["checkpoints at steps"] == ("5, 10, 15, ..., 100 (20 in all)", "every 5 and at the last step")
 
 
 def test_a_cold_start_is_counted_in_steps() -> None:
@@ -61,13 +55,7 @@ def test_a_cold_start_is_counted_in_steps() -> None:
 
 
 def test_what_is_not_on_by_default_has_no_row() -> None:
-    assert not set(rows()) & {
-        "preset",
-        "adapters",
-        "learners",
-        "completions in flight",
-        "groups per step at most",
-    }
+    assert not set(rows()) & {"preset", "adapters", "learners", "completions in flight", "groups per step at most"}
 
 
 def test_staleness_bounds_the_completions_in_flight() -> None:
@@ -102,8 +90,7 @@ def test_preset_adapters_and_learners_have_a_row_when_they_are_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "due"),
-    [(10, 4, (4, 8, 10)), (8, 4, (4, 8)), (3, 5, (3,)), (3, 0, (3,)), (1, 1, (1,))],
+    ("steps", "every", "due"), [(10, 4, (4, 8, 10)), (8, 4, (4, 8)), (3, 5, (3,)), (3, 0, (3,)), (1, 1, (1,))]
 )
 def test_due_steps_include_the_last(steps: int, every: int, due: tuple[int, ...]) -> None:
     assert due_steps(steps, every=every) == due

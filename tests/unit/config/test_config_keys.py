@@ -36,16 +36,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "algorithm.advantage.weighting": ("token", "algorithm.advantage.kind=batch_norm"),
     "algorithm.advantage.k": ("3", "algorithm.advantage.kind=pass_at_k"),
     "algorithm.advantage.threshold": ("0.5", "algorithm.advantage.kind=pass_at_k"),
-    "algorithm.advantage.needs_judged": (
-        "3",
-        "algorithm.advantage.kind=plugin",
-        "algorithm.advantage.name=mine",
-    ),
-    "algorithm.advantage.whole_batch": (
-        "false",
-        "algorithm.advantage.kind=plugin",
-        "algorithm.advantage.name=mine",
-    ),
+    "algorithm.advantage.needs_judged": ("3", "algorithm.advantage.kind=plugin", "algorithm.advantage.name=mine"),
+    "algorithm.advantage.whole_batch": ("false", "algorithm.advantage.kind=plugin", "algorithm.advantage.name=mine"),
     "algorithm.loss.kind": ("policy_gradient",),
     "algorithm.loss.clip_low": ("0.1",),
     "algorithm.loss.clip_high": ("0.3",),
@@ -100,11 +92,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "rollout.engine_dtype": ("float32",),
     "rollout.prompts_per_step": ("16",),
     "rollout.group_size": ("4",),
-    "rollout.max_staleness": (
-        "3",
-        "rollout.engine_dtype=float32",
-        "algorithm.correction.weight=token",
-    ),
+    "rollout.max_staleness": ("3", "rollout.engine_dtype=float32", "algorithm.correction.weight=token"),
     "rollout.max_completion_tokens": ("32",),
     "rollout.temperature": ("0.7",),
     "rollout.stop_strings": ("[stop]",),
@@ -161,11 +149,7 @@ def test_every_key_of_these_sections_is_listed_here() -> None:
 
 
 def test_arguments_of_the_engine_reach_the_recipe_as_they_are() -> None:
-    changes = [
-        "rollout.engine=vllm",
-        "cluster.backend=ray",
-        "rollout.engine_args.max_model_len=512",
-    ]
+    changes = ["rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_args.max_model_len=512"]
     assert load_recipe("x.yaml", changes).recipe.rollout.engine_args == {"max_model_len": 512}
 
 

@@ -59,12 +59,7 @@ def test_a_union_may_be_written_short(load: Load) -> None:
 
 def test_a_mapping_without_kind_is_of_the_default_kind(load: Load) -> None:
     loaded = load("  loss: {clip_high: 0.3}\n")
-    assert loss_of(loaded) == {
-        "kind": "clipped",
-        "clip_low": 0.2,
-        "clip_high": 0.3,
-        "dual_clip": 0.0,
-    }
+    assert loss_of(loaded) == {"kind": "clipped", "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 0.0}
     assert loaded.provenance["algorithm.loss.kind"] == "default"
 
 

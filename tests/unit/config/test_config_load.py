@@ -116,8 +116,9 @@ def test_all_problems_come_at_once_with_file_and_line() -> None:
         "x.yaml:10: rollout.prompts_per_step: must be at least 1 (got 0)",
         "x.yaml:11: rollout.temperature: must be a number (got 'hot')",
         "x.yaml:12: rollout.stop_strings: must be a list (got 'x')",
-        "x.yaml:13: rollout.engine: must be one of 'transformers', 'vllm' or 'toy', "
-        "or package.module:Class; did you mean 'transformers'? (got 'transformer')",
+        "x.yaml:13: rollout.engine: must be an engine's name ('transformers', 'vllm' or 'toy'), package.module:Class "
+        "or path/file.py:Class, or a mapping with one of these as its kind and the engine's settings as further keys; "
+        "did you mean 'transformers'? (got 'transformer')",
         "x.yaml:15: algorithm.loss.clip_high=0.1 is below clip_low=0.2; DAPO needs clip_high >= clip_low",
         "x.yaml:17: learner.group_size: unknown key; did you mean rollout.group_size?",
         "x.yaml:19: learner.lr is given twice (first at line 18)",
@@ -130,10 +131,7 @@ def test_all_problems_come_at_once_with_file_and_line() -> None:
 
 
 def test_missing_sections_are_named() -> None:
-    assert fault("name: x\n") == [
-        "x.yaml:1: model: this key is required",
-        "x.yaml:1: data: this key is required",
-    ]
+    assert fault("name: x\n") == ["x.yaml:1: model: this key is required", "x.yaml:1: data: this key is required"]
 
 
 def test_a_boolean_is_not_a_number() -> None:
@@ -204,10 +202,7 @@ def test_an_anchor_may_be_used_twice() -> None:
 
 
 def test_a_recipe_extends_one_other() -> None:
-    write(
-        BASE + "run: {steps: 7, eval_prompts: 9}\nlearner:\n  adam_betas: [0.8, 0.9]\n",
-        "b/base.yaml",
-    )
+    write(BASE + "run: {steps: 7, eval_prompts: 9}\nlearner:\n  adam_betas: [0.8, 0.9]\n", "b/base.yaml")
     text = "extends: base.yaml\nname: child\nrun:\n  steps: 8\nlearner: {adam_betas: [0.5, 0.6]}\n"
     loaded = load_recipe(write(text, "b/child.yaml"))
     assert (loaded.recipe.name, loaded.recipe.run.steps) == ("child", 8)

@@ -117,10 +117,10 @@ def test_null_clears_a_section_so_that_its_rival_can_be_set(load: Load) -> None:
         ("run.steps=", "must be a whole number"),
         ("seed=true", "must be a number"),
         ("model.path=null", "must be text"),
-        ("run.steps", "no equals sign; write key=value without spaces around the equals sign, for example run.steps=10"),
-        ("=4", "no key before the equals sign; write key=value without spaces around the equals sign, for example run.steps=10"),
-        ("run..steps=4", "the key 'run..steps' has an empty part; write key=value, for example "
-         "run.steps=10"),
+        ("run.steps", "no equals sign; write key=value without spaces, for example run.steps=10"),
+        ("=4", "no key before the equals sign; write key=value without spaces, for example run.steps=10"),
+        ("run..steps=4", "the key 'run..steps' has an empty part; write key=value without spaces, for "
+         "example run.steps=10"),
         ("name.x=1", "name is a value ('x'), not a section"),
         ("data.train.one=1", "data.train is a list of 1 entry; name one by its position, for "
          "example data.train.0"),
@@ -161,7 +161,7 @@ def test_wrong_overrides_are_all_reported_with_the_problems_of_the_file(load: Lo
     Path("x.yaml").write_text(TEXT + "run: {steps: 0}\n", encoding="utf-8")
     assert fault(load, "oops", "seed=-1", "rollout.temperature=0") == [
         "x.yaml:9: run.steps: must be at least 1 (got 0)",
-        "command line: oops: no equals sign; write key=value without spaces around the equals sign, for example run.steps=10",
+        "command line: oops: no equals sign; write key=value without spaces, for example run.steps=10",
         "command line: seed=-1: must be at least 0",
         "command line: rollout.temperature=0: must be at least 0.01",
     ]

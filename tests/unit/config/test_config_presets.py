@@ -23,11 +23,7 @@ name: x
 model: {tiny: {}}
 data: {train: [{source: x.jsonl, verifier: text_match}]}
 """
-PLAIN = {
-    "name": "x",
-    "model": {"tiny": {}},
-    "data": {"train": [{"source": "x.jsonl", "verifier": "text_match"}]},
-}
+PLAIN = {"name": "x", "model": {"tiny": {}}, "data": {"train": [{"source": "x.jsonl", "verifier": "text_match"}]}}
 EVERY = pytest.mark.parametrize("name", PRESETS)
 Load = Callable[..., LoadedRecipe]
 
@@ -132,12 +128,7 @@ def test_the_readme_has_a_row_that_can_be_pasted_into_a_recipe(load: Load, name:
 
 def test_what_the_recipe_and_the_command_line_say_wins(load: Load) -> None:
     loaded = load("algorithm:\n  preset: dapo\n  loss: {clip_high: 0.3}\n", "algorithm.kl_coef=0.01")
-    assert loss_of(loaded) == {
-        "kind": "clipped",
-        "clip_low": 0.2,
-        "clip_high": 0.3,
-        "dual_clip": 0.0,
-    }
+    assert loss_of(loaded) == {"kind": "clipped", "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 0.0}
     assert loaded.recipe.algorithm.kl_coef == 0.01
     assert loaded.provenance["algorithm.loss.clip_high"] == "x.yaml:6"
     assert loaded.provenance["algorithm.loss.clip_low"] == "preset dapo"
@@ -166,12 +157,7 @@ def test_a_preset_of_the_command_line_replaces_that_of_the_file(load: Load) -> N
 )
 def test_another_kind_drops_what_the_preset_has_for_its_own(load: Load, text: str, overrides: tuple[str, ...]) -> None:
     loaded = load(text, *overrides)
-    assert loss_of(loaded) == {
-        "kind": "clipped",
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "dual_clip": 0.0,
-    }
+    assert loss_of(loaded) == {"kind": "clipped", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 0.0}
     assert loaded.provenance["algorithm.loss.clip_low"] == "default"
     assert loaded.provenance["algorithm.aggregation"] == "preset gspo"
 
@@ -236,9 +222,7 @@ def test_a_preset_that_is_no_name_is_a_problem(load: Load, value: str, message: 
     assert fault(load, f"algorithm:\n  preset: {value}\n") == [f"x.yaml:5: algorithm.preset: {message}"]
 
 
-def test_a_preset_over_a_resolved_recipe_is_refused_because_it_would_change_nothing(
-    load: Load,
-) -> None:
+def test_a_preset_over_a_resolved_recipe_is_refused_because_it_would_change_nothing(load: Load) -> None:
     resolved = load("algorithm: {preset: dapo}\n").to_yaml()
     Path("resolved.yaml").write_text(resolved, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:

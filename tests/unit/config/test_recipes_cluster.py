@@ -8,12 +8,7 @@ from rlvr.config.document.packaged import recipe_folder
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import Backend, EngineKind, Placement
 
-RECIPES = [
-    "smollm2-gsm8k",
-    "r1-zero-qwen2.5-1.5b-gsm8k",
-    "r1-zero-qwen2.5-3b-countdown",
-    "code-mbpp",
-]
+RECIPES = ["smollm2-gsm8k", "r1-zero-qwen2.5-1.5b-gsm8k", "r1-zero-qwen2.5-3b-countdown", "code-mbpp"]
 ASYNC = "scalerl-qwen2.5-1.5b-gsm8k"
 
 

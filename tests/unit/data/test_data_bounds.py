@@ -39,9 +39,7 @@ def fault(name: str, content: bytes = b"") -> str:
     return str(caught.value)
 
 
-def test_a_line_that_does_not_end_is_refused_while_it_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_line_that_does_not_end_is_refused_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "MAX_LINE_BYTES", 100_000)
     long = b'{"prompt": "' + b"1" * 200_000 + b'", "reference": "1"}\n'
     assert "a.jsonl: a line of more than 0 MiB; a row is one line" in fault("a.jsonl", ROW + long)
@@ -134,9 +132,7 @@ def test_a_truncated_file_is_reported(ending: str, keep: float) -> None:
     assert "cannot read" in fault(f"torn.{ending}", data[: int(len(data) * keep)])
 
 
-def test_verify_reads_no_endless_line_and_does_not_overwrite_its_input(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_verify_reads_no_endless_line_and_does_not_overwrite_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "MAX_LINE_BYTES", 100_000)
     row = b'{"id": 1, "completion": "\\\\boxed{2}", "reference": "2"}\n'
     Path("in.jsonl").write_bytes(row + b"1" * 300_000)

@@ -71,8 +71,7 @@ def test_a_folder_named_after_splits_never_mixes_them(tmp_path: Path) -> None:
 
 def test_columns_ids_pattern_and_limit(tmp_path: Path) -> None:
     path = write_lines(
-        tmp_path / "d.jsonl",
-        [{"q": f"q{i}", "s": f"so #### {i}", "n": f"id-{i}", "meta": {"x": 1}} for i in range(3)],
+        tmp_path / "d.jsonl", [{"q": f"q{i}", "s": f"so #### {i}", "n": f"id-{i}", "meta": {"x": 1}} for i in range(3)]
     )
     mapped = {"prompt": "q", "reference": "s", "id": "n"}
     rows = rows_of(path, columns=mapped, reference_pattern=r"#### (\S+)", limit=2).rows
@@ -116,12 +115,7 @@ def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
 def test_all_bad_rows_come_in_one_message_with_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     good = json.dumps({"prompt": "q", "reference": "r"})
-    bad = [
-        "{not json",
-        '{"prompt": "q", "reference": null}',
-        '{"prompt": "q", "reference": " "}',
-        "[1]",
-    ]
+    bad = ["{not json", '{"prompt": "q", "reference": null}', '{"prompt": "q", "reference": " "}', "[1]"]
     path.write_text("\n".join([good, "", *bad]) + "\n")
     with pytest.raises(DataError) as caught:
         rows_of(path)
@@ -172,12 +166,7 @@ def test_an_empty_source_is_refused(tmp_path: Path, name: str, content: bytes) -
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [
-        ("x.jsonl.gz", b"no gzip"),
-        ("x.parquet", b"no parquet"),
-        ("x.json", b"{"),
-        ("x.jsonl", b"\xff\xfe"),
-    ],
+    [("x.jsonl.gz", b"no gzip"), ("x.parquet", b"no parquet"), ("x.json", b"{"), ("x.jsonl", b"\xff\xfe")],
 )
 def test_the_error_names_a_file_whose_content_does_not_match_its_suffix(
     tmp_path: Path, name: str, content: bytes
@@ -336,11 +325,7 @@ def test_named_columns_are_kept_with_any_content(tmp_path: Path) -> None:
     row = {"prompt": "q", "reference": 1, "numbers": [1, 2], "more": {"level": 3}, "other": [4]}
     path = write_lines(tmp_path / "d.jsonl", [row])
     columns = {"numbers": "numbers", "level": "more.level", "all": "more"}
-    assert dict(rows_of(path, columns=columns).rows[0].tags) == {
-        "numbers": [1, 2],
-        "level": 3,
-        "all": {"level": 3},
-    }
+    assert dict(rows_of(path, columns=columns).rows[0].tags) == {"numbers": [1, 2], "level": 3, "all": {"level": 3}}
 
 
 def test_a_repeated_row_is_evaluated_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,8 +45,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), odd_te
 trees = st.recursive(
     scalars,
     lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.dictionaries(st.one_of(odd_text, st.sampled_from(KEYS)), inner, max_size=4),
+        st.lists(inner, max_size=4), st.dictionaries(st.one_of(odd_text, st.sampled_from(KEYS)), inner, max_size=4)
     ),
     max_leaves=20,
 )

@@ -26,11 +26,7 @@ class Numbers:
 
 
 def stream(
-    *sizes: int | None,
-    weights: list[float] | None = None,
-    seed: int = 0,
-    shuffle: bool = True,
-    long: str = "",
+    *sizes: int | None, weights: list[float] | None = None, seed: int = 0, shuffle: bool = True, long: str = ""
 ) -> PromptStream:
     return PromptStream(
         [Numbers(f"s{i}", size) for i, size in enumerate(sizes)],
@@ -165,11 +161,7 @@ def test_nothing_short_enough_is_a_data_error_with_advice(size: int | None) -> N
 
 def test_what_is_too_long_is_counted_once_a_row_with_the_advice_that_fits() -> None:
     taken = PromptStream(
-        [Numbers("s0", 12)],
-        weights=[1.0],
-        seed=0,
-        is_too_long=lambda prompt: True,
-        long_advice="do so",
+        [Numbers("s0", 12)], weights=[1.0], seed=0, is_too_long=lambda prompt: True, long_advice="do so"
     )
     with pytest.raises(DataError, match=r"\(skipped: s0: 12\); do so$"):
         taken.take()

@@ -27,10 +27,7 @@ def config(**more: Any) -> DataSource:
 
 def test_chat_is_the_default_and_the_system_prompt_comes_first() -> None:
     prompt = build_prompt(config(system_prompt="Be brief."), row(level=3))
-    assert prompt.messages == (
-        Message(role="system", content="Be brief."),
-        Message(role="user", content="2 + 2?"),
-    )
+    assert prompt.messages == (Message(role="system", content="Be brief."), Message(role="user", content="2 + 2?"))
     assert (prompt.prompt_id, prompt.source, prompt.text) == ("sums/7", "sums", "")
     assert prompt.tags == {"level": 3}
 
@@ -77,10 +74,7 @@ def test_the_reference_is_on_every_check_and_nowhere_in_the_prompt() -> None:
 def test_messages_keep_their_history_and_the_format_wraps_the_last() -> None:
     history = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     prompt = build_prompt(config(prompt_format="{prompt}!", system_prompt="t"), row(history))
-    assert prompt.messages == (
-        Message(role="system", content="t"),
-        Message(role="user", content="q!"),
-    )
+    assert prompt.messages == (Message(role="system", content="t"), Message(role="user", content="q!"))
 
 
 def checked(source: DataSource, *rows: Row, columns: tuple[str, ...] = ()) -> None:
@@ -105,10 +99,7 @@ def test_a_system_prompt_and_template_arguments_need_a_chat() -> None:
     ("written", "said"),
     [
         ("{hnit}", r"\{hnit\}, which is no column of any row; did you mean \{hint\}"),
-        (
-            "{难}",
-            r"\{难\}, which is no column of any row\. Names there are: hint, prompt, source id, 难度",
-        ),
+        ("{难}", r"\{难\}, which is no column of any row\. Names there are: hint, prompt, source id, 难度"),
         ("{sourceid}", r"did you mean \{source id\}"),
         ("{ hint }", r"did you mean \{hint\}"),
         ("{nothing-like-it}", r"To show \{nothing-like-it\} itself, write \{\{nothing-like-it\}\}"),
@@ -128,13 +119,7 @@ def test_a_placeholder_that_nothing_fills_is_refused(key: str, written: str, sai
 
 
 def test_any_column_name_is_filled() -> None:
-    tags: dict[str, Any] = {
-        "难度": "易",
-        "source-id": "a1",
-        "source id": 7,
-        "a.b": 0.5,
-        "Größe": True,
-    }
+    tags: dict[str, Any] = {"难度": "易", "source-id": "a1", "source id": 7, "a.b": 0.5, "Größe": True}
     source = config(prompt_format="{prompt} {难度} {source-id} {source id} {a.b} {Größe}")
     checked(source, row(**tags))
     assert build_prompt(source, row(**tags)).messages[0].content == "2 + 2? 易 a1 7 0.5 True"

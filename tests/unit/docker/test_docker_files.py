@@ -12,15 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.unit.docker.dockerfile import (
-    DOCKERFILE,
-    KNOWN,
-    ROOT,
-    chain,
-    copied,
-    instructions,
-    stages,
-)
+from tests.unit.docker.dockerfile import DOCKERFILE, KNOWN, ROOT, chain, copied, instructions, stages
 
 FINAL = pytest.mark.parametrize("target", ["cpu", "gpu"])
 COMPILERS = {"gcc", "g++", "cc", "clang", "build-essential", "make", "python3-dev", "libc6-dev"}
@@ -281,10 +273,7 @@ def test_the_gpu_overlay_gives_limits_memory_and_caches():
     for service in found["services"].values():
         assert service["ulimits"] == {"memlock": {"soft": -1, "hard": -1}, "stack": 64 << 20}
         assert service["shm_size"] == "${RLVR_SHM:-64gb}"
-        assert service["volumes"] == [
-            f"vllm_cache:{HOME}/.cache/vllm",
-            f"triton_cache:{HOME}/.triton",
-        ]
+        assert service["volumes"] == [f"vllm_cache:{HOME}/.cache/vllm", f"triton_cache:{HOME}/.triton"]
     assert set(found["volumes"]) == {"vllm_cache", "triton_cache"}
 
 

@@ -107,12 +107,7 @@ def test_a_head_can_be_given_address_port_and_memory(place: Path):
 
 def test_a_node_waits_for_the_head_and_joins_it(place: Path):
     code, calls, _ = start(
-        place,
-        "start-node.sh",
-        RAY_AUTH_TOKEN="t",
-        RLVR_HEAD="head:6379",
-        RLVR_CPUS="1",
-        HEAD_SILENT="2",
+        place, "start-node.sh", RAY_AUTH_TOKEN="t", RLVR_HEAD="head:6379", RLVR_CPUS="1", HEAD_SILENT="2"
     )
     assert code == 0
     assert calls == [
@@ -124,12 +119,7 @@ def test_a_node_waits_for_the_head_and_joins_it(place: Path):
 
 def test_a_head_that_never_answers_is_named_at_the_deadline(place: Path):
     code, calls, error = start(
-        place,
-        "start-node.sh",
-        RAY_AUTH_TOKEN="t",
-        RLVR_HEAD="head:6379",
-        RLVR_START_DEADLINE_S="0",
-        HEAD_SILENT="1000",
+        place, "start-node.sh", RAY_AUTH_TOKEN="t", RLVR_HEAD="head:6379", RLVR_START_DEADLINE_S="0", HEAD_SILENT="1000"
     )
     assert code == 1
     assert "no head answers at head:6379 within 0 s" in error
@@ -170,10 +160,7 @@ def test_the_learner_script_prints_its_usage(place: Path):
 @pytest.fixture
 def gpu_place(place: Path) -> Path:
     """With an `nvidia-smi` that shows $GPUS GPUs, and a Python that has rlvr."""
-    for name, text in {
-        "nvidia-smi": NVIDIA_SMI,
-        "python3": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
-    }.items():
+    for name, text in {"nvidia-smi": NVIDIA_SMI, "python3": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}.items():
         (place / name).write_text(text)
         (place / name).chmod(0o755)
     return place
@@ -247,8 +234,7 @@ def test_what_is_fitted_can_be_placed_on_the_gpus(gpu_place: Path, gpus: int, na
 
 
 @pytest.mark.parametrize(
-    "variables",
-    [{"RLVR_GPUS": "2"}, {"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}],
+    "variables", [{"RLVR_GPUS": "2"}, {"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}]
 )
 def test_gpus_that_were_chosen_count_and_not_all_there_are(gpu_place: Path, variables: dict[str, str]):
     _, overrides = trained(gpu_place, "quickstart-cluster", RLVR_ENGINES="auto", GPUS="8", **variables)

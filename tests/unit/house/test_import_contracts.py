@@ -21,16 +21,8 @@ PLANTED = [
     ("rlvr/run/loop.py", "import rlvr.run.ray.backend", "a local run never reaches ray"),
     ("rlvr/learner/passes.py", "import rlvr.run.loop", "layers"),
     ("rlvr/run/step/buffer.py", "import rlvr.run.record.ledger", "layers of a run"),
-    (
-        "sandboxes/rlvr_sandboxes/inside/zygote.py",
-        "import rlvr_sandboxes.outside.pool",
-        "imports itself alone",
-    ),
-    (
-        "verifiers/rlvr_verifiers/codecheck/inside/wire.py",
-        "import pydantic",
-        "imports itself alone",
-    ),
+    ("sandboxes/rlvr_sandboxes/inside/zygote.py", "import rlvr_sandboxes.outside.pool", "imports itself alone"),
+    ("verifiers/rlvr_verifiers/codecheck/inside/wire.py", "import pydantic", "imports itself alone"),
     ("rlvr/config/sections/data.py", "import rlvr.config.recipe", "layers of the recipe"),
     ("rlvr/algorithms/losses.py", "import transformers", "algorithms are pure"),
     ("rlvr/records.py", "import torch", "no tensors in records"),

@@ -15,10 +15,7 @@ from tests.unit.config.recipe_cases import leaf_paths
 ROOT = Path(__file__).resolve().parents[3]
 AREAS = "reward|policy|mismatch|verifier|rollout|learner|sync|time|eval|data|check"
 NAME = re.compile(rf"(?:{AREAS})/[a-z][\w@]*[a-z0-9]")
-INTERNAL = {
-    "mismatch/weight_sum",
-    "mismatch/weight_square_sum",
-}  # summed over ranks, then made `ess`
+INTERNAL = {"mismatch/weight_sum", "mismatch/weight_square_sum"}  # summed over ranks, then made `ess`
 
 
 def sources(folder: Path) -> Iterator[tuple[Path, str]]:

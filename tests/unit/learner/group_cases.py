@@ -20,11 +20,7 @@ TINY = TinyModel(layers=2, hidden_size=36, heads=2, intermediate_size=50, charac
 
 
 CONFIG = LearnerConfig(
-    dtype=LearnerDtype.FLOAT32,
-    lr=1e-3,
-    adam_betas=(0.9, 0.95),
-    micro_batch_tokens=40,
-    num_threads=1,
+    dtype=LearnerDtype.FLOAT32, lr=1e-3, adam_betas=(0.9, 0.95), micro_batch_tokens=40, num_threads=1
 )
 
 

@@ -57,11 +57,7 @@ def make_batch(*, seed: int = 0, num_groups: int = 4, group_size: int = 4) -> Ba
 
 
 def make_learner(
-    tmp_path: Path,
-    *,
-    policy: Policy | None = None,
-    config: LearnerConfig = FLOAT32,
-    **algorithm: object,
+    tmp_path: Path, *, policy: Policy | None = None, config: LearnerConfig = FLOAT32, **algorithm: object
 ) -> PolicyLearner:
     policy = policy or build_tiny(TINY, seed=3)
     reference = copy.deepcopy(build_tiny(TINY, seed=9).model).to(next(policy.model.parameters()).dtype)
@@ -102,13 +98,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def pad(batch: Batch, columns: int) -> Batch:
     wide = {}
-    for name in (
-        "token_ids",
-        "attention_mask",
-        "loss_mask",
-        "behavior_logprobs",
-        "advantages",
-    ):
+    for name in ("token_ids", "attention_mask", "loss_mask", "behavior_logprobs", "advantages"):
         tensor = getattr(batch, name)
         wide[name] = torch.cat([tensor, torch.zeros(len(tensor), columns, dtype=tensor.dtype)], 1)
     return replace(batch, **wide)

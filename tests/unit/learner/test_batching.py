@@ -14,9 +14,7 @@ from tests.unit.models.packing_cases import ragged
 
 Groups = list[tuple[int, list[int]]]
 GROUPS = st.lists(
-    st.tuples(st.integers(1, 9), st.lists(st.integers(1, 12), min_size=1, max_size=5)),
-    min_size=1,
-    max_size=6,
+    st.tuples(st.integers(1, 9), st.lists(st.integers(1, 12), min_size=1, max_size=5)), min_size=1, max_size=6
 )
 
 
@@ -37,10 +35,7 @@ def batch_of(groups: Groups) -> Batch:
 def tokens_run(batch: Batch, rows: list[int], *, share: bool) -> int:
     part = batch.rows(torch.tensor(rows))
     stream = pack(
-        token_ids=part.token_ids,
-        loss_mask=part.loss_mask,
-        group_index=part.group_index,
-        share_prompt_prefix=share,
+        token_ids=part.token_ids, loss_mask=part.loss_mask, group_index=part.group_index, share_prompt_prefix=share
     )
     return len(stream.token_ids)
 
@@ -104,7 +99,4 @@ def test_minibatches_are_whole_groups_with_counts_of_their_own():
     batch = batch_of([(3, [2, 2]), (3, [1]), (2, [4, 4, 4])])
     parts = split_minibatches(batch, count=2)
     assert [part.group_index.tolist() for part in parts] == [[0, 0, 1], [2, 2, 2]]
-    assert [(p.num_loss_tokens, p.num_sequences, p.num_prompts) for p in parts] == [
-        (5, 3, 2),
-        (12, 3, 1),
-    ]
+    assert [(p.num_loss_tokens, p.num_sequences, p.num_prompts) for p in parts] == [(5, 3, 2), (12, 3, 1)]

@@ -22,13 +22,7 @@ from rlvr.config.sections.algorithm import (
 from rlvr.learner.batching import has_no_gradient
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.rows import split_over_ranks
-from tests.unit.learner.learner_cases import (
-    double_learner,
-    gradient,
-    make_batch,
-    make_learner,
-    relative,
-)
+from tests.unit.learner.learner_cases import double_learner, gradient, make_batch, make_learner, relative
 
 LOSSES: list[LossConfig] = [
     ClippedLoss(),

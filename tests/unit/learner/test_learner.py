@@ -18,13 +18,7 @@ from rlvr.errors import LearnerError
 from rlvr.learner.batching import split_minibatches
 from rlvr.learner.flops import ModelCost, model_cost
 from rlvr.learner.learner import PolicyLearner
-from rlvr.learner.metrics import (
-    MetricSums,
-    Outcome,
-    merged_outcome,
-    merged_reports,
-    outcome_from_json,
-)
+from rlvr.learner.metrics import MetricSums, Outcome, merged_outcome, merged_reports, outcome_from_json
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import build_tiny
 from rlvr.records import Transport
@@ -45,19 +39,11 @@ from tests.unit.learner.learner_cases import (
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_gradient_and_loss_do_not_depend_on_the_layout(
-    tmp_path_factory: pytest.TempPathFactory,
-    aggregation: Aggregation,
-    share: bool,
-    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory, aggregation: Aggregation, share: bool, data: st.DataObject
 ):
     """Micro-batch size, padding, row order and the number of accumulate calls: 1e-6 relative in float64."""
     batch = make_batch(seed=data.draw(st.integers(0, 3)))
-    base = double_learner(
-        tmp_path_factory.mktemp("a"),
-        aggregation=aggregation,
-        kl_coef=0.1,
-        share_prompt_prefix=False,
-    )
+    base = double_learner(tmp_path_factory.mktemp("a"), aggregation=aggregation, kl_coef=0.1, share_prompt_prefix=False)
     expected, expected_loss = gradient(base, [batch], batch.denominators)
 
     order = torch.tensor(data.draw(st.permutations(range(16))))
@@ -262,10 +248,7 @@ def test_metrics_of_ranks_add_up_and_of_minibatches_are_means():
                 peak_memory_gb=seconds,
             ),
         )
-        for total, count, seconds, passes, fault in (
-            (3.0, 2.0, 0.5, 1, ""),
-            (5.0, 6.0, 1.0, 2, "x"),
-        )
+        for total, count, seconds, passes, fault in ((3.0, 2.0, 0.5, 1, ""), (5.0, 6.0, 1.0, 2, "x"))
     ]
     outcome = merged_outcome([outcome_from_json(json.loads(json.dumps(r.to_json()))) for r in ranks])
     metrics = outcome.report(divisor=4, num_processes=2).metrics

@@ -36,10 +36,7 @@ def test_checkpoint_loads_in_transformers_and_training_goes_on_the_same(tmp_path
 
 def test_checkpoint_of_another_model_or_a_torn_one_is_refused(tmp_path: Path):
     make_learner(tmp_path).save(tmp_path / "checkpoint")
-    other = make_learner(
-        tmp_path,
-        policy=build_tiny(TINY.model_copy(update={"layers": 1, "hidden_size": 16}), seed=0),
-    )
+    other = make_learner(tmp_path, policy=build_tiny(TINY.model_copy(update={"layers": 1, "hidden_size": 16}), seed=0))
     with pytest.raises(CheckpointError, match="does not match this LlamaForCausalLM"):
         other.restore(tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "optimizer.pt").write_bytes(b"torn")
@@ -47,9 +44,7 @@ def test_checkpoint_of_another_model_or_a_torn_one_is_refused(tmp_path: Path):
         make_learner(tmp_path).restore(tmp_path / "checkpoint")
 
 
-def test_the_optimiser_state_is_stored_by_name_and_the_numbered_first_format_still_loads(
-    tmp_path: Path,
-):
+def test_the_optimiser_state_is_stored_by_name_and_the_numbered_first_format_still_loads(tmp_path: Path):
     first = make_learner(tmp_path)
     first.step(make_batch(seed=1))
     first.save(tmp_path / "checkpoint")

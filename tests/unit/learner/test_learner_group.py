@@ -80,10 +80,7 @@ def compare_steps(group: LearnerGroup, one: PolicyLearner, batches: list[Batch],
 ALGORITHMS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "grpo": ({"kl_coef": 0.1}, {}),
     "gspo": ({"loss": "gspo", "aggregation": "prompt_mean"}, {}),
-    "cispo": (
-        {"loss": "cispo", "aggregation": "sequence_mean", "entropy_coef": 0.01},
-        {"share_prompt_prefix": False},
-    ),
+    "cispo": ({"loss": "cispo", "aggregation": "sequence_mean", "entropy_coef": 0.01}, {"share_prompt_prefix": False}),
     "decoupled": (
         {"aggregation": "constant_length", "correction": {"weight": "token"}},
         {"minibatches_per_step": 2, "layout": "padded"},
@@ -245,9 +242,7 @@ def test_engines_see_new_weights_when_they_are_published(groups: dict[int, Learn
     assert largest_difference(group.policy, before) > 1e-5
 
 
-def test_adapters_are_trained_over_ranks_and_the_reference_is_the_policy_without_them(
-    tmp_path: Path,
-):
+def test_adapters_are_trained_over_ranks_and_the_reference_is_the_policy_without_them(tmp_path: Path):
     """In float32, with activations computed twice; then another stage in bfloat16."""
 
     def make(seed: int = 1) -> Policy:
@@ -284,13 +279,7 @@ def test_adapters_are_trained_over_ranks_and_the_reference_is_the_policy_without
     policy.model.gradient_checkpointing_enable({"use_reentrant": False})  # as a cold start does
     one = learner(make(), config)
     with start_group(
-        2,
-        tmp_path,
-        config=config,
-        loss=loss,
-        policy=policy,
-        reference=policy.model,
-        transport=Transport.IN_PLACE_COPY,
+        2, tmp_path, config=config, loss=loss, policy=policy, reference=policy.model, transport=Transport.IN_PLACE_COPY
     ) as group:
         compare(one, tolerance=1e-3)
         manifest = group.publish().manifest

@@ -13,11 +13,7 @@ import pytest
 import torch
 
 from rlvr.errors import LearnerError
-from tests.unit.learner.group_cases import (
-    make_batch,
-    make_policy,
-    start_group,
-)
+from tests.unit.learner.group_cases import make_batch, make_policy, start_group
 
 
 def is_running(pid: int) -> bool:

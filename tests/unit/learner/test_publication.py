@@ -132,9 +132,7 @@ def test_folders_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path:
     assert remove_stale(tmp_path) == [held]
 
 
-def test_what_others_put_in_the_place_of_a_folder_is_neither_followed_nor_waited_for(
-    tmp_path: Path,
-):
+def test_what_others_put_in_the_place_of_a_folder_is_neither_followed_nor_waited_for(tmp_path: Path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     os.mkfifo(tmp_path / f"rlvr-weights-{dead.pid}-fifo")
@@ -230,10 +228,7 @@ def test_without_shared_memory_the_temporary_folder_is_used(small_memory: Path, 
     ],
 )
 def test_free_space_is_checked_before_a_learner_starts(
-    monkeypatch: pytest.MonkeyPatch,
-    rank: int,
-    kind: WeightsKind,
-    numbers: Callable[[int, int], int],
+    monkeypatch: pytest.MonkeyPatch, rank: int, kind: WeightsKind, numbers: Callable[[int, int], int]
 ):
     asked: list[int] = []
     monkeypatch.setattr(publication_module, "place_for", asked.append)

@@ -13,10 +13,7 @@ from rlvr.learner.ranks.memory import attach, share
 from rlvr.learner.ranks.messages import batch_message, batch_of, decode, encode
 from rlvr.learner.ranks.rows import split_over_ranks
 from rlvr.processes.frames import take_frame
-from tests.unit.learner.group_cases import (
-    make_batch,
-    make_policy,
-)
+from tests.unit.learner.group_cases import make_batch, make_policy
 
 
 @settings(max_examples=30, deadline=None)

@@ -54,17 +54,11 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
     "llama": ("llama", _BASE),
     "llama tied": ("llama", _BASE | {"tie_word_embeddings": True}),
     "qwen2": ("qwen2", _BASE | {"tie_word_embeddings": True}),
-    "qwen2 sliding": (
-        "qwen2",
-        _BASE | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
-    ),
+    "qwen2 sliding": ("qwen2", _BASE | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
     "qwen3": ("qwen3", _HEAD),
     "gemma": ("gemma", _HEAD),
     "gemma2": ("gemma2", _HEAD | {"sliding_window": 6, "query_pre_attn_scalar": 8}),
-    "gemma3": (
-        "gemma3_text",
-        _HEAD | {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
-    ),
+    "gemma3": ("gemma3_text", _HEAD | {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}),
     "gemma3n": (
         "gemma3n_text",
         _HEAD
@@ -94,10 +88,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
     "bloom": ("bloom", _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "falcon": ("falcon", _BASE | {"alibi": False}),
     "falcon alibi": ("falcon", _BASE | {"alibi": True}),
-    "mpt": (
-        "mpt",
-        _IDS | {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128},
-    ),
+    "mpt": ("mpt", _IDS | {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
     "olmo": ("olmo", _BASE),
     "olmo2": ("olmo2", _BASE),
     "olmo3": ("olmo3", _BASE | {"sliding_window": 6}),
@@ -109,10 +100,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
         | {"logits_scaling": 4.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5}
         | {"attention_multiplier": 0.25},
     ),
-    "exaone4": (
-        "exaone4",
-        _BASE | {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
-    ),
+    "exaone4": ("exaone4", _BASE | {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}),
     "glm4": ("glm4", _HEAD),
     "nemotron": ("nemotron", _BASE),
     "starcoder2": ("starcoder2", _BASE | {"sliding_window": 6}),
@@ -129,10 +117,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
         | {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 48}
         | {"attention_chunk_size": 8},
     ),
-    "mamba": (
-        "mamba",
-        _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
-    ),
+    "mamba": ("mamba", _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "mamba2": (
         "mamba2",
         _IDS
@@ -143,10 +128,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
         "falcon_mamba",
         _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
     ),
-    "bamba": (
-        "bamba",
-        _BASE | _MAMBA2 | {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]},
-    ),
+    "bamba": ("bamba", _BASE | _MAMBA2 | {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}),
     "jamba": (
         "jamba",
         _BASE
@@ -167,10 +149,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
         | {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 8}
         | {"shared_intermediate_size": 16, "logits_scaling": 4.0},
     ),
-    "lfm2": (
-        "lfm2",
-        _BASE | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-    ),
+    "lfm2": ("lfm2", _BASE | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
     "qwen3_next": ("qwen3_next", _HEAD | _MOE | _DELTA | {"shared_expert_intermediate_size": 16}),
     "qwen3_5": ("qwen3_5_text", _HEAD | _DELTA),
     "zamba2": (
@@ -194,18 +173,9 @@ FAMILIES: dict[str, tuple[str, Mapping[str, object]]] = {
         {k: v for k, v in _BASE.items() if k != "max_position_embeddings"}
         | {"lru_width": 32, "attention_window_size": 6, "block_types": ["recurrent", "attention"]},
     ),
-    "xlstm": (
-        "xlstm",
-        _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4},
-    ),
-    "rwkv": (
-        "rwkv",
-        _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 128},
-    ),
-    "minimax": (
-        "minimax",
-        _HEAD | _LOCAL_MOE | {"layer_types": ["full_attention", "linear_attention"]},
-    ),
+    "xlstm": ("xlstm", _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4}),
+    "rwkv": ("rwkv", _IDS | {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 128}),
+    "minimax": ("minimax", _HEAD | _LOCAL_MOE | {"layer_types": ["full_attention", "linear_attention"]}),
     "kimi_linear": (
         "kimi_linear",
         _BASE

@@ -101,10 +101,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Any]) -> 
 
 
 def simulate_kernel(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    any_precision: bool = False,
-    kernel: Callable[..., Any] | None = None,
+    monkeypatch: pytest.MonkeyPatch, *, any_precision: bool = False, kernel: Callable[..., Any] | None = None
 ) -> Calls:
     """From now on a CPU takes the path of a GPU; counts as `count_calls` does."""
     monkeypatch.setattr(ragged_attention, "KERNEL_DEVICES", frozenset({"cpu"}))

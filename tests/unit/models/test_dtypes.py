@@ -75,11 +75,7 @@ def test_the_measurement_is_real_and_draws_no_random_numbers():
         ([], BFLOAT16, EngineDtype.BFLOAT16),
         ([], LearnerDtype.FLOAT32, EngineDtype.SHARED),
         ([RAY], LearnerDtype.FLOAT32, EngineDtype.FLOAT32),
-        (
-            ["rollout.max_staleness=1", "algorithm.correction.weight=token"],
-            LearnerDtype.FLOAT32,
-            EngineDtype.FLOAT32,
-        ),
+        (["rollout.max_staleness=1", "algorithm.correction.weight=token"], LearnerDtype.FLOAT32, EngineDtype.FLOAT32),
         ([RAY, "rollout.engine=vllm"], LearnerDtype.FLOAT32, EngineDtype.FLOAT32),
         ([RAY, "rollout.engine=vllm"], BFLOAT16, EngineDtype.BFLOAT16),
         (["rollout.engine=toy"], BFLOAT16, EngineDtype.SHARED),
@@ -140,9 +136,4 @@ def test_neither_learner_nor_engine_starts_with_an_open_dtype(tmp_path):
     with pytest.raises(LearnerError, match="must be chosen before the learner is built"):
         make_learner(tmp_path, config=LearnerConfig(lr=FLOAT32.lr))
     with pytest.raises(RolloutError, match="must be chosen before the engine is built"):
-        TransformersEngine(
-            build_tiny(TINY, seed=0),
-            engine_dtype=EngineDtype.AUTO,
-            autocast=False,
-            max_batch_rows=1,
-        )
+        TransformersEngine(build_tiny(TINY, seed=0), engine_dtype=EngineDtype.AUTO, autocast=False, max_batch_rows=1)

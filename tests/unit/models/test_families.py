@@ -33,8 +33,7 @@ QUICK = ("gemma2", "gpt_neox", "deepseek_v3", "mamba", "lfm2", "recurrent_gemma"
 REFUSED = ("rwkv",)
 TRAINED = [name for name in FAMILIES if name not in REFUSED]
 all_families = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in TRAINED],
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in TRAINED]
 )
 # Prompts of several lengths, two of them equal, one longer than every window and chunk.
 PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 4, 8, 12, 4, 8, 5, 5, 7, 20, 21, 6], [3], [1, 5, 6, 8]]
@@ -250,11 +249,7 @@ def test_experts_without_adapters_are_named_in_one_line(
 @pytest.mark.parametrize("change", [{}, {"model.layers.0.mlp.experts.base_layer.down_proj": 0.0}])
 @pytest.mark.parametrize("name", ["mixtral"])
 def test_a_written_folder_without_its_experts_is_an_error(
-    name: str,
-    change: dict[str, float],
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, change: dict[str, float], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = load(folder)
     whole = policy.model.save_pretrained

@@ -34,10 +34,7 @@ def targets_of(source: list[int], num_sources: int, *, seed: int = 0) -> Targets
 
 def request_of(targets: Targets, *, rows_at_once: int, entropy: bool = True) -> HeadRequest:
     return HeadRequest(
-        targets=targets,
-        temperature=0.6,
-        chunk_bytes=rows_at_once * VOCAB * 8,
-        needs_entropy_gradient=entropy,
+        targets=targets, temperature=0.6, chunk_bytes=rows_at_once * VOCAB * 8, needs_entropy_gradient=entropy
     )
 
 
@@ -65,10 +62,7 @@ def test_chunks_give_the_textbook_values_and_gradients(source: list[int], rows_a
     expected = textbook(head(hidden), targets)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), leaves)
     request = request_of(targets, rows_at_once=rows_at_once)
-    for found in (
-        linear_logprobs(hidden, head, request=request),
-        logprobs_of_logits(head(hidden), request=request),
-    ):
+    for found in (linear_logprobs(hidden, head, request=request), logprobs_of_logits(head(hidden), request=request)):
         found_gradients = torch.autograd.grad((found * weights).sum(), leaves)
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
         for a, b in zip(found_gradients, expected_gradients, strict=True):
@@ -145,10 +139,7 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32(rows_at_once: int):
     hidden = torch.randn(9, 64, requires_grad=True)
     targets = targets_of([0, 0, 3, 8], 9)
     request = HeadRequest(
-        targets=targets,
-        temperature=0.6,
-        chunk_bytes=rows_at_once * 512 * 4,
-        needs_entropy_gradient=False,
+        targets=targets, temperature=0.6, chunk_bytes=rows_at_once * 512 * 4, needs_entropy_gradient=False
     )
     with torch.autocast("cpu", torch.bfloat16):
         found = linear_logprobs(hidden, head, request=request)
@@ -201,9 +192,7 @@ def check(model: PreTrainedModel) -> None:
     assert difference(gradients(model, found), expected_gradient) < 1e-6
 
 
-def test_a_model_that_changes_its_logits_without_telling_is_noticed(
-    caplog: pytest.LogCaptureFixture,
-):
+def test_a_model_that_changes_its_logits_without_telling_is_noticed(caplog: pytest.LogCaptureFixture):
     model = tiny("llama")
     whole = type(model).forward
 

@@ -41,12 +41,7 @@ FULL_ATTENTION = {
     | {"topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "granite": {"logits_scaling": 3.0},
     "cohere": {"logit_scale": 0.5},
-    "qwen3_moe": {
-        "head_dim": 8,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-    },
+    "qwen3_moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
 }
 OTHER_ATTENTION = {
     "gemma2": ({"head_dim": 8, "sliding_window": 4}, "DynamicSlidingWindowLayer"),
@@ -54,10 +49,7 @@ OTHER_ATTENTION = {
     "gemma3_text": ({"head_dim": 8, "sliding_window": 4}, "DynamicSlidingWindowLayer"),
     "bloom": ({"n_head": 4, "n_layer": 2}, "'eager', not 'sdpa'"),
     "mamba": ({}, "'eager', not 'sdpa'"),
-    "lfm2": (
-        {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
-        "LinearAttentionLayer",
-    ),
+    "lfm2": ({"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}, "LinearAttentionLayer"),
 }
 
 
@@ -99,9 +91,7 @@ def assert_same(model: PreTrainedModel, rows: Rows, **settings_: object) -> None
 @settings(max_examples=20, deadline=None)
 @given(
     groups=st.lists(
-        st.tuples(st.integers(1, 9), st.lists(st.integers(1, 12), min_size=1, max_size=4)),
-        min_size=1,
-        max_size=4,
+        st.tuples(st.integers(1, 9), st.lists(st.integers(1, 12), min_size=1, max_size=4)), min_size=1, max_size=4
     ),
     seed=st.integers(0, 99),
     holes=st.sampled_from([0.0, 0.4]),

@@ -12,14 +12,7 @@ from rlvr.config.recipe import TinyModel
 from rlvr.errors import DataError, RolloutError
 from rlvr.http.client import JsonClient
 from rlvr.models.policy import build_tiny
-from rlvr.models.prompting import (
-    decode,
-    encode_prompt,
-    prompt_text,
-    special_stops,
-    stop_text,
-    tag_ids,
-)
+from rlvr.models.prompting import decode, encode_prompt, prompt_text, special_stops, stop_text, tag_ids
 from rlvr.protocols import GenerationRequest
 from rlvr.records import Check, FinishReason, Message, Prompt
 from rlvr.rollout.server_dialect import Reply
@@ -110,8 +103,7 @@ def plain(text: str) -> Prompt:
 
 
 @pytest.mark.parametrize(
-    ("form", "expected"),
-    [("$A", "12"), ("<bos> $A", "<bos>12"), ("<bos> $A <eos>", "<bos>12"), ("$A <eos>", "12")],
+    ("form", "expected"), [("$A", "12"), ("<bos> $A", "<bos>12"), ("<bos> $A <eos>", "<bos>12"), ("$A <eos>", "12")]
 )
 def test_plain_text_begins_as_the_tokenizer_itself_begins_it(form: str, expected: str) -> None:
     tokenizer = tokenizer_with([])
@@ -159,9 +151,7 @@ def test_stop_strings_are_searched_in_text_with_special_tokens() -> None:
     assert special_stops(names, tokenizer) == ids_of("<|im_end|><eos>", tokenizer)
 
 
-def test_stop_tokens_and_special_stop_strings_are_sent_as_ids(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_stop_tokens_and_special_stop_strings_are_sent_as_ids(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tokenizer_with([])
     asked = request(stop=("<unk>", "</x>"), stop_ids=(7,))
     with loopback() as server:
@@ -177,11 +167,7 @@ def test_template_arguments_go_to_a_chat_server_or_are_refused() -> None:
     tokenizer = tokenizer_with([])
     message = Message(role="user", content="2+2?")
     quiet = Prompt(
-        prompt_id="p",
-        messages=(message,),
-        source="s",
-        checks=CHECKS,
-        chat_template_kwargs={"enable_thinking": False},
+        prompt_id="p", messages=(message,), source="s", checks=CHECKS, chat_template_kwargs={"enable_thinking": False}
     )
     with loopback(paths=("/v1/chat/completions",)) as server:
         ask(server_engine(server, tokenizer, prompt=quiet), request())

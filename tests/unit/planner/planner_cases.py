@@ -5,9 +5,7 @@ from rlvr.config.load import load_recipe
 from rlvr.config.sections.learner import LearnerDtype
 from rlvr.planner.architecture import Architecture
 from rlvr.planner.machine import Device
-from rlvr.planner.memory import (
-    Part,
-)
+from rlvr.planner.memory import Part
 from rlvr.planner.setup import Lengths, Setup, setup_of
 
 GIB = 1 << 30

@@ -34,13 +34,7 @@ def test_gpus_hold_a_learner_each_and_the_first_the_engine() -> None:
     found = places(replace(SETUP, num_learners=2), gpus)
     assert [place.name for place in found] == ["cuda 0", "cuda 1"]
     names = [set(by_name(list(place.parts))) for place in found]
-    assert names[0] - names[1] == {
-        "published weights",
-        "engine's weights",
-        "key-value cache",
-        "sampling",
-        "prompts",
-    }
+    assert names[0] - names[1] == {"published weights", "engine's weights", "key-value cache", "sampling", "prompts"}
 
 
 def test_gradients_take_the_room_of_activations_unless_another_micro_batch_follows() -> None:
@@ -137,12 +131,7 @@ def test_candidates_are_what_the_recipe_has_not_done_yet() -> None:
 
 def test_a_change_that_contradicts_the_recipe_is_none() -> None:
     stale = load_recipe(
-        "tiny",
-        [
-            "rollout.engine_dtype=bfloat16",
-            "rollout.max_staleness=1",
-            "algorithm.correction.weight=token",
-        ],
+        "tiny", ["rollout.engine_dtype=bfloat16", "rollout.max_staleness=1", "algorithm.correction.weight=token"]
     ).recipe
     assert changed(stale, ("rollout.engine_dtype", "shared")) is None
     other = changed(stale, ("learner.gradient_checkpointing", True))

@@ -14,14 +14,7 @@ from rlvr.models import lora
 from rlvr.models.logprobs import token_logprobs
 from rlvr.models.policy import build_tiny, load_policy, outline
 from rlvr.planner.architecture import Architecture, architecture_of, num_adapter_parameters
-from rlvr.planner.memory import (
-    activations,
-    engine_parts,
-    head_work,
-    layer_bytes,
-    learner_parts,
-    logits,
-)
+from rlvr.planner.memory import activations, engine_parts, head_work, layer_bytes, learner_parts, logits
 from tests.unit.planner.planner_cases import SETUP, by_name
 
 

@@ -50,13 +50,7 @@ def test_what_asynchrony_and_shaping_did_is_shown(run_dir: Path):
         "reason": "for 3 steps in a row: mismatch/ess is 0.7",
         "readings": [],
     }
-    spent = {
-        "time": "2026-01-02T03:04:07Z",
-        "kind": "refill_spent",
-        "step": 2,
-        "groups": 12,
-        "kept": 3,
-    }
+    spent = {"time": "2026-01-02T03:04:07Z", "kind": "refill_spent", "step": 2, "groups": 12, "kept": 3}
     write_lines(run_dir / "events.jsonl", [alarm, spent])
     write_rollouts(run_dir / "rollouts" / "step_000002.parquet", overlong_penalty=0.5, kl_penalty=0.0)
     page = write_report(run_dir).read_text(encoding="utf-8")
@@ -186,10 +180,7 @@ def test_heights_start_at_zero() -> None:
 
 
 def test_stack_adds_up_and_a_step_without_a_part_is_a_gap() -> None:
-    layers = [
-        ("generate", [(1, 3.0), (2, None), (3, 3.0)]),
-        ("train", [(x, 1.0) for x in (1, 2, 3)]),
-    ]
+    layers = [("generate", [(1, 3.0), (2, None), (3, 3.0)]), ("train", [(x, 1.0) for x in (1, 2, 3)])]
     chart = stacked_chart("time/step_s", layers=layers)
     assert chart.count("<polygon") == 4  # two layers on each side of the gap
     assert ">4<" in chart
@@ -340,15 +331,7 @@ def test_folder_without_metrics_is_not_a_run(tmp_path: Path, name: str) -> None:
 
 def test_numbers_are_written_for_people() -> None:
     values = (0.58505, 12345.0, 1.23e-5, None, 26182.75, -0.5, 0.0)
-    assert [number(v) for v in values] == [
-        "0.585",
-        "12,345",
-        "1.23e-05",
-        "–",
-        "26,183",
-        "-0.5",
-        "0",
-    ]
+    assert [number(v) for v in values] == ["0.585", "12,345", "1.23e-05", "–", "26,183", "-0.5", "0"]
     assert [duration(s) for s in (51.3, 521.2, 8000)] == ["51.3 s", "8 min 41 s", "2 h 13 min"]
     assert escaped("a\n<b>") == "a\n&lt;b&gt;"
 
@@ -357,17 +340,11 @@ def test_a_report_that_fails_too_does_not_hide_why_the_run_failed(run_dir: Path,
     (run_dir / "report.html").unlink(missing_ok=True)
     (run_dir / "report.html").mkdir()
     notes: list[str] = []
-    with (
-        pytest.raises(CheckpointError, match="the disk is full"),
-        reported(run_dir, note=notes.append),
-    ):
+    with pytest.raises(CheckpointError, match="the disk is full"), reported(run_dir, note=notes.append):
         raise CheckpointError("the disk is full")
     assert notes == []
     assert "the report could not be written" in caplog.text
-    with (
-        pytest.raises(StorageError, match=r"report\.html cannot be written"),
-        reported(run_dir, note=notes.append),
-    ):
+    with pytest.raises(StorageError, match=r"report\.html cannot be written"), reported(run_dir, note=notes.append):
         pass
 
 
@@ -394,7 +371,6 @@ def test_a_file_that_cannot_be_read_is_named(run_dir: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "read_text", refused)
     with pytest.raises(
-        StorageError,
-        match=r"metrics\.jsonl cannot be read: Permission denied|recipe\.yaml cannot be read",
+        StorageError, match=r"metrics\.jsonl cannot be read: Permission denied|recipe\.yaml cannot be read"
     ):
         write_report(run_dir)

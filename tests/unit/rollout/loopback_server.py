@@ -200,11 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
             if body.get("logprobs"):
                 choice["logprobs"] = {"token_logprobs": [-0.5] * len(text)}
             count = len(body["prompt"]) + (ways.extra_tokens if isinstance(body["prompt"], str) else 0)
-        return {
-            "id": "x",
-            "choices": [choice],
-            "usage": {"prompt_tokens": count, "completion_tokens": len(text)},
-        }
+        return {"id": "x", "choices": [choice], "usage": {"prompt_tokens": count, "completion_tokens": len(text)}}
 
     def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

@@ -43,11 +43,7 @@ def engine_of(policy: Policy, dtype: EngineDtype = EngineDtype.SHARED, rows: int
 
 
 def requests_of(
-    prompts: Sequence[Sequence[int]],
-    *,
-    group_size: int = 4,
-    temperature: float = 1.0,
-    **sampling: object,
+    prompts: Sequence[Sequence[int]], *, group_size: int = 4, temperature: float = 1.0, **sampling: object
 ) -> list[GenerationRequest]:
     return [
         GenerationRequest(
@@ -119,9 +115,7 @@ def test_seed_decides_the_sample(policy: Policy):
 def test_greedy_equals_the_generate_of_transformers(policy: Policy):
     policy.model.eval()
     for prompt, completion in zip(
-        PROMPTS,
-        generate(engine_of(policy), requests_of(PROMPTS, group_size=1, temperature=0.0)),
-        strict=True,
+        PROMPTS, generate(engine_of(policy), requests_of(PROMPTS, group_size=1, temperature=0.0)), strict=True
     ):
         ids = torch.tensor([prompt])
         expected = policy.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
@@ -206,10 +200,7 @@ def test_deadline_ends_a_completion_with_abort(policy: Policy):
 
 
 def ref_of(
-    policy: Policy,
-    version: int,
-    transport: Transport = Transport.IN_PLACE_COPY,
-    dtype: torch.dtype = torch.bfloat16,
+    policy: Policy, version: int, transport: Transport = Transport.IN_PLACE_COPY, dtype: torch.dtype = torch.bfloat16
 ) -> WeightsRef:
     manifest = tuple(
         TensorEntry(name=n, shape=tuple(p.shape), checksum=tensor_checksum(p.detach().to(dtype)))
@@ -284,10 +275,7 @@ def test_weights_that_are_not_what_was_sent_are_refused(policy: Policy):
     ref = ref_of(policy, 1)
     with torch.no_grad():
         next(policy.model.parameters())[0, 0] += 1
-    with pytest.raises(
-        RolloutError,
-        match=r"differ from the learner's, first 'model\.embed_tokens\.weight'",
-    ):
+    with pytest.raises(RolloutError, match=r"differ from the learner's, first 'model\.embed_tokens\.weight'"):
         asyncio.run(engine_of(policy, EngineDtype.BFLOAT16).load_weights(ref))
     with pytest.raises(RolloutError, match="shared"):
         asyncio.run(engine_of(policy, EngineDtype.BFLOAT16).load_weights(ref_of(policy, 1, Transport.SHARED)))

@@ -15,16 +15,7 @@ from rlvr.errors import ConfigError, RolloutError
 from rlvr.http.client import JsonClient, Retries
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest, Sampling
-from rlvr.records import (
-    Check,
-    Completion,
-    FinishReason,
-    Message,
-    Prompt,
-    Transport,
-    WeightsKind,
-    WeightsRef,
-)
+from rlvr.records import Check, Completion, FinishReason, Message, Prompt, Transport, WeightsKind, WeightsRef
 from rlvr.rollout.server_dialect import Form
 from rlvr.rollout.server_engine import ServerEngine
 from tests.unit.rollout.loopback_server import Loopback, loopback
@@ -57,10 +48,7 @@ def request(
         sample_index=index,
         seed=2**63 + index,
         sampling=Sampling(
-            temperature=0.7,
-            max_tokens=max_tokens,
-            stop_strings=tuple(stop),
-            stop_token_ids=tuple(stop_ids),
+            temperature=0.7, max_tokens=max_tokens, stop_strings=tuple(stop), stop_token_ids=tuple(stop_ids)
         ),
         deadline_s=deadline_s,
     )
@@ -218,11 +206,7 @@ def test_text_that_ended_by_itself_gets_no_stop_string(tokenizer):
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [
-        ("length", FinishReason.LENGTH),
-        ("abort", FinishReason.ABORT),
-        ("content_filter", FinishReason.ABORT),
-    ],
+    [("length", FinishReason.LENGTH), ("abort", FinishReason.ABORT), ("content_filter", FinishReason.ABORT)],
 )
 def test_only_what_ended_by_itself_counts_as_ended(tokenizer, said, meant):
     with loopback(finish_reason=said) as server:
@@ -235,10 +219,7 @@ def test_a_retry_later_status_is_retried_and_then_reported(tokenizer):
         (found,) = run(engine_of(server, tokenizer), request())
         assert found.text == "4"
         assert len(server.requests) == 5  # three refused, the probe, the completion
-    with (
-        loopback(failures=[503] * 4) as server,
-        pytest.raises(RolloutError, match="not ready: status 503, try again"),
-    ):
+    with loopback(failures=[503] * 4) as server, pytest.raises(RolloutError, match="not ready: status 503, try again"):
         run(engine_of(server, tokenizer), request())
 
 

@@ -26,12 +26,7 @@ with open(sys.argv[1], "w") as file:
 
 def test_the_error_names_the_causes_and_not_only_that_something_failed(tmp_path: Path):
     with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
-        subprocess.run(
-            [sys.executable, "-c", CORE, str(tmp_path / "found")],
-            stdout=out,
-            stderr=err,
-            check=True,
-        )
+        subprocess.run([sys.executable, "-c", CORE, str(tmp_path / "found")], stdout=out, stderr=err, check=True)
     assert (tmp_path / "found").read_text() == (
         "torch._inductor.exc.InvalidCxxCompiler: No working C++ compiler found; "
         "OSError: libnuma.so.1: cannot open shared object file"

@@ -9,13 +9,7 @@ from rlvr.errors import RolloutError
 from rlvr.protocols import GenerationRequest, Sampling
 from rlvr.records import FinishReason, TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.rollout.vllm.engine import _problems, _require_loadable
-from rlvr.rollout.vllm.mapping import (
-    chosen_logprobs,
-    completion_of,
-    prompt_logprobs,
-    sampling_arguments,
-    versions_of,
-)
+from rlvr.rollout.vllm.mapping import chosen_logprobs, completion_of, prompt_logprobs, sampling_arguments, versions_of
 
 REQUEST = GenerationRequest(
     request_id="p/3",
@@ -30,9 +24,7 @@ REQUEST = GenerationRequest(
 def flat(*logprobs: float) -> SimpleNamespace:
     count = len(logprobs)
     return SimpleNamespace(
-        start_indices=list(range(count)),
-        end_indices=list(range(1, count + 1)),
-        logprobs=list(logprobs),
+        start_indices=list(range(count)), end_indices=list(range(1, count + 1)), logprobs=list(logprobs)
     )
 
 
@@ -66,12 +58,7 @@ def test_tokens_become_text_in_vllm_only_where_a_stop_string_needs_it():
 
 def test_sampling_is_the_recipes_and_the_seed_fits():
     found = sampling_arguments(REQUEST, stop_token_ids=())
-    assert (found["temperature"], found["top_p"], found["top_k"], found["min_p"]) == (
-        0.5,
-        1.0,
-        0,
-        0.0,
-    )
+    assert (found["temperature"], found["top_p"], found["top_k"], found["min_p"]) == (0.5, 1.0, 0, 0.0)
     assert (found["seed"], found["max_tokens"], found["n"]) == (5, 9, 1)
 
 
@@ -99,9 +86,7 @@ def test_tokens_dropped_after_a_stop_string_leave_log_probs_and_versions():
 
 def test_a_request_aborted_before_its_first_token_has_none():
     found = completion_of(
-        REQUEST,
-        output(token_ids=[], logprobs=None, finish_reason="abort", weight_versions=[]),
-        to_text=lambda ids: "",
+        REQUEST, output(token_ids=[], logprobs=None, finish_reason="abort", weight_versions=[]), to_text=lambda ids: ""
     )
     assert (found.token_ids, found.finish_reason) == ((), FinishReason.ABORT)
 
@@ -113,8 +98,7 @@ def test_an_end_that_is_not_known_is_an_error(reason: str | None):
 
 
 @pytest.mark.parametrize(
-    "spans",
-    [None, [], [span("4", 0, 2)], [span("default", 0, 3)], [span("4", 0, 1), span("5", 2, 3)]],
+    "spans", [None, [], [span("4", 0, 2)], [span("default", 0, 3)], [span("4", 0, 1), span("5", 2, 3)]]
 )
 def test_a_token_without_a_version_is_an_error(spans: list[SimpleNamespace] | None):
     with pytest.raises(RolloutError, match="of 3 tokens"):

@@ -54,9 +54,7 @@ class Runner:
         self.scheduler.update_from_output(
             output,
             ModelRunnerOutput(
-                req_ids=names,
-                req_id_to_index={name: i for i, name in enumerate(names)},
-                sampled_token_ids=tokens,
+                req_ids=names, req_id_to_index={name: i for i, name in enumerate(names)}, sampled_token_ids=tokens
             ),
         )
 
@@ -103,9 +101,7 @@ def scheduler_of(folder: Path, *changes: str, num_blocks: int = 200) -> Any:
     scheduler = scheduler_class(
         vllm_config=config,
         kv_cache_config=KVCacheConfig(
-            num_blocks=num_blocks,
-            kv_cache_tensors=[],
-            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+            num_blocks=num_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
         ),
         structured_output_manager=StructuredOutputManager(config),
         block_size=BLOCK,
@@ -123,9 +119,7 @@ def request(name: str, *, prompt: int = 3, max_tokens: int = 8) -> Any:
         name,
         list(range(prompt)),
         SamplingParams(
-            max_tokens=1 if is_scored else max_tokens,
-            prompt_logprobs=0 if is_scored else None,
-            ignore_eos=True,
+            max_tokens=1 if is_scored else max_tokens, prompt_logprobs=0 if is_scored else None, ignore_eos=True
         ),
         None,
     )

@@ -36,8 +36,7 @@ LLAMA = LlamaConfig(num_hidden_layers=30, num_attention_heads=9, num_key_value_h
 
 def recipe_of(*changes: str) -> Recipe:
     return load_recipe(
-        "tiny",
-        ["rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=shared", *changes],
+        "tiny", ["rollout.engine=vllm", "cluster.backend=ray", "rollout.engine_dtype=shared", *changes]
     ).recipe
 
 
@@ -54,10 +53,7 @@ def arguments_of(*changes: str, is_cpu: bool = True, has_kv_variable: bool = Fal
 
 def test_defaults_follow_the_recipe():
     found = arguments_of(
-        "data.max_prompt_tokens=100",
-        "rollout.max_completion_tokens=50",
-        "seed=7",
-        "rollout.max_batch_rows=32",
+        "data.max_prompt_tokens=100", "rollout.max_completion_tokens=50", "seed=7", "rollout.max_batch_rows=32"
     )
     assert found["max_model_len"] == 151
     assert found["max_num_active_seqs"] == 32
@@ -70,8 +66,7 @@ def test_defaults_follow_the_recipe():
 
 
 @pytest.mark.parametrize(
-    ("engine_dtype", "expected"),
-    [("shared", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")],
+    ("engine_dtype", "expected"), [("shared", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")]
 )
 def test_the_engines_dtype_is_the_recipes(engine_dtype: str, expected: str):
     assert arguments_of(f"rollout.engine_dtype={engine_dtype}")["dtype"] == expected
@@ -134,23 +129,10 @@ def test_adapters_alone_use_the_next_rank_that_vllm_supports(rank: int, taken: i
 def test_layers_without_adapters_are_left_as_they_are():
     policy = build_tiny(TinyModel(), seed=0)
     found = outline_of(policy.model, lora=LoraConfig(rank=2))
-    assert set(found.adapted) == {
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    }
+    assert set(found.adapted) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     recipe = recipe_of("model.lora.rank=2", "model.lora.sends_alone=true")
     arguments = engine_arguments(
-        recipe,
-        architecture=LLAMA,
-        max_positions=8192,
-        is_cpu=True,
-        memory_bytes=64 << 30,
-        adapted=("q_proj",),
+        recipe, architecture=LLAMA, max_positions=8192, is_cpu=True, memory_bytes=64 << 30, adapted=("q_proj",)
     )
     assert arguments["lora_target_modules"] == ["q_proj"]
 
@@ -168,11 +150,7 @@ def test_a_folder_of_adapters_names_their_layers_and_holds_a_copy(tmp_path: Path
     file.unlink()
     assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == b"x"
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (
-        4,
-        6.0,
-        ["k", "q"],
-    )
+    assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (4, 6.0, ["k", "q"])
 
 
 def test_a_length_below_the_recipes_is_refused_and_one_above_is_accepted():
@@ -252,18 +230,10 @@ def test_a_cache_that_the_user_sized_is_left_alone():
 
 def test_the_folder_and_the_extension_are_put_in_at_the_start():
     settings = EngineSettings(
-        arguments={"dtype": "float32"},
-        environment={},
-        weight_shapes={},
-        max_model_len=8,
-        is_cpu=True,
+        arguments={"dtype": "float32"}, environment={}, weight_shapes={}, max_model_len=8, is_cpu=True
     )
     found = settings.call_arguments("somewhere")
-    assert (found["model"], found["tokenizer"], found["dtype"]) == (
-        "somewhere",
-        "somewhere",
-        "float32",
-    )
+    assert (found["model"], found["tokenizer"], found["dtype"]) == ("somewhere", "somewhere", "float32")
     assert found["worker_extension_cls"] == "rlvr.rollout.vllm.extension.WorkerExtension"
 
 

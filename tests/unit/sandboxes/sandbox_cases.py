@@ -11,10 +11,7 @@ from rlvr_sandboxes.landlock import LandlockSandbox
 from rlvr_sandboxes.namespaces import NamespacesSandbox
 from rlvr_sandboxes.outside.boxes import BoxConfig, BoxedSandbox
 
-BACKENDS: dict[str, type[BoxedSandbox]] = {
-    "namespaces": NamespacesSandbox,
-    "landlock": LandlockSandbox,
-}
+BACKENDS: dict[str, type[BoxedSandbox]] = {"namespaces": NamespacesSandbox, "landlock": LandlockSandbox}
 QUICK = Limits(wall_s=5.0)
 
 

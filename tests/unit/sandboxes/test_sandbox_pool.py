@@ -16,14 +16,7 @@ from rlvr.protocols import Limits, RunResult
 from rlvr_sandboxes.inside import limits as box_limits
 from rlvr_sandboxes.outside.boxes import NUM_ATTEMPTS, BoxedSandbox, spawn
 from rlvr_sandboxes.outside.slot import Launched, Slot
-from tests.unit.sandboxes.sandbox_cases import (
-    BACKENDS,
-    QUICK,
-    make,
-    processes_with,
-    python,
-    sandbox_fixture,
-)
+from tests.unit.sandboxes.sandbox_cases import BACKENDS, QUICK, make, processes_with, python, sandbox_fixture
 
 SLEEP = "import time; time.sleep(1); print('awake')"
 FILES = {"main.py": b"print(6 * 7)"}
@@ -89,9 +82,7 @@ def test_a_stopped_zygote_is_found_and_replaced(sandbox: BoxedSandbox, monkeypat
     asyncio.run(scenario())
 
 
-def test_a_program_under_which_boxes_keep_breaking_fails_instead_of_escaping(
-    sandbox: BoxedSandbox,
-) -> None:
+def test_a_program_under_which_boxes_keep_breaking_fails_instead_of_escaping(sandbox: BoxedSandbox) -> None:
     async def scenario() -> RunResult:
         assert (await run(sandbox, "print(1)")).is_clean
         task = run(sandbox, SLEEP)
@@ -322,9 +313,7 @@ def test_a_box_whose_first_process_is_killed_at_its_start_fails_at_once_and_leav
         time.sleep(0.01)
 
 
-def test_a_jail_without_proc_runs_where_a_cgroup_counts_and_else_refuses(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_jail_without_proc_runs_where_a_cgroup_counts_and_else_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlvr_sandboxes.outside.jail.can_mount_proc", lambda _: False)
     uncounted = make("namespaces", use_cgroups=False)
     with pytest.raises(SandboxError, match="systempaths=unconfined"):

@@ -218,9 +218,7 @@ def test_memory_facts_grow_with_the_program(sandbox: BoxedSandbox) -> None:
     assert large.is_clean
 
 
-def test_equal_programs_see_equal_hashes_and_different_random_numbers(
-    sandbox: BoxedSandbox,
-) -> None:
+def test_equal_programs_see_equal_hashes_and_different_random_numbers(sandbox: BoxedSandbox) -> None:
     source = "import random; print(hash('rlvr')); print(random.random())"
     first, second = (python(sandbox, source).stdout.split() for _ in range(2))
     assert first[0] == second[0]

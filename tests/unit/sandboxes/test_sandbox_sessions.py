@@ -146,9 +146,7 @@ def test_a_preloaded_source_runs_with_the_files_of_the_session(sandbox: BoxedSan
         asyncio.run(sandbox.run(("preloaded", "other"), {}, b"", QUICK))
 
 
-def test_a_preloaded_source_with_a_main_is_executed_once_and_no_run_changes_it(
-    sandbox: BoxedSandbox,
-) -> None:
+def test_a_preloaded_source_with_a_main_is_executed_once_and_no_run_changes_it(sandbox: BoxedSandbox) -> None:
     source = FRAMES + (
         "import sys\nSTATE = [__name__]\n"
         "def rehearse():\n    STATE.append('rehearsed')\n"

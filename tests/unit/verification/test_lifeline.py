@@ -41,9 +41,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path}
 
 
-def test_a_child_that_holds_the_interpreters_lock_ends_with_its_killed_parent(
-    environment: dict[str, str],
-):
+def test_a_child_that_holds_the_interpreters_lock_ends_with_its_killed_parent(environment: dict[str, str]):
     done = subprocess.run([sys.executable, "-c", PARENT], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid = int(done.stdout)
@@ -53,9 +51,7 @@ def test_a_child_that_holds_the_interpreters_lock_ends_with_its_killed_parent(
         time.sleep(0.01)
 
 
-def test_a_child_whose_parent_was_gone_before_it_could_be_bound_runs_nothing(
-    environment: dict[str, str],
-):
+def test_a_child_whose_parent_was_gone_before_it_could_be_bound_runs_nothing(environment: dict[str, str]):
     stranger = os.getppid()
     done = subprocess.run(
         [sys.executable, "-m", "rlvr.processes.lifeline", str(stranger), "holds_the_lock", "started"],

@@ -206,13 +206,7 @@ def test_a_constant_score_out_of_range_is_refused_before_a_run_with_its_line() -
 
 
 def test_the_score_of_a_verdict_may_be_a_scalar_of_numpy() -> None:
-    answer = Verdict(
-        status=Status.PASS,
-        score=cast(float, np.float32(1)),
-        reason="r",
-        verifier="v@1",
-        seconds=0.0,
-    )
+    answer = Verdict(status=Status.PASS, score=cast(float, np.float32(1)), reason="r", verifier="v@1", seconds=0.0)
     assert type(answer.score) is float
 
 

@@ -106,10 +106,7 @@ def test_a_name_that_two_distributions_register_is_an_error_where_it_is_used(
 ) -> None:
     register(tmp_path, "taker", "math", "taker.checks:Math")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert [e.distribution for e in list_plugins(VERIFIERS) if e.name == "math"] == [
-        "rlvr",
-        "taker",
-    ]
+    assert [e.distribution for e in list_plugins(VERIFIERS) if e.name == "math"] == ["rlvr", "taker"]
     assert find(VERIFIERS, "countdown").target.endswith("CountdownVerifier")
     with pytest.raises(PluginError, match="two distributions register") as caught:
         find(VERIFIERS, "math")

@@ -222,9 +222,7 @@ def test_closing_answers_what_is_open(ask: Ask, pool: VerifierPool) -> None:
         assert future.cancelled() or future.result().status is Status.ERROR
 
 
-def test_a_plugin_that_cannot_be_built_in_a_worker_is_an_error_and_not_a_zero(
-    tmp_path: Path,
-) -> None:
+def test_a_plugin_that_cannot_be_built_in_a_worker_is_an_error_and_not_a_zero(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text("import os\nos._exit(9)\n", encoding="utf-8")
     pool = VerifierPool(1, DEADLINE_S)
@@ -282,12 +280,7 @@ def test_counters_tell_timeouts_crashes_and_errors_apart(service: VerifierServic
     verdicts = service.verify_batch([(prompt, make_completion(text)) for text in texts])
     assert [v["main"].status.value for v in verdicts] == ["fail", "fail", "error", "pass"]
     counters = service.counters
-    assert (
-        counters.num_items,
-        counters.num_timeouts,
-        counters.num_crashes,
-        counters.num_errors,
-    ) == (4, 1, 1, 1)
+    assert (counters.num_items, counters.num_timeouts, counters.num_crashes, counters.num_errors) == (4, 1, 1, 1)
     assert counters.busy_s > DEADLINE_S
 
 

@@ -119,12 +119,7 @@ class Leaves:
 
 @pytest.mark.parametrize(
     ("execution", "method"),
-    [
-        ("PROCESS", "prejudge"),
-        ("PROCESS", "work_key"),
-        ("ASYNC", "verify"),
-        ("SANDBOXED", "verify"),
-    ],
+    [("PROCESS", "prejudge"), ("PROCESS", "work_key"), ("ASYNC", "verify"), ("SANDBOXED", "verify")],
 )
 def test_an_exit_inside_the_runs_own_process_is_an_error_verdict(execution: str, method: str, tmp_path: Path) -> None:
     other = "" if method == "verify" else "def verify(self, prompt, completion): pass"

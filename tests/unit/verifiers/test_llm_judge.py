@@ -24,12 +24,7 @@ def judged(
     """Verdicts by `llm_judge` on completions, together."""
     settings = {"url": server.url, **settings}
     check = Check(name="main", verifier="llm_judge", reference=reference, settings=settings)
-    prompt = Prompt(
-        prompt_id="p",
-        checks=(check,),
-        source="test",
-        messages=(Message(role="user", content=QUESTION),),
-    )
+    prompt = Prompt(prompt_id="p", checks=(check,), source="test", messages=(Message(role="user", content=QUESTION),))
     service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=None)
     try:
         service.preflight([check])

@@ -106,12 +106,7 @@ def gold_passes_and_mutants_fail(verifier: Any, gold: Any, text: str, mutants: l
         assert not verdict.passed, (gold, mutant, verdict.reason)
 
 
-@cases(
-    450,
-    st.sampled_from(["12", "1/2", "(1,2)", "x=3", "[0,1)", "A", "\\sqrt{2}"]),
-    TEXTS,
-    st.booleans(),
-)
+@cases(450, st.sampled_from(["12", "1/2", "(1,2)", "x=3", "[0,1)", "A", "\\sqrt{2}"]), TEXTS, st.booleans())
 def test_math_returns_a_verdict_for_any_text(gold: str, text: str, is_cut: bool) -> None:
     verify_any(MATH, gold, text, is_cut)
 

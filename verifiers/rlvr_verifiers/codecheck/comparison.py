@@ -72,12 +72,7 @@ def _lines(text: str, skips_blank: bool, keeps_first: bool) -> list[str]:
 
 
 def _is_same_line(
-    got: str,
-    wanted: str,
-    has_layout: bool,
-    tolerance: Tolerance | None,
-    loose: float,
-    whole_by_value: bool,
+    got: str, wanted: str, has_layout: bool, tolerance: Tolerance | None, loose: float, whole_by_value: bool
 ) -> bool:
     left, right = got.split(), wanted.split()
     if len(left) != len(right):

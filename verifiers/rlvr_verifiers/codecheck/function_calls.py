@@ -210,12 +210,7 @@ def load_body(names: list[str]) -> bytes:
 
 def run_body(call: Call) -> bytes:
     """The request for the value of one call."""
-    parts = [
-        list(call.args),
-        dict(call.kwargs),
-        list(call.method_args),
-        dict(call.method_kwargs or {}),
-    ]
+    parts = [list(call.args), dict(call.kwargs), list(call.method_args), dict(call.method_kwargs or {})]
     encoder = wire.Encoder()
     encoded = [encoder.encode(part) for part in parts]
     return wire.dump({"op": "run", "name": call.name, "method": call.method, "a": encoded})

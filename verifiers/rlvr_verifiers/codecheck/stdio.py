@@ -20,11 +20,7 @@ from rlvr_verifiers.codecheck.outcome import (
     with_facts,
 )
 from rlvr_verifiers.codecheck.patience import Patience
-from rlvr_verifiers.codecheck.references.stdio_tests import (
-    CheckerProgram,
-    StdioReference,
-    StdioTest,
-)
+from rlvr_verifiers.codecheck.references.stdio_tests import CheckerProgram, StdioReference, StdioTest
 
 MAX_TIMEOUTS = 3  # per program, if all tests are run
 NUM_AT_ONCE = 4
@@ -118,12 +114,7 @@ async def _settled(run: Callable[[Limits], Awaitable[RunResult]], limits: Limits
 
 
 async def _outcome(
-    boxes: Boxes,
-    result: RunResult,
-    test: StdioTest,
-    reference: StdioReference,
-    limits: Limits,
-    loose: float,
+    boxes: Boxes, result: RunResult, test: StdioTest, reference: StdioReference, limits: Limits, loose: float
 ) -> TestOutcome:
     end = bad_end(result, limits)
     if end is not None:
@@ -154,11 +145,7 @@ async def _checked(boxes: Boxes, checker: CheckerProgram, test: StdioTest, print
     Raises:
         VerifierError: the exit code is not one that a checker may have.
     """
-    files = {
-        "input.txt": test.stdin,
-        "output.txt": printed,
-        "answer.txt": test.stdout.encode("utf-8", "surrogatepass"),
-    }
+    files = {"input.txt": test.stdin, "output.txt": printed, "answer.txt": test.stdout.encode("utf-8", "surrogatepass")}
     argv: tuple[str, ...] = ("python", "main.py", *files)
     program = {"main.py": checker.code}
     if checker.language == "cpp":

@@ -13,23 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from rlvr_verifiers.mathcheck.compare.compare import (
-    EXACT,
-    CompareOptions,
-    Decision,
-    Gold,
-    Problem,
-    compare,
-    read_gold,
-)
+from rlvr_verifiers.mathcheck.compare.compare import EXACT, CompareOptions, Decision, Gold, Problem, compare, read_gold
 from rlvr_verifiers.mathcheck.method import Method
-from rlvr_verifiers.mathcheck.text.extraction import (
-    DEFAULT,
-    Extraction,
-    ExtractionOptions,
-    Found,
-    extract,
-)
+from rlvr_verifiers.mathcheck.text.extraction import DEFAULT, Extraction, ExtractionOptions, Found, extract
 from rlvr_verifiers.mathcheck.text.markers import Origin
 
 MAX_ANSWER_CHARS = 10_000

@@ -64,10 +64,7 @@ class EngineHandle:
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""
         return await self._calls.later(
-            "score",
-            rows,
-            what=f"scores of {len(rows)} rows",
-            deadline_s=self._deadlines.step_deadline_s,
+            "score", rows, what=f"scores of {len(rows)} rows", deadline_s=self._deadlines.step_deadline_s
         )
 
     async def health(self) -> EngineHealth:

@@ -24,12 +24,7 @@ class Loading:
         self._loads_after_work = loads_after_work
 
     async def load(
-        self,
-        member: EngineMember,
-        ref: WeightsRef,
-        *,
-        canary: Sequence[Sequence[int]],
-        peers: Sequence[LoadReceipt],
+        self, member: EngineMember, ref: WeightsRef, *, canary: Sequence[Sequence[int]], peers: Sequence[LoadReceipt]
     ) -> None:
         """Sets the member's receipt.
 

@@ -26,14 +26,7 @@ _POLL_S = 0.3
 class LearnerHandle:
     """Implements `rlvr.batch.ProvableLearner` with an actor that it starts and ends."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        options: dict[str, Any],
-        num_threads: int,
-        board: WaitBoard,
-    ) -> None:
+    def __init__(self, recipe: Recipe, *, options: dict[str, Any], num_threads: int, board: WaitBoard) -> None:
         self._recipe = recipe
         self._deadlines = recipe.cluster
         start: Any = LearnerActor
@@ -49,10 +42,7 @@ class LearnerHandle:
     def open(self, run_dir: Path) -> Opened:
         """Waits until the policy is loaded."""
         self.opened = self._calls.now(
-            "open",
-            str(run_dir),
-            what="loading the policy",
-            deadline_s=self._deadlines.start_deadline_s,
+            "open", str(run_dir), what="loading the policy", deadline_s=self._deadlines.start_deadline_s
         )
         assert self.opened is not None
         return self.opened
@@ -67,10 +57,7 @@ class LearnerHandle:
         checkpoint = str(context.resumed.folder.resolve()) if context.resumed else None
         actor = self._calls.actor
         running = actor.start.remote(
-            context.recipe,
-            str(context.faults.resolve()),
-            str(context.reference.resolve()),
-            checkpoint,
+            context.recipe, str(context.faults.resolve()), str(context.reference.resolve()), checkpoint
         )
         shown = 0
         is_stop_sent = False

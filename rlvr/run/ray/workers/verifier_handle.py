@@ -32,10 +32,7 @@ class VerifierHandle:
     async def start(self, checks: Sequence[Check]) -> None:
         """Waits until verifiers and sandbox are ready on the node."""
         self.place = await self._calls.later(
-            "start",
-            list(checks),
-            what="its verifiers and its sandbox",
-            deadline_s=self._deadlines.start_deadline_s,
+            "start", list(checks), what="its verifiers and its sandbox", deadline_s=self._deadlines.start_deadline_s
         )
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:

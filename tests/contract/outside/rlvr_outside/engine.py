@@ -60,9 +60,7 @@ class UniformEngine:
     async def health(self) -> EngineHealth:
         """Healthy until it is closed."""
         return EngineHealth(
-            is_healthy=not self._is_closed,
-            policy_version=self._version,
-            num_open_requests=self._num_open,
+            is_healthy=not self._is_closed, policy_version=self._version, num_open_requests=self._num_open
         )
 
     async def close(self) -> None:

@@ -218,7 +218,7 @@ CALLS = {
     f"train tiny --run-dir {'a' * 300}": "File name too long",
     "train tiny --run-dir /proc/x": "cannot be written",
     "train tiny --run.steps=2": "keys of a recipe are written without dashes: run.steps=VALUE",
-    "train tiny run.steps = 2": "write key=value without spaces around the equals sign",
+    "train tiny run.steps = 2": "write key=value without spaces",
     "report good.jsonl": "it is a file",
     "train tiny --resume": "there is no runs/latest",
     "train tiny --dry-run --run-dir good.jsonl": "is a file; choose another",

@@ -21,11 +21,7 @@ NUM_ROWS = 12
 SOURCE = {"source": "rows.jsonl", "verifier": "text_match"}
 # Recorded when every source was opened anew for each purpose.
 ORDER = "a/6 b/2 a/4 b/0 a/0 b/2 a/7 b/0 a/2 b/2 a/3 b/0 a/2 b/2 a/0 b/0 a/7 b/0 a/4 b/2 a/3 b/0 a/6 b/2".split()  # noqa: SIM905
-EVALS = {
-    "c": ["c/0", "c/2", "c/3", "c/4"],
-    "d": ["d/0", "d/2", "d/3", "d/4"],
-    "e": ["e/0", "e/2", "e/3", "e/4"],
-}
+EVALS = {"c": ["c/0", "c/2", "c/3", "c/4"], "d": ["d/0", "d/2", "d/3", "d/4"], "e": ["e/0", "e/2", "e/3", "e/4"]}
 DIGESTS = {
     "data.train.0 (rows.jsonl)": "8 rows, sha256 c1a5f8d32dc5248f",
     "data.train.1 (other.jsonl)": "3 rows, sha256 a9d9c2224edf0f16",

@@ -50,10 +50,7 @@ def group(
 
 
 def step_of(
-    *groups: Group,
-    entropy: float = 0.5,
-    kl: Sequence[float] | None = None,
-    has_baseline: bool = True,
+    *groups: Group, entropy: float = 0.5, kl: Sequence[float] | None = None, has_baseline: bool = True
 ) -> Update:
     """What a step of these groups did. kl: a penalty on each completion's reward, in their order."""
     shaped: dict[str, Shaped] = {}
@@ -237,10 +234,7 @@ def test_an_alarm_is_raised_once_after_five_steps_and_cleared_once() -> None:
     ]
     event = reports.events[0]
     assert event["since"] == 2
-    assert event["rollouts"] == {
-        "file": "rollouts/step_000006.parquet",
-        "completion_ids": ["c0", "c1", "c2"],
-    }
+    assert event["rollouts"] == {"file": "rollouts/step_000006.parquet", "completion_ids": ["c0", "c1", "c2"]}
     assert event["advice"]
     raised, *over = reports.lines  # one line: zero_reward says that there is no signal either
     assert raised.startswith("step 6: alarm zero_reward: for 5 steps in a row every reward was 0")

@@ -53,8 +53,7 @@ def watch_of(events: list[dict[str, object]], *, max_error_rate: float = 0.2) ->
 
 
 @pytest.mark.parametrize(
-    ("cause", "advice"),
-    [("hang", "verifier_deadline_s"), ("exit", "os._exit"), ("memory", "4 GB")],
+    ("cause", "advice"), [("hang", "verifier_deadline_s"), ("exit", "os._exit"), ("memory", "4 GB")]
 )
 def test_a_checker_broken_for_three_steps_ends_the_run(
     cause: str, advice: str, caplog: pytest.LogCaptureFixture
@@ -110,9 +109,7 @@ def evaluation_of(causes: list[str]) -> Evaluation:
     return summarize("held", [group_of(causes)], is_greedy=False)
 
 
-def test_a_broken_checker_of_an_evaluation_is_reported_and_stops_nothing(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_broken_checker_of_an_evaluation_is_reported_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     events: list[dict[str, object]] = []
     watch = watch_of(events)
     for step in range(4):
@@ -123,9 +120,7 @@ def test_a_broken_checker_of_an_evaluation_is_reported_and_stops_nothing(
     assert "evaluation 'held'" in caplog.text
 
 
-def test_an_evaluation_without_any_judged_completion_has_no_figures(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_an_evaluation_without_any_judged_completion_has_no_figures(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(VerifierError, match=r"none of 4 completions could be judged.*longer than 5 s"):
         _require_judged([evaluation_of(["hang"] * 4)])
     assert "evaluation 'held'" in caplog.text

@@ -15,10 +15,7 @@ CALM = {"mismatch/kl_k3": 0.010, "mismatch/max_abs_logprob_diff": 0.5, "mismatch
 
 
 def make(
-    mode: GovernorMode = GovernorMode.ACT,
-    *,
-    max_staleness: int = 0,
-    correction: Correction | None = None,
+    mode: GovernorMode = GovernorMode.ACT, *, max_staleness: int = 0, correction: Correction | None = None
 ) -> Governor:
     config = GovernorConfig(mode=mode, startup_steps=4, width=3.0, patience_steps=2)
     return Governor(config, correction=correction or Correction(), max_staleness=max_staleness)
@@ -57,8 +54,7 @@ def test_a_start_without_spread_still_leaves_room_for_rounding():
 
 
 @pytest.mark.parametrize(
-    ("metric", "inside", "outside"),
-    [("mismatch/max_abs_logprob_diff", 0.7, 0.8), ("mismatch/ess", 0.97, 0.95)],
+    ("metric", "inside", "outside"), [("mismatch/max_abs_logprob_diff", 0.7, 0.8), ("mismatch/ess", 0.97, 0.95)]
 )
 def test_every_watched_metric_has_its_bad_side(metric: str, inside: float, outside: float):
     governor = started(make())
@@ -162,10 +158,7 @@ WORST = "mismatch/max_abs_logprob_diff"
             {WORST: 2.0, "mismatch/mean_abs_logprob_diff": 0.1},
         ),
         (["learner.dtype=float32", "rollout.engine_dtype=bfloat16"], {}),
-        (
-            ["learner.dtype=float32", "rollout.engine_dtype=shared", "algorithm.governor.mode=off"],
-            {},
-        ),
+        (["learner.dtype=float32", "rollout.engine_dtype=shared", "algorithm.governor.mode=off"], {}),
         (["learner.dtype=float32", "rollout.engine=toy"], {}),
     ],
 )

@@ -6,14 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from rlvr.errors import RolloutError
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, Sampling
-from rlvr.records import (
-    Completion,
-    FinishReason,
-    TensorEntry,
-    Transport,
-    WeightsKind,
-    WeightsRef,
-)
+from rlvr.records import Completion, FinishReason, TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.run.ray.workers.engine_member import EngineLost
 
 CHECKSUM = 7

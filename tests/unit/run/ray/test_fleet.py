@@ -22,11 +22,7 @@ class Stage:
     """A fleet whose engines are made by `make`; keeps every engine and every event."""
 
     def __init__(
-        self,
-        make: Callable[[str, int], SimulatedEngine],
-        *,
-        num_engines: int,
-        supervision: Supervision = LIMITS,
+        self, make: Callable[[str, int], SimulatedEngine], *, num_engines: int, supervision: Supervision = LIMITS
     ) -> None:
         self.engines: list[SimulatedEngine] = []
         self.events: list[tuple[str, dict[str, Any]]] = []

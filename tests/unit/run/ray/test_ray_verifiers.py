@@ -124,9 +124,7 @@ def judge_all(count: int) -> Callable[[VerifierFleet], Awaitable[Any]]:
     return scenario
 
 
-def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_error(
-    here: VerifierService,
-):
+def test_items_of_a_lost_pool_are_judged_again_by_its_successor_and_none_is_an_error(here: VerifierService):
     pools = [Pool(lives=3), Pool()]
     verdicts, events = play(here, pools, judge_all(10))
     assert [v["m"].status for v in verdicts] == [Status.PASS] * 10

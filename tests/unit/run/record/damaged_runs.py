@@ -63,10 +63,7 @@ def a_group() -> Group:
         policy_versions=(0,),
     )
     prompt = Prompt(
-        prompt_id="p",
-        text="2 + 2 =",
-        checks=(Check(name="main", verifier="v", reference="4"),),
-        source="sums",
+        prompt_id="p", text="2 + 2 =", checks=(Check(name="main", verifier="v", reference="4"),), source="sums"
     )
     rollout = Rollout(completion=completion, verdicts={}, reward=1.0, reward_parts={"main": 1.0})
     return Group(group_id="0", prompt=prompt, rollouts=(rollout,))

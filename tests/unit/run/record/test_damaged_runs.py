@@ -28,16 +28,7 @@ from rlvr.run.record.recipe_file import stored_recipe
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume import find_resume, resume_from
 from rlvr.run.record.resume_choice import ResumeChoice
-from tests.unit.run.record.damaged_runs import (
-    DAMAGES,
-    INPUTS,
-    BytesLearner,
-    copied,
-    files_of,
-    make_run,
-    recipe,
-    resume,
-)
+from tests.unit.run.record.damaged_runs import DAMAGES, INPUTS, BytesLearner, copied, files_of, make_run, recipe, resume
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +68,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     assert chosen.warnings == ()
 
 
-def test_no_whole_checkpoint_is_an_error_that_names_each_and_does_not_start_over(
-    run: RunDirectory,
-) -> None:
+def test_no_whole_checkpoint_is_an_error_that_names_each_and_does_not_start_over(run: RunDirectory) -> None:
     DAMAGES["flip"](run.checkpoint(6) / "optimizer.pt", 0.5)
     DAMAGES["delete"](run.checkpoint(3) / "complete.json", 0.5)
     with pytest.raises(CheckpointError) as caught:
@@ -89,9 +78,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_each_and_does_not_start_over
     assert "step_3 is damaged: complete.json cannot be read" in str(caught.value)
 
 
-def test_a_checkpoint_can_be_named_and_a_wrong_name_lists_those_that_are_there(
-    run: RunDirectory,
-) -> None:
+def test_a_checkpoint_can_be_named_and_a_wrong_name_lists_those_that_are_there(run: RunDirectory) -> None:
     assert resume(run.path, choice=ResumeChoice(checkpoint="9")).error == (
         f"CheckpointError: {run.path} has no checkpoint 'step_9'; it has: step_3, step_6"
     )
@@ -130,9 +117,7 @@ def test_losses_of_the_record_are_reported_file_by_file(run: RunDirectory, name:
     assert name.partition("/")[0] in outcome.warnings[0]
 
 
-def test_damage_is_reported_once_and_not_again_after_a_later_checkpoint(
-    run: RunDirectory,
-) -> None:
+def test_damage_is_reported_once_and_not_again_after_a_later_checkpoint(run: RunDirectory) -> None:
     with sqlite3.connect(run.ledger) as ledger:
         ledger.execute("DELETE FROM issues WHERE step <= 2")
     ledger.close()
@@ -140,9 +125,7 @@ def test_damage_is_reported_once_and_not_again_after_a_later_checkpoint(
     assert "it holds 2 and 0" in resume(run.path, choice=ResumeChoice(checkpoint="step_3")).warnings[0]
 
 
-def test_changed_data_or_verifiers_are_an_error_with_both_digests_and_a_way_out(
-    run: RunDirectory,
-) -> None:
+def test_changed_data_or_verifiers_are_an_error_with_both_digests_and_a_way_out(run: RunDirectory) -> None:
     other = {**INPUTS, "verifier a.py:b": "version 2"}
     refused = resume(run.path, inputs=other).error
     assert refused.startswith("ConfigError")
@@ -263,11 +246,7 @@ DAMAGE = {
     "damage": st.sampled_from(sorted(DAMAGES)),
     "share": st.floats(0, 1, exclude_max=True),
 }
-COMMON: dict[str, Any] = {
-    "database": None,
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-}
+COMMON: dict[str, Any] = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
 @settings(max_examples=30, derandomize=True, **COMMON)

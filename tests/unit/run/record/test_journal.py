@@ -9,23 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlvr.errors import StorageError
-from rlvr.records import (
-    Check,
-    Completion,
-    FinishReason,
-    Group,
-    Prompt,
-    Role,
-    Rollout,
-    Status,
-    Verdict,
-)
-from rlvr.run.record.journal import (
-    MAX_REFERENCE_CHARACTERS,
-    EventsFile,
-    MetricsFile,
-    RolloutWriter,
-)
+from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Role, Rollout, Status, Verdict
+from rlvr.run.record.journal import MAX_REFERENCE_CHARACTERS, EventsFile, MetricsFile, RolloutWriter
 from rlvr.run.step.shaping import Shaped
 
 
@@ -61,10 +46,7 @@ def group() -> Group:
         watch = Verdict(status=Status.FAIL, score=0.0, reason="watching", verifier="v@1", seconds=0.0)
         parts = {} if score is None else {"main": score}
         return Rollout(
-            completion=completion,
-            verdicts={"watch": watch, "main": verdict},
-            reward=score,
-            reward_parts=parts,
+            completion=completion, verdicts={"watch": watch, "main": verdict}, reward=score, reward_parts=parts
         )
 
     rollouts = (rollout(0, Status.PASS, 1.0), rollout(1, Status.ERROR, None))
@@ -125,24 +107,11 @@ def test_rollouts_are_read_back_as_they_were(tmp_path: Path) -> None:
     path = writer.write(12, groups=[group()], prompt_texts={"sums/0": "<user>2 + 2 ="}, shaped={"c0": shaped})
     assert path.name == "step_000012.parquet"
     one, two = pq.read_table(path).to_pylist()
-    assert (one["step"], one["group_id"], one["source"], one["purpose"]) == (
-        12,
-        "g0",
-        "sums",
-        "train",
-    )
-    assert (one["prompt_text"], one["completion"], one["finish_reason"]) == (
-        "<user>2 + 2 =",
-        "4",
-        "stop",
-    )
+    assert (one["step"], one["group_id"], one["source"], one["purpose"]) == (12, "g0", "sums", "train")
+    assert (one["prompt_text"], one["completion"], one["finish_reason"]) == ("<user>2 + 2 =", "4", "stop")
     assert (one["token_ids"], one["prompt_token_ids"]) == ([3, 4], [1, 2])
     assert (one["logprobs"], one["policy_versions"]) == ([-0.5, -1.5], [0, 1])
-    assert (one["reward"], one["advantage"], json.loads(one["reward_parts"])) == (
-        1.0,
-        0.5,
-        {"main": 1.0},
-    )
+    assert (one["reward"], one["advantage"], json.loads(one["reward_parts"])) == (1.0, 0.5, {"main": 1.0})
     assert (one["status"], one["reason"], one["extracted"]) == ("pass", "because", "4")
     verdicts = {v["check"]: v for v in json.loads(one["verdicts"])}
     assert verdicts["watch"]["status"] == "fail"
@@ -179,9 +148,7 @@ def test_log_probs_that_are_not_finite_are_written_as_they_are(tmp_path: Path) -
     one = group().rollouts[0]
     completion = replace(one.completion, logprobs=(math.nan, -math.inf))
     path = RolloutWriter(tmp_path).write(
-        1,
-        groups=[replace(group(), rollouts=(replace(one, completion=completion),))],
-        prompt_texts={},
+        1, groups=[replace(group(), rollouts=(replace(one, completion=completion),))], prompt_texts={}
     )
     (row,) = pq.read_table(path).to_pylist()
     assert math.isnan(row["logprobs"][0])
@@ -203,10 +170,7 @@ def test_resuming_removes_rollouts_of_later_steps(tmp_path: Path) -> None:
     writer.write(3, groups=[group()], prompt_texts={}, purpose="eval:x")
     (tmp_path / "step_000002.parquet.tmp").touch()
     assert writer.truncate_after(2) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "step_000001.parquet",
-        "step_000002.parquet",
-    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000001.parquet", "step_000002.parquet"]
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:

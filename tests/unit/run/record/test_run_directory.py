@@ -67,9 +67,7 @@ def test_resuming_needs_a_run(tmp_path: Path) -> None:
     assert RunDirectory.open_existing(tmp_path).metrics == tmp_path / "metrics.jsonl"
 
 
-def test_checkpoints_without_a_marker_or_under_another_name_are_not_complete(
-    tmp_path: Path,
-) -> None:
+def test_checkpoints_without_a_marker_or_under_another_name_are_not_complete(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", "x")
     assert run.complete_checkpoints() == []
     older = checkpoint(run, 9)
@@ -80,22 +78,13 @@ def test_checkpoints_without_a_marker_or_under_another_name_are_not_complete(
     assert run.step_folders() == [(9, older), (10, newer), (11, torn)]
 
 
-def test_checkpoints_of_later_steps_are_set_aside_and_go_when_a_newer_one_is_complete(
-    tmp_path: Path,
-) -> None:
+def test_checkpoints_of_later_steps_are_set_aside_and_go_when_a_newer_one_is_complete(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", "x")
     for step in (3, 6, 9):
         checkpoint(run, step)
     checkpoint(run, 12, ending=".77.tmp")
-    assert run.set_aside_after(3) == [
-        run.checkpoints / "step_6.aside",
-        run.checkpoints / "step_9.aside",
-    ]
-    assert sorted(f.name for f in run.checkpoints.iterdir()) == [
-        "step_3",
-        "step_6.aside",
-        "step_9.aside",
-    ]
+    assert run.set_aside_after(3) == [run.checkpoints / "step_6.aside", run.checkpoints / "step_9.aside"]
+    assert sorted(f.name for f in run.checkpoints.iterdir()) == ["step_3", "step_6.aside", "step_9.aside"]
     checkpoint(run, 7)
     run.prune_checkpoints(1)
     assert sorted(f.name for f in run.checkpoints.iterdir()) == ["step_7", "step_9.aside"]

@@ -113,10 +113,7 @@ def test_a_file_system_without_locks_is_a_warning(
 
 def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).mkdir()
-    with (
-        pytest.raises(ConfigError, match="cannot be written: Is a directory"),
-        lock_directory(tmp_path),
-    ):
+    with pytest.raises(ConfigError, match="cannot be written: Is a directory"), lock_directory(tmp_path):
         pass
 
 

@@ -27,10 +27,7 @@ def test_a_whole_folder_has_no_problem_and_digests_that_sha256sum_gives_too(fold
     held = json.loads((folder / "complete.json").read_text())["files"]
     assert held == {
         "adapter/weights": {"bytes": 7, "sha256": hashlib.sha256(b"adapter").hexdigest()},
-        "model.safetensors": {
-            "bytes": 7000,
-            "sha256": hashlib.sha256(b"weights" * 1000).hexdigest(),
-        },
+        "model.safetensors": {"bytes": 7000, "sha256": hashlib.sha256(b"weights" * 1000).hexdigest()},
     }
 
 

@@ -79,10 +79,7 @@ def test_a_resumed_run_goes_on_in_the_trackers_own_run(
 
 @pytest.mark.parametrize("failing", ["init", "log"])
 def test_a_network_fault_warns_once_and_goes_on(
-    failing: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: object, **given: object) -> None:
         raise ConnectionError("no route")

@@ -151,9 +151,7 @@ def test_a_dropped_group_is_replaced_by_all_that_the_step_lacks_at_once():
 
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
-def test_a_step_uses_no_more_groups_than_its_refills_allow_even_if_all_are_dropped(
-    max_staleness: int,
-):
+def test_a_step_uses_no_more_groups_than_its_refills_allow_even_if_all_are_dropped(max_staleness: int):
     async def scenario() -> None:
         buffer = make(2, max_refills=3, max_staleness=max_staleness)
         producer = Producer(buffer)

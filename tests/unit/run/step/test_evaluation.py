@@ -11,19 +11,12 @@ from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Rollout
 from rlvr.run.step.evaluation import pass_at_k, summarize, wilson_interval
 
 PROMPT = Prompt(
-    prompt_id="p",
-    text="2+2=",
-    source="s",
-    checks=(Check(name="main", verifier="text_match", reference="4"),),
+    prompt_id="p", text="2+2=", source="s", checks=(Check(name="main", verifier="text_match", reference="4"),)
 )
 
 
 def rollout(
-    status: Status,
-    *,
-    index: int = 0,
-    answer: str | None = None,
-    reason: FinishReason = FinishReason.STOP,
+    status: Status, *, index: int = 0, answer: str | None = None, reason: FinishReason = FinishReason.STOP
 ) -> Rollout:
     score = None if status is Status.ERROR else float(status is Status.PASS)
     reward = 0.0 if score is not None and reason is not FinishReason.STOP else score

@@ -145,13 +145,7 @@ def test_streaming_takes_the_same_step(tmp_path: Path, may_overlap: bool, kl_coe
         assert other.shaped[name].reward == pytest.approx(shaped.reward, rel=1e-6)
         assert other.shaped[name].advantage == pytest.approx(shaped.advantage, rel=1e-5, abs=1e-9)
     assert [g.group_id for g in other.taken.kept] == [g.group_id for g in one.taken.kept]
-    for name in (
-        "policy/loss",
-        "policy/grad_norm",
-        "policy/entropy",
-        "learner/loss_tokens",
-        "reward/mean",
-    ):
+    for name in ("policy/loss", "policy/grad_norm", "policy/entropy", "learner/loss_tokens", "reward/mean"):
         assert other.metrics[name] == pytest.approx(one.metrics[name], rel=1e-6, abs=1e-6), name
 
 
@@ -193,9 +187,7 @@ def test_a_masked_rollout_counts_in_the_baseline_and_not_in_the_denominators(tmp
     world.thread.close()
 
 
-def test_groups_whose_advantages_are_all_zero_leave_the_denominators_and_are_counted(
-    tmp_path: Path,
-):
+def test_groups_whose_advantages_are_all_zero_leave_the_denominators_and_are_counted(tmp_path: Path):
     silent = group(1, [1.0, 1.0, 1.0])
     update = World(tmp_path, num_groups=2, drops_zero_variance=True).run(THREE[0], silent)
     assert [(g.group_id, why) for g, why in update.taken.dropped] == [("00000001", DropReason.ZERO_ADVANTAGES)]

@@ -106,11 +106,7 @@ def checked_group() -> Group:
     prompt = Prompt(prompt_id="p", text="?", checks=checks, source="s")
     partial = Verdict(status=Status.FAIL, score=0.5, reason="half", verifier="v@1", seconds=0.0)
     verdicts = (
-        {
-            "main": said(Status.PASS),
-            "tags": said(Status.UNPARSED, None),
-            "watch": said(Status.ERROR),
-        },
+        {"main": said(Status.PASS), "tags": said(Status.UNPARSED, None), "watch": said(Status.ERROR)},
         {"main": partial, "tags": said(Status.PASS), "watch": said(Status.ERROR)},
     )
     rollouts = tuple(

@@ -198,30 +198,18 @@ class ProofWorld:
 
     def engine(self, engine_id: str = "") -> TransformersEngine:
         return TransformersEngine(
-            self.policy,
-            engine_dtype=self.dtype,
-            autocast=self.autocast,
-            max_batch_rows=8,
-            engine_id=engine_id,
+            self.policy, engine_dtype=self.dtype, autocast=self.autocast, max_batch_rows=8, engine_id=engine_id
         )
 
     def run(
-        self,
-        build: Callable[[TransformersEngine], Wrapped] = Wrapped,
-        *,
-        syncs: int = 4,
-        engine: Wrapped | None = None,
+        self, build: Callable[[TransformersEngine], Wrapped] = Wrapped, *, syncs: int = 4, engine: Wrapped | None = None
     ) -> list[Sync]:
         return asyncio.run(self._run(engine or build(self.engine()), syncs))
 
     async def _run(self, engine: Wrapped, syncs: int) -> list[Sync]:
         thread = LearnerThread()
         canary = build_canary(
-            [[1, 5, 6, 7]],
-            vocabulary=range(4, 15),
-            num_tokens=self.config.canary_tokens,
-            max_row_tokens=33,
-            seed=0,
+            [[1, 5, 6, 7]], vocabulary=range(4, 15), num_tokens=self.config.canary_tokens, max_row_tokens=33, seed=0
         )
 
         def record(kind: str, line: str, fields: Mapping[str, Json]) -> None:

@@ -198,11 +198,6 @@ def test_a_difference_with_a_number_that_is_not_finite_is_infinite():
 def test_honest_engines_never_fail_in_random_runs(tmp_path: Path, dtype: EngineDtype):
     for seed in range(25):
         world = ProofWorld(
-            tmp_path,
-            dtype=dtype,
-            autocast=seed % 2 == 1,
-            seed=seed,
-            lr=10.0 ** -(2 + seed % 4),
-            max_groups=6,
+            tmp_path, dtype=dtype, autocast=seed % 2 == 1, seed=seed, lr=10.0 ** -(2 + seed % 4), max_groups=6
         )
         world.run(syncs=6)

@@ -93,11 +93,7 @@ def test_the_reason_and_the_details_say_what_happened() -> None:
     verdict = ask(build(PlainBox()), DOUBLE, "```python\ndef f(x):\n    return abs(2 * x)\n```")
     assert verdict.reason == "test 2 of 2: assert f(-4) == -8: expected -8, got 8"
     assert verdict.extracted == "def f(x):\n    return abs(2 * x)\n"
-    assert (
-        verdict.details["tests"],
-        verdict.details["failed_test"],
-        verdict.details["ending"],
-    ) == ("PF", 1, "wrong")
+    assert (verdict.details["tests"], verdict.details["failed_test"], verdict.details["ending"]) == ("PF", 1, "wrong")
 
 
 def test_equal_programs_of_a_group_run_once() -> None:
@@ -267,9 +263,5 @@ def test_signs_of_inspecting_the_verifier_are_named(code: str, expected: set[str
 
 
 def test_a_suspicious_program_that_passes_passes_with_the_sign_in_its_details() -> None:
-    verdict = ask(
-        build(PlainBox()),
-        [*DOUBLE, "assert f(7) == 14"],
-        "```python\nf = {1: 2, -4: -8, 7: 14}.get\n```",
-    )
+    verdict = ask(build(PlainBox()), [*DOUBLE, "assert f(7) == 14"], "```python\nf = {1: 2, -4: -8, 7: 14}.get\n```")
     assert (verdict.status, verdict.details["suspicion"]) == ("pass", ["test_table"])

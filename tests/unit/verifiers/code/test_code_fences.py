@@ -15,20 +15,12 @@ CASES = [
     ("another language is not the program", "```python\na\n```\n```bash\nrun\n```", "a\n"),
     ("tildes", "~~~python3\na\n~~~", "a\n"),
     ("a longer fence holds a shorter one", "````python\n```\na\n```\n````", "```\na\n```\n"),
-    (
-        "an indented fence in a list",
-        "1. so\n   ```python\n   def f():\n       pass\n   ```",
-        "def f():\n    pass\n",
-    ),
+    ("an indented fence in a list", "1. so\n   ```python\n   def f():\n       pass\n   ```", "def f():\n    pass\n"),
     ("the body's own indentation stays", "```python\n    return 1\n```", "    return 1\n"),
     ("a fence after words", "Here it is: ```python\na\n```", "a\n"),
     ("an open block when no other", "```python\na\nb", "a\nb\n"),
     ("a closed one rather than an open one", "```python\na\n```\n```python\nb", "a\n"),
-    (
-        "only what follows the thinking",
-        "<think>```python\na\n```</think>\n```python\nb\n```",
-        "b\n",
-    ),
+    ("only what follows the thinking", "<think>```python\na\n```</think>\n```python\nb\n```", "b\n"),
     ("a title after the language", "```python title=x.py\na\n```", "a\n"),
     ("upper case and windows lines", "```Python\r\na\r\n```\r\n", "a\n"),
 ]

@@ -63,9 +63,7 @@ def test_a_kill_that_no_limit_explains_is_repeated_some_times() -> None:
     assert [patience.wants_repeat(killed) for _ in range(MAX_KILLS + 1)] == [True] * MAX_KILLS + [False]
 
 
-def test_the_clock_of_a_run_counts_the_longest_delay_of_its_tasks_at_one_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_clock_of_a_run_counts_the_longest_delay_of_its_tasks_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Delays(lambda: (), start=100.0, wall_s=2.0)
     seen: list[dict[int, tuple[float, float, bool]]] = [
         {1: (0.1, 0.2, False), 2: (0.1, 0.3, False)},

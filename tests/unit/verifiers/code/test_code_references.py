@@ -48,14 +48,7 @@ def test_a_list_of_asserts_is_a_reference_and_names_its_entry_point() -> None:
 
 
 def test_asserts_over_literals_are_read_once_for_all() -> None:
-    found = function(
-        {
-            "kind": "function",
-            "entry_point": "f",
-            "asserts": ["assert f(1) == 2"],
-            "setup": "import math",
-        }
-    )
+    found = function({"kind": "function", "entry_point": "f", "asserts": ["assert f(1) == 2"], "setup": "import math"})
     assert len(found.literal_asserts) == 1
     assert function(["assert f(1) == 2", "assert f(2) == [f(1)]"]).literal_asserts == ()
     assert function({"asserts": ["assert f(1) == 2"], "setup": "x = 1"}).literal_asserts == ()
@@ -81,22 +74,13 @@ def test_a_body_continues_the_prompt_and_a_whole_program_gets_its_imports_and_he
     exec(with_prompt("    return helper(x)\n", found), spaces)
     assert spaces["g"](1) == 2
     spaces = {}
-    exec(
-        with_prompt("def g(x: List) -> int:\n    return helper(x) + math.floor(0.5)\n", found),
-        spaces,
-    )
+    exec(with_prompt("def g(x: List) -> int:\n    return helper(x) + math.floor(0.5)\n", found), spaces)
     assert spaces["g"](1) == 2
     assert "doc" not in with_prompt("g = lambda x: 1", found)
 
 
 def test_a_prompt_that_ends_within_its_function_still_provides_the_text_before_it() -> None:
-    found = function(
-        {
-            **HUMANEVAL,
-            "prompt": "import math\ndef g(x):\n",
-            "test": "def check(candidate):\n    pass\n",
-        }
-    )
+    found = function({**HUMANEVAL, "prompt": "import math\ndef g(x):\n", "test": "def check(candidate):\n    pass\n"})
     assert with_prompt("def g(x): return 1", found).startswith("import math\n")
 
 
@@ -127,16 +111,8 @@ REFUSED = [
     ("no asserts", {"kind": "function", "entry_point": "f", "asserts": []}, "at least one"),
     ("neither asserts nor test", {"kind": "function", "entry_point": "f"}, "exactly one"),
     ("asserts that do not parse", ["assert f(1) =="], "does not parse"),
-    (
-        "no test uses the entry point",
-        {"entry_point": "f", "asserts": ["assert 1 == 1"]},
-        "entry point 'f'",
-    ),
-    (
-        "no common function",
-        ["assert f(1) == 1", "assert g(1) == 1"],
-        "do not all call one function",
-    ),
+    ("no test uses the entry point", {"entry_point": "f", "asserts": ["assert 1 == 1"]}, "entry point 'f'"),
+    ("no common function", ["assert f(1) == 1", "assert g(1) == 1"], "do not all call one function"),
     ("a foreign module", {"asserts": ["assert f(1) == 1"], "setup": "import torch"}, "'torch'"),
     ("an alias of a foreign module", ["assert pd.isna(f(1))"], "'pandas'"),
     (
@@ -162,12 +138,7 @@ def test_an_untestable_reference_is_refused(why: str, value: Any, message: str) 
 
 
 def test_rows_of_known_data_sets_are_references() -> None:
-    mbpp = {
-        "task_id": 1,
-        "text": "?",
-        "test_list": ["assert f(n) == 1"],
-        "test_setup_code": "n = 1\r\n",
-    }
+    mbpp = {"task_id": 1, "text": "?", "test_list": ["assert f(n) == 1"], "test_setup_code": "n = 1\r\n"}
     assert function(mbpp).setup == "n = 1\n"
     sanitized = {"test_list": json.dumps(["assert f(1) == 1"]), "test_imports": ["import math"]}
     assert function(sanitized).setup == "import math"
@@ -178,10 +149,7 @@ def test_rows_of_known_data_sets_are_references() -> None:
     method = {**apps, "starter_code": "class Solution:\n    def f(self, x): ..."}
     assert function(method).tests == ("assert Solution().f(1, [2]) in (3, [3])",)
     assert len(function(method).literal_asserts) == 1
-    deep = {
-        "public_tests": {"input": ["1"], "output": ["2"]},
-        "generated_tests": {"input": ["3"], "output": ["4"]},
-    }
+    deep = {"public_tests": {"input": ["1"], "output": ["2"]}, "generated_tests": {"input": ["3"], "output": ["4"]}}
     assert len(stdio(deep).tests) == 2
 
 

@@ -8,11 +8,7 @@ import pytest
 
 from rlvr.plugin import VerifierContext
 from rlvr_verifiers.code_answer import CodeConfig, CodeVerifier
-from rlvr_verifiers.codecheck.references.references import (
-    FunctionReference,
-    program_of,
-    read_reference,
-)
+from rlvr_verifiers.codecheck.references.references import FunctionReference, program_of, read_reference
 from rlvr_verifiers.codecheck.references.surroundings import with_usual_imports
 
 
@@ -92,14 +88,8 @@ def test_an_expected_output_above_the_limit_is_refused_at_load() -> None:
         verifier.parse_reference(long)
 
 
-def test_a_statement_that_allows_several_answers_is_warned_of_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    row = {
-        "inputs": ["1"],
-        "outputs": ["2"],
-        "problem": "If there are many answers, print any of them.",
-    }
+def test_a_statement_that_allows_several_answers_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    row = {"inputs": ["1"], "outputs": ["2"], "problem": "If there are many answers, print any of them."}
     verifier = CodeVerifier(CodeConfig(), VerifierContext())
     with caplog.at_level(logging.WARNING):
         verifier.parse_reference({**row, "problem": "Print the sum."})

@@ -45,11 +45,7 @@ TEXTS = st.text(st.characters())  # surrogates included
 VALUES = st.recursive(
     KEYS | TEXTS,
     lambda inner: st.one_of(
-        st.lists(inner),
-        st.lists(inner).map(tuple),
-        st.dictionaries(KEYS, inner),
-        st.sets(KEYS),
-        st.frozensets(KEYS),
+        st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(KEYS, inner), st.sets(KEYS), st.frozensets(KEYS)
     ),
     max_leaves=20,
 )
@@ -140,9 +136,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
 )
 TAGGED = st.recursive(
-    JSON,
-    lambda inner: st.tuples(st.sampled_from("ltdSFbBicDQruTqOCy="), inner, inner).map(list),
-    max_leaves=8,
+    JSON, lambda inner: st.tuples(st.sampled_from("ltdSFbBicDQruTqOCy="), inner, inner).map(list), max_leaves=8
 )
 
 

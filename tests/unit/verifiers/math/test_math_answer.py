@@ -59,12 +59,7 @@ def test_easy_answers_are_settled_in_the_parent(reference: str, answer: str, met
 
 
 def test_what_the_parent_settles_the_worker_settles_alike() -> None:
-    for reference, answer in (
-        ("42", "42"),
-        ("x^2-1", "(x-1)(x+1)"),
-        ("4", ""),
-        ("[2,9)", "2<=x<9"),
-    ):
+    for reference, answer in (("42", "42"), ("x^2-1", "(x-1)(x+1)"), ("4", ""), ("[2,9)", "2<=x<9")):
         text = f"\\boxed{{{answer}}}"
         quick = prejudge(reference, text)
         assert quick in (None, verify(reference, text))
@@ -103,10 +98,7 @@ def test_a_cut_off_completion_needs_a_closed_box() -> None:
         assert verdict.status is status
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [None, [], {}, True, ["1", None], "", "\\text{see figure}", "\\frac{"],
-)
+@pytest.mark.parametrize("reference", [None, [], {}, True, ["1", None], "", "\\text{see figure}", "\\frac{"])
 def test_references_that_cannot_be_used_are_refused(reference: Json) -> None:
     with pytest.raises(ValueError, match=r"."):
         VERIFIER.parse_reference(reference)

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr_verifiers.mathcheck.compare.compare import (
-    CompareOptions,
-    Method,
-    Problem,
-    compare,
-    read_gold,
-)
+from rlvr_verifiers.mathcheck.compare.compare import CompareOptions, Method, Problem, compare, read_gold
 
 
 @pytest.mark.parametrize(

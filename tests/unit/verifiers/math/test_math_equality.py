@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr_verifiers.mathcheck.algebra.equality import (
-    Equality,
-    proportional,
-    same,
-    same_up_to_constant,
-)
+from rlvr_verifiers.mathcheck.algebra.equality import Equality, proportional, same, same_up_to_constant
 from rlvr_verifiers.mathcheck.algebra.kernels import DOUBLES, Precise
 from rlvr_verifiers.mathcheck.algebra.numeric import is_apart, value_at
 from rlvr_verifiers.mathcheck.algebra.residues import TWELFTH_ROOTS, ZETA_120, I, P, square_root
@@ -291,11 +286,7 @@ def test_the_bounded_path_imports_no_computer_algebra() -> None:
         "print([name for name in ('mpmath', 'sympy', 'math_verify') if name in sys.modules])\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": ":".join(sys.path)},
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
     assert out.stdout.strip() == "[]"
 

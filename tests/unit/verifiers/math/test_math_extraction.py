@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr_verifiers.mathcheck.text.boxes import last_boxes
-from rlvr_verifiers.mathcheck.text.extraction import (
-    Extraction,
-    ExtractionOptions,
-    Found,
-    extract,
-    is_placeholder,
-)
+from rlvr_verifiers.mathcheck.text.extraction import Extraction, ExtractionOptions, Found, extract, is_placeholder
 from rlvr_verifiers.mathcheck.text.markers import ALL_MARKERS, Origin, last_marked, whole_text
 from rlvr_verifiers.thinking import Thinking
 

@@ -232,14 +232,7 @@ def test_hostile_references_are_errors_of_their_rows(tmp_path: Path) -> None:
 
 
 def test_from_a_thread_and_an_event_loop_the_verdicts_are_the_same() -> None:
-    said = [
-        "9^{9^{9^9}}",
-        "100000000!",
-        "6",
-        "\\sin(" * 29 + "x" + ")" * 29,
-        "6.0",
-        "open('canary','w')",
-    ]
+    said = ["9^{9^{9^9}}", "100000000!", "6", "\\sin(" * 29 + "x" + ")" * 29, "6.0", "open('canary','w')"]
     check = Check(name="math", verifier="math", reference="6")
     prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="test")
     pairs = [(prompt, completion_from_text(f"\\boxed{{{text}}}", prompt_id="p")) for text in said]

@@ -31,11 +31,7 @@ def test_a_wrong_answer_has_a_reason() -> None:
 
 
 def test_no_answer_is_unparsed_with_its_reason() -> None:
-    for text, problem in (
-        ("so it is 42", Found.NONE),
-        (r"\boxed{42", Found.TRUNCATED),
-        (r"\boxed{}", Found.EMPTY),
-    ):
+    for text, problem in (("so it is 42", Found.NONE), (r"\boxed{42", Found.TRUNCATED), (r"\boxed{}", Found.EMPTY)):
         outcome = verify(["42"], text)
         assert (outcome.result, outcome.problem) == (Result.UNPARSED, problem.value)
         assert outcome.reason
@@ -156,27 +152,8 @@ def test_options_reach_extraction_and_comparison() -> None:
 
 
 def test_a_bounded_outcome_never_contradicts_the_full_one() -> None:
-    golds = [
-        "4",
-        "x^2-1",
-        r"\sqrt{8}",
-        r"\cos 2x",
-        "(1,2)",
-        r"\frac{\pi}{3}",
-        "[2,9)",
-        "2\\sqrt{2}",
-    ]
-    answers = [
-        "4",
-        "(x-1)(x+1)",
-        r"2\sqrt{2}",
-        r"1-2\sin^2 x",
-        "(2,1)",
-        r"60^\circ",
-        r"2\le x<9",
-        "2.83",
-        "3!",
-    ]
+    golds = ["4", "x^2-1", r"\sqrt{8}", r"\cos 2x", "(1,2)", r"\frac{\pi}{3}", "[2,9)", "2\\sqrt{2}"]
+    answers = ["4", "(x-1)(x+1)", r"2\sqrt{2}", r"1-2\sin^2 x", "(2,1)", r"60^\circ", r"2\le x<9", "2.83", "3!"]
     verifier = AnswerVerifier()
     for gold in golds:
         for answer in answers:

@@ -3,16 +3,7 @@
 import pytest
 
 from rlvr_verifiers.mathcheck.compare.compare import compare, read_gold
-from rlvr_verifiers.mathcheck.values.words import (
-    Choice,
-    Clock,
-    Date,
-    choice,
-    clock,
-    date,
-    number_word,
-    phrase,
-)
+from rlvr_verifiers.mathcheck.values.words import Choice, Clock, Date, choice, clock, date, number_word, phrase
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,7 @@ def _read_blocks(rows: Sequence[str], *, minds_quotes: bool) -> list[Block]:
 
 
 def find_program(
-    text: str,
-    languages: Sequence[str],
-    *,
-    names: Sequence[str] = (),
-    thinking: Thinking = DEFAULT_THINKING,
+    text: str, languages: Sequence[str], *, names: Sequence[str] = (), thinking: Thinking = DEFAULT_THINKING
 ) -> tuple[Program | None, str]:
     r"""(the program, why there is none). Only the text after the thinking is read.
 
@@ -162,12 +158,7 @@ def _read_fence(line: str) -> _Fence | None:
     if mark in info or (not is_first and (len(words) != 1 or not words[0][0].isalpha())):
         return None
     marks = line[at : len(line) - len(info)]
-    return _Fence(
-        marks=marks,
-        tag=words[0].lower() if words else "",
-        indent=at if is_first else 0,
-        is_first=is_first,
-    )
+    return _Fence(marks=marks, tag=words[0].lower() if words else "", indent=at if is_first else 0, is_first=is_first)
 
 
 def _joined(lines: Sequence[str]) -> str:

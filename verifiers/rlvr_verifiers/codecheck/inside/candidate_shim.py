@@ -167,11 +167,7 @@ class Server:
             message = ""
         names = [kind.__name__ for kind in type(error).__mro__]
         handles = [self.number(kind) for kind in type(error).__mro__ if kind.__module__ == MODULE]
-        reply: dict[str, Any] = {
-            "x": names,
-            "s": message.encode("ascii", "backslashreplace").decode(),
-            "h": handles,
-        }
+        reply: dict[str, Any] = {"x": names, "s": message.encode("ascii", "backslashreplace").decode(), "h": handles}
         try:
             reply["args"] = [Encoder().encode(item) for item in error.args]
         except Exception:  # noqa: BLE001 - the message is enough

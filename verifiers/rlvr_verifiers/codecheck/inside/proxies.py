@@ -27,21 +27,7 @@ MAX_ITEMS = 2_000_000
 BATCHES = (4, 16, 64, 256)
 _EMPTY: dict[Any, Any] = {}
 _VIEWS = (type(_EMPTY.keys()), type(_EMPTY.values()), type(_EMPTY.items()))
-_SENDABLE_FUNCTIONS: tuple[Any, ...] = (
-    abs,
-    all,
-    any,
-    len,
-    max,
-    min,
-    pow,
-    round,
-    sorted,
-    sum,
-    ord,
-    chr,
-    repr,
-)
+_SENDABLE_FUNCTIONS: tuple[Any, ...] = (abs, all, any, len, max, min, pow, round, sorted, sum, ord, chr, repr)
 
 
 class Link:

@@ -50,13 +50,7 @@ def raises(kinds: Any, *args: Any, match: str | None = None, **named: Any) -> _R
 class approx:  # noqa: N801 - its name in pytest
     """Equals numbers that are close, alone or in lists, tuples and dicts."""
 
-    def __init__(
-        self,
-        expected: Any,
-        rel: float | None = None,
-        abs: float | None = None,
-        nan_ok: bool = False,
-    ) -> None:
+    def __init__(self, expected: Any, rel: float | None = None, abs: float | None = None, nan_ok: bool = False) -> None:
         self.expected, self.nan_ok = expected, nan_ok
         self.rel = rel if rel is not None else (0.0 if abs is not None else 1e-6)
         self.abs = abs if abs is not None else 1e-12

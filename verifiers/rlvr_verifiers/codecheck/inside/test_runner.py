@@ -25,15 +25,7 @@ from typing import Any
 from rlvr_verifiers.codecheck.inside.failures import Dead
 from rlvr_verifiers.codecheck.inside.proxies import Link, Remote
 from rlvr_verifiers.codecheck.inside.pytest_shim import cases_of, install
-from rlvr_verifiers.codecheck.inside.wire import (
-    DONE,
-    OUTCOME,
-    REPLY,
-    Decoder,
-    WireError,
-    dump,
-    parse,
-)
+from rlvr_verifiers.codecheck.inside.wire import DONE, OUTCOME, REPLY, Decoder, WireError, dump, parse
 
 SHOWN_CHARS = 120
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # fields of a statement that contain others
@@ -116,11 +108,7 @@ class Tests:
         self.link = link
         self.task = task
         self.tolerance = task["tolerance"]
-        self.names: dict[str, Any] = {
-            "__name__": "tests",
-            "__builtins__": builtins,
-            "__rlvr_assert__": self.check,
-        }
+        self.names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins, "__rlvr_assert__": self.check}
 
     def check(self, sign: str, left: Any, right: Any) -> None:
         """An assert over one comparison. Raises Mismatch."""
@@ -161,10 +149,7 @@ class Tests:
         """(description, function that runs it) for each test, in order."""
         if self.task["style"] == "asserts":
             for source in self.task["tests"]:
-                yield (
-                    " ".join(source.split())[:SHOWN_CHARS],
-                    lambda s=source: self.execute(s, "test"),
-                )
+                yield (" ".join(source.split())[:SHOWN_CHARS], lambda s=source: self.execute(s, "test"))
             return
         if self.task["style"] == "check":
             yield "check", lambda: self.names["check"](self.names[self.task["entry_point"]])

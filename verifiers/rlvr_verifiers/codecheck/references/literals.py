@@ -97,11 +97,7 @@ class LiteralAssert:
         test = self.test
         if isinstance(test, ast.Compare):
             sign = _COMPARE[type(test.ops[0])][0]
-            return (
-                self._evaluate(test.left, value),
-                sign,
-                self._evaluate(test.comparators[0], value),
-            )
+            return (self._evaluate(test.left, value), sign, self._evaluate(test.comparators[0], value))
         return self._evaluate(test, value), "", None
 
     def _is_right_of_call(self) -> bool:
@@ -127,19 +123,11 @@ class LiteralAssert:
         return ast.literal_eval(node)
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "abs": abs,
-    "round": round,
-    "math.isclose": math.isclose,
-}
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"abs": abs, "round": round, "math.isclose": math.isclose}
 
 
 def read_assert(
-    source: str,
-    entry_point: str,
-    *,
-    tolerance: tuple[float, float] | None,
-    is_json: bool = False,
+    source: str, entry_point: str, *, tolerance: tuple[float, float] | None, is_json: bool = False
 ) -> LiteralAssert | None:
     """The assert, if it can be evaluated outside; None if it needs the boxes.
 
@@ -171,14 +159,7 @@ def read_assert(
         return None
     if not all(_is_simple(side, call_node) for side in sides):
         return None
-    return LiteralAssert(
-        source=source,
-        call=call,
-        test=test,
-        call_node=call_node,
-        tolerance=tolerance,
-        is_json=is_json,
-    )
+    return LiteralAssert(source=source, call=call, test=test, call_node=call_node, tolerance=tolerance, is_json=is_json)
 
 
 def is_close(left: Any, right: Any, abs_tol: float, rel_tol: float) -> bool:

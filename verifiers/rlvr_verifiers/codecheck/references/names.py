@@ -10,12 +10,7 @@ from rlvr_verifiers.codecheck.inside.pytest_shim import ATTRIBUTES
 
 _ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sp": "scipy"}
 _REDIRECTS = ("redirect_stdout", "redirect_stderr")
-_PATCHERS = {
-    "unittest.mock": ("patch",),
-    "mock": ("patch",),
-    "contextlib": _REDIRECTS,
-    "pytest": ("MonkeyPatch",),
-}
+_PATCHERS = {"unittest.mock": ("patch",), "mock": ("patch",), "contextlib": _REDIRECTS, "pytest": ("MonkeyPatch",)}
 _STREAMS = {"sys.stdin", "sys.stdout", "sys.stderr", "builtins.input", "builtins.print"}
 _FIXTURES = {"monkeypatch", "capsys", "capfd", "mocker"}
 _SOURCE_READERS = {"getsource", "getsourcelines", "getsourcefile"}

@@ -187,9 +187,7 @@ def _with_signs(gold: Expr, answer: Expr, relation: Relation, bounded: bool) -> 
         return Equality(False, Method.STRUCTURE, "only one of them has the sign ±")
     if has_sign[0]:
         return _same_lists(
-            expanded_signs(gold),
-            expanded_signs(answer),
-            lambda g, a: _compared(g, a, relation, bounded),
+            expanded_signs(gold), expanded_signs(answer), lambda g, a: _compared(g, a, relation, bounded)
         )
     if is_unevaluated(answer) and not is_unevaluated(gold):
         return Equality(False, Method.STRUCTURE, "the answer was left unevaluated", problem="unevaluated")

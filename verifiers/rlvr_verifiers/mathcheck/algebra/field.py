@@ -15,15 +15,7 @@ from fractions import Fraction
 
 from rlvr_verifiers.mathcheck.algebra.numeric import real_interval
 from rlvr_verifiers.mathcheck.algebra.powers import DEGREE_SHARE, Powers
-from rlvr_verifiers.mathcheck.algebra.residues import (
-    I,
-    P,
-    element,
-    factored_fraction,
-    inverse,
-    name_root,
-    residue,
-)
+from rlvr_verifiers.mathcheck.algebra.residues import I, P, element, factored_fraction, inverse, name_root, residue
 from rlvr_verifiers.mathcheck.text.vocabulary import words
 from rlvr_verifiers.mathcheck.tree.exact import Undefined, exact_value, function_value
 from rlvr_verifiers.mathcheck.tree.nodes import (

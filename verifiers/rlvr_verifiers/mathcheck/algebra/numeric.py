@@ -16,18 +16,7 @@ from typing import Any
 from rlvr_verifiers.mathcheck.algebra.bounded_arithmetic import SAFETY, Arithmetic
 from rlvr_verifiers.mathcheck.algebra.kernels import DOUBLES, Kernel, Undetermined, Value
 from rlvr_verifiers.mathcheck.text.vocabulary import words
-from rlvr_verifiers.mathcheck.tree.nodes import (
-    Add,
-    Apply,
-    Const,
-    Div,
-    Expr,
-    Func,
-    Mul,
-    Num,
-    Pow,
-    Var,
-)
+from rlvr_verifiers.mathcheck.tree.nodes import Add, Apply, Const, Div, Expr, Func, Mul, Num, Pow, Var
 
 
 def value_at(expr: Expr, point: dict[str, Fraction], kernel: Kernel, *, real: bool = False) -> Value:

@@ -15,28 +15,12 @@ from rlvr_verifiers.mathcheck.decision import Decision, Problem
 from rlvr_verifiers.mathcheck.method import Method
 from rlvr_verifiers.mathcheck.read.groups import is_ragged
 from rlvr_verifiers.mathcheck.read.reading import read, read_tidied
-from rlvr_verifiers.mathcheck.text.spelling import (
-    MAX_CHARS,
-    compact,
-    is_balanced,
-    split_outside,
-    tidy,
-    unwrapped_text,
-)
+from rlvr_verifiers.mathcheck.text.spelling import MAX_CHARS, compact, is_balanced, split_outside, tidy, unwrapped_text
 from rlvr_verifiers.mathcheck.values.answers import Answer, Formula, Named, Parts, kind_of
 from rlvr_verifiers.mathcheck.values.numbers import Form, Number, plain_number
 from rlvr_verifiers.mathcheck.values.words import Phrase
 
-__all__ = [
-    "EXACT",
-    "CompareOptions",
-    "Decision",
-    "Gold",
-    "Method",
-    "Problem",
-    "compare",
-    "read_gold",
-]
+__all__ = ["EXACT", "CompareOptions", "Decision", "Gold", "Method", "Problem", "compare", "read_gold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,10 +41,7 @@ def same_family(session: Session, gold: Formula, answer: Formula) -> Decision | 
 
 
 def _renamed(
-    session: Session,
-    exprs: "tuple[Expr, Expr]",
-    extra: tuple[list[str], list[str]],
-    common: frozenset[str],
+    session: Session, exprs: "tuple[Expr, Expr]", extra: tuple[list[str], list[str]], common: frozenset[str]
 ) -> Decision | None:
     """Renames the constants; numbered ones may be permuted."""
     from rlvr_verifiers.mathcheck.algebra.equality import same

@@ -153,11 +153,7 @@ def families(session: Session, gold: Family, answer: Family, depth: int) -> Deci
             index = Add((Mul((Num(Fraction(sign)), Var(name))), Num(Fraction(shift))))
             moved = same(first, substituted(second, {name: index}), bounded=session.bounded)
             if moved.result is not False:
-                return Decision(
-                    result=moved.result,
-                    method=moved.method,
-                    reason="the same family, counted otherwise",
-                )
+                return Decision(result=moved.result, method=moved.method, reason="the same family, counted otherwise")
     return Decision(result=decision.result, method=decision.method, reason="it is another family")
 
 

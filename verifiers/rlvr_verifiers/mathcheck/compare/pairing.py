@@ -16,15 +16,7 @@ from rlvr_verifiers.mathcheck.compare.equations import (
     family_formula,
     formula_family,
 )
-from rlvr_verifiers.mathcheck.compare.parts import (
-    expr_of,
-    matrices,
-    parts,
-    parts_region,
-    region_parts,
-    regions,
-    single,
-)
+from rlvr_verifiers.mathcheck.compare.parts import expr_of, matrices, parts, parts_region, region_parts, regions, single
 from rlvr_verifiers.mathcheck.compare.piecewise import piecewise_formula, piecewise_functions
 from rlvr_verifiers.mathcheck.compare.session import Session, no, yes
 from rlvr_verifiers.mathcheck.compare.values import (

@@ -3,27 +3,11 @@
 import math
 from typing import TYPE_CHECKING
 
-from rlvr_verifiers.mathcheck.compare.session import (
-    OTHER_TYPE,
-    SAME_NUMBER,
-    Session,
-    bare_numbers,
-    later,
-    no,
-    yes,
-)
+from rlvr_verifiers.mathcheck.compare.session import OTHER_TYPE, SAME_NUMBER, Session, bare_numbers, later, no, yes
 from rlvr_verifiers.mathcheck.decision import Decision, Problem
 from rlvr_verifiers.mathcheck.method import Method
 from rlvr_verifiers.mathcheck.read.lines import with_parameter
-from rlvr_verifiers.mathcheck.values.answers import (
-    Answer,
-    Formula,
-    Group,
-    Matrix,
-    Named,
-    Parts,
-    Reading,
-)
+from rlvr_verifiers.mathcheck.values.answers import Answer, Formula, Group, Matrix, Named, Parts, Reading
 from rlvr_verifiers.mathcheck.values.numbers import Form, Number
 from rlvr_verifiers.mathcheck.values.regions import End, Interval, Region, union
 from rlvr_verifiers.mathcheck.values.relations import region

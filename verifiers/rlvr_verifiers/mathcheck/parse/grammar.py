@@ -18,18 +18,7 @@ from rlvr_verifiers.mathcheck.parse.function_reader import FunctionReader
 from rlvr_verifiers.mathcheck.parse.literals import number, quotient
 from rlvr_verifiers.mathcheck.parse.tokens import tokenize
 from rlvr_verifiers.mathcheck.text.vocabulary import STARTS
-from rlvr_verifiers.mathcheck.tree.nodes import (
-    Add,
-    Const,
-    Expr,
-    Func,
-    Mul,
-    Num,
-    PlusMinus,
-    Pow,
-    Unreadable,
-    Var,
-)
+from rlvr_verifiers.mathcheck.tree.nodes import Add, Const, Expr, Func, Mul, Num, PlusMinus, Pow, Unreadable, Var
 from rlvr_verifiers.mathcheck.tree.rewriting import negated
 
 _DEGREE = Const("degree")

@@ -7,15 +7,7 @@ r"""The lexer: turns LaTeX or plain text into two flat lists, within limits and 
 import re
 from collections.abc import Callable
 
-from rlvr_verifiers.mathcheck.text.vocabulary import (
-    BOLD,
-    COMMANDS,
-    ENGLISH,
-    FONTS,
-    FUNCTIONS,
-    UNICODE,
-    WORDS,
-)
+from rlvr_verifiers.mathcheck.text.vocabulary import BOLD, COMMANDS, ENGLISH, FONTS, FUNCTIONS, UNICODE, WORDS
 from rlvr_verifiers.mathcheck.tree.nodes import TooBig, Unreadable
 
 MAX_CHARS = 2000
@@ -153,11 +145,7 @@ def _letters(run: str) -> list[tuple[str, str]]:
     around = _AROUND.fullmatch(run)
     if around:
         before, word, after = around.groups()
-        return [
-            *(_LETTERS[letter] for letter in before),
-            WORDS[word],
-            *(_LETTERS[letter] for letter in after),
-        ]
+        return [*(_LETTERS[letter] for letter in before), WORDS[word], *(_LETTERS[letter] for letter in after)]
     if len(run) > _PRODUCT_LETTERS and list(run) != sorted(set(run)):
         raise Unreadable(f"{run[:20]!r} is a word")
     return [_LETTERS[letter] for letter in run]

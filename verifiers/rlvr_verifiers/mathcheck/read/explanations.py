@@ -52,8 +52,7 @@ _PART = re.compile(
 )
 _NOTE = re.compile(r"\s*(?:\\text\s*\{\s*\([^{}()]*\)\s*\}| \([a-z]{5,}\)| ?\([a-z]{2,}(?: [a-z]{2,}){1,7}\))\s*$")
 _BOUND = re.compile(
-    r"\s*(?:at (?:least|most)|(?:more|less|fewer|greater|smaller) than|up to|between|not|no more than)\b",
-    re.IGNORECASE,
+    r"\s*(?:at (?:least|most)|(?:more|less|fewer|greater|smaller) than|up to|between|not|no more than)\b", re.IGNORECASE
 )
 
 

@@ -44,18 +44,12 @@ _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
 _TO = re.compile(r"\s*(?:\\text\s*\{\s*to\s*\}|(?<![A-Za-z])to(?![A-Za-z]))\s*")
 _CONNECTIVE = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", re.IGNORECASE)
 _CONNECTIVES = re.compile(
-    r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*",
-    re.IGNORECASE,
+    r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE
 )
 PLAIN_FORMULA = re.compile(r"[A-Za-z]{2,}")
 
 
-_BRACKETS = (
-    ("\\{", "\\}", Group.SET),
-    ("(", ")", Group.TUPLE),
-    ("[", "]", Group.BRACKET),
-    ("{", "}", Group.LIST),
-)
+_BRACKETS = (("\\{", "\\}", Group.SET), ("(", ")", Group.TUPLE), ("[", "]", Group.BRACKET), ("{", "}", Group.LIST))
 
 
 def listed(text: str, reader: Reader) -> list[Reading] | None:

@@ -19,14 +19,7 @@ from rlvr_verifiers.mathcheck.read.equalities import (
     with_names,
 )
 from rlvr_verifiers.mathcheck.read.explanations import enumerated, explained, remarked
-from rlvr_verifiers.mathcheck.read.groups import (
-    PLAIN_FORMULA,
-    grouped,
-    listed,
-    matrix,
-    ratio,
-    signed,
-)
+from rlvr_verifiers.mathcheck.read.groups import PLAIN_FORMULA, grouped, listed, matrix, ratio, signed
 from rlvr_verifiers.mathcheck.read.lines import line
 from rlvr_verifiers.mathcheck.text.spelling import is_balanced, split_outside, tidy, unwrapped_text
 from rlvr_verifiers.mathcheck.text.units import Unit, is_known, parse_unit

@@ -15,14 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rlvr_verifiers.mathcheck.text.boxes import Box, last_boxes
-from rlvr_verifiers.mathcheck.text.markers import (
-    ALL_MARKERS,
-    Origin,
-    as_marked,
-    last_marked,
-    tagged,
-    whole_text,
-)
+from rlvr_verifiers.mathcheck.text.markers import ALL_MARKERS, Origin, as_marked, last_marked, tagged, whole_text
 from rlvr_verifiers.mathcheck.text.surroundings import alternative, is_denied, with_surroundings
 from rlvr_verifiers.retraction import Retraction, hedge, retraction
 from rlvr_verifiers.thinking import DEFAULT_THINKING, NEVER_CLOSED, Thinking
@@ -135,11 +128,7 @@ def extract(text: str, *, is_cut: bool, options: ExtractionOptions = DEFAULT) ->
     if (taken_back := retraction(tail)) is not None:
         return _instead(taken_back, marked.origin)
     return Extraction(
-        found=Found.ANSWER,
-        origin=marked.origin,
-        answer=marked.answer,
-        core=marked.core,
-        rival=hedge(tail),
+        found=Found.ANSWER, origin=marked.origin, answer=marked.answer, core=marked.core, rival=hedge(tail)
     )
 
 
@@ -197,12 +186,7 @@ def _instead(taken_back: Retraction, origin: Origin) -> Extraction:
         reason = "the final answer was retracted and not replaced"
         return Extraction(found=Found.NONE, reason=reason, origin=origin)
     marked = as_marked(taken_back.value, origin)
-    return Extraction(
-        found=Found.ANSWER,
-        origin=origin,
-        answer=_unboxed(marked.answer),
-        core=_unboxed(marked.core),
-    )
+    return Extraction(found=Found.ANSWER, origin=origin, answer=_unboxed(marked.answer), core=_unboxed(marked.core))
 
 
 def _unboxed(answer: str) -> str:

@@ -11,11 +11,7 @@ _WORDS.update(dict.fromkeys((*_OR.split(), "o", "u"), "or"))
 _WORDS.update(dict.fromkeys(_AND.split(), "and"))
 _ANY = "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True))
 _LONG = "|".join(
-    sorted(
-        (w for w in _WORDS if w.isalpha() and ord(w[0]) < 0x2000 and w not in _SHORT),
-        key=len,
-        reverse=True,
-    )
+    sorted((w for w in _WORDS if w.isalpha() and ord(w[0]) < 0x2000 and w not in _SHORT), key=len, reverse=True)
 )
 _IDEOGRAPHS = "|".join(sorted((w for w in _WORDS if ord(w[0]) > 0x2000), key=len, reverse=True))
 _IN_TEXT = re.compile(rf"(\\(?:text|mathrm|textrm|mbox|textbf|textit)\s*\{{)\s*,?\s*({_ANY})\s*\}}", re.IGNORECASE)

@@ -76,8 +76,7 @@ _REMARK = re.compile(
 )
 _LEAD = re.compile(r"[ \t:*_=]{0,40}(?:\n[\s>*_-]{0,40})?")
 _MORE = re.compile(  # after a formula: the formula is not the whole answer
-    r"\d|[=+*/^<>$\\%,]|\b(?:or|and|nor|times|plus|minus|over|per|less|more|factorial|squared|cubed)\b",
-    re.IGNORECASE,
+    r"\d|[=+*/^<>$\\%,]|\b(?:or|and|nor|times|plus|minus|over|per|less|more|factorial|squared|cubed)\b", re.IGNORECASE
 )
 _NUMBERISH = re.compile(r"[\s$*+\-(\[{\\.]{0,40}(?:\d|\\[a-z({\[]|[a-z]\s*=|infinity|pi\b)", re.IGNORECASE)
 _STEP = re.compile(r"\W{0,40}(?:[A-Za-z]+\s+\d+|\d+\.\s+[A-Za-z])")

@@ -39,9 +39,7 @@ _UNICODE = str.maketrans({
     "\ufeff": "",
     "\t": " ", "\n": " ", "\r": " ", "⇒": "\\Rightarrow ", "→": "\\to ",
 })  # fmt: skip
-_RAISED = {
-    **dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True)),
-}
+_RAISED = {**dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True))}
 _RAISED_RUN = re.compile(f"[{''.join(_RAISED)}]+")
 _CIRCLED_RUN = re.compile("[\u2460-\u2473]+")
 _ROOT = re.compile(r"(√|∛|∜)\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|\\?[A-Za-z]+))")

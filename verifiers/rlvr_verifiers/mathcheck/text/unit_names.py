@@ -72,18 +72,8 @@ def _table() -> dict[str, Measure]:
         "gallon gal": f(3785411784, 10**12), "quart qt": f(3785411784, 4 * 10**12),
         "pint pt": f(3785411784, 8 * 10**12),
     }  # fmt: skip
-    pressure = {
-        "atm atmosphere": f(101325),
-        "bar": f(10**5),
-        "mbar": f(100),
-        "torr": f(101325, 760),
-    }
-    speed = {
-        "mph": f(1609344, 3600000),
-        "kmh kph kmph": f(5, 18),
-        "fps": f(3048, 10000),
-        "knot": f(1852, 3600),
-    }
+    pressure = {"atm atmosphere": f(101325), "bar": f(10**5), "mbar": f(100), "torr": f(101325, 760)}
+    speed = {"mph": f(1609344, 3600000), "kmh kph kmph": f(5, 18), "fps": f(3048, 10000), "knot": f(1852, 3600)}
     per_volume = {"mole": 1, "length": -3}
     groups: list[tuple[dict[str, int], dict[str, Fraction]]] = [
         ({"length": 1}, length), ({"mass": 1}, mass), ({"time": 1}, time), ({"length": 3}, volume),

@@ -71,8 +71,7 @@ _ARC = re.compile(r"(?P<d>\d+(?:\.\d+)?)\s*\^\\circ\s*(?P<m>\d+(?:\.\d+)?)\s*'\s
 _CIRC = re.compile(r"\s*(?:\^\\circ|\\text\s*\{\s*degrees?\s*\}|degrees?|deg)\s*")
 _ORDINAL = re.compile(r"\s*\^?\s*\{?\s*(?:\\text\s*\{)?\s*(?:st|nd|rd|th)\s*\}?\s*\}?")
 _SCALE = re.compile(
-    r"\s*(?:\\text\s*\{)?\s*(hundred|thousand|million|billion|trillion|dozen)s?(?![a-z])\s*",
-    re.IGNORECASE,
+    r"\s*(?:\\text\s*\{)?\s*(hundred|thousand|million|billion|trillion|dozen)s?(?![a-z])\s*", re.IGNORECASE
 )
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
@@ -214,10 +213,7 @@ def _money(text: str, sign: int, symbol: str) -> Number | None:
         # "$5 per hour" keeps the rate; "$5 dollars" and "$5 each" are dollars
         factors = dict(inner.unit.dims)
         if is_known(inner.unit) and unit is not None and all(power < 0 for power in factors.values()):
-            unit = Unit(
-                tuple(sorted({**factors, **dict(unit.dims)}.items())),
-                inner.unit.factor * unit.factor,
-            )
+            unit = Unit(tuple(sorted({**factors, **dict(unit.dims)}.items())), inner.unit.factor * unit.factor)
     return Number(inner.value, inner.form, unit, inner.decimals)
 
 

@@ -129,9 +129,7 @@ def merged(pieces: tuple[Interval, ...]) -> tuple[Interval, ...]:
         if kept and _joins(kept[-1], piece):
             last = kept[-1]
             high, has_high = max(
-                (last.high, last.has_high),
-                (piece.high, piece.has_high),
-                key=lambda e: (e[0].value, e[1]),
+                (last.high, last.has_high), (piece.high, piece.has_high), key=lambda e: (e[0].value, e[1])
             )
             kept[-1] = Interval(last.low, high, last.has_low, has_high)
         else:

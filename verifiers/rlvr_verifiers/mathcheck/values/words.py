@@ -140,8 +140,7 @@ _WEEKDAY_WITH_DAY = re.compile(
 )
 _SUBJECT = re.compile(r"(?P<main>[A-Z][a-z]+) (?:is|was|has|had|will be|won) (?:the|a|an) [a-z]+(?: [a-z]+){0,4}")
 _OF_A_KIND = re.compile(
-    r"(?:in |on )?(?:the )?(?:month of|letter|word|day|colou?r|city of|name) (?P<main>[A-Za-z]+)",
-    re.IGNORECASE,
+    r"(?:in |on )?(?:the )?(?:month of|letter|word|day|colou?r|city of|name) (?P<main>[A-Za-z]+)", re.IGNORECASE
 )
 
 
