@@ -22,7 +22,7 @@ class LearnerThread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     async def train(self, function: Callable[[], T]) -> T:
-        """As `run`, for work that computes gradients: `before_training` is awaited first."""
+        """Runs work that computes gradients, after awaiting `before_training`."""
         if self._before_training is not None:
             await self._before_training()
         return await self.run(function)
