@@ -55,7 +55,12 @@ async def on_cluster(
         directory = RunDirectory.create(Path(folder) / "run", recipe.name)
         console = Console()
         recorder = Recorder(
-            directory, console=console, sinks=(), prompt_text=lambda _: "", keep_checkpoints=0, sample_every_steps=0
+            directory,
+            console=console,
+            sinks=(),
+            prompt_text=lambda _: "",
+            keep_checkpoints=0,
+            show_rollout_every_steps=0,
         )
         stack.callback(recorder.close)
         context = RunContext(

@@ -75,7 +75,7 @@ class RunConfig(Section):
     eval_prompts_between: NonNegativeInt = 0
     checkpoint_every_steps: NonNegativeInt = 0
     keep_checkpoints: PositiveInt = 2
-    sample_every_steps: NonNegativeInt = 10
+    show_rollout_every_steps: NonNegativeInt = 10
     alarm_after_steps: NonNegativeInt = 5
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
     max_hours: Annotated[

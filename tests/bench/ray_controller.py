@@ -162,7 +162,7 @@ def direct(num_engines: int, num_groups: int) -> tuple[float, float, float]:
             sinks=[],
             prompt_text=lambda prompt: prompt.text or "",
             keep_checkpoints=1,
-            sample_every_steps=0,
+            show_rollout_every_steps=0,
         )
 
         used = resource.getrusage(resource.RUSAGE_SELF)

@@ -77,7 +77,7 @@ def seconds_a_step(*, generate_s: float, train_s: float, staleness: int, steps: 
             sinks=[],
             prompt_text=lambda prompt: prompt.text or "",
             keep_checkpoints=1,
-            sample_every_steps=0,
+            show_rollout_every_steps=0,
         )
 
         engine = partial(TimedEngine, seconds_per_step=generate_s)

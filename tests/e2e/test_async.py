@@ -45,7 +45,7 @@ def low_first(text, reference):
 '''
 BASE = [
     "cold_start.steps=0", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.eval=[]", "run.trackers=[]",
-    "run.sample_every_steps=0", "reward.truncated=judge", "data.train.0.verifier_settings={}", "learner.lr=3e-3",
+    "run.show_rollout_every_steps=0", "reward.truncated=judge", "data.train.0.verifier_settings={}", "learner.lr=3e-3",
     "learner.lr_warmup_steps=0",
 ]  # fmt: skip
 FROM_FILE = ["data.train.0.verifier=mine.py:by_index", "data.train.0.source=rows.jsonl", "data.train.0.settings={}"]

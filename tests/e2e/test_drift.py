@@ -26,7 +26,7 @@ from rlvr.run.record.resume_choice import ResumeChoice
 
 SMALL = [
     "cold_start.steps=0", "rollout.prompts_per_step=4", "rollout.group_size=4", "data.eval=[]", "run.trackers=[]",
-    "run.sample_every_steps=0", "reward.truncated=judge", "data.train.0.verifier=mine.py:low_first",
+    "run.show_rollout_every_steps=0", "reward.truncated=judge", "data.train.0.verifier=mine.py:low_first",
     "data.train.0.verifier_settings={}", "learner.lr=1e-3", "learner.lr_warmup_steps=0",
 ]  # fmt: skip
 ACT = ["algorithm.governor.mode=act", "algorithm.governor.startup_steps=3", "algorithm.governor.patience_steps=2"]

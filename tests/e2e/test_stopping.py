@@ -13,7 +13,7 @@ from tests.e2e.ray.ray_runs import Running, command, environment, events_of, rlv
 
 SMALL = [
     "rollout.engine=toy", "cold_start.steps=0", "rollout.prompts_per_step=2", "rollout.group_size=2", "run.trackers=[]",
-    "run.sample_every_steps=0", "run.steps=5", "run.checkpoint_every_steps=1", "run.eval_prompts=4",
+    "run.show_rollout_every_steps=0", "run.steps=5", "run.checkpoint_every_steps=1", "run.eval_prompts=4",
     "run.eval_every_steps=1", "learner.num_threads=1", "reward.verifier_workers=1", "reward.verifier_deadline_s=1000",
     "data.train.0.verifier_settings={}", "data.eval.0.verifier_settings={}",
 ]  # fmt: skip

@@ -113,7 +113,7 @@ MEANINGS: dict[str, str] = {
     "RunConfig.eval_prompts_between": "eval_prompts between the first and the last evaluation (0 = eval_prompts).",
     "RunConfig.checkpoint_every_steps": "Steps between checkpoints; the last step is always saved (0 = only that one).",
     "RunConfig.keep_checkpoints": "Number of newest checkpoints to keep; older ones are removed.",
-    "RunConfig.sample_every_steps": "Steps between rollouts shown on the console (0 = never).",
+    "RunConfig.show_rollout_every_steps": "Steps between rollouts shown on the console (0 = never).",
     "RunConfig.trackers": "Where metrics go in addition to metrics.jsonl: tensorboard, wandb, trackio; [] for none.",
     "ClusterConfig.backend": "local: one process and the ranks that it starts. ray: actors of a Ray cluster.",
     "ClusterConfig.placement": "Whether engines have their own devices or share the learner's, asleep while it trains.",

@@ -94,7 +94,7 @@ def run_recipe(request: RunRequest, *, backend: Backend) -> None:
             sinks=build_sinks(recipe.run.trackers, directory.path, recipe.model_dump(mode="json")),
             prompt_text=lambda prompt: prompt_text(prompt, text.tokenizer),
             keep_checkpoints=recipe.run.keep_checkpoints,
-            sample_every_steps=recipe.run.sample_every_steps,
+            show_rollout_every_steps=recipe.run.show_rollout_every_steps,
             elapsed_before_s=float(resumed.state["elapsed_s"]) if resumed else 0.0,
             recipe=signed(loaded.to_yaml()),
             inputs=inputs,

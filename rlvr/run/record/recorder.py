@@ -32,7 +32,7 @@ class Recorder:
         sinks: Sequence[MetricSink],
         prompt_text: Callable[[Prompt], str],
         keep_checkpoints: int,
-        sample_every_steps: int,
+        show_rollout_every_steps: int,
         elapsed_before_s: float = 0.0,
         recipe: str = "",
         inputs: Mapping[str, str] | None = None,
@@ -48,7 +48,7 @@ class Recorder:
         self._sinks = sinks
         self._prompt_text = prompt_text
         self._keep_checkpoints = keep_checkpoints
-        self._sample_every_steps = sample_every_steps
+        self._show_rollout_every_steps = show_rollout_every_steps
         self._recipe = recipe
         self._inputs = dict(inputs or {})
         self._start = time.monotonic() - elapsed_before_s
@@ -124,7 +124,7 @@ class Recorder:
         self._alarms(step, taken.groups)
         self._rollouts.write(step, groups=taken.groups, prompt_texts=self._texts(taken.groups), shaped=update.shaped)
         self._console.step(step, metrics)
-        if self._sample_every_steps and (step == 1 or step % self._sample_every_steps == 0):
+        if self._show_rollout_every_steps and (step == 1 or step % self._show_rollout_every_steps == 0):
             group = taken.groups[0]
             self._console.rollout(step, self._prompt_text(group.prompt), group.rollouts[0])
         for evaluation in evaluations:

@@ -19,7 +19,7 @@ TINY = [
     "run.eval_prompts=12",
     "run.trackers=[]",
     "learner.num_threads=1",
-    "run.sample_every_steps=0",
+    "run.show_rollout_every_steps=0",
     "run.eval_every_steps=0",
 ]
 TOY = ["rollout.engine=toy", "cold_start.steps=0"]

@@ -134,7 +134,7 @@ def resume(path: Path, *, choice: ResumeChoice | None = None, inputs: dict[str, 
             sinks=(),
             prompt_text=lambda _: "",
             keep_checkpoints=3,
-            sample_every_steps=0,
+            show_rollout_every_steps=0,
         )
         recorder.rewind(found.step, next_issue=found.step * PROMPTS_A_STEP)
         recorder.close()

@@ -177,7 +177,7 @@ def test_a_recorder_saves_nothing_into_a_directory_that_another_run_has_taken(
             sinks=(),
             prompt_text=lambda _: "",
             keep_checkpoints=1,
-            sample_every_steps=0,
+            show_rollout_every_steps=0,
         )
         run.path.rename(tmp_path / "moved")
         other = RunDirectory.create(run.path, "x")
