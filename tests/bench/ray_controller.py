@@ -26,6 +26,7 @@ from rlvr.processes.supervised_fleet import Supervision
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, FinishReason, Prompt, Status, Transport, Verdict, WeightsKind, WeightsRef
 from rlvr.run.launch.assemble import assemble
+from rlvr.run.launch.backend import RunContext, Workers
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.loop import run_loop
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
@@ -167,7 +168,11 @@ def direct(num_engines: int, num_groups: int) -> tuple[float, float, float]:
 
         used = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
-        asyncio.run(run_with(recipe, InstantEngine, num_engines, InstantLearner(), text=text, recorder=recorder))
+        asyncio.run(
+            run_with(
+                recipe, InstantEngine, num_engines, InstantLearner(), text=text, directory=directory, recorder=recorder
+            )
+        )
         wall = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_SELF)
         recorder.close()
@@ -183,6 +188,7 @@ async def run_with(
     learner: InstantLearner,
     *,
     text: PolicyText,
+    directory: RunDirectory,
     recorder: Recorder,
 ) -> None:
     """Runs the recipe to its end over engines that `make_engine` makes by name."""
@@ -197,18 +203,16 @@ async def run_with(
         evals=open_eval(recipe.data, 0, seed=0, is_too_long=None),
         reopen=lambda _: (data.stream, data.evals),
     )
-    parts = assemble(
-        recipe,
-        text=text,
-        engine=fleet,
-        learner=learner,
-        set_correction=lambda _: None,
-        verifier=InstantVerifier(),
-        data=data,
+    context = RunContext(
+        recipe=recipe,
+        directory=directory,
         recorder=recorder,
+        console=Console(file=io.StringIO()),
         stop=StopRequest(),
         resumed=None,
     )
+    workers = Workers(learner=learner, set_correction=lambda _: None, engine=fleet, verifier=InstantVerifier())
+    parts = assemble(context, workers, text=text, data=data)
     try:
         await run_loop(parts)
     finally:

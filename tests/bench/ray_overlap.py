@@ -71,8 +71,9 @@ def seconds_a_step(*, generate_s: float, train_s: float, staleness: int, steps: 
     text = build_tiny(recipe.model.tiny, seed=0).text
     learner = TimedLearner(train_s)
     with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory.create(Path(folder) / "run", recipe.name)
         recorder = Recorder(
-            RunDirectory.create(Path(folder) / "run", recipe.name),
+            directory,
             console=Console(file=io.StringIO()),
             sinks=[],
             prompt_text=lambda prompt: prompt.text or "",
@@ -81,7 +82,7 @@ def seconds_a_step(*, generate_s: float, train_s: float, staleness: int, steps: 
         )
 
         engine = partial(TimedEngine, seconds_per_step=generate_s)
-        asyncio.run(run_with(recipe, engine, 1, learner, text=text, recorder=recorder))
+        asyncio.run(run_with(recipe, engine, 1, learner, text=text, directory=directory, recorder=recorder))
         recorder.close()
     ends = learner.ends[WARM_STEPS:]
     return (ends[-1] - ends[0]) / (len(ends) - 1)
