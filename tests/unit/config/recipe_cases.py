@@ -1,5 +1,6 @@
 """What several tests need of recipes: pieces that are refused, the keys that hold values, golden files."""
 
+import difflib
 import os
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def without_defaults(resolved: str) -> str:
     return "".join(f"{line}\n" for line in reversed(kept))
 
 
-def equals_golden(text: str, golden: Path) -> bool:
+def assert_golden(text: str, golden: Path) -> None:
+    """Fails with the difference and how to accept it; RLVR_UPDATE_GOLDEN=1 writes the file instead."""
     if os.environ.get("RLVR_UPDATE_GOLDEN") == "1":
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text, encoding="utf-8")
-    return text == golden.read_text(encoding="utf-8")
+    expected = golden.read_text(encoding="utf-8")
+    difference = difflib.unified_diff(expected.splitlines(), text.splitlines(), golden.name, "now", n=1, lineterm="")
+    assert text == expected, "\n".join([*difference, "If this is on purpose, run `make golden`."])

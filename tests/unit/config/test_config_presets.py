@@ -15,7 +15,7 @@ from rlvr.config.load import LoadedRecipe, load_recipe
 from rlvr.config.presets import PRESETS, preset_values
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
-from tests.unit.config.recipe_cases import equals_golden, without_defaults
+from tests.unit.config.recipe_cases import assert_golden, without_defaults
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "presets"
 BASE = """\
@@ -56,7 +56,7 @@ def test_the_resolved_algorithm_equals_its_golden_file(load: Load, name: str) ->
     elsewhere = [line.strip() for line in lines[:start] if line.endswith(f"# preset {name}")]
     algorithm = without_defaults("\n".join(lines[start:end]))
     text = "".join(f"# elsewhere: {line}\n" for line in elsewhere) + algorithm
-    assert equals_golden(text, GOLDEN / f"{name}.yaml")
+    assert_golden(text, GOLDEN / f"{name}.yaml")
 
 
 def test_there_is_no_golden_file_without_a_preset() -> None:

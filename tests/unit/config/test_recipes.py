@@ -12,7 +12,7 @@ from rlvr.config.document.packaged import RecipeInfo, list_recipes, recipe_folde
 from rlvr.config.document.resolved_yaml import leaf_values
 from rlvr.config.document.yaml_lines import dotted
 from rlvr.config.load import load_recipe
-from tests.unit.config.recipe_cases import DEFAULT, equals_golden, without_defaults
+from tests.unit.config.recipe_cases import DEFAULT, assert_golden, without_defaults
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "recipes"
 FULL = GOLDEN.with_name("full-recipe.yaml")
@@ -22,11 +22,11 @@ EVERY = pytest.mark.parametrize("info", list_recipes(), ids=lambda info: info.na
 @EVERY
 def test_the_resolved_recipe_equals_its_golden_file(info: RecipeInfo) -> None:
     golden = GOLDEN / f"{info.name}.yaml"
-    assert equals_golden(without_defaults(load_recipe(info.name).to_yaml()), golden)
+    assert_golden(without_defaults(load_recipe(info.name).to_yaml()), golden)
 
 
 def test_one_golden_file_has_every_key_with_its_default() -> None:
-    assert equals_golden(load_recipe("tiny").to_yaml(), FULL)
+    assert_golden(load_recipe("tiny").to_yaml(), FULL)
 
 
 def test_only_defaults_are_left_out_of_a_golden_file() -> None:

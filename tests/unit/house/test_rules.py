@@ -58,7 +58,9 @@ def unread_keys(product: Path, keys: tuple[str, ...]) -> list[str]:
             and any("validator" in ast.unparse(item) for item in function.decorator_list)
             for node in ast.walk(function)
         }
-        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node not in checks}
+        called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}  # a method, not a key's value
+        attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+        read |= {node.attr for node in attributes if node not in checks and node not in called}
     return [key for key in keys if key.rpartition(".")[2] not in read]
 
 
@@ -70,10 +72,10 @@ def test_a_key_that_nobody_reads_is_found(tmp_path: Path) -> None:
     (tmp_path / "section.py").write_text(
         "class Section:\n    steps: int = 1\n    unused: int = 2\n\n"
         "    @model_validator(mode='after')\n    def check(self):\n        assert self.unused > 0\n\n\n"
-        "def run(section):\n    return section.steps\n",
+        "def run(section, outcome):\n    return section.steps + outcome.report()\n",
         encoding="utf-8",
     )
-    assert unread_keys(tmp_path, ("run.steps", "run.unused")) == ["run.unused"]
+    assert unread_keys(tmp_path, ("run.steps", "run.unused", "run.report")) == ["run.unused", "run.report"]
 
 
 def explained(page: str) -> set[str]:
