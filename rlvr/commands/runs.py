@@ -1,6 +1,5 @@
 """`rlvr runs`: the runs below a folder, newest first, with their state and progress. Reads; changes nothing."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from rlvr.config.document.yaml_lines import read_document
 from rlvr.errors import ConfigError
+from rlvr.report.files import Row, json_rows
 from rlvr.run.record.lock import LOCK_FILE
 
 _TAIL_BYTES = 1 << 18
@@ -81,23 +81,14 @@ def _is_score(name: str) -> bool:
     return name.startswith("eval/") and "@" in name and not name.endswith(("_ci_low", "_ci_high"))
 
 
-def _last_rows(path: Path) -> list[dict[str, Any]]:
+def _last_rows(path: Path) -> list[Row]:
     """The last rows of a JSON Lines file; torn ones are left out, and so is a file that cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
+            return json_rows(file.read().decode(errors="replace"))
     except OSError:
         return []
-    rows: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def _num_steps(recipe: Path) -> int | None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import BaseModel, JsonValue
 
 from rlvr.config.document.kinds import clear_other_kinds, unfold
+from rlvr.config.document.packaged import read_table
 from rlvr.config.document.yaml_lines import Document, Origin
 from rlvr.config.messages.suggestions import close, did_you_mean, listed
 
@@ -37,8 +37,8 @@ class Preset:
 
 
 def _read_presets() -> Mapping[str, Preset]:
-    text = Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8")
-    return {name: Preset(**fields) for name, fields in yaml.safe_load(text).items()}
+    table = read_table(Path(__file__).with_name("presets.yaml"))
+    return {name: Preset(**fields) for name, fields in table.items()}
 
 
 PRESETS = _read_presets()

@@ -110,10 +110,13 @@ def finite(value: object) -> float | None:
 
 def _read_lines(path: Path) -> list[Row]:
     """The JSON objects of a file, one per line. Splits at line feeds only: a text may hold other line separators."""
-    if not path.is_file():
-        return []
+    return json_rows(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
+
+
+def json_rows(text: str) -> list[Row]:
+    """The JSON objects in a text, one per line; torn lines are left out."""
     rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in text.split("\n"):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

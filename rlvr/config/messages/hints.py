@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
+from rlvr.config.document.packaged import read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,8 @@ class PeerName:
 @cache
 def peer_names() -> Mapping[str, PeerName]:
     """Other trainers' names by name, from `peer_names.yaml`."""
-    text = Path(__file__).with_name("peer_names.yaml").read_text(encoding="utf-8")
     found: dict[str, PeerName] = {}
-    for key, names in yaml.safe_load(text).items():
+    for key, names in read_table(Path(__file__).with_name("peer_names.yaml")).items():
         for name, meaning in names.items():
             peers, remark = (meaning, "") if isinstance(meaning, str) else meaning
             found[name] = PeerName(peers, key, remark)
