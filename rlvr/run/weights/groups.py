@@ -172,7 +172,9 @@ def _record(
         f"(noise {answers.noise:.2g})"
     )
     if (count := len(proofs) + len(unmoved)) < wanted:
-        text += f"; {wanted} groups were merged into {count} to fit into proof.max_seconds={compared.config.max_seconds:g}"
+        text += (
+            f"; {wanted} groups were merged into {count} to fit into proof.max_seconds={compared.config.max_seconds:g}"
+        )
     if unmoved:
         text += f"; not proven for {some_of(unmoved)}, on which the log-probs do not depend"
     fields: dict[str, Json] = {
