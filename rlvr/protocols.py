@@ -331,9 +331,7 @@ class EngineHealth:
 
 
 class RolloutEngine(Protocol):
-    """Generates completions and loads weights. An engine may also have the methods of `SupportsStart` and
-    `SupportsSleep`.
-    """
+    """Generates completions and loads weights. It may also have the methods of `SupportsStart` and `SupportsSleep`."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes. Raises RolloutError when the engine fails."""
