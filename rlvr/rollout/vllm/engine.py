@@ -277,6 +277,7 @@ class VllmEngine:
 
     def _refuse(self, ref: WeightsRef, problems: Sequence[str], *, outcome: str = "") -> None:
         """Raises RolloutError when there are problems. Args: outcome: for the engine; by default nothing changed."""
+        problems = list(dict.fromkeys(problems))  # several workers report the same
         if problems:
             more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
             raise RolloutError(

@@ -24,6 +24,7 @@ class RecordedCore:
     def __init__(self, sums: dict[str, int]) -> None:
         self.calls: list[str] = []
         self.sums = sums
+        self.mapped = ["", ""]  # of two workers
 
     async def start(self) -> None:
         pass
@@ -31,7 +32,7 @@ class RecordedCore:
     async def call(self, method: str, *positional: Any, **named: Any) -> Any:
         name = positional[0] if method == "collective_rpc" else method
         self.calls.append(name)
-        return {"rlvr_map": [""], "rlvr_received": [self.sums]}.get(name)
+        return {"rlvr_map": self.mapped, "rlvr_received": [self.sums]}.get(name)
 
     def trouble(self) -> str:
         return ""
@@ -89,6 +90,14 @@ def test_a_wrong_file_never_pauses_generation(tmp_path: Path):
     with pytest.raises(RolloutError, match=r"'a' arrived with bytes that differ.*keeps version -1"):
         asyncio.run(engine_with(core, is_cpu=True).load_weights(ref))
     assert core.calls == []
+
+
+def test_what_all_workers_report_is_reported_once(tmp_path: Path):
+    core = RecordedCore({})
+    core.mapped = ["the file was replaced after it was inspected"] * 2
+    with pytest.raises(RolloutError, match=r"v3\.safetensors: the file was replaced after it was inspected\. Engine"):
+        asyncio.run(engine_with(core, is_cpu=True).load_weights(published(tmp_path)))
+    assert core.calls == ["rlvr_map"]
 
 
 def test_wrong_bytes_on_a_device_end_the_engine(tmp_path: Path):
