@@ -14,6 +14,7 @@ from rlvr.config.dtypes import with_dtypes
 from rlvr.config.recipe import Recipe
 from rlvr.config.sections.learner import LearnerDtype
 from rlvr.errors import ConfigError
+from rlvr.learner.weights.weights_file import FILES_AT_ONCE
 from rlvr.models.dtype_speed import measure_dtypes
 from rlvr.models.policy import load_tokenizer, outline
 from rlvr.models.prompting import encode_prompt
@@ -99,7 +100,7 @@ def _check_on(
         )
     recipe = with_dtypes(recipe, learner=LearnerDtype.BFLOAT16_AUTOCAST)
     setup = _setup(recipe, model, _lengths(recipe, prompts), eval_sizes)
-    plan = plan_cluster(recipe, setup, hardware)
+    plan = plan_cluster(recipe, setup, hardware, files_at_once=FILES_AT_ONCE)
     tables = (
         (f"{recipe.name}: nothing was started", (*derived_table(recipe), *rows)),
         (f"{hardware}, an estimate", tuple(cluster_rows(plan))),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from rlvr.config.recipe import Placement, Recipe
 from rlvr.config.sections.rollout import EngineDtype
-from rlvr.learner.weights.weights_file import FILES_AT_ONCE
 from rlvr.planner.hardware import Hardware
 from rlvr.planner.memory import CUDA_CONTEXT_BYTES, Part, Phase, learner_parts, passing_bytes
 from rlvr.planner.plan import ALLOCATOR_SHARE
@@ -81,8 +80,11 @@ def engine_width(recipe: Recipe) -> int:
     return width
 
 
-def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware) -> ClusterPlan:
-    """The plan of a recipe whose engines have processes of their own."""
+def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware, *, files_at_once: int) -> ClusterPlan:
+    """The plan of a recipe whose engines have processes of their own.
+
+    Args: files_at_once: for how many files of weights the learner's node must have room.
+    """
     width, cluster = engine_width(recipe), recipe.cluster
     is_colocated = cluster.placement is Placement.COLOCATED
     learner, kept = _learner(setup)
@@ -106,7 +108,7 @@ def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware) -> ClusterPla
         syncs=syncs,
         proof_groups=groups,
         proof_s=proof_s,
-        shared_memory=(FILES_AT_ONCE * size, _COPIES_ON_A_NODE * size),
+        shared_memory=(files_at_once * size, _COPIES_ON_A_NODE * size),
         problems=(),
     )
     return replace(plan, problems=tuple(_problems(plan, recipe, setup)))

@@ -79,7 +79,7 @@ def setup_with(recipe: Recipe, name: str) -> Setup:
 
 def plan(name: str, gpus: str, *changes: str) -> ClusterPlan:
     recipe = recipe_with(*changes)
-    return plan_cluster(recipe, setup_with(recipe, name), parse_hardware(gpus))
+    return plan_cluster(recipe, setup_with(recipe, name), parse_hardware(gpus), files_at_once=4)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -134,7 +134,7 @@ def test_the_proof_fits_its_time_with_fewer_groups_for_larger_models() -> None:
     small = plan("1.5B", "2x80GB")
     slow = replace(parse_hardware("8x8x80GB"), rates=replace(parse_hardware("8x8x80GB").rates, network=2e9))
     recipe = recipe_with("cluster.learners=32", "cluster.engines=8", "rollout.engine_args={tensor_parallel_size: 4}")
-    large = plan_cluster(recipe, setup_with(recipe, "70B"), slow)
+    large = plan_cluster(recipe, setup_with(recipe, "70B"), slow, files_at_once=4)
     assert small.proof_groups == 48
     assert large.proof_groups < 8
     assert large.proof_s < 2 * 145  # a group and the load after it, of 142 s each: less is not possible
