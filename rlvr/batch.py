@@ -84,20 +84,28 @@ class Batch:
         return replace(self, **chosen)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device; the host does not wait for the copy."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+        return replace(self, **{k: on_device(v, device) for k, v in moved.items() if isinstance(v, Tensor)})
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. From the host to a GPU through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossOutput:
     """The loss of some rows as a numerator: divide by `Denominators` once per optimiser step.
 
-    loss_sum: scalar with gradient. metrics: name -> (sum, count), so that micro-batches and ranks add up.
+    loss_sum: scalar with gradient. metrics: name -> (sum, count), so that micro-batches and ranks add up; scalars on
+        the device, which nobody waits for before the backward pass is under way.
     """
 
     loss_sum: Float[Tensor, ""]
-    metrics: Mapping[str, tuple[float, float]]
+    metrics: Mapping[str, tuple[float | Tensor, float | Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,11 +156,10 @@ def _masked(logprobs: Float[Tensor, "batch seq"], *, entropy: Float[Tensor, "bat
 @torch.no_grad()
 def _metrics(
     seen: _Seen, token: TokenLoss, corrected: TokenWeights, *, mask: Bool[Tensor, "batch seq"], uses_proximal: bool
-) -> Mapping[str, tuple[float, float]]:
+) -> Mapping[str, tuple[Tensor | float, Tensor | float]]:
     """Shares and mismatch over loss tokens; `max_` entries are maxima and not sums, marked by count 0.
 
-    Sums are in float64: k3 of nearly equal policies is the difference of nearly equal numbers. All are copied to the
-    host in one transfer.
+    Sums are in float64: k3 of nearly equal policies is the difference of nearly equal numbers. They stay on the device.
     """
     policy = seen.logprobs.detach()
     base = seen.own if uses_proximal else seen.behavior
@@ -188,15 +187,14 @@ def _metrics(
     }
     if seen.ref is not None:
         sums["policy/kl_k3"] = k3(policy.double(), ref_logprobs=seen.ref.double()).sum()
-    on_host = torch.stack([value.double() for value in sums.values()]).cpu()
-    named = {name: float(value) for name, value in zip(sums, on_host, strict=True)}
+    named = dict(zip(sums, torch.stack([value.double() for value in sums.values()]), strict=True))
     tokens, rows = named.pop("tokens"), named.pop("rows")
     return {name: (value, _count(name, tokens=tokens, rows=rows)) for name, value in named.items()}
 
 
-def _count(name: str, *, tokens: float, rows: float) -> float:
+def _count(name: str, *, tokens: Tensor, rows: Tensor) -> Tensor | float:
     """The divisor of a sum: loss tokens, except for these."""
-    counts = {
+    counts: dict[str, Tensor | float] = {
         "policy/clamped_log_ratios": 1.0,
         "mismatch/missing_logprobs": 1.0,
         "mismatch/weight_sum": 1.0,

@@ -203,6 +203,7 @@ class PolicyLearner:
         self.optimizer.zero_grad(set_to_none=True)
         sums, self._sums, self._num_rounds = self._sums, MetricSums(), 0
         self._accumulated, self._measured = [], []
+        sums.resolve()
         sums.seconds += time.perf_counter() - started
         sums.peak_memory_gb = peak_memory_gb(self.device)
         is_bfloat16 = self.config.dtype is LearnerDtype.BFLOAT16_AUTOCAST

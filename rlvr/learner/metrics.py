@@ -5,25 +5,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rlvr.batch import StepReport
 
 COUNTS = ("learner/loss_tokens", "policy/clamped_log_ratios", "mismatch/missing_logprobs")
 _LARGEST = ("policy/grad_norm", "learner/nonfinite_steps", "learner/peak_memory_gb")
 _TOTALS = ("learner/loss_tokens", "learner/micro_batches")
 
-Pair = tuple[float, float]
+Scalar = float | Tensor
+Pair = tuple[Scalar, Scalar]
 
 
 @dataclass(slots=True, kw_only=True)
 class MetricSums:
     """Adds (sum, count) pairs by name; a count of 0 marks a maximum.
 
+    Scalars on a device stay there until `resolve`: reading one would make the host wait for all passes before it.
+
     loss_sum: the numerator of the loss. flops: of the passes over real tokens. seconds: spent in passes and in the
     optimiser. micro_batches: sequential passes. peak_memory_gb: the largest of any process so far.
     """
 
     pairs: dict[str, Pair] = field(default_factory=dict[str, Pair])
-    loss_sum: float = 0.0
+    loss_sum: Scalar = 0.0
     flops: float = 0.0
     seconds: float = 0.0
     micro_batches: int = 0
@@ -45,6 +51,24 @@ class MetricSums:
             else:
                 old_value, old_count = self.pairs.get(name, (0.0, 0.0))
                 self.pairs[name] = (old_value + value, old_count + count)
+
+    def resolve(self) -> None:
+        """Copies all scalars to the host in one transfer.
+
+        >>> sums = MetricSums(loss_sum=torch.tensor(1.5))
+        >>> sums.add({"policy/entropy": (torch.tensor(3.0), 2.0)})
+        >>> sums.resolve()
+        >>> sums.loss_sum, sums.pairs
+        (1.5, {'policy/entropy': (3.0, 2.0)})
+        """
+        scalars = [self.loss_sum, *(scalar for pair in self.pairs.values() for scalar in pair)]
+        places = [i for i, scalar in enumerate(scalars) if isinstance(scalar, Tensor)]
+        if places:
+            on_host = torch.stack([torch.as_tensor(scalars[i]).double() for i in places]).tolist()
+            for i, value in zip(places, on_host, strict=True):
+                scalars[i] = value
+        self.loss_sum = scalars[0]
+        self.pairs = {name: (scalars[2 * k + 1], scalars[2 * k + 2]) for k, name in enumerate(self.pairs)}
 
     def merge(self, other: "MetricSums") -> None:
         """Adds another rank's part of the same step; both made their passes in parallel."""
@@ -141,6 +165,8 @@ def merged_reports(reports: Sequence[StepReport]) -> StepReport:
     return StepReport(metrics=merged, skipped=all(report.skipped for report in reports))
 
 
-def _largest(a: float, b: float) -> float:
+def _largest(a: Scalar, b: Scalar) -> Scalar:
     """The larger one; nan where either is, so that a fault does not hide."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.maximum(a, b)
     return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)

@@ -76,21 +76,21 @@ class Passes:
         return [[rows[index] for index in micro] for micro in planned]
 
     def micro_batch(self, batch: Batch, rows: list[int]) -> Batch:
-        """These rows, on the policy's device."""
-        return batch.rows(torch.tensor(rows)).to(self.device)
+        """These rows, on the host: how they are packed is decided there while the device works on earlier ones."""
+        return batch.rows(torch.tensor(rows))
 
     def logprobs(self, model: PreTrainedModel, batch: Batch | None) -> Tensor | None:
         """Log-probs of all rows without gradient, [batch, seq] on the CPU; None for no rows."""
         full = None if batch is None else torch.zeros(batch.token_ids.shape)
+        found: list[tuple[list[int], Tensor]] = []
         was_training = model.training
         model.eval()
         with torch.no_grad():
             if batch is not None and full is not None:
                 for rows in self.plan(batch):
-                    micro = self.micro_batch(batch, rows)
-                    out = self._forward(model, micro)
-                    width = micro.token_ids.shape[1]
-                    full[torch.tensor(rows), :width] = out.logprobs.float().cpu()
+                    found.append((rows, self._forward(model, self.micro_batch(batch, rows)).logprobs))
+                for rows, logprobs in found:
+                    full[torch.tensor(rows), : logprobs.shape[1]] = logprobs.float().cpu()
             self._peers.even_out(model)
         model.train(was_training)
         return full
@@ -123,19 +123,19 @@ class Passes:
         self._peers.even_out(self._model)
 
     def _numerator(self, micro: Batch, *, sums: MetricSums, is_forward_only: bool) -> Tensor:
-        """The loss's numerator over these rows; adds its metrics to `sums`."""
+        """The loss's numerator over these rows; adds its metrics to `sums`. Nothing here waits for the device."""
         out = self._forward(self._model, micro)
-        loss = self._loss(out.logprobs, entropy=out.entropy, batch=micro)
+        loss = self._loss(out.logprobs, entropy=out.entropy, batch=micro.to(self.device))
         count = float(micro.loss_mask.sum())
         sums.add(loss.metrics)
         sums.add(
             {
-                "policy/entropy": (float(out.entropy.detach().sum()), count),
+                "policy/entropy": (out.entropy.detach().sum().double(), count),
                 "learner/loss_tokens": (count, 1.0),
                 "learner/forward_only_rate": (count if is_forward_only else 0.0, count),
             }
         )
-        sums.loss_sum += float(loss.loss_sum.detach())
+        sums.loss_sum = sums.loss_sum + loss.loss_sum.detach().double()
         sums.flops += self._cost.of(micro, shares_prompts=self._shares_prompts(), is_forward_only=is_forward_only)
         return loss.loss_sum
 

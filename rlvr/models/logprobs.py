@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlvr.batch import on_device
 from rlvr.config.sections.learner import Layout
 from rlvr.models.head_logprobs import HeadRequest, logprobs_of_logits, selected_logprobs
 from rlvr.models.lm_head import head_computes, head_is_last
@@ -80,13 +81,15 @@ def token_logprobs(
     Rows without a loss token are not run. If no row has one, a single token is run, so that every parameter gets a
     gradient of zeros, which an idle rank of a sharded model needs.
 
+    The result is on the model's device. Rows on the host are packed there, without waiting for the device.
+
     Args:
         token_ids: prompt and completion, right-padded; column 0 holds no loss token.
         group_index: rows with the same number agree in every token before their first loss token.
         share_prompt_prefix: run the common prefix of a group once (packed layout only).
         logits_memory_mb: the largest block of logits held at once, in MiB; beyond it the head works in chunks.
     """
-    device = token_ids.device
+    device = next(model.parameters()).device
     ids, mask, groups = token_ids.cpu(), loss_mask.cpu(), group_index.cpu()
 
     def ask(targets: Targets) -> HeadRequest:
@@ -105,15 +108,15 @@ def token_logprobs(
     if values is None or targets is None:
         padded = pad(token_ids=ids, loss_mask=mask)
         targets = padded.targets
-        rows = padded.rows.to(device)
+        rows = padded.rows.to(token_ids.device)
         values = _run(
             model,
             ask(targets),
-            input_ids=token_ids[rows, : padded.width],
-            attention_mask=attention_mask[rows, : padded.width].long(),
+            input_ids=on_device(token_ids[rows, : padded.width], device),
+            attention_mask=on_device(attention_mask[rows, : padded.width].long(), device),
         )
     full = values.new_zeros(mask.numel())
-    column = targets.column.to(device)
+    column = on_device(targets.column, device)
     entropy = values[:, 1] if needs_entropy_gradient else values[:, 1].detach()
     return TokenLogprobs(
         logprobs=full.index_copy(0, column, values[:, 0]).view(mask.shape),
@@ -131,8 +134,8 @@ def _run_packed(model: PreTrainedModel, stream: Stream, request: HeadRequest) ->
         values = _run(
             model,
             request,
-            input_ids=stream.token_ids[None].to(device),
-            position_ids=stream.position_ids[None].to(device),
+            input_ids=on_device(stream.token_ids[None], device),
+            position_ids=on_device(stream.position_ids[None], device),
             attention_mask=torch.zeros(NO_MASK, dtype=torch.bool, device=device),
             packed_layout=layout,
         )

@@ -72,7 +72,11 @@ def loss_of(*, uses_proximal: bool = False, **changes: object) -> PolicyLoss:
 
 
 def run(loss: PolicyLoss, logprobs: Tensor = LOGPROBS, **changes: object) -> LossOutput:
-    return loss(logprobs, entropy=ZERO, batch=make_batch(**changes))
+    """The loss of the example; its metrics as numbers."""
+    found = loss(logprobs, entropy=ZERO, batch=make_batch(**changes))
+    return replace(
+        found, metrics={name: (float(total), float(count)) for name, (total, count) in found.metrics.items()}
+    )
 
 
 def gradient(loss: PolicyLoss, logprobs: Tensor, batch: Batch, entropy: Tensor = ZERO) -> Tensor:
@@ -310,11 +314,11 @@ def test_loss_and_metrics_do_not_depend_on_row_order_padding_or_split(
         wide = torch.nn.functional.pad(lp[rows], (0, 9), value=math.nan)[:, :width]
         out = loss(wide, entropy=torch.zeros_like(wide), batch=micro)
         total += float(out.loss_sum)
-        for name, (value, _) in out.metrics.items():
+        for name, value in ((name, float(value)) for name, (value, _) in out.metrics.items()):
             is_max = name.startswith("mismatch/max_")
             sums[name] = max(sums[name], value) if is_max else sums[name] + value
     assert total == pytest.approx(float(whole.loss_sum), rel=1e-9, abs=1e-9)
-    for name, (value, _) in whole.metrics.items():
+    for name, value in ((name, float(value)) for name, (value, _) in whole.metrics.items()):
         assert sums[name] == pytest.approx(value, rel=1e-9, abs=1e-9), name
 
 

@@ -87,7 +87,7 @@ def gradient(learner: PolicyLearner, parts: list[Batch], counts: Denominators) -
         learner.accumulate(learner.annotate(part))
     flat = torch.cat([p.grad.flatten() for p in learner.policy.model.parameters() if p.grad is not None])
     divisor = learner._loss.aggregator.denominator(counts)
-    loss = learner._sums.loss_sum / divisor
+    loss = float(learner._sums.loss_sum) / divisor
     learner.optimizer.zero_grad(set_to_none=True)
     return flat / divisor, loss
 
