@@ -47,6 +47,16 @@ def shard(model: PreTrainedModel, *, mesh: DeviceMesh, config: LearnerConfig) ->
             module.set_force_sum_reduction_for_comms(True)
 
 
+def materialize(model: PreTrainedModel, *, device: torch.device) -> None:
+    """Gives the parameters of a sharded model that are on the meta device memory for this rank's parts, undefined."""
+
+    def is_meta(tensor: Tensor) -> bool:
+        return isinstance(tensor, DTensor) and tensor.to_local().is_meta
+
+    if any(map(is_meta, model.parameters())):
+        model._apply(lambda t: torch.empty_like(t, device=device) if is_meta(t) else t)  # by which FSDP2 notices
+
+
 def plain_linears(layer: torch.nn.Module) -> list[torch.nn.Module]:
     """The linear layers inside a decoder layer whose weights reach a product only by their own call.
 

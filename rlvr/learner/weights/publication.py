@@ -1,10 +1,13 @@
 """References to published weights for engines: increasing versions, and checksums that a copy must match."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder, place_for
@@ -13,20 +16,52 @@ from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
 
+@runtime_checkable
+class WeightFiles(Protocol):
+    """Writes the files of a publication; `WeightsFolder`, or a rank's part in one."""
+
+    def write(
+        self,
+        version: int,
+        tensors: Iterable[tuple[str, Tensor]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype,
+    ) -> tuple[Path, tuple[TensorEntry, ...]]:
+        """Writes a version; iterates `tensors` to the end."""
+        ...
+
+    def write_base(
+        self, tensors: Iterable[tuple[str, Tensor]], *, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> tuple[Path, tuple[TensorEntry, ...]]:
+        """Writes the base of adapters; iterates `tensors` to the end."""
+        ...
+
+    def remove_trials(self) -> None:
+        """Removes the files of trials."""
+        ...
+
+    def close(self) -> None:
+        """Ends the writing. Safe to call twice."""
+        ...
+
+
 def require_room(model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind) -> None:
     """Checks that the files of a run fit on this machine, before anything is computed or started.
 
     Raises: ConfigError, see `weights_file.place_for`.
     """
-    if transport is not Transport.FILE:
-        return
+    if transport is Transport.FILE:
+        place_for(bytes_of_files(model, dtype=dtype, kind=kind))
+
+
+def bytes_of_files(model: PreTrainedModel, *, dtype: torch.dtype, kind: WeightsKind) -> int:
+    """The space that published files need at one time."""
     whole = sum(map(math.prod, wire_shapes(model, WeightsKind.FULL).values()))
-    if kind is WeightsKind.ADAPTER:
-        adapters = sum(map(math.prod, wire_shapes(model, kind).values()))
-        numbers = whole + FILES_AT_ONCE * adapters
-    else:
-        numbers = FILES_AT_ONCE * whole
-    place_for(numbers * dtype.itemsize)
+    if kind is WeightsKind.FULL:
+        return FILES_AT_ONCE * whole * dtype.itemsize
+    adapters = sum(map(math.prod, wire_shapes(model, kind).values()))
+    return (whole + FILES_AT_ONCE * adapters) * dtype.itemsize
 
 
 class Publication:
@@ -39,11 +74,13 @@ class Publication:
         dtype: torch.dtype,
         folder: Path | None = None,
         kind: WeightsKind = WeightsKind.FULL,
+        files: WeightFiles | None = None,
     ) -> None:
         """Args:
         dtype: of the engines' copy, with any transport but Transport.SHARED.
         kind: ADAPTER sends the base once and then only the adapters, with Transport.FILE and a model that has them.
         folder: where Transport.FILE creates its folder; None: the result of `weights_file.place_for`.
+        files: writes the files of Transport.FILE; None: a `WeightsFolder` in `folder`.
         """
         self.policy_version = 0
         self.has_changed = True
@@ -51,7 +88,7 @@ class Publication:
         self._dtype = dtype
         self._kind = kind
         self._base: WeightsRef | None = None
-        self._files = WeightsFolder(folder)
+        self._files: WeightFiles = files or WeightsFolder(folder)
         self._num_trials = 0
         self._published: WeightsRef | None = None
 

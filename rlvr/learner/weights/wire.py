@@ -34,11 +34,21 @@ def wire_tensors(model: PreTrainedModel, *, dtype: torch.dtype, kind: WeightsKin
         for name, tensor in lora.adapter_state_dict(model).items():
             yield name, _whole(tensor, dtype)
         return
+    for name, weight in published_parts(model):
+        yield name, _whole(weight, dtype)
+
+
+@torch.no_grad()
+def published_parts(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(published name, weight with adapters merged) of kind FULL, in the master weights' dtype and not gathered.
+
+    Of a sharded model every rank must iterate it to the end, because adapters are gathered.
+    """
     deltas = lora.deltas(model, whole=_gathered)
     for name, weight in lora.base_weights(model):
         if name in deltas:
             weight = weight + part_like(deltas[name]().to(weight.dtype), weight)
-        yield name, _whole(weight, dtype)
+        yield name, weight
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from rlvr.storage import atomic_files, sealed_folders
 
 RUN_STATE = "run_state.json"
 RUN_RECIPE = "run_recipe.yaml"
-NOT_FOR_INFERENCE = ("optimizer.pt",)
+NOT_FOR_INFERENCE = ("optimizer.pt", "optimizer/")
 _FULL_BYTES = 32 << 20  # torch does not report a full disk as such
 _REQUIRED = ("elapsed_s", "stream", "governor")
 
