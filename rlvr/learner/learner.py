@@ -256,6 +256,14 @@ class PolicyLearner:
         )
         checkpoint.save_counters(folder, counters)
 
+    def start_save(self, folder: Path) -> None:
+        """The same as `save`: one learner writes its folder at once."""
+        self.save(folder)
+
+    def is_saved(self, *, waits: bool) -> bool:
+        """True: nothing is written in the background."""
+        return True
+
     def restore(self, folder: Path) -> None:
         """Restores weights, optimiser and counters from `save`, or from a checkpoint of several learners.
 

@@ -21,7 +21,7 @@ from tests.unit.planner.planner_cases import GIB, SETUP, by_name, device, setup_
 
 def test_a_cpu_holds_all_learners_and_their_processes() -> None:
     (one,) = places(SETUP, [device(1)])
-    (three,) = places(replace(SETUP, num_learners=3), [device(1)])
+    (three,) = places(replace(SETUP, num_learners=3, keeps_whole_weights=True), [device(1)])
     base = by_name(list(one.parts))["python and libraries"]
     found = by_name(list(three.parts))
     assert found["python and libraries"] == 4 * base
@@ -31,10 +31,19 @@ def test_a_cpu_holds_all_learners_and_their_processes() -> None:
 
 def test_gpus_hold_a_learner_each_and_the_first_the_engine() -> None:
     gpus = [device(80, kind="cuda", index=i) for i in range(4)]
-    found = places(replace(SETUP, num_learners=2), gpus)
+    found = places(replace(SETUP, num_learners=2, keeps_whole_weights=True), gpus)
     assert [place.name for place in found] == ["cuda 0", "cuda 1"]
     names = [set(by_name(list(place.parts))) for place in found]
     assert names[0] - names[1] == {"published weights", "engine's weights", "key-value cache", "sampling", "prompts"}
+
+
+def test_learners_whose_engine_is_elsewhere_keep_no_whole_weights() -> None:
+    learners = ["cluster.learners=2", "learner.dtype=bfloat16_autocast"]
+    elsewhere = setup_for(*learners, "cluster.backend=ray")
+    assert setup_for(*learners).keeps_whole_weights
+    assert not elsewhere.keeps_whole_weights
+    (cpu,) = places(elsewhere, [device(1)])
+    assert "published weights" not in by_name(list(cpu.parts))
 
 
 def test_gradients_take_the_room_of_activations_unless_another_micro_batch_follows() -> None:
@@ -161,7 +170,8 @@ def test_every_recipe_survives_a_change(name: str) -> None:
         (["learner.streaming=true"], {"overlaps": True}),
         (["rollout.max_batch_rows=64"], {"rows_at_once": 64}),
         (["rollout.max_batch_rows=5000"], {"rows_at_once": 500}),  # the evaluation's prompts
-        (["cluster.learners=2"], {"num_learners": 2}),
+        (["cluster.learners=2"], {"num_learners": 2, "keeps_whole_weights": True}),
+        (["cluster.learners=2", "learner.dtype=bfloat16_autocast"], {"gathers_bfloat16": True}),
     ],
 )  # fmt: skip
 def test_a_key_of_the_recipe_reaches_the_plan(overrides: list[str], expected: dict[str, object]) -> None:

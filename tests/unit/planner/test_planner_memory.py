@@ -142,6 +142,10 @@ def test_learners_share_weights_gradients_and_states_but_not_activations() -> No
     two = by_name(learner_parts(replace(SETUP, num_learners=2), is_on_cpu=True))
     assert (two["weights"], two["optimizer"], two["gradients"]) == (8_000, 16_000, 8_000)
     assert two["gathered layers"] == 4 * ((4000 - 1000) // 3 + 1000)
+    assert "bfloat16 casts" in two
+    narrow = by_name(learner_parts(replace(SETUP, num_learners=2, gathers_bfloat16=True), is_on_cpu=True))
+    assert narrow["gathered layers"] == 2 * (4000 - 1000) // 3 + 4 * 1000
+    assert "bfloat16 casts" not in narrow
 
 
 def test_an_engines_parts_by_hand() -> None:
