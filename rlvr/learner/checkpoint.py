@@ -135,8 +135,10 @@ def _read_sharded_state(folder: Path, model: PreTrainedModel) -> dict[str, dict[
     for full, shape in stored.items():
         name, _, key = full.rpartition(".")
         own = parameters.get(name)
-        is_alike = own is not None and tuple(own.shape) == shape
-        state.setdefault(name, {})[key] = torch.zeros_like(own.detach()) if is_alike else torch.zeros(shape)
+        if own is not None and tuple(own.shape) == shape:
+            state.setdefault(name, {})[key] = torch.zeros_like(own.detach())
+        else:
+            state.setdefault(name, {})[key] = torch.zeros(shape)
     flat = {f"{name}.{key}": value for name, values in state.items() for key, value in values.items()}
     sharded_weights.read_into(folder, flat, sharded_weights.OPTIMIZER_FOLDER)
     return state

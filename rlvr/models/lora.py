@@ -251,7 +251,7 @@ def _without_meta(model: PreTrainedModel) -> Iterator[None]:
 
     peft creates an adapter on its layer's device, and on the meta device it would have no numbers.
     """
-    stand_ins: dict[Tensor, torch.nn.Parameter] = {}
+    stand_ins: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:
@@ -265,7 +265,7 @@ def _without_meta(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in model.modules():
             for name, parameter in module._parameters.items():
-                if parameter in originals:
+                if parameter is not None and parameter in originals:
                     module._parameters[name] = originals[parameter]
 
 

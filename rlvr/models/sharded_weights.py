@@ -18,9 +18,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 from transformers import PreTrainedModel
 
 from rlvr.errors import CheckpointError, OtherCheckpoint
@@ -47,7 +49,7 @@ def is_sharded(folder: Path) -> bool:
 def stored_shapes(folder: Path, part: str = WEIGHTS_FOLDER) -> dict[str, tuple[int, ...]]:
     """Name -> whole shape of everything that is stored. Raises CheckpointError."""
     try:
-        found = dcp.FileSystemReader(folder / part).read_metadata().state_dict_metadata
+        found = FileSystemReader(folder / part).read_metadata().state_dict_metadata
     except _UNREADABLE as error:
         raise unreadable(folder, error) from error
     return {name: tuple(entry.size) for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
@@ -80,8 +82,8 @@ def read_into(folder: Path, tensors: Mapping[str, Tensor], part: str = WEIGHTS_F
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")  # it is, in one process
-            dcp.load(dict(tensors), checkpoint_id=folder / part, no_dist=not dist.is_initialized())
-    except (*_UNREADABLE, dcp.api.CheckpointException) as error:
+            load(dict(tensors), checkpoint_id=folder / part, no_dist=not dist.is_initialized())
+    except (*_UNREADABLE, CheckpointException) as error:
         raise unreadable(folder, error) from error
 
 

@@ -251,7 +251,7 @@ class LearnerGroup:
             ref = ref_from_json(self._ask("publish", {})[0].body["ref"])
             if self._is_perturbed:
                 return ref
-            if ref != self._ref:
+            if self._ref is None or ref != self._ref:
                 self._ref = ref
             return self._ref
         self._mirror()

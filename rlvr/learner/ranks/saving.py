@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from rlvr.errors import CheckpointError
 from rlvr.learner.ranks.signs import signs_of_life, written_bytes
@@ -29,7 +30,7 @@ class ShardedSaver:
         self._folder = Path()
         self._running: list[Future[Any]] = []
         # The threads exchange plans among the ranks while the main thread trains: each has connections of its own.
-        self._groups = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
+        self._groups: list[Any] = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
 
     @property
     def is_done(self) -> bool:
@@ -48,7 +49,7 @@ class ShardedSaver:
             warnings.simplefilter("ignore")  # of torch's own deprecated calls
             for group, (name, state) in zip(self._groups, parts.items(), strict=True):
                 if state:
-                    future: Any = dcp.async_save(state, checkpoint_id=folder / name, process_group=group)
+                    future: Any = async_save(state, checkpoint_id=folder / name, process_group=group)
                     self._running.append(future)
 
     def finish(self) -> None:
@@ -59,7 +60,7 @@ class ShardedSaver:
             for future in running:
                 try:
                     future.result()
-                except (OSError, RuntimeError, ValueError, dcp.api.CheckpointException) as error:
+                except (OSError, RuntimeError, ValueError, CheckpointException) as error:
                     raise CheckpointError(_why(folder, error)) from error
 
 
