@@ -2,19 +2,20 @@
 
 vLLM imports this module by name in each worker process. One load, step by step:
 
-    rlvr_inspect   maps the file, compares names and shapes, computes the checksum of every tensor; changes nothing
-    start, update, finish     vLLM's own weight transfer, from the mapping that was checked
+    rlvr_map       maps the file that the engine has inspected (`rlvr.rollout.vllm.inspection`); changes nothing
+    start, update, finish     vLLM's own weight transfer, from that mapping
     rlvr_repack    packs again what the reload left stale
+    rlvr_received  on an accelerator, the checksum of each tensor as it arrived on the device
 """
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
@@ -22,6 +23,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from rlvr.models.checksum import tensor_checksum
 from rlvr.processes.lifeline import end_with_parent
 from rlvr.rollout.vllm import adapter
+from rlvr.rollout.vllm.inspection import FileId, MappedFile, file_id_of
 from rlvr.rollout.vllm.settings import BACKEND
 
 # vLLM's core does not notice that the engine's process was killed. Started by a fork server it would not be a child.
@@ -38,7 +40,7 @@ class FileInit(WeightTransferInitInfo):
 
 @dataclass
 class FileUpdate(WeightTransferUpdateInfo):
-    """path: of the file that `rlvr_inspect` has mapped."""
+    """path: of the file that `rlvr_map` has mapped."""
 
     path: str
 
@@ -52,6 +54,8 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mapped: MappedFile | None = None
+        self.sums_bytes = False
+        self.checksums: dict[str, int] = {}
 
     def init_transfer_engine(self, init_info: FileInit) -> None:
         """A file needs no rendezvous."""
@@ -69,10 +73,11 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Loads from the mapping that was checked, never from a file that has replaced it since."""
         if self.mapped is None or self.mapped.path != update_info.path:
-            raise RuntimeError(f"{update_info.path!r} was not inspected before its load")
+            raise RuntimeError(f"{update_info.path!r} was not mapped before its load")
+        self.checksums = {}
         # Every model of vLLM has load_weights; torch's Module does not declare it.
         load: Any = self.model.load_weights
-        load(self.mapped.tensors())
+        load(self._on_device(self.mapped) if self.sums_bytes else self.mapped.tensors())
 
     def finish_weight_update(self) -> None:
         """Layers process the loaded tensors; the mapping is released."""
@@ -83,52 +88,42 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
         """Releases the mapping."""
         self.mapped = None
 
-
-class MappedFile:
-    """A safetensors file in this process's address space."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._file = safe_open(path, framework="pt", device="cpu")
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor), in the order of the file, as views of the mapping."""
-        for name in self._file.keys():  # noqa: SIM118 - not a mapping
-            yield name, self._file.get_tensor(name)
+    def _on_device(self, mapped: MappedFile) -> Iterator[tuple[str, Tensor]]:
+        """The tensors on the worker's device, one at a time; their checksums are those of what arrived there."""
+        for name, tensor in mapped.tensors():
+            there = tensor.to(self.device)
+            self.checksums[name] = tensor_checksum(there)
+            yield name, there
 
 
 class WorkerExtension:
     """Methods that the engine calls in every worker by name."""
 
-    def rlvr_inspect(
-        self, path: str, shapes: Mapping[str, Sequence[int]], is_kept: bool
-    ) -> tuple[dict[str, int], list[str]]:
-        """Checksums of the tensors of `path` by name, and errors in their names and shapes.
+    def rlvr_map(self, path: str, file_id: FileId, sums_bytes: bool) -> str:
+        """Maps the file for the next load; returns why it cannot be, or "".
 
-        Args: is_kept: whether the following load uses this mapping.
+        Args:
+            file_id: of the file that was inspected.
+            sums_bytes: whether the load computes checksums.
         """
         try:
             mapped = MappedFile(path)
+            if file_id_of(path) != tuple(file_id):
+                return "the file was replaced after it was inspected"
         except (OSError, SafetensorError) as error:
-            return {}, [f"the file cannot be read: {error}"]
-        checksums: dict[str, int] = {}
-        problems: list[str] = []
-        for name, tensor in mapped.tensors():
-            if name not in shapes:
-                problems.append(f"{name!r} is in the file but not in the model")
-            elif tuple(tensor.shape) != tuple(shapes[name]):
-                problems.append(f"{name!r} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}")
-            checksums[name] = tensor_checksum(tensor)
-        problems += [f"{name!r} is missing from the file" for name in shapes if name not in checksums]
-        if is_kept and not problems:
-            self._rlvr_transfer().mapped = mapped
-            model = self._rlvr_transfer().model
-            self._rlvr_packed = adapter.packed_copies(model)
-        return checksums, problems
+            return f"the file cannot be read: {error}"
+        transfer = self._rlvr_transfer()
+        transfer.mapped, transfer.sums_bytes = mapped, sums_bytes
+        self._rlvr_packed = adapter.packed_copies(transfer.model)
+        return ""
 
     def rlvr_repack(self) -> list[str]:
         """Repacks modules that still hold the bytes from before the load; returns their names."""
         return adapter.repack_stale(self._rlvr_transfer().model, self._rlvr_packed)
+
+    def rlvr_received(self) -> dict[str, int]:
+        """Checksums of the tensors as they arrived on the device, by name, if `rlvr_map` asked for them."""
+        return self._rlvr_transfer().checksums
 
     def rlvr_used_bytes(self) -> int:
         """Bytes in use on this worker's accelerator, by any process; 0 on a CPU."""

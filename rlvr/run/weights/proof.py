@@ -84,6 +84,7 @@ class WeightProof:
                 "tensors": len(ref.manifest),
                 "changed_tensors": len(changed),
                 "seconds": round(receipt.seconds, 4),
+                "frozen_s": round(receipt.frozen_s, 4),
                 "proof_s": round(seconds, 4),
                 "engines": [
                     {
