@@ -31,8 +31,8 @@ class Setup:
     """The numbers of one training step.
 
     num_trained: parameters with a gradient; all of them, or those of adapters.
-    keeps_whole_weights: whether several learners' parent holds the whole weights, for an engine in its own process.
-    gathers_bfloat16: whether several learners gather the weights of products in bfloat16, and keep no casts of them.
+    is_compiled: whether decoder layers are compiled.
+    is_engine_elsewhere: whether the engine's weights are in another process than the learner.
     engine_bytes: per element of the engine's copy of the weights; 0 if it uses the learner's own.
     rows_at_once: maximum completions that the engine decodes in one batch.
     overlaps: whether completions are generated while the learner works.
@@ -52,8 +52,8 @@ class Setup:
     micro_batch_tokens: int
     logits_bytes: int
     num_learners: int
-    keeps_whole_weights: bool
-    gathers_bfloat16: bool
+    is_compiled: bool
+    is_engine_elsewhere: bool
     engine_bytes: int
     rows_at_once: int
     overlaps: bool
@@ -70,6 +70,16 @@ class Setup:
     def is_lora(self) -> bool:
         """Whether only adapters are trained."""
         return self.num_trained < self.architecture.num_parameters
+
+    @property
+    def keeps_whole_weights(self) -> bool:
+        """Whether several learners' parent holds the whole weights, for an engine in its own process."""
+        return self.num_learners > 1 and not self.is_engine_elsewhere
+
+    @property
+    def gathers_bfloat16(self) -> bool:
+        """Whether several learners gather the weights of products in bfloat16, and keep no casts of them."""
+        return self.num_learners > 1 and self.is_bfloat16 and not self.is_compiled
 
     @property
     def rows_per_step(self) -> int:
@@ -146,10 +156,8 @@ def setup_of(
         micro_batch_tokens=learner.micro_batch_tokens,
         logits_bytes=learner.logits_memory_mb << 20,
         num_learners=recipe.cluster.learners,
-        keeps_whole_weights=recipe.cluster.learners > 1 and not _is_engine_elsewhere(recipe),
-        gathers_bfloat16=recipe.cluster.learners > 1
-        and learner.dtype is LearnerDtype.BFLOAT16_AUTOCAST
-        and not learner.compile,
+        is_compiled=learner.compile,
+        is_engine_elsewhere=recipe.cluster.backend is Backend.RAY and rollout.engine.traits.has_weights,
         engine_bytes=_engine_bytes(rollout),
         rows_at_once=_rows_at_once(recipe, sizes),
         overlaps=rollout.max_staleness > 0 or learner.streaming,
@@ -162,10 +170,6 @@ def setup_of(
         cold_start_rows=recipe.cold_start.batch_size if recipe.cold_start.steps else 0,
         cold_start_steps=recipe.cold_start.steps,
     )
-
-
-def _is_engine_elsewhere(recipe: Recipe) -> bool:
-    return recipe.cluster.backend is Backend.RAY and recipe.rollout.engine.traits.has_weights
 
 
 def _engine_bytes(rollout: RolloutConfig) -> int:

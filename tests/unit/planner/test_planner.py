@@ -21,7 +21,7 @@ from tests.unit.planner.planner_cases import GIB, SETUP, by_name, device, setup_
 
 def test_a_cpu_holds_all_learners_and_their_processes() -> None:
     (one,) = places(SETUP, [device(1)])
-    (three,) = places(replace(SETUP, num_learners=3, keeps_whole_weights=True), [device(1)])
+    (three,) = places(replace(SETUP, num_learners=3), [device(1)])
     base = by_name(list(one.parts))["python and libraries"]
     found = by_name(list(three.parts))
     assert found["python and libraries"] == 4 * base
@@ -31,7 +31,7 @@ def test_a_cpu_holds_all_learners_and_their_processes() -> None:
 
 def test_gpus_hold_a_learner_each_and_the_first_the_engine() -> None:
     gpus = [device(80, kind="cuda", index=i) for i in range(4)]
-    found = places(replace(SETUP, num_learners=2, keeps_whole_weights=True), gpus)
+    found = places(replace(SETUP, num_learners=2), gpus)
     assert [place.name for place in found] == ["cuda 0", "cuda 1"]
     names = [set(by_name(list(place.parts))) for place in found]
     assert names[0] - names[1] == {"published weights", "engine's weights", "key-value cache", "sampling", "prompts"}
