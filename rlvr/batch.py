@@ -140,12 +140,19 @@ class Learner(Protocol):
         """A reference by which engines load the current weights, under the next version if they changed."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Writes a folder that transformers loads, with the optimiser state in it."""
+    def start_save(self, folder: Path) -> None:
+        """Writes weights, optimiser and counters to a folder; what remains to be written is written while it trains.
+
+        Raises: CheckpointError when an earlier save failed.
+        """
+        ...
+
+    def is_saved(self, *, waits: bool) -> bool:
+        """Whether everything is written. Args: waits: until it is. Raises CheckpointError when it could not be."""
         ...
 
     def restore(self, folder: Path) -> None:
-        """Restores a checkpoint of `save`. Raises CheckpointError."""
+        """Restores a checkpoint of `start_save`. Raises CheckpointError."""
         ...
 
 

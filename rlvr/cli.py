@@ -180,6 +180,21 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="a run directory or one of its checkpoints")],
+    output: Annotated[Path, typer.Option(help="the folder to write; it must not exist, or be empty")],
+    only_adapters: Annotated[
+        bool, typer.Option("--adapters", help="only the adapters of a LoRA run, for peft; else they are merged")
+    ] = False,
+) -> None:
+    """Write a run's newest checkpoint as a folder that transformers and vLLM load."""
+    from rlvr.commands.export import export_model
+    from rlvr.run.record.console import Console
+
+    Console().table(f"{output}", export_model(run, output, only_adapters=only_adapters))
+
+
+@app.command()
 def verify(
     verifier: Annotated[str, typer.Argument(help="a verifier's name, package.module:attribute or file.py:attribute")],
     settings: Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlvr.commands.evaluate_cluster import on_cluster
 from rlvr.commands.evaluate_server import ServerChoice, served
+from rlvr.commands.run_checkpoint import locate_checkpoint
 from rlvr.commands.train import require_backend
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import Backend, Recipe
@@ -26,9 +27,6 @@ from rlvr.run.launch.prompt_check import check_prompts
 from rlvr.run.launch.run import prompt_limit
 from rlvr.run.launch.start_learner import place_policy
 from rlvr.run.monitor.broken_checkers import NEARLY_ALL, broken_checkers, is_any_judged, unjudged
-from rlvr.run.record.checkpoints import NOT_FOR_INFERENCE, choose_checkpoint
-from rlvr.run.record.directory import RunDirectory
-from rlvr.run.record.recipe_file import stored_recipe
 from rlvr.run.step.evaluation import Evaluation, evaluate
 from rlvr.run.step.sampler import CompletionVerifier, SingleTurnSampler
 from rlvr.verification.service import VerifierService
@@ -58,7 +56,7 @@ def evaluate_model(
 
     Raises: ConfigError, DataError, PluginError, RolloutError; VerifierError when no completion could be judged.
     """
-    path, own_recipe = _locate(model)
+    path, own_recipe = locate_checkpoint(model)
     if recipe is None and own_recipe is None:
         run = next((str(p) for p in Path(model).parents if (p / "recipe.yaml").is_file()), "")
         raise ConfigError(
@@ -169,30 +167,6 @@ async def _here(
         yield engine, service, policy.text
     finally:
         await engine.close()
-
-
-def _locate(model: str) -> tuple[str | None, Path | None]:
-    """(the model path, the recipe of the run it came from). Warns of a damaged checkpoint or recipe."""
-    folder = Path(model)
-    is_run = (folder / "checkpoints").is_dir() and not (folder / "config.json").is_file()
-    if is_run or (folder / "recipe.yaml").is_file():
-        directory, name = RunDirectory(folder), ""
-    elif folder.parent.name == "checkpoints" and (folder.parent.parent / "recipe.yaml").is_file():
-        directory, name = RunDirectory(folder.parent.parent), folder.name
-    else:
-        return model, None
-    if name and not name.startswith("step_"):
-        return model, directory.recipe
-    chosen = choose_checkpoint(directory, name=name, ignoring=NOT_FOR_INFERENCE)
-    if chosen is None:
-        raise ConfigError(f"run {model!r} has no checkpoint to evaluate")
-    recipe, problem = stored_recipe(directory, chosen)
-    for text in (*chosen.passed_over, problem):
-        if text:
-            logger.warning("%s", text)
-    if chosen.passed_over:
-        logger.warning("evaluating %s, the newest intact checkpoint", chosen.folder)
-    return str(chosen.folder), recipe
 
 
 def _on_source(recipe: Recipe, source: str) -> Recipe:

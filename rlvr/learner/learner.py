@@ -33,7 +33,7 @@ from rlvr.learner.optimizer import build_optimizer, learning_rate
 from rlvr.learner.passes import Passes
 from rlvr.learner.peers import Alone, Peers, total_norm
 from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
-from rlvr.learner.weights.publication import Publication
+from rlvr.learner.weights.publication import Publication, WeightFiles
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
@@ -56,6 +56,7 @@ class PolicyLearner:
         published_dtype: torch.dtype = torch.bfloat16,
         published_kind: WeightsKind = WeightsKind.FULL,
         weights_folder: Path | None = None,
+        weight_files: WeightFiles | None = None,
         lr_decay: tuple[int, int, float] | None = None,
         peers: Peers | None = None,
     ) -> None:
@@ -67,6 +68,7 @@ class PolicyLearner:
         published_dtype: dtype of the engines' copy, if `transport` makes one.
         published_kind: ADAPTER if engines get only the adapters.
         weights_folder: where Transport.FILE creates its folder; None: the result of `weights_file.place_for`.
+        weight_files: writes published files in place of that folder.
         lr_decay: (first step, last step, final share of lr) of a linear fall; None keeps lr constant after warm-up.
         peers: the other processes of this optimiser step; None for a single process.
         """
@@ -80,7 +82,7 @@ class PolicyLearner:
         self._peers: Peers = peers or Alone()
         self._num_nonfinite = 0
         self._publication = Publication(
-            transport=transport, dtype=published_dtype, folder=weights_folder, kind=published_kind
+            transport=transport, dtype=published_dtype, folder=weights_folder, kind=published_kind, files=weight_files
         )
         self._perturbation = Perturbation(policy.model)
         self._sums = MetricSums()
@@ -255,8 +257,19 @@ class PolicyLearner:
         )
         checkpoint.save_counters(folder, counters)
 
+    def start_save(self, folder: Path) -> None:
+        """The same as `save`: one learner writes its folder at once."""
+        self.save(folder)
+
+    def is_saved(self, *, waits: bool) -> bool:
+        """True: nothing is written in the background."""
+        return True
+
     def restore(self, folder: Path) -> None:
-        """Restores weights, optimiser and counters from `save`. Raises CheckpointError."""
+        """Restores weights, optimiser and counters from `save`, or from a checkpoint of several learners.
+
+        Raises: CheckpointError.
+        """
         counters = checkpoint.read_counters(folder)
         checkpoint.restore_weights(folder, self.policy.model)
         self.restore_progress(folder, counters)

@@ -91,7 +91,7 @@ class Passes:
                     found.append((rows, self._forward(model, self.micro_batch(batch, rows)).logprobs))
                 for rows, logprobs in found:
                     full[torch.tensor(rows), : logprobs.shape[1]] = logprobs.float().cpu()
-            self._peers.even_out(model)
+            self._even_out(model)
         model.train(was_training)
         return full
 
@@ -103,13 +103,13 @@ class Passes:
         with self._arithmetic():
             scores = score_rows(self._model, rows)
         with torch.no_grad():
-            self._peers.even_out(self._model)
+            self._even_out(self._model)
         return scores
 
     def backward(self, micro: Batch | None, *, sums: MetricSums) -> None:
         """Adds the gradient of one micro-batch to the policy's, and its metrics to `sums`."""
         total = None if micro is None else self._numerator(micro, sums=sums, is_forward_only=False)
-        empty = self._peers.even_out(self._model)
+        empty = self._even_out(self._model)
         if empty is not None:
             total = empty if total is None else total + empty.to(total.dtype)
         if total is not None:
@@ -120,7 +120,7 @@ class Passes:
         """Adds the metrics of one micro-batch whose gradient is 0 to `sums`, with a forward pass only."""
         if micro is not None:
             self._numerator(micro, sums=sums, is_forward_only=True)
-        self._peers.even_out(self._model)
+        self._even_out(self._model)
 
     def _numerator(self, micro: Batch, *, sums: MetricSums, is_forward_only: bool) -> Tensor:
         """The loss's numerator over these rows; adds its metrics to `sums`. Nothing here waits for the device."""
@@ -153,6 +153,11 @@ class Passes:
                 logits_memory_mb=self._config.logits_memory_mb,
                 needs_entropy_gradient=self._loss.needs_entropy_gradient,
             )
+
+    def _even_out(self, model: PreTrainedModel) -> Tensor | None:
+        """Empty passes in the same arithmetic, because ranks may have gathered weights in bfloat16."""
+        with self._arithmetic():
+            return self._peers.even_out(model)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         if self._config.dtype is LearnerDtype.FLOAT32:

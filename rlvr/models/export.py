@@ -10,7 +10,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -33,25 +35,46 @@ def export_policy(policy: Policy, folder: Path, *, state: Mapping[str, Tensor] |
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.model
-    model.generation_config = GenerationConfig(
-        eos_token_id=list(policy.stop_token_ids),
-        pad_token_id=policy.pad_token_id,
-        bos_token_id=policy.tokenizer.bos_token_id,
-    )
+    model.generation_config = _generation_config(policy)
     if state is not None:  # a tied weight is gathered as two tensors: only the first is written
         own = dict((*model.named_parameters(), *model.named_buffers()))
         state = {name: tensor for name, tensor in state.items() if name in own}
     if lora.has_adapters(model):
         model.save_pretrained(folder, state_dict=lora.merged_state_dict(model, state=state))
-        lora.save_adapter(model, folder / ADAPTER_FOLDER, state=state)
+        save_adapter(model, folder / ADAPTER_FOLDER, state=state)
     else:
         model.save_pretrained(folder, state_dict=None if state is None else dict(state))
+    _export_tokenizer(policy, folder)
+    _check_written(folder, model)
+
+
+def export_outline(policy: Policy, folder: Path) -> None:
+    """Writes what `export_policy` writes, without weights: configs, tokenizer and the settings of adapters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = deepcopy(policy.model.config)
+    config.architectures = [type(policy.model).__name__]
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    _generation_config(policy).save_pretrained(folder)
+    if lora.has_adapters(policy.model):
+        save_adapter_config(policy.model, folder / ADAPTER_FOLDER)
+    _export_tokenizer(policy, folder)
+
+
+def _generation_config(policy: Policy) -> GenerationConfig:
+    return GenerationConfig(
+        eos_token_id=list(policy.stop_token_ids),
+        pad_token_id=policy.pad_token_id,
+        bos_token_id=policy.tokenizer.bos_token_id,
+    )
+
+
+def _export_tokenizer(policy: Policy, folder: Path) -> None:
     policy.tokenizer.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
     settings = json.loads(config.read_text())
     if settings.pop("gguf_file", None) or settings.pop("name_or_path", None):
         config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    _check_written(folder, model)
 
 
 def read_exported(folder: Path, model: PreTrainedModel, *, device: str = "cpu") -> PreTrainedModel:
@@ -98,3 +121,49 @@ def _check_written(folder: Path, model: PreTrainedModel) -> None:
         raise CheckpointError(
             f"the saved model does not load as a {type(model).__name__}, so it is not usable: {error}"
         ) from error
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes `folder` in peft's own format: `PeftModel.from_pretrained(base, folder)` loads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_adapter(lora.adapter_state_dict(model, state=state), folder)
+    save_adapter_config(model, folder)
+
+
+def write_adapter(adapters: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes the tensors of adapters, which are under peft's names, to `folder`."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in adapters.items()}
+    save_file(tensors, folder / lora.ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def save_adapter_config(model: PreTrainedModel, folder: Path) -> None:
+    """Writes the settings of the adapters to `folder`, in peft's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = lora.adapter_settings(model).to_dict()
+    settings["inference_mode"] = True
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    (folder / lora.ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+
+
+def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """The adapter tensors that `save_adapter` wrote, under the model's names, on the CPU.
+
+    Raises: CheckpointError when the folder cannot be read or is of another adapter.
+    """
+    file = folder / lora.ADAPTER_WEIGHTS
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the adapter {file} cannot be read: {error}; resume from an older checkpoint with --checkpoint step_N"
+        ) from error
+    own = dict(model.named_parameters())
+    names = lora.adapter_names(model)
+    wrong = [name for name, there in names.items() if there not in saved or saved[there].shape != own[name].shape]
+    extra = set(saved) - set(names.values())
+    if wrong or extra:
+        raise OtherCheckpoint(
+            f"the adapter {file} does not match: {len(wrong)} tensors are missing or differ in shape and {len(extra)} "
+            f"are unknown (first: {min([*wrong, *extra])!r}); model.lora must be the one of the run"
+        )
+    return {name: saved[there] for name, there in names.items()}

@@ -11,27 +11,23 @@ Functions that read weights take a `state` (name -> whole tensor), so that a lea
 the gathered tensors.
 """
 
-import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from threading import get_ident
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlvr.config.extras import needed
 from rlvr.config.sections.model import ALL_LINEAR, LoraConfig
-from rlvr.errors import CheckpointError, ConfigError, OtherCheckpoint
+from rlvr.errors import ConfigError
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # names of peft's files
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER = "default"
 _SAVED_PREFIX = "base_model.model."  # of every name in peft's files
@@ -64,7 +60,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int, base_name: 
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _without_meta(model):
         torch.manual_seed(seed)
         try:
             peft.inject_adapter_in_model(settings, model, adapter_name=_ADAPTER)
@@ -189,6 +185,22 @@ def merged_weights(
             yield name, weight
 
 
+def deltas(
+    model: PreTrainedModel, *, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> dict[str, Callable[[], Tensor]]:
+    """For each weight with an adapter, under its name in `base_weights`, a function that computes what is added to it.
+
+    Args: whole: makes an adapter's tensor whole, for a model with sharded parameters.
+    """
+
+    def computed(layer: Any, name: str) -> Callable[[], Tensor]:
+        names = (f"{name}.lora_{letter}.{_ADAPTER}.weight" for letter in "AB")
+        own = {full: model.get_parameter(full) for full in names}
+        return lambda: _delta(layer, name, {full: whole(tensor.detach()) for full, tensor in own.items()})
+
+    return {f"{name}.weight": computed(layer, name) for name, layer in _adapted(model)}
+
+
 def merged_state_dict(model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The state_dict for `save_pretrained`: parameters and buffers of the plain architecture."""
     return dict(merged_weights(model, state=model.state_dict() if state is None else state))
@@ -206,46 +218,21 @@ def adapter_state_dict(model: PreTrainedModel, *, state: Mapping[str, Tensor] | 
     return {saved: own[name].detach() for name, saved in adapter_names(model).items()}
 
 
-def save_adapter(model: PreTrainedModel, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
-    """Writes `folder` in peft's own format: `PeftModel.from_pretrained(base, folder)` loads it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter_state_dict(model, state=state).items()}
-    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    settings: dict[str, Any] = _settings(model).to_dict()
-    settings["inference_mode"] = True
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
-
-
-def read_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
-    """The adapter tensors that `save_adapter` wrote, under the model's names, on the CPU.
-
-    Raises: CheckpointError when the folder cannot be read or is of another adapter.
-    """
-    file = folder / ADAPTER_WEIGHTS
-    try:
-        saved = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the adapter {file} cannot be read: {error}; resume from an older checkpoint with --checkpoint step_N"
-        ) from error
-    own = dict(model.named_parameters())
-    names = adapter_names(model)
-    wrong = [name for name, there in names.items() if there not in saved or saved[there].shape != own[name].shape]
-    extra = set(saved) - set(names.values())
-    if wrong or extra:
-        raise OtherCheckpoint(
-            f"the adapter {file} does not match: {len(wrong)} tensors are missing or differ in shape and {len(extra)} "
-            f"are unknown (first: {min([*wrong, *extra])!r}); model.lora must be the one of the run"
-        )
-    return {name: saved[there] for name, there in names.items()}
-
-
 def plain_copy(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:
     """A frozen copy in eval mode, adapters merged; buffers, such as rotary tables, keep their precision.
 
     The copy is never held in another precision, not even briefly.
     """
+    clone = plain_architecture(model, dtype=dtype)
+    target = dict(clone.named_parameters())
+    with torch.no_grad():
+        for name, weight in merged_weights(model):
+            target[name].copy_(weight)
+    return clone
+
+
+def plain_architecture(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:
+    """`plain_copy` with undefined weights, on the devices of the model's own; meta stays meta."""
     memo = {
         id(p): torch.nn.Parameter(torch.empty_like(p, dtype=dtype), requires_grad=False) for p in model.parameters()
     }
@@ -254,12 +241,32 @@ def plain_copy(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel
         clone.set_submodule(name, layer.get_base_layer())
     if has_adapters(clone):
         del clone.peft_config
-    target = dict(clone.named_parameters())
-    with torch.no_grad():
-        for name, weight in merged_weights(model):
-            target[name].copy_(weight)
     clone.gradient_checkpointing_disable()
     return clone.eval()
+
+
+@contextmanager
+def _without_meta(model: PreTrainedModel) -> Iterator[None]:
+    """A context in which parameters on the meta device are replaced by CPU tensors of one number, seen in any shape.
+
+    peft creates an adapter on its layer's device, and on the meta device it would have no numbers.
+    """
+    stand_ins: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                if parameter not in stand_ins:
+                    flat = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                    stand_ins[parameter] = torch.nn.Parameter(flat, requires_grad=False)
+                module._parameters[name] = stand_ins[parameter]
+    originals = {stand_in: parameter for parameter, stand_in in stand_ins.items()}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter in originals:
+                    module._parameters[name] = originals[parameter]
 
 
 def _leaf(name: str) -> str:
@@ -330,7 +337,8 @@ def _delta(layer: Any, name: str, state: Mapping[str, Tensor]) -> Tensor:
     return product.T if layer.fan_in_fan_out else product
 
 
-def _settings(model: PreTrainedModel) -> Any:
+def adapter_settings(model: PreTrainedModel) -> Any:
+    """peft's settings of the model's adapters."""
     return model.peft_config[_ADAPTER]
 
 

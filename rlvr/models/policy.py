@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
@@ -31,13 +32,13 @@ from transformers import (
 
 from rlvr.config.recipe import ModelConfig, TinyModel
 from rlvr.errors import ConfigError
-from rlvr.models import lora
+from rlvr.models import lora, sharded_weights
 from rlvr.models.families import exact_attention, refuse_untrainable
 from rlvr.models.locate import locate
 from rlvr.storage import sealed_folders
 
 logger = logging.getLogger(__name__)
-_NOT_READ = ("optimizer.pt",)  # of a run's checkpoint, whose other files are checked
+_NOT_READ = ("optimizer.pt", "optimizer/")  # of a run's checkpoint, whose other files are checked
 _SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # of a tiny policy
 
 
@@ -70,6 +71,11 @@ class Policy:
     def num_trained(self) -> int:
         """Parameters that the learner trains: all of them, or only the adapters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def is_weightless(self) -> bool:
+        """Whether its parameters are on the meta device, without numbers (`load_weightless`)."""
+        return any(parameter.is_meta for parameter in self.model.parameters())
 
     @property
     def text(self) -> PolicyText:
@@ -109,7 +115,9 @@ def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
         return build_tiny(config.tiny, seed=seed)
     tokenizer = load_tokenizer(config)
     attention = exact_attention(read_architecture(config))
-    folder, arguments = _source(config)
+    folder, arguments = source_arguments(config)
+    if sharded_weights.is_sharded(Path(folder)):
+        return _load_sharded(config, Path(folder))
     sealed_folders.require_whole(Path(folder), ignoring=_NOT_READ)
     if attention:
         arguments["attn_implementation"] = attention
@@ -117,17 +125,62 @@ def _load_plain(config: ModelConfig, *, seed: int) -> Policy:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_loaded(config, error) from error
-    text_config = model.config.get_text_config()
-    if getattr(text_config, "output_router_logits", False):
-        text_config.output_router_logits = False  # the load-balancing loss is not used here
+    _without_router_losses(model)
     return _finish(_without_quantization(model), tokenizer)
+
+
+def _load_sharded(config: ModelConfig, folder: Path) -> Policy:
+    """A checkpoint of several learners, whole, without adapters (they are merged in it)."""
+    plain = config.model_copy(update={"lora": config.lora.model_copy(update={"rank": 0})})
+    policy = load_weightless(plain, seed=0)
+    model = policy.model
+    model._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
+    model.tie_weights()
+    own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    own |= sharded_weights.persistent_buffers(model)
+    sharded_weights.require_same(folder, own, prefix=sharded_weights.WEIGHTS, what=type(model).__name__)
+    sharded_weights.read_into(folder, {sharded_weights.WEIGHTS + name: tensor for name, tensor in own.items()})
+    return policy
+
+
+def load_weightless(config: ModelConfig, *, seed: int) -> Policy:
+    """The policy of `load_policy` without its weights: parameters on the meta device, buffers and adapters real.
+
+    Reads only small files, and the header of a GGUF file. A run's checkpoint is compared with its digests.
+
+    Raises: the errors of `load_policy`.
+    """
+    arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    generation: GenerationConfig | None = None
+    if config.tiny is not None:
+        architecture: PretrainedConfig = _tiny_architecture(config.tiny)
+        tokenizer: PreTrainedTokenizerBase = _tiny_tokenizer(config.tiny)
+    else:
+        tokenizer = load_tokenizer(config)
+        architecture = read_architecture(config)
+        folder, files = source_arguments(config)
+        sealed_folders.require_whole(Path(folder), ignoring=_NOT_READ)
+        with suppress(OSError, ValueError, ImportError):  # many folders have none
+            generation = GenerationConfig.from_pretrained(folder, **files)
+        if attention := exact_attention(architecture):
+            arguments["attn_implementation"] = attention
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32, **arguments)
+    model.tie_weights()
+    if generation is not None:
+        model.generation_config = generation
+    _without_router_losses(model)
+    policy = _finish(model, tokenizer)
+    if config.lora.rank:
+        lora.attach(policy.model, config.lora, seed=seed, base_name=config.path or "tiny")
+    return policy
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a recipe's model, without its weights. Raises ConfigError when it cannot be found."""
     if config.tiny is not None:
         return _tiny_tokenizer(config.tiny)
-    folder, arguments = _source(config)
+    folder, arguments = source_arguments(config)
     try:
         return AutoTokenizer.from_pretrained(folder, **arguments)
     except (OSError, ValueError, ImportError) as error:
@@ -142,7 +195,7 @@ def end_token_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tu
     if config.tiny is not None:
         sources: list[Any] = [_tiny_architecture(config.tiny)]
     else:
-        folder, arguments = _source(config)
+        folder, arguments = source_arguments(config)
         sources = []
         for kind in (AutoConfig, GenerationConfig):
             # Many folders have no generation config.
@@ -199,7 +252,7 @@ def read_architecture(config: ModelConfig) -> PretrainedConfig:
 
     Raises: ConfigError when it cannot be read, or is of a family that cannot be trained (`rlvr.models.families`).
     """
-    folder, arguments = _source(config)
+    folder, arguments = source_arguments(config)
     try:
         architecture = AutoConfig.from_pretrained(folder, **arguments)
     except (OSError, ValueError, ImportError) as error:
@@ -211,8 +264,11 @@ def read_architecture(config: ModelConfig) -> PretrainedConfig:
     return architecture
 
 
-def _source(config: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """The arguments of transformers' `from_pretrained` for a `model.path`. Raises ConfigError."""
+def source_arguments(config: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """Folder or hub name, and the other arguments of transformers' `from_pretrained`, for a `model.path`.
+
+    Raises: ConfigError when it does not exist.
+    """
     folder, gguf = locate(config.path)
     arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if gguf:
@@ -278,6 +334,12 @@ def _end_ids(*sources: Any) -> tuple[int, ...]:
         ids = getattr(source, "eos_token_id", None)
         stops.extend(ids if isinstance(ids, list) else [ids] if ids is not None else [])
     return tuple(dict.fromkeys(int(i) for i in stops))
+
+
+def _without_router_losses(model: PreTrainedModel) -> None:
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "output_router_logits", False):
+        text_config.output_router_logits = False  # the load-balancing loss is not used here
 
 
 def _without_dropout(model: PreTrainedModel) -> None:

@@ -85,14 +85,14 @@ def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
     states = ADAM_8BIT_BYTES if setup.has_8bit_states else ADAM_BYTES
     layer = f"{layer_bytes(setup):,}"
     kept = f"{4 * model.hidden:,}, and one layer's {layer}" if setup.has_checkpointing else layer
-    casts = model.num_linear - model.num_head if setup.is_bfloat16 else 0
-    casts = casts if ranks == 1 else casts // model.layers  # a gathered layer is freed with its casts
-    whole = (model.num_parameters - model.num_head) // model.layers + model.num_head
+    casts = model.num_linear - model.num_head if setup.is_bfloat16 and not setup.gathers_bfloat16 else 0
+    one_layer = (model.num_parameters - model.num_head) // model.layers
+    whole = (2 if setup.gathers_bfloat16 else 4) * one_layer + 4 * model.num_head
     parts = [
         _part("weights", 4 * model.num_parameters / ranks, weights),
         _part("optimizer", states * setup.num_trained / ranks, f"{trained}{states:.3g}{share}"),
         _part("reference", 4 * model.num_parameters / ranks * setup.has_reference_copy, weights),
-        _part("gathered layers", 4 * whole * (ranks > 1), "a layer and the head, whole", Phase.TRAINING),
+        _part("gathered layers", whole * (ranks > 1), "a layer and the head, whole", Phase.TRAINING),
         _part("bfloat16 casts", 2 * casts, f"{casts:,} x 2", Phase.TRAINING),
         _part("head's gradient", head_work(setup), f"of {model.num_head:,} numbers", Phase.TRAINING),
         _part(

@@ -2,7 +2,8 @@
 
 CPU                    one place: the process, the learners' processes, verifier workers
 one learner on a GPU   one place: learner and engine on GPU 0
-R learners on GPUs     GPU 0: a learner, the engine and the whole weights that it reads; GPUs 1..R-1: a learner each
+R learners on GPUs     GPU 0: a learner, and the engine with the whole weights that it reads if it shares the learners'
+                       parent process; GPUs 1..R-1: a learner each
 """
 
 from collections.abc import Iterable, Sequence
@@ -108,8 +109,8 @@ def _place(device: Device, parts: Sequence[Part], setup: Setup) -> Place:
 
 
 def _whole_weights(setup: Setup) -> list[Part]:
-    """The weights that several learners publish for the engine."""
-    if setup.num_learners == 1:
+    """The weights that several learners publish for an engine in their parent's process."""
+    if not setup.keeps_whole_weights:
         return []
     count = setup.architecture.num_parameters
     return [_always("published weights", 4 * count, f"{count:,} x 4")]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlvr.config.derived import num_due
-from rlvr.config.recipe import EngineDtype, Recipe
+from rlvr.config.recipe import Backend, EngineDtype, Recipe
 from rlvr.config.sections.learner import Layout, LearnerDtype, OptimizerKind
 from rlvr.config.sections.rollout import RolloutConfig
 from rlvr.planner.architecture import Architecture
@@ -31,6 +31,8 @@ class Setup:
     """The numbers of one training step.
 
     num_trained: parameters with a gradient; all of them, or those of adapters.
+    is_compiled: whether decoder layers are compiled.
+    is_engine_elsewhere: whether the engine's weights are in another process than the learner.
     engine_bytes: per element of the engine's copy of the weights; 0 if it uses the learner's own.
     rows_at_once: maximum completions that the engine decodes in one batch.
     overlaps: whether completions are generated while the learner works.
@@ -50,6 +52,8 @@ class Setup:
     micro_batch_tokens: int
     logits_bytes: int
     num_learners: int
+    is_compiled: bool
+    is_engine_elsewhere: bool
     engine_bytes: int
     rows_at_once: int
     overlaps: bool
@@ -66,6 +70,16 @@ class Setup:
     def is_lora(self) -> bool:
         """Whether only adapters are trained."""
         return self.num_trained < self.architecture.num_parameters
+
+    @property
+    def keeps_whole_weights(self) -> bool:
+        """Whether several learners' parent holds the whole weights, for an engine in its own process."""
+        return self.num_learners > 1 and not self.is_engine_elsewhere
+
+    @property
+    def gathers_bfloat16(self) -> bool:
+        """Whether several learners gather the weights of products in bfloat16, and keep no casts of them."""
+        return self.num_learners > 1 and self.is_bfloat16 and not self.is_compiled
 
     @property
     def rows_per_step(self) -> int:
@@ -142,6 +156,8 @@ def setup_of(
         micro_batch_tokens=learner.micro_batch_tokens,
         logits_bytes=learner.logits_memory_mb << 20,
         num_learners=recipe.cluster.learners,
+        is_compiled=learner.compile,
+        is_engine_elsewhere=recipe.cluster.backend is Backend.RAY and rollout.engine.traits.has_weights,
         engine_bytes=_engine_bytes(rollout),
         rows_at_once=_rows_at_once(recipe, sizes),
         overlaps=rollout.max_staleness > 0 or learner.streaming,

@@ -71,9 +71,12 @@ async def run_loop(parts: RunParts) -> int:
             parts.recorder.step(step, update, metrics, evaluations)
 
             broken, pause = after.observe(step, update, metrics, evaluations, is_end=is_end)
-            if is_end or is_stopping or broken or pause or schedule.is_checkpoint_due(step):
+            is_last = bool(is_end or is_stopping or broken or pause)
+            if is_last or schedule.is_checkpoint_due(step):
                 lineage = parts.recorder.lineage(step)  # the ledger may be used in this thread only
-                await parts.thread.run(lambda s=step, found=lineage: _save(parts, s, found))
+                await parts.thread.run(lambda s=step, found=lineage, waits=is_last: _save(parts, s, found, waits))
+            else:  # one that learners have been writing since an earlier step
+                await parts.thread.run(lambda: parts.recorder.finish_checkpoint(parts.learner, waits=False))
             if broken:
                 raise broken
             if pause and not is_end:
@@ -113,6 +116,6 @@ def _speed(update: Update, sync: Sync, *, has_overlap: bool) -> dict[str, float]
     }
 
 
-def _save(parts: RunParts, step: int, lineage: dict[str, Json]) -> None:
+def _save(parts: RunParts, step: int, lineage: dict[str, Json], waits: bool) -> None:
     state = {**parts.state(), "lineage": lineage}
-    parts.recorder.checkpoint(step, learner=parts.learner, state=state)
+    parts.recorder.checkpoint(step, learner=parts.learner, state=state, waits=waits)

@@ -12,6 +12,7 @@ from rlvr.config.sections.learner import LearnerConfig
 from rlvr.data.collate import collate_rows
 from rlvr.errors import LearnerError
 from rlvr.learner.learner import PolicyLearner
+from rlvr.learner.ranks.group import LearnerGroup
 from rlvr.models.policy import Policy
 from rlvr.models.prompting import encode_prompt
 from rlvr.records import Completion, FinishReason, Prompt, Transport
@@ -36,26 +37,33 @@ def imitate(
     demonstrations: Iterator[tuple[Prompt, str]],
     fault_folder: Path,
     progress: Callable[[int, float], None],
+    group: LearnerGroup | None = None,
 ) -> SupervisedReport:
     """Trains `policy` in place on (prompt, answer) pairs; the answer ends with the policy's stop token.
 
     The learning rate warms up, holds, and falls linearly to a tenth over the last 30 % of the steps.
 
-    Args: progress: called with (step, loss) after each step.
+    Args:
+        progress: called with (step, loss) after each step.
+        group: the ranks that hold the weights of `policy`, whose task it becomes; None: this process holds them.
     """
     hold = int(config.steps * 0.7)
     settings = learner_config.model_copy(
         update={"lr": config.lr, "lr_warmup_steps": config.lr_warmup_steps, "minibatches_per_step": 1}
     )
-    learner = PolicyLearner(
+    loss = SupervisedLoss(aggregator=TokenMean())
+    lr_decay = (hold, config.steps, 0.1)
+    if group is not None:
+        group.begin(config=settings, loss=loss, temperature=1.0, fault_folder=fault_folder, lr_decay=lr_decay)
+    learner = group or PolicyLearner(
         policy,
         config=settings,
-        loss=SupervisedLoss(aggregator=TokenMean()),
+        loss=loss,
         temperature=1.0,
         transport=Transport.SHARED,
         reference=None,
         fault_folder=fault_folder,
-        lr_decay=(hold, config.steps, 0.1),
+        lr_decay=lr_decay,
     )
     losses: list[float] = []
     for step in range(1, config.steps + 1):

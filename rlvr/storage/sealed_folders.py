@@ -49,7 +49,9 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path, *, ignoring: Collection[str] = ()) -> SealCheck:
-    """Compares the files in `folder` with its marker. Reads every file except those in `ignoring`.
+    """Compares the files in `folder` with its marker.
+
+    Args: ignoring: names of files that are not read; "name/" for all files of a folder.
 
     Raises: StorageError when permissions forbid reading a file, which is not damage.
     """
@@ -66,7 +68,8 @@ def check(folder: Path, *, ignoring: Collection[str] = ()) -> SealCheck:
     held = _entries(marker)
     if held is None:
         return _broken(f"{MARKER} is damaged: it does not list the files of the folder")
-    asked = {name: entry for name, entry in held.items() if name not in ignoring}
+    folders = tuple(name for name in ignoring if name.endswith("/"))
+    asked = {name: entry for name, entry in held.items() if name not in ignoring and not name.startswith(folders)}
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         found = pool.map(lambda name: _problem(folder, name, *asked[name]), asked)
         return SealCheck(problems=tuple(line for line in found if line), has_digests=True)

@@ -3,15 +3,16 @@
     parent (this class)                          ranks 0 .. R-1 (`rlvr.learner.ranks.server`, one process each)
     annotate, accumulate:  each rank its rows -> passes in lockstep, gradients summed into shards
     apply:                 the denominators   -> one optimiser step on the shards; sums of metrics come back
-    publish:               gather             -> rank 0 writes whole weights into the memory of `policy.model`
+    save, restore:         a folder           -> each rank writes or reads its own part
+    publish                                   -> see below
 
-The policy's weights are in shared memory: the ranks start from the parent's weights (a cold start is kept), and engines
-in the parent's process read `policy.model` as with one process; it changes only at `publish` and `restore`.
+Where the engine is in another process (Transport.FILE), the weights are in the ranks alone: the parent's model may be
+on the meta device, each rank reads its own part of the weights, and rank 0 writes the published files.
+Where the engine is in the parent's process, it reads `policy.model`, so the parent keeps the whole model: in shared
+memory, from which the ranks start (a cold start is kept) and which rank 0 refreshes at `publish` and `restore`.
 The result of a step does not depend on the number of ranks (up to rounding), nor does a checkpoint.
 """
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,14 +33,16 @@ from rlvr.learner.batching import has_no_gradient, step_through
 from rlvr.learner.loss_traits import reads_proximal, set_correction
 from rlvr.learner.metrics import merged_outcome, outcome_from_json
 from rlvr.learner.nonfinite import judge_nonfinite
-from rlvr.learner.ranks.memory import Meeting, Shared, share
-from rlvr.learner.ranks.messages import Message, batch_message
-from rlvr.learner.ranks.pool import START_UP, RankPool
+from rlvr.learner.ranks.loading import WeightSource
+from rlvr.learner.ranks.memory import Meeting
+from rlvr.learner.ranks.messages import Message, batch_message, correction_to_json, ref_from_json
 from rlvr.learner.ranks.rows import split_over_ranks
-from rlvr.learner.ranks.server import RankTask, correction_to_json, task_message
-from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
-from rlvr.learner.weights.publication import Publication
-from rlvr.models.export import export_policy
+from rlvr.learner.ranks.server import RankTask, task_message
+from rlvr.learner.ranks.start import start_ranks
+from rlvr.learner.weights.perturbation import require_perturbable, tensor_groups
+from rlvr.learner.weights.publication import Publication, bytes_of_files
+from rlvr.learner.weights.weights_file import WeightsFolder
+from rlvr.models.export import export_outline
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
 
@@ -64,17 +67,23 @@ class LearnerGroup:
         published_kind: WeightsKind = WeightsKind.FULL,
         weights_folder: Path | None = None,
         lr_decay: tuple[int, int, float] | None = None,
+        source: WeightSource | None = None,
+        device_type: str = "",
         silence_s: float = SILENCE_S,
     ) -> None:
         """Starts the ranks and waits for them; they end with the calling thread. Arguments as `PolicyLearner`'s, and:
 
         Args:
-            reference: sharded over the ranks; drop your own after this call to free its memory.
+            policy: its model is on the meta device exactly if there is a `source`.
+            reference: sharded over the ranks; drop your own after this call to free its memory. On the meta device it
+                is undefined until `load_reference`.
+            source: where the ranks read the weights.
+            device_type: of the ranks; "" for that of the policy.
             silence_s: a working rank without a sign of life for this long is considered hung (not at start-up).
 
         Raises: ConfigError when there are fewer CUDA devices than ranks; LearnerError when a rank does not start.
         """
-        device_type = next(policy.model.parameters()).device.type
+        device_type = device_type or next(policy.model.parameters()).device.type
         if device_type == "cuda" and torch.cuda.device_count() < num_ranks:
             raise ConfigError(
                 f"cluster.learners={num_ranks} needs that many CUDA devices, and this machine has "
@@ -87,24 +96,30 @@ class LearnerGroup:
         self._published_dtype = published_dtype
         self._published_kind = published_kind
         self._weights_folder = weights_folder
+        self._files = WeightsFolder(weights_folder)
         self._publication = self._new_publication()
-        self._perturbation = Perturbation(policy.model)
+        self._ref: WeightsRef | None = None
+        self._is_perturbed = False
         self._has_reference = reference is not None
         # Settings that a cold start switched on are not shared; each rank switches them on itself.
         policy.model.gradient_checkpointing_disable()
         policy.model.disable_input_require_grads()
-        segments = {"policy": share(policy)}
-        is_policy = reference is policy.model
-        if reference is not None and not is_policy:
-            segments["reference"] = share(reference)
-        self._memory = segments["policy"].pairs
+        self._has_mirror = source is None
         self._meeting = Meeting()
         try:
-            self._pool = self._start(
-                segments, device_type=device_type, reference_is_policy=is_policy, silence_s=silence_s
+            self._pool, self._memory = start_ranks(
+                policy,
+                reference=reference,
+                source=source,
+                config=config,
+                num_ranks=num_ranks,
+                device_type=device_type,
+                meeting=self._meeting,
+                silence_s=silence_s,
             )
             self.begin(config=config, loss=loss, temperature=temperature, fault_folder=fault_folder, lr_decay=lr_decay)
         except BaseException:
+            self._files.close()
             self._meeting.close()
             raise
 
@@ -117,7 +132,8 @@ class LearnerGroup:
         fault_folder: Path,
         lr_decay: tuple[int, int, float] | None = None,
     ) -> None:
-        """Starts another stage with the same ranks: from the weights in `policy.model`, with a new optimiser.
+        """Starts another stage with the same ranks, with a new optimiser: from the weights in `policy.model`, or from
+        the ranks' own if they alone have them.
 
         Arithmetic (`config.dtype`), transport and reference stay those of the constructor; counters begin at 0.
         """
@@ -125,11 +141,26 @@ class LearnerGroup:
         self._loss = loss
         self._publication.close()
         self._publication = self._new_publication()
+        self._files.close()
+        self._files = WeightsFolder(self._weights_folder)
+        self._ref = None
         self._num_steps = 0
         self._num_nonfinite = 0
+        self._restored_version = 0
+        folder = None
+        if self._transport is Transport.FILE:
+            model, dtype, kind = self.policy.model, self._published_dtype, self._published_kind
+            folder = self._files.make(bytes_of_files(model, dtype=dtype, kind=kind)).absolute()
         self._push_weights()
         task = RankTask(
-            config=config, loss=loss, temperature=temperature, fault_folder=fault_folder.absolute(), lr_decay=lr_decay
+            config=config,
+            loss=loss,
+            temperature=temperature,
+            fault_folder=fault_folder.absolute(),
+            lr_decay=lr_decay,
+            published_dtype=self._published_dtype,
+            published_kind=self._published_kind,
+            weights_folder=folder,
         )
         self._pool.call([task_message(task)] * self.num_ranks, what="begin")
         self._is_mirrored = True
@@ -145,6 +176,8 @@ class LearnerGroup:
     @property
     def policy_version(self) -> int:
         """The version of the latest publication."""
+        if self._transport is Transport.FILE:
+            return self._restored_version if self._ref is None else self._ref.policy_version
         return self._publication.policy_version
 
     @property
@@ -205,10 +238,24 @@ class LearnerGroup:
         divisor = self._loss.aggregator.denominator(denominators)
         return outcome.report(divisor=divisor, num_processes=self.num_ranks)
 
+    def load_reference(self, folder: Path | None) -> None:
+        """Loads a reference that was on the meta device: from a folder, or from the policy's present weights.
+
+        Raises: CheckpointError when the folder cannot be read.
+        """
+        self._ask("reference", {"folder": "" if folder is None else str(folder.absolute())})
+
     def publish(self) -> WeightsRef:
-        """The current weights, now also in `policy.model`; see `PolicyLearner.publish`."""
+        """The current weights, in a file that rank 0 wrote or else in `policy.model`; see `PolicyLearner.publish`."""
+        if self._transport is Transport.FILE:
+            ref = ref_from_json(self._ask("publish", {})[0].body["ref"])
+            if self._is_perturbed:
+                return ref
+            if self._ref is None or ref != self._ref:
+                self._ref = ref
+            return self._ref
         self._mirror()
-        if self._perturbation.is_active:
+        if self._is_perturbed:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
 
@@ -228,46 +275,68 @@ class LearnerGroup:
         return tensor_groups(checkpoint.trained_names(self.policy.model), most=most)
 
     def perturb(self, names: Sequence[str], *, scale: float) -> None:
-        """Adds noise of `scale` times each tensor's root mean square, in the ranks. Raises LearnerError.
-
-        The next publication gathers the noise like the changes of a step.
-        """
-        self._mirror()
-        self._perturbation.begin(names, scale=scale)
-        self._scatter()
+        """Adds noise of `scale` times each tensor's root mean square, in the ranks. Raises LearnerError."""
+        known = {name for name, _ in self.policy.model.named_parameters()}
+        require_perturbable(names, known, is_active=self._is_perturbed)
+        self._ask("perturb", {"names": list(names), "scale": scale})
+        self._is_perturbed = True
+        self._is_mirrored = False
 
     def unperturb(self) -> None:
         """The weights before `perturb`, bit for bit; trials that were published are removed."""
-        if self._perturbation.is_active:
-            self._mirror()
-            self._perturbation.end()
-            self._scatter()
+        if self._is_perturbed:
+            self._ask("unperturb", {})
+            self._is_perturbed = False
+            self._is_mirrored = False
         self._publication.end_trials()
 
     def save(self, folder: Path) -> None:
-        """Saves the folder of `PolicyLearner.save`, which any number of ranks can restore."""
-        self._mirror()
-        export_policy(self.policy, folder)
-        self._ask("save", {"folder": str(folder.absolute())})
+        """Saves a folder that any number of learners can restore; returns when it is written. See `start_save`."""
+        self.start_save(folder)
+        self.is_saved(waits=True)
+
+    def start_save(self, folder: Path) -> None:
+        """Copies the state to the CPU, from where the ranks write it to `folder` in the background.
+
+        Waits for the checkpoint before. Raises CheckpointError when that could not be written.
+        """
+        export_outline(self.policy, folder)
         counters = checkpoint.Counters(
             policy_version=self.policy_version, num_steps=self._num_steps, num_nonfinite=self._num_nonfinite
         )
         checkpoint.save_counters(folder, counters)
+        self._ask("save", {"folder": str(folder.absolute()), "has_optimizer": True})
+
+    def is_saved(self, *, waits: bool) -> bool:
+        """Whether the ranks have written what `start_save` began. Args: waits: until they have.
+
+        Raises: CheckpointError when they could not.
+        """
+        return all(answer.body["is_done"] for answer in self._ask("saved", {"waits": waits}))
+
+    def save_weights(self, folder: Path) -> None:
+        """Saves a folder that `load_policy` and `load_reference` read: the weights without the optimiser's state."""
+        export_outline(self.policy, folder)
+        self._ask("save", {"folder": str(folder.absolute()), "has_optimizer": False})
+        self.is_saved(waits=True)
 
     def restore(self, folder: Path) -> None:
-        """Restores weights, optimiser and counters saved with any number of ranks. Raises CheckpointError."""
+        """Restores weights, optimiser and counters saved by any number of learners. Raises CheckpointError."""
         counters = checkpoint.read_counters(folder)
-        checkpoint.restore_weights(folder, self.policy.model)
-        self._push_weights()
+        checkpoint.require_same(folder, self.policy.model)
         self._ask("restore", {"folder": str(folder.absolute()), "counters": asdict(counters)})
         self._num_steps, self._num_nonfinite = counters.num_steps, counters.num_nonfinite
+        self._restored_version = counters.policy_version
+        self._ref = None
         self._publication.restore(counters.policy_version)
-        self._is_mirrored = True
+        self._is_mirrored = False
+        self._mirror()
 
     def close(self) -> None:
         """Stops the ranks; the policy's weights stay as last published. Safe to call twice."""
         self._publication.close()
         self._pool.close()
+        self._files.close()
         self._meeting.close()
 
     def _ask(self, op: str, values: Mapping[str, Any]) -> list[Message]:
@@ -281,21 +350,16 @@ class LearnerGroup:
             kind=self._published_kind,
         )
 
-    def _scatter(self) -> None:
-        """Loads the weights of `policy.model` into the ranks; marks the gathered copy as outdated."""
-        self._push_weights()
-        self._ask("scatter", {})
-        self._is_mirrored = False
-
     def _push_weights(self) -> None:
         """Copies the weights of `policy.model` into the shared memory; on the CPU they already live there."""
-        for own, window in self._memory:
-            if own.data_ptr() != window.data_ptr():
-                window.copy_(own.detach())
+        if self._has_mirror:
+            for own, window in self._memory:
+                if own.data_ptr() != window.data_ptr():
+                    window.copy_(own.detach())
 
     def _mirror(self) -> None:
-        """Copies the ranks' weights into `policy.model`."""
-        if self._is_mirrored:
+        """Copies the ranks' weights into `policy.model`, if engines read it."""
+        if self._is_mirrored or not self._has_mirror:
             return
         self._ask("gather", {})
         with torch.no_grad():
@@ -303,35 +367,6 @@ class LearnerGroup:
                 if own.data_ptr() != window.data_ptr() and own.requires_grad:
                     own.copy_(window)
         self._is_mirrored = True
-
-    def _start(
-        self, segments: Mapping[str, Shared], *, device_type: str, reference_is_policy: bool, silence_s: float
-    ) -> RankPool:
-        """The running ranks, each with its models. Raises LearnerError."""
-        num_threads = self.config.num_threads or max(1, torch.get_num_threads() // self.num_ranks)
-        inherited = [segment.fd for segment in segments.values()]
-        with contextlib.ExitStack() as stack:
-            for fd in inherited:
-                stack.callback(os.close, fd)
-            pool = RankPool(
-                self.num_ranks, num_threads=num_threads, inherited=[*inherited, *self._meeting.fds], silence_s=silence_s
-            )
-            common = {
-                "op": "setup",
-                "size": self.num_ranks,
-                "device_type": device_type,
-                "store_file": self._meeting.path,
-                "num_threads": num_threads,
-                "config": self.config.model_dump(mode="json"),
-                "reference_is_policy": reference_is_policy,
-                "segments": {name: segment.description for name, segment in segments.items()},
-            }
-            tensors = {name: segment.pickled for name, segment in segments.items()}
-            pool.call(
-                [Message(body={**common, "rank": rank}, tensors=tensors) for rank in range(self.num_ranks)],
-                what=START_UP,
-            )
-        return pool
 
 
 def _row_messages(op: str, batch: Batch, shares: Sequence[Sequence[int]]) -> list[Message]:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from rlvr.config.sections.learner import LearnerConfig
+from rlvr.learner.ranks.loading import WeightSource
 from rlvr.learner.ranks.memory import attach
 from rlvr.learner.ranks.messages import Message, decode, encode
 from rlvr.learner.ranks.server import RankServer
@@ -87,6 +88,7 @@ def build_server(first: Message, parent: _Parent) -> RankServer:
     return RankServer(
         policy,
         reference=reference,
+        source=None if body["source"] is None else WeightSource.from_json(body["source"]),
         config=LearnerConfig.model_validate(body["config"]),
         rank=body["rank"],
         size=body["size"],

@@ -1,8 +1,9 @@
 """Memory shared by a parent and its ranks: carries models to the ranks and weights back.
 
 `share` puts every tensor of some objects into one anonymous file in memory and describes the rest by pickle, with the
-tensors left out; `attach` builds the same objects in a rank, where each parameter is a view of that file. Tied
-parameters stay tied. Only the parent's own objects pass here, never data from a rollout.
+tensors left out; `attach` builds the same objects in a rank, where each parameter is a view of that file, or on the
+meta device if it was there. Tied parameters stay tied. Only the parent's own objects pass here, never data from a
+rollout.
 The file has no name, so nothing is left behind however the processes end; it is freed with its last view.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from rlvr.errors import LearnerError
 
 _ALIGNMENT = 64
+_Outline = tuple[int, str, tuple[int, ...], bool]  # of a parameter on the meta device: identity, dtype, shape, trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +154,14 @@ class _Pickler(pickle.Pickler):
         super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
         self.tensors: list[Tensor] = []
         self._numbers: dict[int, int] = {}
+        self._outlined: list[Tensor] = []
 
-    def persistent_id(self, obj: Any) -> tuple[int, bool | None] | None:
+    def persistent_id(self, obj: Any) -> tuple[int, bool | None] | _Outline | None:
         if not isinstance(obj, Tensor):
             return None
+        if obj.is_meta:
+            self._outlined.append(obj)  # kept alive, so that no other object gets its id
+            return id(obj), str(obj.dtype).removeprefix("torch."), tuple(obj.shape), obj.requires_grad
         if id(obj) not in self._numbers:
             self._numbers[id(obj)] = len(self.tensors)
             self.tensors.append(obj)
@@ -173,8 +179,15 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(stream)
         self._views = views
         self._built: dict[int, Tensor] = {}
+        self._outlined: dict[int, Tensor] = {}
 
-    def persistent_load(self, pid: tuple[int, bool | None]) -> Tensor:
+    def persistent_load(self, pid: tuple[int, bool | None] | _Outline) -> Tensor:
+        if len(pid) == 4:
+            key, dtype, shape, is_trained = pid
+            if key not in self._outlined:
+                empty = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+                self._outlined[key] = torch.nn.Parameter(empty, is_trained)
+            return self._outlined[key]
         number, requires_grad = pid
         if number not in self._built:
             view = self._views[number]

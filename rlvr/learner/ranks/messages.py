@@ -7,16 +7,19 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch
+from rlvr.importance_weights import WeightBound, WeightLevel
 from rlvr.processes import frames
 from rlvr.processes.frames import Frame
+from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +59,42 @@ def batch_of(message: Message) -> Batch | None:
         return None
     values: dict[str, Any] = {**counts, **message.tensors}
     return Batch(**values)
+
+
+def correction_to_json(correction: Correction) -> dict[str, Any]:
+    """Values for JSON."""
+    return asdict(correction)
+
+
+def correction_from_json(values: dict[str, Any]) -> Correction:
+    """The Correction that `correction_to_json` wrote.
+
+    >>> strict = Correction(level=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_max=1.5)
+    >>> correction_from_json(correction_to_json(strict)) == strict
+    True
+    """
+    assert {f.name for f in fields(Correction)} == set(values)
+    enums = {"level": WeightLevel(values["level"]), "bound": WeightBound(values["bound"])}
+    return Correction(**{**values, **enums})
+
+
+def ref_to_json(ref: WeightsRef) -> dict[str, Any]:
+    """Values for JSON."""
+    return asdict(ref)
+
+
+def ref_from_json(values: Mapping[str, Any]) -> WeightsRef:
+    """The reference that `ref_to_json` wrote."""
+    manifest = tuple(
+        TensorEntry(name=entry["name"], shape=tuple(entry["shape"]), checksum=entry["checksum"])
+        for entry in values["manifest"]
+    )
+    return WeightsRef(
+        policy_version=values["policy_version"],
+        kind=WeightsKind(values["kind"]),
+        transport=Transport(values["transport"]),
+        uri=values["uri"],
+        dtype=values["dtype"],
+        manifest=manifest,
+        base=None if values["base"] is None else ref_from_json(values["base"]),
+    )

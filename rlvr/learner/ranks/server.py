@@ -5,7 +5,7 @@ It knows nothing of processes and pipes, so the code that starts ranks can place
 
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,41 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel
 
 from rlvr.algorithms.build import LossFunction
-from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Denominators
 from rlvr.config.sections.learner import LearnerConfig
-from rlvr.errors import CheckpointError
-from rlvr.importance_weights import WeightBound, WeightLevel
-from rlvr.learner.checkpoint import Counters, save_optimizer
+from rlvr.learner import checkpoint
 from rlvr.learner.learner import PolicyLearner
+from rlvr.learner.ranks.files import RankFiles
+from rlvr.learner.ranks.loading import WeightSource, load_folder, load_source
 from rlvr.learner.ranks.lockstep import Lockstep
-from rlvr.learner.ranks.messages import Message, batch_of
-from rlvr.learner.ranks.sharding import gather_into, release, scatter_from, shard
+from rlvr.learner.ranks.messages import Message, batch_of, correction_from_json, ref_to_json
+from rlvr.learner.ranks.saving import ShardedSaver
+from rlvr.learner.ranks.sharding import gather_into, materialize, release, scatter_from, shard
+from rlvr.learner.ranks.signs import signs_of_life
+from rlvr.learner.shards import local_part
+from rlvr.learner.weights.wire import published_parts
+from rlvr.models import lora, sharded_weights
 from rlvr.models.policy import Policy
-from rlvr.records import Transport
+from rlvr.records import Transport, WeightsKind
 
 _NEVER = timedelta(days=7)  # the parent decides when a rank has hung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankTask:
-    """The training task of the ranks, as arguments of `PolicyLearner`."""
+    """The training task of the ranks, as arguments of `PolicyLearner`.
+
+    weights_folder: where rank 0 writes published weights; None if the parent publishes.
+    """
 
     config: LearnerConfig
     loss: LossFunction
     temperature: float
     fault_folder: Path
     lr_decay: tuple[int, int, float] | None
+    published_dtype: torch.dtype
+    published_kind: WeightsKind
+    weights_folder: Path | None
 
 
 class RankServer:
@@ -52,6 +62,7 @@ class RankServer:
         policy: Policy,
         *,
         reference: PreTrainedModel | None,
+        source: WeightSource | None,
         config: LearnerConfig,
         rank: int,
         size: int,
@@ -59,11 +70,13 @@ class RankServer:
         store_file: str,
         alive: Callable[[], None],
     ) -> None:
-        """Joins the other ranks and shards the models; waits for the others, for as long as the parent does.
+        """Joins the other ranks, shards the models and loads them; waits for the others as long as the parent does.
 
         Args:
-            policy: its model holds whole weights in memory that the parent sees.
-            reference: whole; `policy.model` itself if the reference is the policy without its adapters.
+            policy: its model holds whole weights in memory that the parent sees, or is on the meta device.
+            reference: `policy.model` itself if the reference is the policy without its adapters; on the meta device it
+                stays undefined until the operation "reference".
+            source: where the weights of a model on the meta device are read.
             alive: called from time to time during work.
         """
         if device_type == "cuda":
@@ -80,7 +93,8 @@ class RankServer:
         self._policy = policy
         self._reference = reference
         self._peers = Lockstep(alive=alive)
-        self._mirror = {name: p.detach() for name, p in policy.model.named_parameters()}
+        self._mirror = {} if source else {name: p.detach() for name, p in policy.model.named_parameters()}
+        self._saver = ShardedSaver(alive=alive, timeout=_NEVER)
         self._learner: PolicyLearner | None = None
         self._operations: dict[str, Callable[[PolicyLearner, Message], dict[str, Any] | None]] = {
             "annotate": self._annotate,
@@ -88,27 +102,39 @@ class RankServer:
             "apply": self._apply,
             "correction": self._correct,
             "gather": self._gather,
-            "scatter": self._scatter,
+            "publish": self._publish,
+            "perturb": self._perturb,
+            "unperturb": self._unperturb,
+            "reference": self._load_reference,
             "score": self._score,
             "save": self._save,
+            "saved": self._saved,
             "restore": self._restore,
         }
         mesh = init_device_mesh(device_type, (size,))
         for model in self._models():
             shard(model, mesh=mesh, config=config)
+            materialize(model, device=torch.device(device_type))
             self._peers.watch(model)
+        if source is not None:
+            load_source(policy.model, source, alive=alive)
 
     def begin(self, task: RankTask) -> None:
-        """Begins `task`: from the weights that the parent sees, with a new optimiser."""
-        scatter_from(self._mirror, self._policy.model)
+        """Begins `task`: from the weights that the parent sees, or else from the present ones; with a new optimiser."""
+        if self._mirror:
+            scatter_from(self._mirror, self._policy.model)
+        files = RankFiles(task.weights_folder if self._is_first else None, alive=self._alive)
         self._learner = PolicyLearner(
             self._policy,
             config=task.config,
             loss=task.loss,
             temperature=task.temperature,
-            transport=Transport.SHARED,
+            transport=Transport.SHARED if task.weights_folder is None else Transport.FILE,
             reference=self._reference,
             fault_folder=task.fault_folder,
+            published_dtype=task.published_dtype,
+            published_kind=task.published_kind,
+            weight_files=files,
             lr_decay=task.lr_decay,
             peers=self._peers,
         )
@@ -146,8 +172,27 @@ class RankServer:
     def _gather(self, _learner: PolicyLearner, _request: Message) -> None:
         gather_into(self._mirror, self._policy.model, is_writer=self._is_first, alive=self._alive)
 
-    def _scatter(self, _learner: PolicyLearner, _request: Message) -> None:
-        scatter_from(self._mirror, self._policy.model)
+    def _publish(self, learner: PolicyLearner, _request: Message) -> dict[str, Any]:
+        """Every rank gathers; rank 0 has written the file that its answer describes."""
+        ref = learner.publish()
+        return {"ref": ref_to_json(ref)} if self._is_first else {}
+
+    def _perturb(self, learner: PolicyLearner, request: Message) -> None:
+        learner.perturb(request.body["names"], scale=request.body["scale"])
+
+    def _unperturb(self, learner: PolicyLearner, _request: Message) -> None:
+        learner.unperturb()
+
+    def _load_reference(self, _learner: PolicyLearner, request: Message) -> None:
+        """Loads the reference from a folder, or from the policy's present weights with adapters merged."""
+        assert self._reference is not None
+        if request.body["folder"]:
+            load_folder(self._reference, Path(request.body["folder"]), alive=self._alive)
+            return
+        own = dict(self._reference.named_parameters())
+        for name, part in published_parts(self._policy.model):
+            self._alive()
+            local_part(own[name].detach()).copy_(local_part(part))
 
     def _score(self, learner: PolicyLearner, request: Message) -> dict[str, Any]:
         scores = learner.score(request.body["rows"])
@@ -155,15 +200,29 @@ class RankServer:
         return {"scores": scores}
 
     def _save(self, learner: PolicyLearner, request: Message) -> None:
-        folder, model = Path(request.body["folder"]), self._policy.model
-        try:
-            save_optimizer(folder, optimizer=learner.optimizer, model=model, is_writer=self._is_first)
-        except OSError as error:
-            raise CheckpointError(f"the optimiser's state could not be written to {folder}: {error}") from error
+        model = self._policy.model
+        optimizer = learner.optimizer if request.body["has_optimizer"] else None
+        self._saver.start(
+            Path(request.body["folder"]),
+            weights=checkpoint.sharded_weights_state(model),
+            optimizer={} if optimizer is None else checkpoint.sharded_optimizer_state(optimizer, model),
+        )
+
+    def _saved(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        if not (request.body["waits"] or self._saver.is_done):
+            return {"is_done": False}
+        self._saver.finish()
+        return {"is_done": True}
 
     def _restore(self, learner: PolicyLearner, request: Message) -> None:
-        scatter_from(self._mirror, self._policy.model)
-        learner.restore_progress(Path(request.body["folder"]), Counters(**request.body["counters"]))
+        folder, model = Path(request.body["folder"]), self._policy.model
+        self._saver.finish()
+        if lora.has_adapters(model) or sharded_weights.is_sharded(folder):
+            checkpoint.restore_weights(folder, model)
+        else:
+            load_folder(model, folder, alive=self._alive)
+        with signs_of_life(self._alive):
+            learner.restore_progress(folder, checkpoint.Counters(**request.body["counters"]))
 
     def _models(self) -> list[PreTrainedModel]:
         if self._reference is None or self._reference is self._policy.model:
@@ -175,20 +234,3 @@ def task_message(task: RankTask) -> Message:
     """The request to begin a task; the one message with pickled content, which is the parent's own."""
     pickled = torch.frombuffer(bytearray(pickle.dumps(task)), dtype=torch.uint8)
     return Message(body={"op": "begin"}, tensors={"task": pickled})
-
-
-def correction_to_json(correction: Correction) -> dict[str, Any]:
-    """Values for JSON."""
-    return asdict(correction)
-
-
-def correction_from_json(values: dict[str, Any]) -> Correction:
-    """The Correction that `correction_to_json` wrote.
-
-    >>> strict = Correction(level=WeightLevel.TOKEN, bound=WeightBound.MASK, weight_max=1.5)
-    >>> correction_from_json(correction_to_json(strict)) == strict
-    True
-    """
-    assert {f.name for f in fields(Correction)} == set(values)
-    enums = {"level": WeightLevel(values["level"]), "bound": WeightBound(values["bound"])}
-    return Correction(**{**values, **enums})

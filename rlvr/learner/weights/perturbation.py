@@ -11,13 +11,16 @@ whole layers, then bundles of them              else; and with them each kind of
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from rlvr.errors import LearnerError
+from rlvr.learner.shards import first_number, local_part
 
 _NOISE_BLOCK = 65_521  # numbers, a prime: drawn once per tensor and repeated, which is as fast as a copy
 _LEAST_RMS = 0.02  # for a tensor of zeros, such as a bias, or an adapter before its first step
@@ -27,7 +30,10 @@ _NUMBER = re.compile(r"\.\d+\.")
 
 
 class Perturbation:
-    """Keeps the original of the perturbed tensors, and only those, on the CPU."""
+    """Keeps the original of the perturbed tensors, and only those, on the CPU; of sharded ones this rank's part.
+
+    The noise does not depend on the number of ranks. On a sharded model every rank makes the same calls.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -45,25 +51,32 @@ class Perturbation:
         Raises: LearnerError when weights are already perturbed, or a name is unknown.
         """
         own = dict(self._model.named_parameters())
-        unknown = [name for name in names if name not in own]
-        if self.is_active or unknown:
-            raise LearnerError(
-                f"cannot perturb the weights {list(names)[:3]}: "
-                + (f"{unknown[0]!r} is not in the model" if unknown else "others are still perturbed")
-            )
-        self._originals = {name: own[name].detach().to("cpu", copy=True) for name in names}
+        require_perturbable(names, own, is_active=self.is_active)
+        self._originals = {name: local_part(own[name]).detach().to("cpu", copy=True) for name in names}
         for name in names:
-            tensor = own[name]
-            rms = max(_LEAST_RMS, float(tensor.norm()) / math.sqrt(tensor.numel()))
-            _add_noise(tensor.view(-1), scale * rms, seed=zlib.crc32(name.encode()))
+            part = local_part(own[name].detach())
+            size = scale * max(_LEAST_RMS, _rms(own[name]))
+            _add_noise(
+                part, size, seed=zlib.crc32(name.encode()), first=first_number(own[name]), total=own[name].numel()
+            )
 
     @torch.no_grad()
     def end(self) -> None:
         """Restores everything. Does nothing when nothing is perturbed."""
         own = dict(self._model.named_parameters())
         for name, original in self._originals.items():
-            own[name].copy_(original)
+            local_part(own[name].detach()).copy_(original)
         self._originals = {}
+
+
+def require_perturbable(names: Sequence[str], known: Container[str], *, is_active: bool) -> None:
+    """Raises LearnerError when weights are already perturbed, or a name is unknown."""
+    unknown = [name for name in names if name not in known]
+    if is_active or unknown:
+        raise LearnerError(
+            f"cannot perturb the weights {list(names)[:3]}: "
+            + (f"{unknown[0]!r} is not in the model" if unknown else "others are still perturbed")
+        )
 
 
 def tensor_groups(names: Sequence[str], *, most: int) -> dict[str, tuple[str, ...]]:
@@ -109,10 +122,23 @@ def tensor_groups(names: Sequence[str], *, most: int) -> dict[str, tuple[str, ..
     return _frozen(outside | _bundled(layers, room) | across)
 
 
-def _add_noise(flat: Tensor, size: float, *, seed: int) -> None:
+def _rms(tensor: Tensor) -> float:
+    """The root mean square of all numbers, to four digits, so that it does not depend on the order of summation."""
+    total = local_part(tensor.detach()).double().square().sum()
+    if isinstance(tensor, DTensor):
+        dist.all_reduce(total, group=tensor.device_mesh.get_group())
+    return float(f"{math.sqrt(float(total) / tensor.numel()):.3e}")
+
+
+def _add_noise(part: Tensor, size: float, *, seed: int, first: int, total: int) -> None:
+    """Args: first: position of the part's first number in the whole tensor of `total` numbers."""
+    flat = part.view(-1)
+    if not len(flat):
+        return
     generator = torch.Generator(flat.device).manual_seed(seed)
-    count = min(_NOISE_BLOCK, len(flat))
+    count = min(_NOISE_BLOCK, total)
     noise = torch.randn(count, generator=generator, dtype=flat.dtype, device=flat.device).mul_(size)
+    noise = noise.roll(-(first % count))
     whole = len(flat) // count * count
     flat[:whole].view(-1, count).add_(noise)
     flat[whole:].add_(noise[: len(flat) - whole])

@@ -1,15 +1,49 @@
 """References to published weights for engines: increasing versions, and checksums that a copy must match."""
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder, place_for
-from rlvr.models import lora
+from rlvr.learner.weights.wire import base_tensors, wire_shapes, wire_tensors
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+
+
+@runtime_checkable
+class WeightFiles(Protocol):
+    """Writes the files of a publication; `WeightsFolder`, or a rank's part in one."""
+
+    def write(
+        self,
+        version: int,
+        tensors: Iterable[tuple[str, Tensor]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype,
+    ) -> tuple[Path, tuple[TensorEntry, ...]]:
+        """Writes a version; iterates `tensors` to the end."""
+        ...
+
+    def write_base(
+        self, tensors: Iterable[tuple[str, Tensor]], *, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> tuple[Path, tuple[TensorEntry, ...]]:
+        """Writes the base of adapters; iterates `tensors` to the end."""
+        ...
+
+    def remove_trials(self) -> None:
+        """Removes the files of trials."""
+        ...
+
+    def close(self) -> None:
+        """Ends the writing. Safe to call twice."""
+        ...
 
 
 def require_room(model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind) -> None:
@@ -17,15 +51,17 @@ def require_room(model: PreTrainedModel, *, transport: Transport, dtype: torch.d
 
     Raises: ConfigError, see `weights_file.place_for`.
     """
-    if transport is not Transport.FILE:
-        return
-    whole = sum(weight.numel() for _, weight in lora.base_weights(model))
-    if kind is WeightsKind.ADAPTER:
-        adapters = sum(weight.numel() for weight in lora.adapter_state_dict(model).values())
-        numbers = whole + FILES_AT_ONCE * adapters
-    else:
-        numbers = FILES_AT_ONCE * whole
-    place_for(numbers * dtype.itemsize)
+    if transport is Transport.FILE:
+        place_for(bytes_of_files(model, dtype=dtype, kind=kind))
+
+
+def bytes_of_files(model: PreTrainedModel, *, dtype: torch.dtype, kind: WeightsKind) -> int:
+    """The space that published files need at one time."""
+    whole = sum(map(math.prod, wire_shapes(model, WeightsKind.FULL).values()))
+    if kind is WeightsKind.FULL:
+        return FILES_AT_ONCE * whole * dtype.itemsize
+    adapters = sum(map(math.prod, wire_shapes(model, kind).values()))
+    return (whole + FILES_AT_ONCE * adapters) * dtype.itemsize
 
 
 class Publication:
@@ -38,11 +74,13 @@ class Publication:
         dtype: torch.dtype,
         folder: Path | None = None,
         kind: WeightsKind = WeightsKind.FULL,
+        files: WeightFiles | None = None,
     ) -> None:
         """Args:
         dtype: of the engines' copy, with any transport but Transport.SHARED.
         kind: ADAPTER sends the base once and then only the adapters, with Transport.FILE and a model that has them.
         folder: where Transport.FILE creates its folder; None: the result of `weights_file.place_for`.
+        files: writes the files of Transport.FILE; None: a `WeightsFolder` in `folder`.
         """
         self.policy_version = 0
         self.has_changed = True
@@ -50,8 +88,7 @@ class Publication:
         self._dtype = dtype
         self._kind = kind
         self._base: WeightsRef | None = None
-        self._files = WeightsFolder(folder)
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._files: WeightFiles = files or WeightsFolder(folder)
         self._num_trials = 0
         self._published: WeightsRef | None = None
 
@@ -103,8 +140,8 @@ class Publication:
             dtype = next(model.parameters()).dtype
         else:
             manifest = tuple(
-                TensorEntry(name=name, shape=tuple(weight.shape), checksum=tensor_checksum(weight.to(dtype)))
-                for name, weight in lora.merged_weights(model)
+                TensorEntry(name=name, shape=tuple(weight.shape), checksum=tensor_checksum(weight))
+                for name, weight in wire_tensors(model, dtype=dtype, kind=WeightsKind.FULL)
             )
         return WeightsRef(
             policy_version=version,
@@ -116,19 +153,27 @@ class Publication:
         )
 
     def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
-        if not self._shapes:
-            self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
-        written = self._files.write(version, lora.merged_weights(model), shapes=self._shapes, dtype=self._dtype)
+        written = self._files.write(
+            version,
+            wire_tensors(model, dtype=self._dtype, kind=WeightsKind.FULL),
+            shapes=wire_shapes(model, WeightsKind.FULL),
+            dtype=self._dtype,
+        )
         return self._written(version, WeightsKind.FULL, *written)
 
     def _adapters(self, model: PreTrainedModel, version: int) -> WeightsRef:
         if self._base is None:
-            shapes = {name: tuple(weight.shape) for name, weight in lora.base_weights(model)}
-            written = self._files.write_base(lora.base_weights(model), shapes=shapes, dtype=self._dtype)
-            self._base = self._written(0, WeightsKind.FULL, *written)
-        adapters = lora.adapter_state_dict(model)
-        shapes = {name: tuple(weight.shape) for name, weight in adapters.items()}
-        path, manifest = self._files.write(version, adapters.items(), shapes=shapes, dtype=self._dtype)
+            base = base_tensors(model, dtype=self._dtype)
+            shapes = wire_shapes(model, WeightsKind.FULL)
+            self._base = self._written(
+                0, WeightsKind.FULL, *self._files.write_base(base, shapes=shapes, dtype=self._dtype)
+            )
+        path, manifest = self._files.write(
+            version,
+            wire_tensors(model, dtype=self._dtype, kind=WeightsKind.ADAPTER),
+            shapes=wire_shapes(model, WeightsKind.ADAPTER),
+            dtype=self._dtype,
+        )
         ref = self._written(version, WeightsKind.ADAPTER, path, manifest)
         return replace(ref, base=self._base)
 

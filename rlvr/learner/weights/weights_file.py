@@ -38,10 +38,13 @@ _DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF1
 class WeightsFolder:
     """Writes versions of one policy's weights, one tensor in memory at a time."""
 
-    def __init__(self, parent: Path | None = None) -> None:
-        """Args: parent: where the folder is created, at the first write; None: the result of `place_for`."""
+    def __init__(self, parent: Path | None = None, *, made: Path | None = None) -> None:
+        """Args:
+        parent: where the folder is created, at the first write; None: the result of `place_for`.
+        made: a folder that another process has made and removes.
+        """
         self._parent = parent
-        self._folder: Path | None = None
+        self._folder = made
         self._lock = -1
 
     def write(
@@ -83,7 +86,7 @@ class WeightsFolder:
         num_files: int,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
         header, num_bytes = _header(shapes, dtype=dtype)
-        folder = self._made(num_bytes * num_files)
+        folder = self.make(num_bytes * num_files)
         file = folder / f"{stem}.safetensors"
         draft = file.with_suffix(".draft")
         entries: list[TensorEntry] = []
@@ -115,12 +118,18 @@ class WeightsFolder:
     def close(self) -> None:
         """Removes the folder with all files; readers that have one open keep it. Safe to call twice."""
         folder, self._folder = self._folder, None
-        if folder is not None:
+        if folder is not None and self._lock >= 0:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(self._lock)
             watchdog.forget(folder)
 
-    def _made(self, num_bytes: int) -> Path:
+    def make(self, num_bytes: int) -> Path:
+        """The folder, created if there is none yet.
+
+        Args: num_bytes: the space needed there.
+
+        Raises: LearnerError when it cannot be created, ConfigError when there is no room.
+        """
         if self._folder is None:
             parent = self._parent or place_for(num_bytes)
             try:

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlvr.batch import Learner
+from rlvr.errors import CheckpointError
 from rlvr.protocols import MetricSink
 from rlvr.records import Group, Json, Prompt
 from rlvr.run.activity import Activity
-from rlvr.run.record.checkpoints import write_checkpoint
+from rlvr.run.record.checkpoints import CheckpointDraft
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.journal import EventsFile, MetricsFile, RolloutWriter
@@ -19,6 +21,15 @@ from rlvr.run.record.lineage import lineage_of
 from rlvr.run.step.evaluation import Evaluation
 from rlvr.run.step.shaping import DropReason
 from rlvr.run.step.update import Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unfinished:
+    """A checkpoint that learners are still writing, and when it was begun (monotonic seconds)."""
+
+    step: int
+    draft: CheckpointDraft
+    start: float
 
 
 class Recorder:
@@ -56,6 +67,7 @@ class Recorder:
         self._events = EventsFile(run_dir.events)
         self._rollouts = RolloutWriter(run_dir.rollouts)
         self._ledger = Ledger(run_dir.ledger)
+        self._unfinished: _Unfinished | None = None
 
     @property
     def elapsed_s(self) -> float:
@@ -88,6 +100,9 @@ class Recorder:
 
     def rewind(self, step: int, *, next_issue: int) -> None:
         """Discards everything beyond the checkpoint of `step`; checkpoints of later steps are set aside."""
+        if self._unfinished is not None:
+            self._unfinished.draft.drop()
+            self._unfinished = None
         for aside in self._run_dir.set_aside_after(step):
             self.remark("checkpoint_set_aside", f"set aside checkpoint {aside.name}", path=aside.name)
         cut = self._metrics.truncate_after(step)
@@ -133,18 +148,46 @@ class Recorder:
         self._write(step, metrics)
         self._ledger.commit()
 
-    def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any]) -> None:
-        """Saves a checkpoint of `step` and removes the oldest beyond the number to keep. state: of the run's parts."""
+    def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any], waits: bool = True) -> None:
+        """Saves a checkpoint of `step` and removes the oldest beyond the number to keep.
+
+        Args:
+            state: of the run's parts.
+            waits: until it is complete; else several learners write it while they train, and `finish_checkpoint`
+                completes it. One checkpoint is written at a time: an earlier one is completed first.
+
+        Raises: CheckpointError when it, or the earlier one, cannot be written.
+        """
+        self.finish_checkpoint(learner, waits=True)
         start = time.monotonic()
         self.activity.begin(f"saving the checkpoint of step {step}")
         self._require_ours()
-        folder = self._run_dir.checkpoint(step)
         run_state = {"step": step, "elapsed_s": self.elapsed_s, **state, "inputs": self._inputs}
-        write_checkpoint(folder, learner=learner, run_state=run_state, recipe=self._recipe)
+        draft = CheckpointDraft(self._run_dir.checkpoint(step), run_state=run_state, recipe=self._recipe)
+        draft.start(learner)
+        self._unfinished = _Unfinished(step=step, draft=draft, start=start)
+        self.finish_checkpoint(learner, waits=waits or learner.is_saved(waits=False))
+
+    def finish_checkpoint(self, learner: Learner, *, waits: bool) -> None:
+        """Completes the checkpoint that is being written, if there is one. Args: waits: until it is written.
+
+        Raises: CheckpointError when it cannot be written.
+        """
+        found = self._unfinished
+        if found is None:
+            return
+        try:
+            is_complete = found.draft.finish(learner, waits=waits)
+        except CheckpointError:
+            self._unfinished = None
+            raise
+        if not is_complete:
+            return
+        self._unfinished = None
         for old in self._run_dir.prune_checkpoints(self._keep_checkpoints):
             self.event("checkpoint_removed", path=old.name)
-        self.event("checkpoint", step=step, seconds=round(time.monotonic() - start, 3))
-        self._console.note(f"checkpoint {_short(folder)}")
+        self.event("checkpoint", step=found.step, seconds=round(time.monotonic() - found.start, 3))
+        self._console.note(f"checkpoint {_short(found.draft.folder)}")
 
     def close(self) -> None:
         """Flushes and closes everything. Raises StorageError at the end when a file could not be written."""

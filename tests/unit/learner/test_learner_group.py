@@ -113,6 +113,25 @@ def test_fewer_rows_than_ranks(groups: dict[int, LearnerGroup], tmp_path: Path):
     compare_steps(group, one, batches)
 
 
+def test_an_idle_rank_runs_empty_passes_in_bfloat16_too(tmp_path: Path):
+    """Its weights are gathered in bfloat16, which only autocast can multiply with the float32 residual stream."""
+    narrow = CONFIG.model_copy(update={"dtype": LearnerDtype.BFLOAT16_AUTOCAST})
+    policy = build_tiny(TINY, seed=3)
+    one = alone(tmp_path, config=narrow, loss=make_loss(), policy=build_tiny(TINY, seed=3))
+    rows = [[1, 5, 6, 7]]
+    with start_group(2, tmp_path, config=narrow, policy=policy, reference=None) as group:
+        assert group.score(rows) == one.score(rows)
+        for seed in range(2):
+            batch = make_batch(seed=seed, num_groups=1, group_size=1)
+            batch = replace(batch, **{n: getattr(batch, n).float() for n in ("behavior_logprobs", "advantages")})
+            assert [] in split_over_ranks(batch, 2)
+            expected, found = one.step(batch).metrics, group.step(batch).metrics
+            for name in ("policy/grad_norm", "policy/loss", "policy/entropy"):
+                assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+        group.publish()
+    assert largest_difference(policy, one.policy) < 1e-5
+
+
 @pytest.mark.parametrize("silent", [[1], [0, 2, 3], [0, 1, 2, 3]])
 def test_groups_without_a_gradient_are_run_forward_only_by_every_rank(
     groups: dict[int, LearnerGroup], tmp_path: Path, silent: list[int]

@@ -28,7 +28,7 @@ from rlvr.models.checksum import tensor_checksum
 from rlvr.models.scoring import score_rows
 from rlvr.records import Transport, WeightsKind
 from rlvr.run.launch.start_learner import start_learner
-from tests.unit.learner.group_cases import make_batch, start_group
+from tests.unit.learner.group_cases import make_batch, make_policy, start_group
 from tests.unit.run.weights.proof_cases import ProofWorld, tiny_policy
 
 
@@ -341,9 +341,12 @@ def test_ranks_score_perturb_and_restore_bit_for_bit(tmp_path: Path):
     ) as group:  # fmt: skip
         group.step(make_batch())
         first = group.publish()
-        before = {n: p.detach().clone() for n, p in group.policy.model.named_parameters()}
+        before = load_file(first.uri)
+        model = make_policy().model
         with torch.no_grad():
-            whole = score_rows(group.policy.model, rows)
+            for n, p in model.named_parameters():
+                p.copy_(before[n])
+            whole = score_rows(model, rows)
         scores = group.score(rows)
         assert [len(row) for row in scores] == [4, 2, 3]
         for row, expected in zip(scores, whole, strict=True):

@@ -37,6 +37,15 @@ def test_gpus_hold_a_learner_each_and_the_first_the_engine() -> None:
     assert names[0] - names[1] == {"published weights", "engine's weights", "key-value cache", "sampling", "prompts"}
 
 
+def test_learners_whose_engine_is_elsewhere_keep_no_whole_weights() -> None:
+    learners = ["cluster.learners=2", "learner.dtype=bfloat16_autocast"]
+    elsewhere = setup_for(*learners, "cluster.backend=ray")
+    assert setup_for(*learners).keeps_whole_weights
+    assert not elsewhere.keeps_whole_weights
+    (cpu,) = places(elsewhere, [device(1)])
+    assert "published weights" not in by_name(list(cpu.parts))
+
+
 def test_gradients_take_the_room_of_activations_unless_another_micro_batch_follows() -> None:
     (one,) = places(SETUP, [device(1)])
     found = by_name(list(one.parts))
@@ -161,7 +170,8 @@ def test_every_recipe_survives_a_change(name: str) -> None:
         (["learner.streaming=true"], {"overlaps": True}),
         (["rollout.max_batch_rows=64"], {"rows_at_once": 64}),
         (["rollout.max_batch_rows=5000"], {"rows_at_once": 500}),  # the evaluation's prompts
-        (["cluster.learners=2"], {"num_learners": 2}),
+        (["cluster.learners=2"], {"num_learners": 2, "keeps_whole_weights": True}),
+        (["cluster.learners=2", "learner.dtype=bfloat16_autocast"], {"gathers_bfloat16": True}),
     ],
 )  # fmt: skip
 def test_a_key_of_the_recipe_reaches_the_plan(overrides: list[str], expected: dict[str, object]) -> None:

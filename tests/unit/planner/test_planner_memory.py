@@ -141,7 +141,11 @@ def test_a_learners_parts_by_hand() -> None:
 def test_learners_share_weights_gradients_and_states_but_not_activations() -> None:
     two = by_name(learner_parts(replace(SETUP, num_learners=2), is_on_cpu=True))
     assert (two["weights"], two["optimizer"], two["gradients"]) == (8_000, 16_000, 8_000)
-    assert two["gathered layers"] == 4 * ((4000 - 1000) // 3 + 1000)
+    assert two["gathered layers"] == 2 * (4000 - 1000) // 3 + 4 * 1000
+    assert "bfloat16 casts" not in two
+    compiled = by_name(learner_parts(replace(SETUP, num_learners=2, is_compiled=True), is_on_cpu=True))
+    assert compiled["gathered layers"] == 4 * ((4000 - 1000) // 3 + 1000)
+    assert "bfloat16 casts" in compiled
 
 
 def test_an_engines_parts_by_hand() -> None:

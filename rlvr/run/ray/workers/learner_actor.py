@@ -16,9 +16,9 @@ from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.group import LearnerGroup
 from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
-from rlvr.models.policy import Policy, PolicyText, load_policy
+from rlvr.models.policy import Policy, PolicyText
 from rlvr.records import Transport
-from rlvr.run.launch.start_learner import place_policy, start_learner
+from rlvr.run.launch.start_learner import learner_device, open_policy, start_learner
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import read_chunks
 from rlvr.stages.supervised import SupervisedReport
@@ -56,9 +56,9 @@ class LearnerActor:
         self._stop = threading.Event()
 
     def open(self, run_dir: str) -> Opened:
-        """Loads the policy, and checks whether the run directory is the driver's."""
+        """Loads the policy (without weights if several learners will hold them); looks for the run directory."""
         torch.set_num_threads(self._num_threads)
-        self._policy = place_policy(load_policy(self._recipe.model, seed=self._recipe.seed), self._recipe)
+        self._policy = open_policy(self._recipe, transport=_transport(self._recipe))
         return Opened(
             text=self._policy.text,
             place=f"node {ray.util.get_node_ip_address()}, process {os.getpid()}",
@@ -69,7 +69,7 @@ class LearnerActor:
     def measure_dtypes(self) -> DtypeSpeeds:
         """Measures which dtype is faster in this process, on the policy's device."""
         assert self._policy is not None  # the handle opens first
-        return measure_dtypes(self._policy.model)
+        return measure_dtypes(self._policy.model, learner_device(self._recipe))
 
     def start(
         self, recipe: Recipe, faults: str, reference_folder: str, checkpoint: str | None
@@ -77,11 +77,10 @@ class LearnerActor:
         """Builds the learner of a recipe without `auto`; returns the cold start's report if there was one."""
         assert self._policy is not None  # the handle opens first
         self._recipe = recipe
-        is_sent = recipe.rollout.engine.traits.has_weights
         started = start_learner(
             self._recipe,
             policy=self._policy,
-            transport=Transport.FILE if is_sent else Transport.SHARED,
+            transport=_transport(recipe),
             faults=Path(faults),
             reference_folder=Path(reference_folder),
             checkpoint=Path(checkpoint) if checkpoint else None,
@@ -124,3 +123,7 @@ class LearnerActor:
         self._progress = ColdStartProgress(step=step, loss=loss)
         if self._stop.is_set():
             raise Interrupted(f"stopped in the cold start at step {step}; nothing was saved, --resume starts over")
+
+
+def _transport(recipe: Recipe) -> Transport:
+    return Transport.FILE if recipe.rollout.engine.traits.has_weights else Transport.SHARED

@@ -1,5 +1,6 @@
 """The loop's handle of the learner: the same methods, run in an actor. Every call has a deadline."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,20 @@ class LearnerHandle:
         """Restores the weights from before `perturb`, bit for bit."""
         self._work("unperturb")
 
-    def save(self, folder: Path) -> None:
-        """Saves to a folder on a file system that driver and learner share."""
-        self._work("save", folder.resolve())
+    def start_save(self, folder: Path) -> None:
+        """Saves to a folder on a file system that driver and learner share; see `rlvr.batch.Learner`."""
+        self._work("start_save", folder.resolve())
+
+    def is_saved(self, *, waits: bool) -> bool:
+        """Whether everything is written. Each question has the deadline of a step, but not the writing."""
+        while not self._work("is_saved", waits=False):
+            if not waits:
+                return False
+            time.sleep(_POLL_S)
+        return True
 
     def restore(self, folder: Path) -> None:
-        """Reads what `save` wrote."""
+        """Reads what `start_save` wrote."""
         self._work("restore", folder.resolve())
 
     def set_correction(self, correction: Correction) -> None:
