@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from rlvr.errors import CheckpointError, OtherCheckpoint
+from rlvr.learner.shards import part_like
 from rlvr.models import lora
 from rlvr.models.export import ADAPTER_FOLDER, read_exported
 
@@ -123,15 +124,6 @@ def restore_weights(folder: Path, model: PreTrainedModel) -> None:
 def trained_names(model: PreTrainedModel) -> list[str]:
     """Names of the parameters that the optimiser has, in its order (that of `model.parameters()`)."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def part_like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """The part of a whole tensor that a sharded parameter holds, on its device; all of it if not sharded."""
-    if not isinstance(parameter, DTensor):
-        return whole
-    local = whole.to(parameter.device)
-    # Every rank has the whole tensor, so nothing is sent; cloned so that the whole tensor can be freed.
-    return distribute_tensor(local, parameter.device_mesh, parameter.placements, src_data_rank=None).clone()
 
 
 def _whole(value: Any) -> Any:

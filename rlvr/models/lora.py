@@ -189,6 +189,22 @@ def merged_weights(
             yield name, weight
 
 
+def deltas(
+    model: PreTrainedModel, *, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> dict[str, Callable[[], Tensor]]:
+    """For each weight with an adapter, under its name in `base_weights`, a function that computes what is added to it.
+
+    Args: whole: makes an adapter's tensor whole, for a model with sharded parameters.
+    """
+
+    def computed(layer: Any, name: str) -> Callable[[], Tensor]:
+        names = (f"{name}.lora_{letter}.{_ADAPTER}.weight" for letter in "AB")
+        own = {full: model.get_parameter(full) for full in names}
+        return lambda: _delta(layer, name, {full: whole(tensor.detach()) for full, tensor in own.items()})
+
+    return {f"{name}.weight": computed(layer, name) for name, layer in _adapted(model)}
+
+
 def merged_state_dict(model: PreTrainedModel, *, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The state_dict for `save_pretrained`: parameters and buffers of the plain architecture."""
     return dict(merged_weights(model, state=model.state_dict() if state is None else state))

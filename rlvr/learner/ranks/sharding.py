@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from rlvr.config.sections.learner import LearnerConfig, LearnerDtype
-from rlvr.learner.checkpoint import part_like
+from rlvr.learner.shards import part_like
 from rlvr.models.logprobs import usable_layout
 
 

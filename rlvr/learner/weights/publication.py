@@ -1,5 +1,6 @@
 """References to published weights for engines: increasing versions, and checksums that a copy must match."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder, place_for
-from rlvr.models import lora
+from rlvr.learner.weights.wire import base_tensors, wire_shapes, wire_tensors
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
@@ -19,9 +20,9 @@ def require_room(model: PreTrainedModel, *, transport: Transport, dtype: torch.d
     """
     if transport is not Transport.FILE:
         return
-    whole = sum(weight.numel() for _, weight in lora.base_weights(model))
+    whole = sum(map(math.prod, wire_shapes(model, WeightsKind.FULL).values()))
     if kind is WeightsKind.ADAPTER:
-        adapters = sum(weight.numel() for weight in lora.adapter_state_dict(model).values())
+        adapters = sum(map(math.prod, wire_shapes(model, kind).values()))
         numbers = whole + FILES_AT_ONCE * adapters
     else:
         numbers = FILES_AT_ONCE * whole
@@ -51,7 +52,6 @@ class Publication:
         self._kind = kind
         self._base: WeightsRef | None = None
         self._files = WeightsFolder(folder)
-        self._shapes: dict[str, tuple[int, ...]] = {}
         self._num_trials = 0
         self._published: WeightsRef | None = None
 
@@ -103,8 +103,8 @@ class Publication:
             dtype = next(model.parameters()).dtype
         else:
             manifest = tuple(
-                TensorEntry(name=name, shape=tuple(weight.shape), checksum=tensor_checksum(weight.to(dtype)))
-                for name, weight in lora.merged_weights(model)
+                TensorEntry(name=name, shape=tuple(weight.shape), checksum=tensor_checksum(weight))
+                for name, weight in wire_tensors(model, dtype=dtype, kind=WeightsKind.FULL)
             )
         return WeightsRef(
             policy_version=version,
@@ -116,19 +116,27 @@ class Publication:
         )
 
     def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
-        if not self._shapes:
-            self._shapes = {n: tuple(w.shape) for n, w in lora.merged_weights(model)}
-        written = self._files.write(version, lora.merged_weights(model), shapes=self._shapes, dtype=self._dtype)
+        written = self._files.write(
+            version,
+            wire_tensors(model, dtype=self._dtype, kind=WeightsKind.FULL),
+            shapes=wire_shapes(model, WeightsKind.FULL),
+            dtype=self._dtype,
+        )
         return self._written(version, WeightsKind.FULL, *written)
 
     def _adapters(self, model: PreTrainedModel, version: int) -> WeightsRef:
         if self._base is None:
-            shapes = {name: tuple(weight.shape) for name, weight in lora.base_weights(model)}
-            written = self._files.write_base(lora.base_weights(model), shapes=shapes, dtype=self._dtype)
-            self._base = self._written(0, WeightsKind.FULL, *written)
-        adapters = lora.adapter_state_dict(model)
-        shapes = {name: tuple(weight.shape) for name, weight in adapters.items()}
-        path, manifest = self._files.write(version, adapters.items(), shapes=shapes, dtype=self._dtype)
+            base = base_tensors(model, dtype=self._dtype)
+            shapes = wire_shapes(model, WeightsKind.FULL)
+            self._base = self._written(
+                0, WeightsKind.FULL, *self._files.write_base(base, shapes=shapes, dtype=self._dtype)
+            )
+        path, manifest = self._files.write(
+            version,
+            wire_tensors(model, dtype=self._dtype, kind=WeightsKind.ADAPTER),
+            shapes=wire_shapes(model, WeightsKind.ADAPTER),
+            dtype=self._dtype,
+        )
         ref = self._written(version, WeightsKind.ADAPTER, path, manifest)
         return replace(ref, base=self._base)
 
