@@ -299,9 +299,9 @@ class LoadReceipt:
 
     checksums: of the received bytes, by tensor name. canary_logprobs: for each canary row of `load_weights`
         the log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
-    canary_s: the part of `seconds` that the canary took.
-    engine_id: the engine's name; "" if there is only one. members: of a fleet, one receipt for each engine.
-    has_weights: False if the engine has no weights, so that there is nothing to prove.
+    canary_s: the part of `seconds` that the canary took. engine_id: the engine's name; "" if there is only one.
+    members: of a fleet, one receipt for each engine. has_weights: False if there are none, so nothing to prove.
+    sent: the reference with the checksums that were computed while it was sent; None if it had them.
     """
 
     policy_version: int
@@ -312,6 +312,7 @@ class LoadReceipt:
     engine_id: str = ""
     has_weights: bool = True
     members: "tuple[LoadReceipt, ...]" = ()
+    sent: WeightsRef | None = None
 
     @property
     def each(self) -> "tuple[LoadReceipt, ...]":
@@ -330,9 +331,7 @@ class EngineHealth:
 
 
 class RolloutEngine(Protocol):
-    """Generates completions and loads weights. An engine may also have the methods of `SupportsStart` and
-    `SupportsSleep`.
-    """
+    """Generates completions and loads weights; it may also have the methods of `SupportsStart` and `SupportsSleep`."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes. Raises RolloutError when the engine fails."""

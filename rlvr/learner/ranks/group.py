@@ -26,7 +26,7 @@ from rlvr.algorithms.build import LossFunction
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.sections.learner import LearnerConfig
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, TransferError
 from rlvr.learner import checkpoint
 from rlvr.learner.batching import has_no_gradient, step_through
 from rlvr.learner.loss_traits import reads_proximal, set_correction
@@ -42,6 +42,7 @@ from rlvr.learner.weights.publication import Publication
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
+from rlvr.transfer.rendezvous import Rendezvous
 
 SILENCE_S = 600.0
 
@@ -206,11 +207,39 @@ class LearnerGroup:
         return outcome.report(divisor=divisor, num_processes=self.num_ranks)
 
     def publish(self) -> WeightsRef:
-        """The current weights, now also in `policy.model`; see `PolicyLearner.publish`."""
-        self._mirror()
+        """The current weights, now also in `policy.model` unless they are to be sent; see `PolicyLearner.publish`."""
+        if not self._transport.is_sent:
+            self._mirror()
         if self._perturbation.is_active:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
+
+    def meet(self, address: str) -> int:
+        """See `rlvr.learner.weights.sending.SendingLearner`, as for the next four."""
+        return int(self._ask("meet", {"address": address})[0].body["port"])
+
+    def join(self, rendezvous: Rendezvous) -> None:
+        """Rank 0 joins the engines."""
+        self._ask_to_send("join", {"rendezvous": asdict(rendezvous)})
+
+    def send(self, ref: WeightsRef) -> WeightsRef:
+        """Rank 0 sends the weights of `ref`, which all ranks gather tensor by tensor; returns it with checksums."""
+        self._publication.require_current(ref)
+        announced = [(entry.name, entry.shape) for entry in ref.manifest]
+        answer = self._ask_to_send("send", {"announced": announced, "dtype": ref.dtype})
+        pairs = zip(ref.manifest, answer.body["checksums"], strict=True)
+        return replace(ref, manifest=tuple(replace(entry, checksum=checksum) for entry, checksum in pairs))
+
+    def leave(self) -> None:
+        """Rank 0 destroys the communicator."""
+        self._ask("leave", {})
+
+    def write_file(self, ref: WeightsRef) -> WeightsRef | None:
+        """The same weights as a file."""
+        if not self._publication.is_current(ref):
+            return None
+        self._mirror()
+        return self._publication.write_file(self.policy.model, ref)
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs of all tokens but the first; each rank computes its part of the rows."""
@@ -272,6 +301,13 @@ class LearnerGroup:
 
     def _ask(self, op: str, values: Mapping[str, Any]) -> list[Message]:
         return self._pool.call([Message(body={"op": op, **values})] * self.num_ranks, what=op)
+
+    def _ask_to_send(self, op: str, values: Mapping[str, Any]) -> Message:
+        """Rank 0's answer. Raises TransferError, after which the ranks continue."""
+        answer = self._ask(op, values)[0]
+        if answer.body["error"]:
+            raise TransferError(answer.body["error"])
+        return answer
 
     def _new_publication(self) -> Publication:
         return Publication(

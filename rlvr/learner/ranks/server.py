@@ -20,15 +20,17 @@ from rlvr.algorithms.build import LossFunction
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Denominators
 from rlvr.config.sections.learner import LearnerConfig
-from rlvr.errors import CheckpointError
+from rlvr.errors import CheckpointError, TransferError
 from rlvr.importance_weights import WeightBound, WeightLevel
 from rlvr.learner.checkpoint import Counters, save_optimizer
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.lockstep import Lockstep
 from rlvr.learner.ranks.messages import Message, batch_of
 from rlvr.learner.ranks.sharding import gather_into, release, scatter_from, shard
+from rlvr.learner.weights.sending import Sender
 from rlvr.models.policy import Policy
-from rlvr.records import Transport
+from rlvr.records import TensorEntry, Transport
+from rlvr.transfer.rendezvous import Rendezvous
 
 _NEVER = timedelta(days=7)  # the parent decides when a rank has hung
 
@@ -90,6 +92,10 @@ class RankServer:
             "gather": self._gather,
             "scatter": self._scatter,
             "score": self._score,
+            "meet": self._meet,
+            "join": self._join,
+            "send": self._send,
+            "leave": self._leave,
             "save": self._save,
             "restore": self._restore,
         }
@@ -97,6 +103,7 @@ class RankServer:
         for model in self._models():
             shard(model, mesh=mesh, config=config)
             self._peers.watch(model)
+        self._sender = Sender(policy.model, is_first=self._is_first, alive=alive)
 
     def begin(self, task: RankTask) -> None:
         """Begins `task`: from the weights that the parent sees, with a new optimiser."""
@@ -153,6 +160,30 @@ class RankServer:
         scores = learner.score(request.body["rows"])
         release(self._policy.model)
         return {"scores": scores}
+
+    def _meet(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        return {"port": self._sender.meet(request.body["address"])}
+
+    def _join(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        values = request.body["rendezvous"]
+        try:
+            self._sender.join(Rendezvous(**{**values, "names": tuple(values["names"])}))
+        except TransferError as error:
+            return {"error": str(error)}
+        return {"error": ""}
+
+    def _send(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        entries = [
+            TensorEntry(name=name, shape=tuple(shape), checksum=None) for name, shape in request.body["announced"]
+        ]
+        try:
+            sent = self._sender.send(entries, dtype=getattr(torch, request.body["dtype"]))
+        except TransferError as error:  # an answer, because the ranks are well
+            return {"error": str(error)}
+        return {"error": "", "checksums": [entry.checksum for entry in sent]}
+
+    def _leave(self, _learner: PolicyLearner, _request: Message) -> None:
+        self._sender.leave()
 
     def _save(self, learner: PolicyLearner, request: Message) -> None:
         folder, model = Path(request.body["folder"]), self._policy.model

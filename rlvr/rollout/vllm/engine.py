@@ -5,6 +5,8 @@
 
     load_weights: freeze --> sum the file's bytes --> transfer --> repack --> set version --> thaw --> canary
                   (adapters alone: their base once, then each set replaces the previous one)
+                  (a broadcast: freeze --> receive, summing what arrives --> repack --> ...; after a failure the engine
+                  stays frozen until another load succeeds)
                   requests in flight keep their tokens; their prefix is recomputed with the new weights
 
 Every request has a cache salt specific to this load of weights, so no prefix of another policy is ever read.
@@ -16,10 +18,11 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 
 from transformers import PretrainedConfig
 
-from rlvr.errors import RolloutError
+from rlvr.errors import RolloutError, TransferError
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import decode
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
@@ -27,6 +30,7 @@ from rlvr.records import Completion, TensorEntry, Transport, WeightsKind, Weight
 from rlvr.rollout.vllm import adapter, mapping
 from rlvr.rollout.vllm.core import VllmCore
 from rlvr.rollout.vllm.settings import EngineSettings
+from rlvr.transfer.rendezvous import Rendezvous
 
 ABORT_GRACE_S = 30.0  # how long vLLM may take to return the tokens of an aborted request
 _SHOWN = 8  # tensors named in a message
@@ -45,6 +49,7 @@ class VllmEngine:
         self._version = -1
         self._base: tuple[TensorEntry, ...] = ()  # the base of adapters
         self._is_sleeping = False
+        self._is_partial = False  # frozen with the weights that a failed broadcast left
         self._salt = ""  # of the loaded weights; empty while there are none
         self._open: set[asyncio.Task[Completion]] = set()
         self._ended = ""  # why open requests were ended by the engine
@@ -84,11 +89,13 @@ class VllmEngine:
             self._open.difference_update(tasks)
 
     async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
-        """Loads the file of `ref` and scores the canary; requests in flight are frozen meanwhile, then continue.
+        """Loads the file of `ref`, or receives it from the learner, and scores the canary.
 
-        Generation pauses for the receipt's `seconds` less its `canary_s`.
+        Requests in flight are frozen meanwhile, then continue: for the receipt's `seconds` less its `canary_s`.
+
         Raises: RolloutError with each tensor that is missing, unknown, misshapen or different from the learner's;
             nothing has changed then. A failure of vLLM during the load ends the open requests and the engine.
+            TransferError when a broadcast did not arrive: the engine is well, but frozen until it is sent again.
         """
         _require_loadable(ref, has_adapters=self._settings.lora is not None)
         await self.start()
@@ -98,9 +105,9 @@ class VllmEngine:
             begin = time.perf_counter()
             try:
                 await self._core.call("pause_generation", mode="keep", clear_cache=True)
-                checksums = await self._transfer(ref)
+                checksums = await (self._receive(ref) if ref.transport.is_sent else self._transfer(ref))
             finally:
-                if not self._trouble():
+                if not self._trouble() and not self._is_partial:
                     await self._core.call("resume_generation")
             loaded = time.perf_counter()
             scores = await self._score(canary)
@@ -113,6 +120,14 @@ class VllmEngine:
                 canary_logprobs=tuple(tuple(row) for row in scores),
                 engine_id=self._settings.engine_id,
             )
+
+    async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
+        """Joins the learner's group with its workers; see `rlvr.transfer.rendezvous.JoinsTransfers`."""
+        await self.start()
+        async with self._loading:
+            request = adapter.init_request(rendezvous=asdict(rendezvous), first_rank=first_rank)
+            await self._core.call("init_weight_transfer_engine", request)
+            await self._received()
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Teacher-forced log-probs at temperature 1. Each row is computed alone, so equal weights give equal bits.
@@ -221,9 +236,57 @@ class VllmEngine:
             self._broken = f"weights of version {ref.policy_version} were loaded only in part; start a new engine"
             self._end_open(self._broken)
             raise
+        self._serve(ref)
+        return checksums
+
+    async def _receive(self, ref: WeightsRef) -> dict[str, int]:
+        """Receives whole weights in every worker; returns the checksums of what arrived."""
+        self._require_architecture(ref)
+        self._is_partial = True
+        try:
+            await self._core.call("start_weight_update")
+            await self._core.call("update_weights", adapter.broadcast_request(ref))
+            await self._core.call("finish_weight_update")
+            checksums = await self._received()
+            await self._core.call("collective_rpc", "rlvr_repack")
+            await self._core.call("update_weight_version", str(ref.policy_version))
+        except TransferError:
+            raise
+        except BaseException:  # a cancelled load also leaves half of the weights
+            self._broken = f"weights of version {ref.policy_version} arrived only in part; start a new engine"
+            self._end_open(self._broken)
+            raise
+        self._serve(ref)
+        return checksums
+
+    async def _received(self) -> dict[str, int]:
+        """What every worker received since the last call. Raises TransferError with what failed in a worker."""
+        answers = await self._core.call("collective_rpc", "rlvr_received")
+        failures = [problem for _, problem in answers if problem]
+        if failures:
+            raise TransferError(f"engine {self._settings.engine_id or 'vllm'!r}: {failures[0]}")
+        checksums = dict(answers[0][0])
+        if any(dict(other) != checksums for other, _ in answers):
+            raise TransferError(f"the workers of engine {self._settings.engine_id!r} received different bytes")
+        return checksums
+
+    def _serve(self, ref: WeightsRef) -> None:
+        self._is_partial = False
         self._version = ref.policy_version
         self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
-        return checksums
+
+    def _require_architecture(self, ref: WeightsRef) -> None:
+        """Raises RolloutError when the learner announces other tensors than the model has; nothing has changed then."""
+        problems = mapping.shape_problems({e.name: e.shape for e in ref.manifest}, self._settings.weight_shapes)
+        if problems:
+            raise self._refusal(ref, problems)
+
+    def _refusal(self, ref: WeightsRef, problems: Sequence[str]) -> RolloutError:
+        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        return RolloutError(
+            f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
+            f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
+        )
 
     async def _inspect(self, ref: WeightsRef, path: str) -> dict[str, int]:
         """Checksums of the tensors that the workers read from the file; for whole weights they keep the mapping.
@@ -237,11 +300,7 @@ class VllmEngine:
         answers = await self._core.call("collective_rpc", "rlvr_inspect", args=arguments)
         problems = _problems(ref, answers)
         if problems:
-            more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise RolloutError(
-                f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
-                f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
-            )
+            raise self._refusal(ref, problems)
         return dict(answers[0][0])
 
     async def _score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -313,10 +372,11 @@ def _problems(ref: WeightsRef, answers: Sequence[tuple[Mapping[str, int], Sequen
 
 def _require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
     is_adapter = ref.kind is WeightsKind.ADAPTER
-    if ref.transport is not Transport.FILE or is_adapter != (ref.base is not None):
+    is_loadable = ref.transport is Transport.FILE or (ref.transport.is_sent and not is_adapter)
+    if not is_loadable or is_adapter != (ref.base is not None):
         raise RolloutError(
             f"weights of version {ref.policy_version}: kind={ref.kind}, transport={ref.transport}; the vLLM engine "
-            "loads whole weights from a file, or adapters with their base"
+            "loads whole weights from a file or a broadcast, or adapters with their base from files"
         )
     if is_adapter != has_adapters:
         raise RolloutError(

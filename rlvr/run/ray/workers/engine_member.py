@@ -8,6 +8,7 @@ from rlvr.errors import RolloutError
 from rlvr.processes.members import Member
 from rlvr.protocols import LoadReceipt, RolloutEngine
 from rlvr.records import WeightsRef
+from rlvr.transfer.rendezvous import Rendezvous
 
 
 class EngineLost(RolloutError):  # noqa: N818 - names the event
@@ -20,6 +21,10 @@ class MemberEngine(RolloutEngine, Protocol):
     @property
     def place(self) -> str:
         """Its node and process, for messages."""
+        ...
+
+    async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
+        """Joins the group to which the learner sends weights; see `rlvr.transfer.rendezvous.JoinsTransfers`."""
         ...
 
     async def kill(self) -> None:

@@ -1,0 +1,185 @@
+"""Ways in which vLLM's worker receives weights: from a file that was checked, or from the learner's broadcast.
+
+Every way loads through vLLM's layerwise reload, and any engine can also load a file: one that restarts alone does.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_NUM_BUFFERS, packed_nccl_broadcast_consumer
+
+from rlvr.errors import TransferError
+from rlvr.models.checksum import checksum_on_device, read_checksums
+from rlvr.rollout.vllm import adapter
+from rlvr.transfer.communicator import Communicator, join
+from rlvr.transfer.deadline import aborted_after
+from rlvr.transfer.rendezvous import Rendezvous
+
+
+@dataclass
+class Init(WeightTransferInitInfo):
+    """rendezvous: the fields of a Rendezvous, empty without one. first_rank: of this engine's first worker."""
+
+    rendezvous: dict[str, Any] = field(default_factory=dict[str, Any])
+    first_rank: int = 0
+
+
+@dataclass
+class FileUpdate(WeightTransferUpdateInfo):
+    """path: of the file that `rlvr_inspect` has mapped."""
+
+    path: str
+
+
+class MappedFile:
+    """A safetensors file in this process's address space."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = safe_open(path, framework="pt", device="cpu")
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor), in the order of the file, as views of the mapping."""
+        for name in self._file.keys():  # noqa: SIM118 - not a mapping
+            yield name, self._file.get_tensor(name)
+
+
+class FileTransfer(WeightTransferEngine[Init, FileUpdate]):
+    """vLLM's weight transfer, from a safetensors file on this node."""
+
+    init_info_cls = Init
+    update_info_cls = FileUpdate
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mapped: MappedFile | None = None
+        self.packed: dict[str, tuple[object, ...]] = {}  # copies from before the load
+
+    def init_transfer_engine(self, init_info: Init) -> None:
+        """A file needs no rendezvous."""
+
+    def start_weight_update(self) -> None:
+        """Layers give up their weights."""
+        self.packed = adapter.packed_copies(self.model)
+        adapter.begin_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Loads every tensor of the file."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: FileUpdate) -> None:
+        """Loads from the mapping that was checked, never from a file that has replaced it since."""
+        if self.mapped is None or self.mapped.path != update_info.path:
+            raise RuntimeError(f"{update_info.path!r} was not inspected before its load")
+        self._load(self.mapped.tensors())
+
+    def finish_weight_update(self) -> None:
+        """Layers process the loaded tensors; the mapping is released."""
+        adapter.end_reload(self.model, self.model_config)
+        self.mapped = None
+
+    def shutdown(self) -> None:
+        """Releases the mapping."""
+        self.mapped = None
+
+    def _load(self, tensors: Any) -> None:
+        # Every model of vLLM has load_weights; torch's Module does not declare it.
+        load: Any = self.model.load_weights
+        load(tensors)
+
+
+class BroadcastTransfer(FileTransfer):
+    """vLLM's packed broadcast, with our communicator, a deadline, and a checksum of every tensor that arrives.
+
+    A failure is kept in `problem` and not raised: vLLM's executor does not collect the answers of the other workers
+    once one has raised, and would take them for those of the next call. After a failed update the layers hold anything,
+    but they are complete again, so that the next update can load all of them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.problem = ""
+        self._communicator: Communicator | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._sums: dict[str, Tensor] = {}
+
+    def init_transfer_engine(self, init_info: Init) -> None:
+        """Leaves the group before, and joins that of the rendezvous if there is one."""
+        self.shutdown()
+        self.problem = ""
+        if not init_info.rendezvous:
+            return
+        values = init_info.rendezvous
+        rendezvous = Rendezvous(**{**values, "names": tuple(values["names"])})
+        rank = init_info.first_rank + self.parallel_config.rank
+        try:
+            self._communicator = join(rendezvous, rank=rank, device=self.device)
+            self._rendezvous = rendezvous
+        except Exception as error:  # noqa: BLE001 - see the class
+            self.problem = _told(error)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receives a broadcast, or loads a file."""
+        if "path" in update_info:
+            super().update_weights(update_info)
+            return
+        self._sums = {}
+        self.problem = ""
+        try:
+            self._receive(NCCLWeightTransferUpdateInfo(**update_info))
+        except Exception as error:  # noqa: BLE001 - see the class
+            self.problem = _told(error)
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """Destroys the communicator."""
+        super().shutdown()
+        communicator, self._communicator = self._communicator, None
+        if communicator is not None:
+            communicator.destroy()
+
+    def received(self) -> dict[str, int]:
+        """The checksums of the tensors that the latest update brought, by name."""
+        sums, self._sums = self._sums, {}
+        return dict(zip(sums, read_checksums(list(sums.values())), strict=True))
+
+    def _receive(self, info: NCCLWeightTransferUpdateInfo) -> None:
+        communicator, rendezvous = self._communicator, self._rendezvous
+        if communicator is None or rendezvous is None:
+            raise TransferError("this worker has not joined a group, or has left it after a failure")
+        shapes = (
+            (name, (shape, getattr(torch, dtype)))
+            for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True)
+        )
+        with (
+            adapter.partial_checkpoints(),
+            aborted_after(rendezvous.deadline_s, communicator.destroy, what="the arrival of the weights"),
+        ):
+            packed_nccl_broadcast_consumer(
+                iterator=shapes,
+                group=communicator,
+                src=0,
+                post_unpack_func=self._take,
+                buffer_size_bytes=rendezvous.buffer_bytes,
+                num_buffers=DEFAULT_PACKED_NUM_BUFFERS,
+                device=self.device,
+            )
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize()
+
+    def _take(self, chunk: Sequence[tuple[str, Tensor]]) -> None:
+        for name, tensor in chunk:
+            self._sums[name] = checksum_on_device(tensor)
+        self._load(chunk)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"
