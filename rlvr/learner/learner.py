@@ -39,6 +39,7 @@ from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
+from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
 
@@ -231,7 +232,7 @@ class PolicyLearner:
         return self._publication.publish(self.policy.model)
 
     def meet(self, address: str) -> int:
-        """See `rlvr.learner.weights.sending.SendingLearner`, as for the next four."""
+        """See `rlvr.learner.weights.sending.SendingLearner`, as for the next five."""
         return self._sender.meet(address)
 
     def join(self, rendezvous: Rendezvous) -> None:
@@ -242,6 +243,13 @@ class PolicyLearner:
         """Sends the weights of `ref`; returns it with checksums."""
         self._publication.require_current(ref)
         return replace(ref, manifest=self._sender.send(ref.manifest, dtype=getattr(torch, ref.dtype)))
+
+    def next_chunk(self, ref: WeightsRef, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
+        """The next chunk of the weights of `ref`, or `ref` with checksums at the end."""
+        self._publication.require_current(ref)
+        dtype = getattr(torch, ref.dtype)
+        found = self._sender.next_chunk(ref.manifest, dtype=dtype, is_first=is_first, buffer_bytes=buffer_bytes)
+        return found if isinstance(found, Chunk) else replace(ref, manifest=found)
 
     def leave(self) -> None:
         """Destroys the communicator."""

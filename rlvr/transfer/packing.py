@@ -37,7 +37,7 @@ def send_packed(
     device: torch.device | None = None
     try:
         with aborted_after(deadline_s, communicator.destroy, what="the broadcast of the weights"):
-            for chunk in _chunks(_checked(source, entries, dtype=dtype, sums=sums), buffer_bytes):
+            for chunk in _chunks(checked(source, entries, dtype=dtype, sums=sums), buffer_bytes):
                 communicator.broadcast(chunk, src=0)
                 device = chunk.device
             if device is not None:
@@ -53,7 +53,7 @@ def send_packed(
     )
 
 
-def _checked(
+def checked(
     tensors: Iterator[tuple[str, Tensor]], entries: Sequence[TensorEntry], *, dtype: torch.dtype, sums: list[Tensor]
 ) -> Iterator[Tensor]:
     """The bytes of each tensor; adds its checksum to `sums`."""

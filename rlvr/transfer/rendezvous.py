@@ -1,7 +1,6 @@
 """The group of processes that one broadcast reaches, and where they meet."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 BUFFER_BYTES = 256 << 20
 LEARNER = "the learner"
@@ -29,15 +28,3 @@ class Rendezvous:
     def size(self) -> int:
         """The number of ranks."""
         return len(self.names)
-
-
-@runtime_checkable
-class JoinsTransfers(Protocol):
-    """A rollout engine that can be sent weights."""
-
-    async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
-        """Joins the group with its workers as ranks `first_rank` and on; leaves the one before.
-
-        Raises: TransferError when the others did not come in time, or no bytes arrive.
-        """
-        ...

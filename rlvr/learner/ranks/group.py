@@ -42,6 +42,7 @@ from rlvr.learner.weights.publication import Publication
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
+from rlvr.transfer.chunks import Chunk, chunk_from_json
 from rlvr.transfer.rendezvous import Rendezvous
 
 SILENCE_S = 600.0
@@ -215,7 +216,7 @@ class LearnerGroup:
         return self._publication.publish(self.policy.model)
 
     def meet(self, address: str) -> int:
-        """See `rlvr.learner.weights.sending.SendingLearner`, as for the next four."""
+        """See `rlvr.learner.weights.sending.SendingLearner`, as for the next five."""
         return int(self._ask("meet", {"address": address})[0].body["port"])
 
     def join(self, rendezvous: Rendezvous) -> None:
@@ -225,10 +226,17 @@ class LearnerGroup:
     def send(self, ref: WeightsRef) -> WeightsRef:
         """Rank 0 sends the weights of `ref`, which all ranks gather tensor by tensor; returns it with checksums."""
         self._publication.require_current(ref)
-        announced = [(entry.name, entry.shape) for entry in ref.manifest]
-        answer = self._ask_to_send("send", {"announced": announced, "dtype": ref.dtype})
-        pairs = zip(ref.manifest, answer.body["checksums"], strict=True)
-        return replace(ref, manifest=tuple(replace(entry, checksum=checksum) for entry, checksum in pairs))
+        return _with_checksums(ref, self._ask_to_send("send", _announced(ref)).body["checksums"])
+
+    def next_chunk(self, ref: WeightsRef, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
+        """The next chunk, which every rank has in a buffer on its own GPU; `ref` with checksums at the end."""
+        self._publication.require_current(ref)
+        how = {"is_first": is_first, "buffer_bytes": buffer_bytes}
+        answers = [answer.body for answer in self._ask("next_chunk", {**_announced(ref), **how})]
+        if answers[0]["chunk"] is None:
+            return _with_checksums(ref, answers[0]["checksums"])
+        chunks = [chunk_from_json(answer["chunk"]) for answer in answers]
+        return replace(chunks[0], handles={uuid: h for chunk in chunks for uuid, h in chunk.handles.items()})
 
     def leave(self) -> None:
         """Rank 0 destroys the communicator."""
@@ -372,3 +380,12 @@ class LearnerGroup:
 
 def _row_messages(op: str, batch: Batch, shares: Sequence[Sequence[int]]) -> list[Message]:
     return [batch_message(op, batch.rows(torch.tensor(rows)) if rows else None) for rows in shares]
+
+
+def _announced(ref: WeightsRef) -> dict[str, Any]:
+    return {"announced": [(entry.name, entry.shape) for entry in ref.manifest], "dtype": ref.dtype}
+
+
+def _with_checksums(ref: WeightsRef, checksums: Sequence[int]) -> WeightsRef:
+    pairs = zip(ref.manifest, checksums, strict=True)
+    return replace(ref, manifest=tuple(replace(entry, checksum=checksum) for entry, checksum in pairs))

@@ -30,6 +30,7 @@ from rlvr.learner.ranks.sharding import gather_into, release, scatter_from, shar
 from rlvr.learner.weights.sending import Sender
 from rlvr.models.policy import Policy
 from rlvr.records import TensorEntry, Transport
+from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
 _NEVER = timedelta(days=7)  # the parent decides when a rank has hung
@@ -95,6 +96,7 @@ class RankServer:
             "meet": self._meet,
             "join": self._join,
             "send": self._send,
+            "next_chunk": self._next_chunk,
             "leave": self._leave,
             "save": self._save,
             "restore": self._restore,
@@ -173,14 +175,22 @@ class RankServer:
         return {"error": ""}
 
     def _send(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
-        entries = [
-            TensorEntry(name=name, shape=tuple(shape), checksum=None) for name, shape in request.body["announced"]
-        ]
         try:
-            sent = self._sender.send(entries, dtype=getattr(torch, request.body["dtype"]))
+            sent = self._sender.send(_entries(request), dtype=getattr(torch, request.body["dtype"]))
         except TransferError as error:  # an answer, because the ranks are well
             return {"error": str(error)}
         return {"error": "", "checksums": [entry.checksum for entry in sent]}
+
+    def _next_chunk(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        found = self._sender.next_chunk(
+            _entries(request),
+            dtype=getattr(torch, request.body["dtype"]),
+            is_first=request.body["is_first"],
+            buffer_bytes=request.body["buffer_bytes"],
+        )
+        if isinstance(found, Chunk):
+            return {"chunk": found.to_json()}
+        return {"chunk": None, "checksums": [entry.checksum for entry in found]}
 
     def _leave(self, _learner: PolicyLearner, _request: Message) -> None:
         self._sender.leave()
@@ -200,6 +210,10 @@ class RankServer:
         if self._reference is None or self._reference is self._policy.model:
             return [self._policy.model]
         return [self._policy.model, self._reference]
+
+
+def _entries(request: Message) -> list[TensorEntry]:
+    return [TensorEntry(name=name, shape=tuple(shape), checksum=None) for name, shape in request.body["announced"]]
 
 
 def task_message(task: RankTask) -> Message:

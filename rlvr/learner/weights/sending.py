@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from rlvr.errors import TransferError
 from rlvr.learner.weights.wire import wire_tensors
 from rlvr.records import TensorEntry, WeightsKind, WeightsRef
+from rlvr.transfer.chunks import Chunk, ChunkSource, free_buffers
 from rlvr.transfer.communicator import Communicator, host_store, join
 from rlvr.transfer.packing import send_packed
 from rlvr.transfer.rendezvous import Rendezvous
@@ -32,6 +33,17 @@ class SendingLearner(Protocol):
         """Sends the weights of `ref`; returns it with the checksums of what was sent.
 
         Raises: TransferError when they did not arrive, LearnerError when the learner has other weights by now.
+        """
+        ...
+
+    def next_chunk(self, ref: WeightsRef, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
+        """The next chunk of the weights of `ref`, for engines on the same GPU, once they have read the one before.
+
+        Args: is_first: begins anew.
+
+        Returns: at the end `ref` with the checksums of what was sent; the buffer is free again.
+
+        Raises: LearnerError when the learner has other weights by now.
         """
         ...
 
@@ -57,6 +69,7 @@ class Sender:
         self._store: TCPStore | None = None
         self._rendezvous: Rendezvous | None = None
         self._communicator: Communicator | None = None
+        self._chunks: ChunkSource | None = None
 
     def meet(self, address: str) -> int:
         """See `SendingLearner`; 0 on other ranks."""
@@ -98,8 +111,25 @@ class Sender:
             self.leave()
             raise
 
+    def next_chunk(
+        self, entries: Sequence[TensorEntry], *, dtype: torch.dtype, is_first: bool, buffer_bytes: int
+    ) -> Chunk | tuple[TensorEntry, ...]:
+        """The next chunk in this rank's buffer, or `entries` with checksums at the end; see `SendingLearner`."""
+        if is_first or self._chunks is None:
+            device = next(self._model.parameters()).device
+            self._chunks = ChunkSource(
+                self._tensors(dtype), entries=entries, dtype=dtype, device=device, buffer_bytes=buffer_bytes
+            )
+        chunk = self._chunks.next()
+        if chunk is not None:
+            return chunk
+        sent, self._chunks = self._chunks.sent(), None
+        free_buffers(next(self._model.parameters()).device)
+        return sent
+
     def leave(self) -> None:
         """See `SendingLearner`."""
+        self._chunks = None
         communicator, self._communicator = self._communicator, None
         self._store = self._rendezvous = None
         if communicator is not None:

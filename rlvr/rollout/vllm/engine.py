@@ -18,7 +18,6 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict
 
 from transformers import PretrainedConfig
 
@@ -29,7 +28,9 @@ from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.rollout.vllm import adapter, mapping
 from rlvr.rollout.vllm.core import VllmCore
+from rlvr.rollout.vllm.receiving import Receiver
 from rlvr.rollout.vllm.settings import EngineSettings
+from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
 ABORT_GRACE_S = 30.0  # how long vLLM may take to return the tokens of an aborted request
@@ -46,10 +47,11 @@ class VllmEngine:
         self._settings = settings
         self._text = text
         self._core = VllmCore(settings, architecture=architecture, tokenizer=text.tokenizer)
+        self._receiver = Receiver(self._core, settings)
         self._version = -1
         self._base: tuple[TensorEntry, ...] = ()  # the base of adapters
         self._is_sleeping = False
-        self._is_partial = False  # frozen with the weights that a failed broadcast left
+        self._needs_cache = False  # it was woken for weights alone
         self._salt = ""  # of the loaded weights; empty while there are none
         self._open: set[asyncio.Task[Completion]] = set()
         self._ended = ""  # why open requests were ended by the engine
@@ -106,8 +108,11 @@ class VllmEngine:
             try:
                 await self._core.call("pause_generation", mode="keep", clear_cache=True)
                 checksums = await (self._receive(ref) if ref.transport.is_sent else self._transfer(ref))
+                if self._needs_cache:
+                    await self._core.call("wake_up", tags=["kv_cache"])
+                    self._needs_cache = False
             finally:
-                if not self._trouble() and not self._is_partial:
+                if not self._trouble() and not self._receiver.is_partial:
                     await self._core.call("resume_generation")
             loaded = time.perf_counter()
             scores = await self._score(canary)
@@ -122,12 +127,14 @@ class VllmEngine:
             )
 
     async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
-        """Joins the learner's group with its workers; see `rlvr.transfer.rendezvous.JoinsTransfers`."""
+        """Joins the learner's group with its workers; see `rlvr.transfer.engines.JoinsTransfers`."""
         await self.start()
         async with self._loading:
-            request = adapter.init_request(rendezvous=asdict(rendezvous), first_rank=first_rank)
-            await self._core.call("init_weight_transfer_engine", request)
-            await self._received()
+            await self._receiver.join(rendezvous, first_rank=first_rank)
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running `load_weights`; see `rlvr.transfer.engines.JoinsTransfers`."""
+        await self._receiver.feed(chunk)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Teacher-forced log-probs at temperature 1. Each row is computed alone, so equal weights give equal bits.
@@ -155,8 +162,12 @@ class VllmEngine:
         return before, await self._used_bytes()
 
     async def wake(self) -> None:
-        """Takes the memory back; after level 2, `load_weights` must follow."""
-        await self._core.call("wake_up")
+        """Takes the memory back; after level 2, `load_weights` must follow, which also takes the cache's memory.
+
+        The learner may still need that: a learner on the same device frees its own when it has sent the weights.
+        """
+        self._needs_cache = not self._salt and not self._settings.is_cpu
+        await self._core.call("wake_up", **({"tags": ["weights"]} if self._needs_cache else {}))
         self._is_sleeping = False
 
     async def health(self) -> EngineHealth:
@@ -241,52 +252,22 @@ class VllmEngine:
 
     async def _receive(self, ref: WeightsRef) -> dict[str, int]:
         """Receives whole weights in every worker; returns the checksums of what arrived."""
-        self._require_architecture(ref)
-        self._is_partial = True
         try:
-            await self._core.call("start_weight_update")
-            await self._core.call("update_weights", adapter.broadcast_request(ref))
-            await self._core.call("finish_weight_update")
-            checksums = await self._received()
-            await self._core.call("collective_rpc", "rlvr_repack")
-            await self._core.call("update_weight_version", str(ref.policy_version))
+            checksums = await self._receiver.receive(ref)
         except TransferError:
             raise
         except BaseException:  # a cancelled load also leaves half of the weights
-            self._broken = f"weights of version {ref.policy_version} arrived only in part; start a new engine"
-            self._end_open(self._broken)
+            if self._receiver.is_partial:
+                self._broken = f"weights of version {ref.policy_version} arrived only in part; start a new engine"
+                self._end_open(self._broken)
             raise
         self._serve(ref)
         return checksums
 
-    async def _received(self) -> dict[str, int]:
-        """What every worker received since the last call. Raises TransferError with what failed in a worker."""
-        answers = await self._core.call("collective_rpc", "rlvr_received")
-        failures = [problem for _, problem in answers if problem]
-        if failures:
-            raise TransferError(f"engine {self._settings.engine_id or 'vllm'!r}: {failures[0]}")
-        checksums = dict(answers[0][0])
-        if any(dict(other) != checksums for other, _ in answers):
-            raise TransferError(f"the workers of engine {self._settings.engine_id!r} received different bytes")
-        return checksums
-
     def _serve(self, ref: WeightsRef) -> None:
-        self._is_partial = False
+        self._receiver.is_partial = False
         self._version = ref.policy_version
         self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
-
-    def _require_architecture(self, ref: WeightsRef) -> None:
-        """Raises RolloutError when the learner announces other tensors than the model has; nothing has changed then."""
-        problems = mapping.shape_problems({e.name: e.shape for e in ref.manifest}, self._settings.weight_shapes)
-        if problems:
-            raise self._refusal(ref, problems)
-
-    def _refusal(self, ref: WeightsRef, problems: Sequence[str]) -> RolloutError:
-        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        return RolloutError(
-            f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
-            f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
-        )
 
     async def _inspect(self, ref: WeightsRef, path: str) -> dict[str, int]:
         """Checksums of the tensors that the workers read from the file; for whole weights they keep the mapping.
@@ -300,7 +281,11 @@ class VllmEngine:
         answers = await self._core.call("collective_rpc", "rlvr_inspect", args=arguments)
         problems = _problems(ref, answers)
         if problems:
-            raise self._refusal(ref, problems)
+            more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            raise RolloutError(
+                f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
+                f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
+            )
         return dict(answers[0][0])
 
     async def _score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:

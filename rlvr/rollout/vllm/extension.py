@@ -6,7 +6,7 @@ vLLM imports this module by name in each worker process. One load, step by step:
     start, update, finish     vLLM's own weight transfer, from the mapping that was checked (`transfers`)
     rlvr_repack    packs again what the reload left stale
 
-A broadcast needs no inspection; `rlvr_received` returns the checksums of what arrived.
+What the learner sends needs no inspection; `rlvr_received` returns the checksums of what arrived.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ from rlvr.processes.lifeline import end_with_parent
 from rlvr.records import Transport
 from rlvr.rollout.vllm import adapter
 from rlvr.rollout.vllm.settings import BACKENDS
-from rlvr.rollout.vllm.transfers import BroadcastTransfer, FileTransfer, MappedFile
+from rlvr.rollout.vllm.transfers import BroadcastTransfer, FileTransfer, MappedFile, SentTransfer, SharedTransfer
 
 # vLLM's core does not notice that the engine's process was killed. Started by a fork server it would not be a child.
 if (_engine := multiprocessing.parent_process()) is not None:
@@ -64,9 +64,9 @@ class WorkerExtension:
         return adapter.repack_stale(transfer.model, transfer.packed)
 
     def rlvr_received(self) -> tuple[dict[str, int], str]:
-        """Checksums of the tensors that the latest broadcast brought, by name; and why it, or the join, failed."""
+        """Checksums of the tensors that the latest update brought, by name; and why it, or the join, failed."""
         transfer = self._rlvr_transfer()
-        assert isinstance(transfer, BroadcastTransfer)
+        assert isinstance(transfer, SentTransfer)
         return ({}, transfer.problem) if transfer.problem else (transfer.received(), "")
 
     def rlvr_used_bytes(self) -> int:
@@ -83,6 +83,10 @@ class WorkerExtension:
         return transfer
 
 
-for _transport, _transfer in ((Transport.FILE, FileTransfer), (Transport.NCCL, BroadcastTransfer)):
+for _transport, _transfer in (
+    (Transport.FILE, FileTransfer),
+    (Transport.NCCL, BroadcastTransfer),
+    (Transport.IPC, SharedTransfer),
+):
     if BACKENDS[_transport] not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKENDS[_transport], _transfer)

@@ -14,7 +14,7 @@ from rlvr.records import Transport
 EXTENSION = "rlvr.rollout.vllm.extension.WorkerExtension"
 SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneScheduler"
 ASYNC_SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneAsyncScheduler"
-BACKENDS = {Transport.FILE: "rlvr_file", Transport.NCCL: "rlvr_nccl"}  # of vLLM's weight transfer
+BACKENDS = {Transport.FILE: "rlvr_file", Transport.NCCL: "rlvr_nccl", Transport.IPC: "rlvr_ipc"}  # of vLLM's transfer
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 _KV_SMALLEST_BYTES = 128 << 20
 _BATCH_TOKENS_ON_CPU = 2048  # of one step, at least

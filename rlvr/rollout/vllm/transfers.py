@@ -1,4 +1,4 @@
-"""Ways in which vLLM's worker receives weights: from a file that was checked, or from the learner's broadcast.
+"""Ways in which vLLM's worker receives weights: from a file that was checked, a broadcast, or memory of the same GPU.
 
 Every way loads through vLLM's layerwise reload, and any engine can also load a file: one that restarts alone does.
 """
@@ -12,11 +12,17 @@ from safetensors import safe_open
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
-from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_NUM_BUFFERS, packed_nccl_broadcast_consumer
+from vllm.distributed.weight_transfer.packed_tensor import (
+    DEFAULT_PACKED_NUM_BUFFERS,
+    PackedBufferImporter,
+    packed_ipc_consumer,
+    packed_nccl_broadcast_consumer,
+)
 
 from rlvr.errors import TransferError
 from rlvr.models.checksum import checksum_on_device, read_checksums
 from rlvr.rollout.vllm import adapter
+from rlvr.transfer.chunks import chunk_from_json, rebuild_arguments
 from rlvr.transfer.communicator import Communicator, join
 from rlvr.transfer.deadline import aborted_after
 from rlvr.transfer.rendezvous import Rendezvous
@@ -96,8 +102,8 @@ class FileTransfer(WeightTransferEngine[Init, FileUpdate]):
         load(tensors)
 
 
-class BroadcastTransfer(FileTransfer):
-    """vLLM's packed broadcast, with our communicator, a deadline, and a checksum of every tensor that arrives.
+class SentTransfer(FileTransfer):
+    """Weights that the learner sends: a checksum of every tensor that arrives.
 
     A failure is kept in `problem` and not raised: vLLM's executor does not collect the answers of the other workers
     once one has raised, and would take them for those of the next call. After a failed update the layers hold anything,
@@ -107,37 +113,91 @@ class BroadcastTransfer(FileTransfer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.problem = ""
-        self._communicator: Communicator | None = None
-        self._rendezvous: Rendezvous | None = None
+        self.rendezvous: Rendezvous | None = None
         self._sums: dict[str, Tensor] = {}
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """Leaves the group before, and joins that of the rendezvous if there is one."""
         self.shutdown()
         self.problem = ""
-        if not init_info.rendezvous:
-            return
         values = init_info.rendezvous
+        if not values:
+            return
         rendezvous = Rendezvous(**{**values, "names": tuple(values["names"])})
-        rank = init_info.first_rank + self.parallel_config.rank
         try:
-            self._communicator = join(rendezvous, rank=rank, device=self.device)
-            self._rendezvous = rendezvous
+            self.join(rendezvous, rank=init_info.first_rank + self.parallel_config.rank)
+            self.rendezvous = rendezvous
         except Exception as error:  # noqa: BLE001 - see the class
-            self.problem = _told(error)
+            self.problem = _described(error)
+
+    def start_weight_update(self) -> None:
+        """Layers give up their weights."""
+        self.problem = ""
+        self._sums = {}
+        super().start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receives a broadcast, or loads a file."""
+        """Receives all tensors or some, or loads a file."""
         if "path" in update_info:
             super().update_weights(update_info)
             return
-        self._sums = {}
-        self.problem = ""
         try:
-            self._receive(NCCLWeightTransferUpdateInfo(**update_info))
+            with adapter.partial_checkpoints():
+                self.receive(update_info)
         except Exception as error:  # noqa: BLE001 - see the class
-            self.problem = _told(error)
+            self.problem = self.problem or _described(error)
             self.shutdown()
+
+    def received(self) -> dict[str, int]:
+        """The checksums of the tensors that the latest update brought, by name."""
+        sums, self._sums = self._sums, {}
+        return dict(zip(sums, read_checksums(list(sums.values())), strict=True))
+
+    def join(self, rendezvous: Rendezvous, *, rank: int) -> None:
+        """Joins a group as this rank. Raises TransferError."""
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """Receives what `update_info` announces, and loads it."""
+        raise NotImplementedError
+
+    def take(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        """Sums and loads tensors that have arrived."""
+        for name, tensor in tensors:
+            self._sums[name] = checksum_on_device(tensor)
+        self._load(tensors)
+
+
+class BroadcastTransfer(SentTransfer):
+    """vLLM's packed broadcast, with our communicator and a deadline."""
+
+    _communicator: Communicator | None = None
+
+    def join(self, rendezvous: Rendezvous, *, rank: int) -> None:
+        """See `SentTransfer`."""
+        self._communicator = join(rendezvous, rank=rank, device=self.device)
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """See `SentTransfer`."""
+        info = NCCLWeightTransferUpdateInfo(**update_info)
+        communicator, rendezvous = self._communicator, self.rendezvous
+        if communicator is None or rendezvous is None:
+            raise TransferError("this worker has not joined a group, or has left it after a failure")
+        shapes = (
+            (name, (shape, getattr(torch, dtype)))
+            for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True)
+        )
+        with aborted_after(rendezvous.deadline_s, communicator.destroy, what="the arrival of the weights"):
+            packed_nccl_broadcast_consumer(
+                iterator=shapes,
+                group=communicator,
+                src=0,
+                post_unpack_func=self.take,
+                buffer_size_bytes=rendezvous.buffer_bytes,
+                num_buffers=DEFAULT_PACKED_NUM_BUFFERS,
+                device=self.device,
+            )
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize()
 
     def shutdown(self) -> None:
         """Destroys the communicator."""
@@ -146,40 +206,37 @@ class BroadcastTransfer(FileTransfer):
         if communicator is not None:
             communicator.destroy()
 
-    def received(self) -> dict[str, int]:
-        """The checksums of the tensors that the latest update brought, by name."""
-        sums, self._sums = self._sums, {}
-        return dict(zip(sums, read_checksums(list(sums.values())), strict=True))
 
-    def _receive(self, info: NCCLWeightTransferUpdateInfo) -> None:
-        communicator, rendezvous = self._communicator, self._rendezvous
-        if communicator is None or rendezvous is None:
-            raise TransferError("this worker has not joined a group, or has left it after a failure")
-        shapes = (
-            (name, (shape, getattr(torch, dtype)))
-            for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True)
+class SharedTransfer(SentTransfer):
+    """Chunks in a buffer of the learner on the same GPU, which vLLM's consumer copies before it returns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._importer = PackedBufferImporter()
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """See `SentTransfer`."""
+        chunk = chunk_from_json(update_info)
+        index = self.device.index or 0
+        arguments = {uuid: rebuild_arguments(h, device_index=index) for uuid, h in chunk.handles.items()}
+        tensors = packed_ipc_consumer(
+            ipc_handle=arguments,
+            names=list(chunk.names),
+            shapes=[list(shape) for shape in chunk.shapes],
+            dtype_names=[chunk.dtype] * len(chunk.names),
+            tensor_sizes=list(chunk.sizes),
+            device_index=index,
+            importer=self._importer,
         )
-        with (
-            adapter.partial_checkpoints(),
-            aborted_after(rendezvous.deadline_s, communicator.destroy, what="the arrival of the weights"),
-        ):
-            packed_nccl_broadcast_consumer(
-                iterator=shapes,
-                group=communicator,
-                src=0,
-                post_unpack_func=self._take,
-                buffer_size_bytes=rendezvous.buffer_bytes,
-                num_buffers=DEFAULT_PACKED_NUM_BUFFERS,
-                device=self.device,
-            )
-            if self.device.type != "cpu":
-                torch.accelerator.synchronize()
+        self.take(tensors)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()  # the learner writes the next chunk into the same buffer
 
-    def _take(self, chunk: Sequence[tuple[str, Tensor]]) -> None:
-        for name, tensor in chunk:
-            self._sums[name] = checksum_on_device(tensor)
-        self._load(chunk)
+    def finish_weight_update(self) -> None:
+        """Layers process the tensors; the learner's buffer is released."""
+        super().finish_weight_update()
+        self._importer.close()
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return str(error) if isinstance(error, TransferError) else f"{type(error).__name__}: {error}"

@@ -176,6 +176,7 @@ class RayBackend:
         if self._transport.is_sent:
             transfer = Transfer(
                 self._learner.sender,
+                transport=self._transport,
                 width=engine_width(self._recipe),
                 deadline_s=cluster.sync_deadline_s,
                 on_event=on_event,

@@ -80,7 +80,8 @@ def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:
     is_colocated = plan.learner_bundle in plan.engine_bundles and bool(plan.engine_gpus)
     has_own = bool(plan.learner_gpus and plan.engine_gpus)
     if wanted is WeightTransport.AUTO:
-        if not traits.takes_broadcasts or recipe.sends_adapters or not (is_colocated or has_own):
+        has_beyond = is_colocated and recipe.cluster.engines * plan.engine_gpus > recipe.cluster.learners
+        if not traits.takes_broadcasts or recipe.sends_adapters or has_beyond or not (is_colocated or has_own):
             return Transport.FILE
         return Transport.IPC if is_colocated else Transport.NCCL
     if wanted in (WeightTransport.NCCL, WeightTransport.IPC) and not (is_colocated or has_own or has_substitute()):

@@ -11,14 +11,15 @@ An engine that starts alone gets the file of the weights that the others have (`
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from rlvr.errors import RlvrError, RolloutError, TransferError
 from rlvr.processes.supervised_fleet import OnEvent
-from rlvr.records import WeightsRef
+from rlvr.records import Transport, WeightsRef
 from rlvr.run.ray.workers.engine_member import EngineMember
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
+from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import BUFFER_BYTES, LEARNER, Rendezvous
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class RemoteSender(Protocol):
     async def meet(self) -> int: ...
     async def join(self, rendezvous: Rendezvous) -> None: ...
     async def send(self, ref: WeightsRef) -> WeightsRef: ...
+    async def next_chunk(self, ref: WeightsRef, *, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef: ...
     async def leave(self) -> None: ...
     async def write_file(self, ref: WeightsRef) -> WeightsRef | None: ...
 
@@ -51,6 +53,7 @@ class Transfer:
         self,
         learner: RemoteSender,
         *,
+        transport: Transport,
         width: int,
         deadline_s: float,
         on_event: OnEvent,
@@ -58,6 +61,7 @@ class Transfer:
     ) -> None:
         """Args: width: workers of one engine, each of which is a rank."""
         self._learner = learner
+        self._transport = transport
         self._width = width
         self._deadline_s = deadline_s
         self._event = on_event
@@ -123,7 +127,7 @@ class Transfer:
         """One broadcast to these members. Raises TransferError when some that are alive did not get it."""
         if self._group != members:
             await self._meet(members, lose=lose)
-        sending = asyncio.ensure_future(self._learner.send(ref))
+        sending = asyncio.ensure_future(self._send(ref, members))
         loads = [asyncio.ensure_future(load(member, ref, sending)) for member in members]
         try:
             await asyncio.gather(*loads)
@@ -131,7 +135,8 @@ class Transfer:
         finally:
             for task in (*loads, sending):
                 task.cancel()
-            await asyncio.gather(*loads, sending, return_exceptions=True)
+            everything: list[asyncio.Future[Any]] = [*loads, sending]
+            await asyncio.gather(*everything, return_exceptions=True)
         missing = [
             m.name
             for m in members
@@ -142,12 +147,29 @@ class Transfer:
         self._num_sent += 1
         return sent
 
+    async def _send(self, ref: WeightsRef, members: Sequence[EngineMember]) -> WeightsRef:
+        """The reference with checksums, once the learner has sent everything. Raises TransferError."""
+        if ref.transport is Transport.NCCL:
+            return await self._learner.send(ref)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                found = await self._learner.next_chunk(ref, is_first=True, buffer_bytes=self._buffer_bytes)
+                while isinstance(found, Chunk):
+                    await asyncio.gather(*(member.remote.feed(found) for member in members))
+                    found = await self._learner.next_chunk(ref, is_first=False, buffer_bytes=self._buffer_bytes)
+                await asyncio.gather(*(member.remote.feed(None) for member in members))
+        except (TimeoutError, RolloutError) as error:
+            reason = str(error) or f"they were not read within {self._deadline_s:g} s (cluster.sync_deadline_s)"
+            raise TransferError(f"the chunks of the weights did not pass: {reason}") from error
+        return found
+
     async def _meet(self, members: tuple[EngineMember, ...], *, lose: Lose) -> None:
         """Makes a new group of the learner and these members; engines that do not answer are lost."""
         self._group = ()
+        is_broadcast = self._transport is Transport.NCCL
         rendezvous = Rendezvous(
             address=self._learner.address,
-            port=await self._learner.meet(),
+            port=await self._learner.meet() if is_broadcast else 0,
             names=(LEARNER, *(member.name for member in members for _ in range(self._width))),
             token=secrets.randbits(_TOKEN_BITS),
             deadline_s=self._deadline_s,
@@ -167,8 +189,12 @@ class Transfer:
                 lose(member, reason)
                 raise TransferError(f"{member.name} could not join: {reason}") from error
 
-        entering = [enter(member, 1 + index * self._width) for index, member in enumerate(members)]
-        outcomes = await asyncio.gather(self._learner.join(rendezvous), *entering, return_exceptions=True)
+        entering: list[Coroutine[None, None, None]] = [
+            enter(member, 1 + index * self._width) for index, member in enumerate(members)
+        ]
+        if is_broadcast:
+            entering.append(self._learner.join(rendezvous))
+        outcomes = await asyncio.gather(*entering, return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         other = next((failure for failure in failures if not isinstance(failure, TransferError)), None)
         if other is not None:

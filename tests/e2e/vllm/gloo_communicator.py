@@ -20,7 +20,7 @@ from torch import Tensor
 from rlvr.errors import TransferError
 
 _FOREVER = timedelta(hours=1)
-LOG_VARIABLE = "RLVR_TEST_BROADCASTS"  # a folder: each process writes how many bytes it has sent or received
+LOG_VARIABLE = "RLVR_TEST_BROADCASTS"  # a folder: each rank adds the bytes of every broadcast to a file
 HANG_VARIABLE = "RLVR_TEST_HANG"  # a file: while it exists, a broadcast of more than a token hangs
 
 
@@ -48,7 +48,6 @@ class GlooCommunicator:
         self._group = dist.ProcessGroupGloo(store, rank, size, _FOREVER)
         self._rank = rank
         self._is_destroyed = threading.Event()
-        self.num_bytes = 0
 
     def broadcast(self, tensor: Tensor, src: int) -> None:
         """Blocks until done, or destroyed."""
@@ -64,8 +63,7 @@ class GlooCommunicator:
         except RuntimeError:  # a peer is gone, which NCCL does not notice
             self._is_destroyed.wait()
         self._stop_if_destroyed()
-        self.num_bytes += tensor.numel()
-        self._note()
+        _note(self._rank, tensor.numel())
 
     def destroy(self) -> None:
         """Releases `broadcast`."""
@@ -81,10 +79,12 @@ class GlooCommunicator:
             self._stop_if_destroyed()
             time.sleep(0.01)
 
-    def _note(self) -> None:
-        folder = os.environ.get(LOG_VARIABLE, "")
-        if folder:
-            Path(folder, f"{self._rank}-{os.getpid()}").write_text(str(self.num_bytes))
+
+def _note(rank: int, num_bytes: int) -> None:
+    folder = os.environ.get(LOG_VARIABLE, "")
+    if folder:
+        with Path(folder, f"{rank}-{os.getpid()}").open("a") as file:
+            file.write(f"{num_bytes}\n")
 
 
 class SilentCommunicator:

@@ -365,3 +365,40 @@ def test_ranks_score_perturb_and_restore_bit_for_bit(tmp_path: Path):
         group.save(tmp_path / "checkpoint")
         assert all(torch.equal(load_file(first.uri)[n], before[n]) for n in before)
     assert not list((tmp_path / "weights").iterdir())
+
+
+def test_weights_that_are_sent_are_announced_without_checksums_and_only_while_the_learner_has_them(tmp_path: Path):
+    model = tiny_policy(rank=4).model
+    published = Publication(transport=Transport.NCCL, dtype=torch.bfloat16, folder=tmp_path)
+    ref = published.publish(model)
+    assert {entry.name: entry.shape for entry in ref.manifest} == {
+        name: tuple(weight.shape) for name, weight in lora.merged_weights(model)
+    }
+    assert {entry.checksum for entry in ref.manifest} == {None}
+    assert ref.num_bytes == 2 * sum(weight.numel() for _, weight in lora.merged_weights(model))
+    assert published.is_current(ref)
+    trial = published.publish_trial(model)
+    assert (published.is_current(ref), published.is_current(trial)) == (False, True)
+    published.end_trials()
+    assert (published.is_current(ref), published.is_current(trial)) == (True, False)
+    published.has_changed = True
+    assert not published.is_current(ref)
+    assert published.write_file(model, ref) is None
+    with pytest.raises(LearnerError, match=r"version 0 cannot be sent: the learner has changed them since"):
+        published.require_current(ref)
+
+
+def test_an_engine_that_starts_alone_gets_a_file_of_the_weights_that_were_sent(tmp_path: Path):
+    model = tiny_policy(rank=4).model
+    published = Publication(transport=Transport.NCCL, dtype=torch.bfloat16, folder=tmp_path)
+    ref = published.publish(model)
+    file = published.write_file(model, ref)
+    assert file is not None
+    assert (file.transport, file.policy_version) == (Transport.FILE, ref.policy_version)
+    expected = {name: weight.to(torch.bfloat16) for name, weight in lora.merged_weights(model)}
+    for name, tensor in load_file(file.uri).items():
+        assert torch.equal(tensor, expected[name])
+    assert {entry.name: entry.checksum for entry in file.manifest} == {
+        name: tensor_checksum(tensor) for name, tensor in expected.items()
+    }
+    published.close()

@@ -17,7 +17,9 @@ from rlvr.rollout.build import build_engine_alone, start_engine
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import WeightFiles
-from rlvr.transfer.rendezvous import JoinsTransfers, Rendezvous
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.engines import JoinsTransfers
+from rlvr.transfer.rendezvous import Rendezvous
 
 
 @ray.remote(max_concurrency=1000)  # type: ignore # Ray's stub wants every option
@@ -57,6 +59,11 @@ class EngineActor:
         """Joins the group to which the learner sends weights."""
         assert isinstance(self._served, JoinsTransfers)  # the recipe's transport is refused for others
         await self._served.join(rendezvous, first_rank=first_rank)
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running load."""
+        assert isinstance(self._served, JoinsTransfers)
+        await self._served.feed(chunk)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""

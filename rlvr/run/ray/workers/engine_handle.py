@@ -16,6 +16,8 @@ from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.engine_member import EngineLost
+from rlvr.run.ray.workers.fleet_weights import GRACE_S
+from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,11 @@ class EngineHandle:
         await self._calls.later(
             "join", rendezvous, first_rank, what="it to join the transfer of weights", deadline_s=limit_s
         )
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running load."""
+        limit_s = self._deadlines.sync_deadline_s + GRACE_S
+        await self._calls.later("feed", chunk, what="it to read a chunk of weights", deadline_s=limit_s)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""

@@ -50,6 +50,8 @@ class Loading:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=min(_POLL_S, deadline_s))
+                if not member.is_alive and not task.done():
+                    raise EngineLost("it was lost while it loaded weights")
                 if self._loads_after_work and before & set(member.open):
                     since = time.monotonic()
                 elif time.monotonic() - since > deadline_s and not task.done():

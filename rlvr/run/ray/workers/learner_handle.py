@@ -21,6 +21,7 @@ from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
 from rlvr.run.ray.workers.learner_actor import LearnerActor, Opened
 from rlvr.run.step.failures import LearnerLost
+from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
 _POLL_S = 0.3
@@ -178,6 +179,13 @@ class LearnerSender:
         """Sends the weights of `ref`."""
         what = f"the weights of version {ref.policy_version} to be sent"
         return await self._ask("send", ref, what=what, own_s=self._deadlines.sync_deadline_s)
+
+    async def next_chunk(self, ref: WeightsRef, *, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
+        """The next chunk for engines on the learner's GPU."""
+        what = f"a chunk of the weights of version {ref.policy_version}"
+        return await self._ask(
+            "next_chunk", ref, is_first, buffer_bytes, what=what, own_s=self._deadlines.sync_deadline_s
+        )
 
     async def leave(self) -> None:
         """Leaves the group."""

@@ -94,7 +94,9 @@ class Fleet:
         self.learner = SimulatedLearner()
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.engines: dict[str, list[Joining]] = {}
-        self.transfer = Transfer(self.learner, width=width, deadline_s=1.0, on_event=self._note)
+        self.transfer = Transfer(
+            self.learner, transport=Transport.NCCL, width=width, deadline_s=1.0, on_event=self._note
+        )
         self.fleet = EngineFleet(
             self._spawn,
             num_engines=count,
@@ -179,6 +181,33 @@ def test_after_a_loss_the_others_are_sent_the_weights_again_in_a_new_group():
             assert it.engine(1).loaded[0][0] == 1
             await it.fleet.load_weights(announced(2))
             assert it.learner.groups[-1].size == 3
+
+    asyncio.run(work())
+
+
+def test_an_engine_that_is_found_dead_while_it_loads_does_not_hold_the_others_up():
+    """vLLM never answers a call whose core was killed; the fleet's check of its health finds that out."""
+
+    class Deaf(Joining):
+        async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def work() -> None:
+        it = Fleet(2)
+
+        async def spawn(name: str) -> Joining:
+            it.engines.setdefault(name, []).append((Deaf if name == "engine-1" else Joining)(name))
+            return it.engines[name][-1]
+
+        it.fleet._spawn = spawn
+        async with it:
+            (deaf,) = (member for member in it.fleet.members if member.name == "engine-1")
+            loading = asyncio.create_task(it.fleet.load_weights(announced(0)))
+            await asyncio.sleep(0.1)
+            it.fleet._lost(deaf, EngineLost("its core is gone"))
+            receipt = await asyncio.wait_for(loading, 3.0)
+            assert [one.engine_id for one in receipt.each] == ["engine-0"]
 
     asyncio.run(work())
 
