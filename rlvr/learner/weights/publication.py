@@ -13,6 +13,8 @@ from rlvr.learner.weights.wire import base_tensors, wire_shapes, wire_tensors
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 
+FILES_ALONE = 2  # of weights that are sent otherwise: the one being written, and the one before it
+
 
 def require_room(model: PreTrainedModel, *, transport: Transport, dtype: torch.dtype, kind: WeightsKind) -> None:
     """Checks that the files of a run fit on this machine, before anything is computed or started.
@@ -112,7 +114,7 @@ class Publication:
 
         Raises: LearnerError when it cannot be written, ConfigError when there is no room.
         """
-        return self._whole(model, ref.policy_version) if self.is_current(ref) else None
+        return self._whole(model, ref.policy_version, num_files=FILES_ALONE) if self.is_current(ref) else None
 
     def close(self) -> None:
         """Removes every file that was published. Safe to call twice."""
@@ -143,12 +145,13 @@ class Publication:
             manifest=manifest,
         )
 
-    def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
+    def _whole(self, model: PreTrainedModel, version: int, *, num_files: int = FILES_AT_ONCE) -> WeightsRef:
         written = self._files.write(
             version,
             wire_tensors(model, dtype=self._dtype, kind=WeightsKind.FULL),
             shapes=wire_shapes(model, WeightsKind.FULL),
             dtype=self._dtype,
+            num_files=num_files,
         )
         return self._written(version, WeightsKind.FULL, *written)
 

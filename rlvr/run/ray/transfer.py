@@ -129,13 +129,16 @@ class Transfer:
             await self._meet(members, lose=lose)
         sending = asyncio.ensure_future(self._send(ref, members))
         loads = [asyncio.ensure_future(load(member, ref, sending)) for member in members]
+        everything: list[asyncio.Future[Any]] = [*loads, sending]
         try:
+            await asyncio.wait(everything, return_when=asyncio.FIRST_EXCEPTION)
+            if sending.done() and not isinstance(sending.exception(), TransferError | None):
+                await sending  # the learner is gone: no reason to wait until the engines have noticed
             await asyncio.gather(*loads)
             sent = await sending
         finally:
-            for task in (*loads, sending):
+            for task in everything:
                 task.cancel()
-            everything: list[asyncio.Future[Any]] = [*loads, sending]
             await asyncio.gather(*everything, return_exceptions=True)
         missing = [
             m.name

@@ -151,7 +151,7 @@ def test_an_engine_killed_in_mid_broadcast_costs_one_deadline_and_comes_back_wit
     assert len(scene.sync().each) == 2
 
 
-def test_a_rank_of_the_learner_killed_in_mid_broadcast_ends_the_sync_and_costs_no_engine(scene: Scene):
+def test_a_rank_of_the_learner_killed_in_mid_broadcast_ends_the_sync_before_the_deadline(scene: Scene):
     with closing(learner_of(cases.tiny_policy(seed=6), scene.folder, ranks=2)) as learner:
         before, transfer = scene.learner, scene.fleet._transfer
         scene.fleet._transfer = fleet_of(learner, scene.engines, events=scene.events, deadline_s=DEADLINE_S)._transfer
@@ -159,6 +159,5 @@ def test_a_rank_of_the_learner_killed_in_mid_broadcast_ends_the_sync_and_costs_n
         scene.policy, policy = learner.policy, scene.policy
         with pytest.raises(LearnerError, match="rank 1 of 2 ended"):
             scene.run(scene.while_held(lambda: os.kill(learner.pids[1], signal.SIGKILL)))
-        assert scene.failed_after_s < DEADLINE_S + SLACK_S
+        assert scene.failed_after_s < DEADLINE_S
         scene.learner, scene.policy, scene.fleet._transfer = before, policy, transfer
-    assert scene.of_kind("engine_lost") == []

@@ -202,9 +202,10 @@ class EngineFleet(SupervisedFleet[EngineMember]):
                 ref = self._ref
                 assert ref is not None
                 file = await self._alone(member, ref)
-                if file is None:  # it gets the next weights together with the others
+                if file is not None:
+                    await self._load(member, file)
+                elif ref is self._ref:  # it gets the next weights together with the others
                     return False
-                await self._load(member, file)
         except LearnerLost as error:  # callers of the learner raise it too
             logger.warning("%s has no weights: %s", member.name, error)
             return False

@@ -169,33 +169,32 @@ class LearnerSender:
 
     async def meet(self) -> int:
         """Opens the store of the next group."""
-        return await self._ask("meet", self.address, what="a place where engines meet it", own_s=0.0)
+        return await self._ask("meet", self.address, what="a place where engines meet it")
 
     async def join(self, rendezvous: Rendezvous) -> None:
         """Waits for the engines."""
-        await self._ask("join", rendezvous, what="it to join the transfer of weights", own_s=rendezvous.deadline_s)
+        await self._ask("join", rendezvous, what="it to join the transfer of weights")
 
     async def send(self, ref: WeightsRef) -> WeightsRef:
         """Sends the weights of `ref`."""
-        what = f"the weights of version {ref.policy_version} to be sent"
-        return await self._ask("send", ref, what=what, own_s=self._deadlines.sync_deadline_s)
+        return await self._ask("send", ref, what=f"the weights of version {ref.policy_version} to be sent")
 
     async def next_chunk(self, ref: WeightsRef, *, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
         """The next chunk for engines on the learner's GPU."""
         what = f"a chunk of the weights of version {ref.policy_version}"
-        return await self._ask(
-            "next_chunk", ref, is_first, buffer_bytes, what=what, own_s=self._deadlines.sync_deadline_s
-        )
+        return await self._ask("next_chunk", ref, is_first, buffer_bytes, what=what)
 
     async def leave(self) -> None:
         """Leaves the group."""
-        await self._ask("leave", what="it to leave the transfer of weights", own_s=0.0)
+        await self._ask("leave", what="it to leave the transfer of weights")
 
     async def write_file(self, ref: WeightsRef) -> WeightsRef | None:
         """The same weights as a file; waits for the end of a training step."""
         what = f"the file of version {ref.policy_version}"
-        return await self._ask("write_file", ref, what=what, own_s=self._deadlines.step_deadline_s)
+        limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
+        return await self._calls.later("call", "write_file", ref, what=what, deadline_s=limit_s)
 
-    async def _ask(self, method: str, *arguments: Any, what: str, own_s: float) -> Any:
-        """Args: own_s: the time limit that the learner itself keeps."""
-        return await self._calls.later("call", method, *arguments, what=what, deadline_s=own_s + GRACE_S)
+    async def _ask(self, method: str, *arguments: Any, what: str) -> Any:
+        """The learner keeps the deadline itself; it may begin late, when it is writing a file for an engine."""
+        limit_s = 2 * self._deadlines.sync_deadline_s + GRACE_S
+        return await self._calls.later("call", method, *arguments, what=what, deadline_s=limit_s)
