@@ -105,15 +105,27 @@ def train(
 
 
 @app.command()
-def check(recipe: Annotated[str, typer.Argument(help="a recipe's name or file")], overrides: Overrides = None) -> None:
-    """Check a recipe, and estimate its memory and time on this machine; no weights are loaded."""
+def check(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name or file")],
+    overrides: Overrides = None,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="NODESxGPUSxMEMORY",
+            help="plan for a cluster instead of this machine: 2x8x80GB is two nodes with 8 GPUs of 80 GB each",
+        ),
+    ] = "",
+) -> None:
+    """Check a recipe, and estimate its memory and time on this machine or a cluster; no weights are loaded."""
     from rlvr.config.load import load_recipe
+    from rlvr.planner.hardware import parse_hardware
 
+    hardware = parse_hardware(gpus) if gpus else None
     loaded = load_recipe(recipe, overrides or [])
     from rlvr.commands.check import check_recipe
     from rlvr.run.record.console import Console
 
-    report = check_recipe(loaded.recipe)
+    report = check_recipe(loaded.recipe, hardware=hardware)
     console = Console()
     for title, rows in report.tables:
         console.table(title, rows)

@@ -299,9 +299,9 @@ class LoadReceipt:
 
     checksums: of the received bytes, by tensor name. canary_logprobs: for each canary row of `load_weights`
         the log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
-    canary_s: the part of `seconds` that the canary took. engine_id: the engine's name; "" if there is only one.
-    members: of a fleet, one receipt for each engine. has_weights: False if there are none, so nothing to prove.
-    sent: the reference with the checksums that were computed while it was sent; None if it had them.
+    canary_s: the part of `seconds` that the canary took. frozen_s: the part during which nothing could be generated.
+    engine_id: the engine's name; "" if there is only one. members: of a fleet, one receipt for each engine.
+    has_weights: False if it has none to prove. sent: the reference with checksums that were computed while sending.
     """
 
     policy_version: int
@@ -309,6 +309,7 @@ class LoadReceipt:
     seconds: float = 0.0
     canary_logprobs: tuple[tuple[float, ...], ...] = ()
     canary_s: float = 0.0
+    frozen_s: float = 0.0
     engine_id: str = ""
     has_weights: bool = True
     members: "tuple[LoadReceipt, ...]" = ()
@@ -331,7 +332,7 @@ class EngineHealth:
 
 
 class RolloutEngine(Protocol):
-    """Generates completions and loads weights; it may also have the methods of `SupportsStart` and `SupportsSleep`."""
+    """Generates completions and loads weights. It may also have the methods of `SupportsStart` and `SupportsSleep`."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields each completion as it finishes. Raises RolloutError when the engine fails."""

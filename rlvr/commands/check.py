@@ -1,4 +1,7 @@
-"""`rlvr check`: everything that `--dry-run` checks, and the run's needs on this machine. No weights are loaded."""
+"""`rlvr check`: everything that `--dry-run` checks, and the run's needs. No weights are loaded.
+
+They are those on this machine, whose speed is measured, or with `--gpus` those on a cluster that need not exist.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,17 +10,23 @@ from transformers import PreTrainedModel
 
 from rlvr.commands.dry_run import data_rows
 from rlvr.config.derived import derived_table
+from rlvr.config.dtypes import with_dtypes
 from rlvr.config.recipe import Recipe
+from rlvr.config.sections.learner import LearnerDtype
+from rlvr.errors import ConfigError
+from rlvr.learner.weights.weights_file import FILES_AT_ONCE
 from rlvr.models.dtype_speed import measure_dtypes
 from rlvr.models.policy import load_tokenizer, outline
 from rlvr.models.prompting import encode_prompt
 from rlvr.planner.architecture import architecture_of, num_adapter_parameters
+from rlvr.planner.cluster import plan_cluster
+from rlvr.planner.hardware import Hardware
 from rlvr.planner.machine import Device, devices, measure, torch_device
 from rlvr.planner.pace import pace_of
 from rlvr.planner.plan import Place, places, remedies
 from rlvr.planner.remedies import candidates, changed, override
 from rlvr.planner.setup import Lengths, Setup, setup_of
-from rlvr.planner.table import Row, memory_rows, pace_rows, warning
+from rlvr.planner.table import Row, cluster_rows, memory_rows, pace_rows, warning
 from rlvr.records import Prompt
 from rlvr.run.launch.choose_dtypes import choose_dtypes
 from rlvr.run.launch.preflight import OpenedData, opened
@@ -35,8 +44,10 @@ class CheckReport:
     warnings: tuple[str, ...]
 
 
-def check_recipe(recipe: Recipe) -> CheckReport:
+def check_recipe(recipe: Recipe, *, hardware: Hardware | None = None) -> CheckReport:
     """The report of a valid recipe.
+
+    Args: hardware: plan for this cluster of GPUs instead of this machine.
 
     Raises: the errors of a real start before it loads weights (ConfigError, DataError, PluginError).
     """
@@ -46,6 +57,8 @@ def check_recipe(recipe: Recipe) -> CheckReport:
         notes = check_prompts(recipe, data).notes
         eval_sizes = [len(found) for found in data.evals.values()]
     model = outline(recipe.model)
+    if hardware is not None:
+        return _check_on(recipe, model, hardware, prompts=prompts, rows=counts, notes=notes, eval_sizes=eval_sizes)
     found = devices(recipe.learner.device)
     use_threads(recipe)
     choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(model, torch_device(found[0])))
@@ -67,6 +80,32 @@ def check_recipe(recipe: Recipe) -> CheckReport:
             *_warnings(recipe, model, lengths, eval_sizes, planned, found),
         ),
     )
+
+
+def _check_on(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    hardware: Hardware,
+    *,
+    prompts: Sequence[tuple[Prompt, bool]],
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    eval_sizes: Sequence[int],
+) -> CheckReport:
+    """The report for a cluster of GPUs, on which dtypes that are `auto` are bfloat16."""
+    if not recipe.rollout.engine.traits.needs_own_process:
+        raise ConfigError(
+            f"--gpus plans runs whose engines have GPUs of their own, and rollout.engine={recipe.rollout.engine} works "
+            "in the learner's process; add cluster.backend=ray rollout.engine=vllm"
+        )
+    recipe = with_dtypes(recipe, learner=LearnerDtype.BFLOAT16_AUTOCAST)
+    setup = _setup(recipe, model, _lengths(recipe, prompts), eval_sizes)
+    plan = plan_cluster(recipe, setup, hardware, files_at_once=FILES_AT_ONCE)
+    tables = (
+        (f"{recipe.name}: nothing was started", (*derived_table(recipe), *rows)),
+        (f"{hardware}, an estimate", tuple(cluster_rows(plan))),
+    )
+    return CheckReport(tables=tables, warnings=(*(n.removeprefix("warning: ") for n in notes), *plan.problems))
 
 
 def _warnings(

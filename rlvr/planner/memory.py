@@ -86,6 +86,7 @@ def learner_parts(setup: Setup, *, is_on_cpu: bool) -> list[Part]:
     layer = f"{layer_bytes(setup):,}"
     kept = f"{4 * model.hidden:,}, and one layer's {layer}" if setup.has_checkpointing else layer
     casts = model.num_linear - model.num_head if setup.is_bfloat16 else 0
+    casts = casts if ranks == 1 else casts // model.layers  # a gathered layer is freed with its casts
     whole = (model.num_parameters - model.num_head) // model.layers + model.num_head
     parts = [
         _part("weights", 4 * model.num_parameters / ranks, weights),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rlvr.planner.cluster import ClusterPlan
 from rlvr.planner.machine import Speed
 from rlvr.planner.memory import Phase
 from rlvr.planner.pace import Pace
@@ -53,6 +54,31 @@ def pace_rows(pace: Pace, speed: Speed, *, num_steps: int) -> list[Row]:
         ),
         ("whole run", duration(pace.total_s), f"{num_steps:,} steps, evaluations and cold start"),
     ]
+
+
+def cluster_rows(plan: ClusterPlan) -> list[Row]:
+    """What each kind of GPU holds, and what weight syncs cost."""
+    here, others = plan.shared_memory
+    rows = [("GPUs", f"{plan.needed_gpus} of {plan.hardware.num_gpus}", "learners and engines")]
+    rows += [
+        (
+            place.name,
+            size(place.planned_bytes),
+            f"{place.count} x, each of {size(plan.hardware.gpu_bytes)}: "
+            + ", ".join(f"{part.name} {size(part.num_bytes)}" for part in place.parts if part.num_bytes >= 2**28),
+        )
+        for place in plan.places
+    ]
+    rows.append(("rows of an engine", f"{plan.engine_rows:,}", "keys and values at full length that fit at once"))
+    rows += [
+        (f"weight sync, {cost.transport}", f"{cost.seconds:.2g} s", f"frozen {cost.frozen_s:.2g} s; {cost.how}")
+        for cost in plan.syncs
+    ]
+    rows.append(("proof at the start", duration(plan.proof_s), f"{plan.proof_groups} groups of tensors"))
+    rows.append(
+        ("shared memory", size(here), f"of the learner's node with the file transport; other nodes {size(others)}")
+    )
+    return rows
 
 
 def duration(seconds: float) -> str:

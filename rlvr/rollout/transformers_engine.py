@@ -97,6 +97,7 @@ class TransformersEngine:
             seconds=time.perf_counter() - start,
             canary_logprobs=tuple(tuple(row) for row in scores),
             canary_s=time.perf_counter() - loaded,
+            frozen_s=loaded - start,
             engine_id=self._engine_id,
         )
 

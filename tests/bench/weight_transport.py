@@ -48,7 +48,7 @@ async def measure(folder: Path, *, num_syncs: int, layers: int, hidden: int) -> 
             ref, receipt = await deliver(fleet, ref, canary=cases.CANARY)
             seconds = time.perf_counter() - started - receipt.canary_s
             gap = transfer_cases.largest_gap(receipt, learner.score(cases.CANARY))
-            freeze = receipt.seconds - receipt.canary_s
+            freeze = receipt.frozen_s
             num_bytes = ref.num_bytes if way == "file" else transfer_cases.sent_bytes(folder) - before
             if number < 2:
                 continue  # the first of each way

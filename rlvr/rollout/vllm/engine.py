@@ -3,7 +3,7 @@
     generate --> one task a request --> AsyncLLM --(zmq)--> core process: scheduler, worker, model
                  waits for the last output, or for its deadline, then aborts and takes the tokens so far
 
-    load_weights: freeze --> sum the file's bytes --> transfer --> repack --> set version --> thaw --> canary
+    load_weights: inspect the file --> freeze --> transfer --> repack --> set version --> thaw --> canary
                   (adapters alone: their base once, then each set replaces the previous one)
                   (a broadcast: freeze --> receive, summing what arrives --> repack --> ...; after a failure the engine
                   stays frozen until another load succeeds)
@@ -18,6 +18,8 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PretrainedConfig
 
@@ -25,9 +27,10 @@ from rlvr.errors import RolloutError, TransferError
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import decode
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
-from rlvr.records import Completion, TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.records import Completion, TensorEntry, WeightsRef
 from rlvr.rollout.vllm import adapter, mapping
 from rlvr.rollout.vllm.core import VllmCore
+from rlvr.rollout.vllm.inspection import Inspected, inspect_file, require_loadable
 from rlvr.rollout.vllm.receiving import Receiver
 from rlvr.rollout.vllm.settings import EngineSettings
 from rlvr.transfer.chunks import Chunk
@@ -35,6 +38,15 @@ from rlvr.transfer.rendezvous import Rendezvous
 
 ABORT_GRACE_S = 30.0  # how long vLLM may take to return the tokens of an aborted request
 _SHOWN = 8  # tensors named in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """A load that was checked. whole: to load, None if it is loaded. adapters: the copied file, to load after it."""
+
+    whole: WeightsRef | None
+    adapters: Path | None
+    checksums: Mapping[str, int]
 
 
 class VllmEngine:
@@ -93,21 +105,25 @@ class VllmEngine:
     async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Loads the file of `ref`, or receives it from the learner, and scores the canary.
 
-        Requests in flight are frozen meanwhile, then continue: for the receipt's `seconds` less its `canary_s`.
+        Requests in flight are frozen meanwhile, then continue.
+        A file is inspected before generation pauses. On an accelerator its bytes are compared while they load.
 
         Raises: RolloutError with each tensor that is missing, unknown, misshapen or different from the learner's;
-            nothing has changed then. A failure of vLLM during the load ends the open requests and the engine.
-            TransferError when a broadcast did not arrive: the engine is well, but frozen until it is sent again.
+            nothing has changed then, but for bytes that differ on an accelerator: these, and a failure of vLLM during
+            the load, end the open requests and the engine. TransferError when what the learner sends did not arrive:
+            the engine is well, but frozen until it is sent again.
         """
-        _require_loadable(ref, has_adapters=self._settings.lora is not None)
+        require_loadable(ref, has_adapters=self._settings.lora is not None)
         await self.start()
         async with self._loading:
             if self._is_sleeping or self._broken:
                 raise RolloutError(self._broken or "the engine sleeps; call wake before load_weights")
             begin = time.perf_counter()
+            checked = None if ref.transport.is_sent else await self._check(ref)
+            paused = time.perf_counter()
             try:
                 await self._core.call("pause_generation", mode="keep", clear_cache=True)
-                checksums = await (self._receive(ref) if ref.transport.is_sent else self._transfer(ref))
+                checksums = await (self._receive(ref) if checked is None else self._transfer(ref, checked))
                 if self._needs_cache:
                     await self._core.call("wake_up", tags=["kv_cache"])
                     self._needs_cache = False
@@ -122,6 +138,7 @@ class VllmEngine:
                 checksums=checksums,
                 seconds=end - begin,
                 canary_s=end - loaded,
+                frozen_s=loaded - paused,
                 canary_logprobs=tuple(tuple(row) for row in scores),
                 engine_id=self._settings.engine_id,
             )
@@ -219,29 +236,46 @@ class VllmEngine:
                 await asyncio.gather(last, return_exceptions=True)
         return mapping.completion_of(request, output.outputs[0], to_text=lambda ids: decode(ids, self._text.tokenizer))
 
-    async def _transfer(self, ref: WeightsRef) -> dict[str, int]:
-        """Loads the file's weights into every worker; returns the checksums of the loaded tensors."""
-        checksums: dict[str, int] = {}
+    async def _check(self, ref: WeightsRef) -> _Checked:
+        """Inspects the files of `ref` and has the workers map the whole weights; requests continue meanwhile.
+
+        Raises: RolloutError; nothing has changed then.
+        """
         lora, adapters = self._settings.lora, None
+        checksums: Mapping[str, int] = {}
         whole = ref if ref.base is None else ref.base
         if whole is not ref and lora is not None:
-            # before their base, so that an error changes nothing
             names = [entry.name for entry in ref.manifest]
             adapters = await self._core.take_adapters(ref.uri, names=names, lora=lora)
-            checksums = await self._inspect(ref, str(adapters))
+            shapes = {entry.name: entry.shape for entry in ref.manifest}
+            inspected = await self._inspect(ref, str(adapters), shapes=shapes, sums_bytes=True)
+            checksums = inspected.checksums
         is_known = whole.manifest == self._base
         if not is_known:
-            found = await self._inspect(whole, whole.uri)
-            checksums = found if adapters is None else checksums
+            on_device = not self._settings.is_cpu
+            shapes = self._settings.weight_shapes
+            inspected = await self._inspect(whole, whole.uri, shapes=shapes, sums_bytes=not on_device)
+            arguments = (whole.uri, inspected.file_id, on_device)
+            answers: Sequence[str] = await self._core.call("collective_rpc", "rlvr_map", args=arguments)
+            self._refuse(whole, [answer for answer in answers if answer])
+            checksums = inspected.checksums if adapters is None else checksums
+        return _Checked(whole=None if is_known else whole, adapters=adapters, checksums=checksums)
+
+    async def _transfer(self, ref: WeightsRef, checked: _Checked) -> dict[str, int]:
+        """Loads the files' weights into every worker; returns the checksums of the loaded tensors."""
+        checksums = dict(checked.checksums)
         try:
-            if not is_known:
+            if checked.whole is not None:
                 await self._core.call("start_weight_update")
-                await self._core.call("update_weights", adapter.update_request(path=whole.uri))
+                await self._core.call("update_weights", adapter.update_request(path=checked.whole.uri))
                 await self._core.call("finish_weight_update")
                 await self._core.call("collective_rpc", "rlvr_repack")
-            if adapters is not None:
-                await self._core.load_adapters(adapters)
-                self._base = whole.manifest
+                if not self._settings.is_cpu:
+                    received = await self._received(checked.whole)
+                    checksums = checksums if checked.adapters is not None else received
+            if checked.adapters is not None:
+                await self._core.load_adapters(checked.adapters)
+                self._base = ref.base.manifest if ref.base is not None else ()
             await self._core.call("update_weight_version", str(ref.policy_version))
         except BaseException:  # a cancelled load also leaves half of the weights
             self._broken = f"weights of version {ref.policy_version} were loaded only in part; start a new engine"
@@ -269,24 +303,31 @@ class VllmEngine:
         self._version = ref.policy_version
         self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
 
-    async def _inspect(self, ref: WeightsRef, path: str) -> dict[str, int]:
-        """Checksums of the tensors that the workers read from the file; for whole weights they keep the mapping.
+    async def _received(self, ref: WeightsRef) -> dict[str, int]:
+        """Checksums of the tensors on the workers' devices. Raises RolloutError when they are not the learner's."""
+        answers: Sequence[tuple[dict[str, int], str]] = await self._core.call("collective_rpc", "rlvr_received")
+        for received, _ in answers:
+            self._refuse(ref, _wrong_bytes(ref, received), outcome="must be replaced")
+        return answers[0][0]
 
-        Raises: RolloutError.
-        """
-        is_whole = ref.kind is WeightsKind.FULL
-        sent = {entry.name: entry.shape for entry in ref.manifest}
-        shapes = dict(self._settings.weight_shapes) if is_whole else sent
-        arguments = (path, shapes, is_whole)
-        answers = await self._core.call("collective_rpc", "rlvr_inspect", args=arguments)
-        problems = _problems(ref, answers)
+    async def _inspect(
+        self, ref: WeightsRef, path: str, *, shapes: Mapping[str, Sequence[int]], sums_bytes: bool
+    ) -> Inspected:
+        """What the file at `path` holds. Raises RolloutError unless it is what the learner's manifest says."""
+        inspected = await asyncio.to_thread(inspect_file, path, shapes=shapes, sums_bytes=sums_bytes)
+        wrong = _wrong_bytes(ref, inspected.checksums) if inspected.checksums else []
+        self._refuse(ref, [*inspected.problems, *wrong])
+        return inspected
+
+    def _refuse(self, ref: WeightsRef, problems: Sequence[str], *, outcome: str = "") -> None:
+        """Raises RolloutError when there are problems. Args: outcome: for the engine; by default nothing changed."""
+        problems = list(dict.fromkeys(problems))  # several workers report the same
         if problems:
             more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
             raise RolloutError(
                 f"weights of version {ref.policy_version} from {ref.uri}: {'; '.join(problems[:_SHOWN])}{more}. "
-                f"Engine {self._settings.engine_id or 'vllm'!r} keeps version {self._version}"
+                f"Engine {self._settings.engine_id or 'vllm'!r} {outcome or f'keeps version {self._version}'}"
             )
-        return dict(answers[0][0])
 
     async def _score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         from vllm import SamplingParams
@@ -335,38 +376,13 @@ class VllmEngine:
             )
 
 
-def _problems(ref: WeightsRef, answers: Sequence[tuple[Mapping[str, int], Sequence[str]]]) -> list[str]:
-    """Errors in the tensors that the workers received, one line per tensor.
-
-    Args: answers: of each worker, its checksums by name and its errors in names and shapes.
-    """
+def _wrong_bytes(ref: WeightsRef, checksums: Mapping[str, int]) -> list[str]:
+    """What differs between the checksums of tensors that arrived and the learner's manifest, one line per tensor."""
     sent = {entry.name: entry.checksum for entry in ref.manifest}
-    found: list[str] = []
-    for checksums, lines in answers:
-        found += lines
-        found += [
-            f"{name!r} arrived with bytes that differ from the learner's"
-            for name, checksum in checksums.items()
-            if sent.get(name, checksum) != checksum
-        ]
-        found += [f"{name!r} arrived but is not in the learner's manifest" for name in checksums if name not in sent]
-        if checksums:
-            found += [f"{name!r} was sent but did not arrive" for name in sent if name not in checksums]
-    return list(dict.fromkeys(found))
-
-
-def _require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
-    is_adapter = ref.kind is WeightsKind.ADAPTER
-    is_loadable = ref.transport is Transport.FILE or (ref.transport.is_sent and not is_adapter)
-    if not is_loadable or is_adapter != (ref.base is not None):
-        raise RolloutError(
-            f"weights of version {ref.policy_version}: kind={ref.kind}, transport={ref.transport}; the vLLM engine "
-            "loads whole weights from a file or a broadcast, or adapters with their base from files"
-        )
-    if is_adapter != has_adapters:
-        raise RolloutError(
-            f"weights of version {ref.policy_version}: kind={ref.kind}, and the engine was started "
-            f"{'with' if has_adapters else 'without'} adapters"
-        )
-    if not ref.manifest or (ref.base is not None and not ref.base.manifest):
-        raise RolloutError(f"weights of version {ref.policy_version} have no manifest, so they cannot be verified")
+    found = [
+        f"{name!r} arrived with bytes that differ from the learner's"
+        for name, checksum in checksums.items()
+        if sent.get(name, checksum) != checksum
+    ]
+    found += [f"{name!r} arrived but is not in the learner's manifest" for name in checksums if name not in sent]
+    return found + [f"{name!r} was sent but did not arrive" for name in sent if name not in checksums]

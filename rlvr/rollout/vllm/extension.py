@@ -2,27 +2,25 @@
 
 vLLM imports this module by name in each worker process. One load, step by step:
 
-    rlvr_inspect   maps the file, compares names and shapes, computes the checksum of every tensor; changes nothing
-    start, update, finish     vLLM's own weight transfer, from the mapping that was checked (`transfers`)
+    rlvr_map       maps the file that the engine has inspected (`rlvr.rollout.vllm.inspection`); changes nothing
+    start, update, finish     vLLM's own weight transfer (`transfers`): from that mapping, or from the learner
     rlvr_repack    packs again what the reload left stale
-
-What the learner sends needs no inspection; `rlvr_received` returns the checksums of what arrived.
+    rlvr_received  the checksum of each tensor as it arrived, on an accelerator or from the learner
 """
 
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
 
 import torch
 from safetensors import SafetensorError
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from rlvr.models.checksum import tensor_checksum
 from rlvr.processes.lifeline import end_with_parent
 from rlvr.records import Transport
 from rlvr.rollout.vllm import adapter
+from rlvr.rollout.vllm.inspection import FileId, MappedFile, file_id_of
 from rlvr.rollout.vllm.settings import BACKENDS
-from rlvr.rollout.vllm.transfers import BroadcastTransfer, FileTransfer, MappedFile, SentTransfer, SharedTransfer
+from rlvr.rollout.vllm.transfers import BroadcastTransfer, FileTransfer, SharedTransfer
 
 # vLLM's core does not notice that the engine's process was killed. Started by a fork server it would not be a child.
 if (_engine := multiprocessing.parent_process()) is not None:
@@ -34,29 +32,22 @@ if (_engine := multiprocessing.parent_process()) is not None:
 class WorkerExtension:
     """Methods that the engine calls in every worker by name."""
 
-    def rlvr_inspect(
-        self, path: str, shapes: Mapping[str, Sequence[int]], is_kept: bool
-    ) -> tuple[dict[str, int], list[str]]:
-        """Checksums of the tensors of `path` by name, and errors in their names and shapes.
+    def rlvr_map(self, path: str, file_id: FileId, sums_bytes: bool) -> str:
+        """Maps the file for the next load; returns why it cannot be, or "".
 
-        Args: is_kept: whether the following load uses this mapping.
+        Args:
+            file_id: of the file that was inspected.
+            sums_bytes: whether the load computes checksums.
         """
         try:
             mapped = MappedFile(path)
+            if file_id_of(path) != tuple(file_id):
+                return "the file was replaced after it was inspected"
         except (OSError, SafetensorError) as error:
-            return {}, [f"the file cannot be read: {error}"]
-        checksums: dict[str, int] = {}
-        problems: list[str] = []
-        for name, tensor in mapped.tensors():
-            if name not in shapes:
-                problems.append(f"{name!r} is in the file but not in the model")
-            elif tuple(tensor.shape) != tuple(shapes[name]):
-                problems.append(f"{name!r} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}")
-            checksums[name] = tensor_checksum(tensor)
-        problems += [f"{name!r} is missing from the file" for name in shapes if name not in checksums]
-        if is_kept and not problems:
-            self._rlvr_transfer().mapped = mapped
-        return checksums, problems
+            return f"the file cannot be read: {error}"
+        transfer = self._rlvr_transfer()
+        transfer.mapped, transfer.sums_bytes = mapped, sums_bytes
+        return ""
 
     def rlvr_repack(self) -> list[str]:
         """Repacks modules that still hold the bytes from before the load; returns their names."""
@@ -64,9 +55,11 @@ class WorkerExtension:
         return adapter.repack_stale(transfer.model, transfer.packed)
 
     def rlvr_received(self) -> tuple[dict[str, int], str]:
-        """Checksums of the tensors that the latest update brought, by name; and why it, or the join, failed."""
+        """Checksums of the tensors that the latest update brought, by name; and why it, or the join, failed.
+
+        There are none of a file for which `rlvr_map` did not ask for them.
+        """
         transfer = self._rlvr_transfer()
-        assert isinstance(transfer, SentTransfer)
         return ({}, transfer.problem) if transfer.problem else (transfer.received(), "")
 
     def rlvr_used_bytes(self) -> int:

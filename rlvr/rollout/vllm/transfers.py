@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
@@ -22,6 +21,7 @@ from vllm.distributed.weight_transfer.packed_tensor import (
 from rlvr.errors import TransferError
 from rlvr.models.checksum import checksum_on_device, read_checksums
 from rlvr.rollout.vllm import adapter
+from rlvr.rollout.vllm.inspection import MappedFile
 from rlvr.transfer.chunks import chunk_from_json, rebuild_arguments
 from rlvr.transfer.communicator import Communicator, join
 from rlvr.transfer.deadline import aborted_after
@@ -38,22 +38,9 @@ class Init(WeightTransferInitInfo):
 
 @dataclass
 class FileUpdate(WeightTransferUpdateInfo):
-    """path: of the file that `rlvr_inspect` has mapped."""
+    """path: of the file that `rlvr_map` has mapped."""
 
     path: str
-
-
-class MappedFile:
-    """A safetensors file in this process's address space."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._file = safe_open(path, framework="pt", device="cpu")
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor), in the order of the file, as views of the mapping."""
-        for name in self._file.keys():  # noqa: SIM118 - not a mapping
-            yield name, self._file.get_tensor(name)
 
 
 class FileTransfer(WeightTransferEngine[Init, FileUpdate]):
@@ -65,13 +52,18 @@ class FileTransfer(WeightTransferEngine[Init, FileUpdate]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mapped: MappedFile | None = None
+        self.sums_bytes = False  # of a file, as they arrive on the device
         self.packed: dict[str, tuple[object, ...]] = {}  # copies from before the load
+        self.problem = ""
+        self._sums: dict[str, Tensor] = {}
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """A file needs no rendezvous."""
 
     def start_weight_update(self) -> None:
         """Layers give up their weights."""
+        self.problem = ""
+        self._sums = {}
         self.packed = adapter.packed_copies(self.model)
         adapter.begin_reload(self.model)
 
@@ -84,8 +76,8 @@ class FileTransfer(WeightTransferEngine[Init, FileUpdate]):
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Loads from the mapping that was checked, never from a file that has replaced it since."""
         if self.mapped is None or self.mapped.path != update_info.path:
-            raise RuntimeError(f"{update_info.path!r} was not inspected before its load")
-        self._load(self.mapped.tensors())
+            raise RuntimeError(f"{update_info.path!r} was not mapped before its load")
+        self._load(self._on_device(self.mapped) if self.sums_bytes else self.mapped.tensors())
 
     def finish_weight_update(self) -> None:
         """Layers process the loaded tensors; the mapping is released."""
@@ -95,6 +87,18 @@ class FileTransfer(WeightTransferEngine[Init, FileUpdate]):
     def shutdown(self) -> None:
         """Releases the mapping."""
         self.mapped = None
+
+    def received(self) -> dict[str, int]:
+        """The checksums of the tensors that the latest update brought, by name."""
+        sums, self._sums = self._sums, {}
+        return dict(zip(sums, read_checksums(list(sums.values())), strict=True))
+
+    def _on_device(self, mapped: MappedFile) -> Iterator[tuple[str, Tensor]]:
+        """The tensors on the worker's device, one at a time; their checksums are those of what arrived there."""
+        for name, tensor in mapped.tensors():
+            there = tensor.to(self.device)
+            self._sums[name] = checksum_on_device(there)
+            yield name, there
 
     def _load(self, tensors: Any) -> None:
         # Every model of vLLM has load_weights; torch's Module does not declare it.
@@ -112,9 +116,7 @@ class SentTransfer(FileTransfer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.problem = ""
         self.rendezvous: Rendezvous | None = None
-        self._sums: dict[str, Tensor] = {}
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """Leaves the group before, and joins that of the rendezvous if there is one."""
@@ -130,12 +132,6 @@ class SentTransfer(FileTransfer):
         except Exception as error:  # noqa: BLE001 - see the class
             self.problem = _described(error)
 
-    def start_weight_update(self) -> None:
-        """Layers give up their weights."""
-        self.problem = ""
-        self._sums = {}
-        super().start_weight_update()
-
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receives all tensors or some, or loads a file."""
         if "path" in update_info:
@@ -147,11 +143,6 @@ class SentTransfer(FileTransfer):
         except Exception as error:  # noqa: BLE001 - see the class
             self.problem = self.problem or _described(error)
             self.shutdown()
-
-    def received(self) -> dict[str, int]:
-        """The checksums of the tensors that the latest update brought, by name."""
-        sums, self._sums = self._sums, {}
-        return dict(zip(sums, read_checksums(list(sums.values())), strict=True))
 
     def join(self, rendezvous: Rendezvous, *, rank: int) -> None:
         """Joins a group as this rank. Raises TransferError."""

@@ -1,7 +1,12 @@
-"""The start's proof: each group of tensors is perturbed in turn, and the engines' log-probs must follow."""
+"""The start's proof: each group of tensors is perturbed in turn, and the engines' log-probs must follow.
+
+A group costs one sync of the weights. Groups that would not fit into `proof.max_seconds` are merged with their
+neighbours, so a large model is proven in the same time, with larger groups.
+"""
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,10 +32,34 @@ class GroupProof:
     residual: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Tensors that are perturbed together."""
+
+    name: str
+    tensors: tuple[str, ...]
+
+
+def merged_to_fit(groups: Sequence[Group], *, count: int) -> list[Group]:
+    """At most `count` groups (at least 1) of the same tensors, in order: neighbours are merged evenly.
+
+    >>> [g.name for g in merged_to_fit([Group(name=n, tensors=(n,)) for n in "abcde"], count=2)]
+    ['a to c', 'd to e']
+    """
+    size = -(-len(groups) // max(1, count))
+    merged: list[Group] = []
+    for start in range(0, len(groups), size):
+        part = groups[start : start + size]
+        first, last = part[0].name.partition(" to ")[0], part[-1].name.rpartition(" to ")[2]
+        tensors = tuple(name for group in part for name in group.tensors)
+        merged.append(Group(name=part[0].name if len(part) == 1 else f"{first} to {last}", tensors=tensors))
+    return merged
+
+
 async def prove_groups(compared: Compared, answers: Answers, ref: WeightsRef) -> None:
     """Perturbs every group of tensors in turn, has all engines follow, and has them load `ref` again.
 
-    Nothing may be generated meanwhile.
+    Nothing may be generated meanwhile. The last load belongs to the time of `proof.max_seconds`.
 
     Raises: RolloutError, which names engine and group.
     """
@@ -41,14 +70,24 @@ async def prove_groups(compared: Compared, answers: Answers, ref: WeightsRef) ->
     most = compared.config.max_groups
     if ref.transport is Transport.IN_PLACE_COPY:
         most = min(most, GROUPS_IN_PROCESS)
-    for group, names in compared.learner.tensor_groups(most=most).items():
-        proof = await _prove(compared, answers, group, names, before=before)
+    groups = [Group(name=name, tensors=tuple(t)) for name, t in compared.learner.tensor_groups(most=most).items()]
+    wanted = len(groups)
+    left = deque(groups)
+    slowest = 0.0
+    while left:
+        group, begun = left.popleft(), time.perf_counter()
+        proof = await _prove(compared, answers, group.name, group.tensors, before=before)
         if proof is None:
-            unmoved.append(group)
+            unmoved.append(group.name)
         else:
             proofs.append(proof)
+        now = time.perf_counter()
+        slowest = max(slowest, now - begun)
+        rest = compared.config.max_seconds - (now - started)
+        if left and (len(left) + 1) * slowest > rest:
+            left = deque(merged_to_fit(tuple(left), count=int(rest / slowest) - 1))
     await _load_again(compared, answers, ref)
-    _record(compared, answers, ref, proofs, unmoved, seconds=time.perf_counter() - started)
+    _record(compared, answers, ref, proofs, unmoved, wanted=wanted, seconds=time.perf_counter() - started)
 
 
 async def _prove(
@@ -120,6 +159,7 @@ def _record(
     proofs: Sequence[GroupProof],
     unmoved: Sequence[str],
     *,
+    wanted: int,
     seconds: float,
 ) -> None:
     least = min((p.moved for p in proofs), default=0.0)
@@ -129,11 +169,16 @@ def _record(
         f"{seconds:.1f} s; log-probs moved by at least {least:.2g}, engines within {worst:.2g} "
         f"(noise {answers.noise:.2g})"
     )
+    if (count := len(proofs) + len(unmoved)) < wanted:
+        text += (
+            f"; {wanted} groups were merged into {count} to fit into proof.max_seconds={compared.config.max_seconds:g}"
+        )
     if unmoved:
         text += f"; not proven for {some_of(unmoved)}, on which the log-probs do not depend"
     fields: dict[str, Json] = {
         "policy_version": ref.policy_version,
         "seconds": round(seconds, 3),
+        "merged_from": wanted,
         "noise_mean": answers.noise,
         "engines": list(answers.of),
         "unmoved": list(unmoved),

@@ -86,7 +86,7 @@ class WeightProof:
                 "tensors": len(ref.manifest),
                 "changed_tensors": len(changed),
                 "seconds": round(receipt.seconds, 4),
-                "freeze_s": round(max(one.seconds - one.canary_s for one in engines), 4),
+                "frozen_s": round(receipt.frozen_s, 4),
                 "proof_s": round(seconds, 4),
                 "engines": [
                     {

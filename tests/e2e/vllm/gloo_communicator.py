@@ -1,7 +1,7 @@
 """Gloo in place of NCCL, for tests on machines without GPUs; `RLVR_SUBSTITUTE_COMMUNICATOR` names it.
 
-Like NCCL it does not notice that a peer is gone: it waits until it is destroyed. Importing this module also replaces
-the names of CUDA in vLLM's packed consumer.
+Like NCCL it does not notice that a peer is gone: it waits until it is destroyed. In a worker of vLLM it also replaces
+the names of CUDA in the packed consumer.
 """
 
 import contextlib
@@ -37,14 +37,12 @@ def _without_cuda() -> None:
     torch.accelerator.current_device_index = lambda: 0
 
 
-if "vllm" in sys.modules:
-    _without_cuda()
-
-
 class GlooCommunicator:
     """Implements `rlvr.transfer.communicator.Communicator`."""
 
     def __init__(self, store: Any, rank: int, size: int, _device: torch.device) -> None:
+        if "vllm" in sys.modules:
+            _without_cuda()
         self._group = dist.ProcessGroupGloo(store, rank, size, _FOREVER)
         self._rank = rank
         self._is_destroyed = threading.Event()

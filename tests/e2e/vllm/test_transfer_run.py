@@ -39,6 +39,6 @@ def test_a_run_broadcasts_its_weights_and_survives_the_loss_of_its_engine(
     synced = events_of(run, "weights_synced")
     assert synced[0]["transport"] == synced[-1]["transport"] == "nccl"
     assert {event["transport"] for event in synced} <= {"nccl", "file"}
-    assert all(event["bytes"] > 1_000_000 and 0 < event["freeze_s"] <= event["seconds"] for event in synced)
+    assert all(event["bytes"] > 1_000_000 and 0 < event["frozen_s"] <= event["seconds"] for event in synced)
     (proven,) = events_of(run, "weights_proven")
     assert len(proven["groups"]) + len(proven["unmoved"]) >= 4

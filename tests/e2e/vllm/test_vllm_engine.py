@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,21 @@ def test_scored_rows_leave_the_tokens_of_others_alone(living: Living):
 def test_the_running_engine_has_a_slot_more_than_rows_that_generate(living: Living):
     found = living.engine._core.llm.vllm_config.scheduler_config
     assert (found.max_num_seqs, found.max_num_active_seqs) == (257, 256)  # rollout.max_batch_rows=256
+
+
+def test_bytes_are_summed_where_they_arrive_on_an_accelerator(
+    living: Living, other: Policy, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def forbidden(*_: object) -> int:
+        raise AssertionError("the host summed the file")
+
+    monkeypatch.setattr("rlvr.rollout.vllm.inspection.tensor_checksum", forbidden)
+    monkeypatch.setattr(living.engine, "_settings", replace(living.engine._settings, is_cpu=False))
+    ref = cases.publish(cases.tensors_of(other), folder / "device.safetensors", version=2)
+    receipt = living.run(living.engine.load_weights(ref, canary=cases.CANARY))
+    assert receipt.checksums == {entry.name: entry.checksum for entry in ref.manifest}
+    for row, found in zip(cases.CANARY, receipt.canary_logprobs, strict=True):
+        assert max(differences(found, expected_logprobs(other, row))) < 2e-4
 
 
 def test_a_corrupted_tensor_is_named_and_the_engine_keeps_its_weights(living: Living, other: Policy, folder: Path):

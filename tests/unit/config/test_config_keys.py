@@ -123,6 +123,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "cluster.step_deadline_s": ("60.0",),
     "proof.at_start": ("false",),
     "proof.max_groups": ("16",),
+    "proof.max_seconds": ("60.0",),
     "proof.drift_every_syncs": ("5",),
     "proof.canary_tokens": ("1024",),
     "model.lora.rank": ("8",),

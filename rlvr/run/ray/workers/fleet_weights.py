@@ -109,7 +109,7 @@ def canary_distance(one: LoadReceipt, other: LoadReceipt) -> float:
 
 
 def fleet_receipt(receipts: Sequence[LoadReceipt], *, sent: WeightsRef) -> LoadReceipt:
-    """One receipt for all: the slowest engine's seconds, the first one's contents, and all receipts as members.
+    """One receipt for all: the slowest engine's times, the first one's contents, and all receipts as members.
 
     Args: sent: the reference that was loaded, with checksums.
     """
@@ -117,6 +117,7 @@ def fleet_receipt(receipts: Sequence[LoadReceipt], *, sent: WeightsRef) -> LoadR
     return replace(
         first,
         seconds=max(receipt.seconds for receipt in receipts),
+        frozen_s=max(receipt.frozen_s for receipt in receipts),
         engine_id="" if len(receipts) > 1 else first.engine_id,
         members=tuple(receipts),
         sent=sent,

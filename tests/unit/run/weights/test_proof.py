@@ -1,5 +1,7 @@
 """Proof that weights arrived: faulty engines are caught and named, honest ones never are."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from rlvr.errors import RolloutError
 from rlvr.protocols import LoadReceipt
 from rlvr.records import Transport, WeightsRef
 from rlvr.rollout.toy_engine import ToyEngine
+from rlvr.rollout.transformers_engine import TransformersEngine
 from rlvr.run.weights.canary import Rows, build_canary, difference
 from tests.unit.run.weights.proof_cases import (
     Cached,
@@ -102,6 +105,48 @@ def test_a_stale_packed_head_is_caught_at_the_start_and_named(tmp_path: Path, dt
 def test_a_stale_packed_head_is_caught_among_coarse_groups(tmp_path: Path):
     with pytest.raises(RolloutError, match=r"does not follow the tensors of '(lm_head|model\.embed)"):
         ProofWorld(tmp_path, max_groups=6).run(StaleHead, syncs=0)
+
+
+class Slow(StaleHead):
+    """Takes a while for every load; computes with a packed head only if told to."""
+
+    has_stale_head = False
+
+    def __init__(self, inner: TransformersEngine) -> None:
+        if self.has_stale_head:
+            super().__init__(inner)
+        else:
+            Wrapped.__init__(self, inner)
+
+    async def load(self, ref: WeightsRef, canary: Rows) -> LoadReceipt:
+        await asyncio.sleep(0.15)
+        return await super().load(ref, canary)
+
+
+def test_groups_are_merged_until_the_proof_fits_its_time(tmp_path: Path):
+    world = ProofWorld(tmp_path, max_seconds=1.2)
+    perturbed: list[Sequence[str]] = []
+    perturb = world.learner.perturb
+
+    def noted(names: Sequence[str], *, scale: float) -> None:
+        perturbed.append(names)
+        perturb(names, scale=scale)
+
+    world.learner.perturb = noted  # type: ignore[method-assign]
+    world.run(Slow, syncs=0)
+    proven = next(fields for kind, fields in world.events if kind == "weights_proven")
+    assert 1 < len(proven["groups"]) < proven["merged_from"] == 20  # type: ignore[arg-type]
+    assert proven["seconds"] < 3.0  # type: ignore[operator]
+    assert {n for names in perturbed for n in names} == {n for n, _ in world.policy.model.named_parameters()}
+    assert any("groups were merged into" in line for line in world.lines)
+
+
+def test_a_stale_packed_head_is_caught_among_groups_that_were_merged(tmp_path: Path):
+    class Stale(Slow):
+        has_stale_head = True
+
+    with pytest.raises(RolloutError, match="does not follow the tensors of"):
+        ProofWorld(tmp_path, max_seconds=1.2).run(Stale, syncs=0)
 
 
 @pytest.mark.parametrize("dtype", [EngineDtype.FLOAT32, EngineDtype.BFLOAT16])
