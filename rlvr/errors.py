@@ -51,6 +51,13 @@ class RolloutError(RlvrError):
     """A rollout engine could not generate or load weights."""
 
 
+class TransferError(RlvrError):
+    """Weights did not pass from learner to engines: a participant died or hung, or the deadline passed.
+
+    The learner's weights are intact, and another attempt may succeed.
+    """
+
+
 class LearnerError(RlvrError):
     """The learner could not take a step (for example too many non-finite gradients)."""
 

@@ -301,7 +301,7 @@ class LoadReceipt:
         the log-probs of its tokens but the first, at temperature 1, computed with the new weights in a fixed shape.
     canary_s: the part of `seconds` that the canary took. frozen_s: the part during which nothing could be generated.
     engine_id: the engine's name; "" if there is only one. members: of a fleet, one receipt for each engine.
-    has_weights: False if the engine has no weights, so that there is nothing to prove.
+    has_weights: False if it has none to prove. sent: the reference with checksums that were computed while sending.
     """
 
     policy_version: int
@@ -313,6 +313,7 @@ class LoadReceipt:
     engine_id: str = ""
     has_weights: bool = True
     members: "tuple[LoadReceipt, ...]" = ()
+    sent: WeightsRef | None = None
 
     @property
     def each(self) -> "tuple[LoadReceipt, ...]":

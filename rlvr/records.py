@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 Json = Any  # a JSON value; the only open type
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}  # of a number
 
 
 class Role(StrEnum):
@@ -53,6 +54,13 @@ class Transport(StrEnum):
     SHARED = "shared"  # the engine reads the learner's own tensors
     IN_PLACE_COPY = "in_place_copy"  # a copy in the same process, refreshed in place
     FILE = "file"  # a safetensors file in shared memory, copied to engines on other nodes
+    NCCL = "nccl"  # broadcast from the learner's device to those of the engines
+    IPC = "ipc"  # through memory of the device that learner and engine share
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the learner sends the weights while the engines load them; they exist nowhere else."""
+        return self in (Transport.NCCL, Transport.IPC)
 
 
 class WeightsKind(StrEnum):
@@ -254,11 +262,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
-    """One line of a weights manifest; `checksum` is 64 bits over the bytes that the engine must hold."""
+    """One line of a weights manifest.
+
+    checksum: 64 bits over the bytes that the engine must hold; None until the tensor was sent (`Transport.is_sent`).
+    """
 
     name: str
     shape: tuple[int, ...]
-    checksum: int
+    checksum: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,3 +288,8 @@ class WeightsRef:
     dtype: str
     manifest: tuple[TensorEntry, ...] = ()
     base: "WeightsRef | None" = None
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of the tensors of the manifest."""
+        return _BYTES[self.dtype] * sum(math.prod(entry.shape) for entry in self.manifest)

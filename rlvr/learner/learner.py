@@ -34,10 +34,13 @@ from rlvr.learner.passes import Passes
 from rlvr.learner.peers import Alone, Peers, total_norm
 from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication, WeightFiles
+from rlvr.learner.weights.sending import Sender
 from rlvr.models import lora
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.rendezvous import Rendezvous
 
 
 class PolicyLearner:
@@ -84,6 +87,7 @@ class PolicyLearner:
         self._publication = Publication(
             transport=transport, dtype=published_dtype, folder=weights_folder, kind=published_kind, files=weight_files
         )
+        self._sender = Sender(policy.model)
         self._perturbation = Perturbation(policy.model)
         self._sums = MetricSums()
         self._accumulated: list[Batch] = []
@@ -230,6 +234,34 @@ class PolicyLearner:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
 
+    def meet(self, address: str) -> int:
+        """See `rlvr.learner.weights.sending.SendingLearner`, as for the next five."""
+        return self._sender.meet(address)
+
+    def join(self, rendezvous: Rendezvous) -> None:
+        """Joins the engines as rank 0."""
+        self._sender.join(rendezvous)
+
+    def send(self, ref: WeightsRef) -> WeightsRef:
+        """Sends the weights of `ref`; returns it with checksums."""
+        self._publication.require_current(ref)
+        return replace(ref, manifest=self._sender.send(ref.manifest, dtype=getattr(torch, ref.dtype)))
+
+    def next_chunk(self, ref: WeightsRef, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
+        """The next chunk of the weights of `ref`, or `ref` with checksums at the end."""
+        self._publication.require_current(ref)
+        dtype = getattr(torch, ref.dtype)
+        found = self._sender.next_chunk(ref.manifest, dtype=dtype, is_first=is_first, buffer_bytes=buffer_bytes)
+        return found if isinstance(found, Chunk) else replace(ref, manifest=found)
+
+    def leave(self) -> None:
+        """Destroys the communicator."""
+        self._sender.leave()
+
+    def write_file(self, ref: WeightsRef) -> WeightsRef | None:
+        """The same weights as a file."""
+        return self._publication.write_file(self.policy.model, ref)
+
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs (nats, temperature 1) of all tokens but the first, in the learner's arithmetic."""
         return self._passes.score(rows)
@@ -284,6 +316,7 @@ class PolicyLearner:
 
     def close(self) -> None:
         """Removes published files. Safe to call twice."""
+        self._sender.leave()
         self._publication.close()
 
     def _learning_rate(self) -> float:

@@ -1,5 +1,7 @@
 """A 64-bit checksum of a tensor's bytes, fast enough to take at every weight sync."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,11 @@ def tensor_checksum(tensor: Tensor) -> int:
     >>> tensor_checksum(a) == tensor_checksum(a.clone()), tensor_checksum(a) == tensor_checksum(a.flip(0))
     (True, False)
     """
+    return int(checksum_on_device(tensor)) % 2**64
+
+
+def checksum_on_device(tensor: Tensor) -> Tensor:
+    """`tensor_checksum` as a signed int64 scalar on the tensor's device, computed without waiting for the device."""
     raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
     padding = -raw.numel() % (8 * _BLOCK)
     whole = raw.numel() - raw.numel() % (8 * _BLOCK)
@@ -23,17 +30,22 @@ def tensor_checksum(tensor: Tensor) -> int:
     if padding:
         tail = torch.zeros(8 * _BLOCK, dtype=torch.uint8, device=raw.device)
         tail[: raw.numel() - whole] = raw[whole:]
-        total += _sum_blocks(tail.view(torch.int64).view(1, _BLOCK), start=whole // (8 * _BLOCK))
-    return (total + raw.numel()) % 2**64
+        total = total + _sum_blocks(tail.view(torch.int64).view(1, _BLOCK), start=whole // (8 * _BLOCK))
+    return total + raw.numel()
 
 
-def _sum_blocks(blocks: Tensor, *, start: int) -> int:
+def read_checksums(sums: Sequence[Tensor]) -> list[int]:
+    """The checksums that `checksum_on_device` computed, read from the device at once."""
+    return [number % 2**64 for number in torch.stack(list(sums)).tolist()] if sums else []
+
+
+def _sum_blocks(blocks: Tensor, *, start: int) -> Tensor:
     if not blocks.numel():
-        return 0
+        return torch.zeros((), dtype=torch.int64, device=blocks.device)
     within = _weights(_BLOCK, start=1, device=blocks.device)
     per_block = (blocks * within).sum(1)  # int64 arithmetic wraps, which is the intended modulus
     across = _weights(len(blocks), start=start + 1_000_003, device=blocks.device)
-    return int((per_block * across).sum()) % 2**64
+    return (per_block * across).sum()
 
 
 def _weights(count: int, *, start: int, device: torch.device) -> Tensor:

@@ -30,15 +30,18 @@ async def start_engine(engine: RolloutEngine) -> None:
         await engine.start()
 
 
-def build_engine_alone(recipe: Recipe, *, text: PolicyText, engine_id: str) -> RolloutEngine:
-    """An engine in a process of its own; it gets its weights by Transport.FILE. Raises as `build_engine`."""
+def build_engine_alone(
+    recipe: Recipe, *, text: PolicyText, engine_id: str, transport: Transport = Transport.FILE
+) -> RolloutEngine:
+    """An engine in a process of its own, which gets its weights by `transport`. Raises as `build_engine`."""
     traits = recipe.rollout.engine.traits
     policy = None
     if traits.has_weights and not traits.needs_own_process:
         policy = load_policy(recipe.model, seed=recipe.seed)
         if torch.cuda.is_available():
             policy.model.to("cuda")  # type: ignore[arg-type] # the stub of transformers wants a torch.device
-    transport = Transport.FILE if traits.has_weights else Transport.SHARED
+    if not traits.has_weights:
+        transport = Transport.SHARED
     context = context_of(recipe, text=text, policy=policy, transport=transport, engine_id=engine_id)
     return engine_from(recipe, context)
 
@@ -86,7 +89,7 @@ def _transformers(recipe: Recipe, context: EngineContext) -> RolloutEngine:
 def _vllm(recipe: Recipe, context: EngineContext) -> RolloutEngine:
     from rlvr.rollout.vllm.build import build_vllm_engine  # needs what the extra `vllm` brings
 
-    return build_vllm_engine(recipe, text=context.text, engine_id=context.engine_id)
+    return build_vllm_engine(recipe, text=context.text, engine_id=context.engine_id, transport=context.transport)
 
 
 def _toy(recipe: Recipe, context: EngineContext) -> RolloutEngine:

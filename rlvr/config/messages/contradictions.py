@@ -13,7 +13,7 @@ from rlvr.config.sections.algorithm import (
     PolicyGradientLoss,
     RatioBase,
 )
-from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
+from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement, WeightTransport
 from rlvr.config.sections.data import GENERATOR, DataConfig, source_name
 from rlvr.config.sections.engines import EngineTraits
 from rlvr.config.sections.learner import Kernels, LearnerConfig, OptimizerKind
@@ -76,6 +76,7 @@ def contradictions(
         *_of_staleness(rollout=rollout, algorithm=algorithm, traits=traits),
         *_of_machines(learner=learner, num_learners=cluster.learners),
         *_of_cluster(rollout=rollout, learner=learner, cluster=cluster, traits=traits),
+        *_of_transport(lora, rollout=rollout, cluster=cluster, traits=traits),
         *_of_adapters(lora, rollout=rollout, placement=cluster.placement, traits=traits),
     ]
 
@@ -264,6 +265,24 @@ def _of_cluster(
         )
     if cluster.placement is Placement.COLOCATED and learner.streaming:
         yield "cluster.placement=colocated alternates: learner.streaming=true cannot overlap; set it to false"
+
+
+def _of_transport(
+    lora: LoraConfig, *, rollout: RolloutConfig, cluster: ClusterConfig, traits: EngineTraits
+) -> Iterator[str]:
+    transport = cluster.weight_transport
+    if transport in (WeightTransport.AUTO, WeightTransport.FILE):
+        return
+    asked = f"cluster.weight_transport={transport}"
+    if not traits.takes_broadcasts:
+        yield f"{asked} is for rollout.engine=vllm, and rollout.engine={rollout.engine} loads files; set it to auto"
+    if lora.sends_alone:
+        yield f"{asked} sends whole weights, and model.lora.sends_alone=true sends adapters as files; set it to auto"
+    is_colocated = cluster.placement is Placement.COLOCATED
+    if transport is WeightTransport.NCCL and is_colocated:
+        yield f"{asked} needs separate GPUs for learner and engines, and cluster.placement=colocated; set it to auto"
+    if transport is WeightTransport.IPC and not is_colocated:
+        yield f"{asked} needs cluster.placement=colocated: learner and engine must share a GPU; set it to auto"
 
 
 def refused_engine_arguments(given: Iterable[str]) -> Iterator[str]:

@@ -19,11 +19,22 @@ class Placement(StrEnum):
     COLOCATED = "colocated"  # engines sleep while the learner trains on their devices
 
 
+class WeightTransport(StrEnum):
+    """How weights travel from the learner to vLLM engines."""
+
+    AUTO = "auto"  # the fastest that the placement allows; `file` on a CPU
+    FILE = "file"  # a file in shared memory, copied to engines on other nodes
+    NCCL = "nccl"  # broadcast from the learner's GPU to those of the engines
+    IPC = "ipc"  # through memory of the GPU that learner and engine share (colocated)
+
+
 class ClusterConfig(Section):
     """Where the parts of a run are placed. Moving a recipe to another cluster changes only this section.
 
     learners: processes that share one optimiser step (its result does not depend on them).
     engines: rollout engines behind Ray; each takes what `rollout.engine_args` asks for (tensor_parallel_size).
+    weight_transport: how vLLM engines get weights. auto is nccl if learner and engines have GPUs of their own, ipc if
+        they are colocated on one, else file. Any other engine loads files.
     address: address of a running Ray cluster ("auto", or host:port); empty starts one on this machine.
     cpus_per_engine: cores that Ray sets aside for an engine, and threads that it computes with on a CPU.
     verifier_pools: verifier services (Ray actors); 0 means one per node.
@@ -38,6 +49,7 @@ class ClusterConfig(Section):
     learners: PositiveInt = 1
     engines: PositiveInt = 1
     placement: Placement = Placement.DISAGGREGATED
+    weight_transport: WeightTransport = WeightTransport.AUTO
     address: str = ""
     cpus_per_engine: Positive = 1.0
     verifier_pools: NonNegativeInt = 0

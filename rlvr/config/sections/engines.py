@@ -26,6 +26,7 @@ class EngineTraits:
     loads_while_generating: `load_weights` freezes open requests; else it waits for them to end.
     is_deterministic: equal prompt, seed and sampling give an equal completion.
     takes_adapters: it can be sent LoRA adapters alone. takes_vllm_arguments: `rollout.engine_args` are for it.
+    takes_broadcasts: it can be sent weights without a file (`cluster.weight_transport`).
     """
 
     has_weights: bool = True
@@ -36,9 +37,10 @@ class EngineTraits:
     is_deterministic: bool = True
     takes_adapters: bool = False
     takes_vllm_arguments: bool = False
+    takes_broadcasts: bool = False
 
 
-_BUILT_IN_ONLY = ("takes_adapters", "takes_vllm_arguments")
+_BUILT_IN_ONLY = ("takes_adapters", "takes_vllm_arguments", "takes_broadcasts")
 DECLARABLE = tuple(f.name for f in fields(EngineTraits) if f.name not in _BUILT_IN_ONLY)
 
 
@@ -63,6 +65,7 @@ _TRAITS = {
         is_deterministic=False,
         takes_adapters=True,
         takes_vllm_arguments=True,
+        takes_broadcasts=True,
     ),
     EngineKind.TOY: EngineTraits(has_weights=False),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlvr.learner.weights.weights_file import WeightsFolder
+from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder
 from rlvr.records import TensorEntry
 
 
@@ -25,12 +25,13 @@ class RankFiles:
         *,
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
+        num_files: int = FILES_AT_ONCE,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
         """`WeightsFolder.write` with signs of life; nothing on a rank that does not write."""
         seen = self._seen(tensors)
         if self._files is None:
             return self._gathered(seen)
-        return self._files.write(version, seen, shapes=shapes, dtype=dtype)
+        return self._files.write(version, seen, shapes=shapes, dtype=dtype, num_files=num_files)
 
     def write_base(
         self, tensors: Iterable[tuple[str, Tensor]], *, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype

@@ -37,6 +37,7 @@ from rlvr.learner.ranks.loading import WeightSource
 from rlvr.learner.ranks.memory import Meeting
 from rlvr.learner.ranks.messages import Message, batch_message, correction_to_json, ref_from_json
 from rlvr.learner.ranks.rows import split_over_ranks
+from rlvr.learner.ranks.sends import SendsFromRanks
 from rlvr.learner.ranks.server import RankTask, task_message
 from rlvr.learner.ranks.start import start_ranks
 from rlvr.learner.weights.perturbation import require_perturbable, tensor_groups
@@ -49,7 +50,7 @@ from rlvr.records import Transport, WeightsKind, WeightsRef
 SILENCE_S = 600.0
 
 
-class LearnerGroup:
+class LearnerGroup(SendsFromRanks):
     """Implements `rlvr.batch.ProvableLearner` over ranks that it starts and stops; a context manager."""
 
     def __init__(
@@ -246,7 +247,10 @@ class LearnerGroup:
         self._ask("reference", {"folder": "" if folder is None else str(folder.absolute())})
 
     def publish(self) -> WeightsRef:
-        """The current weights, in a file that rank 0 wrote or else in `policy.model`; see `PolicyLearner.publish`."""
+        """The current weights: in a file that rank 0 wrote, or in `policy.model`, or only announced if they will be sent.
+
+        See `PolicyLearner.publish`.
+        """
         if self._transport is Transport.FILE:
             ref = ref_from_json(self._ask("publish", {})[0].body["ref"])
             if self._is_perturbed:
@@ -254,7 +258,8 @@ class LearnerGroup:
             if self._ref is None or ref != self._ref:
                 self._ref = ref
             return self._ref
-        self._mirror()
+        if not self._transport.is_sent:
+            self._mirror()
         if self._is_perturbed:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)

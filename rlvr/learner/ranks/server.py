@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from rlvr.algorithms.build import LossFunction
 from rlvr.batch import Denominators
 from rlvr.config.sections.learner import LearnerConfig
+from rlvr.errors import TransferError
 from rlvr.learner import checkpoint
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.files import RankFiles
@@ -29,10 +30,13 @@ from rlvr.learner.ranks.saving import ShardedSaver
 from rlvr.learner.ranks.sharding import gather_into, materialize, release, scatter_from, shard
 from rlvr.learner.ranks.signs import signs_of_life
 from rlvr.learner.shards import local_part
-from rlvr.learner.weights.wire import published_parts
+from rlvr.learner.weights.sending import Sender
+from rlvr.learner.weights.wire import published_parts, wire_shapes, wire_tensors
 from rlvr.models import lora, sharded_weights
 from rlvr.models.policy import Policy
-from rlvr.records import Transport, WeightsKind
+from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.rendezvous import Rendezvous
 
 _NEVER = timedelta(days=7)  # the parent decides when a rank has hung
 
@@ -107,6 +111,12 @@ class RankServer:
             "unperturb": self._unperturb,
             "reference": self._load_reference,
             "score": self._score,
+            "meet": self._meet,
+            "join": self._join,
+            "send": self._send,
+            "next_chunk": self._next_chunk,
+            "leave": self._leave,
+            "write_file": self._write_file,
             "save": self._save,
             "saved": self._saved,
             "restore": self._restore,
@@ -118,6 +128,7 @@ class RankServer:
             self._peers.watch(model)
         if source is not None:
             load_source(policy.model, source, alive=alive)
+        self._sender = Sender(policy.model, is_first=self._is_first, alive=alive)
 
     def begin(self, task: RankTask) -> None:
         """Begins `task`: from the weights that the parent sees, or else from the present ones; with a new optimiser."""
@@ -199,6 +210,61 @@ class RankServer:
         release(self._policy.model)
         return {"scores": scores}
 
+    def _meet(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        return {"port": self._sender.meet(request.body["address"])}
+
+    def _join(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        values = request.body["rendezvous"]
+        try:
+            self._sender.join(Rendezvous(**{**values, "names": tuple(values["names"])}))
+        except TransferError as error:
+            return {"error": str(error)}
+        return {"error": ""}
+
+    def _send(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        try:
+            sent = self._sender.send(_entries(request), dtype=getattr(torch, request.body["dtype"]))
+        except TransferError as error:  # an answer, because the ranks are well
+            return {"error": str(error)}
+        return {"error": "", "checksums": [entry.checksum for entry in sent]}
+
+    def _next_chunk(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        found = self._sender.next_chunk(
+            _entries(request),
+            dtype=getattr(torch, request.body["dtype"]),
+            is_first=request.body["is_first"],
+            buffer_bytes=request.body["buffer_bytes"],
+        )
+        if isinstance(found, Chunk):
+            return {"chunk": found.to_json()}
+        return {"chunk": None, "checksums": [entry.checksum for entry in found]}
+
+    def _leave(self, _learner: PolicyLearner, _request: Message) -> None:
+        self._sender.leave()
+
+    def _write_file(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
+        """Rank 0 writes whole weights into the parent's folder, for an engine that starts alone."""
+        model, name = self._policy.model, request.body["dtype"]
+        dtype, version = getattr(torch, name), request.body["version"]
+        files = RankFiles(Path(request.body["folder"]) if self._is_first else None, alive=self._alive)
+        path, manifest = files.write(
+            version,
+            wire_tensors(model, dtype=dtype, kind=WeightsKind.FULL),
+            shapes=wire_shapes(model, WeightsKind.FULL),
+            dtype=dtype,
+        )
+        if not self._is_first:
+            return {}
+        ref = WeightsRef(
+            policy_version=version,
+            kind=WeightsKind.FULL,
+            transport=Transport.FILE,
+            uri=str(path),
+            dtype=name,
+            manifest=manifest,
+        )
+        return {"ref": ref_to_json(ref)}
+
     def _save(self, learner: PolicyLearner, request: Message) -> None:
         model = self._policy.model
         optimizer = learner.optimizer if request.body["has_optimizer"] else None
@@ -228,6 +294,10 @@ class RankServer:
         if self._reference is None or self._reference is self._policy.model:
             return [self._policy.model]
         return [self._policy.model, self._reference]
+
+
+def _entries(request: Message) -> list[TensorEntry]:
+    return [TensorEntry(name=name, shape=tuple(shape), checksum=None) for name, shape in request.body["announced"]]
 
 
 def task_message(task: RankTask) -> Message:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlvr.errors import LearnerError
 from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder, place_for
 from rlvr.learner.weights.wire import base_tensors, wire_shapes, wire_tensors
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+
+FILES_ALONE = 2  # of weights that are sent otherwise: the one being written, and the one before it
 
 
 @runtime_checkable
@@ -27,6 +30,7 @@ class WeightFiles(Protocol):
         *,
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
+        num_files: int = FILES_AT_ONCE,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
         """Writes a version; iterates `tensors` to the end."""
         ...
@@ -90,6 +94,7 @@ class Publication:
         self._base: WeightsRef | None = None
         self._files: WeightFiles = files or WeightsFolder(folder)
         self._num_trials = 0
+        self._is_trial = False
         self._published: WeightsRef | None = None
 
     def restore(self, policy_version: int) -> None:
@@ -120,11 +125,34 @@ class Publication:
         Raises: LearnerError when the weights' file cannot be written.
         """
         self._num_trials += 1
+        self._is_trial = True
         return self._reference(model, -self._num_trials)
 
     def end_trials(self) -> None:
         """Removes the files of trials."""
+        self._is_trial = False
         self._files.remove_trials()
+
+    def is_current(self, ref: WeightsRef) -> bool:
+        """Whether the model still holds the weights that were published as `ref`."""
+        if self._is_trial:
+            return ref.policy_version == -self._num_trials
+        return self._published is not None and not self.has_changed and ref.policy_version == self.policy_version
+
+    def require_current(self, ref: WeightsRef) -> None:
+        """Raises LearnerError unless the model still holds the weights of `ref`."""
+        if not self.is_current(ref):
+            raise LearnerError(
+                f"weights of version {ref.policy_version} cannot be sent: the learner has changed them since; publish "
+                "again"
+            )
+
+    def write_file(self, model: PreTrainedModel, ref: WeightsRef) -> WeightsRef | None:
+        """The file of weights that were published without one; None when the model no longer holds them.
+
+        Raises: LearnerError when it cannot be written, ConfigError when there is no room.
+        """
+        return self._whole(model, ref.policy_version, num_files=FILES_ALONE) if self.is_current(ref) else None
 
     def close(self) -> None:
         """Removes every file that was published. Safe to call twice."""
@@ -138,6 +166,9 @@ class Publication:
         manifest: tuple[TensorEntry, ...] = ()
         if self._transport is Transport.SHARED:
             dtype = next(model.parameters()).dtype
+        elif self._transport.is_sent:
+            shapes = wire_shapes(model, WeightsKind.FULL)
+            manifest = tuple(TensorEntry(name=name, shape=shape, checksum=None) for name, shape in shapes.items())
         else:
             manifest = tuple(
                 TensorEntry(name=name, shape=tuple(weight.shape), checksum=tensor_checksum(weight))
@@ -152,12 +183,13 @@ class Publication:
             manifest=manifest,
         )
 
-    def _whole(self, model: PreTrainedModel, version: int) -> WeightsRef:
+    def _whole(self, model: PreTrainedModel, version: int, *, num_files: int = FILES_AT_ONCE) -> WeightsRef:
         written = self._files.write(
             version,
             wire_tensors(model, dtype=self._dtype, kind=WeightsKind.FULL),
             shapes=wire_shapes(model, WeightsKind.FULL),
             dtype=self._dtype,
+            num_files=num_files,
         )
         return self._written(version, WeightsKind.FULL, *written)
 
@@ -181,7 +213,7 @@ class Publication:
         return WeightsRef(
             policy_version=version,
             kind=kind,
-            transport=self._transport,
+            transport=Transport.FILE,
             uri=str(path),
             dtype=str(self._dtype).removeprefix("torch."),
             manifest=manifest,

@@ -54,18 +54,20 @@ class WeightsFolder:
         *,
         shapes: Mapping[str, tuple[int, ...]],
         dtype: torch.dtype,
+        num_files: int = FILES_AT_ONCE,
     ) -> tuple[Path, tuple[TensorEntry, ...]]:
         """Writes a version; returns the file's absolute path and its manifest.
 
         Args:
             version: a negative one is a trial, which replaces the previous trial.
             tensors: name and tensor, in the order of `shapes`; converted to `dtype` one by one.
+            num_files: how many files of this size there must be room for, at the first.
 
-        Raises: LearnerError when the file cannot be written, ConfigError when there is no room for FILES_AT_ONCE.
+        Raises: LearnerError when the file cannot be written, ConfigError when there is no room.
         """
         if version < 0:
             self.remove_trials()
-        written = self._write(f"v{version}", tensors, shapes=shapes, dtype=dtype, num_files=FILES_AT_ONCE)
+        written = self._write(f"v{version}", tensors, shapes=shapes, dtype=dtype, num_files=num_files)
         if self._folder is not None:
             self._prune(self._folder)
         return written

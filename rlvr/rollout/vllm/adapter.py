@@ -9,9 +9,12 @@ Assumptions, as of vLLM 0.32:
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
+
+from rlvr.records import WeightsRef
 
 PACKED = ("cpu_linear",)  # attributes under which a module keeps a packed copy of its weight
 
@@ -28,6 +31,13 @@ def end_reload(model: nn.Module, model_config: Any) -> None:
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
     finalize_layerwise_reload(model, model_config)
+
+
+def partial_checkpoints() -> AbstractContextManager[None]:
+    """Context in which a model accepts its tensors in several calls of `load_weights`."""
+    from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
+
+    return disable_mtp_completeness_check()
 
 
 def packed_copies(model: nn.Module) -> dict[str, tuple[object, ...]]:
@@ -72,11 +82,11 @@ def lora_request(folder: str, *, is_new: bool = False) -> Any:
     return LoRARequest("policy", 1, folder, load_inplace=is_new)
 
 
-def init_request() -> Any:
-    """The empty handshake of a transfer."""
+def init_request(**init_info: Any) -> Any:
+    """The handshake of a transfer."""
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-    return WeightTransferInitRequest()
+    return WeightTransferInitRequest(init_info=init_info)
 
 
 def update_request(**update_info: Any) -> Any:
@@ -84,6 +94,15 @@ def update_request(**update_info: Any) -> Any:
     from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
     return WeightTransferUpdateRequest(update_info=update_info)
+
+
+def broadcast_request(ref: WeightsRef) -> Any:
+    """The update that announces the tensors of a broadcast to the workers."""
+    return update_request(
+        names=[entry.name for entry in ref.manifest],
+        dtype_names=[ref.dtype] * len(ref.manifest),
+        shapes=[list(entry.shape) for entry in ref.manifest],
+    )
 
 
 def retire(llm: Any) -> None:

@@ -7,6 +7,7 @@ import psutil
 
 from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
+from rlvr.records import Transport
 from rlvr.rollout.vllm.engine import VllmEngine
 from rlvr.rollout.vllm.environment import engine_environment, installed_vllm, prepare_environment
 from rlvr.rollout.vllm.outline import Outline, read_outline
@@ -21,6 +22,7 @@ def build_vllm_engine(
     run: str = "",
     outline: Outline | None = None,
     extension: str = EXTENSION,
+    transport: Transport = Transport.FILE,
 ) -> VllmEngine:
     """The vLLM engine of a recipe. Sets unset variables of vLLM's environment; loads no weights and starts nothing.
 
@@ -29,6 +31,7 @@ def build_vllm_engine(
         engine_id: put into receipts. run: part of every cache salt.
         outline: of the model; read from the recipe when None.
         extension: the class that vLLM's workers are given.
+        transport: how weights arrive.
 
     Raises: ConfigError when vLLM is not installed or not tested, or the recipe's `engine_args` are invalid.
     """
@@ -42,6 +45,7 @@ def build_vllm_engine(
         is_cpu=found.is_cpu,
         memory_bytes=psutil.virtual_memory().total,
         has_kv_variable=has_kv_variable,
+        transport=transport,
         adapted=outline.adapted,
     )
     variables = engine_environment(is_cpu=found.is_cpu, threads=max(1, math.floor(recipe.cluster.cpus_per_engine)))

@@ -5,6 +5,8 @@
 
     load_weights: inspect the file --> freeze --> transfer --> repack --> set version --> thaw --> canary
                   (adapters alone: their base once, then each set replaces the previous one)
+                  (a broadcast: freeze --> receive, summing what arrives --> repack --> ...; after a failure the engine
+                  stays frozen until another load succeeds)
                   requests in flight keep their tokens; their prefix is recomputed with the new weights
 
 Every request has a cache salt specific to this load of weights, so no prefix of another policy is ever read.
@@ -21,15 +23,18 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from rlvr.errors import RolloutError
+from rlvr.errors import RolloutError, TransferError
 from rlvr.models.policy import PolicyText
 from rlvr.models.prompting import decode
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
-from rlvr.records import Completion, TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.records import Completion, TensorEntry, WeightsRef
 from rlvr.rollout.vllm import adapter, mapping
 from rlvr.rollout.vllm.core import VllmCore
-from rlvr.rollout.vllm.inspection import Inspected, inspect_file
+from rlvr.rollout.vllm.inspection import Inspected, inspect_file, require_loadable
+from rlvr.rollout.vllm.receiving import Receiver
 from rlvr.rollout.vllm.settings import EngineSettings
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.rendezvous import Rendezvous
 
 ABORT_GRACE_S = 30.0  # how long vLLM may take to return the tokens of an aborted request
 _SHOWN = 8  # tensors named in a message
@@ -54,9 +59,11 @@ class VllmEngine:
         self._settings = settings
         self._text = text
         self._core = VllmCore(settings, architecture=architecture, tokenizer=text.tokenizer)
+        self._receiver = Receiver(self._core, settings)
         self._version = -1
         self._base: tuple[TensorEntry, ...] = ()  # the base of adapters
         self._is_sleeping = False
+        self._needs_cache = False  # it was woken for weights alone
         self._salt = ""  # of the loaded weights; empty while there are none
         self._open: set[asyncio.Task[Completion]] = set()
         self._ended = ""  # why open requests were ended by the engine
@@ -96,27 +103,32 @@ class VllmEngine:
             self._open.difference_update(tasks)
 
     async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
-        """Loads the file of `ref` and scores the canary; requests in flight are frozen meanwhile, then continue.
+        """Loads the file of `ref`, or receives it from the learner, and scores the canary.
 
-        The file is inspected before generation pauses. On an accelerator its bytes are compared while they load.
+        Requests in flight are frozen meanwhile, then continue.
+        A file is inspected before generation pauses. On an accelerator its bytes are compared while they load.
 
         Raises: RolloutError with each tensor that is missing, unknown, misshapen or different from the learner's;
             nothing has changed then, but for bytes that differ on an accelerator: these, and a failure of vLLM during
-            the load, end the open requests and the engine.
+            the load, end the open requests and the engine. TransferError when what the learner sends did not arrive:
+            the engine is well, but frozen until it is sent again.
         """
-        _require_loadable(ref, has_adapters=self._settings.lora is not None)
+        require_loadable(ref, has_adapters=self._settings.lora is not None)
         await self.start()
         async with self._loading:
             if self._is_sleeping or self._broken:
                 raise RolloutError(self._broken or "the engine sleeps; call wake before load_weights")
             begin = time.perf_counter()
-            checked = await self._check(ref)
+            checked = None if ref.transport.is_sent else await self._check(ref)
             paused = time.perf_counter()
             try:
                 await self._core.call("pause_generation", mode="keep", clear_cache=True)
-                checksums = await self._transfer(ref, checked)
+                checksums = await (self._receive(ref) if checked is None else self._transfer(ref, checked))
+                if self._needs_cache:
+                    await self._core.call("wake_up", tags=["kv_cache"])
+                    self._needs_cache = False
             finally:
-                if not self._trouble():
+                if not self._trouble() and not self._receiver.is_partial:
                     await self._core.call("resume_generation")
             loaded = time.perf_counter()
             scores = await self._score(canary)
@@ -130,6 +142,16 @@ class VllmEngine:
                 canary_logprobs=tuple(tuple(row) for row in scores),
                 engine_id=self._settings.engine_id,
             )
+
+    async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
+        """Joins the learner's group with its workers; see `rlvr.transfer.engines.JoinsTransfers`."""
+        await self.start()
+        async with self._loading:
+            await self._receiver.join(rendezvous, first_rank=first_rank)
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running `load_weights`; see `rlvr.transfer.engines.JoinsTransfers`."""
+        await self._receiver.feed(chunk)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Teacher-forced log-probs at temperature 1. Each row is computed alone, so equal weights give equal bits.
@@ -157,8 +179,12 @@ class VllmEngine:
         return before, await self._used_bytes()
 
     async def wake(self) -> None:
-        """Takes the memory back; after level 2, `load_weights` must follow."""
-        await self._core.call("wake_up")
+        """Takes the memory back; after level 2, `load_weights` must follow, which also takes the cache's memory.
+
+        The learner may still need that: a learner on the same device frees its own when it has sent the weights.
+        """
+        self._needs_cache = not self._salt and not self._settings.is_cpu
+        await self._core.call("wake_up", **({"tags": ["weights"]} if self._needs_cache else {}))
         self._is_sleeping = False
 
     async def health(self) -> EngineHealth:
@@ -255,16 +281,34 @@ class VllmEngine:
             self._broken = f"weights of version {ref.policy_version} were loaded only in part; start a new engine"
             self._end_open(self._broken)
             raise
+        self._serve(ref)
+        return checksums
+
+    async def _receive(self, ref: WeightsRef) -> dict[str, int]:
+        """Receives whole weights in every worker; returns the checksums of what arrived."""
+        try:
+            checksums = await self._receiver.receive(ref)
+        except TransferError:
+            raise
+        except BaseException:  # a cancelled load also leaves half of the weights
+            if self._receiver.is_partial:
+                self._broken = f"weights of version {ref.policy_version} arrived only in part; start a new engine"
+                self._end_open(self._broken)
+            raise
+        self._serve(ref)
+        return checksums
+
+    def _serve(self, ref: WeightsRef) -> None:
+        self._receiver.is_partial = False
         self._version = ref.policy_version
         self._salt = f"{self._settings.run}:{ref.policy_version}:{uuid.uuid4().hex}"
-        return checksums
 
     async def _received(self, ref: WeightsRef) -> dict[str, int]:
         """Checksums of the tensors on the workers' devices. Raises RolloutError when they are not the learner's."""
-        answers: Sequence[dict[str, int]] = await self._core.call("collective_rpc", "rlvr_received")
-        for received in answers:
+        answers: Sequence[tuple[dict[str, int], str]] = await self._core.call("collective_rpc", "rlvr_received")
+        for received, _ in answers:
             self._refuse(ref, _wrong_bytes(ref, received), outcome="must be replaced")
-        return answers[0]
+        return answers[0][0]
 
     async def _inspect(
         self, ref: WeightsRef, path: str, *, shapes: Mapping[str, Sequence[int]], sums_bytes: bool
@@ -342,19 +386,3 @@ def _wrong_bytes(ref: WeightsRef, checksums: Mapping[str, int]) -> list[str]:
     ]
     found += [f"{name!r} arrived but is not in the learner's manifest" for name in checksums if name not in sent]
     return found + [f"{name!r} was sent but did not arrive" for name in sent if name not in checksums]
-
-
-def _require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
-    is_adapter = ref.kind is WeightsKind.ADAPTER
-    if ref.transport is not Transport.FILE or is_adapter != (ref.base is not None):
-        raise RolloutError(
-            f"weights of version {ref.policy_version}: kind={ref.kind}, transport={ref.transport}; the vLLM engine "
-            "loads whole weights from a file, or adapters with their base"
-        )
-    if is_adapter != has_adapters:
-        raise RolloutError(
-            f"weights of version {ref.policy_version}: kind={ref.kind}, and the engine was started "
-            f"{'with' if has_adapters else 'without'} adapters"
-        )
-    if not ref.manifest or (ref.base is not None and not ref.base.manifest):
-        raise RolloutError(f"weights of version {ref.policy_version} have no manifest, so they cannot be verified")

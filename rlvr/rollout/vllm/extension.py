@@ -1,99 +1,32 @@
-"""rlvr's extension of vLLM's worker: weights from a file, checksums of loaded tensors, repacked copies.
+"""rlvr's extension of vLLM's worker: checksums of loaded tensors, repacked copies, and its ways to receive weights.
 
 vLLM imports this module by name in each worker process. One load, step by step:
 
     rlvr_map       maps the file that the engine has inspected (`rlvr.rollout.vllm.inspection`); changes nothing
-    start, update, finish     vLLM's own weight transfer, from that mapping
+    start, update, finish     vLLM's own weight transfer (`transfers`): from that mapping, or from the learner
     rlvr_repack    packs again what the reload left stale
-    rlvr_received  on an accelerator, the checksum of each tensor as it arrived on the device
+    rlvr_received  the checksum of each tensor as it arrived, on an accelerator or from the learner
 """
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
-from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from rlvr.models.checksum import tensor_checksum
 from rlvr.processes.lifeline import end_with_parent
+from rlvr.records import Transport
 from rlvr.rollout.vllm import adapter
 from rlvr.rollout.vllm.inspection import FileId, MappedFile, file_id_of
-from rlvr.rollout.vllm.settings import BACKEND
+from rlvr.rollout.vllm.settings import BACKENDS
+from rlvr.rollout.vllm.transfers import BroadcastTransfer, FileTransfer, SharedTransfer
 
 # vLLM's core does not notice that the engine's process was killed. Started by a fork server it would not be a child.
 if (_engine := multiprocessing.parent_process()) is not None:
     _pid = _engine.pid or 0
     if os.getppid() == _pid or not _engine.is_alive():
         end_with_parent(_pid)
-
-
-@dataclass
-class FileInit(WeightTransferInitInfo):
-    """An initialisation without content."""
-
-
-@dataclass
-class FileUpdate(WeightTransferUpdateInfo):
-    """path: of the file that `rlvr_map` has mapped."""
-
-    path: str
-
-
-class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
-    """vLLM's weight transfer, from a safetensors file on this node."""
-
-    init_info_cls = FileInit
-    update_info_cls = FileUpdate
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.mapped: MappedFile | None = None
-        self.sums_bytes = False
-        self.checksums: dict[str, int] = {}
-
-    def init_transfer_engine(self, init_info: FileInit) -> None:
-        """A file needs no rendezvous."""
-
-    def start_weight_update(self) -> None:
-        """Layers give up their weights."""
-        adapter.begin_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Loads every tensor of the file."""
-        self.receive_weights(self.parse_update_info(update_info))
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize()
-
-    def receive_weights(self, update_info: FileUpdate) -> None:
-        """Loads from the mapping that was checked, never from a file that has replaced it since."""
-        if self.mapped is None or self.mapped.path != update_info.path:
-            raise RuntimeError(f"{update_info.path!r} was not mapped before its load")
-        self.checksums = {}
-        # Every model of vLLM has load_weights; torch's Module does not declare it.
-        load: Any = self.model.load_weights
-        load(self._on_device(self.mapped) if self.sums_bytes else self.mapped.tensors())
-
-    def finish_weight_update(self) -> None:
-        """Layers process the loaded tensors; the mapping is released."""
-        adapter.end_reload(self.model, self.model_config)
-        self.mapped = None
-
-    def shutdown(self) -> None:
-        """Releases the mapping."""
-        self.mapped = None
-
-    def _on_device(self, mapped: MappedFile) -> Iterator[tuple[str, Tensor]]:
-        """The tensors on the worker's device, one at a time; their checksums are those of what arrived there."""
-        for name, tensor in mapped.tensors():
-            there = tensor.to(self.device)
-            self.checksums[name] = tensor_checksum(there)
-            yield name, there
 
 
 class WorkerExtension:
@@ -114,16 +47,20 @@ class WorkerExtension:
             return f"the file cannot be read: {error}"
         transfer = self._rlvr_transfer()
         transfer.mapped, transfer.sums_bytes = mapped, sums_bytes
-        self._rlvr_packed = adapter.packed_copies(transfer.model)
         return ""
 
     def rlvr_repack(self) -> list[str]:
         """Repacks modules that still hold the bytes from before the load; returns their names."""
-        return adapter.repack_stale(self._rlvr_transfer().model, self._rlvr_packed)
+        transfer = self._rlvr_transfer()
+        return adapter.repack_stale(transfer.model, transfer.packed)
 
-    def rlvr_received(self) -> dict[str, int]:
-        """Checksums of the tensors as they arrived on the device, by name, if `rlvr_map` asked for them."""
-        return self._rlvr_transfer().checksums
+    def rlvr_received(self) -> tuple[dict[str, int], str]:
+        """Checksums of the tensors that the latest update brought, by name; and why it, or the join, failed.
+
+        There are none of a file for which `rlvr_map` did not ask for them.
+        """
+        transfer = self._rlvr_transfer()
+        return ({}, transfer.problem) if transfer.problem else (transfer.received(), "")
 
     def rlvr_used_bytes(self) -> int:
         """Bytes in use on this worker's accelerator, by any process; 0 on a CPU."""
@@ -135,9 +72,14 @@ class WorkerExtension:
     def _rlvr_transfer(self) -> FileTransfer:
         transfer = getattr(self, "weight_transfer_engine", None)
         if not isinstance(transfer, FileTransfer):
-            raise RuntimeError(f"vLLM's weight transfer is {transfer!r}; expected {BACKEND!r}")
+            raise RuntimeError(f"vLLM's weight transfer is {transfer!r}; expected one of {list(BACKENDS.values())}")
         return transfer
 
 
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, FileTransfer)
+for _transport, _transfer in (
+    (Transport.FILE, FileTransfer),
+    (Transport.NCCL, BroadcastTransfer),
+    (Transport.IPC, SharedTransfer),
+):
+    if BACKENDS[_transport] not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKENDS[_transport], _transfer)

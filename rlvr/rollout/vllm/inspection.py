@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rlvr.errors import RolloutError
 from rlvr.models.checksum import tensor_checksum
+from rlvr.records import Transport, WeightsKind, WeightsRef
 
 FileId = tuple[int, int, int]  # device, inode, bytes
 
@@ -78,3 +80,21 @@ def file_id_of(path: str) -> FileId:
     """Equal for two processes that see the same file. Raises OSError."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size
+
+
+def require_loadable(ref: WeightsRef, *, has_adapters: bool) -> None:
+    """Raises RolloutError for a reference that this engine cannot load, or could not verify."""
+    is_adapter = ref.kind is WeightsKind.ADAPTER
+    is_loadable = ref.transport is Transport.FILE or (ref.transport.is_sent and not is_adapter)
+    if not is_loadable or is_adapter != (ref.base is not None):
+        raise RolloutError(
+            f"weights of version {ref.policy_version}: kind={ref.kind}, transport={ref.transport}; the vLLM engine "
+            "loads whole weights from a file or a broadcast, or adapters with their base from files"
+        )
+    if is_adapter != has_adapters:
+        raise RolloutError(
+            f"weights of version {ref.policy_version}: kind={ref.kind}, and the engine was started "
+            f"{'with' if has_adapters else 'without'} adapters"
+        )
+    if not ref.manifest or (ref.base is not None and not ref.base.manifest):
+        raise RolloutError(f"weights of version {ref.policy_version} have no manifest, so they cannot be verified")

@@ -1,6 +1,6 @@
 """Translates requests to vLLM's terms and its outputs to completions. Plain values; vLLM is not needed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rlvr.errors import RolloutError
@@ -136,6 +136,21 @@ def prompt_logprobs(flat: FlatLogprobs | None, *, count: int) -> list[float]:
     if len(filled) != count:
         raise RolloutError(f"vLLM returned {len(filled)} prompt log-probs; expected {count}")
     return [flat.logprobs[start] for start in filled]
+
+
+def shape_problems(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> list[str]:
+    """One line for each tensor that is not in the model, has another shape, or is missing.
+
+    >>> shape_problems({"a": [2], "b": [1]}, {"a": [3], "b": [1]})
+    ["'a' has shape (2,); expected (3,)"]
+    """
+    problems: list[str] = []
+    for name, shape in found.items():
+        if name not in expected:
+            problems.append(f"{name!r} is not in the model")
+        elif tuple(shape) != tuple(expected[name]):
+            problems.append(f"{name!r} has shape {tuple(shape)}; expected {tuple(expected[name])}")
+    return problems + [f"{name!r} is missing" for name in expected if name not in found]
 
 
 def versions_of(spans: Sequence[VersionSpan] | None, *, count: int) -> tuple[int, ...]:

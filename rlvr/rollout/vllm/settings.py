@@ -9,11 +9,12 @@ from transformers import PretrainedConfig
 
 from rlvr.config.recipe import EngineDtype, LoraConfig, Placement, Recipe
 from rlvr.errors import ConfigError
+from rlvr.records import Transport
 
 EXTENSION = "rlvr.rollout.vllm.extension.WorkerExtension"
 SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneScheduler"
 ASYNC_SCHEDULER = "rlvr.rollout.vllm.scheduling.AloneAsyncScheduler"
-BACKEND = "rlvr_file"
+BACKENDS = {Transport.FILE: "rlvr_file", Transport.NCCL: "rlvr_nccl", Transport.IPC: "rlvr_ipc"}  # of vLLM's transfer
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 _KV_SMALLEST_BYTES = 128 << 20
 _BATCH_TOKENS_ON_CPU = 2048  # of one step, at least
@@ -52,12 +53,14 @@ def engine_arguments(
     is_cpu: bool,
     memory_bytes: int,
     has_kv_variable: bool = False,
+    transport: Transport = Transport.FILE,
     adapted: Sequence[str] = (),
 ) -> dict[str, Any]:
     """vLLM's arguments for a recipe, except for the folder. `rollout.engine_args` override defaults.
 
     Args:
         memory_bytes: of the machine; on a CPU the key-value cache takes a small, fixed share of it.
+        transport: how weights arrive.
         adapted: the adapted layers; vLLM would prepare the embedding and the head too.
         has_kv_variable: the user has set VLLM_CPU_KVCACHE_SPACE, which vLLM prefers to its argument.
 
@@ -84,7 +87,7 @@ def engine_arguments(
         "seed": recipe.seed % 2**31,
         **slots,
         "trust_remote_code": recipe.model.trust_remote_code,
-        "weight_transfer_config": {"backend": BACKEND},
+        "weight_transfer_config": {"backend": BACKENDS[transport]},
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "enable_prefix_caching": True,

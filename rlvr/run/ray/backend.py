@@ -1,7 +1,7 @@
 """The Ray backend: actors for learner, engines and verifiers, and their handles for the loop.
 
 driver: loop, sampler, buffer, ledger, recorder
-  |-- learner actor     the policy, the optimiser; publishes weights as files
+  |-- learner actor     the policy, the optimiser; publishes weights: files, or a broadcast (`transfer`)
   |-- engine actors     behind one EngineFleet, which acts as one engine
   `-- verifier actors   one per node, behind one VerifierFleet, which acts as one `VerifierService`
 """
@@ -25,7 +25,8 @@ from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
-from rlvr.run.ray.placement import Reserved
+from rlvr.run.ray.placement import Reserved, chosen_transport, engine_width
+from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.engine_handle import engine_spawner
@@ -103,12 +104,14 @@ class RayBackend:
         self._learner: LearnerHandle | None = None
         self._was_opened = False
         self._text: PolicyText | None = None
+        self._transport = chosen_transport(recipe, reserved.plan)
 
     def open(self) -> PolicyText:
         """Starts the learner's actor, which loads the policy; replaces a lost one if resources allow."""
         if self._was_opened:
             self.close()
             self._reserved.renew()
+            self._transport = chosen_transport(self._recipe, self._reserved.plan)
         self._was_opened = True
         learner = LearnerHandle(
             self._recipe,
@@ -144,7 +147,11 @@ class RayBackend:
         fleet = self.fleet(context.recorder.event)
         verifiers = self.verifiers(context.recorder.event)
         try:
-            starting = [asyncio.to_thread(learner.start, context), fleet.start(), verifiers.start()]
+            starting = [
+                asyncio.to_thread(learner.start, context, transport=self._transport),
+                fleet.start(),
+                verifiers.start(),
+            ]
             try:
                 await asyncio.gather(*starting)
             except BaseException:
@@ -165,18 +172,29 @@ class RayBackend:
         assert self._learner is not None
         assert self._text is not None
         cluster = self._recipe.cluster
+        transfer = None
+        if self._transport.is_sent:
+            transfer = Transfer(
+                self._learner.sender,
+                transport=self._transport,
+                width=engine_width(self._recipe),
+                deadline_s=cluster.sync_deadline_s,
+                on_event=on_event,
+            )
         return EngineFleet(
             engine_spawner(
                 self._recipe,
                 text=self._text,
                 source=self._learner.source,
                 options_of=self._reserved.engine_options,
+                transport=self._transport,
                 board=self._board,
             ),
             num_engines=len(self._reserved.plan.engine_bundles),
             supervision=self._supervision(),
             sync_s=cluster.sync_deadline_s,
             loads_after_work=not self._recipe.rollout.engine.traits.loads_while_generating,
+            transfer=transfer,
             on_event=on_event,
         )
 

@@ -1,5 +1,6 @@
 """Places learner and engines on cores and devices: bundles are reserved together, or refused with the arithmetic."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlvr.config.recipe import Placement, Recipe
+from rlvr.config.sections.cluster import WeightTransport
 from rlvr.errors import ConfigError
+from rlvr.records import Transport
 from rlvr.run.ray.connect import head_is_gone
+from rlvr.transfer.communicator import has_substitute
 
 LEARNER_CPUS = 1.0
 
@@ -62,6 +66,37 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
         engine_gpus=engine_gpus,
         engine_cpus=cluster.cpus_per_engine,
     )
+
+
+def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:
+    """How weights travel from learner to engines.
+
+    Raises: ConfigError when the recipe asks for a way that needs GPUs, and learner or engines have none.
+    """
+    traits = recipe.rollout.engine.traits
+    if not traits.has_weights:
+        return Transport.SHARED
+    wanted = recipe.cluster.weight_transport
+    is_colocated = plan.learner_bundle in plan.engine_bundles and bool(plan.engine_gpus)
+    has_own = bool(plan.learner_gpus and plan.engine_gpus)
+    if wanted is WeightTransport.AUTO:
+        has_beyond = is_colocated and recipe.cluster.engines * plan.engine_gpus > recipe.cluster.learners
+        if not traits.takes_broadcasts or recipe.sends_adapters or has_beyond or not (is_colocated or has_own):
+            return Transport.FILE
+        return Transport.IPC if is_colocated else Transport.NCCL
+    if wanted in (WeightTransport.NCCL, WeightTransport.IPC) and not (is_colocated or has_own or has_substitute()):
+        raise ConfigError(
+            f"cluster.weight_transport={wanted} needs learner and engines on GPUs, and the learner has "
+            f"{plan.learner_gpus} and an engine {plan.engine_gpus} of them; set it to auto, which takes files here"
+        )
+    return Transport(wanted.value)
+
+
+def engine_width(recipe: Recipe) -> int:
+    """The workers of one engine."""
+    given = recipe.rollout.engine_args
+    widths = [given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
+    return math.prod(width for width in widths if isinstance(width, int))
 
 
 def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float) -> str:

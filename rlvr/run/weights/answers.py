@@ -76,6 +76,26 @@ class Answers:
             self.spread = max(self.spread, gap)
 
 
+async def deliver(
+    engine: RolloutEngine, ref: WeightsRef, *, canary: Sequence[Sequence[int]]
+) -> tuple[WeightsRef, LoadReceipt]:
+    """Has the engines load `ref`; returns it with the checksums of what was sent, and their receipts.
+
+    Raises: RolloutError when the version or the checksums that an engine reports differ from what was published.
+    """
+    receipt = await engine.load_weights(ref, canary=canary)
+    sent = receipt.sent or ref
+    known = {entry.name: entry.checksum for entry in ref.manifest if entry.checksum is not None}
+    changed = [entry.name for entry in sent.manifest if known.get(entry.name, entry.checksum) != entry.checksum]
+    if changed:
+        raise RolloutError(
+            f"the weights of version {ref.policy_version} were sent again, and {len(changed)} tensors differ from the "
+            f"first time: {some_of(changed)}; the learner did not restore them"
+        )
+    check_receipts(sent, receipt)
+    return sent, receipt
+
+
 def check_receipts(ref: WeightsRef, receipt: LoadReceipt) -> None:
     """Raises RolloutError when the version or the checksums that an engine reports differ from what was published."""
     for one in receipt.each:

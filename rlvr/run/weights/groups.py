@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rlvr.errors import RolloutError
 from rlvr.records import Json, Transport, WeightsRef
-from rlvr.run.weights.answers import Answers, Compared, check_receipts, name_of, some_of, with_weights
+from rlvr.run.weights.answers import Answers, Compared, deliver, name_of, some_of, with_weights
 from rlvr.run.weights.canary import Scores, difference
 
 MARGIN = 10.0
@@ -119,8 +119,7 @@ async def _follow(
 ) -> float:
     """Sends the perturbed weights; returns the worst engine's mean difference to the learner, nats."""
     ref = await compared.thread.run(compared.learner.publish)
-    receipt = await compared.engine.load_weights(ref, canary=compared.canary.trial)
-    check_receipts(ref, receipt)
+    ref, receipt = await deliver(compared.engine, ref, canary=compared.canary.trial)
     engines = with_weights(receipt)
     residual = 0.0
     for one in engines:
@@ -139,8 +138,7 @@ async def _follow(
 
 async def _load_again(compared: Compared, answers: Answers, ref: WeightsRef) -> None:
     """Has the engines load the unperturbed weights, with which they must compute as before."""
-    receipt = await compared.engine.load_weights(ref, canary=compared.canary.sync)
-    check_receipts(ref, receipt)
+    ref, receipt = await deliver(compared.engine, ref, canary=compared.canary.sync)
     for one in with_weights(receipt):
         answer = answers.of.get(one.engine_id)
         if answer is None:  # it joined meanwhile and is checked at its first sync

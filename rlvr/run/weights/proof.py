@@ -48,7 +48,7 @@ class WeightProof:
     def __init__(self, compared: Compared) -> None:
         self._compared = compared
         self._answers = Answers()
-        self._checksums: dict[str, int] = {}
+        self._checksums: dict[str, int | None] = {}
         self._num_syncs = 0
 
     def rows(self, ref: WeightsRef) -> Rows:
@@ -81,6 +81,8 @@ class WeightProof:
             "",
             {
                 "policy_version": ref.policy_version,
+                "transport": ref.transport,
+                "bytes": ref.num_bytes,
                 "tensors": len(ref.manifest),
                 "changed_tensors": len(changed),
                 "seconds": round(receipt.seconds, 4),

@@ -8,7 +8,7 @@ from rlvr.batch import Learner
 from rlvr.protocols import RolloutEngine
 from rlvr.records import Transport, WeightsRef
 from rlvr.run.step.learner_thread import LearnerThread
-from rlvr.run.weights.answers import check_receipts
+from rlvr.run.weights.answers import deliver
 from rlvr.run.weights.proof import WeightProof
 
 
@@ -45,9 +45,8 @@ async def sync_weights(
     if ref.transport is Transport.SHARED:
         proof = None
     asked = time.perf_counter()
-    receipt = await engine.load_weights(ref, canary=proof.rows(ref) if proof is not None else ())
+    ref, receipt = await deliver(engine, ref, canary=proof.rows(ref) if proof is not None else ())
     wait_s = max(0.0, time.perf_counter() - asked - receipt.seconds)
-    check_receipts(ref, receipt)
     metrics: Mapping[str, float] = {}
     if proof is not None:
         metrics = (await proof.check(ref, receipt)).metrics

@@ -189,6 +189,7 @@ def test_an_engine_is_killed_mid_generation_another_joins_and_one_leaves():
             text=build_tiny(recipe.model.tiny, seed=0).text,  # type: ignore[arg-type] # asserted above
             source=WeightSource(actor=None, node_id=""),
             options_of=lambda _: {"num_cpus": 0},
+            transport=Transport.SHARED,
             board=WaitBoard(),
         )
         fleet = EngineFleet(

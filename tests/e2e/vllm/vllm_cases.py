@@ -91,15 +91,22 @@ def publish(tensors: dict[str, Tensor], path: Path, *, version: int) -> WeightsR
     )
 
 
-def engine_for(policy: Policy, *changes: str, extension: str = EXTENSION) -> VllmEngine:
+def engine_for(
+    policy: Policy,
+    *changes: str,
+    extension: str = EXTENSION,
+    transport: Transport = Transport.FILE,
+    name: str = "engine-0",
+) -> VllmEngine:
     recipe = recipe_of(*changes)
     return build_vllm_engine(
         recipe,
         text=policy.text,
-        engine_id="engine-0",
+        engine_id=name,
         run="test",
         outline=outline_of(policy.model, lora=recipe.model.lora),
         extension=extension,
+        transport=transport,
     )
 
 

@@ -141,6 +141,26 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             "model.lora.sends_alone=true: vLLM takes adapters to rank 512, not 513; set it to false",
         ),
         (
+            ["cluster.weight_transport=nccl", "cluster.backend=ray", "rollout.engine_dtype=float32"],
+            "cluster.weight_transport=nccl is for rollout.engine=vllm, and rollout.engine=transformers loads files; "
+            "set it to auto",
+        ),
+        (
+            ["cluster.weight_transport=nccl", "model.lora.sends_alone=true", "model.lora.rank=8", *ON_VLLM],
+            "cluster.weight_transport=nccl sends whole weights, and model.lora.sends_alone=true sends adapters as "
+            "files; set it to auto",
+        ),
+        (
+            ["cluster.weight_transport=nccl", "cluster.placement=colocated", "learner.streaming=false", *ON_VLLM],
+            "cluster.weight_transport=nccl needs separate GPUs for learner and engines, and "
+            "cluster.placement=colocated; set it to auto",
+        ),
+        (
+            ["cluster.weight_transport=ipc", *ON_VLLM],
+            "cluster.weight_transport=ipc needs cluster.placement=colocated: learner and engine must share a GPU; set "
+            "it to auto",
+        ),
+        (
             ["model.lora.target_modules=[all-linear, q_proj]"],
             "model.lora.target_modules=['all-linear', 'q_proj']: 'all-linear' must be the only entry; it is "
             "every linear layer but the head",

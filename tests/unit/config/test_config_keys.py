@@ -111,6 +111,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "cluster.learners": ("2",),
     "cluster.engines": ("4", *BEHIND_RAY),
     "cluster.placement": ("colocated",),
+    "cluster.weight_transport": ("file",),
     "cluster.address": ("auto",),
     "cluster.cpus_per_engine": ("0.5",),
     "cluster.verifier_pools": ("2",),

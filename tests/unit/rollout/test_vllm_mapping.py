@@ -8,7 +8,8 @@ import pytest
 from rlvr.errors import RolloutError
 from rlvr.protocols import GenerationRequest, Sampling
 from rlvr.records import FinishReason, TensorEntry, Transport, WeightsKind, WeightsRef
-from rlvr.rollout.vllm.engine import _require_loadable, _wrong_bytes
+from rlvr.rollout.vllm.engine import _wrong_bytes
+from rlvr.rollout.vllm.inspection import require_loadable
 from rlvr.rollout.vllm.mapping import chosen_logprobs, completion_of, prompt_logprobs, sampling_arguments, versions_of
 
 REQUEST = GenerationRequest(
@@ -144,14 +145,14 @@ def test_a_tensor_that_differs_is_lost_or_is_added_on_the_way_is_named():
 )
 def test_weights_that_could_not_be_proven_are_refused(changes: dict[str, object], expected: str):
     with pytest.raises(RolloutError, match=expected):
-        _require_loadable(ref(**changes), has_adapters=False)
+        require_loadable(ref(**changes), has_adapters=False)
 
 
 def test_an_engine_with_adapters_takes_them_with_a_base_that_can_be_checked():
     adapters = ref(kind=WeightsKind.ADAPTER, base=ref())
-    _require_loadable(adapters, has_adapters=True)
+    require_loadable(adapters, has_adapters=True)
     with pytest.raises(RolloutError, match="was started with adapters"):
-        _require_loadable(ref(), has_adapters=True)
+        require_loadable(ref(), has_adapters=True)
     unproven = dataclasses.replace(adapters, base=ref(manifest=()))
     with pytest.raises(RolloutError, match="cannot be verified"):
-        _require_loadable(unproven, has_adapters=True)
+        require_loadable(unproven, has_adapters=True)

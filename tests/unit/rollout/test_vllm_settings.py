@@ -14,6 +14,7 @@ from rlvr.config.messages.contradictions import REFUSED_ENGINE_ARGUMENTS
 from rlvr.config.recipe import LoraConfig, Recipe, TinyModel
 from rlvr.errors import ConfigError
 from rlvr.models.policy import build_tiny
+from rlvr.records import Transport
 from rlvr.rollout.vllm.environment import (
     engine_environment,
     prepare_environment,
@@ -24,7 +25,7 @@ from rlvr.rollout.vllm.environment import (
 from rlvr.rollout.vllm.outline import outline_of, write_adapters
 from rlvr.rollout.vllm.settings import (
     ASYNC_SCHEDULER,
-    BACKEND,
+    BACKENDS,
     SCHEDULER,
     EngineSettings,
     engine_arguments,
@@ -61,7 +62,7 @@ def test_defaults_follow_the_recipe():
     assert found["load_format"] == "dummy"
     assert found["logprobs_mode"] == "processed_logprobs"
     assert found["generation_config"] == "vllm"
-    assert found["weight_transfer_config"] == {"backend": BACKEND}
+    assert found["weight_transfer_config"] == {"backend": BACKENDS[Transport.FILE]}
     assert found["scheduler_cls"] == SCHEDULER
 
 

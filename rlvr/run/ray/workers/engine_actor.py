@@ -12,22 +12,26 @@ from rlvr.config.recipe import Recipe
 from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, RolloutEngine, SupportsSleep
-from rlvr.records import Completion, WeightsRef
+from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.rollout.build import build_engine_alone, start_engine
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import WeightFiles
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.engines import JoinsTransfers
+from rlvr.transfer.rendezvous import Rendezvous
 
 
 @ray.remote(max_concurrency=1000)  # type: ignore # Ray's stub wants every option
 class EngineActor:
     """Runs in an async actor; slow work happens in the engine's own thread or process."""
 
-    def __init__(self, engine_id: str, recipe: Recipe, text: PolicyText) -> None:
+    def __init__(self, engine_id: str, recipe: Recipe, text: PolicyText, transport: Transport) -> None:
         keep_freed_memory()
         self._engine_id = engine_id
         self._recipe = recipe
         self._text = text
+        self._transport = transport
         self._engine: RolloutEngine | None = None
         self._files = WeightFiles()
 
@@ -36,7 +40,7 @@ class EngineActor:
         threads = max(1, int(self._recipe.cluster.cpus_per_engine))
         torch.set_num_threads(threads)
         self._engine = await asyncio.to_thread(
-            build_engine_alone, self._recipe, text=self._text, engine_id=self._engine_id
+            build_engine_alone, self._recipe, text=self._text, engine_id=self._engine_id, transport=self._transport
         )
         await start_engine(self._engine)
         return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
@@ -50,6 +54,16 @@ class EngineActor:
         """Loads from the file, which is fetched once per node. source: the learner's actor and its node."""
         local = await asyncio.to_thread(self._files.here, ref, source)
         return await self._served.load_weights(local, canary=canary)
+
+    async def join(self, rendezvous: Rendezvous, first_rank: int) -> None:
+        """Joins the group to which the learner sends weights."""
+        assert isinstance(self._served, JoinsTransfers)  # the recipe's transport is refused for others
+        await self._served.join(rendezvous, first_rank=first_rank)
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running load."""
+        assert isinstance(self._served, JoinsTransfers)
+        await self._served.feed(chunk)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""

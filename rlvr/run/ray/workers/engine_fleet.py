@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequen
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlvr.errors import RlvrError, RolloutError
+from rlvr.errors import RlvrError, RolloutError, TransferError
 from rlvr.processes.members import MemberState, Work
 from rlvr.processes.supervised_fleet import CLOSE_S, OnEvent, SupervisedFleet, Supervision
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt, SupportsSleep
 from rlvr.records import Completion, WeightsRef
+from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.workers.engine_member import EngineLost, EngineMember, MemberEngine
 from rlvr.run.ray.workers.fleet_weights import Loading, fleet_receipt
 from rlvr.run.step.failures import LearnerLost
@@ -55,12 +56,14 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         supervision: Supervision,
         sync_s: float = 300.0,
         loads_after_work: bool = True,
+        transfer: Transfer | None = None,
         on_event: OnEvent,
     ) -> None:
         """Args:
         spawn: starts the engine with an id and waits until it answers; raises RolloutError on failure.
         sync_s: deadline of one load.
         loads_after_work: engines load only after their open requests, so `sync_s` counts from the end of these.
+        transfer: brings weights that are sent without a file; None if every reference is to a file.
         """
         names = [f"engine-{i}" for i in range(num_engines)]
         super().__init__(names=names, supervision=supervision, on_event=on_event)
@@ -70,6 +73,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         self._ref: WeightsRef | None = None
         self._canary: Sequence[Sequence[int]] = ()
         self.is_asleep = False
+        self._transfer = transfer
         self._loading = Loading(sync_s, loads_after_work=loads_after_work)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
@@ -91,8 +95,11 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         """
         self._ref, self._canary = ref, canary
         await self.wake()
-        targets = [m for m in self.members if m.state is not MemberState.LEAVING and not m.loading]
-        await asyncio.gather(*(self._load(member, ref) for member in targets))
+        if self._transfer is not None and ref.transport.is_sent:
+            sent = await self._transfer.deliver(ref, targets=self._targets, load=self._load, lose=self._lost)
+        else:
+            sent = ref
+            await asyncio.gather(*(self._load(member, ref) for member in self._targets()))
         purpose = f"loading the weights of version {ref.policy_version}"
         await self._until_healthy(purpose)
         self._version = ref.policy_version
@@ -100,7 +107,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         receipts = [m.receipt for m in self.members if m.receipt and m.receipt.policy_version == ref.policy_version]
         if not receipts:
             raise self._none_left(purpose)
-        return fleet_receipt(receipts)
+        return fleet_receipt(receipts, sent=sent)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Scores on the least busy engine; retries on another if it is lost."""
@@ -194,7 +201,11 @@ class EngineFleet(SupervisedFleet[EngineMember]):
             while member.is_alive and ref is not self._ref:
                 ref = self._ref
                 assert ref is not None
-                await self._load(member, ref)
+                file = await self._alone(member, ref)
+                if file is not None:
+                    await self._load(member, file)
+                elif ref is self._ref:  # it gets the next weights together with the others
+                    return False
         except LearnerLost as error:  # callers of the learner raise it too
             logger.warning("%s has no weights: %s", member.name, error)
             return False
@@ -216,17 +227,41 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         finally:
             await member.remote.kill()
 
-    async def _load(self, member: EngineMember, ref: WeightsRef) -> None:
-        """Loads `ref` and makes the member HEALTHY, or lost."""
+    def _targets(self) -> list[EngineMember]:
+        """The members that can load now."""
+        return [m for m in self.members if m.state is not MemberState.LEAVING and not m.loading]
+
+    async def _alone(self, member: EngineMember, ref: WeightsRef) -> WeightsRef | None:
+        """What a member loads that starts while the others serve `ref`; None if the learner no longer has it."""
+        if self._transfer is None or not ref.transport.is_sent:
+            return ref
+        member.loading = ref
+        try:
+            return await self._transfer.file(ref)
+        finally:
+            member.loading = None
+
+    async def _load(
+        self, member: EngineMember, ref: WeightsRef, sent: "asyncio.Future[WeightsRef] | None" = None
+    ) -> None:
+        """Loads `ref` and makes the member HEALTHY, or lost. Args: sent: see `Loading.load`."""
         peers = [m.receipt for m in self.members if m is not member and m.receipt is not None]
         try:
-            await self._loading.load(member, ref, canary=self._canary, peers=peers)
+            await self._loading.load(member, ref, canary=self._canary, peers=peers, sent=sent)
         except LearnerLost:
             raise
+        except TransferError as error:
+            logger.warning("%s: %s", member.name, error)
+            if member.state is MemberState.HEALTHY:
+                member.state = MemberState.STALE
+            return
         except RlvrError as error:
+            if sent is not None and sent.done() and not sent.cancelled() and sent.exception() is error:
+                raise  # the learner's failure, not this engine's
             self._lost(member, error)
             return
-        if member.state is MemberState.STALE and ref is self._ref:
+        is_latest = self._ref is not None and ref.policy_version == self._ref.policy_version
+        if member.state is MemberState.STALE and is_latest:
             member.state = MemberState.HEALTHY
             self._changed.set()
 

@@ -10,12 +10,15 @@ from ray import exceptions as ray_errors
 from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
-from rlvr.records import Completion, WeightsRef
+from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.engine_member import EngineLost
+from rlvr.run.ray.workers.fleet_weights import GRACE_S
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.rendezvous import Rendezvous
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,18 @@ class EngineHandle:
             deadline_s=limit_s,
         )
 
+    async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
+        """Joins the group to which the learner sends weights."""
+        limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
+        await self._calls.later(
+            "join", rendezvous, first_rank, what="it to join the transfer of weights", deadline_s=limit_s
+        )
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running load."""
+        limit_s = self._deadlines.sync_deadline_s + GRACE_S
+        await self._calls.later("feed", chunk, what="it to read a chunk of weights", deadline_s=limit_s)
+
     async def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""
         return await self._calls.later(
@@ -99,6 +114,7 @@ def engine_spawner(
     text: PolicyText,
     source: WeightSource,
     options_of: Callable[[int], dict[str, Any]],
+    transport: Transport,
     board: WaitBoard,
 ) -> Callable[[str], Any]:
     """Returns the function that starts the fleet's engines. Args: options_of: actor options by engine number."""
@@ -106,7 +122,7 @@ def engine_spawner(
     async def spawn(engine_id: str) -> EngineHandle:
         number = int(engine_id.rpartition("-")[2])
         start: Any = EngineActor
-        actor = start.options(**options_of(number)).remote(engine_id, recipe, text)
+        actor = start.options(**options_of(number)).remote(engine_id, recipe, text, transport)
         handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board)
         try:
             await handle.start()

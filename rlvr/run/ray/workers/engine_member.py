@@ -8,6 +8,8 @@ from rlvr.errors import RolloutError
 from rlvr.processes.members import Member
 from rlvr.protocols import LoadReceipt, RolloutEngine
 from rlvr.records import WeightsRef
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.rendezvous import Rendezvous
 
 
 class EngineLost(RolloutError):  # noqa: N818 - names the event
@@ -20,6 +22,14 @@ class MemberEngine(RolloutEngine, Protocol):
     @property
     def place(self) -> str:
         """Its node and process, for messages."""
+        ...
+
+    async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
+        """Joins the group to which the learner sends weights; see `rlvr.transfer.engines.JoinsTransfers`."""
+        ...
+
+    async def feed(self, chunk: Chunk | None) -> None:
+        """Passes a chunk to the running `load_weights`; see `JoinsTransfers`."""
         ...
 
     async def kill(self) -> None:

@@ -14,6 +14,7 @@ from rlvr.run.ray.workers.engine_member import EngineLost, EngineMember
 # Engines of one kind score the canary in one fixed shape, so on other hardware only the last bits may differ.
 CANARY_TOLERANCE = 0.05  # nats, mean over the canary's tokens
 _POLL_S = 0.5
+GRACE_S = 15.0  # after its own deadline a process has this long to abort a transfer and to answer
 
 
 class Loading:
@@ -24,29 +25,43 @@ class Loading:
         self._loads_after_work = loads_after_work
 
     async def load(
-        self, member: EngineMember, ref: WeightsRef, *, canary: Sequence[Sequence[int]], peers: Sequence[LoadReceipt]
+        self,
+        member: EngineMember,
+        ref: WeightsRef,
+        *,
+        canary: Sequence[Sequence[int]],
+        peers: Sequence[LoadReceipt],
+        sent: "asyncio.Future[WeightsRef] | None" = None,
     ) -> None:
         """Sets the member's receipt.
 
         The deadline counts from the call, or from the end of the member's open requests if it loads only then.
 
-        Raises: RolloutError when it fails, misses its deadline, or its receipt does not match what the learner sent.
+        Args: sent: gives `ref` with checksums, if these are computed while the weights are sent.
+
+        Raises: RolloutError when it fails, misses its deadline, or its receipt does not match what the learner sent;
+            TransferError when it did not arrive and the engine is well.
         """
+        deadline_s = self._deadline_s if sent is None else self._deadline_s + GRACE_S  # the engine aborts first
         before = set(member.open)
         member.loading = ref
         task = asyncio.create_task(member.remote.load_weights(ref, canary=canary))
         since = time.monotonic()
         try:
             while not task.done():
-                await asyncio.wait({task}, timeout=min(_POLL_S, self._deadline_s))
+                await asyncio.wait({task}, timeout=min(_POLL_S, deadline_s))
+                if not member.is_alive and not task.done():
+                    raise EngineLost("it was lost while it loaded weights")
                 if self._loads_after_work and before & set(member.open):
                     since = time.monotonic()
-                elif time.monotonic() - since > self._deadline_s and not task.done():
+                elif time.monotonic() - since > deadline_s and not task.done():
                     raise EngineLost(
                         f"the weights of version {ref.policy_version} were not loaded within "
                         f"cluster.sync_deadline_s={self._deadline_s:g} s"
                     )
             receipt = task.result()
+            if sent is not None:
+                ref = await asyncio.shield(sent)
         finally:
             member.loading = None
             task.cancel()
@@ -93,8 +108,11 @@ def canary_distance(one: LoadReceipt, other: LoadReceipt) -> float:
     return math.fsum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
 
 
-def fleet_receipt(receipts: Sequence[LoadReceipt]) -> LoadReceipt:
-    """One receipt for all: the slowest engine's times, the first one's contents, and all receipts as members."""
+def fleet_receipt(receipts: Sequence[LoadReceipt], *, sent: WeightsRef) -> LoadReceipt:
+    """One receipt for all: the slowest engine's times, the first one's contents, and all receipts as members.
+
+    Args: sent: the reference that was loaded, with checksums.
+    """
     first = receipts[0]
     return replace(
         first,
@@ -102,4 +120,5 @@ def fleet_receipt(receipts: Sequence[LoadReceipt]) -> LoadReceipt:
         frozen_s=max(receipt.frozen_s for receipt in receipts),
         engine_id="" if len(receipts) > 1 else first.engine_id,
         members=tuple(receipts),
+        sent=sent,
     )

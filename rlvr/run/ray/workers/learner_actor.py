@@ -39,6 +39,7 @@ class Opened:
     text: PolicyText
     place: str
     node_id: str
+    address: str
     sees_run_dir: bool
 
 
@@ -63,6 +64,7 @@ class LearnerActor:
             text=self._policy.text,
             place=f"node {ray.util.get_node_ip_address()}, process {os.getpid()}",
             node_id=ray.get_runtime_context().get_node_id(),
+            address=ray.util.get_node_ip_address(),
             sees_run_dir=not run_dir or Path(run_dir).is_dir(),
         )
 
@@ -72,7 +74,7 @@ class LearnerActor:
         return measure_dtypes(self._policy.model, learner_device(self._recipe))
 
     def start(
-        self, recipe: Recipe, faults: str, reference_folder: str, checkpoint: str | None
+        self, recipe: Recipe, transport: Transport, faults: str, reference_folder: str, checkpoint: str | None
     ) -> SupervisedReport | None:
         """Builds the learner of a recipe without `auto`; returns the cold start's report if there was one."""
         assert self._policy is not None  # the handle opens first
@@ -80,7 +82,7 @@ class LearnerActor:
         started = start_learner(
             self._recipe,
             policy=self._policy,
-            transport=_transport(recipe),
+            transport=transport,
             faults=Path(faults),
             reference_folder=Path(reference_folder),
             checkpoint=Path(checkpoint) if checkpoint else None,

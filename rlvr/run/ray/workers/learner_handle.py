@@ -11,15 +11,19 @@ from ray import exceptions as ray_errors
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
+from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.models.dtype_speed import DtypeSpeeds
-from rlvr.records import WeightsRef
+from rlvr.records import Transport, WeightsRef
 from rlvr.run.launch.backend import RunContext
 from rlvr.run.launch.local import record_cold_start
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
+from rlvr.run.ray.workers.fleet_weights import GRACE_S
 from rlvr.run.ray.workers.learner_actor import LearnerActor, Opened
 from rlvr.run.step.failures import LearnerLost
+from rlvr.transfer.chunks import Chunk
+from rlvr.transfer.rendezvous import Rendezvous
 
 _POLL_S = 0.3
 
@@ -52,13 +56,13 @@ class LearnerHandle:
         """Measures which dtype is faster there."""
         return self._ask("measure_dtypes", what="the measurement of dtypes")
 
-    def start(self, context: RunContext) -> None:
-        """Waits for the cold start, or for the checkpoint to be restored."""
+    def start(self, context: RunContext, *, transport: Transport) -> None:
+        """Waits for the cold start, or for the checkpoint to be restored. Args: transport: of the weights."""
         self._recipe = context.recipe
         checkpoint = str(context.resumed.folder.resolve()) if context.resumed else None
         actor = self._calls.actor
         running = actor.start.remote(
-            context.recipe, str(context.faults.resolve()), str(context.reference.resolve()), checkpoint
+            context.recipe, transport, str(context.faults.resolve()), str(context.reference.resolve()), checkpoint
         )
         shown = 0
         is_stop_sent = False
@@ -101,6 +105,12 @@ class LearnerHandle:
     def publish(self) -> WeightsRef:
         """A reference by which engines load the current weights."""
         return self._work("publish", deadline_s=self._deadlines.sync_deadline_s)
+
+    @property
+    def sender(self) -> "LearnerSender":
+        """The learner as the sender of weights."""
+        assert self.opened is not None
+        return LearnerSender(self._calls, address=self.opened.address, deadlines=self._deadlines)
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probs (nats) of each row's tokens after the first."""
@@ -156,3 +166,44 @@ class LearnerHandle:
 
     def _ask(self, method: str, *, what: str) -> Any:
         return self._calls.now(method, what=what, deadline_s=self._deadlines.step_deadline_s)
+
+
+class LearnerSender:
+    """Implements `rlvr.run.ray.transfer.RemoteSender` by calls that do not block the event loop."""
+
+    def __init__(self, calls: Calls, *, address: str, deadlines: ClusterConfig) -> None:
+        self.address = address
+        self._calls = calls
+        self._deadlines = deadlines
+
+    async def meet(self) -> int:
+        """Opens the store of the next group."""
+        return await self._ask("meet", self.address, what="a place where engines meet it")
+
+    async def join(self, rendezvous: Rendezvous) -> None:
+        """Waits for the engines."""
+        await self._ask("join", rendezvous, what="it to join the transfer of weights")
+
+    async def send(self, ref: WeightsRef) -> WeightsRef:
+        """Sends the weights of `ref`."""
+        return await self._ask("send", ref, what=f"the weights of version {ref.policy_version} to be sent")
+
+    async def next_chunk(self, ref: WeightsRef, *, is_first: bool, buffer_bytes: int) -> Chunk | WeightsRef:
+        """The next chunk for engines on the learner's GPU."""
+        what = f"a chunk of the weights of version {ref.policy_version}"
+        return await self._ask("next_chunk", ref, is_first, buffer_bytes, what=what)
+
+    async def leave(self) -> None:
+        """Leaves the group."""
+        await self._ask("leave", what="it to leave the transfer of weights")
+
+    async def write_file(self, ref: WeightsRef) -> WeightsRef | None:
+        """The same weights as a file; waits for the end of a training step."""
+        what = f"the file of version {ref.policy_version}"
+        limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
+        return await self._calls.later("call", "write_file", ref, what=what, deadline_s=limit_s)
+
+    async def _ask(self, method: str, *arguments: Any, what: str) -> Any:
+        """The learner keeps the deadline itself; it may begin late, when it is writing a file for an engine."""
+        limit_s = 2 * self._deadlines.sync_deadline_s + GRACE_S
+        return await self._calls.later("call", method, *arguments, what=what, deadline_s=limit_s)

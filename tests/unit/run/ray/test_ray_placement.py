@@ -7,7 +7,10 @@ import pytest
 from rlvr.config.recipe import Recipe
 
 pytest.importorskip("ray")
-from rlvr.run.ray.placement import plan_bundles, shortage
+from rlvr.errors import ConfigError
+from rlvr.records import Transport
+from rlvr.run.ray.placement import chosen_transport, engine_width, plan_bundles, shortage
+from rlvr.transfer.communicator import SUBSTITUTE_VARIABLE
 
 
 def recipe(*, engine: str = "vllm", args: dict[str, Any] | None = None, **cluster: Any) -> Recipe:
@@ -66,3 +69,42 @@ def test_the_shortage_is_told_with_the_sum_and_the_keys_to_change():
 def test_devices_in_total_are_not_enough_when_no_node_holds_one_actor():
     said = lack(recipe(args={"tensor_parallel_size": 4}), *[{"CPU": 64.0, "GPU": 2.0}] * 4)
     assert said == "one actor needs 4 GPUs on one node, the largest node has 2"
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "cluster", "expected"),
+    [
+        (0, {}, Transport.FILE),
+        (2, {}, Transport.NCCL),
+        (2, {"weight_transport": "file"}, Transport.FILE),
+        (1, {"placement": "colocated"}, Transport.IPC),
+        (4, {"placement": "colocated", "engines": 4}, Transport.FILE),  # the learner is on one GPU
+        (4, {"placement": "colocated", "engines": 4, "learners": 4}, Transport.IPC),
+    ],
+)
+def test_weights_take_the_fastest_way_that_the_placement_allows(
+    num_gpus: int, cluster: dict[str, Any], expected: Transport
+):
+    subject = recipe(**cluster)
+    assert chosen_transport(subject, plan_bundles(subject, num_gpus=num_gpus)) is expected
+
+
+def test_other_engines_load_files_and_those_without_weights_get_none():
+    for engine, expected in (("transformers", Transport.FILE), ("toy", Transport.SHARED)):
+        subject = recipe(engine=engine)
+        assert chosen_transport(subject, plan_bundles(subject, num_gpus=2)) is expected
+
+
+def test_a_broadcast_without_gpus_is_refused_unless_a_test_replaces_nccl(monkeypatch: pytest.MonkeyPatch):
+    subject = recipe(weight_transport="nccl")
+    plan = plan_bundles(subject, num_gpus=0)
+    monkeypatch.delenv(SUBSTITUTE_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=r"cluster\.weight_transport=nccl needs learner and engines on GPUs"):
+        chosen_transport(subject, plan)
+    monkeypatch.setenv(SUBSTITUTE_VARIABLE, "some.module:function")
+    assert chosen_transport(subject, plan) is Transport.NCCL
+
+
+def test_every_worker_of_an_engine_is_a_rank():
+    assert engine_width(recipe()) == 1
+    assert engine_width(recipe(args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})) == 8
