@@ -35,6 +35,7 @@ from rlvr.learner.peers import Alone, Peers, total_norm
 from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication
 from rlvr.models import lora
+from rlvr.models.allocator import release_cached_memory
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
@@ -226,6 +227,10 @@ class PolicyLearner:
         if self._perturbation.is_active:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
+
+    def release_memory(self) -> None:
+        """Returns cached device memory, for engines that share the device."""
+        release_cached_memory()
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs (nats, temperature 1) of all tokens but the first, in the learner's arithmetic."""

@@ -39,6 +39,7 @@ from rlvr.learner.ranks.rows import split_over_ranks
 from rlvr.learner.ranks.server import RankTask, correction_to_json, task_message
 from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication
+from rlvr.models.allocator import release_cached_memory
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
@@ -211,6 +212,11 @@ class LearnerGroup:
         if self._perturbation.is_active:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
+
+    def release_memory(self) -> None:
+        """Returns cached device memory of this process and of every rank, for engines that share the devices."""
+        release_cached_memory()
+        self._ask("release_memory", {})
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs of all tokens but the first; each rank computes its part of the rows."""

@@ -27,6 +27,7 @@ from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.lockstep import Lockstep
 from rlvr.learner.ranks.messages import Message, batch_of
 from rlvr.learner.ranks.sharding import gather_into, release, scatter_from, shard
+from rlvr.models.allocator import release_cached_memory
 from rlvr.models.policy import Policy
 from rlvr.records import Transport
 
@@ -89,6 +90,7 @@ class RankServer:
             "correction": self._correct,
             "gather": self._gather,
             "scatter": self._scatter,
+            "release_memory": lambda _learner, _request: release_cached_memory(),
             "score": self._score,
             "save": self._save,
             "restore": self._restore,
