@@ -69,7 +69,8 @@ class ClusterConfig(Section):
     """Where the parts of a run are placed. Moving a recipe to another cluster changes only this section.
 
     learners: processes that share one optimiser step (its result does not depend on them).
-    engines: rollout engines behind Ray; each takes what `rollout.engine_args` asks for (tensor_parallel_size).
+    engines: rollout engines behind Ray; each takes tensor_parallel_size x pipeline_parallel_size GPUs
+        (`rollout.engine_args`).
     address: address of a running Ray cluster ("auto", or host:port); empty starts one on this machine.
     wait_for_nodes_s: how long the run asks a running cluster for resources that its nodes do not have yet, so that an
         autoscaler can add nodes; 0 refuses at once.

@@ -103,19 +103,36 @@ def test_a_learner_on_another_node_uses_that_nodes_cores(monkeypatch: pytest.Mon
     assert threads_here(DriverThreads(node_id="node-0", num_threads=2)) == 8
 
 
-def test_each_colocated_engine_sees_its_own_devices_of_the_learner(monkeypatch: pytest.MonkeyPatch):
-    plan = SimpleNamespace(shared_devices=((0, 1), (2, 3)))
-    backend = RayBackend(
+def backend_of(reserved: Any, **changes: Any) -> RayBackend:
+    """A backend of which only what is asked of `reserved` is used."""
+    settings: dict[str, Any] = {"nodes": ["old"], "check_node": lambda _: None, **changes}
+    return RayBackend(
         recipe(placement="colocated"),
         service=None,  # type: ignore[arg-type] # not used here
         run_dir=Path(),
         board=None,  # type: ignore[arg-type] # the same
-        reserved=SimpleNamespace(plan=plan),  # type: ignore[arg-type] # its plan is all that is asked
-        nodes=[],
-        check_node=lambda _: None,
+        reserved=reserved,
         sources={},
         say=lambda _: None,
+        **settings,
     )
+
+
+def test_a_node_that_joined_later_must_run_the_drivers_code_before_an_engine_starts_on_it():
+    async def place(index: int) -> str:
+        return ["old", "new"][index]
+
+    checked: list[str] = []
+    backend = backend_of(SimpleNamespace(place=place), check_node=checked.append)
+    asyncio.run(backend._place("engine-0"))
+    assert checked == []
+    asyncio.run(backend._place("engine-1"))
+    assert checked == ["new"]
+
+
+def test_each_colocated_engine_sees_its_own_devices_of_the_learner(monkeypatch: pytest.MonkeyPatch):
+    plan = SimpleNamespace(shared_devices=((0, 1), (2, 3)))
+    backend = backend_of(SimpleNamespace(plan=plan))
     backend._learner = SimpleNamespace(opened=SimpleNamespace(devices=("4", "5", "6", "7")))  # type: ignore[assignment]
     assert [backend._devices_of(engine) for engine in (0, 1)] == [("4", "5"), ("6", "7")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
