@@ -36,6 +36,7 @@ from rlvr.learner.weights.perturbation import Perturbation, tensor_groups
 from rlvr.learner.weights.publication import Publication, WeightFiles
 from rlvr.learner.weights.sending import Sender
 from rlvr.models import lora
+from rlvr.models.allocator import release_cached_memory
 from rlvr.models.export import export_policy
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
@@ -261,6 +262,10 @@ class PolicyLearner:
     def write_file(self, ref: WeightsRef) -> WeightsRef | None:
         """The same weights as a file."""
         return self._publication.write_file(self.policy.model, ref)
+
+    def release_memory(self) -> None:
+        """Returns cached device memory, for engines that share the device."""
+        release_cached_memory()
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs (nats, temperature 1) of all tokens but the first, in the learner's arithmetic."""

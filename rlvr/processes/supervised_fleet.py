@@ -2,8 +2,8 @@
 
     submit x N --(this turn of the event loop)--> whole groups to the HEALTHY member with the least open work
                --one `serve` per member and turn--> answers, to each waiter as they arrive
-    a lost member: its open work is retried on others; it is restarted while the budget lasts, and serves again once
-                   `prepare` has made it HEALTHY
+    a lost member: its open work is retried on others; it is restarted while the budget lasts, as soon as there is a
+                   `place` for it, and serves again once `prepare` has made it HEALTHY
 
 It knows neither Ray nor what the members do: engines and verifiers derive from it. Members are anything that implements
 `Remote`. Everything here runs in one event loop.
@@ -57,13 +57,20 @@ class SupervisedFleet(ABC, Generic[MemberT]):
     lost: ClassVar[type[RlvrError]]
     max_attempts: ClassVar[int]
 
-    def __init__(self, *, names: Sequence[str], supervision: Supervision, on_event: OnEvent) -> None:
-        """Args: on_event: records an event, as `Recorder.event` does."""
+    def __init__(
+        self, *, names: Sequence[str], supervision: Supervision, on_event: OnEvent, absent: Sequence[str] = ()
+    ) -> None:
+        """Args:
+        absent: members for which there is no place yet; they join as soon as there is.
+        on_event: records an event, as `Recorder.event` does.
+        """
         self._supervision = supervision
         self._event = on_event
         self._first_names = list(names)
+        self._absent_names = list(absent)
         self._members: dict[str, MemberT] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
+        self._placeless: set[str] = set()  # of those starting: no place was found within the deadline of a start
         self._ending: set[asyncio.Task[None]] = set()
         self._waiting: deque[list[Work]] = deque()
         self._fresh: list[list[Work]] = []  # work of this turn of the loop
@@ -90,6 +97,9 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         member.state = MemberState.HEALTHY
         return True
 
+    async def place(self, name: str) -> None:
+        """Returns when there are resources for the member. Waits as long as it takes; raises RlvrError."""
+
     async def may_start(self) -> None:
         """Returns when a member may be restarted."""
 
@@ -111,10 +121,17 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         """The node and process of each member."""
         return [member.remote.place for member in self._members.values()]
 
-    async def start(self) -> None:
-        """Starts all members concurrently. Raises the error of the first that does not start; the others are ended."""
-        starts = [asyncio.create_task(self._started(name)) for name in self._first_names]
+    async def start(self, *, one_by_one: bool = False) -> None:
+        """Starts all members. Raises the error of the first that does not start; the others are ended.
+
+        Args: one_by_one: not concurrently, for members that measure the free memory of a device that they share.
+        """
+        starts: list[asyncio.Task[MemberT]] = []
         try:
+            for name in self._first_names:
+                starts.append(asyncio.create_task(self._started(name)))
+                if one_by_one:
+                    await starts[-1]
             started = await asyncio.gather(*starts)
             if self._is_closed:
                 raise self.error(f"the {self.noun}s were closed while they started")
@@ -127,6 +144,8 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             raise
         for member in started:
             self._admit(member)
+        for name in self._absent_names:
+            self._begin(name, why="joined")
 
     def submit(self, group: Sequence[Work]) -> None:
         """Has a group of items done by one member, together with others of this turn of the loop.
@@ -289,6 +308,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
     async def _join(self, name: str, *, why: str) -> None:
         """Starts and prepares a member; on failure retries while the budget lasts."""
         try:
+            await self._until_placed(name)
             await self.may_start()
             member = await self._started(name)
             self._admit(member)
@@ -303,6 +323,24 @@ class SupervisedFleet(ABC, Generic[MemberT]):
                 del self._starting[name]
             self._changed.set()
             self._dispatch()
+
+    async def _until_placed(self, name: str) -> None:
+        """Waits for a place. After the deadline of a start nobody waits for this member any longer, except this task:
+        when its node is back days later, it joins."""
+        placing = asyncio.create_task(self.place(name))
+        try:
+            if not (await asyncio.wait({placing}, timeout=self._supervision.heartbeat_s))[0]:
+                self._event(f"{self.kind}_waits_for_resources", **{self.kind: name})
+                logger.warning("%s waits until the cluster has resources for it", name)
+                await asyncio.wait({placing}, timeout=self._supervision.start_s)
+            if not placing.done():
+                self._placeless.add(name)
+                self._changed.set()
+                self._dispatch()
+            await placing
+        finally:
+            placing.cancel()
+            self._placeless.discard(name)
 
     async def _watch(self, member: MemberT) -> None:
         """Polls the member's health while it is alive; silence means that it is lost."""
@@ -327,7 +365,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             await self._changed.wait()
 
     def _has_hope(self) -> bool:
-        return bool(self._members) or bool(self._starting)
+        return bool(self._members) or bool(self._starting.keys() - self._placeless)
 
     def _none_left(self, purpose: str) -> RlvrError:
         return self.error(

@@ -43,6 +43,7 @@ from rlvr.learner.ranks.start import start_ranks
 from rlvr.learner.weights.perturbation import require_perturbable, tensor_groups
 from rlvr.learner.weights.publication import Publication, bytes_of_files
 from rlvr.learner.weights.weights_file import WeightsFolder
+from rlvr.models.allocator import release_cached_memory
 from rlvr.models.export import export_outline
 from rlvr.models.policy import Policy
 from rlvr.records import Transport, WeightsKind, WeightsRef
@@ -247,7 +248,7 @@ class LearnerGroup(SendsFromRanks):
         self._ask("reference", {"folder": "" if folder is None else str(folder.absolute())})
 
     def publish(self) -> WeightsRef:
-        """The current weights: in a file that rank 0 wrote, or in `policy.model`, or only announced if they will be sent.
+        """The current weights: in a file that rank 0 wrote, or in `policy.model`, or only announced if they are sent.
 
         See `PolicyLearner.publish`.
         """
@@ -263,6 +264,11 @@ class LearnerGroup(SendsFromRanks):
         if self._is_perturbed:
             return self._publication.publish_trial(self.policy.model)
         return self._publication.publish(self.policy.model)
+
+    def release_memory(self) -> None:
+        """Returns cached device memory of this process and of every rank, for engines that share the devices."""
+        release_cached_memory()
+        self._ask("release_memory", {})
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """For each row the log-probs of all tokens but the first; each rank computes its part of the rows."""

@@ -33,6 +33,7 @@ from rlvr.learner.shards import local_part
 from rlvr.learner.weights.sending import Sender
 from rlvr.learner.weights.wire import published_parts, wire_shapes, wire_tensors
 from rlvr.models import lora, sharded_weights
+from rlvr.models.allocator import release_cached_memory
 from rlvr.models.policy import Policy
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
 from rlvr.transfer.chunks import Chunk
@@ -110,6 +111,7 @@ class RankServer:
             "perturb": self._perturb,
             "unperturb": self._unperturb,
             "reference": self._load_reference,
+            "release_memory": lambda _learner, _request: release_cached_memory(),
             "score": self._score,
             "meet": self._meet,
             "join": self._join,

@@ -63,7 +63,7 @@ class VllmEngine:
         self._version = -1
         self._base: tuple[TensorEntry, ...] = ()  # the base of adapters
         self._is_sleeping = False
-        self._needs_cache = False  # it was woken for weights alone
+        self._has_cache = True  # False after `wake` from level 2, until weights are loaded
         self._salt = ""  # of the loaded weights; empty while there are none
         self._open: set[asyncio.Task[Completion]] = set()
         self._ended = ""  # why open requests were ended by the engine
@@ -124,11 +124,11 @@ class VllmEngine:
             try:
                 await self._core.call("pause_generation", mode="keep", clear_cache=True)
                 checksums = await (self._receive(ref) if checked is None else self._transfer(ref, checked))
-                if self._needs_cache:
+                if not self._has_cache:
                     await self._core.call("wake_up", tags=["kv_cache"])
-                    self._needs_cache = False
+                    self._has_cache = True
             finally:
-                if not self._trouble() and not self._receiver.is_partial:
+                if not self._trouble() and self._has_cache and not self._receiver.is_partial:
                     await self._core.call("resume_generation")
             loaded = time.perf_counter()
             scores = await self._score(canary)
@@ -179,12 +179,16 @@ class VllmEngine:
         return before, await self._used_bytes()
 
     async def wake(self) -> None:
-        """Takes the memory back; after level 2, `load_weights` must follow, which also takes the cache's memory.
+        """Takes the memory back; after level 2, only that of the weights, and `load_weights` must follow.
 
-        The learner may still need that: a learner on the same device frees its own when it has sent the weights.
+        The memory of the key-value cache follows at the end of the load, which needs room of its own; so does a learner
+        on the same device, until it has sent the weights.
         """
-        self._needs_cache = not self._salt and not self._settings.is_cpu
-        await self._core.call("wake_up", **({"tags": ["weights"]} if self._needs_cache else {}))
+        if self._salt:
+            await self._core.call("wake_up")
+        else:
+            await self._core.call("wake_up", tags=["weights"])
+            self._has_cache = False
         self._is_sleeping = False
 
     async def health(self) -> EngineHealth:

@@ -7,11 +7,11 @@ driver: loop, sampler, buffer, ledger, recorder
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from rlvr.config.recipe import Placement, PluginEngine, Recipe
 from rlvr.errors import ConfigError
@@ -25,7 +25,7 @@ from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
-from rlvr.run.ray.placement import Reserved, chosen_transport, engine_width
+from rlvr.run.ray.placement import Reserved, chosen_transport, gpus_per_engine
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
@@ -37,6 +37,8 @@ from rlvr.run.record.recorder import Recorder
 from rlvr.run.step.learner_thread import Hook
 from rlvr.verification.service import VerifierService
 
+logger = logging.getLogger(__name__)
+
 
 def train(request: RunRequest) -> None:
     """Runs a recipe to its end on a Ray cluster.
@@ -44,13 +46,19 @@ def train(request: RunRequest) -> None:
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
     run_dir = request.directory.path
-    with opened_backend(request.loaded.recipe, service=request.service, run_dir=run_dir) as backend:
+    recipe, say = request.loaded.recipe, request.console.note
+    with opened_backend(recipe, service=request.service, run_dir=run_dir, say=say) as backend:
         run_recipe(request, backend=backend)
 
 
 @contextmanager
-def opened_backend(recipe: Recipe, *, service: VerifierService, run_dir: Path) -> Iterator["RayBackend"]:
-    """Context with a connected cluster whose nodes run the same code as this one, and with reserved resources."""
+def opened_backend(
+    recipe: Recipe, *, service: VerifierService, run_dir: Path, say: Callable[[str], None] = logger.warning
+) -> Iterator["RayBackend"]:
+    """Context with a connected cluster whose nodes run the same code as this one, and with reserved resources.
+
+    Args: say: shows a line while the run waits for nodes, or for a model's download.
+    """
     with ExitStack() as stack:
         board = WaitBoard()
         sentinel = Sentinel(board, end=end_process)
@@ -62,11 +70,24 @@ def opened_backend(recipe: Recipe, *, service: VerifierService, run_dir: Path) -
         if isinstance(recipe.rollout.engine, PluginEngine):
             plugins.append(find(ENGINES, recipe.rollout.engine.name))
         modules = sorted({source.target.partition(":")[0] for source in plugins})
-        nodes = shake_hands(modules, deadline_s=recipe.cluster.start_deadline_s)
-        reserved = Reserved(recipe)
+        reserved = Reserved(recipe, say=say)  # before the check of the nodes, which may be coming only now
         stack.callback(reserved.close)
+        check = partial(
+            shake_hands,
+            modules,
+            with_vllm=recipe.rollout.engine.traits.takes_vllm_arguments,
+            deadline_s=recipe.cluster.start_deadline_s,
+        )
         backend = RayBackend(
-            recipe, service=service, run_dir=run_dir, board=board, reserved=reserved, nodes=nodes, sources=sources
+            recipe,
+            service=service,
+            run_dir=run_dir,
+            board=board,
+            reserved=reserved,
+            nodes=check(),
+            check_node=lambda node: check(only=[node]),
+            sources=sources,
+            say=say,
         )
         stack.callback(backend.close)
         yield backend
@@ -92,15 +113,23 @@ class RayBackend:
         board: WaitBoard,
         reserved: Reserved,
         nodes: Sequence[str],
+        check_node: Callable[[str], object],
         sources: dict[str, PluginSource],
+        say: Callable[[str], None],
     ) -> None:
+        """Args:
+        nodes: ids of the nodes that run the driver's code.
+        check_node: raises ConfigError when the node with this id does not.
+        """
         self._recipe = recipe
         self._service = service
         self._run_dir = run_dir
         self._board = board
         self._reserved = reserved
         self._nodes = nodes
+        self._check_node = check_node
         self._sources = sources
+        self._say = say
         self._learner: LearnerHandle | None = None
         self._was_opened = False
         self._text: PolicyText | None = None
@@ -113,13 +142,9 @@ class RayBackend:
             self._reserved.renew()
             self._transport = chosen_transport(self._recipe, self._reserved.plan)
         self._was_opened = True
-        learner = LearnerHandle(
-            self._recipe,
-            options=self._reserved.learner_options(),
-            num_threads=self._recipe.learner.num_threads or torch.get_num_threads(),
-            board=self._board,
-        )
+        learner = LearnerHandle(self._recipe, options=self._reserved.learner_options(), board=self._board)
         self._learner = learner
+        learner.download(self._say)
         opened = learner.open(self._run_dir.resolve())
         if not opened.sees_run_dir:
             raise ConfigError(
@@ -147,13 +172,13 @@ class RayBackend:
         fleet = self.fleet(context.recorder.event)
         verifiers = self.verifiers(context.recorder.event)
         try:
-            starting = [
-                asyncio.to_thread(learner.start, context, transport=self._transport),
-                fleet.start(),
-                verifiers.start(),
-            ]
             try:
-                await asyncio.gather(*starting)
+                await start_workers(
+                    lambda: asyncio.to_thread(learner.start, context, transport=self._transport),
+                    fleet=fleet,
+                    verifiers=verifiers,
+                    shares_devices=bool(self._reserved.plan.shared_devices),
+                )
             except BaseException:
                 await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
                 raise
@@ -172,12 +197,13 @@ class RayBackend:
         assert self._learner is not None
         assert self._text is not None
         cluster = self._recipe.cluster
+        num_engines = len(self._reserved.plan.engine_bundles)
         transfer = None
         if self._transport.is_sent:
             transfer = Transfer(
                 self._learner.sender,
                 transport=self._transport,
-                width=engine_width(self._recipe),
+                width=gpus_per_engine(self._recipe),
                 deadline_s=cluster.sync_deadline_s,
                 on_event=on_event,
             )
@@ -188,9 +214,12 @@ class RayBackend:
                 source=self._learner.source,
                 options_of=self._reserved.engine_options,
                 transport=self._transport,
+                devices_of=self._devices_of,
                 board=self._board,
             ),
-            num_engines=len(self._reserved.plan.engine_bundles),
+            num_engines=num_engines,
+            num_absent=cluster.engines - num_engines,
+            place=self._place,
             supervision=self._supervision(),
             sync_s=cluster.sync_deadline_s,
             loads_after_work=not self._recipe.rollout.engine.traits.loads_while_generating,
@@ -216,6 +245,19 @@ class RayBackend:
             on_event=on_event,
         )
 
+    async def _place(self, engine_id: str) -> None:
+        """Waits until the cluster has resources for an engine. Raises ConfigError when their node runs other code."""
+        node = await self._reserved.place(int(engine_id.rpartition("-")[2]))
+        if node not in self._nodes:
+            await asyncio.to_thread(self._check_node, node)
+
+    def _devices_of(self, engine: int) -> tuple[str, ...]:
+        """The GPUs of the learner that an engine shares, by Ray's ids."""
+        assert self._learner is not None
+        assert self._learner.opened is not None
+        shared = self._reserved.plan.shared_devices
+        return tuple(self._learner.opened.devices[position] for position in shared[engine]) if shared else ()
+
     def _supervision(self) -> Supervision:
         cluster = self._recipe.cluster
         return Supervision(
@@ -236,8 +278,8 @@ class RayBackend:
         if engines < wanted:
             recorder.remark(
                 "fewer_engines",
-                f"the remaining nodes hold {engines} of {wanted} engines; the run continues with these. Once nodes "
-                "are back, stop and resume it to use all",
+                f"the remaining nodes hold {engines} of {wanted} engines; the run continues with these, and the others "
+                "join when there are resources for them",
                 engines=engines,
                 wanted=wanted,
             )
@@ -267,3 +309,22 @@ class RayBackend:
                 await fleet.sleep()
 
         return sleep
+
+
+async def start_workers(
+    start_learner: Callable[[], Awaitable[None]], *, fleet: EngineFleet, verifiers: VerifierFleet, shares_devices: bool
+) -> None:
+    """Starts everything at once; engines that share the learner's devices after it, one by one.
+
+    An engine measures the free memory of its device when it starts, and keeps a share of it. What the learner, a
+    restored checkpoint or another engine takes meanwhile would be counted wrongly.
+    """
+    if not shares_devices:
+        await asyncio.gather(start_learner(), fleet.start(), verifiers.start())
+        return
+
+    async def in_turn() -> None:
+        await start_learner()
+        await fleet.start(one_by_one=True)
+
+    await asyncio.gather(in_turn(), verifiers.start())

@@ -9,9 +9,11 @@ import ray
 from ray import exceptions as ray_errors
 
 from rlvr.errors import RlvrError
+from rlvr.run.ray.actor_logs import last_lines
 from rlvr.run.ray.watch import WaitBoard
 
 STACKS_S = 5.0  # time for an unresponsive actor to return its stacks
+_KILLED_BY_US = "ray.kill"  # in Ray's reason; then the log has no cause
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Lost = Callable[[str], RlvrError]
 
@@ -26,6 +28,7 @@ class Calls:
         lost: makes the error for a dead actor, from the reason.
         """
         self.actor = actor
+        self._actor_id = actor._actor_id.hex()
         self._name = name
         self._owner = owner
         self._board = board
@@ -42,7 +45,7 @@ class Calls:
             except ray_errors.GetTimeoutError as error:
                 raise self._board.expired(wait, stacks=self._stacks()) from error
             except ray_errors.RayError as error:
-                raise self._meaning(error) from error
+                raise self.meaning(error) from error
 
     async def later(self, method: str, *arguments: Any, what: str, deadline_s: float) -> Any:
         """Calls the method and returns its result without blocking the event loop. Raises as `now` does."""
@@ -54,20 +57,26 @@ class Calls:
                 stacks = await asyncio.to_thread(self._stacks)
                 raise self._board.expired(wait, stacks=stacks) from error
             except ray_errors.RayError as error:
-                raise self._meaning(error) from error
+                raise await self.meaning_later(error) from error
+
+    async def meaning_later(self, error: ray_errors.RayError) -> RlvrError:
+        """As `meaning`, without blocking the event loop."""
+        return await asyncio.to_thread(self.meaning, error)
 
     def meaning(self, error: ray_errors.RayError) -> RlvrError:
-        """Converts an exception of Ray into one of ours: the actor is dead, or its method raised."""
-        return self._meaning(error)
+        """Converts an exception of Ray into one of ours: the actor is dead, or its method raised.
 
-    def _meaning(self, error: ray_errors.RayError) -> RlvrError:
+        A dead actor's error ends with the last lines of its log. Blocks for seconds when it ran on another node.
+        """
         if isinstance(error, ray_errors.RayTaskError):
             cause = error.cause
             if isinstance(cause, RlvrError):
                 return cause
             traceback = _COLOUR.sub("", str(error))  # the actor's own
             return RlvrError(f"{self._name} failed: {type(cause).__name__}: {cause}\n{traceback}")
-        return self._lost(reason_of(error))
+        reason = reason_of(error)
+        log = "" if _KILLED_BY_US in str(error) else last_lines(self._actor_id)
+        return self._lost(f"{reason}\n{log}" if log else reason)
 
     def _stacks(self) -> str:
         try:

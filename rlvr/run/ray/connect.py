@@ -24,20 +24,16 @@ from ray._raylet import (
     Config,  # type: ignore # the same
 )
 
-import rlvr
 from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.errors import ConfigError, Interrupted
 from rlvr.processes import watchdog
+from rlvr.run.ray import environment
 
+logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
 _TOKEN_BYTES = 32
 _PREFIX = "rlvr-ray-"
 _MAX_PLACE = 20  # characters: a socket path may have 107, and Ray appends about 70 to the folder's
-# Variables that actors share with the driver: model caches and settings of libraries.
-_CARRIED = (
-    "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY",
-    "THP_MEM_ALLOC_ENABLE", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED",
-)  # fmt: skip
 
 
 @contextmanager
@@ -48,20 +44,20 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[No
 
     Raises: ConfigError when the cluster cannot be reached or refuses the connection.
     """
-    environment = _private_environment() if not config.address else {}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    if environment:
+    variables = _private_environment() if not config.address else {}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    if variables:
         _read_environment_again()
     with ExitStack() as stack:
         stack.callback(_restore, before)
         if config.address:
             stack.callback(ray.shutdown)
-            _join(config.address)
+            _join(config)
         else:
             folder = stack.enter_context(_private_folder(logs))
             stack.callback(ray.shutdown)
-            _start(folder)
+            _start(folder, config)
         yield
 
 
@@ -112,18 +108,6 @@ def _inside(folder: Path) -> Path:
     return folder / "r"
 
 
-def actor_environment() -> dict[str, str]:
-    """Environment variables for actors: the path of a source checkout, and settings of libraries."""
-    carried = {name: os.environ[name] for name in _CARRIED if name in os.environ}
-    carried["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    checkout = Path(rlvr.__file__).resolve().parents[1]
-    if "site-packages" not in checkout.parts:
-        folders = [str(checkout), str(checkout / "verifiers"), str(checkout / "sandboxes")]
-        old = os.environ.get("PYTHONPATH", "")
-        carried["PYTHONPATH"] = os.pathsep.join([*folders, *([old] if old else [])])
-    return carried
-
-
 def _private_environment() -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
@@ -141,12 +125,18 @@ def _read_environment_again() -> None:
     Config.initialize("")
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path, config: ClusterConfig) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free if shared.is_dir() else OBJECT_STORE_BYTES
-    with _loopback_stays(), _named_for_children(folder):
+    if environment.is_job():
+        logger.warning(
+            "this process is a job of a Ray cluster, but cluster.address is empty: the run starts a private Ray beside "
+            "it and uses this machine only. cluster.address=auto uses the cluster"
+        )
+    with _loopback_stays(), _named_for_children(folder), environment.outside_of_job():
         _init(
+            config,
             address="local",
             num_cpus=cores,
             object_store_memory=max(80 << 20, min(OBJECT_STORE_BYTES, free // 4)),
@@ -177,29 +167,37 @@ def _named_for_children(folder: Path) -> Iterator[None]:
         del os.environ[watchdog.FOLDER_OF]
 
 
-def _join(address: str) -> None:
+def _join(config: ClusterConfig) -> None:
+    address = config.address
+    named = os.environ.get("RAY_ADDRESS", "")
+    if address == "auto" and named.startswith("ray://"):
+        raise ConfigError(
+            f"cluster.address=auto means RAY_ADDRESS={named!r}, an address of Ray Client, which a run cannot use. "
+            "Unset RAY_ADDRESS on a node of the cluster, or submit the run with `ray job submit`"
+        )
     try:
-        _init(address=address)
+        with environment.as_driver_of_job():
+            _init(config, address=address)
     except (ConnectionError, RuntimeError, ValueError, ray_errors.RayError) as error:
         raise ConfigError(
             f"cluster.address={address!r} cannot be joined: {_first_lines(error)}. Is the head running "
             "(`ray status --address ...`), and are RAY_AUTH_MODE and RAY_AUTH_TOKEN here those of the cluster?"
         ) from error
     if os.environ.get("RAY_AUTH_MODE") != "token" and not _is_loopback(address):
-        logging.getLogger(__name__).warning(
+        logger.warning(
             "the cluster at %s accepts connections without a token: anyone who reaches its ports can run code on it; "
             "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node",
             address,
         )
 
 
-def _init(**arguments: Any) -> None:
+def _init(config: ClusterConfig, **arguments: Any) -> None:
     ray.init(
         namespace=f"rlvr-{secrets.token_hex(4)}",
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=False,
-        runtime_env={"env_vars": actor_environment()},
+        runtime_env=environment.runtime_env(config),
         **arguments,
     )
 

@@ -1,15 +1,16 @@
 """Compares what each node has installed with the driver, before any actor starts; a difference refuses the run.
 
-Compared are the versions of Python and of `_DISTRIBUTIONS`, and hashes of the .py files of rlvr's packages and of the
-modules that define the recipe's plugins. What those modules import from elsewhere, and compiled code, is not compared.
-Ray's `working_dir` is never used, because workers would mix uploaded and installed code: each node must have rlvr
-installed.
+Compared are the versions of Python, of `_DISTRIBUTIONS` and, if its engine generates, of vLLM, and hashes of the .py
+files of rlvr's packages and of the modules that define the recipe's plugins. What those modules import from elsewhere,
+and compiled code, is not compared. rlvr uploads no code: each node must have it installed, or get it from the job with
+which the run was submitted (its `working_dir` or `pip`). The workers that are asked run in the environment of the
+actors, so what is compared is what they use.
 """
 
 import hashlib
 import importlib.util
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,36 @@ from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvr.errors import ConfigError, RlvrError
+from rlvr.rollout.vllm.environment import DISTRIBUTIONS as VLLM
 
 PACKAGES = ("rlvr", "rlvr_verifiers", "rlvr_sandboxes")
 _DISTRIBUTIONS = ("torch", "transformers", "numpy", "ray")
+_ABSENT = "absent"
+_VLLM = "vllm"
 
 
-def fingerprint(modules: Sequence[str] = ()) -> dict[str, str]:
+def fingerprint(modules: Sequence[str] = (), *, with_vllm: bool = False) -> dict[str, str]:
     """Versions, and hashes of the sources of rlvr's packages and of `modules`, those of the recipe's plugins.
 
     Sources are found as an import would find them; a module that is already loaded may be an older state of them.
     """
     found = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
-        try:
-            found[name] = version(name).partition("+")[0]
-        except PackageNotFoundError:
-            found[name] = "absent"
+        found[name] = _version(name)
+    if with_vllm:
+        builds = [build for name in VLLM if (build := _version(name)) != _ABSENT]
+        found[_VLLM] = builds[0] if builds else _ABSENT
     for name in (*PACKAGES, *modules):
         found[f"sources of {name}"] = source_hash(name)
     return found
+
+
+def _version(distribution: str) -> str:
+    """Its version without the suffix of a build (2.13.0+cpu is 2.13.0)."""
+    try:
+        return version(distribution).partition("+")[0]
+    except PackageNotFoundError:
+        return _ABSENT
 
 
 def source_hash(module: str) -> str:
@@ -47,7 +59,7 @@ def source_hash(module: str) -> str:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not (spec.submodule_search_locations or spec.origin):
-        return "absent"
+        return _ABSENT
     digest = hashlib.sha256()
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if folders:
@@ -63,27 +75,34 @@ def source_hash(module: str) -> str:
 def differences(node: str, mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """One line for each difference, naming the node and both values.
 
+    A driver, or a node that only verifies, may lack vLLM; an engine that is placed there says so when it starts.
+
     >>> differences("n1", {"torch": "2.13.0"}, {"torch": "2.12.0"})
     ['n1: torch is 2.12.0, the driver has 2.13.0']
     """
     return [
-        f"{node}: {key} is {theirs.get(key, 'absent')}, the driver has {value}"
+        f"{node}: {key} is {theirs.get(key, _ABSENT)}, the driver has {value}"
         for key, value in mine.items()
-        if theirs.get(key, "absent") != value
+        if theirs.get(key, _ABSENT) != value and not (key == _VLLM and _ABSENT in (value, theirs.get(key, _ABSENT)))
     ]
 
 
-def shake_hands(modules: Sequence[str], *, deadline_s: float) -> list[str]:
+def shake_hands(
+    modules: Sequence[str], *, with_vllm: bool, deadline_s: float, only: Collection[str] | None = None
+) -> list[str]:
     """Asks every node for its fingerprint; returns the nodes' ids.
+
+    Args:
+        with_vllm: the engines are vLLM's. only: the ids of the nodes to ask; None: all live ones.
 
     Raises: ConfigError, which names each node that differs with both values; RlvrError when one does not answer.
     """
-    mine = fingerprint(modules)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    mine = fingerprint(modules, with_vllm=with_vllm)
+    nodes = [node for node in ray.nodes() if node["Alive"] and (only is None or node["NodeID"] in only)]
     asked = {
         node["NodeID"]: _ask.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(list(modules))
+        ).remote(list(modules), with_vllm)
         for node in nodes
     }
     problems: list[str] = []
@@ -112,5 +131,5 @@ def _answer(reference: Any, name: str, deadline_s: float) -> dict[str, str]:
 
 
 @ray.remote
-def _ask(modules: list[str]) -> dict[str, str]:
-    return fingerprint(modules)
+def _ask(modules: list[str], with_vllm: bool) -> dict[str, str]:
+    return fingerprint(modules, with_vllm=with_vllm)

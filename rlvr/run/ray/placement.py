@@ -1,7 +1,9 @@
 """Places learner and engines on cores and devices: bundles are reserved together, or refused with the arithmetic."""
 
-import math
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +19,20 @@ from rlvr.records import Transport
 from rlvr.run.ray.connect import head_is_gone
 from rlvr.transfer.communicator import has_substitute
 
+logger = logging.getLogger(__name__)
 LEARNER_CPUS = 1.0
+_POLL_S = 2.0
+_LINE_EVERY_S = 30.0
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Bundles of resources: where the learner goes, and where each engine.
 
-    learner_gpus: the learner's own devices; 0 when it has none or shares the engines' (colocated).
+    learner_gpus: the devices that Ray assigns to the learner; colocated, those of the engines too.
+    engine_gpus: the devices that Ray assigns to each engine; 0 when it has none or shares the learner's.
+    shared_devices: for each engine that shares the learner's devices, which of them it uses (positions, from 0).
     """
 
     bundles: tuple[Mapping[str, float], ...]
@@ -33,6 +41,7 @@ class Plan:
     learner_gpus: int
     engine_gpus: int
     engine_cpus: float
+    shared_devices: tuple[tuple[int, ...], ...] = ()
 
 
 def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
@@ -42,21 +51,23 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
     """
     cluster = recipe.cluster
     is_gpu_engine = recipe.rollout.engine.traits.has_weights and num_gpus > 0
-    parallel = recipe.rollout.engine_args.get("tensor_parallel_size", 1)
-    width = parallel if isinstance(parallel, int) else 1
-    engine_gpus = width if is_gpu_engine else 0
+    engine_gpus = gpus_per_engine(recipe) if is_gpu_engine else 0
     learner_gpus = cluster.learners if num_gpus and recipe.learner.device != "cpu" else 0
     engine = _bundle(cluster.cpus_per_engine, engine_gpus)
     if cluster.placement is Placement.COLOCATED and learner_gpus:
+        # Ray assigns all devices to the learner, which passes each engine its own: a share of a device that Ray
+        # assigned to an engine could be another device than the learner's.
         shared = max(learner_gpus, cluster.engines * engine_gpus)
         bundle = _bundle(LEARNER_CPUS + cluster.engines * cluster.cpus_per_engine, shared)
+        positions = [tuple(range(i * engine_gpus, (i + 1) * engine_gpus)) for i in range(cluster.engines)]
         return Plan(
             bundles=(bundle,),
             learner_bundle=0,
             engine_bundles=(0,) * cluster.engines,
-            learner_gpus=0,
-            engine_gpus=engine_gpus,
+            learner_gpus=shared,
+            engine_gpus=0,
             engine_cpus=cluster.cpus_per_engine,
+            shared_devices=tuple(positions) if engine_gpus else (),
         )
     return Plan(
         bundles=(_bundle(LEARNER_CPUS, learner_gpus), *([engine] * cluster.engines)),
@@ -92,11 +103,11 @@ def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:
     return Transport(wanted.value)
 
 
-def engine_width(recipe: Recipe) -> int:
-    """The workers of one engine."""
-    given = recipe.rollout.engine_args
-    widths = [given.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-    return math.prod(width for width in widths if isinstance(width, int))
+def gpus_per_engine(recipe: Recipe) -> int:
+    """The devices over which one engine is spread: tensor_parallel_size x pipeline_parallel_size."""
+    degrees = [recipe.rollout.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+    tensor, pipeline = (degree if isinstance(degree, int) else 1 for degree in degrees)
+    return tensor * pipeline
 
 
 def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float) -> str:
@@ -105,9 +116,10 @@ def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, 
     Args: nodes: resources of each node ("CPU", "GPU").
     """
     problems: list[str] = []
+    is_colocated = plan.learner_bundle in plan.engine_bundles
     for kind, remedy in (
         ("CPU", "lower cluster.engines or cluster.cpus_per_engine"),
-        ("GPU", "lower cluster.engines, cluster.learners or tensor_parallel_size"),
+        ("GPU", "lower cluster.engines, cluster.learners, tensor_parallel_size or pipeline_parallel_size"),
     ):
         wanted = sum(bundle.get(kind, 0.0) for bundle in plan.bundles)
         there = sum(node.get(kind, 0.0) for node in nodes)
@@ -115,31 +127,100 @@ def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, 
         each = cpus_per_engine if kind == "CPU" else plan.engine_gpus
         if wanted > there:
             how = f"learner {learner:g} + {engines} engines x {each:g}"
-            if plan.learner_bundle in plan.engine_bundles:
+            if is_colocated:
                 how = f"learner and {engines} engines together"
             problems.append(f"{wanted:g} {kind}s are needed ({how}), the cluster has {there:g}; {remedy}")
         largest = max((bundle.get(kind, 0.0) for bundle in plan.bundles), default=0.0)
         best = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if largest > best and wanted <= there:
-            problems.append(f"one actor needs {largest:g} {kind}s on one node, the largest node has {best:g}")
+            if is_colocated:
+                who = f"learner and {engines} engines share the devices of one node and need"
+            else:
+                who = f"{'the learner' if learner == largest else 'an engine'} cannot span nodes and needs"
+            problems.append(f"{who} {largest:g} {kind}s, the largest node has {best:g}; {remedy}")
     return "; ".join(problems)
+
+
+def unreserved(plan: Plan, *, nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> str:
+    """Why a plan for which there is enough in total was not reserved: others hold it, or it is in too small pieces.
+
+    Args: free: what nobody holds, in the whole cluster.
+    """
+    shown = ", ".join(f"{amount:g} {kind}s" for kind, amount in free.items())
+    wanted = {kind: sum(bundle.get(kind, 0.0) for bundle in plan.bundles) for kind in free}
+    if any(free[kind] < amount for kind, amount in wanted.items()):
+        return f"other jobs hold the rest (free now: {shown})"
+    pieces = ", ".join(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes)
+    return f"each of these needs to be on one node, and the nodes have {pieces} (free now: {shown})"
+
+
+def wait_for_nodes(
+    lack_of: Callable[[], str],
+    *,
+    nodes: Callable[[], Sequence[Mapping[str, float]]],
+    is_reserved: Callable[[float], bool],
+    limit_s: float,
+    say: Say,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Waits until the nodes can hold the plan or it is reserved; returns what is missing after `limit_s`, else "".
+
+    Args:
+        lack_of: what is missing now; "" if nothing is.
+        is_reserved: waits up to so many seconds for the reservation, and returns whether it exists.
+        say: called with one line at the start, when something changes, and every half minute.
+    """
+    begin, said, said_at = clock(), "", -_LINE_EVERY_S
+    while lack := lack_of():
+        waited = clock() - begin
+        if waited >= limit_s:
+            return lack
+        line = f"{lack} (now {describe(nodes())})"
+        if line != said or waited - said_at >= _LINE_EVERY_S:
+            said, said_at = line, waited
+            say(f"waiting for nodes, {waited:.0f} of cluster.wait_for_nodes_s={limit_s:g} s: {line}")
+        if is_reserved(min(_POLL_S, limit_s - waited)):
+            return ""
+    return ""
+
+
+def describe(nodes: Sequence[Mapping[str, float]]) -> str:
+    """The nodes in a few words.
+
+    >>> describe([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}])
+    '2 nodes: 12 CPUs, 2 GPUs'
+    """
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {cpus:g} CPUs, {gpus:g} GPUs"
 
 
 class Reserved:
     """A plan whose resources are reserved. plan: has fewer engines than the recipe after nodes were lost."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Waits until everything is reserved. Raises ConfigError with the arithmetic if it does not fit."""
+    def __init__(self, recipe: Recipe, *, say: Say = logger.warning) -> None:
+        """Waits until everything is reserved. Raises ConfigError with the arithmetic if it does not fit.
+
+        Args: say: shows a line while the run waits for nodes.
+        """
         self._recipe = recipe
-        self.plan, lack = _fitting(recipe, engines=recipe.cluster.engines)
-        if lack:
+        self._say = say
+        self._single: dict[int, PlacementGroup] = {}  # of engines that the plan does not hold
+        cluster = recipe.cluster
+        self.plan, lack = _fitting(recipe, engines=cluster.engines)
+        if lack and not self._may_wait:
             raise ConfigError(f"the cluster is too small: {lack}")
-        self._group = self._reserve(recipe.cluster.start_deadline_s)
+        self._group = self._reserve(cluster.start_deadline_s, engines=cluster.engines)
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether nodes may still come: never to a private Ray."""
+        return bool(self._recipe.cluster.address) and self._recipe.cluster.wait_for_nodes_s > 0
 
     def renew(self) -> None:
         """Reserves again after a node was lost, with as many engines as the nodes can hold.
 
-        The lost node has cluster.heartbeat_deadline_s to come back. Raises ConfigError if not even one engine fits.
+        The lost node has cluster.heartbeat_deadline_s to come back. Raises ConfigError if not even one engine fits,
+        or, with cluster.wait_for_nodes_s, does not fit by then.
         """
         patience_s = self._recipe.cluster.heartbeat_deadline_s
         if self._answers(patience_s):
@@ -150,15 +231,35 @@ class Reserved:
         lack = ""
         for engines in range(self._recipe.cluster.engines, 0, -1):
             self.plan, lack = _fitting(self._recipe, engines=engines, least_gpus=least_gpus)
-            if lack:
+            if lack and not (engines == 1 and self._may_wait):
                 continue
             try:
-                self._group = self._reserve(patience_s)
+                self._group = self._reserve(patience_s, engines=engines)
             except ConfigError as error:
                 lack = str(error)
             else:
                 return
         raise ConfigError(f"the rest of the cluster is too small: {lack}")
+
+    async def place(self, index: int) -> str:
+        """Waits, as long as it takes, until the resources of an engine are reserved on a live node; returns its id.
+
+        Those of an engine of the plan, which Ray reserves again when a node can hold them; otherwise new ones.
+        """
+        if index >= len(self.plan.engine_bundles) and index not in self._single:
+            bundle = _bundle(self.plan.engine_cpus, self.plan.engine_gpus)
+            self._single[index] = placement_group([bundle])
+        task: Any = ray.remote(num_cpus=0, max_retries=0)(_node_id)
+        while True:
+            asked = task.options(scheduling_strategy=self._engine_strategy(index)).remote()
+            try:
+                return await asked
+            except ray_errors.RayError as error:  # the node was lost a moment ago
+                logger.debug("engine %d has no place yet: %s", index, error)
+                await asyncio.sleep(_POLL_S)
+            except asyncio.CancelledError:
+                ray.cancel(asked, force=True)
+                raise
 
     def _answers(self, within_s: float) -> bool:
         """Whether each bundle still runs a task: the state that Ray reports is stale for a while."""
@@ -176,18 +277,35 @@ class Reserved:
                 ray.cancel(one, force=True)
             return False
 
-    def _reserve(self, deadline_s: float) -> PlacementGroup:
+    def _reserve(self, deadline_s: float, *, engines: int) -> PlacementGroup:
+        """The reservation of the plan, for which an autoscaler may add nodes. Raises ConfigError."""
+        cluster = self._recipe.cluster
         group = placement_group([dict(bundle) for bundle in self.plan.bundles])
+        ready = group.ready()
+        if self._may_wait:
+            lack = wait_for_nodes(
+                lambda: _lack(self.plan, engines=engines, cpus_per_engine=cluster.cpus_per_engine),
+                nodes=_live_nodes,
+                is_reserved=lambda seconds: bool(ray.wait([ready], timeout=seconds)[0]),
+                limit_s=cluster.wait_for_nodes_s,
+                say=self._say,
+            )
+            if lack:
+                remove_placement_group(group)
+                raise ConfigError(
+                    f"the cluster is still too small after cluster.wait_for_nodes_s={cluster.wait_for_nodes_s:g} s: "
+                    f"{lack} (now {describe(_live_nodes())})"
+                )
         try:
-            ray.get(group.ready(), timeout=deadline_s)
+            ray.get(ready, timeout=deadline_s)
         except ray_errors.GetTimeoutError as error:
-            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
             state = placement_group_table(group).get("state")
             remove_placement_group(group)
+            free = {kind: ray.available_resources().get(kind, 0.0) for kind in ("CPU", "GPU")}
             raise ConfigError(
                 f"the cluster has enough in total, but {list(map(dict, self.plan.bundles))} could not be reserved "
-                f"within {deadline_s:g} s (cluster.start_deadline_s; {state}; free now: {free}): other "
-                "jobs hold the rest"
+                f"within {deadline_s:g} s (cluster.start_deadline_s; {state}): "
+                + unreserved(self.plan, nodes=_live_nodes(), free=free)
             ) from error
         return group
 
@@ -200,31 +318,53 @@ class Reserved:
         }
 
     def engine_options(self, index: int) -> dict[str, Any]:
-        """Options of the engine with this index; one that joined later takes any free resources."""
+        """Options of the engine with this index; one that the plan does not hold takes what `place` reserved."""
         options: dict[str, Any] = {"num_cpus": self.plan.engine_cpus, "num_gpus": self.plan.engine_gpus}
-        if index < len(self.plan.engine_bundles):
-            options["scheduling_strategy"] = self._strategy(self.plan.engine_bundles[index])
+        if index < len(self.plan.engine_bundles) or index in self._single:
+            options["scheduling_strategy"] = self._engine_strategy(index)
         return options
 
     def close(self) -> None:
         """Releases the reservation, unless the cluster's head is gone."""
+        groups = [self._group, *self._single.values()]
+        self._single = {}
         if not head_is_gone():
-            remove_placement_group(self._group)
+            for group in groups:
+                remove_placement_group(group)
 
     def _strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+
+    def _engine_strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
+        if index < len(self.plan.engine_bundles):
+            return self._strategy(self.plan.engine_bundles[index])
+        return PlacementGroupSchedulingStrategy(self._single[index], placement_group_bundle_index=0)
 
 
 def _fitting(recipe: Recipe, *, engines: int, least_gpus: int = 0) -> tuple[Plan, str]:
     """The plan with this number of engines, and why the live nodes cannot hold it; "" if they can."""
     cluster = recipe.cluster.model_copy(update={"engines": engines})
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    nodes = _live_nodes()
+    if recipe.learner.device.startswith("cuda"):
+        least_gpus = max(1, least_gpus)  # an autoscaler may not have started a node with GPUs yet
     plan = plan_bundles(
         recipe.model_copy(update={"cluster": cluster}),
         num_gpus=max(least_gpus, int(sum(node.get("GPU", 0.0) for node in nodes))),
     )
-    lack = shortage(plan, nodes=nodes, engines=engines, cpus_per_engine=cluster.cpus_per_engine)
-    return plan, lack
+    return plan, _lack(plan, engines=engines, cpus_per_engine=cluster.cpus_per_engine)
+
+
+def _lack(plan: Plan, *, engines: int, cpus_per_engine: float) -> str:
+    return shortage(plan, nodes=_live_nodes(), engines=engines, cpus_per_engine=cpus_per_engine)
+
+
+def _live_nodes() -> list[dict[str, float]]:
+    """The resources of each live node."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _node_id() -> str:
+    return ray.get_runtime_context().get_node_id()
 
 
 def _bundle(cpus: float, gpus: int) -> dict[str, float]:

@@ -19,7 +19,8 @@ from rlvr.processes import watchdog
 from rlvr.records import Transport, WeightsRef
 from rlvr.run.step.failures import LearnerLost
 
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 32 << 20
+CHUNKS_AHEAD = 2  # that the learner may have sent and the node has not written yet; the rest would fill Ray's store
 _KEPT = 2  # versions, as many as the learner keeps
 _PREFIX = "rlvr-weights-copies-"
 
@@ -143,10 +144,9 @@ def _size(ref: WeightsRef) -> int:
 
 def _fetch(ref: WeightsRef, source: WeightSource, target: Path) -> None:
     draft = target.with_suffix(".part")
-    chunks = source.actor.read_weights.options(num_returns="streaming").remote(ref.uri, CHUNK_BYTES)
     try:
         with draft.open("wb") as file:
-            for chunk in chunks:
+            for chunk in stream(source.actor, ref.uri):
                 file.write(ray.get(chunk))
         draft.rename(target)
     except ray_errors.RayTaskError:
@@ -157,6 +157,12 @@ def _fetch(ref: WeightsRef, source: WeightSource, target: Path) -> None:
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def stream(actor: Any, uri: str) -> Iterator[Any]:
+    """References to the chunks of a file of the learner's actor, which sends more only as these are read."""
+    options = {"num_returns": "streaming", "_generator_backpressure_num_objects": CHUNKS_AHEAD}
+    return actor.read_weights.options(**options).remote(uri, CHUNK_BYTES)
 
 
 def _prune(folder: Path, *, kept: int) -> None:

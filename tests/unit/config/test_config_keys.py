@@ -113,6 +113,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "cluster.placement": ("colocated",),
     "cluster.weight_transport": ("file",),
     "cluster.address": ("auto",),
+    "cluster.wait_for_nodes_s": ("600.0",),
     "cluster.cpus_per_engine": ("0.5",),
     "cluster.verifier_pools": ("2",),
     "cluster.max_learner_restarts": ("0",),
@@ -145,8 +146,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_key_of_these_sections_is_listed_here() -> None:
     keys = {path for path in leaf_paths(Recipe) if path.startswith(SECTIONS)}
-    # settings of plugins and of vLLM are theirs, and without its name a plugin is none
-    free = {path for path in keys if path.endswith((".settings", ".name"))} | {"rollout.engine_args"}
+    # settings of plugins and of vLLM are theirs, without its name a plugin is none, and variables have any name
+    free = {path for path in keys if path.endswith((".settings", ".name"))} | {"rollout.engine_args", "cluster.env"}
     assert keys - free == set(KEYS)
 
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from rlvr.models.allocator import use_expandable_segments
+
 # Large blocks taken and freed, as by a step; prints the page faults of the second round.
 ROUNDS = """
 import resource
@@ -42,3 +44,13 @@ def test_memory_that_was_freed_is_not_faulted_in_again():
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_a_setting_of_the_user_stays():
     assert faults(KEEP, MALLOC_MMAP_MAX_="65536") > 8 * 8 * 128
+
+
+def test_segments_of_gpu_memory_can_grow_unless_the_user_has_set_the_allocator():
+    environ: dict[str, str] = {}
+    use_expandable_segments(environ)
+    assert environ == {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    for own in ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, {"PYTORCH_ALLOC_CONF": "x"}):
+        environ = dict(own)
+        use_expandable_segments(environ)
+        assert environ == own

