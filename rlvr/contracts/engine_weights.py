@@ -119,7 +119,7 @@ async def other_bytes_are_noticed(trial: EngineTrial) -> Problems:
         await trial.load(ref)
         return []
     first, *rest = ref.manifest
-    forged = replace(ref, manifest=(replace(first, checksum=first.checksum ^ 1), *rest))
+    forged = replace(ref, manifest=(replace(first, checksum=(first.checksum or 0) ^ 1), *rest))
     problems: Problems = []
     try:
         receipt = await trial.engine.load_weights(forged, canary=CANARY)

@@ -80,9 +80,9 @@ class MetricSums:
         self.peak_memory_gb = max(self.peak_memory_gb, other.peak_memory_gb)
 
     def means(self, *, loss_divisor: int) -> dict[str, float]:
-        """Means by name; plain sums and the effective sample size are resolved here."""
-        pairs = dict(self.pairs)
-        means = {"policy/loss": self.loss_sum / loss_divisor}
+        """Means by name, after `resolve`; plain sums and the effective sample size are computed here."""
+        pairs = {name: (float(value), float(count)) for name, (value, count) in self.pairs.items()}
+        means = {"policy/loss": float(self.loss_sum) / loss_divisor}
         weight, _ = pairs.pop("mismatch/weight_sum", (0.0, 0.0))
         square, _ = pairs.pop("mismatch/weight_square_sum", (0.0, 0.0))
         tokens = pairs.get("learner/loss_tokens", (0.0, 0.0))[0]

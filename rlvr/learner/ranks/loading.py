@@ -22,10 +22,10 @@ from rlvr.config.sections.model import ModelConfig
 from rlvr.errors import CheckpointError
 from rlvr.learner.ranks.signs import signs_of_life
 from rlvr.learner.shards import first_row, local_part
+from rlvr.learner.weight_slices import WeightSlices, find_slices
 from rlvr.models import lora, sharded_weights
 from rlvr.models.export import read_exported
 from rlvr.models.policy import load_policy, source_arguments
-from rlvr.models.weight_slices import WeightSlices, find_slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

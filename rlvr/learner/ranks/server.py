@@ -22,7 +22,6 @@ from rlvr.config.sections.learner import LearnerConfig
 from rlvr.errors import TransferError
 from rlvr.learner import checkpoint
 from rlvr.learner.learner import PolicyLearner
-from rlvr.learner.ranks.files import RankFiles
 from rlvr.learner.ranks.loading import WeightSource, load_folder, load_source
 from rlvr.learner.ranks.lockstep import Lockstep
 from rlvr.learner.ranks.messages import Message, batch_of, correction_from_json, ref_to_json
@@ -30,6 +29,7 @@ from rlvr.learner.ranks.saving import ShardedSaver
 from rlvr.learner.ranks.sharding import gather_into, materialize, release, scatter_from, shard
 from rlvr.learner.ranks.signs import signs_of_life
 from rlvr.learner.shards import local_part
+from rlvr.learner.weights.rank_files import RankFiles
 from rlvr.learner.weights.sending import Sender
 from rlvr.learner.weights.wire import published_parts, wire_shapes, wire_tensors
 from rlvr.models import lora, sharded_weights
