@@ -2,6 +2,7 @@
 # make quickstart  trains for real, on a CPU, in minutes
 # make test        the tests
 # make test-fast   those of them that answer in about two minutes
+# make test-thorough   the longest ones: every model family, busy machines, minutes of random faults
 # make check       format, lint, types, layout: what a commit must pass
 # make parity      our losses and advantages, compared with those of six other trainers
 #
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test test-fast check lint types golden parity bench clean cuda-libraries
+.PHONY: setup quickstart test test-fast test-thorough check lint types golden parity bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -29,6 +30,9 @@ FAST := tests/unit/house tests/unit/algorithms tests/unit/config tests/unit/data
 
 test-fast: $(VENV)/.full
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image" $(FAST)
+
+test-thorough: $(VENV)/.full
+	$(BIN)/python -m pytest -q -m thorough
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check .

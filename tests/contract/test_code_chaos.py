@@ -134,6 +134,7 @@ def test_processes_killed_at_random_cost_no_honest_program_its_verdict(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("backend", ["namespaces", "landlock"])
 def test_a_minute_of_processes_killed_at_random_costs_no_honest_program_its_verdict(
     backend: str, caplog: pytest.LogCaptureFixture

@@ -72,6 +72,7 @@ def verify(backend: str, items: list[tuple[Any, str]]) -> list[Verdict]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @BACKENDS
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_right_program_passes_on_a_busy_machine(kind: str, backend: str) -> None:
@@ -105,6 +106,7 @@ BLOCKED = {
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @BACKENDS
 @MACHINES
 @pytest.mark.parametrize("kind", KINDS)

@@ -79,6 +79,7 @@ def test_untied_weights_equal_a_fresh_engines_bit_for_bit(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_compiled_engines_equal_fresh_ones_bit_for_bit(tmp_path: Path, is_tied: bool):
     make = cases.tiny_policy if is_tied else cases.untied_policy

@@ -28,12 +28,13 @@ from tests.unit.models.packing_cases import difference, gradients, ragged
 from tests.unit.rollout.test_engine import generate, requests_of
 
 EXACT = 1e-4  # nats, between float32 computations of one log-prob
-# One of each kind runs with the quick tests, all of them with the slow ones.
+# One of each kind runs with the quick tests, all of them with the thorough ones.
 QUICK = ("gemma2", "gpt_neox", "deepseek_v3", "mamba", "lfm2", "recurrent_gemma")
 REFUSED = ("rwkv",)
 TRAINED = [name for name in FAMILIES if name not in REFUSED]
 all_families = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in TRAINED]
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow, pytest.mark.thorough]) for name in TRAINED],
 )
 # Prompts of several lengths, two of them equal, one longer than every window and chunk.
 PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 4, 8, 12, 4, 8, 5, 5, 7, 20, 21, 6], [3], [1, 5, 6, 8]]

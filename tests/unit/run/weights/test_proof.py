@@ -239,6 +239,7 @@ def test_a_difference_with_a_number_that_is_not_finite_is_infinite():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [EngineDtype.FLOAT32, EngineDtype.BFLOAT16])
 def test_honest_engines_never_fail_in_random_runs(tmp_path: Path, dtype: EngineDtype):
     for seed in range(25):
