@@ -71,21 +71,12 @@ class ClusterPlan:
         return not self.problems
 
 
-def engine_width(recipe: Recipe) -> int:
-    """GPUs of one engine: tensor-parallel times pipeline-parallel."""
-    sizes = (recipe.rollout.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
-    width = 1
-    for size in sizes:
-        width *= size if isinstance(size, int) else 1
-    return width
-
-
 def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware, *, files_at_once: int) -> ClusterPlan:
     """The plan of a recipe whose engines have processes of their own.
 
     Args: files_at_once: for how many files of weights the learner's node must have room.
     """
-    width, cluster = engine_width(recipe), recipe.cluster
+    width, cluster = recipe.rollout.gpus_per_engine, recipe.cluster
     is_colocated = cluster.placement is Placement.COLOCATED
     learner, kept = _learner(setup)
     engine, room_per_row, left = _engine(recipe, setup, hardware, width=width, kept=kept if is_colocated else 0)

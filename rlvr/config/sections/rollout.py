@@ -1,5 +1,6 @@
 """The rollout and the reward section: how completions are generated, and what they earn."""
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -61,6 +62,12 @@ class RolloutConfig(Section):
     def has_copy(self) -> bool:
         """Whether the engine holds weights of its own, which a sync must reach."""
         return self.engine.traits.has_weights and not self.shares_tensors
+
+    @property
+    def gpus_per_engine(self) -> int:
+        """The devices over which a vLLM engine is spread: tensor_parallel_size x pipeline_parallel_size."""
+        degrees = (self.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+        return math.prod(degree for degree in degrees if isinstance(degree, int))
 
 
 class Truncated(StrEnum):

@@ -25,7 +25,7 @@ from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
-from rlvr.run.ray.placement import Reserved, chosen_transport, gpus_per_engine
+from rlvr.run.ray.placement import Reserved, chosen_transport
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
@@ -203,7 +203,7 @@ class RayBackend:
             transfer = Transfer(
                 self._learner.sender,
                 transport=self._transport,
-                width=gpus_per_engine(self._recipe),
+                width=self._recipe.rollout.gpus_per_engine,
                 deadline_s=cluster.sync_deadline_s,
                 on_event=on_event,
             )

@@ -51,7 +51,7 @@ def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
     """
     cluster = recipe.cluster
     is_gpu_engine = recipe.rollout.engine.traits.has_weights and num_gpus > 0
-    engine_gpus = gpus_per_engine(recipe) if is_gpu_engine else 0
+    engine_gpus = recipe.rollout.gpus_per_engine if is_gpu_engine else 0
     learner_gpus = cluster.learners if num_gpus and recipe.learner.device != "cpu" else 0
     engine = _bundle(cluster.cpus_per_engine, engine_gpus)
     if cluster.placement is Placement.COLOCATED and learner_gpus:
@@ -88,10 +88,10 @@ def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:
     if not traits.has_weights:
         return Transport.SHARED
     wanted = recipe.cluster.weight_transport
-    is_colocated = plan.learner_bundle in plan.engine_bundles and bool(plan.engine_gpus)
+    is_colocated = bool(plan.shared_devices)
     has_own = bool(plan.learner_gpus and plan.engine_gpus)
     if wanted is WeightTransport.AUTO:
-        has_beyond = is_colocated and recipe.cluster.engines * plan.engine_gpus > recipe.cluster.learners
+        has_beyond = sum(map(len, plan.shared_devices)) > recipe.cluster.learners
         if not traits.takes_broadcasts or recipe.sends_adapters or has_beyond or not (is_colocated or has_own):
             return Transport.FILE
         return Transport.IPC if is_colocated else Transport.NCCL
@@ -101,13 +101,6 @@ def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:
             f"{plan.learner_gpus} and an engine {plan.engine_gpus} of them; set it to auto, which takes files here"
         )
     return Transport(wanted.value)
-
-
-def gpus_per_engine(recipe: Recipe) -> int:
-    """The devices over which one engine is spread: tensor_parallel_size x pipeline_parallel_size."""
-    degrees = [recipe.rollout.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
-    tensor, pipeline = (degree if isinstance(degree, int) else 1 for degree in degrees)
-    return tensor * pipeline
 
 
 def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float) -> str:

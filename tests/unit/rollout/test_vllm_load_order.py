@@ -32,7 +32,7 @@ class RecordedCore:
     async def call(self, method: str, *positional: Any, **named: Any) -> Any:
         name = positional[0] if method == "collective_rpc" else method
         self.calls.append(name)
-        return {"rlvr_map": self.mapped, "rlvr_received": [self.sums]}.get(name)
+        return {"rlvr_map": self.mapped, "rlvr_received": [(self.sums, "")]}.get(name)
 
     def trouble(self) -> str:
         return ""

@@ -49,7 +49,7 @@ class Core:
         if name == "rlvr_map":
             return [""]
         if name == "rlvr_received":
-            return [{"w": 7}]
+            return [({"w": 7}, "")]
         return [0] if name == "rlvr_used_bytes" else None
 
     def names(self) -> list[str]:

@@ -9,7 +9,7 @@ from rlvr.config.recipe import Recipe
 pytest.importorskip("ray")
 from rlvr.errors import ConfigError
 from rlvr.records import Transport
-from rlvr.run.ray.placement import chosen_transport, gpus_per_engine, plan_bundles, shortage, unreserved, wait_for_nodes
+from rlvr.run.ray.placement import chosen_transport, plan_bundles, shortage, unreserved, wait_for_nodes
 from rlvr.transfer.communicator import SUBSTITUTE_VARIABLE
 
 
@@ -124,8 +124,8 @@ def test_a_broadcast_without_gpus_is_refused_unless_a_test_replaces_nccl(monkeyp
 
 
 def test_every_worker_of_an_engine_is_a_rank():
-    assert gpus_per_engine(recipe()) == 1
-    assert gpus_per_engine(recipe(args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})) == 8
+    assert recipe().rollout.gpus_per_engine == 1
+    assert recipe(args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2}).rollout.gpus_per_engine == 8
 
 
 def test_a_learner_of_more_ranks_than_a_node_has_devices_is_refused():

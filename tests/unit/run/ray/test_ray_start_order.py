@@ -1,6 +1,7 @@
 """The order in which colocated workers start, sleep and wake, and what each is given. Fakes, no Ray cluster."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from rlvr.config.recipe import Recipe
 from rlvr.errors import LearnerError
+from rlvr.records import Transport
 
 pytest.importorskip("ray")
 from rlvr.run.ray.backend import RayBackend, start_workers
+from rlvr.run.ray.placement import plan_bundles
 from rlvr.run.ray.workers import learner_actor
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, threads_here
@@ -28,6 +31,9 @@ def recipe(**cluster: Any) -> Recipe:
             "cluster": {"backend": "ray", **cluster},
         }
     )
+
+
+PLAN = plan_bundles(recipe(placement="colocated"), num_gpus=1)
 
 
 class Log(list[str]):
@@ -123,7 +129,7 @@ def test_a_node_that_joined_later_must_run_the_drivers_code_before_an_engine_sta
         return ["old", "new"][index]
 
     checked: list[str] = []
-    backend = backend_of(SimpleNamespace(place=place), check_node=checked.append)
+    backend = backend_of(SimpleNamespace(place=place, plan=PLAN), check_node=checked.append)
     asyncio.run(backend._place("engine-0"))
     assert checked == []
     asyncio.run(backend._place("engine-1"))
@@ -131,14 +137,14 @@ def test_a_node_that_joined_later_must_run_the_drivers_code_before_an_engine_sta
 
 
 def test_each_colocated_engine_sees_its_own_devices_of_the_learner(monkeypatch: pytest.MonkeyPatch):
-    plan = SimpleNamespace(shared_devices=((0, 1), (2, 3)))
+    plan = replace(PLAN, shared_devices=((0, 1), (2, 3)))
     backend = backend_of(SimpleNamespace(plan=plan))
     backend._learner = SimpleNamespace(opened=SimpleNamespace(devices=("4", "5", "6", "7")))  # type: ignore[assignment]
     assert [backend._devices_of(engine) for engine in (0, 1)] == [("4", "5"), ("6", "7")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    class_of(EngineActor)("engine-1", backend._recipe, None, backend._devices_of(1))
+    class_of(EngineActor)("engine-1", backend._recipe, None, Transport.FILE, backend._devices_of(1))
     assert learner_actor.os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
-    class_of(EngineActor)("engine-1", backend._recipe, None)
+    class_of(EngineActor)("engine-1", backend._recipe, None, Transport.FILE)
     assert learner_actor.os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"  # whatever Ray set stays
 
 
