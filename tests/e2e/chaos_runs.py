@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,29 @@ def command_of(pid: int) -> str:
 
 
 def digests(checkpoint: Path) -> dict[str, str]:
-    """Hashes of weights and optimiser."""
+    """Hashes of weights and optimiser; of a sharded checkpoint, of the stored numbers without their layout in files."""
+    sharded = sorted(path.parent for path in checkpoint.rglob(".metadata"))
+    if sharded:
+        return {str(folder.relative_to(checkpoint)): _digest_of_sharded(folder) for folder in sharded}
     names = ("model.safetensors", "optimizer.pt")
     return {name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names}
+
+
+def _digest_of_sharded(folder: Path) -> str:
+    """A hash of everything that torch.distributed.checkpoint stored in the folder."""
+    import torch
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+    from torch.utils._pytree import tree_flatten_with_path
+
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "whole.pt"
+        dcp_to_torch_save(folder, whole)
+        stored = torch.load(whole, weights_only=False)
+    digest = hashlib.sha256()
+    for path, value in tree_flatten_with_path(stored)[0]:
+        digest.update(str(path).encode())
+        digest.update(value.double().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
+    return digest.hexdigest()
 
 
 def torn_lines(run: Path) -> list[tuple[str, bytes]]:

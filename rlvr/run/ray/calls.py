@@ -60,7 +60,7 @@ class Calls:
                 raise await self.meaning_later(error) from error
 
     async def meaning_later(self, error: ray_errors.RayError) -> RlvrError:
-        """As `meaning`, without blocking the event loop."""
+        """Like `meaning`, without blocking the event loop."""
         return await asyncio.to_thread(self.meaning, error)
 
     def meaning(self, error: ray_errors.RayError) -> RlvrError:

@@ -1,4 +1,4 @@
-"""Environment variables of the run's Ray workers: settings in the runtime environment, private values beside it.
+"""Environment variables of the run's Ray workers: settings in the runtime environment, private values apart from it.
 
 Ray's runtime environment is shown by its dashboard and written to the logs of every node. So it holds only settings of
 libraries and the import path. Whatever may be private (tokens, proxies with a login, and all that `cluster.env` takes

@@ -160,7 +160,7 @@ def wait_for_nodes(
 
     Args:
         lack_of: what is missing now; "" if nothing is.
-        is_reserved: waits up to so many seconds for the reservation, and returns whether it exists.
+        is_reserved: waits at most that many seconds for the reservation, and returns whether it exists.
         say: called with one line at the start, when something changes, and every half minute.
     """
     begin, said, said_at = clock(), "", -_LINE_EVERY_S

@@ -1,7 +1,7 @@
 """Into a running cluster and back: a submitted job's environment, nodes that come later, logs of dead actors.
 
-The name sorts before those of the other Ray tests: a process that has driven a Ray with a token fails to start actors in
-one without, and these clusters have none.
+The name sorts before those of the other Ray tests: a process that has driven a Ray with a token fails to start actors
+in one without, and these clusters have none.
 """
 
 import asyncio

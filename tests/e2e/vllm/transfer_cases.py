@@ -33,6 +33,7 @@ from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.communicator import SUBSTITUTE_VARIABLE
 from rlvr.transfer.rendezvous import Rendezvous
+from tests.unit.learner.learner_cases import make_batch
 
 BUFFER_BYTES = 200_000  # several chunks for the tiny policy
 
@@ -162,17 +163,16 @@ def fleet_of(
 
 
 def change(learner: Any, policy: Policy, *, seed: int) -> None:
-    """Changes all weights, as a step does, in the parent and in the ranks."""
-    generator = torch.Generator().manual_seed(seed)
+    """Changes the weights: those of ranks by a step, those of one learner much more than a step does."""
     if isinstance(learner, LearnerGroup):
-        learner._mirror()
+        learner.step(make_batch(seed=seed))
+        return
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             if parameter.requires_grad:
                 parameter.mul_(1.1).add_(0.02 * torch.randn(parameter.shape, generator=generator))
     learner._publication.has_changed = True
-    if isinstance(learner, LearnerGroup):
-        learner._scatter()
 
 
 def largest_gap(receipt: LoadReceipt, scores: Sequence[Sequence[float]]) -> float:

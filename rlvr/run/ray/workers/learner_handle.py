@@ -245,7 +245,7 @@ def watch_download(
     """Waits for a download, and says now and then how much has arrived.
 
     Args:
-        is_done: waits up to so many seconds for the end.
+        is_done: waits at most that many seconds for the end.
         silence_s: how long the number of bytes may stay the same.
 
     Raises: LearnerError after `silence_s` without another byte.
