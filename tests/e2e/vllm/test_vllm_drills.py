@@ -17,7 +17,7 @@ from tests.e2e.ray.ray_runs import RAY, TINY, Running, events_of, rows_of
 
 pytest.importorskip("ray")
 pytest.importorskip("vllm")
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.thorough]
 
 NUM_STEPS = 14
 COMPLETION_S, ANSWER_S, SYNC_S = 8, 10, 20
