@@ -18,6 +18,7 @@ BACKENDS = {Transport.FILE: "rlvr_file", Transport.NCCL: "rlvr_nccl", Transport.
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 _KV_SMALLEST_BYTES = 128 << 20
 _BATCH_TOKENS_ON_CPU = 2048  # of one step, at least
+_BATCH_TOKENS_ON_GPU = 8192  # the same, as in vLLM's own server; an engine that is not one would get 2,048
 _KV_SHARE_OF_MEMORY = 1 / 16  # of the machine's, for one engine on a CPU
 
 
@@ -108,8 +109,10 @@ def engine_arguments(
         arguments["enforce_eager"] = True
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(_BATCH_TOKENS_ON_CPU, max_model_len, slots["max_num_seqs"])
-    elif recipe.cluster.placement is Placement.COLOCATED:
-        arguments["enable_sleep_mode"] = True
+    else:
+        arguments["max_num_batched_tokens"] = max(_BATCH_TOKENS_ON_GPU, slots["max_num_seqs"])
+        if recipe.cluster.placement is Placement.COLOCATED:
+            arguments["enable_sleep_mode"] = True
     if given.get("tensor_parallel_size", 1) != 1 or given.get("pipeline_parallel_size", 1) != 1:
         # Inside a Ray actor vLLM would start its own actors; the devices are this actor's.
         arguments["distributed_executor_backend"] = "mp"

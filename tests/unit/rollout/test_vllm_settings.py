@@ -106,6 +106,12 @@ def test_one_step_on_a_cpu_has_a_token_for_every_slot():
     assert arguments_of("rollout.max_batch_rows=5000")["max_num_batched_tokens"] == 5001
 
 
+def test_one_step_on_a_gpu_has_as_many_tokens_as_in_vllms_server_unless_the_recipe_says_otherwise():
+    assert arguments_of(is_cpu=False)["max_num_batched_tokens"] == 8192
+    given = arguments_of("rollout.engine_args.max_num_batched_tokens=4096", is_cpu=False)
+    assert given["max_num_batched_tokens"] == 4096
+
+
 def test_scheduling_ahead_takes_the_scheduler_that_can():
     assert arguments_of("rollout.engine_args.async_scheduling=true")["scheduler_cls"] == ASYNC_SCHEDULER
 
