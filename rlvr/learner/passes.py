@@ -123,7 +123,7 @@ class Passes:
         self._even_out(self._model)
 
     def _numerator(self, micro: Batch, *, sums: MetricSums, is_forward_only: bool) -> Tensor:
-        """The loss's numerator over these rows; adds its metrics to `sums`. Nothing here waits for the device."""
+        """The loss's numerator over these rows; adds its metrics to `sums`. Nothing is read from the device."""
         out = self._forward(self._model, micro)
         loss = self._loss(out.logprobs, entropy=out.entropy, batch=micro.to(self.device))
         count = float(micro.loss_mask.sum())

@@ -9,7 +9,7 @@ Memory follows `memory`, whose formulas tests compare with autograd; seconds are
 `hardware`, none of which was measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from rlvr.config.recipe import Placement, Recipe
@@ -187,10 +187,15 @@ def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
         )
     if plan.engine_width > hardware.gpus_per_node:
         yield f"an engine of {plan.engine_width} GPUs does not fit on a node of {hardware.gpus_per_node}"
+    if recipe.cluster.learners > hardware.gpus_per_node:
+        yield (
+            f"cluster.learners={recipe.cluster.learners} does not fit on a node of {hardware.gpus_per_node} GPUs, and "
+            "learners cannot span nodes"
+        )
     learner = plan.places[0]
     if learner.planned_bytes > hardware.gpu_bytes:
         enough = _enough_learners(setup, hardware)
-        remedy = f"cluster.learners={enough} would fit" if enough else "not even 64 learners would fit"
+        remedy = f"cluster.learners={enough} would fit" if enough else "not even a whole node of learners would fit"
         yield (
             f"{learner.name}: {learner.planned_bytes / 2**30:.1f} GiB planned, {hardware.gpu_bytes / 2**30:.1f} GiB "
             f"available; {remedy}; learner.gradient_checkpointing, a smaller learner.micro_batch_tokens and "
@@ -204,11 +209,11 @@ def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
 
 
 def _enough_learners(setup: Setup, hardware: Hardware) -> int:
-    """The smallest power of two of learners that fits; 0 if 64 do not."""
-    counts: Sequence[int] = (2, 4, 8, 16, 32, 64)
-    return next(
-        (n for n in counts if _learner(replace(setup, num_learners=n))[0].planned_bytes <= hardware.gpu_bytes), 0
-    )
+    """The smallest power of two of learners that fits, within a node; 0 if there is none."""
+    for count in (2**power for power in range(1, hardware.gpus_per_node.bit_length())):
+        if _learner(replace(setup, num_learners=count))[0].planned_bytes <= hardware.gpu_bytes:
+            return count
+    return 0
 
 
 def _wire_bytes(recipe: Recipe) -> int:

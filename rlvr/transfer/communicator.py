@@ -76,7 +76,7 @@ def join(rendezvous: Rendezvous, *, rank: int, device: torch.device, store: TCPS
     try:
         with aborted_after(left_s, communicator.destroy, what=what):
             _prove(communicator, rendezvous, rank=rank, device=device)
-    except BaseException:
+    except BaseException:  # also when interrupted: nobody else would destroy it
         communicator.destroy()
         raise
     return communicator

@@ -28,7 +28,7 @@ def aborted_after(deadline_s: float, abort: Callable[[], None], *, what: str) ->
     message = f"{what} did not end within {deadline_s:g} s (cluster.sync_deadline_s)"
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever an aborted communicator raises
         if has_expired.is_set():
             raise TransferError(message) from error
         raise

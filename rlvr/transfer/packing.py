@@ -42,7 +42,7 @@ def send_packed(
                 device = chunk.device
             if device is not None:
                 synchronize(device)
-    except BaseException:
+    except BaseException:  # also when interrupted: the other ranks gather as long as this one
         for _ in source:
             pass
         raise

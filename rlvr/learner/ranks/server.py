@@ -29,13 +29,14 @@ from rlvr.learner.ranks.saving import ShardedSaver
 from rlvr.learner.ranks.sharding import gather_into, materialize, release, scatter_from, shard
 from rlvr.learner.ranks.signs import signs_of_life
 from rlvr.learner.shards import local_part
+from rlvr.learner.weights.publication import Publication
 from rlvr.learner.weights.rank_files import RankFiles
 from rlvr.learner.weights.sending import Sender
-from rlvr.learner.weights.wire import published_parts, wire_shapes, wire_tensors
+from rlvr.learner.weights.wire import published_parts
 from rlvr.models import lora, sharded_weights
 from rlvr.models.allocator import release_cached_memory
 from rlvr.models.policy import Policy
-from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.records import TensorEntry, Transport, WeightsKind
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
@@ -246,26 +247,11 @@ class RankServer:
 
     def _write_file(self, _learner: PolicyLearner, request: Message) -> dict[str, Any]:
         """Rank 0 writes whole weights into the parent's folder, for an engine that starts alone."""
-        model, name = self._policy.model, request.body["dtype"]
-        dtype, version = getattr(torch, name), request.body["version"]
         files = RankFiles(Path(request.body["folder"]) if self._is_first else None, alive=self._alive)
-        path, manifest = files.write(
-            version,
-            wire_tensors(model, dtype=dtype, kind=WeightsKind.FULL),
-            shapes=wire_shapes(model, WeightsKind.FULL),
-            dtype=dtype,
-        )
-        if not self._is_first:
-            return {}
-        ref = WeightsRef(
-            policy_version=version,
-            kind=WeightsKind.FULL,
-            transport=Transport.FILE,
-            uri=str(path),
-            dtype=name,
-            manifest=manifest,
-        )
-        return {"ref": ref_to_json(ref)}
+        dtype = getattr(torch, request.body["dtype"])
+        publication = Publication(transport=Transport.FILE, dtype=dtype, files=files)
+        ref = publication.write_whole(self._policy.model, request.body["version"])
+        return {"ref": ref_to_json(ref)} if self._is_first else {}
 
     def _save(self, learner: PolicyLearner, request: Message) -> None:
         model = self._policy.model

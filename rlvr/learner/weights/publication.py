@@ -152,7 +152,23 @@ class Publication:
 
         Raises: LearnerError when it cannot be written, ConfigError when there is no room.
         """
-        return self._whole(model, ref.policy_version, num_files=FILES_ALONE) if self.is_current(ref) else None
+        return self.write_whole(model, ref.policy_version, num_files=FILES_ALONE) if self.is_current(ref) else None
+
+    def write_whole(self, model: PreTrainedModel, version: int, *, num_files: int = FILES_AT_ONCE) -> WeightsRef:
+        """A file of the model's whole weights, adapters merged. Every rank of a sharded model must call it.
+
+        Args: num_files: for how many files there must be room.
+
+        Raises: LearnerError when it cannot be written, ConfigError when there is no room.
+        """
+        written = self._files.write(
+            version,
+            wire_tensors(model, dtype=self._dtype, kind=WeightsKind.FULL),
+            shapes=wire_shapes(model, WeightsKind.FULL),
+            dtype=self._dtype,
+            num_files=num_files,
+        )
+        return self._written(version, WeightsKind.FULL, *written)
 
     def close(self) -> None:
         """Removes every file that was published. Safe to call twice."""
@@ -161,7 +177,7 @@ class Publication:
     def _reference(self, model: PreTrainedModel, version: int) -> WeightsRef:
         if self._transport is Transport.FILE:
             is_adapter = self._kind is WeightsKind.ADAPTER
-            return self._adapters(model, version) if is_adapter else self._whole(model, version)
+            return self._adapters(model, version) if is_adapter else self.write_whole(model, version)
         dtype = self._dtype
         manifest: tuple[TensorEntry, ...] = ()
         if self._transport is Transport.SHARED:
@@ -182,16 +198,6 @@ class Publication:
             dtype=str(dtype).removeprefix("torch."),
             manifest=manifest,
         )
-
-    def _whole(self, model: PreTrainedModel, version: int, *, num_files: int = FILES_AT_ONCE) -> WeightsRef:
-        written = self._files.write(
-            version,
-            wire_tensors(model, dtype=self._dtype, kind=WeightsKind.FULL),
-            shapes=wire_shapes(model, WeightsKind.FULL),
-            dtype=self._dtype,
-            num_files=num_files,
-        )
-        return self._written(version, WeightsKind.FULL, *written)
 
     def _adapters(self, model: PreTrainedModel, version: int) -> WeightsRef:
         if self._base is None:

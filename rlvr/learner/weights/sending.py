@@ -107,7 +107,7 @@ class Sender:
                 buffer_bytes=self._rendezvous.buffer_bytes,
                 deadline_s=self._rendezvous.deadline_s,
             )
-        except BaseException:
+        except BaseException:  # also when interrupted: the group is of no more use
             self.leave()
             raise
 

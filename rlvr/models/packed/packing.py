@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rlvr.batch import on_device
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
@@ -37,7 +39,7 @@ class Targets:
     def to(self, device: torch.device) -> "Targets":
         """This record on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+        return replace(self, **{k: on_device(v, device) for k, v in moved.items() if isinstance(v, Tensor)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,14 +96,7 @@ def engine_arguments(
         "async_scheduling": False,
     }
     if recipe.sends_adapters:
-        rank = next(rank for rank in _LORA_RANKS if rank >= recipe.model.lora.rank)
-        arguments |= {
-            "enable_lora": True,
-            "max_lora_rank": rank,
-            "max_loras": 1,
-            "max_cpu_loras": 1,
-            "lora_target_modules": list(adapted),
-        }
+        arguments |= _adapter_arguments(recipe.model.lora.rank, adapted)
     if is_cpu:
         _refuse_chunked_prefill(given)
         arguments["enforce_eager"] = True
@@ -127,6 +120,17 @@ def engine_arguments(
             memory_bytes=memory_bytes,
         )
     return arguments
+
+
+def _adapter_arguments(rank: int, adapted: Sequence[str]) -> dict[str, Any]:
+    """vLLM's arguments for one set of adapters, of the next rank that it has kernels for."""
+    return {
+        "enable_lora": True,
+        "max_lora_rank": next(kernel for kernel in _LORA_RANKS if kernel >= rank),
+        "max_loras": 1,
+        "max_cpu_loras": 1,
+        "lora_target_modules": list(adapted),
+    }
 
 
 def _refuse_chunked_prefill(given: Mapping[str, Any]) -> None:

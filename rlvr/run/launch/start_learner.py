@@ -145,7 +145,7 @@ def _start_ranks(
             learner.load_reference(reference_folder if is_kept else None)
         if checkpoint is not None:
             learner.restore(checkpoint)
-    except BaseException:
+    except BaseException:  # also when interrupted: its processes would stay
         learner.close()
         raise
     return StartedLearner(learner=learner, cold_start=report)

@@ -101,7 +101,8 @@ def test_an_engine_without_room_for_a_row_asks_for_tensor_parallelism() -> None:
         "70B", "8x8x80GB", "cluster.learners=32", "rollout.engine_args={tensor_parallel_size: 4}",
         "cluster.engines=8", "learner.micro_batch_tokens=4608",
     )  # fmt: skip
-    assert wide.fits, wide.problems
+    (only,) = wide.problems
+    assert only == "cluster.learners=32 does not fit on a node of 8 GPUs, and learners cannot span nodes"
     assert wide.needed_gpus == 64
 
 
