@@ -3,6 +3,8 @@
 Half of the GPUs are learners, the others engines; one GPU is shared.
 """
 
+import sys
+
 from rlvr.planner.cluster import ClusterPlan
 from tests.unit.planner.test_planner_cluster import plan
 
@@ -52,6 +54,4 @@ def seconds(value: float) -> str:
 
 
 if __name__ == "__main__":
-    for name, sizes in GPUS.items():
-        for gpus in sizes:
-            print(row(name, gpus))
+    sys.stdout.writelines(f"{row(name, gpus)}\n" for name, sizes in GPUS.items() for gpus in sizes)

@@ -60,15 +60,12 @@ def cluster_rows(plan: ClusterPlan) -> list[Row]:
     """What each kind of GPU holds, and what weight syncs cost."""
     here, others = plan.shared_memory
     rows = [("GPUs", f"{plan.needed_gpus} of {plan.hardware.num_gpus}", "learners and engines")]
-    rows += [
-        (
-            place.name,
-            size(place.planned_bytes),
-            f"{place.count} x, each of {size(plan.hardware.gpu_bytes)}: "
-            + ", ".join(f"{part.name} {size(part.num_bytes)}" for part in place.parts if part.num_bytes >= 2**28),
+    for place in plan.places:
+        large = [f"{part.name} {size(part.num_bytes)}" for part in place.parts if part.num_bytes >= 2**28]
+        how = ": ".join(
+            [f"{place.count} x, each of {size(plan.hardware.gpu_bytes)}", *([", ".join(large)] if large else [])]
         )
-        for place in plan.places
-    ]
+        rows.append((place.name, size(place.planned_bytes), how))
     rows.append(("rows of an engine", f"{plan.engine_rows:,}", "keys and values at full length that fit at once"))
     rows += [
         (f"weight sync, {cost.transport}", f"{cost.seconds:.2g} s", f"frozen {cost.frozen_s:.2g} s; {cost.how}")
