@@ -62,9 +62,8 @@ def cluster_rows(plan: ClusterPlan) -> list[Row]:
     rows = [("GPUs", f"{plan.needed_gpus} of {plan.hardware.num_gpus}", "learners and engines")]
     for place in plan.places:
         large = [f"{part.name} {size(part.num_bytes)}" for part in place.parts if part.num_bytes >= 2**28]
-        how = ": ".join(
-            [f"{place.count} x, each of {size(plan.hardware.gpu_bytes)}", *([", ".join(large)] if large else [])]
-        )
+        each = f"{place.count} x, each of {size(plan.hardware.gpu_bytes)}"
+        how = f"{each}: {', '.join(large)}" if large else each
         rows.append((place.name, size(place.planned_bytes), how))
     rows.append(("rows of an engine", f"{plan.engine_rows:,}", "keys and values at full length that fit at once"))
     rows += [
