@@ -62,6 +62,10 @@ class LearnerError(RlvrError):
     """The learner could not take a step (for example too many non-finite gradients)."""
 
 
+class RankLost(LearnerError):  # noqa: N818 - names the event
+    """A rank of the learner is gone or hangs, through no fault of its work; another start may succeed."""
+
+
 class CheckpointError(RlvrError):
     """A checkpoint is missing or damaged, or could not be written."""
 

@@ -31,7 +31,8 @@ def row(name: str, gpus: int) -> str:
         f"{gpus}",
         f"{learners}",
         f"{engines} x {width}",
-        f"{found.places[0].planned_bytes / 2**30:.1f}{_verdict(found, learners=learners, node=min(gpus, 8))}",
+        f"{found.places[0].planned_bytes / 2**30:.1f}{_verdict(found)}",
+        seconds(found.exchange_s) if found.exchange_s else "-",
         f"{found.engine_rows}",
         f"{seconds(fast.seconds)}{' (ipc)' if fast.transport == 'ipc' else ''}",
         seconds(file.seconds),
@@ -41,11 +42,9 @@ def row(name: str, gpus: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _verdict(found: ClusterPlan, *, learners: int, node: int) -> str:
+def _verdict(found: ClusterPlan) -> str:
     """Why it would not start; "" if it would."""
-    if found.places[0].planned_bytes > found.hardware.gpu_bytes:
-        return ", too much"
-    return ", *" if learners > node else ""
+    return ", too much" if found.places[0].planned_bytes > found.hardware.gpu_bytes else ""
 
 
 def seconds(value: float) -> str:

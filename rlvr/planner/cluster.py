@@ -51,7 +51,8 @@ class ClusterPlan:
 
     engine_rows: completions at full length whose keys and values one engine holds at once; below 1 it cannot start.
     shared_memory: bytes on the learner's node, and on every other node with engines. proof_s: of the start's proof, in
-    `proof_groups` groups of tensors.
+    `proof_groups` groups of tensors. exchange_s: of a training step, for what learners on several nodes send each
+    other; 0 on one node.
     """
 
     hardware: Hardware
@@ -63,6 +64,8 @@ class ClusterPlan:
     proof_groups: int
     proof_s: float
     shared_memory: tuple[int, int]
+    learner_nodes: int
+    exchange_s: float
     problems: tuple[str, ...]
 
     @property
@@ -100,6 +103,8 @@ def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware, *, files_at_o
         proof_groups=groups,
         proof_s=proof_s,
         shared_memory=(files_at_once * size, _COPIES_ON_A_NODE * size),
+        learner_nodes=-(-cluster.learners // hardware.gpus_per_node),
+        exchange_s=_exchange_s(setup, hardware),
         problems=(),
     )
     return replace(plan, problems=tuple(_problems(plan, recipe, setup)))
@@ -112,6 +117,18 @@ def _learner(setup: Setup) -> tuple[GpuPlace, int]:
     passing = passing_bytes(parts, overlaps=False, has_one_micro_batch=setup.num_micro_batches == 1)
     planned = always + round(passing * (1 + ALLOCATOR_SHARE["cuda"]))
     return GpuPlace(name="learner GPU", count=setup.num_learners, planned_bytes=planned, parts=tuple(parts)), always
+
+
+def _exchange_s(setup: Setup, hardware: Hardware) -> float:
+    """Seconds of a step for weights and gradients between nodes, if nothing overlaps with arithmetic.
+
+    For each micro-batch the weights are gathered forward and backward, and float32 gradients are summed.
+    """
+    if setup.num_learners <= hardware.gpus_per_node:
+        return 0.0
+    each = 2 * (2 if setup.gathers_bfloat16 else 4) + 4
+    size = each * setup.architecture.num_parameters * (setup.num_learners - 1) / setup.num_learners
+    return setup.minibatches * setup.num_micro_batches * size / hardware.rates.network
 
 
 def _engine(
@@ -187,15 +204,15 @@ def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
         )
     if plan.engine_width > hardware.gpus_per_node:
         yield f"an engine of {plan.engine_width} GPUs does not fit on a node of {hardware.gpus_per_node}"
-    if recipe.cluster.learners > hardware.gpus_per_node:
+    if recipe.cluster.placement is Placement.COLOCATED and plan.needed_gpus > hardware.gpus_per_node:
         yield (
-            f"cluster.learners={recipe.cluster.learners} does not fit on a node of {hardware.gpus_per_node} GPUs, and "
-            "learners cannot span nodes"
+            f"colocated learners and engines share the GPUs of one node and need {plan.needed_gpus}, a node has "
+            f"{hardware.gpus_per_node}; set cluster.placement=disaggregated"
         )
     learner = plan.places[0]
     if learner.planned_bytes > hardware.gpu_bytes:
         enough = _enough_learners(setup, hardware)
-        remedy = f"cluster.learners={enough} would fit" if enough else "not even a whole node of learners would fit"
+        remedy = f"cluster.learners={enough} would fit" if enough else "not even all GPUs as learners would suffice"
         yield (
             f"{learner.name}: {learner.planned_bytes / 2**30:.1f} GiB planned, {hardware.gpu_bytes / 2**30:.1f} GiB "
             f"available; {remedy}; learner.gradient_checkpointing, a smaller learner.micro_batch_tokens and "
@@ -209,8 +226,8 @@ def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
 
 
 def _enough_learners(setup: Setup, hardware: Hardware) -> int:
-    """The smallest power of two of learners that fits, within a node; 0 if there is none."""
-    for count in (2**power for power in range(1, hardware.gpus_per_node.bit_length())):
+    """The smallest power of two of learners that fits, of at most all GPUs; 0 if there is none."""
+    for count in (2**power for power in range(1, hardware.num_gpus.bit_length())):
         if _learner(replace(setup, num_learners=count))[0].planned_bytes <= hardware.gpu_bytes:
             return count
     return 0

@@ -70,6 +70,9 @@ def cluster_rows(plan: ClusterPlan) -> list[Row]:
         (f"weight sync, {cost.transport}", f"{cost.seconds:.2g} s", f"frozen {cost.frozen_s:.2g} s; {cost.how}")
         for cost in plan.syncs
     ]
+    if plan.exchange_s:
+        how = f"weights and gradients between {plan.learner_nodes} nodes of learners, per step, if nothing overlaps"
+        rows.append(("network", f"{plan.exchange_s:.2g} s", how))
     rows.append(("proof at the start", duration(plan.proof_s), f"{plan.proof_groups} groups of tensors"))
     rows.append(
         ("shared memory", size(here), f"of the learner's node with the file transport; other nodes {size(others)}")

@@ -13,12 +13,19 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import IO, ClassVar, TypeVar
+from typing import IO, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from rlvr.processes.frames import Frame, take_frame
 from rlvr.processes.lifeline import bound_command
 
 _READ_BYTES = 1 << 20
+
+
+@runtime_checkable
+class Poller(Protocol):
+    """What `select.poll` returns."""
+
+    def register(self, fd: int, eventmask: int, /) -> None: ...
 
 
 class Child:
@@ -121,7 +128,7 @@ class Child:
             with contextlib.suppress(OSError):
                 pipe.close()
 
-    def register(self, poller: "select.poll") -> tuple[int, int]:
+    def register(self, poller: Poller) -> tuple[int, int]:
         """Has the poller watch the pipes; returns the descriptors to read and to write, the latter -1 if unused."""
         reader, writer = self._from_child.fileno(), -1
         poller.register(reader, select.POLLIN)
@@ -151,7 +158,15 @@ class Child:
         return self.exit_codes.get(code, f"exit code {code}")
 
 
-ChildT = TypeVar("ChildT", bound=Child)
+@runtime_checkable
+class Polled(Protocol):
+    """What `move` needs of a child, whose pipes may end in another process that relays its frames."""
+
+    def register(self, poller: Poller) -> tuple[int, int]: ...
+    def write(self) -> None: ...
+
+
+ChildT = TypeVar("ChildT", bound=Polled)
 
 
 def move(children: Sequence[ChildT], timeout_s: float) -> tuple[list[ChildT], bool]:

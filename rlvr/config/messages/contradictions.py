@@ -263,6 +263,12 @@ def _of_cluster(
             f"cluster.placement=colocated alternates, so rollout.max_staleness={rollout.max_staleness} gains nothing; "
             "set it to 0, or cluster.placement=disaggregated"
         )
+    if 0 < cluster.learners_per_node < cluster.learners:
+        apart = f"cluster.learners_per_node={cluster.learners_per_node} with cluster.learners={cluster.learners}"
+        if cluster.backend is Backend.LOCAL:
+            yield f"{apart} needs cluster.backend=ray: the local backend has one node"
+        elif cluster.placement is Placement.COLOCATED:
+            yield f"{apart}: colocated learners and engines share the devices of one node; set it to 0"
     if cluster.placement is Placement.COLOCATED and learner.streaming:
         yield "cluster.placement=colocated alternates: learner.streaming=true cannot overlap; set it to false"
 

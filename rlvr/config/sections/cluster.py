@@ -78,6 +78,8 @@ class ClusterConfig(Section):
     """Where the parts of a run are placed. Moving a recipe to another cluster changes only this section.
 
     learners: processes that share one optimiser step (its result does not depend on them).
+    learners_per_node: how many of them run on one node at most; 0 means as many as a node has GPUs, and all on a CPU.
+        Learners on several nodes exchange weights and gradients over the network, so keep them on as few as possible.
     engines: rollout engines behind Ray; each takes tensor_parallel_size x pipeline_parallel_size GPUs
         (`rollout.engine_args`).
     weight_transport: how vLLM engines get weights. auto is nccl if learner and engines have GPUs of their own, ipc if
@@ -98,6 +100,7 @@ class ClusterConfig(Section):
 
     backend: Backend = Backend.LOCAL
     learners: PositiveInt = 1
+    learners_per_node: NonNegativeInt = 0
     engines: PositiveInt = 1
     placement: Placement = Placement.DISAGGREGATED
     weight_transport: WeightTransport = WeightTransport.AUTO

@@ -39,7 +39,7 @@ from rlvr.learner.ranks.messages import Message, batch_message, correction_to_js
 from rlvr.learner.ranks.rows import split_over_ranks
 from rlvr.learner.ranks.sends import SendsFromRanks
 from rlvr.learner.ranks.server import RankTask, task_message
-from rlvr.learner.ranks.start import start_ranks
+from rlvr.learner.ranks.start import Spread, start_ranks
 from rlvr.learner.weights.perturbation import require_perturbable, tensor_groups
 from rlvr.learner.weights.publication import Publication, bytes_of_files
 from rlvr.learner.weights.weights_file import WeightsFolder
@@ -72,6 +72,7 @@ class LearnerGroup(SendsFromRanks):
         source: WeightSource | None = None,
         device_type: str = "",
         silence_s: float = SILENCE_S,
+        spread: Spread | None = None,
     ) -> None:
         """Starts the ranks and waits for them; they end with the calling thread. Arguments as `PolicyLearner`'s, and:
 
@@ -82,13 +83,15 @@ class LearnerGroup(SendsFromRanks):
             source: where the ranks read the weights.
             device_type: of the ranks; "" for that of the policy.
             silence_s: a working rank without a sign of life for this long is considered hung (not at start-up).
+            spread: ranks of other nodes, where there is a `source`; None if all run on this one.
 
-        Raises: ConfigError when there are fewer CUDA devices than ranks; LearnerError when a rank does not start.
+        Raises: ConfigError when there are fewer CUDA devices than ranks here; LearnerError when a rank does not start.
         """
         device_type = device_type or next(policy.model.parameters()).device.type
-        if device_type == "cuda" and torch.cuda.device_count() < num_ranks:
+        num_near = num_ranks - (len(spread.far) if spread else 0)
+        if device_type == "cuda" and torch.cuda.device_count() < num_near:
             raise ConfigError(
-                f"cluster.learners={num_ranks} needs that many CUDA devices, and this machine has "
+                f"cluster.learners={num_near} on one node needs that many CUDA devices, and this node has "
                 f"{torch.cuda.device_count()}; lower it, or set learner.device=cpu"
             )
         self.policy = policy
@@ -107,7 +110,7 @@ class LearnerGroup(SendsFromRanks):
         policy.model.gradient_checkpointing_disable()
         policy.model.disable_input_require_grads()
         self._has_mirror = source is None
-        self._meeting = Meeting()
+        self._meeting = Meeting(spread.address if spread else "")
         try:
             self._pool, self._memory = start_ranks(
                 policy,
@@ -118,6 +121,7 @@ class LearnerGroup(SendsFromRanks):
                 device_type=device_type,
                 meeting=self._meeting,
                 silence_s=silence_s,
+                spread=spread,
             )
             self.begin(config=config, loss=loss, temperature=temperature, fault_folder=fault_folder, lr_decay=lr_decay)
         except BaseException:

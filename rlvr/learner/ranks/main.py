@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from rlvr.config.sections.learner import LearnerConfig
-from rlvr.learner.ranks.loading import WeightSource
+from rlvr.learner.ranks.loading import WeightSource, weight_source
 from rlvr.learner.ranks.memory import attach
 from rlvr.learner.ranks.messages import Message, decode, encode
 from rlvr.learner.ranks.server import RankServer
@@ -78,24 +78,31 @@ def build_server(first: Message, parent: _Parent) -> RankServer:
     """The rank that the first frame describes."""
     body = first.body
     torch.set_num_threads(body["num_threads"])
-    segments = body["segments"]
-    policy: Policy = attach(segments["policy"], first.tensors["policy"])
+    policy: Policy = _attached(first, "policy")
     reference: PreTrainedModel | None = None
     if body["reference_is_policy"]:
         reference = policy.model
-    elif "reference" in segments:
-        reference = attach(segments["reference"], first.tensors["reference"])
+    elif "reference" in body["segments"]:
+        reference = _attached(first, "reference")
+    source = None if body["source"] is None else WeightSource.from_json(body["source"])
+    if source is not None and body["is_far"]:
+        source = weight_source(source.model, policy.model, seed=source.seed)
     return RankServer(
         policy,
         reference=reference,
-        source=None if body["source"] is None else WeightSource.from_json(body["source"]),
+        source=source,
         config=LearnerConfig.model_validate(body["config"]),
         rank=body["rank"],
         size=body["size"],
         device_type=body["device_type"],
-        store_file=body["store_file"],
+        device_index=body["device_index"],
+        meeting=body["meeting"],
         alive=parent.alive,
     )
+
+
+def _attached(first: Message, name: str) -> Any:
+    return attach(first.body["segments"][name], first.tensors[name], content=first.tensors.get(f"{name}.content"))
 
 
 def main() -> NoReturn:

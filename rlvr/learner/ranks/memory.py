@@ -14,12 +14,15 @@ import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import FileStore, Store, TCPStore  # type: ignore[reportPrivateImportUsage] # documented there
 
 from rlvr.errors import LearnerError
+from rlvr.transfer.communicator import host_store
 
 _ALIGNMENT = 64
 _Outline = tuple[int, str, tuple[int, ...], bool]  # of a parameter on the meta device: identity, dtype, shape, trained
@@ -56,29 +59,54 @@ class Shared:
         """Where the tensors are, for JSON."""
         return {"fd": self.fd, "windows": [(w.dtype, w.shape, w.offset) for w in self.windows]}
 
+    @property
+    def content(self) -> Tensor:
+        """The whole memory as bytes, for a rank that cannot inherit it."""
+        return torch.frombuffer(bytearray(os.pread(self.fd, os.fstat(self.fd).st_size, 0)), dtype=torch.uint8)
+
 
 class Meeting:
-    """The rendezvous file of the ranks; nameless if the system supports that, so that nothing is left behind.
+    """The rendezvous of the ranks: a file on one node, nameless if the system supports that, else a port.
 
     Keep it open while ranks run: some connections are made at their first use. Ranks must inherit `fds`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        """Args: address: of this node, under which ranks of other nodes reach it; "" if all are on this node."""
         self.fds: list[int] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        if hasattr(os, "memfd_create"):
+        self._store: TCPStore | None = None
+        self._path = ""
+        if address:
+            self._store = host_store(address)
+        elif hasattr(os, "memfd_create"):
             self.fds = [os.memfd_create("rlvr-ranks", os.MFD_CLOEXEC)]
-            self.path = f"/proc/self/fd/{self.fds[0]}"
+            self._path = f"/proc/self/fd/{self.fds[0]}"
         else:
             self._folder = tempfile.TemporaryDirectory(prefix="rlvr-ranks-")
-            self.path = f"{self._folder.name}/store"
+            self._path = f"{self._folder.name}/store"
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """For `meet`, as JSON."""
+        if self._store is None:
+            return {"path": self._path}
+        return {"host": self._store.host, "port": self._store.port}
 
     def close(self) -> None:
         """Safe to call twice."""
         while self.fds:
             os.close(self.fds.pop())
+        self._store = None
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def meet(place: Mapping[str, Any], *, size: int, timeout: timedelta) -> Store:
+    """A rank's view of the parent's `Meeting`."""
+    if "path" in place:
+        return FileStore(place["path"], size)
+    return TCPStore(place["host"], place["port"], is_master=False, wait_for_workers=False, timeout=timeout)
 
 
 def share(value: Any) -> Shared:
@@ -118,11 +146,19 @@ def share(value: Any) -> Shared:
     )
 
 
-def attach(description: Mapping[str, Any], pickled: Tensor) -> Any:
-    """The objects passed to `share`, over the same memory; closes the inherited descriptor."""
+def attach(description: Mapping[str, Any], pickled: Tensor, *, content: Tensor | None = None) -> Any:
+    """The objects passed to `share`, over the same memory; closes the inherited descriptor.
+
+    Args: content: of that memory, if it belongs to another node; the objects then have a copy.
+    """
     windows = [Window(dtype=d, shape=tuple(s), offset=o) for d, s, o in description["windows"]]
-    views = _open_windows(description["fd"], windows)
-    os.close(description["fd"])
+    fd = description["fd"]
+    if content is not None:
+        fd = _anonymous_file()
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content.numpy().tobytes())
+    views = _open_windows(fd, windows)
+    os.close(fd)
     return _Unpickler(io.BytesIO(pickled.numpy().tobytes()), views).load()
 
 

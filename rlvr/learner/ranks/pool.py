@@ -12,14 +12,14 @@ and not to a step). After a failure all ranks are stopped and the pool cannot be
 import logging
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlvr import errors
-from rlvr.errors import LearnerError, RlvrError
+from rlvr.errors import LearnerError, RankLost, RlvrError
 from rlvr.learner.ranks.messages import Message, decode
-from rlvr.learner.ranks.process import RankProcess
+from rlvr.learner.ranks.process import RankHandle
 from rlvr.processes.child import move
 
 START_UP = "start-up"
@@ -41,17 +41,16 @@ class _Failure:
 class RankPool:
     """All rank processes of a group, and the pending answers."""
 
-    def __init__(self, size: int, *, num_threads: int, inherited: Sequence[int], silence_s: float) -> None:
-        """Starts `size` processes with the descriptors `inherited` open. Raises OSError when the system refuses."""
-        self._processes: list[RankProcess] = []
+    def __init__(self, starts: Sequence[Callable[[int], RankHandle]], *, silence_s: float) -> None:
+        """Starts the ranks, each by its function, which takes its number. Raises what they raise."""
+        self._processes: list[RankHandle] = []
         self._silence_s = silence_s
         self._is_closed = False
         self._logged: set[tuple[str, str]] = set()
         self._at_exit = weakref.finalize(self, _end_all, self._processes)
         try:
-            for rank in range(size):
-                process = RankProcess(rank, num_threads=num_threads, inherited=inherited)
-                self._processes.append(process)
+            for rank, start in enumerate(starts):
+                self._processes.append(start(rank))
         except BaseException:
             self.end()
             raise
@@ -64,7 +63,8 @@ class RankPool:
     def call(self, requests: Sequence[Message], *, what: str) -> list[Message]:
         """The answers by rank. `what` names the work in messages.
 
-        Raises: LearnerError that names the rank, how it ended and its last lines; or the RlvrError that a rank raised.
+        Raises: LearnerError that names the rank, how it ended and its last lines, RankLost if it ended without a
+        reason of its own; or the RlvrError that a rank raised.
         """
         if self._is_closed:
             raise LearnerError(f"{what}: the learner group was closed, or ended by an earlier failure")
@@ -115,10 +115,10 @@ class RankPool:
                 failures.append(self._silent(waiting, what=what))
                 return
 
-    def _hear(self, process: RankProcess, answers: dict[int, Message], *, what: str) -> _Failure | None:
+    def _hear(self, process: RankHandle, answers: dict[int, Message], *, what: str) -> _Failure | None:
         if not process.read():
             how = process.wait(_GRACE_S) or "it closed its pipe"
-            return _Failure(rank=process.rank, error=LearnerError(self._message(process, f"ended ({how})", what)))
+            return _Failure(rank=process.rank, error=RankLost(self._message(process, f"ended ({how})", what)))
         while (frame := process.next_frame()) is not None:
             op = frame.body["op"]
             if op == "done":
@@ -136,7 +136,7 @@ class RankPool:
             self._logged.add(cause)
             logging.getLogger(record["name"]).log(record["level"], "rank %d: %s", rank, record["message"])
 
-    def _reported(self, process: RankProcess, body: Mapping[str, Any], *, what: str) -> _Failure:
+    def _reported(self, process: RankHandle, body: Mapping[str, Any], *, what: str) -> _Failure:
         """The error that a rank reported; an RlvrError keeps its class and message."""
         kind, text = str(body["kind"]), str(body["message"])
         category = getattr(errors, kind, None)
@@ -144,18 +144,20 @@ class RankPool:
             return _Failure(rank=process.rank, error=category(text))
         how = process.wait(_GRACE_S) or "still running"
         message = self._message(process, f"failed with {kind}: {text} ({how})", what)
-        return _Failure(rank=process.rank, error=LearnerError(message), is_consequence=bool(body["is_consequence"]))
+        if body["is_consequence"]:
+            return _Failure(rank=process.rank, error=RankLost(message), is_consequence=True)
+        return _Failure(rank=process.rank, error=LearnerError(message))
 
-    def _silent(self, waiting: Sequence[RankProcess], *, what: str) -> _Failure:
+    def _silent(self, waiting: Sequence[RankHandle], *, what: str) -> _Failure:
         """The rank that hangs: one that does not even print its stack, else the one that was silent longest."""
         deaf = [process for process in waiting if not process.ask_for_stack()]
         culprit = max(deaf or waiting, key=_silence)
         how = f"gave no sign of life for {_silence(culprit):.0f} s"
         if deaf:
             how += " and does not react to signals"
-        return _Failure(rank=culprit.rank, error=LearnerError(self._message(culprit, how, what)))
+        return _Failure(rank=culprit.rank, error=RankLost(self._message(culprit, how, what)))
 
-    def _message(self, process: RankProcess, how: str, what: str) -> str:
+    def _message(self, process: RankHandle, how: str, what: str) -> str:
         advice = "" if what == START_UP else "; continue from the last checkpoint with --resume"
         return (
             f"rank {process.rank} of {len(self._processes)} {how} during {what}; the other ranks were stopped{advice}. "
@@ -163,10 +165,10 @@ class RankPool:
         )
 
 
-def _silence(process: RankProcess) -> float:
+def _silence(process: RankHandle) -> float:
     return time.monotonic() - process.last_sign
 
 
-def _end_all(processes: Sequence[RankProcess]) -> None:
+def _end_all(processes: Sequence[RankHandle]) -> None:
     for process in processes:
         process.end()

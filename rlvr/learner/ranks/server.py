@@ -4,7 +4,7 @@ It knows nothing of processes and pipes, so the code that starts ranks can place
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import FileStore  # type: ignore[reportPrivateImportUsage] # its documented place
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel
 
@@ -24,6 +23,7 @@ from rlvr.learner import checkpoint
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.loading import WeightSource, load_folder, load_source
 from rlvr.learner.ranks.lockstep import Lockstep
+from rlvr.learner.ranks.memory import meet
 from rlvr.learner.ranks.messages import Message, batch_of, correction_from_json, ref_to_json
 from rlvr.learner.ranks.saving import ShardedSaver
 from rlvr.learner.ranks.sharding import gather_into, materialize, release, scatter_from, shard
@@ -73,7 +73,8 @@ class RankServer:
         rank: int,
         size: int,
         device_type: str,
-        store_file: str,
+        device_index: int,
+        meeting: Mapping[str, Any],
         alive: Callable[[], None],
     ) -> None:
         """Joins the other ranks, shards the models and loads them; waits for the others as long as the parent does.
@@ -83,13 +84,15 @@ class RankServer:
             reference: `policy.model` itself if the reference is the policy without its adapters; on the meta device it
                 stays undefined until the operation "reference".
             source: where the weights of a model on the meta device are read.
+            device_index: of its device among those that this process sees.
+            meeting: where the ranks meet, see `rlvr.learner.ranks.memory.Meeting`.
             alive: called from time to time during work.
         """
         if device_type == "cuda":
-            torch.cuda.set_device(rank)
+            torch.cuda.set_device(device_index)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-            store=FileStore(store_file, size),
+            store=meet(meeting, size=size, timeout=_NEVER),
             rank=rank,
             world_size=size,
             timeout=_NEVER,

@@ -158,6 +158,7 @@ async def _loop_with(workers: Workers, context: RunContext, *, text: PolicyText,
 
 def _after_loss(context: RunContext, error: LearnerLost, *, number: int) -> Resume | None:
     """Where the run continues: the newest intact checkpoint; None: from the start, discarding everything."""
+    context.recorder.salvage_checkpoint()
     chosen = choose_checkpoint(context.directory)
     step = chosen.step if chosen else 0
     context.recorder.remark(

@@ -23,6 +23,7 @@ from rlvr.errors import ConfigError, StorageError
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.ranks.group import LearnerGroup
 from rlvr.learner.ranks.loading import weight_source
+from rlvr.learner.ranks.start import Spread
 from rlvr.learner.weights.publication import require_room
 from rlvr.models import lora
 from rlvr.models.export import export_policy
@@ -50,6 +51,7 @@ def start_learner(
     reference_folder: Path,
     checkpoint: Path | None,
     progress: Callable[[int, float], None],
+    spread: Spread | None = None,
 ) -> StartedLearner:
     """The learner of a recipe, on the weights of `checkpoint` or after the recipe's cold start.
 
@@ -57,6 +59,7 @@ def start_learner(
         faults: folder for micro-batches with a non-finite gradient.
         reference_folder: folder of the policy after a cold start, for the KL term of a resumed run.
         progress: called with (step, loss) after each step of the cold start.
+        spread: learners on other nodes, for a policy without weights; None if all are on this one.
 
     Raises: ConfigError when its published weights will not fit on this machine.
     """
@@ -71,6 +74,7 @@ def start_learner(
             reference_folder=reference_folder,
             checkpoint=checkpoint,
             progress=progress,
+            spread=spread,
         )
     report = None
     if checkpoint is None and recipe.cold_start.steps:
@@ -107,6 +111,7 @@ def _start_ranks(
     reference_folder: Path,
     checkpoint: Path | None,
     progress: Callable[[int, float], None],
+    spread: Spread | None,
 ) -> StartedLearner:
     """`start_learner` with ranks that alone hold the weights: they run the cold start and copy the reference."""
     has_copy = recipe.algorithm.kl_coef > 0 and (not recipe.model.lora.rank or recipe.cold_start.steps > 0)
@@ -120,6 +125,7 @@ def _start_ranks(
         reference=reference,
         source=weight_source(recipe.model, policy.model, seed=recipe.seed),
         device_type=learner_device(recipe).type,
+        spread=spread,
         **_publishing(recipe),
         **_stage(recipe, faults),
     )
@@ -228,12 +234,13 @@ def use_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.learner.num_threads)
 
 
-def open_policy(recipe: Recipe, *, transport: Transport) -> Policy:
+def open_policy(recipe: Recipe, *, transport: Transport, spans_nodes: bool = False) -> Policy:
     """The policy of a recipe for `start_learner`, on its device; sets the recipe's number of threads.
 
-    Without weights where several learners will hold them alone, because the engine is in another process.
+    Without weights where several learners will hold them alone, because the engine is in another process or they run on
+    several nodes.
     """
-    if recipe.cluster.learners > 1 and transport is Transport.FILE:
+    if recipe.cluster.learners > 1 and (transport is Transport.FILE or spans_nodes):
         use_threads(recipe)
         return load_weightless(recipe.model, seed=recipe.seed)
     return place_policy(load_policy(recipe.model, seed=recipe.seed), recipe)

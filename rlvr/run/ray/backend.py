@@ -23,9 +23,10 @@ from rlvr.registry import ENGINES, VERIFIERS, PluginSource, find
 from rlvr.run.launch.backend import RunContext, Workers
 from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import run_recipe
+from rlvr.run.ray.bundles import chosen_transport
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
-from rlvr.run.ray.placement import Reserved, chosen_transport
+from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
@@ -142,7 +143,9 @@ class RayBackend:
             self._reserved.renew()
             self._transport = chosen_transport(self._recipe, self._reserved.plan)
         self._was_opened = True
-        learner = LearnerHandle(self._recipe, options=self._reserved.learner_options(), board=self._board)
+        learner = LearnerHandle(
+            self._recipe, options=self._reserved.learner_options(), far=self._reserved.far_bundles(), board=self._board
+        )
         self._learner = learner
         learner.download(self._say)
         opened = learner.open(self._run_dir.resolve())
@@ -169,6 +172,10 @@ class RayBackend:
         learner = self._learner
         assert learner is not None  # `run_recipe` opens first
         self._report_fewer_engines(context.recorder)
+        if learner.opened is not None and learner.opened.rank_nodes:
+            nodes = [learner.opened.address, *learner.opened.rank_nodes]
+            ranks = [self._recipe.cluster.learners - sum(self._reserved.plan.far_ranks), *self._reserved.plan.far_ranks]
+            context.recorder.event("learners_placed", nodes=nodes, learners=ranks)
         fleet = self.fleet(context.recorder.event)
         verifiers = self.verifiers(context.recorder.event)
         try:

@@ -8,9 +8,10 @@ from typing import Any
 import ray
 from ray import exceptions as ray_errors
 
-from rlvr.errors import RlvrError
+from rlvr.errors import RankLost, RlvrError
 from rlvr.run.ray.actor_logs import last_lines
 from rlvr.run.ray.watch import WaitBoard
+from rlvr.run.step.failures import LearnerLost
 
 STACKS_S = 5.0  # time for an unresponsive actor to return its stacks
 _KILLED_BY_US = "ray.kill"  # in Ray's reason; then the log has no cause
@@ -64,12 +65,14 @@ class Calls:
         return await asyncio.to_thread(self.meaning, error)
 
     def meaning(self, error: ray_errors.RayError) -> RlvrError:
-        """Converts an exception of Ray into one of ours: the actor is dead, or its method raised.
+        """Converts an exception of Ray into one of ours: the actor or a rank of it is dead, or its method raised.
 
         A dead actor's error ends with the last lines of its log. Blocks for seconds when it ran on another node.
         """
         if isinstance(error, ray_errors.RayTaskError):
             cause = error.cause
+            if isinstance(cause, RankLost):
+                return LearnerLost(str(cause))
             if isinstance(cause, RlvrError):
                 return cause
             traceback = _COLOUR.sub("", str(error))  # the actor's own

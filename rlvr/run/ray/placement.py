@@ -1,10 +1,9 @@
-"""Places learner and engines on cores and devices: bundles are reserved together, or refused with the arithmetic."""
+"""Reserves the bundles of a run together, waits for nodes, and reserves again what is left after a node was lost."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -12,139 +11,16 @@ from ray import exceptions as ray_errors
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlvr.config.recipe import Placement, Recipe
-from rlvr.config.sections.cluster import WeightTransport
+from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
-from rlvr.records import Transport
+from rlvr.run.ray.bundles import LEARNER_CPUS, Plan, bundle_of, plan_bundles, shortage, unreserved
 from rlvr.run.ray.connect import head_is_gone
-from rlvr.transfer.communicator import has_substitute
+from rlvr.run.ray.workers.rank_handle import FarBundle
 
 logger = logging.getLogger(__name__)
-LEARNER_CPUS = 1.0
 _POLL_S = 2.0
 _LINE_EVERY_S = 30.0
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Bundles of resources: where the learner goes, and where each engine.
-
-    learner_gpus: the devices that Ray assigns to the learner; colocated, those of the engines too.
-    engine_gpus: the devices that Ray assigns to each engine; 0 when it has none or shares the learner's.
-    shared_devices: for each engine that shares the learner's devices, which of them it uses (positions, from 0).
-    """
-
-    bundles: tuple[Mapping[str, float], ...]
-    learner_bundle: int
-    engine_bundles: tuple[int, ...]
-    learner_gpus: int
-    engine_gpus: int
-    engine_cpus: float
-    shared_devices: tuple[tuple[int, ...], ...] = ()
-
-
-def plan_bundles(recipe: Recipe, *, num_gpus: int) -> Plan:
-    """The bundles that the recipe asks for.
-
-    Args: num_gpus: GPUs of the whole cluster; with none everything runs on CPU cores.
-    """
-    cluster = recipe.cluster
-    is_gpu_engine = recipe.rollout.engine.traits.has_weights and num_gpus > 0
-    engine_gpus = recipe.rollout.gpus_per_engine if is_gpu_engine else 0
-    learner_gpus = cluster.learners if num_gpus and recipe.learner.device != "cpu" else 0
-    engine = _bundle(cluster.cpus_per_engine, engine_gpus)
-    if cluster.placement is Placement.COLOCATED and learner_gpus:
-        # Ray assigns all devices to the learner, which passes each engine its own: a share of a device that Ray
-        # assigned to an engine could be another device than the learner's.
-        shared = max(learner_gpus, cluster.engines * engine_gpus)
-        bundle = _bundle(LEARNER_CPUS + cluster.engines * cluster.cpus_per_engine, shared)
-        positions = [tuple(range(i * engine_gpus, (i + 1) * engine_gpus)) for i in range(cluster.engines)]
-        return Plan(
-            bundles=(bundle,),
-            learner_bundle=0,
-            engine_bundles=(0,) * cluster.engines,
-            learner_gpus=shared,
-            engine_gpus=0,
-            engine_cpus=cluster.cpus_per_engine,
-            shared_devices=tuple(positions) if engine_gpus else (),
-        )
-    return Plan(
-        bundles=(_bundle(LEARNER_CPUS, learner_gpus), *([engine] * cluster.engines)),
-        learner_bundle=0,
-        engine_bundles=tuple(range(1, cluster.engines + 1)),
-        learner_gpus=learner_gpus,
-        engine_gpus=engine_gpus,
-        engine_cpus=cluster.cpus_per_engine,
-    )
-
-
-def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:
-    """How weights travel from learner to engines.
-
-    Raises: ConfigError when the recipe asks for a way that needs GPUs, and learner or engines have none.
-    """
-    traits = recipe.rollout.engine.traits
-    if not traits.has_weights:
-        return Transport.SHARED
-    wanted = recipe.cluster.weight_transport
-    is_colocated = bool(plan.shared_devices)
-    has_own = bool(plan.learner_gpus and plan.engine_gpus)
-    if wanted is WeightTransport.AUTO:
-        has_beyond = sum(map(len, plan.shared_devices)) > recipe.cluster.learners
-        if not traits.takes_broadcasts or recipe.sends_adapters or has_beyond or not (is_colocated or has_own):
-            return Transport.FILE
-        return Transport.IPC if is_colocated else Transport.NCCL
-    if wanted in (WeightTransport.NCCL, WeightTransport.IPC) and not (is_colocated or has_own or has_substitute()):
-        raise ConfigError(
-            f"cluster.weight_transport={wanted} needs learner and engines on GPUs, and the learner has "
-            f"{plan.learner_gpus} and an engine {plan.engine_gpus} of them; set it to auto, which takes files here"
-        )
-    return Transport(wanted.value)
-
-
-def shortage(plan: Plan, *, nodes: Sequence[Mapping[str, float]], engines: int, cpus_per_engine: float) -> str:
-    """Why the nodes cannot hold the plan, with the arithmetic; "" if they can, as far as known.
-
-    Args: nodes: resources of each node ("CPU", "GPU").
-    """
-    problems: list[str] = []
-    is_colocated = plan.learner_bundle in plan.engine_bundles
-    for kind, remedy in (
-        ("CPU", "lower cluster.engines or cluster.cpus_per_engine"),
-        ("GPU", "lower cluster.engines, cluster.learners, tensor_parallel_size or pipeline_parallel_size"),
-    ):
-        wanted = sum(bundle.get(kind, 0.0) for bundle in plan.bundles)
-        there = sum(node.get(kind, 0.0) for node in nodes)
-        learner = plan.bundles[plan.learner_bundle].get(kind, 0.0)
-        each = cpus_per_engine if kind == "CPU" else plan.engine_gpus
-        if wanted > there:
-            how = f"learner {learner:g} + {engines} engines x {each:g}"
-            if is_colocated:
-                how = f"learner and {engines} engines together"
-            problems.append(f"{wanted:g} {kind}s are needed ({how}), the cluster has {there:g}; {remedy}")
-        largest = max((bundle.get(kind, 0.0) for bundle in plan.bundles), default=0.0)
-        best = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-        if largest > best and wanted <= there:
-            if is_colocated:
-                who = f"learner and {engines} engines share the devices of one node and need"
-            else:
-                who = f"{'the learner' if learner == largest else 'an engine'} cannot span nodes and needs"
-            problems.append(f"{who} {largest:g} {kind}s, the largest node has {best:g}; {remedy}")
-    return "; ".join(problems)
-
-
-def unreserved(plan: Plan, *, nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> str:
-    """Why a plan for which there is enough in total was not reserved: others hold it, or it is in too small pieces.
-
-    Args: free: what nobody holds, in the whole cluster.
-    """
-    shown = ", ".join(f"{amount:g} {kind}s" for kind, amount in free.items())
-    wanted = {kind: sum(bundle.get(kind, 0.0) for bundle in plan.bundles) for kind in free}
-    if any(free[kind] < amount for kind, amount in wanted.items()):
-        return f"other jobs hold the rest (free now: {shown})"
-    pieces = ", ".join(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes)
-    return f"each of these needs to be on one node, and the nodes have {pieces} (free now: {shown})"
 
 
 def wait_for_nodes(
@@ -240,7 +116,7 @@ class Reserved:
         Those of an engine of the plan, which Ray reserves again when a node can hold them; otherwise new ones.
         """
         if index >= len(self.plan.engine_bundles) and index not in self._single:
-            bundle = _bundle(self.plan.engine_cpus, self.plan.engine_gpus)
+            bundle = bundle_of(self.plan.engine_cpus, self.plan.engine_gpus)
             self._single[index] = placement_group([bundle])
         task: Any = ray.remote(num_cpus=0, max_retries=0)(_node_id)
         while True:
@@ -310,6 +186,21 @@ class Reserved:
             "scheduling_strategy": self._strategy(self.plan.learner_bundle),
         }
 
+    def far_bundles(self) -> list[FarBundle]:
+        """The reservations for ranks away from the learner's actor."""
+        is_on_gpu = bool(self.plan.learner_gpus)
+        return [
+            FarBundle(
+                num_ranks=num_ranks,
+                options={
+                    "num_cpus": LEARNER_CPUS,
+                    "num_gpus": num_ranks if is_on_gpu else 0,
+                    "scheduling_strategy": self._strategy(bundle),
+                },
+            )
+            for bundle, num_ranks in zip(self.plan.far_bundles, self.plan.far_ranks, strict=True)
+        ]
+
     def engine_options(self, index: int) -> dict[str, Any]:
         """Options of the engine with this index; one that the plan does not hold takes what `place` reserved."""
         options: dict[str, Any] = {"num_cpus": self.plan.engine_cpus, "num_gpus": self.plan.engine_gpus}
@@ -343,6 +234,7 @@ def _fitting(recipe: Recipe, *, engines: int, least_gpus: int = 0) -> tuple[Plan
     plan = plan_bundles(
         recipe.model_copy(update={"cluster": cluster}),
         num_gpus=max(least_gpus, int(sum(node.get("GPU", 0.0) for node in nodes))),
+        gpus_per_node=int(max((node.get("GPU", 0.0) for node in nodes), default=0.0)),
     )
     return plan, _lack(plan, engines=engines, cpus_per_engine=cluster.cpus_per_engine)
 
@@ -358,7 +250,3 @@ def _live_nodes() -> list[dict[str, float]]:
 
 def _node_id() -> str:
     return ray.get_runtime_context().get_node_id()
-
-
-def _bundle(cpus: float, gpus: int) -> dict[str, float]:
-    return {"CPU": cpus, "GPU": float(gpus)} if gpus else {"CPU": cpus}

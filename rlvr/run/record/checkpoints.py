@@ -92,13 +92,19 @@ class CheckpointDraft:
                 if not (waits or self._sealing.done()):
                     return False
                 self._sealing.result()
-            older = self._folder.with_name(f"{self._folder.name}.old.tmp")
-            shutil.rmtree(older, ignore_errors=True)
-            if self._folder.exists():
-                self._folder.rename(older)
-            self._draft.rename(self._folder)
-            shutil.rmtree(older, ignore_errors=True)
-            atomic_files.flush(self._folder.parent)
+            self._rename()
+        return True
+
+    def finish_alone(self) -> bool:
+        """Completes it without the learner, if the learner's part was written; returns whether it is complete.
+
+        Raises: CheckpointError when it cannot be written; no draft is left then.
+        """
+        if self._sealing is None:
+            return False
+        with self._explained():
+            self._sealing.result()
+            self._rename()
         return True
 
     def drop(self) -> None:
@@ -107,6 +113,16 @@ class CheckpointDraft:
             with suppress(OSError):
                 self._sealing.result()
         shutil.rmtree(self._draft, ignore_errors=True)
+
+    def _rename(self) -> None:
+        """Gives the sealed draft its name; an older checkpoint of the step is replaced."""
+        older = self._folder.with_name(f"{self._folder.name}.old.tmp")
+        shutil.rmtree(older, ignore_errors=True)
+        if self._folder.exists():
+            self._folder.rename(older)
+        self._draft.rename(self._folder)
+        shutil.rmtree(older, ignore_errors=True)
+        atomic_files.flush(self._folder.parent)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -223,6 +223,7 @@ class RolloutWriter:
                 if (number is not None and number > step) or path.name.endswith(".tmp"):
                     path.unlink()
                     num_removed += 1
+            self._unflushed = [path for path in self._unflushed if path.exists()]
         except OSError as error:
             raise _unusable(self._folder, error) from error
         return num_removed

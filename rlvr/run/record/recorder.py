@@ -181,8 +181,23 @@ class Recorder:
         except CheckpointError:
             self._unfinished = None
             raise
-        if not is_complete:
+        if is_complete:
+            self._completed(found)
+
+    def salvage_checkpoint(self) -> None:
+        """Completes the checkpoint that was being written when the learner was lost, if its part was written by then.
+
+        Raises: CheckpointError when it cannot be written.
+        """
+        found, self._unfinished = self._unfinished, None
+        if found is None:
             return
+        if found.draft.finish_alone():
+            self._completed(found)
+        else:
+            found.draft.drop()
+
+    def _completed(self, found: _Unfinished) -> None:
         self._unfinished = None
         for old in self._run_dir.prune_checkpoints(self._keep_checkpoints):
             self.event("checkpoint_removed", path=old.name)

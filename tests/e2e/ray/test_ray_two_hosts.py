@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, rows_of
+from rlvr.config.recipe import ModelConfig
+from rlvr.models.policy import load_policy
+from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, rlvr, rows_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 pytest.importorskip("ray")
@@ -117,7 +119,7 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
 @pytest.mark.parametrize("hosts", [(3, 4)], indirect=True)
 def test_a_host_with_engines_that_is_cut_off_is_done_without(hosts: Hosts, tmp_path: Path):
     """The cores leave one way to place a learner of 1 and three engines of 2: the learner on the head."""
-    run = run_and_cut_off_the_worker(hosts, tmp_path)
+    run = run_and_cut_off_the_worker(hosts, tmp_path, [*TINY, *TOY, *LEARNER_APART])
     places = {event["place"].partition(",")[0] for event in events_of(run, "engine_lost")}
     assert places == {f"node {hosts.worker.address}"}
     assert not events_of(run, "learner_restart")
@@ -126,26 +128,132 @@ def test_a_host_with_engines_that_is_cut_off_is_done_without(hosts: Hosts, tmp_p
 @pytest.mark.parametrize("hosts", [(4, 3)], indirect=True)
 def test_a_host_with_the_learner_that_is_cut_off_is_done_without(hosts: Hosts, tmp_path: Path):
     """Two engines stand on the head and learner and engine on the worker; a learner and one engine fit on the head."""
-    run = run_and_cut_off_the_worker(hosts, tmp_path)
+    run = run_and_cut_off_the_worker(hosts, tmp_path, [*TINY, *TOY, *LEARNER_APART])
     assert len(events_of(run, "learner_restart")) == 1
     (fewer,) = events_of(run, "fewer_engines")
     assert (fewer["engines"], fewer["wanted"]) == (1, 3)
 
 
-def run_and_cut_off_the_worker(hosts: Hosts, tmp_path: Path) -> Path:
-    """The directory of a run of 40 steps whose second host was cut off in the middle."""
-    run = tmp_path / "run"
-    log = tmp_path / "run.log"
+# A learner and two engines fill the head, so that the second learner runs on the worker; without it one engine is left.
+APART = [
+    "cluster.learners=2", "cluster.learners_per_node=1", "cluster.engines=2", "cluster.cpus_per_engine=1.5",
+    "cluster.heartbeat_deadline_s=10", "cluster.start_deadline_s=240", "data.eval=[]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hosts", [(4, 1)], indirect=True)
+def test_learners_on_two_hosts_train_as_on_one(hosts: Hosts, tmp_path: Path):
+    """Toy engines answer alike whatever the weights, so every number can be compared; entropy gives a gradient."""
+    same = [*TINY, *TOY, "run.steps=20", "run.checkpoint_every_steps=20", "algorithm.entropy_coef=0.01"]
+    changes = [*same, *APART]
+    two = finish(start(hosts, tmp_path / "two", changes))
+    assert_learners_on_both(two, hosts)
+    one = tmp_path / "one"
+    rlvr("train", "tiny", *same, "data.eval=[]", "cluster.learners=2", "--run-dir", str(one), cwd=tmp_path)
+    assert all(row["policy/grad_norm"] > 0 for row in rows_of(two))
+    assert numbers_of(two) == [pytest.approx(row, rel=1e-6, abs=1e-9) for row in numbers_of(one)]
+    assert largest_difference(two, one) < 1e-6
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("hosts", [(3, 1)], indirect=True)
+def test_learners_on_two_hosts_train_a_vllm_engine_as_on_one(hosts: Hosts, tmp_path: Path):
+    """With a cold start on both; the weights reach the engine through the first learner's file."""
+    pytest.importorskip("vllm")
     changes = [
-        *TINY, *TOY, "cluster.backend=ray", f"cluster.address={hosts.head.address}:{PORT}", "cluster.engines=3",
-        "cluster.cpus_per_engine=2", "cluster.heartbeat_deadline_s=10", "cluster.start_deadline_s=120", "run.steps=40",
-        "data.eval=[]", "rollout.max_completion_tokens=6", "cluster.max_engine_restarts=20",
+        *TINY, "rollout.engine=vllm", "rollout.engine_dtype=float32", "rollout.max_completion_tokens=8",
+        "rollout.max_batch_rows=16", "cold_start.steps=20", "cluster.learners=2", "cluster.cpus_per_engine=2",
+        "cluster.start_deadline_s=400", "data.eval=[]", "proof.max_groups=4", "run.steps=20",
+        "run.checkpoint_every_steps=20",
     ]  # fmt: skip
-    driver = hosts.head.start(command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log)
+    two = finish(start(hosts, tmp_path / "two", [*changes, "cluster.learners_per_node=1"]), limit_s=1200)
+    assert_learners_on_both(two, hosts)
+    one = finish(start(hosts, tmp_path / "one", changes), limit_s=1200)
+    assert not events_of(one, "learners_placed")
+    assert numbers_of(two) == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in numbers_of(one)]
+    assert largest_difference(two, one) < 1e-6
+    assert [event["policy_version"] for event in events_of(two, "weights_synced")] == list(range(21))
+
+
+@pytest.mark.parametrize("hosts", [(4, 1)], indirect=True)
+def test_learners_of_which_one_host_is_cut_off_continue_from_the_last_checkpoint(hosts: Hosts, tmp_path: Path):
+    changes = [*TINY, *TOY, *APART, "run.checkpoint_every_steps=2"]
+    run = run_and_cut_off_the_worker(hosts, tmp_path, changes, is_ready=has_checkpoint)
+    assert_learners_on_both(run, hosts)
+    [restart] = events_of(run, "learner_restart")
+    assert "rank 1 of 2 ended (its host or node was lost" in restart["message"]
+    assert restart["from_step"] >= 2
+    [fewer] = events_of(run, "fewer_engines")
+    assert (fewer["engines"], fewer["wanted"]) == (1, 2)
+
+
+def assert_learners_on_both(run: Path, hosts: Hosts) -> None:
+    placed = events_of(run, "learners_placed")[0]
+    assert (placed["nodes"], placed["learners"]) == ([hosts.head.address, hosts.worker.address], [1, 1])
+
+
+def numbers_of(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if isinstance(v, int | float)} for row in rows_of(run)]
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    """Between the last checkpoints, of any weight."""
+    paths = [str(run / "checkpoints" / f"step_{rows_of(run)[-1]['step']}") for run in (a, b)]
+    first, second = (load_policy(ModelConfig(path=path), seed=0).model.parameters() for path in paths)
+    return max(float((p - q).detach().abs().max()) for p, q in zip(first, second, strict=True))
+
+
+LEARNER_APART = [
+    "cluster.engines=3", "cluster.cpus_per_engine=2", "cluster.heartbeat_deadline_s=10",
+    "cluster.start_deadline_s=120", "data.eval=[]", "cluster.max_engine_restarts=20",
+]  # fmt: skip
+
+
+def start(hosts: Hosts, run: Path, changes: list[str]) -> "Driver":
+    """Starts a run on the head."""
+    changes = [*changes, "cluster.backend=ray", f"cluster.address={hosts.head.address}:{PORT}"]
+    log = run.with_suffix(".log")
+    return Driver(
+        run, log, hosts.head.start(command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log)
+    )
+
+
+@dataclass(frozen=True)
+class Driver:
+    run: Path
+    log: Path
+    process: subprocess.Popen[str]
+
+
+def finish(driver: Driver, *, limit_s: float = 300) -> Path:
+    """Waits for the end of a run."""
+    try:
+        assert driver.process.wait(timeout=limit_s) == 0, driver.log.read_text()
+    finally:
+        driver.process.kill()
+        driver.process.wait()
+    return driver.run
+
+
+def has_steps(run: Path) -> bool:
+    return (run / "metrics.jsonl").is_file() and len(rows_of(run)) >= 3
+
+
+def has_checkpoint(run: Path) -> bool:
+    return any((run / "checkpoints").glob("step_*/complete.json"))
+
+
+def run_and_cut_off_the_worker(
+    hosts: Hosts, tmp_path: Path, changes: list[str], *, is_ready: Callable[[Path], bool] = has_steps
+) -> Path:
+    """The directory of a run of 40 steps whose second host was cut off in the middle."""
+    changes = [*changes, "run.steps=40", "rollout.max_completion_tokens=6"]
+    driver = start(hosts, tmp_path / "run", changes)
+    run, log = driver.run, driver.log
     try:
         end = time.monotonic() + 240
-        while not (run / "metrics.jsonl").is_file() or len(rows_of(run)) < 3:
-            assert driver.poll() is None, log.read_text()
+        while not is_ready(run):
+            assert driver.process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.2)
         subprocess.run(
@@ -155,9 +263,7 @@ def run_and_cut_off_the_worker(hosts: Hosts, tmp_path: Path) -> Path:
             shell=True,
             check=False,
         )
-        assert driver.wait(timeout=240) == 0, log.read_text()
     finally:
-        driver.kill()
-        driver.wait()
+        finish(driver, limit_s=240)
     assert [row["step"] for row in rows_of(run)] == list(range(1, 41))
     return run

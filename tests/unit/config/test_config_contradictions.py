@@ -151,6 +151,16 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fault:
             "files; set it to auto",
         ),
         (
+            ["cluster.learners=4", "cluster.learners_per_node=2"],
+            "cluster.learners_per_node=2 with cluster.learners=4 needs cluster.backend=ray: the local backend has one "
+            "node",
+        ),
+        (
+            ["cluster.learners=4", "cluster.learners_per_node=2", "cluster.placement=colocated", *ON_VLLM],
+            "cluster.learners_per_node=2 with cluster.learners=4: colocated learners and engines share the devices of "
+            "one node; set it to 0",
+        ),
+        (
             ["cluster.weight_transport=nccl", "cluster.placement=colocated", "learner.streaming=false", *ON_VLLM],
             "cluster.weight_transport=nccl needs separate GPUs for learner and engines, and "
             "cluster.placement=colocated; set it to auto",

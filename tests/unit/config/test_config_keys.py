@@ -109,6 +109,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "rollout.completion_deadline_s": ("60.0",),
     "cluster.backend": ("ray", "rollout.engine_dtype=float32"),
     "cluster.learners": ("2",),
+    "cluster.learners_per_node": ("2",),
     "cluster.engines": ("4", *BEHIND_RAY),
     "cluster.placement": ("colocated",),
     "cluster.weight_transport": ("file",),

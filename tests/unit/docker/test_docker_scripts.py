@@ -223,13 +223,13 @@ def test_engines_are_fitted_to_the_gpus_of_the_node(gpu_place: Path, gpus: str, 
 @pytest.mark.parametrize("gpus", [1, 2, 8])
 @pytest.mark.parametrize("name", ["quickstart-cluster", "r1-zero-qwen2.5-1.5b-gsm8k-colocated"])
 def test_what_is_fitted_can_be_placed_on_the_gpus(gpu_place: Path, gpus: int, name: str):
-    placement = pytest.importorskip("rlvr.run.ray.placement")
+    bundles = pytest.importorskip("rlvr.run.ray.bundles")
     _, overrides = trained(gpu_place, name, RLVR_ENGINES="auto", GPUS=str(gpus))
     recipe = load_recipe(name, overrides).recipe
-    plan = placement.plan_bundles(recipe, num_gpus=gpus)
+    plan = bundles.plan_bundles(recipe, num_gpus=gpus)
     cluster = recipe.cluster
     node = {"CPU": 64.0, "GPU": float(gpus)}
-    lack = placement.shortage(plan, nodes=[node], engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine)
+    lack = bundles.shortage(plan, nodes=[node], engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine)
     assert lack == ""
 
 

@@ -101,9 +101,20 @@ def test_an_engine_without_room_for_a_row_asks_for_tensor_parallelism() -> None:
         "70B", "8x8x80GB", "cluster.learners=32", "rollout.engine_args={tensor_parallel_size: 4}",
         "cluster.engines=8", "learner.micro_batch_tokens=4608",
     )  # fmt: skip
-    (only,) = wide.problems
-    assert only == "cluster.learners=32 does not fit on a node of 8 GPUs, and learners cannot span nodes"
+    assert wide.fits
     assert wide.needed_gpus == 64
+
+
+def test_learners_on_several_nodes_exchange_weights_and_gradients_over_the_network() -> None:
+    one = plan("7B", "2x8x80GB", "cluster.learners=8", "cluster.engines=8")
+    assert (one.learner_nodes, one.exchange_s) == (1, 0.0)
+    two = plan("7B", "3x8x80GB", "cluster.learners=16", "cluster.engines=8")
+    assert two.fits
+    assert two.learner_nodes == 2
+    setup = setup_with(recipe_with("cluster.learners=16", "cluster.engines=8"), "7B")
+    size = (2 * 2 + 4) * setup.architecture.num_parameters * 15 / 16
+    passes = setup.minibatches * setup.num_micro_batches
+    assert two.exchange_s == pytest.approx(passes * size / two.hardware.rates.network)
 
 
 def test_pipeline_stages_count_as_gpus_and_too_many_are_refused() -> None:
@@ -122,6 +133,11 @@ def test_a_colocated_run_shares_its_gpus_and_sends_within_them() -> None:
     )  # fmt: skip
     assert found.needed_gpus == 8
     assert [cost.transport for cost in found.syncs] == ["ipc", "file"]
+    wide = plan(
+        "7B", "2x8x80GB", "cluster.placement=colocated", "cluster.learners=16", "cluster.engines=16",
+        "rollout.max_staleness=0",
+    )  # fmt: skip
+    assert any("share the GPUs of one node and need 16, a node has 8" in problem for problem in wide.problems)
 
 
 def test_a_broadcast_freezes_less_than_half_of_what_a_file_takes() -> None:

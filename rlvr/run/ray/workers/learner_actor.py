@@ -2,12 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import torch
 
@@ -23,6 +22,8 @@ from rlvr.records import Transport
 from rlvr.run.launch.start_learner import learner_device, open_policy, start_learner
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import read_chunks
+from rlvr.run.ray.workers.rank_handle import FarBundle, RankHosts
+from rlvr.run.ray.workers.rank_host import threads_of_node
 from rlvr.stages.supervised import SupervisedReport
 
 
@@ -36,7 +37,10 @@ class ColdStartProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """The facts that the driver receives when the policy is loaded. devices: the ids of the GPUs that it was given."""
+    """The facts that the driver receives when the policy is loaded.
+
+    devices: the ids of the GPUs that it was given. rank_nodes: the addresses of the nodes with more of its ranks.
+    """
 
     text: PolicyText
     place: str
@@ -44,6 +48,7 @@ class Opened:
     address: str
     sees_run_dir: bool
     devices: tuple[str, ...] = ()
+    rank_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +66,15 @@ def threads_here(driver: DriverThreads) -> int:
     """
     if ray.get_runtime_context().get_node_id() == driver.node_id:
         return driver.num_threads
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
+    return threads_of_node()
 
 
 @ray.remote(concurrency_groups={"questions": 2, "weights": 4})  # type: ignore # Ray's stub wants every option
 class LearnerActor:
     """Runs in a threaded actor: one thread works, others answer questions and send weights meanwhile."""
 
-    def __init__(self, recipe: Recipe, driver: DriverThreads) -> None:
+    def __init__(self, recipe: Recipe, driver: DriverThreads, far: Sequence[FarBundle] = ()) -> None:
+        """Args: far: reservations for ranks on other nodes."""
         keep_freed_memory()
         if recipe.cluster.placement is not Placement.COLOCATED:  # engines cannot map such memory
             use_expandable_segments()
@@ -78,28 +83,39 @@ class LearnerActor:
         self._policy: Policy | None = None
         self._learner: PolicyLearner | LearnerGroup | None = None
         self._progress = ColdStartProgress()
+        self._hosts = RankHosts(recipe, far)
         self._download = ModelDownload(recipe.model)
         self._stop = threading.Event()
 
     def download(self) -> None:
-        """Brings the model's files onto this node, if the recipe names one of the hub; `open` then only reads them."""
+        """Brings the model's files onto this node and those of other ranks, if the recipe names one of the hub.
+
+        `open` then only reads them.
+        """
         self._download.run()
+        self._hosts.download()
 
     @ray.method(concurrency_group="questions")
     def downloaded_bytes(self) -> int:
-        """How much of the model has arrived."""
-        return self._download.num_bytes()
+        """How much of the model has arrived, on all nodes."""
+        return self._download.num_bytes() + self._hosts.downloaded_bytes()
 
     def open(self, run_dir: str) -> Opened:
-        """Loads the policy (without weights if several learners will hold them); looks for the run directory."""
+        """Loads the policy (without weights if several learners will hold them); looks for the run directory.
+
+        Raises: ConfigError when a host of other ranks has too few devices, or does not see the run directory.
+        """
         torch.set_num_threads(self._num_threads)
-        self._policy = open_policy(self._recipe, transport=_transport(self._recipe))
+        if self._hosts:
+            self._hosts.require(is_on_cuda=learner_device(self._recipe).type == "cuda", run_dir=run_dir)
+        self._policy = open_policy(self._recipe, transport=_transport(self._recipe), spans_nodes=bool(self._hosts))
         return Opened(
             text=self._policy.text,
             place=f"node {ray.util.get_node_ip_address()}, process {os.getpid()}",
             node_id=ray.get_runtime_context().get_node_id(),
             address=ray.util.get_node_ip_address(),
             sees_run_dir=not run_dir or Path(run_dir).is_dir(),
+            rank_nodes=tuple(self._hosts.addresses()),
             devices=tuple(str(device) for device in ray.get_runtime_context().get_accelerator_ids().get("GPU", ())),
         )
 
@@ -122,6 +138,7 @@ class LearnerActor:
             reference_folder=Path(reference_folder),
             checkpoint=Path(checkpoint) if checkpoint else None,
             progress=self._note,
+            spread=self._hosts.spread() if self._hosts else None,
         )
         self._learner = started.learner
         return started.cold_start

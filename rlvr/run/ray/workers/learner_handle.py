@@ -23,6 +23,7 @@ from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
 from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, Opened
+from rlvr.run.ray.workers.rank_handle import FarBundle
 from rlvr.run.step.failures import LearnerLost
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
@@ -35,13 +36,16 @@ _LINE_EVERY_S = 30.0
 class LearnerHandle:
     """Implements `rlvr.batch.ProvableLearner` with an actor that it starts and ends."""
 
-    def __init__(self, recipe: Recipe, *, options: dict[str, Any], board: WaitBoard) -> None:
+    def __init__(
+        self, recipe: Recipe, *, options: dict[str, Any], board: WaitBoard, far: Sequence[FarBundle] = ()
+    ) -> None:
+        """Args: far: reservations for ranks on other nodes, whose hosts the actor starts."""
         self._recipe = recipe
         self._deadlines = recipe.cluster
         start: Any = LearnerActor
         driver = DriverThreads(node_id=ray.get_runtime_context().get_node_id(), num_threads=torch.get_num_threads())
         self._calls = Calls(
-            start.options(**options).remote(recipe, driver),
+            start.options(**options).remote(recipe, driver, far),
             name="the learner",
             owner="the run",
             board=board,
@@ -50,7 +54,7 @@ class LearnerHandle:
         self.opened: Opened | None = None
 
     def download(self, say: Callable[[str], None]) -> None:
-        """Waits until the model's files are on the learner's node; a download may take as long as it makes progress.
+        """Waits until the model's files are on the learners' nodes; a download may take as long as it makes progress.
 
         Raises: LearnerError when nothing arrives for cluster.start_deadline_s.
         """

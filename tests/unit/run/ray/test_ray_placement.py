@@ -9,7 +9,8 @@ from rlvr.config.recipe import Recipe
 pytest.importorskip("ray")
 from rlvr.errors import ConfigError
 from rlvr.records import Transport
-from rlvr.run.ray.placement import chosen_transport, plan_bundles, shortage, unreserved, wait_for_nodes
+from rlvr.run.ray.bundles import chosen_transport, learner_shares, plan_bundles, shortage, unreserved
+from rlvr.run.ray.placement import wait_for_nodes
 from rlvr.transfer.communicator import SUBSTITUTE_VARIABLE
 
 
@@ -26,7 +27,8 @@ def recipe(*, engine: str = "vllm", args: dict[str, Any] | None = None, **cluste
 
 
 def lack(subject: Recipe, *nodes: dict[str, float]) -> str:
-    plan = plan_bundles(subject, num_gpus=int(sum(node.get("GPU", 0) for node in nodes)))
+    gpus = [int(node.get("GPU", 0)) for node in nodes]
+    plan = plan_bundles(subject, num_gpus=sum(gpus), gpus_per_node=max(gpus))
     cluster = subject.cluster
     return shortage(plan, nodes=nodes, engines=cluster.engines, cpus_per_engine=cluster.cpus_per_engine)
 
@@ -128,9 +130,32 @@ def test_every_worker_of_an_engine_is_a_rank():
     assert recipe(args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2}).rollout.gpus_per_engine == 8
 
 
-def test_a_learner_of_more_ranks_than_a_node_has_devices_is_refused():
-    said = lack(recipe(learners=4), *[{"CPU": 64.0, "GPU": 2.0}] * 4)
-    assert said.startswith("the learner cannot span nodes and needs 4 GPUs, the largest node has 2;")
+def test_learners_of_which_no_node_holds_all_get_a_bundle_on_each_of_several_nodes():
+    plan = plan_bundles(recipe(learners=12, engines=2), num_gpus=16, gpus_per_node=8)
+    learners, engine = {"CPU": 1.0, "GPU": 6.0}, {"CPU": 1.0, "GPU": 1.0}
+    assert plan.bundles == (learners, learners, engine, engine)
+    assert (plan.learner_bundle, plan.learner_gpus) == (0, 6)
+    assert (plan.far_bundles, plan.far_ranks) == ((1,), (6,))
+    assert plan.engine_bundles == (2, 3)
+
+
+def test_learners_stay_together_if_a_node_holds_them_and_are_spread_evenly_otherwise():
+    cluster = recipe(learners=8).cluster
+    assert learner_shares(cluster, gpus_per_node=8) == (8,)
+    assert learner_shares(cluster, gpus_per_node=7) == (4, 4)
+    assert learner_shares(cluster, gpus_per_node=3) == (3, 3, 2)
+    assert learner_shares(cluster, gpus_per_node=0) == (8,)  # on CPU cores, or before any node has come
+    few = recipe(learners=8, learners_per_node=2).cluster
+    assert learner_shares(few, gpus_per_node=8) == learner_shares(few, gpus_per_node=0) == (2, 2, 2, 2)
+
+
+def test_more_learners_on_a_node_than_it_has_devices_are_refused():
+    said = lack(recipe(learners=4, learners_per_node=4), *[{"CPU": 64.0, "GPU": 2.0}] * 4)
+    assert said.startswith(
+        "the learners that are to run on one node (cluster.learners_per_node) need 4 GPUs, the largest node has 2;"
+    )
+    said = lack(recipe(learners=8), *[{"CPU": 64.0, "GPU": 2.0}] * 4)
+    assert said.startswith("9 GPUs are needed (learner 2 + 2 + 2 + 2 + 1 engines x 1), the cluster has 8;")
 
 
 def test_a_reservation_that_fails_is_blamed_on_others_only_when_they_hold_something():

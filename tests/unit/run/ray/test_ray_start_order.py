@@ -14,8 +14,8 @@ from rlvr.records import Transport
 
 pytest.importorskip("ray")
 from rlvr.run.ray.backend import RayBackend, start_workers
-from rlvr.run.ray.placement import plan_bundles
-from rlvr.run.ray.workers import learner_actor
+from rlvr.run.ray.bundles import plan_bundles
+from rlvr.run.ray.workers import learner_actor, rank_host
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, threads_here
 from rlvr.run.ray.workers.learner_handle import watch_download
@@ -101,11 +101,11 @@ def test_a_learner_with_devices_of_its_own_keeps_its_cache(monkeypatch: pytest.M
 def test_a_learner_on_another_node_uses_that_nodes_cores(monkeypatch: pytest.MonkeyPatch):
     context = SimpleNamespace(get_node_id=lambda: "node-1")
     monkeypatch.setattr(learner_actor.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(learner_actor.psutil, "cpu_count", lambda logical=True: 48 if logical else 24)
-    monkeypatch.setattr(learner_actor.os, "sched_getaffinity", lambda _: set(range(48)))
+    monkeypatch.setattr(rank_host.psutil, "cpu_count", lambda logical=True: 48 if logical else 24)
+    monkeypatch.setattr(rank_host.os, "sched_getaffinity", lambda _: set(range(48)))
     assert threads_here(DriverThreads(node_id="node-1", num_threads=2)) == 2
     assert threads_here(DriverThreads(node_id="node-0", num_threads=2)) == 24
-    monkeypatch.setattr(learner_actor.os, "sched_getaffinity", lambda _: set(range(8)))  # as in a container
+    monkeypatch.setattr(rank_host.os, "sched_getaffinity", lambda _: set(range(8)))  # as in a container
     assert threads_here(DriverThreads(node_id="node-0", num_threads=2)) == 8
 
 

@@ -107,3 +107,16 @@ def test_a_restart_drops_what_was_being_written(recorder: Recorder, tmp_path: Pa
     assert names(tmp_path) == set()
     save(recorder, 1, SlowLearner(), waits=True)
     assert names(tmp_path) == {"step_1"}
+
+
+def test_a_lost_learner_leaves_the_checkpoint_of_which_it_had_written_its_part(recorder: Recorder, tmp_path: Path):
+    learner = SlowLearner()
+    save(recorder, 1, learner)
+    learner.is_written = True
+    recorder.finish_checkpoint(cast(Learner, learner), waits=False)  # begins to compute the digests
+    recorder.salvage_checkpoint()
+    assert names(tmp_path) == {"step_1"}
+    save(recorder, 2, SlowLearner())
+    recorder.salvage_checkpoint()
+    assert names(tmp_path) == {"step_1"}
+    recorder.salvage_checkpoint()  # there is none any more

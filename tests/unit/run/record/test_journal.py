@@ -171,6 +171,7 @@ def test_resuming_removes_rollouts_of_later_steps(tmp_path: Path) -> None:
     (tmp_path / "step_000002.parquet.tmp").touch()
     assert writer.truncate_after(2) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000001.parquet", "step_000002.parquet"]
+    writer.flush()  # of what is still there
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
