@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlvr.batch import on_device
+
 # Fixed cost of a block on top of its area (query slots times key slots), in units of area. Measured on a CPU, forward
 # and backward: up to 4,000 with heads of 9 x 64, 3,000 to 18,000 with 4 x 16.
 BLOCK_COST = 4096
@@ -118,7 +120,7 @@ class PackedLayout:
             self._biases[key] = (
                 None
                 if visible is None
-                else torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf")).to(self.device)
+                else self._moved(torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf")))
             )
         return self._biases[key]
 
@@ -144,15 +146,19 @@ class PackedLayout:
         keys[own_slots] = torch.arange(self.num_tokens)
         keys[prefix_slots] = prefix_tokens
         return VarlenIndex(
-            ends_q=torch.tensor(self._starts, dtype=torch.int32, device=self.device),
-            ends_k=ends.to(self.device, torch.int32),
+            ends_q=self._moved(torch.tensor(self._starts, dtype=torch.int32)),
+            ends_k=self._moved(ends.to(torch.int32)),
             max_q=int(lengths.max()),
             max_k=int((before + lengths).max()),
-            keys=keys.to(self.device) if bool(has_prefix.any()) else None,
-            own_slots=own_slots.to(self.device),
-            prefix_slots=prefix_slots.to(self.device),
-            prefix_tokens=prefix_tokens.to(self.device),
+            keys=self._moved(keys) if bool(has_prefix.any()) else None,
+            own_slots=self._moved(own_slots),
+            prefix_slots=self._moved(prefix_slots),
+            prefix_tokens=self._moved(prefix_tokens),
         )
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device; no layer waits there for the micro-batches before."""
+        return on_device(tensor, self.device)
 
     def _block(self, members: range) -> Block:
         starts, lengths = torch.tensor(self._starts[:-1]), torch.tensor(self.lengths)
@@ -192,11 +198,11 @@ class PackedLayout:
         num_slots, prefix_width = places.shape[1], block.prefix_width
         return Gather(
             shape=(len(places), heads, num_slots),
-            take=(places[:, None, :] * heads + head[:, None]).flatten().to(self.device),
-            own=_slots_by_head(row, head, slot + skipped, num_slots).to(self.device),
-            prefix=_slots_by_head(prefix, head, prefix_slot, prefix_width).to(self.device),
-            prefix_tokens=block.key_places[first_row[prefix], prefix_slot].to(self.device),
-            share=prefix_rows.float().to(self.device),
+            take=self._moved((places[:, None, :] * heads + head[:, None]).flatten()),
+            own=self._moved(_slots_by_head(row, head, slot + skipped, num_slots)),
+            prefix=self._moved(_slots_by_head(prefix, head, prefix_slot, prefix_width)),
+            prefix_tokens=self._moved(block.key_places[first_row[prefix], prefix_slot]),
+            share=self._moved(prefix_rows.float()),
         )
 
 
