@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from rlvr.commands.dry_run import data_rows
-from rlvr.config.derived import derived_table
+from rlvr.config.derived import derived_table, speed_rows
 from rlvr.config.dtypes import with_dtypes
 from rlvr.config.recipe import Recipe
 from rlvr.config.sections.learner import LearnerDtype
@@ -63,9 +63,13 @@ def check_recipe(recipe: Recipe, *, hardware: Hardware | None = None) -> CheckRe
     use_threads(recipe)
     choice = choose_dtypes(recipe, measure=lambda: measure_dtypes(model, torch_device(found[0])))
     recipe = recipe if choice is None else choice.recipe
-    rows = [*derived_table(recipe, dtype_reason="" if choice is None else choice.reason), *counts]
+    rows = [
+        *derived_table(recipe, dtype_reason="" if choice is None else choice.reason),
+        *speed_rows(recipe, device=found[0].kind),
+        *counts,
+    ]
     lengths = _lengths(recipe, prompts)
-    setup = _setup(recipe, model, lengths, eval_sizes)
+    setup = _setup(recipe, model, lengths, eval_sizes, device=found[0].kind)
     speed = measure(found[0], is_bfloat16=setup.is_bfloat16)
     planned = places(setup, found)
     tables = [
@@ -99,10 +103,10 @@ def _check_on(
             "in the learner's process; add cluster.backend=ray rollout.engine=vllm"
         )
     recipe = with_dtypes(recipe, learner=LearnerDtype.BFLOAT16_AUTOCAST)
-    setup = _setup(recipe, model, _lengths(recipe, prompts), eval_sizes)
+    setup = _setup(recipe, model, _lengths(recipe, prompts), eval_sizes, device="cuda")
     plan = plan_cluster(recipe, setup, hardware, files_at_once=FILES_AT_ONCE)
     tables = (
-        (f"{recipe.name}: nothing was started", (*derived_table(recipe), *rows)),
+        (f"{recipe.name}: nothing was started", (*derived_table(recipe), *speed_rows(recipe, device="cuda"), *rows)),
         (f"{hardware}, an estimate", tuple(cluster_rows(plan))),
     )
     return CheckReport(tables=tables, warnings=(*(n.removeprefix("warning: ") for n in notes), *plan.problems))
@@ -129,18 +133,21 @@ def _warnings(
     if fullest.fits:
         return
     alternatives: list[tuple[str, Setup]] = []
-    for change in candidates(recipe, row_tokens=lengths.row_max):
+    for change in candidates(recipe, row_tokens=lengths.row_max, device=found[0].kind):
         other = changed(recipe, change)
         if other is not None:
-            alternatives.append((override(change), _setup(other, model, lengths, eval_sizes)))
+            alternatives.append((override(change), _setup(other, model, lengths, eval_sizes, device=found[0].kind)))
     yield warning(fullest, remedies(fullest, found, alternatives))
 
 
-def _setup(recipe: Recipe, model: PreTrainedModel, lengths: Lengths, eval_sizes: Sequence[int]) -> Setup:
+def _setup(
+    recipe: Recipe, model: PreTrainedModel, lengths: Lengths, eval_sizes: Sequence[int], *, device: str
+) -> Setup:
     adapters = recipe.model.lora
     return setup_of(
         recipe,
         architecture_of(model),
+        device=device,
         num_adapters=num_adapter_parameters(model, adapters) if adapters.rank else 0,
         lengths=lengths,
         eval_sizes=eval_sizes,

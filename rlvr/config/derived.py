@@ -73,6 +73,20 @@ def derived_table(recipe: Recipe, *, dtype_reason: str = "") -> list[tuple[str, 
     ]
 
 
+def speed_rows(recipe: Recipe, *, device: str) -> list[tuple[str, str, str]]:
+    """Rows about settings of speed, with defaults that depend on the learner's type of device resolved.
+
+    Args: device: `cpu` or `cuda`.
+    """
+    learner = recipe.learner
+    source = "as the recipe says" if learner.logits_memory_mb else f"the default on {device}"
+    layers = "compiled layers" if learner.compile else "eager layers"
+    return [
+        ("logits held at once", f"{learner.logits_memory_on(device):,} MiB", f"in float32, by the LM head; {source}"),
+        ("kernels", f"{learner.kernels.value}, {layers}", "learner.kernels, learner.compile"),
+    ]
+
+
 def _parts(recipe: Recipe) -> list[tuple[str, str, str]]:
     """Rows about features that are off by default: preset, adapters, learners, staleness, replacements."""
     rollout, algorithm, lora = recipe.rollout, recipe.algorithm, recipe.model.lora

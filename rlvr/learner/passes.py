@@ -150,7 +150,7 @@ class Passes:
                 temperature=self._temperature,
                 layout=self._config.layout,
                 share_prompt_prefix=self._config.share_prompt_prefix,
-                logits_memory_mb=self._config.logits_memory_mb,
+                logits_memory_mb=self._config.logits_memory_on(self.device.type),
                 needs_entropy_gradient=self._loss.needs_entropy_gradient,
             )
 

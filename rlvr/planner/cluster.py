@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from rlvr.config.recipe import Placement, Recipe
 from rlvr.config.sections.rollout import EngineDtype
+from rlvr.planner.buffers import SyncBuffers, sync_buffers
 from rlvr.planner.hardware import Hardware
 from rlvr.planner.memory import CUDA_CONTEXT_BYTES, Part, Phase, learner_parts, passing_bytes
 from rlvr.planner.plan import ALLOCATOR_SHARE
@@ -81,8 +82,11 @@ def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware, *, files_at_o
     """
     width, cluster = recipe.rollout.gpus_per_engine, recipe.cluster
     is_colocated = cluster.placement is Placement.COLOCATED
-    learner, kept = _learner(setup)
-    engine, room_per_row, left = _engine(recipe, setup, hardware, width=width, kept=kept if is_colocated else 0)
+    buffers = sync_buffers(recipe, largest=_wire_bytes(recipe) * setup.architecture.num_head)
+    learner, kept = _learner(setup, buffers)
+    engine, room_per_row, left = _engine(
+        recipe, setup, hardware, buffers, width=width, kept=kept if is_colocated else 0
+    )
     rows = int(left // room_per_row) if left > 0 else 0
     if is_colocated:
         needed = max(cluster.learners, cluster.engines * width)
@@ -107,12 +111,16 @@ def plan_cluster(recipe: Recipe, setup: Setup, hardware: Hardware, *, files_at_o
         exchange_s=_exchange_s(setup, hardware),
         problems=(),
     )
-    return replace(plan, problems=tuple(_problems(plan, recipe, setup)))
+    held = round(_share(recipe) * hardware.gpu_bytes)
+    if is_colocated:
+        held = kept + buffers.learner + engine.parts[0].num_bytes
+    problems = (*_problems(plan, recipe, setup, buffers), *_sync_problems(recipe, hardware, buffers, held=held))
+    return replace(plan, problems=problems)
 
 
-def _learner(setup: Setup) -> tuple[GpuPlace, int]:
+def _learner(setup: Setup, buffers: SyncBuffers) -> tuple[GpuPlace, int]:
     """A learner's GPU, and the bytes that it holds all the time."""
-    parts = learner_parts(setup, is_on_cpu=False)
+    parts = [*learner_parts(setup, is_on_cpu=False), *buffers.parts(buffers.learner)]
     always = CUDA_CONTEXT_BYTES + sum(part.num_bytes for part in parts if part.phase is Phase.ALWAYS)
     passing = passing_bytes(parts, overlaps=False, has_one_micro_batch=setup.num_micro_batches == 1)
     planned = always + round(passing * (1 + ALLOCATOR_SHARE["cuda"]))
@@ -132,12 +140,10 @@ def _exchange_s(setup: Setup, hardware: Hardware) -> float:
 
 
 def _engine(
-    recipe: Recipe, setup: Setup, hardware: Hardware, *, width: int, kept: int
+    recipe: Recipe, setup: Setup, hardware: Hardware, buffers: SyncBuffers, *, width: int, kept: int
 ) -> tuple[GpuPlace, float, float]:
     """An engine's GPU without its cache, the bytes of a row's keys and values on it, and those left for rows."""
     model, number = setup.architecture, _wire_bytes(recipe)
-    given = recipe.rollout.engine_args.get("gpu_memory_utilization", UTILIZATION)
-    share = float(given) if isinstance(given, int | float) else UTILIZATION
     parts = (
         _part("weights", number * model.num_parameters / width, f"{model.num_parameters:,} x {number} / {width}"),
         _part(
@@ -149,12 +155,12 @@ def _engine(
     )
     used = CUDA_CONTEXT_BYTES + sum(part.num_bytes for part in parts)
     per_row = setup.lengths.row_max * 2 * model.layers * model.kv_width * number / width
-    left = min(share * hardware.gpu_bytes, hardware.gpu_bytes - kept) - used
+    left = min(_share(recipe) * hardware.gpu_bytes, hardware.gpu_bytes - kept) - used
     place = GpuPlace(
         name="engine GPU, without key-value cache",
         count=recipe.cluster.engines * width,
-        planned_bytes=used,
-        parts=parts,
+        planned_bytes=used + buffers.engine,
+        parts=(*parts, *buffers.parts(buffers.engine)),
     )
     return place, per_row, left
 
@@ -195,7 +201,32 @@ def _proof(recipe: Recipe, sync_s: float) -> tuple[int, float]:
     return count, each * (count + 1)
 
 
-def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
+def _share(recipe: Recipe) -> float:
+    """The share of a GPU that an engine takes."""
+    given = recipe.rollout.engine_args.get("gpu_memory_utilization", UTILIZATION)
+    return float(given) if isinstance(given, int | float) else UTILIZATION
+
+
+def _sync_problems(recipe: Recipe, hardware: Hardware, buffers: SyncBuffers, *, held: int) -> Iterator[str]:
+    """Why an engine's GPU has no room for the buffers of a weight sync.
+
+    Args: held: bytes that it holds during the sync without the engine's buffers.
+    """
+    left = hardware.gpu_bytes - held
+    if buffers.engine <= left:
+        return
+    remedy = (
+        "more learners hold less each"
+        if recipe.cluster.placement is Placement.COLOCATED
+        else "lower rollout.engine_args.gpu_memory_utilization"
+    )
+    yield (
+        f"engine GPU: a weight sync needs {buffers.engine / 2**30:.1f} GiB ({buffers.how}), and "
+        f"{max(0, left) / 2**30:.1f} GiB is left; {remedy}, or set cluster.weight_transport=file"
+    )
+
+
+def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup, buffers: SyncBuffers) -> Iterator[str]:
     hardware = plan.hardware
     if plan.needed_gpus > hardware.num_gpus:
         yield (
@@ -211,7 +242,7 @@ def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
         )
     learner = plan.places[0]
     if learner.planned_bytes > hardware.gpu_bytes:
-        enough = _enough_learners(setup, hardware)
+        enough = _enough_learners(setup, hardware, buffers)
         remedy = f"cluster.learners={enough} would fit" if enough else "not even all GPUs as learners would suffice"
         yield (
             f"{learner.name}: {learner.planned_bytes / 2**30:.1f} GiB planned, {hardware.gpu_bytes / 2**30:.1f} GiB "
@@ -225,10 +256,10 @@ def _problems(plan: ClusterPlan, recipe: Recipe, setup: Setup) -> Iterator[str]:
         )
 
 
-def _enough_learners(setup: Setup, hardware: Hardware) -> int:
+def _enough_learners(setup: Setup, hardware: Hardware, buffers: SyncBuffers) -> int:
     """The smallest power of two of learners that fits, of at most all GPUs; 0 if there is none."""
     for count in (2**power for power in range(1, hardware.num_gpus.bit_length())):
-        if _learner(replace(setup, num_learners=count))[0].planned_bytes <= hardware.gpu_bytes:
+        if _learner(replace(setup, num_learners=count), buffers)[0].planned_bytes <= hardware.gpu_bytes:
             return count
     return 0
 

@@ -1,7 +1,7 @@
 """Memory of each part of a run, and when it is held.
 
     peak of a device = what is always held + the larger of (training, generation), or their sum if they overlap
-    training         = the larger of (a micro-batch, the update)
+    training         = the largest of (a micro-batch, the update, a weight sync)
     a micro-batch    = what it needs throughout + the larger of (what the forward pass keeps, gradients), or their sum
                        if an earlier micro-batch has left gradients
 
@@ -44,6 +44,7 @@ class Phase(StrEnum):
     FORWARD = "forward"  # kept for the backward pass, which frees it as gradients appear
     GRADIENTS = "gradients"  # until the update
     UPDATE = "update"
+    SYNC = "sync"  # while weights are sent; there are no gradients then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +66,16 @@ def passing_bytes(parts: Iterable[Part], *, overlaps: bool, has_one_micro_batch:
     5
     >>> passing_bytes(held, overlaps=True, has_one_micro_batch=False)
     12
+    >>> sync = Part(name="", num_bytes=7, phase=Phase.SYNC, how="")
+    >>> passing_bytes([*held, sync], overlaps=False, has_one_micro_batch=True)
+    7
     """
     totals = dict.fromkeys(Phase, 0)
     for part in parts:
         totals[part.phase] += part.num_bytes
     ends = (totals[Phase.FORWARD], totals[Phase.GRADIENTS])
     micro_batch = totals[Phase.TRAINING] + (max(ends) if has_one_micro_batch else sum(ends))
-    training = max(micro_batch, totals[Phase.GRADIENTS] + totals[Phase.UPDATE])
+    training = max(micro_batch, totals[Phase.GRADIENTS] + totals[Phase.UPDATE], totals[Phase.SYNC])
     generation = totals[Phase.GENERATION]
     return training + generation if overlaps else max(training, generation)
 

@@ -12,10 +12,10 @@ Change = tuple[str, Any]  # a dotted key and its value
 _SMALLER = (2, 4, 8)  # divisors of a size
 
 
-def candidates(recipe: Recipe, *, row_tokens: int) -> Iterator[Change]:
+def candidates(recipe: Recipe, *, row_tokens: int, device: str) -> Iterator[Change]:
     """Possible changes of keys, the most harmless first.
 
-    Args: row_tokens: of the longest row; a micro-batch is not smaller.
+    Args: row_tokens: of the longest row; a micro-batch is not smaller. device: the type of the learner's device.
     """
     learner, rollout = recipe.learner, recipe.rollout
     if not learner.gradient_checkpointing:
@@ -23,7 +23,7 @@ def candidates(recipe: Recipe, *, row_tokens: int) -> Iterator[Change]:
     for part in _SMALLER:
         if learner.micro_batch_tokens // part >= row_tokens:
             yield "learner.micro_batch_tokens", learner.micro_batch_tokens // part
-    if learner.logits_memory_mb > 128:
+    if learner.logits_memory_on(device) > 128:
         yield "learner.logits_memory_mb", 128
     for part in _SMALLER:
         if rollout.max_batch_rows // part >= 8:

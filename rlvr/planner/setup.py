@@ -124,6 +124,7 @@ def setup_of(
     recipe: Recipe,
     architecture: Architecture,
     *,
+    device: str,
     num_adapters: int,
     lengths: Lengths,
     eval_sizes: Sequence[int] | None = None,
@@ -131,6 +132,7 @@ def setup_of(
     """The numbers of a recipe.
 
     Args:
+        device: the type of the learner's device, `cpu` or `cuda`.
         num_adapters: parameters of its adapters; 0 without.
         eval_sizes: prompts of each evaluation, if the data was opened; None: as many as the recipe asks for.
     """
@@ -154,7 +156,7 @@ def setup_of(
         has_reference_pass=has_kl,
         has_proximal_pass=learner.minibatches_per_step > 1,
         micro_batch_tokens=learner.micro_batch_tokens,
-        logits_bytes=learner.logits_memory_mb << 20,
+        logits_bytes=learner.logits_memory_on(device) << 20,
         num_learners=recipe.cluster.learners,
         is_compiled=learner.compile,
         is_engine_elsewhere=recipe.cluster.backend is Backend.RAY and rollout.engine.traits.has_weights,

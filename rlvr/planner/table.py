@@ -16,6 +16,7 @@ _WHEN = {
     Phase.FORWARD: "in a micro-batch, until gradients exist: ",
     Phase.GRADIENTS: "until the update: ",
     Phase.UPDATE: "in the update: ",
+    Phase.SYNC: "in a weight sync: ",
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlvr.config.derived import derived_table, due_steps
+from rlvr.config.derived import derived_table, due_steps, speed_rows
 from rlvr.config.recipe import Recipe
 
 SOURCE = {"source": "generator:sums", "verifier": "text_match"}
@@ -52,6 +52,15 @@ def test_many_steps_are_shortened() -> None:
 def test_a_cold_start_is_counted_in_steps() -> None:
     table = rows(cold_start={"steps": 350, "batch_size": 64})
     assert table["cold-start steps"] == ("350", "64 demonstrations each")
+
+
+def test_settings_of_speed_are_shown_as_they_are_on_the_device() -> None:
+    recipe = Recipe.model_validate({"name": "x", "model": {"tiny": {}}, "data": {"train": [SOURCE]}})
+    found = {name: (value, how) for name, value, how in speed_rows(recipe, device="cuda")}
+    assert found["logits held at once"] == ("2,048 MiB", "in float32, by the LM head; the default on cuda")
+    assert found["kernels"] == ("torch, eager layers", "learner.kernels, learner.compile")
+    (first, _) = speed_rows(recipe, device="cpu")
+    assert first[1] == "512 MiB"
 
 
 def test_what_is_not_on_by_default_has_no_row() -> None:

@@ -15,6 +15,7 @@ from rlvr.batch import StepReport
 from rlvr.config.recipe import TinyModel
 from rlvr.config.sections.algorithm import Aggregation, AlgorithmConfig
 from rlvr.errors import LearnerError
+from rlvr.learner import passes
 from rlvr.learner.batching import split_minibatches
 from rlvr.learner.flops import ModelCost, model_cost
 from rlvr.learner.learner import PolicyLearner
@@ -32,6 +33,24 @@ from tests.unit.learner.learner_cases import (
     pad,
     relative,
 )
+
+
+class Called(Exception):
+    """The head was asked for log-probs."""
+
+
+@pytest.mark.parametrize(("device", "given", "mebibytes"), [("cpu", 0, 512), ("cuda", 0, 2048), ("cuda", 64, 64)])
+def test_the_head_works_in_larger_chunks_on_a_gpu_unless_the_recipe_names_a_size(
+    device: str, given: int, mebibytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def token_logprobs(*_: object, **named: object) -> None:
+        raise Called(named["logits_memory_mb"])
+
+    monkeypatch.setattr(passes, "token_logprobs", token_logprobs)
+    monkeypatch.setattr(passes.Passes, "device", torch.device(device))
+    learner = make_learner(tmp_path, config=FLOAT32.model_copy(update={"logits_memory_mb": given}))
+    with pytest.raises(Called, match=f"^{mebibytes}$"):
+        learner.accumulate(make_batch())
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))

@@ -66,6 +66,6 @@ def device(gibibytes: float, *, kind: str = "cpu", index: int = 0) -> Device:
     return Device(kind=kind, index=index, name=f"{kind} {index}", available_bytes=int(gibibytes * GIB))
 
 
-def setup_for(*overrides: str, num_adapters: int = 0, eval_sizes: list[int] | None = None) -> Setup:
+def setup_for(*overrides: str, num_adapters: int = 0, eval_sizes: list[int] | None = None, on: str = "cpu") -> Setup:
     recipe = with_dtypes(load_recipe("tiny", list(overrides)).recipe, learner=LearnerDtype.FLOAT32)
-    return setup_of(recipe, SMALL, num_adapters=num_adapters, lengths=SETUP.lengths, eval_sizes=eval_sizes)
+    return setup_of(recipe, SMALL, device=on, num_adapters=num_adapters, lengths=SETUP.lengths, eval_sizes=eval_sizes)

@@ -122,7 +122,7 @@ def test_the_warning_names_what_is_missing_and_what_helps_first() -> None:
 
 def test_candidates_are_what_the_recipe_has_not_done_yet() -> None:
     recipe = load_recipe("tiny", ["rollout.engine_dtype=float32"]).recipe
-    shown = [override(change) for change in candidates(recipe, row_tokens=2000)]
+    shown = [override(change) for change in candidates(recipe, row_tokens=2000, device="cpu")]
     assert shown == [
         "learner.gradient_checkpointing=true",
         "learner.micro_batch_tokens=4096",
@@ -178,6 +178,12 @@ def test_a_key_of_the_recipe_reaches_the_plan(overrides: list[str], expected: di
     found = setup_for(*overrides)
     assert {name: getattr(found, name) for name in expected} == expected
     assert {name: getattr(setup_for(), name) for name in expected} != expected
+
+
+@pytest.mark.parametrize(("device", "mebibytes"), [("cpu", 512), ("cuda", 2048)])
+def test_the_plan_counts_the_logits_that_the_learners_device_will_hold(device: str, mebibytes: int) -> None:
+    assert setup_for(on=device).logits_bytes == mebibytes << 20
+    assert setup_for("learner.logits_memory_mb=64", on=device).logits_bytes == 64 << 20
 
 
 def test_the_engine_holds_no_copy_that_it_does_not_make_and_no_more_rows_than_there_are() -> None:

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from rlvr.cli import app
 from rlvr.config.load import load_recipe
 from rlvr.config.recipe import ModelConfig, Recipe
+from rlvr.config.sections.cluster import WeightTransport
 from rlvr.errors import ConfigError
 from rlvr.models.policy import outline
 from rlvr.planner.architecture import Architecture, architecture_of
+from rlvr.planner.buffers import sync_buffers, transport_of
 from rlvr.planner.cluster import ClusterPlan, plan_cluster
 from rlvr.planner.hardware import Hardware, parse_hardware
 from rlvr.planner.setup import Lengths, Setup, setup_of
@@ -28,6 +30,9 @@ SHAPES = {
     "70B": (8192, 28672, 80, 64, 8, 128256, False),
 }
 PARAMETERS = {"1.5B": 1.54e9, "7B": 7.62e9, "14B": 14.8e9, "32B": 32.8e9, "70B": 70.6e9}
+MIB = 1 << 20
+HEAD = 2 * 152064 * 3584  # the largest tensor of the 7B shape, in bfloat16
+COLOCATED = ("cluster.placement=colocated", "rollout.max_staleness=0")
 LENGTHS = Lengths(prompt_mean=200, prompt_max=512, completion=4096)
 
 
@@ -74,7 +79,7 @@ def architecture(name: str) -> Architecture:
 
 
 def setup_with(recipe: Recipe, name: str) -> Setup:
-    return setup_of(recipe, architecture(name), num_adapters=0, lengths=LENGTHS)
+    return setup_of(recipe, architecture(name), device="cuda", num_adapters=0, lengths=LENGTHS)
 
 
 def plan(name: str, gpus: str, *changes: str) -> ClusterPlan:
@@ -90,7 +95,7 @@ def test_shapes_come_from_a_config_file_alone(name: str) -> None:
 
 def test_a_learner_that_needs_more_gpus_says_how_many() -> None:
     one = plan("7B", "2x80GB")
-    assert any("learner GPU: 143" in problem and "cluster.learners=2 would fit" in problem for problem in one.problems)
+    assert any("learner GPU: 144" in problem and "cluster.learners=2 would fit" in problem for problem in one.problems)
     assert plan("7B", "3x80GB", "cluster.learners=2").fits
 
 
@@ -176,3 +181,40 @@ def test_a_recipe_without_engines_of_its_own_is_refused() -> None:
     result = CliRunner().invoke(app, ["check", "tiny", "--gpus", "4x80GB"])
     assert isinstance(result.exception, ConfigError)
     assert "rollout.engine=vllm" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ((), (WeightTransport.NCCL, 3 * 256 * MIB + 2 * HEAD, 2 * 256 * MIB + HEAD)),
+        (COLOCATED, (WeightTransport.IPC, 2 * HEAD, HEAD)),
+        ((*COLOCATED, "cluster.engines=2"), (WeightTransport.FILE, 0, 0)),  # an engine beyond the learner's GPU
+        (("cluster.weight_transport=file",), (WeightTransport.FILE, 0, 0)),
+        (("model.lora.rank=8", "model.lora.sends_alone=true"), (WeightTransport.FILE, 0, 0)),
+    ],
+)
+def test_the_buffers_of_a_sync_are_those_of_its_transport(
+    changes: tuple[str, ...], expected: tuple[WeightTransport, int, int]
+) -> None:
+    recipe = recipe_with(*changes)
+    found = sync_buffers(recipe, largest=HEAD)
+    assert (transport_of(recipe), found.learner, found.engine) == expected
+
+
+def test_both_sides_hold_the_buffers_of_a_sync() -> None:
+    adapters = ("model.lora.rank=8", "learner.micro_batch_tokens=64")  # little else comes and goes
+    by_nccl = plan("7B", "2x80GB", *adapters).places
+    by_file = plan("7B", "2x80GB", *adapters, "cluster.weight_transport=file").places
+    for sent, loaded, size in zip(by_nccl, by_file, (3 * 256 * MIB + 2 * HEAD, 2 * 256 * MIB + HEAD), strict=True):
+        assert {part.name: part.num_bytes for part in sent.parts}["weight buffers"] == size
+        assert "weight buffers" not in {part.name for part in loaded.parts}
+        assert sent.planned_bytes >= loaded.planned_bytes
+    assert by_nccl[1].planned_bytes - by_file[1].planned_bytes == 2 * 256 * MIB + HEAD
+
+
+def test_an_engine_that_leaves_no_room_for_the_buffers_says_how_to_make_it() -> None:
+    full = plan("7B", "2x8x80GB", "cluster.learners=8", "rollout.engine_args={gpu_memory_utilization: 0.99}")
+    (problem,) = full.problems
+    assert "a weight sync needs 1.5 GiB (nccl: chunks of 256 MiB" in problem
+    assert "0.8 GiB is left; lower rollout.engine_args.gpu_memory_utilization" in problem
+    assert plan("7B", "2x8x80GB", "cluster.learners=8").fits
