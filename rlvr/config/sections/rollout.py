@@ -32,7 +32,8 @@ class RolloutConfig(Section):
 
     engine_dtype: dtype of the engine's weights; only the transformers engine in the learner's process can share them,
         and for vLLM `shared` means bfloat16.
-    engine_args: passed to vLLM by name (`gpu_memory_utilization`, `tensor_parallel_size`, `enforce_eager`, ...).
+    engine_args: passed to vLLM by name (`gpu_memory_utilization`, `tensor_parallel_size`, `enforce_eager`, ...). On a
+        GPU async_scheduling defaults to true and max_num_batched_tokens to 8192.
     max_staleness: how many versions older than the learner a completion may be (0 = strictly on-policy).
     completion_deadline_s: a completion that takes longer is cut off and removed from its group.
     stop_strings: text that ends a completion and stays in it. The text of a special token (`<|im_end|>`) ends it too,

@@ -93,7 +93,7 @@ def engine_arguments(
         "generation_config": "vllm",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
-        "async_scheduling": False,
+        "async_scheduling": _schedules_ahead(given, is_cpu=is_cpu),
     }
     if recipe.sends_adapters:
         arguments |= _adapter_arguments(recipe.model.lora.rank, adapted)
@@ -120,6 +120,15 @@ def engine_arguments(
             memory_bytes=memory_bytes,
         )
     return arguments
+
+
+def _schedules_ahead(given: Mapping[str, Any], *, is_cpu: bool) -> bool:
+    """vLLM's own default: a step is scheduled while the one before runs, except where vLLM cannot do that.
+
+    It cannot on a CPU, nor with pipeline stages on its first model runner. A pause waits for the step that is under
+    way, so every token belongs to one version of the weights (`AsyncLLM.pause_generation`).
+    """
+    return not is_cpu and given.get("pipeline_parallel_size", 1) == 1
 
 
 def _adapter_arguments(rank: int, adapted: Sequence[str]) -> dict[str, Any]:

@@ -112,8 +112,21 @@ def test_one_step_on_a_gpu_has_as_many_tokens_as_in_vllms_server_unless_the_reci
     assert given["max_num_batched_tokens"] == 4096
 
 
-def test_scheduling_ahead_takes_the_scheduler_that_can():
-    assert arguments_of("rollout.engine_args.async_scheduling=true")["scheduler_cls"] == ASYNC_SCHEDULER
+@pytest.mark.parametrize(
+    ("is_cpu", "changes", "is_ahead"),
+    [
+        (True, {}, False),
+        (False, {}, True),
+        (False, {"pipeline_parallel_size": 2}, False),
+        (False, {"tensor_parallel_size": 2}, True),
+        (False, {"async_scheduling": "false"}, False),
+        (True, {"async_scheduling": "true"}, True),
+    ],
+)
+def test_a_gpu_schedules_ahead_unless_the_recipe_says_otherwise(is_cpu: bool, changes: dict[str, str], is_ahead: bool):
+    found = arguments_of(*(f"rollout.engine_args.{name}={value}" for name, value in changes.items()), is_cpu=is_cpu)
+    assert found["async_scheduling"] is is_ahead
+    assert found["scheduler_cls"] == (ASYNC_SCHEDULER if is_ahead else SCHEDULER)
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED_ENGINE_ARGUMENTS))
