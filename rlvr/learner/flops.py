@@ -22,11 +22,20 @@ from transformers import PreTrainedModel
 
 from rlvr.batch import Batch
 
-_PEAK_BFLOAT16 = (  # dense, from the data sheets; the first name that matches
+# Dense FLOP/s from the vendors' data sheets (NVIDIA's state the double, with sparsity). The first name that is part of
+# the device's name counts, so a name comes before those that it contains.
+_PEAK_BFLOAT16 = (
+    ("GB300", 2500e12),  # GB300 NVL72: 360 PFLOP/s sparse for 72 GPUs
+    ("B300", 2250e12),  # HGX B300: 36 PFLOP/s sparse for 8 GPUs
+    ("GB200", 2500e12),  # GB200 NVL72: 360 PFLOP/s sparse for 72 GPUs
+    ("B200", 2250e12),  # HGX B200: 36 PFLOP/s sparse for 8 GPUs
     ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
     ("H100", 989e12),
-    ("H200", 989e12),
+    ("H200 NVL", 835e12),
+    ("H200", 989e12),  # also of a GH200
     ("A100", 312e12),
+    ("MI300X", 1307e12),
 )
 
 

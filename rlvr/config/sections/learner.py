@@ -15,7 +15,6 @@ from rlvr.config.sections.section import (
     Section,
 )
 
-
 _LOGITS_MB_ON_CPU = 512
 # 1 GiB of logits in bfloat16. Each chunk adds a gradient of the head's size to a float32 sum, which is 10 bytes of
 # traffic per weight: with a vocabulary of 152,000 on an H100 an eighth of the head's time in chunks of 512 MiB, and

@@ -17,10 +17,10 @@ import traceback
 from typing import Any, NoReturn
 
 import torch
-import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from rlvr.config.sections.learner import LearnerConfig
+from rlvr.learner.consequences import is_consequence
 from rlvr.learner.ranks.loading import WeightSource, weight_source
 from rlvr.learner.ranks.memory import attach
 from rlvr.learner.ranks.messages import Message, decode, encode
@@ -127,7 +127,7 @@ def main() -> NoReturn:
                     "op": "failed",
                     "kind": type(error).__name__,
                     "message": str(error),
-                    "is_consequence": isinstance(error, dist.DistError) or "gloo" in str(error),
+                    "is_consequence": is_consequence(error),
                 }
             )
         )

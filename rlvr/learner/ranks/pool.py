@@ -18,6 +18,7 @@ from typing import Any
 
 from rlvr import errors
 from rlvr.errors import LearnerError, RankLost, RlvrError
+from rlvr.learner.consequences import is_consequence
 from rlvr.learner.ranks.messages import Message, decode
 from rlvr.learner.ranks.process import RankHandle
 from rlvr.processes.child import move
@@ -118,7 +119,11 @@ class RankPool:
     def _hear(self, process: RankHandle, answers: dict[int, Message], *, what: str) -> _Failure | None:
         if not process.read():
             how = process.wait(_GRACE_S) or "it closed its pipe"
-            return _Failure(rank=process.rank, error=RankLost(self._message(process, f"ended ({how})", what)))
+            return _Failure(
+                rank=process.rank,
+                error=RankLost(self._message(process, f"ended ({how})", what)),
+                is_consequence="SIGABRT" in how and is_consequence(process.tail()),
+            )
         while (frame := process.next_frame()) is not None:
             op = frame.body["op"]
             if op == "done":

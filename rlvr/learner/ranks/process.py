@@ -13,12 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from rlvr.learner.consequences import ABORT_REASON
 from rlvr.learner.ranks.messages import Message, encode
 from rlvr.processes.child import Child, Poller
 from rlvr.processes.frames import Frame
 
 _TAIL_BYTES = 4096
 _TAIL_LINES = 12
+_ABORT_BYTES = 1 << 16  # two C++ stacks and those of all Python threads follow the reason of an abort
 
 
 @runtime_checkable
@@ -126,10 +128,14 @@ class RankProcess(Child):
         return False
 
     def tail(self) -> str:
-        """The last lines of its standard error."""
+        """The last lines of its standard error, after the reason of an abort, which stacks may have pushed far up."""
         size = os.fstat(self._errors.fileno()).st_size
-        data = os.pread(self._errors.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-        return "\n".join(data.decode(errors="replace").splitlines()[-_TAIL_LINES:])
+        data = os.pread(self._errors.fileno(), _ABORT_BYTES, max(0, size - _ABORT_BYTES))
+        lines = data.decode(errors="replace").splitlines()
+        first = max(0, len(lines) - _TAIL_LINES)
+        reasons = [line for line in lines[:first] if ABORT_REASON in line]
+        last = "\n".join(lines[first:])[-_TAIL_BYTES:]
+        return "\n".join([*reasons[-1:], last])
 
     def end(self) -> None:
         """Kills it if it still runs, reaps it, and closes the descriptors."""

@@ -17,7 +17,7 @@ from rlvr.config.sections.algorithm import Aggregation, AlgorithmConfig
 from rlvr.errors import LearnerError
 from rlvr.learner import passes
 from rlvr.learner.batching import split_minibatches
-from rlvr.learner.flops import ModelCost, model_cost
+from rlvr.learner.flops import ModelCost, model_cost, peak_flops
 from rlvr.learner.learner import PolicyLearner
 from rlvr.learner.metrics import MetricSums, Outcome, merged_outcome, merged_reports, outcome_from_json
 from rlvr.models.checksum import tensor_checksum
@@ -35,7 +35,32 @@ from tests.unit.learner.learner_cases import (
 )
 
 
-class Called(Exception):
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA GB300", 2500),
+        ("AMD Instinct MI300X", 1307),
+        ("NVIDIA GeForce RTX 4090", 0),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_data_sheet(
+    name: str, teraflops: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_flops(torch.device("cuda")) == teraflops * 1e12
+    assert peak_flops(torch.device("cpu")) == 0.0
+
+
+class HeadCalledError(Exception):
     """The head was asked for log-probs."""
 
 
@@ -44,12 +69,12 @@ def test_the_head_works_in_larger_chunks_on_a_gpu_unless_the_recipe_names_a_size
     device: str, given: int, mebibytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def token_logprobs(*_: object, **named: object) -> None:
-        raise Called(named["logits_memory_mb"])
+        raise HeadCalledError(named["logits_memory_mb"])
 
     monkeypatch.setattr(passes, "token_logprobs", token_logprobs)
     monkeypatch.setattr(passes.Passes, "device", torch.device(device))
     learner = make_learner(tmp_path, config=FLOAT32.model_copy(update={"logits_memory_mb": given}))
-    with pytest.raises(Called, match=f"^{mebibytes}$"):
+    with pytest.raises(HeadCalledError, match=f"^{mebibytes}$"):
         learner.accumulate(make_batch())
 
 
