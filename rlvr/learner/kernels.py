@@ -7,7 +7,7 @@ engine that shares the model generates as before, and no length triggers a new c
 The first step includes the compilation, once per process for each kind of pass (with gradient; without, where there is
 a reference or several minibatches). Measured on two CPU cores, SmolLM2-135M in bfloat16: 17 s in the first step (54 s
 with adapters and a KL term), then 2.4 s of training per step against 2.1 s without, and 0.3 GiB less memory: no gain
-there.
+there. Neither was run on a GPU, and neither is a default there (DECISIONS.md, decision 59).
 """
 
 from collections.abc import Callable

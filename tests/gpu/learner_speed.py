@@ -42,13 +42,16 @@ SMALL = SHAPE | {
     "head_dim": 16,
     "vocab_size": 4096,
 }
+LOGITS_MB = {"plain": 1_000_000, "chunked": 0, "small chunks": 512}
 CASES: list[dict[str, Any]] = [
     {"rows": 1, "head": "plain"},
     {"rows": 1, "head": "chunked"},
+    {"rows": 8, "head": "small chunks"},
     {"rows": 8, "head": "chunked"},
     {"rows": 8, "head": "chunked", "gradient_checkpointing": True},
     {"rows": 8, "head": "plain", "gradient_checkpointing": True},
     {"rows": 8, "head": "chunked", "compile": True},
+    {"rows": 8, "head": "chunked", "kernels": "liger"},
     {"rows": 1, "trainer": "trl"},
     {"rows": 8, "trainer": "trl", "gradient_checkpointing": True},
 ]
@@ -81,7 +84,7 @@ def rlvr_step(case: dict[str, Any], shape: dict[str, Any], row_tokens: int) -> A
     from rlvr.batch import Batch
     from rlvr.config.recipe import TinyModel
     from rlvr.config.sections.algorithm import AlgorithmConfig
-    from rlvr.config.sections.learner import LearnerConfig
+    from rlvr.config.sections.learner import LearnerConfig, LearnerDtype
     from rlvr.learner.flops import model_cost
     from rlvr.learner.learner import PolicyLearner
     from rlvr.models.policy import Policy, build_tiny
@@ -90,15 +93,15 @@ def rlvr_step(case: dict[str, Any], shape: dict[str, Any], row_tokens: int) -> A
     tiny = build_tiny(TinyModel(), seed=0)
     policy = Policy(model=make_model(shape), tokenizer=tiny.tokenizer, stop_token_ids=(2,), pad_token_id=0)
     config = LearnerConfig(
+        dtype=LearnerDtype.BFLOAT16_AUTOCAST,
         lr=1e-9,
         micro_batch_tokens=case["rows"] * row_tokens,
         share_prompt_prefix=False,
-        logits_memory_mb=1_000_000 if case["head"] == "plain" else 512,
+        logits_memory_mb=LOGITS_MB[case["head"]],
         gradient_checkpointing=case.get("gradient_checkpointing", False),
         compile=case.get("compile", False),
+        kernels=case.get("kernels", "torch"),
     )
-    if config.compile:
-        policy.model.compile(dynamic=False)
     learner = PolicyLearner(
         policy,
         config=config,

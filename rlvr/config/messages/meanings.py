@@ -99,7 +99,7 @@ MEANINGS: dict[str, str] = {
     "LearnerConfig.micro_batch_tokens": "Tokens per forward and backward pass; affects memory, not the gradient.",
     "LearnerConfig.layout": "packed has no padding; packed and padded give the same gradient.",
     "LearnerConfig.gradient_checkpointing": "Recompute activations in the backward pass: less memory, more time.",
-    "LearnerConfig.compile": "Compile the decoder layers; the first step is slower.",
+    "LearnerConfig.compile": "Compile the decoder layers; the first step is slower. Not timed on a GPU.",
     "LearnerConfig.kernels": "Kernels of norms, rotary embeddings and gated linear units: torch, or Liger on a GPU.",
     "LearnerConfig.max_nonfinite_steps": "Consecutive steps with a non-finite gradient before the run stops.",
     "LearnerConfig.num_threads": "Threads of torch on a CPU (0 = torch's own choice).",
