@@ -19,7 +19,7 @@ from tests.e2e.in_process import rlvr_here
 
 OUTSIDE = Path(__file__).parent / "outside"
 TARGET = "rlvr_outside.engine:UniformEngine"
-SHORT = ["run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0", "run.trackers=[]"]
+SHORT = ["run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0", "run.eval_prompts=20", "run.trackers=[]"]
 
 
 @pytest.fixture(autouse=True)
