@@ -2,6 +2,8 @@
 # make quickstart  trains for real, on a CPU, in minutes
 # make test        the tests
 # make test-fast   those of them that answer in about two minutes
+# make test-upper  those of the learner with the newest tested torch and transformers, in an environment of their own
+# make test-lower  the same with the lowest
 # make test-thorough   the longest ones: every model family, busy machines, minutes of random faults
 # make check       format, lint, types, layout: what a commit must pass
 # make parity      our losses and advantages, compared with those of six other trainers
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test test-fast test-thorough check lint types golden parity bench clean cuda-libraries
+.PHONY: setup quickstart test test-fast test-thorough test-upper test-lower check lint types golden parity bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -33,6 +35,9 @@ test-fast: $(VENV)/.full
 
 test-thorough: $(VENV)/.full
 	$(BIN)/python -m pytest -q -m thorough
+
+test-upper test-lower: $(VENV)/.base
+	$(BIN)/python -m tests.other_versions $(@:test-%=%) --python $(PYTHON)
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check .

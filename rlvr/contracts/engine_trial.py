@@ -14,7 +14,7 @@ from rlvr.learner.weights.publication import Publication
 from rlvr.models.checksum import tensor_checksum
 from rlvr.models.policy import Policy, build_tiny
 from rlvr.models.scoring import score_rows
-from rlvr.protocols import GenerationRequest, LoadReceipt, RolloutEngine, Sampling
+from rlvr.protocols import GenerationRequest, LoadReceipt, RolloutEngine, Sampling, SupportsStart
 from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.rollout.context import EngineContext
 
@@ -41,6 +41,8 @@ class WatchedEngine:
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine
         self.running: list[str] = []
+        if isinstance(engine, SupportsStart):  # from Python 3.12 on isinstance does not see what __getattr__ returns
+            self.start = partial(self._call, "start", engine.start)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._engine, name)

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlvr.config.extras import needed
 from rlvr.config.sections.learner import Kernels, LearnerConfig
 from rlvr.errors import ConfigError
+from rlvr.models.families import CACHE_ARGUMENTS
 
 
 def prepare_model(model: PreTrainedModel, *, config: LearnerConfig) -> None:
@@ -80,7 +81,7 @@ def _without_cache(compiled: Callable[..., Any], eager: Callable[..., Any]) -> C
     """Calls `eager` if there is a key-value cache, whose length changes with each token, else `compiled`."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        has_cache = kwargs.get("past_key_values") is not None
+        has_cache = any(kwargs.get(name) is not None for name in CACHE_ARGUMENTS)
         return eager(*args, **kwargs) if has_cache else compiled(*args, **kwargs)
 
     return call

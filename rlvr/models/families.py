@@ -4,6 +4,8 @@ from transformers import PretrainedConfig
 
 from rlvr.errors import ConfigError
 
+# The argument of a model for its cache: in transformers 5.24, and before, where recurrent families had their own name.
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 # Families whose code in transformers computes different numbers in generation and training, or changes its weights.
 _UNTRAINABLE = {
     "rwkv": "transformers divides its weights in place whenever it generates, and multiplies them again to train"

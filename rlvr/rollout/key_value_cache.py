@@ -20,6 +20,12 @@ def key_value_cache(config: PretrainedConfig) -> DynamicCache:
     return cache
 
 
+def is_state_alone(cache: DynamicCache) -> bool:
+    """Whether its model is purely recurrent: no layer keeps keys and values."""
+    is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    return is_recurrent and not any(isinstance(layer, DynamicLayer) for layer in cache.layers)
+
+
 def select_rows(cache: DynamicCache, indices: Tensor) -> None:
     """Replaces the cache's rows by these, in this order, including states of recurrent layers.
 

@@ -21,7 +21,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlvr.errors import RolloutError
-from rlvr.rollout.key_value_cache import key_value_cache, select_rows
+from rlvr.models.families import CACHE_ARGUMENTS
+from rlvr.rollout.key_value_cache import is_state_alone, key_value_cache, select_rows
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ _TOLERANCE = 3e-4
 # Tolerance of the last resort: beyond it engine and learner cannot agree on log-probs.
 _LAST_TOLERANCE = 1e-2
 _PLAIN_LAYERS = {DynamicLayer, DynamicSlidingWindowLayer}
-_NEEDED = {"input_ids", "attention_mask", "position_ids", "past_key_values"}
-_STATE_ARGUMENT = "cache_params"  # Mamba's name for past_key_values
+_NEEDED = {"input_ids", "attention_mask", "position_ids"}
 
 
 class Way(IntEnum):
@@ -86,11 +86,9 @@ class CachedRows:
         self._position = mask.sum(1)
         # One mask for the whole generation: each step uses a wider part of it.
         self._mask = torch.cat([mask, mask.new_ones(len(prompts), room)], 1)
-        accepted = inspect.signature(model.forward).parameters
-        self._is_state_alone = _STATE_ARGUMENT in accepted
-        name = _STATE_ARGUMENT if self._is_state_alone else "past_key_values"
         self._cache = key_value_cache(model.config)
-        self._memory = {name: self._cache, "use_cache": True}
+        self._is_state_alone = is_state_alone(self._cache)
+        self._memory = {_cache_argument(model): self._cache, "use_cache": True}
 
     def start(self) -> Tensor:
         """See `Rows`."""
@@ -204,9 +202,15 @@ def _has_plain_cache(model: PreTrainedModel) -> bool:
     accepted = set(inspect.signature(model.forward).parameters)
     return (
         not model._is_stateful
-        and accepted >= _NEEDED
+        and accepted >= {*_NEEDED, _cache_argument(model)}
         and {type(layer) for layer in DynamicCache(config=model.config).layers} <= _PLAIN_LAYERS
     )
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """The name under which the model takes its cache."""
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in accepted), CACHE_ARGUMENTS[0])
 
 
 @torch.no_grad()

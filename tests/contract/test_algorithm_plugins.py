@@ -1,8 +1,6 @@
 """A loss and an advantage of a package outside rlvr: their contracts, their recipes, and a run with both."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rlvr.config.load import load_recipe
 from rlvr.contracts import check_advantage, check_loss
 from rlvr.errors import ConfigError, PluginError
 from rlvr.registry import LOSSES, build_function
+from tests.e2e.in_process import rlvr_here
 
 OUTSIDE = Path(__file__).parent / "outside"
 SMOOTH = [[-1.0, -1.4608, -0.5831], [1.0, 0.5831, 1.4608]]  # 1 + .5 tanh(2 (r - 1)), r = 1, 1.8, .4
@@ -146,14 +145,9 @@ def test_bad_settings_and_names_are_errors_that_say_what_is_known() -> None:
         load_recipe("tiny", ["algorithm.loss=smoth_clip"])
 
 
-def test_a_run_trains_with_both(tmp_path: Path) -> None:
-    paths = [str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-m", "rlvr.cli", "train", "tiny", "algorithm.loss=smooth_clip",
-         "algorithm.advantage=best_of_group", "run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0",
-         "--run-dir", str(tmp_path / "run")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_run_trains_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(OUTSIDE), os.environ.get("PYTHONPATH", "")]))
+    both = ["algorithm.loss=smooth_clip", "algorithm.advantage=best_of_group"]
+    short = ["run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0", "run.eval_prompts=20", "run.trackers=[]"]
+    rlvr_here("train", "tiny", *both, *short, "--run-dir", "run", cwd=tmp_path)
     assert "kind: plugin" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")

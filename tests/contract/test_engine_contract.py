@@ -1,6 +1,7 @@
 """Each clause of `check_engine` catches an engine that breaks it; the engines of rlvr keep them all."""
 
 import asyncio
+import inspect
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -149,6 +150,17 @@ def test_draws_that_depend_on_the_batch_are_caught_unless_the_engine_says_so(uni
     found = check_engine(Faulty)
     assert any("equal seeds gave another completion in another batch" in line for line in found)
     assert check_engine(Honest) == []
+
+
+def test_an_optional_start_is_seen_without_getattr(uniform: type[Any]) -> None:
+    """As by isinstance with a Protocol from Python 3.12 on; the engine would be used without having been started."""
+
+    class Started(uniform):
+        async def start(self) -> None: ...
+
+    engine = Started.__new__(Started)
+    assert inspect.getattr_static(engine_trial.WatchedEngine(engine), "start", None) is not None
+    assert not hasattr(engine_trial.WatchedEngine(uniform.__new__(uniform)), "start")
 
 
 def test_a_lost_completion_and_a_hang_are_caught(uniform: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:

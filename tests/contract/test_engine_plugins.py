@@ -1,8 +1,6 @@
 """A rollout engine of a package outside rlvr: its recipes, its traits, and runs with it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,16 +15,18 @@ from rlvr.errors import ConfigError, PluginError
 from rlvr.models.policy import load_policy
 from rlvr.rollout.build import BUILDERS, build_engine
 from rlvr.run.launch.preflight import require_engine
+from tests.e2e.in_process import rlvr_here
 
 OUTSIDE = Path(__file__).parent / "outside"
 TARGET = "rlvr_outside.engine:UniformEngine"
-SHORT = ["run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0", "run.trackers=[]"]
+SHORT = ["run.steps=2", "cold_start.steps=0", "run.eval_every_steps=0", "run.eval_prompts=20", "run.trackers=[]"]
 
 
 @pytest.fixture(autouse=True)
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is installed."""
+    """The package is installed, also for verifiers' processes."""
     monkeypatch.syspath_prepend(str(OUTSIDE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(OUTSIDE), os.environ.get("PYTHONPATH", "")]))
 
 
 def test_sound_engines_keep_their_contract() -> None:
@@ -168,43 +168,23 @@ def test_an_engine_that_declares_nothing_has_the_defaults() -> None:
     assert declared_traits(object) == EngineTraits()
 
 
-def _rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [sys.executable, "-m", "rlvr.cli", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
 def test_a_run_trains_with_it_resumes_and_is_evaluated(tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
     engine = "rollout.engine={kind: uniform, max_batch: 4}"
-    done = _rlvr("train", "tiny", engine, *SHORT, "run.checkpoint_every_steps=1", "--run-dir", run)
-    assert done.returncode == 0, done.stdout + done.stderr
+    rlvr_here("train", "tiny", engine, *SHORT, "run.checkpoint_every_steps=1", "--run-dir", "run", cwd=tmp_path)
     assert "name: uniform" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
-    more = [*SHORT[1:], "run.steps=3", "run.checkpoint_every_steps=1", "--run-dir", run, "--resume"]
-    other = _rlvr("train", "tiny", "rollout.engine={kind: uniform, max_batch: 5}", *more)
-    assert other.returncode == 2
-    assert "rollout.engine.settings.max_batch: 4 -> 5" in other.stdout + other.stderr
-    again = _rlvr("train", "tiny", engine, *more)
-    assert again.returncode == 0, again.stdout + again.stderr
-    scored = _rlvr("eval", run)
-    assert scored.returncode == 0, scored.stdout + scored.stderr
+    more = [*SHORT[1:], "run.steps=3", "run.checkpoint_every_steps=1", "--run-dir", "run", "--resume"]
+    other = "rollout.engine={kind: uniform, max_batch: 5}"
+    refused = rlvr_here("train", "tiny", other, *more, cwd=tmp_path, expect=2)
+    assert "rollout.engine.settings.max_batch: 4 -> 5" in refused
+    rlvr_here("train", "tiny", engine, *more, cwd=tmp_path)
+    rlvr_here("eval", "run", cwd=tmp_path)
 
 
 def test_the_commands_accept_it(tmp_path: Path) -> None:
-    done = _rlvr("train", "tiny", f"rollout.engine={TARGET}", "--dry-run")
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = _rlvr("check", "tiny", f"rollout.engine={TARGET}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    rlvr_here("train", "tiny", f"rollout.engine={TARGET}", "--dry-run", cwd=tmp_path)
+    rlvr_here("check", "tiny", f"rollout.engine={TARGET}", cwd=tmp_path)
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
         "extends: tiny\nname: mine\nrollout:\n  engine: {kind: uniform, max_batch: 2}\n", encoding="utf-8"
     )
-    done = _rlvr("recipes", "show", str(recipe))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "name: uniform" in done.stdout
+    assert "name: uniform" in rlvr_here("recipes", "show", str(recipe), cwd=tmp_path)

@@ -1,14 +1,13 @@
 """Runs of the tiny policy that learn nothing, and what they say about it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from rlvr.run.monitor.findings import TRUNCATED_RATE
+from tests.e2e.in_process import rlvr_here
 
 TINY = [
     "cold_start.steps=0", "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_completion_tokens=1",
@@ -38,10 +37,7 @@ def dies(text: str, reference: str) -> bool:
 def train(folder: Path, run: str, *changes: str, expect: int = 0) -> str:
     """Output of a run; it must end with the exit code expected."""
     (folder / "my_checks.py").write_text(CHECKS, encoding="utf-8")
-    command = [sys.executable, "-m", "rlvr.cli", "train", "tiny", *TINY, *changes, "--run-dir", run]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return rlvr_here("train", "tiny", *TINY, *changes, "--run-dir", run, cwd=folder, expect=expect)
 
 
 def events_of(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -98,7 +94,4 @@ def test_a_short_run_without_any_verdict_does_not_end_as_done(tmp_path: Path):
     broken = [event.get("evaluation", "") for event in events_of(tmp_path / "run", "broken_checker")]
     assert broken == ["sort", "", "", "sort"]
     assert out.count("evaluation 'sort': verifier 'dies@1'") == 1
-    command = [sys.executable, "-m", "rlvr.cli", "eval", "run"]
-    judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert judged.returncode == 1
-    assert "none of 2 completions could be judged" in judged.stderr
+    assert "none of 2 completions could be judged" in rlvr_here("eval", "run", cwd=tmp_path, expect=1)

@@ -216,12 +216,10 @@ def test_a_run_that_died_with_prompts_in_flight_loses_none_and_repeats_none(
 
 
 def test_a_killed_process_resumes_the_same_way(folder: Path):
-    changes = [*BASE, *STALE, *DYNAMIC, *FROM_FILE, "run.steps=12", "run.checkpoint_every_steps=3"]
-    command = [sys.executable, "-m", "rlvr.cli", "train", "tiny", *changes, "--run-dir"]
-    whole = subprocess.run([*command, "whole"], capture_output=True, text=True, timeout=300)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
+    changes = [*STALE, *DYNAMIC, *FROM_FILE, "run.steps=12", "run.checkpoint_every_steps=3"]
+    whole = train("whole", *changes)
     process = subprocess.Popen(
-        [*command, "run"],
+        [sys.executable, "-m", "rlvr.cli", "train", "tiny", *BASE, *changes, "--run-dir", "run"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -233,9 +231,7 @@ def test_a_killed_process_resumes_the_same_way(folder: Path):
             process.kill()
             break
     assert process.wait(timeout=60) == -signal.SIGKILL
-    again = subprocess.run([*command, "run", "--resume"], capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert ledger_of(folder / "run") == ledger_of(folder / "whole")
+    assert ledger_of(train("run", *changes, resume=True)) == ledger_of(whole)
 
 
 def test_solved_prompts_retire_and_when_none_is_left_the_run_ends_early_and_well(folder: Path):

@@ -1,4 +1,7 @@
-"""The command line answers wrong calls with a clear line and the right exit code, before anything is made."""
+"""The command line answers wrong calls with a clear line and the right exit code, before anything is made.
+
+One call of each kind has a process of its own, as a user's has; the others share that of the tests.
+"""
 
 import subprocess
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlvr import __version__
+from tests.e2e.in_process import command_here
 
 OK = (
     "name: ok\nmodel: {tiny: {}}\nrun: {steps: 1, trackers: []}\n"
@@ -17,6 +21,7 @@ ON_VLLM = ["rollout.engine=vllm", "cluster.backend=ray"]
 
 
 def rlvr(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of a process."""
     command = [sys.executable, "-m", "rlvr.cli", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
@@ -46,6 +51,7 @@ def rlvr(folder: Path, *arguments: str) -> tuple[int, str]:
 def test_a_wrong_call_is_answered_in_one_message_and_makes_nothing(
     tmp_path: Path, arguments: list[str], rows: str, expected: str
 ):
+    call = ("train", "ok.yaml", *arguments)
     (tmp_path / "ok.yaml").write_text(OK)
     (tmp_path / "rows.jsonl").write_text(rows)
     (tmp_path / "bad.py").write_text("import nonexistent_package\n")
@@ -53,7 +59,8 @@ def test_a_wrong_call_is_answered_in_one_message_and_makes_nothing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "metrics.jsonl").write_text("{}\n")
     before = sorted(tmp_path.rglob("*"))
-    code, output = rlvr(tmp_path, "train", "ok.yaml", *arguments)
+    in_process = arguments[:1] not in (["run.stepz=1"], ["data.train.0.verifier=bad.py:check"], ["--bogus"])
+    code, output = command_here(*call, cwd=tmp_path) if in_process else rlvr(tmp_path, *call)
     assert code == 2, output
     assert expected in output
     assert "Traceback" not in output
@@ -65,28 +72,28 @@ def test_a_wrong_call_is_answered_in_one_message_and_makes_nothing(
     ["verify", "math"], ["report", "gone"], ["recipes", "show", "gone"], ["verifiers", "show", "gone"], ["gone"],
 ])  # fmt: skip
 def test_other_commands_refuse_with_exit_code_2(tmp_path: Path, arguments: list[str]):
-    code, output = rlvr(tmp_path, *arguments)
+    code, output = command_here(*arguments, cwd=tmp_path)
     assert code == 2, output
     assert "Traceback" not in output
 
 
 def test_listings_and_the_skeleton_work(tmp_path: Path):
     for arguments in (["recipes"], ["recipes", "show", "tiny"], ["verifiers"], ["verifiers", "show", "math"]):
-        code, output = rlvr(tmp_path, *arguments)
+        code, output = command_here(*arguments, cwd=tmp_path)
         assert code == 0, output
         assert "tiny" in output or "math" in output
-    assert rlvr(tmp_path, "verifiers", "new", "mine")[0] == 0
-    assert rlvr(tmp_path, "verifiers", "show", "mine.py:mine")[0] == 0
-    assert rlvr(tmp_path, "verifiers", "new", "mine")[0] == 2
+    assert command_here("verifiers", "new", "mine", cwd=tmp_path)[0] == 0
+    assert command_here("verifiers", "show", "mine.py:mine", cwd=tmp_path)[0] == 0
+    assert command_here("verifiers", "new", "mine", cwd=tmp_path)[0] == 2
     assert rlvr(tmp_path, "doctor")[0] == 0
 
 
 def test_the_version_and_a_keys_meaning_are_printed(tmp_path: Path):
     assert rlvr(tmp_path, "--version") == (0, f"rlvr {__version__}\n")
-    code, output = rlvr(tmp_path, "recipes", "explain", "rollout.group_size")
+    code, output = command_here("recipes", "explain", "rollout.group_size", cwd=tmp_path)
     assert code == 0, output
     assert "Completions per prompt" in output
-    assert rlvr(tmp_path, "recipes", "explain", "rollout.grp_size")[0] == 2
+    assert command_here("recipes", "explain", "rollout.grp_size", cwd=tmp_path)[0] == 2
 
 
 def test_a_malformed_row_is_answered_and_ends_with_exit_code_1(tmp_path: Path):

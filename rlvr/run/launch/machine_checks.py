@@ -1,9 +1,11 @@
-"""Checks, before anything is created, that this machine has a recipe's packages and devices and can bear its counts.
+"""Checks, before anything is created, that this machine has a recipe's packages, in tested versions, and devices, and
+can bear its counts.
 
 `--dry-run`, `check` and a real start share these checks (`preflight.opened`); if the parts of a run live on other
 machines (Ray), each checks its own devices when it starts.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -12,12 +14,15 @@ from rlvr.config.recipe import Backend, Recipe
 from rlvr.config.sections.learner import Kernels, OptimizerKind
 from rlvr.errors import ConfigError
 from rlvr.run.record.sinks import require_trackers
+from rlvr.versions import PYTHON, RAY, TORCH, TRANSFORMERS, installed_problems
+
+logger = logging.getLogger(__name__)
 
 _LIGER_NEEDS_GPU = "learner.kernels=liger needs the policy on a CUDA device; set learner.kernels=torch"
 
 
 def require_machine(recipe: Recipe) -> None:
-    """Raises ConfigError with everything that this machine lacks, one problem per line.
+    """Raises ConfigError with everything that this machine lacks, one problem per line; warns of untested versions.
 
     torch is imported only if the recipe names a device.
     """
@@ -32,11 +37,21 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
     is_local = recipe.cluster.backend is Backend.LOCAL
+    yield from _versions(is_local=is_local)
     if is_local:
         yield from _packages(recipe)
     yield from _counts(recipe, is_local=is_local)
     if is_local:
         yield from _device(recipe)
+
+
+def _versions(*, is_local: bool) -> Iterator[str]:
+    """Refused versions; vLLM's is checked where an engine starts, and Ray compares the nodes with this machine."""
+    for problem in installed_problems((PYTHON, TORCH, TRANSFORMERS, *(() if is_local else (RAY,)))):
+        if problem.is_refused:
+            yield problem.message
+        else:
+            logger.warning("%s", problem.message)
 
 
 def _packages(recipe: Recipe) -> Iterator[str]:

@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlvr.config.recipe import TinyModel
 from rlvr.config.sections.learner import Kernels, Layout, LearnerConfig
 from rlvr.errors import ConfigError
-from rlvr.learner.kernels import compile_layers, prepare_model, use_liger
+from rlvr.learner.kernels import _without_cache, compile_layers, prepare_model, use_liger
 from rlvr.models.logprobs import token_logprobs
 from rlvr.models.policy import build_tiny
 from rlvr.protocols import GenerationRequest, Sampling
@@ -101,6 +101,13 @@ def test_generation_with_a_compiled_model_compiles_nothing() -> None:
     )
     assert len(ended[0]) == 5
     assert not counters["stats"]
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache", "cache_params"])
+def test_a_layer_that_is_given_a_cache_is_not_compiled(name: str) -> None:
+    call = _without_cache(lambda **_: "compiled", lambda **_: "eager")
+    assert call(**{name: object()}) == "eager"
+    assert call(**{name: None}) == "compiled"
 
 
 def is_compiled(model: PreTrainedModel) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from rlvr.models.export import export_policy, read_exported
 from rlvr.models.logprobs import token_logprobs
 from rlvr.models.policy import Policy, load_policy, read_architecture
 from rlvr.records import Completion
-from rlvr.rollout.next_token import Way, rows_of, way_of
+from rlvr.rollout.next_token import Way, _has_plain_cache, rows_of, way_of
 from rlvr.rollout.transformers_engine import TransformersEngine
 from tests.unit.learner.learner_cases import make_batch, make_learner
 from tests.unit.models.family_cases import FAMILIES, VOCAB, write_family
@@ -187,7 +188,11 @@ def test_an_encoder_with_a_decoder_is_refused_by_its_config_alone(tmp_path: Path
 @pytest.mark.parametrize("name", ["gemma2"])
 def test_capped_attention_is_computed_by_engine_and_learner(name: str, folder: Path) -> None:
     """SDPA leaves the cap out: the same weights then differ by more than any rounding."""
-    completions = completions_of(load(folder), EngineDtype.SHARED)
+    policy = load(folder)
+    assert policy.model.config._attn_implementation == "eager"
+    completions = completions_of(policy, EngineDtype.SHARED)
+    if not policy.model._supports_sdpa:
+        pytest.skip("this transformers refuses SDPA for the family")
     uncapped = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
     assert worst(uncapped, completions) > 100 * EXACT
 
@@ -212,6 +217,28 @@ def test_router_logits_are_switched_off_at_loading(name: str, folder: Path) -> N
 )
 def test_the_fastest_exact_way_is_found(name: str, way: Way, folder: Path) -> None:
     assert way_of(load(folder).model) is way
+
+
+@pytest.mark.parametrize(("name", "argument"), [
+    ("llama", "past_key_values"), ("llama", "cache"), ("mamba", "cache_params"), ("mamba", "cache"),
+])  # fmt: skip
+def test_a_cache_is_passed_by_each_of_its_names(name: str, argument: str, folder: Path) -> None:
+    """transformers has renamed the argument; measuring the ways would find a name that is not passed."""
+    model = load(folder).model
+    plain, taken = model.forward, inspect.signature(model.forward).parameters
+    known = next(other for other in ("past_key_values", "cache_params", "cache") if other in taken)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if argument != known:
+            assert known not in kwargs
+            kwargs[known] = kwargs.pop(argument, None)
+        return plain(*args, **kwargs)
+
+    renamed = [item.replace(name=argument) if item.name == known else item for item in taken.values()]
+    forward.__signature__ = inspect.Signature(renamed)  # type: ignore[attr-defined]
+    model.forward = forward
+    assert way_of(model) is Way.PADDED
+    assert _has_plain_cache(model) is (name == "llama")
 
 
 def test_a_state_that_reads_padding_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

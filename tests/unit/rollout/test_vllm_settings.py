@@ -272,7 +272,9 @@ def test_a_gpu_engines_threads_are_left_alone():
 
 @pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "0.33.0rc1+cpu", "1.0", "main"])
 def test_a_version_that_was_not_tried_is_refused(version: str):
-    with pytest.raises(ConfigError, match=r"rlvr is tested with >=0\.32\.0,<0\.33\.0"):
+    with pytest.raises(
+        ConfigError, match=r"vllm .*; to get the version that all tests run with: pip install vllm==0\.32\.0$"
+    ):
         require_tested(version, distribution="vllm")
 
 

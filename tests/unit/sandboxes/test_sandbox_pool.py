@@ -71,6 +71,7 @@ def test_a_box_killed_in_the_middle_of_a_run_is_replaced_and_the_run_repeated(
 
 def test_a_stopped_zygote_is_found_and_replaced(sandbox: BoxedSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlvr_sandboxes.outside.slot.GRACE_S", 0.5)
+    monkeypatch.setattr(Limits, "longest_s", property(lambda limits: 2 * limits.wall_s))  # it is 15 s for 0.5 s
 
     async def scenario() -> None:
         assert (await run(sandbox, "print(1)")).is_clean
