@@ -1,6 +1,5 @@
 """The command line. Commands import what they need, so that `rlvr --help` and recipe errors are fast."""
 
-import json
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from rlvr.commands.audit_command import audit_verifier
 from rlvr.commands.listings import recipes_app, sandboxes_app, verifiers_app
 from rlvr.errors import ConfigError, RlvrError
 from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(verifiers_app, name="verifiers")
 app.add_typer(sandboxes_app, name="sandboxes")
+app.command("audit")(audit_verifier)
 
 
 def _show_version(is_asked: bool) -> None:
@@ -248,81 +249,6 @@ def verify(
     )
     Console().table(f"verdicts in {output}", outcome.rows)
     if outcome.had_errors:
-        raise typer.Exit(1)
-
-
-@app.command("audit")
-def audit_verifier(
-    verifier: Annotated[
-        str,
-        typer.Argument(
-            help="a verifier's name, package.module:attribute or file.py:attribute; without it, all of the recipe's",
-            show_default=False,
-        ),
-    ] = "",
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the verifier's settings")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="JSON Lines with prompt, reference and, if known, a completion that must pass")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="a recipe, whose own data and settings are used")] = None,
-    cases: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON Lines with prompt, reference, completion and must (pass or fail); my_checks.audit.jsonl is read "
-            "by itself for a verifier in my_checks.py"
-        ),
-    ] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="print one JSON object per verifier")] = False,
-    rows: Annotated[int, typer.Option(min=2, help="number of rows to attack, evenly spaced")] = 24,
-    partial_credit: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="the score that wrong answers earn by design, for example for their format"
-        ),
-    ] = None,
-    deadline_s: Annotated[float, typer.Option(min=0.01, help="seconds allowed for one completion")] = 5.0,
-    time_limit_s: Annotated[
-        float, typer.Option(min=0.1, help="seconds for the attacks; later ones are left out")
-    ] = 60.0,
-    sandbox: Annotated[str, typer.Option(help="the sandbox for verifiers that run programs")] = "auto",
-    sandbox_setting: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable")
-    ] = None,
-) -> None:
-    """Attack a verifier with completions that solve nothing. Exit code 1 when something was found."""
-    from rlvr.audit.report import as_json
-    from rlvr.commands.audit import AuditChoice, audit_choice, show
-    from rlvr.config.document.overrides import parse_settings
-    from rlvr.config.load import load_recipe
-    from rlvr.run.record.console import Console
-
-    choice = AuditChoice(
-        verifier=verifier,
-        settings=parse_settings(settings or []),
-        data=data,
-        recipe=load_recipe(recipe, []).recipe if recipe is not None else None,
-        cases=cases,
-        num_rows=rows,
-        partial_credit=partial_credit,
-        deadline_s=deadline_s,
-        time_limit_s=time_limit_s,
-        sandbox=(sandbox, parse_settings(sandbox_setting or [])),
-    )
-    console = Console()
-    is_sound = True
-    try:
-        for report in audit_choice(choice, tell=console.activity.begin):
-            console.activity.end()
-            if is_json:
-                print(json.dumps(as_json(report)))
-            else:
-                show(report, console)
-            is_sound = is_sound and report.is_sound
-    finally:
-        console.activity.end()
-    if not is_sound:
         raise typer.Exit(1)
 
 

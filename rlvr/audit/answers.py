@@ -12,7 +12,11 @@ from rlvr.records import Json
 _MARKED = re.compile(r"####\s*(.+?)\s*$")
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _ANSWER_KEYS = ("answer", "gold", "ground_truth", "solution", "target", "expected", "value", "label", "output")
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
+# How verifiers find numbers; the last match is a text's last number.
+_READERS = tuple(
+    re.compile(pattern)
+    for pattern in (r"-?\d+", r"-?\d+(?:\.\d+)?", r"-?\d[\d,]*(?:\.\d+)?", r"-?\d*\.?\d+", r"-?\d+(?:\.\d+)?/\d+")
+)
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+|[eE][-+]?\d{1,3})?")  # 1e999999999 takes for ages
 _CLOSING = re.compile(r"</?\w+>|\\\)|```")
 _PUNCTUATION = " \t\r\n.,;:!?*$`\"')]}>"
@@ -52,8 +56,8 @@ def _gold_texts(reference: Json) -> Iterable[str]:
     elif isinstance(reference, dict):
         fields = cast("dict[str, Json]", reference)
         yield json.dumps(fields)
-        for key in _ANSWER_KEYS:
-            if key in fields and not isinstance(fields[key], (dict, type(None))):
+        for key in (*_ANSWER_KEYS, *fields):
+            if key in fields and not isinstance(fields[key], (dict, list, type(None))):
                 yield from _gold_texts(fields[key])
     else:
         yield str(reference)
@@ -83,11 +87,11 @@ def states_last(text: str, accepted: Sequence[str]) -> bool:
     """
     tail = text[-_TAIL_CHARS:]
     stripped = _CLOSING.sub(" ", tail).rstrip(_PUNCTUATION)
-    numbers = _NUMBER.findall(tail)
+    numbers = [found[-1] for reader in _READERS if (found := reader.findall(tail))]
     letters = re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", tail)
     for gold in map(str.strip, accepted):
         number = number_of(gold)
-        if number is not None and numbers and number_of(numbers[-1]) == number:
+        if number is not None and any(number_of(found) == number for found in numbers):
             return True
         if len(gold) == 1 and gold.isalpha() and letters and letters[-1].upper() == gold.upper():
             return True

@@ -15,8 +15,7 @@ from rlvr.audit.answers import accepted_texts, gold_texts, is_same
 from rlvr.audit.attacks import Attack, Target, attacks_on, wrong_answers
 from rlvr.audit.canary import Canary, payloads
 from rlvr.audit.findings import Evidence, findings_of, outcomes_of
-from rlvr.audit.formats import format_changes
-from rlvr.audit.forms import BARE, BOX, FORMS, TAG
+from rlvr.audit.forms import BARE, BOX, FORMS, TAG, format_changes
 from rlvr.audit.gold import Gold, find_golds
 from rlvr.audit.records import AuditReport
 from rlvr.audit.rows import Case, Row
@@ -34,6 +33,7 @@ _NO_GOLD = (
     "note: no right answer is known for {} rows, because their references are objects and no usual form passes; "
     "give a completion in each row"
 )
+_FEW_ROWS = 8  # with fewer, distinct references give nothing to chance
 _NUM_FORMAT_ROWS = 8
 _NUM_CANARY_ROWS = 2
 _MAX_GOLDS = 200
@@ -45,7 +45,7 @@ class AuditRequest:
 
     check: the verifier and its settings; references are those of `rows`. num_rows: rows that are attacked, evenly
     spaced. partial_credit: the score that a wrong answer may earn by design; None: what the verifier declares, or 0.
-    time_limit_s: for the attacks, and again for repeating them. sandbox: for verifiers that run programs.
+    time_limit_s: after which no further completion is tried. sandbox: for verifiers that run programs.
     is_short: few rows, no second worker, no repeats; for `rlvr check`.
     """
 
@@ -55,7 +55,7 @@ class AuditRequest:
     num_rows: int = 24
     partial_credit: float | None = None
     deadline_s: float = 5.0
-    time_limit_s: float = 60.0
+    time_limit_s: float = 20.0
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {})
     is_short: bool = False
     tell: Callable[[str], None] = field(default=lambda _: None)
@@ -134,12 +134,13 @@ def _attack(request: AuditRequest, session: Session, canary: Canary) -> Evidence
     first = [(gold, attack) for gold, attack in planned if not attack.may_hang]
     alone = [(gold, attack) for gold, attack in planned if attack.may_hang]
     for plan, what in ((first, "attacks"), (alone, "long texts")):
-        if what == "long texts":
-            _canaries(chosen, session, canary, evidence)
-            _formats(chosen, session, evidence)
+        if what == "attacks":
             _cases(request.cases, session, evidence)
+            _canaries(chosen, session, canary, evidence)
+        else:
+            _formats(chosen, session, evidence)
         items = [Item(prompt=g.row.prompt, text=a.text, is_alone=a.may_hang) for g, a in plan]
-        answers = session.verify(items, what=what)
+        answers = session.verify(items, what=what, share=0.6)
         for (_, attack), item, verdict in zip(plan, items, answers, strict=True):
             if verdict is not None:
                 evidence.attacked.append((attack, Asked(item=item, verdict=verdict)))
@@ -166,7 +167,7 @@ def _planned(chosen: Sequence[Gold], golds: Sequence[Gold], *, short: bool) -> I
             form=gold.form or fallback,
             wrongs=wrong_answers(gold.gold, accepted, others),
             golds=texts,
-            other_completions=_other_completions(gold, chosen[number + 1 :] + list(chosen[:number])),
+            other_completions=_other_completions(gold, [*chosen[number + 1 :], *chosen[:number]]),
         )
         for attack in attacks_on(target):
             key = (attack.kind, attack.name)
@@ -191,7 +192,8 @@ def _other_completions(gold: Gold, others: Sequence[Gold]) -> list[str]:
 def _chance(rows: Sequence[Row]) -> float:
     """The share of the commonest reference."""
     counts = Counter(json.dumps(row.prompt.reference, sort_keys=True).strip().casefold() for row in rows)
-    return counts.most_common(1)[0][1] / len(rows)
+    most = counts.most_common(1)[0][1]
+    return most / len(rows) if most > 1 or len(rows) >= _FEW_ROWS else 0.0
 
 
 def _usual_form(golds: Sequence[Gold]) -> str:
@@ -212,7 +214,7 @@ def _canaries(chosen: Sequence[Gold], session: Session, canary: Canary, evidence
                 path = canary.new_path()
                 item = Item(prompt=gold.row.prompt, text=form.fill(payload.write(path)))
                 evidence.payloads[path.name] = (payload.name, form.name, item)
-    session.verify([item for _, _, item in evidence.payloads.values()], what="code")
+    session.verify([item for _, _, item in evidence.payloads.values()], what="code", share=0.3)
 
 
 def _entry_point(gold: Gold) -> str:
@@ -234,7 +236,7 @@ def _formats(chosen: Sequence[Gold], session: Session, evidence: Evidence) -> No
         assert gold.form is not None
         for name, text in format_changes(gold.gold, gold.form):
             planned.append((name, Item(prompt=gold.row.prompt, text=text)))
-    for (name, _), verdict in zip(planned, session.verify([item for _, item in planned]), strict=True):
+    for (name, _), verdict in zip(planned, session.verify([item for _, item in planned], share=0.2), strict=True):
         if verdict is not None:
             kept, tried = evidence.formats.get(name, (0, 0))
             evidence.formats[name] = (kept + verdict.passed, tried + 1)

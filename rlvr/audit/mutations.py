@@ -7,7 +7,9 @@ from fractions import Fraction
 from rlvr.audit.answers import number_of
 
 _DIGITS = re.compile(r"\d+")
+_BRACKETS = re.compile(r"[\[\](){}\\$]")
 _LONG_WORD = 5
+_SMALL = 30  # a tolerance of a thousandth is then less than 0.04
 _DECIMAL_DIGITS = "0123456789"
 LOOK_ALIKES: tuple[tuple[str, dict[int, int]], ...] = (
     ("full-width digits", str.maketrans(_DECIMAL_DIGITS, "".join(chr(0xFF10 + n) for n in range(10)))),
@@ -26,6 +28,8 @@ def mutations(gold: str) -> Iterator[tuple[str, str]]:
     number = number_of(gold)
     if number is not None:
         yield from _numbers(gold.strip(), number)
+    elif "," in gold and not _BRACKETS.search(gold):
+        yield from _lists([item.strip() for item in gold.split(",")])
     elif _DIGITS.search(gold):
         last = list(_DIGITS.finditer(gold))[-1]
         yield "another number in it", f"{gold[: last.start()]}{int(last.group()) + 1}{gold[last.end() :]}"
@@ -49,10 +53,13 @@ def _numbers(gold: str, number: Fraction) -> Iterator[tuple[str, str]]:
     yield "a digit in front", f"-1{gold[1:]}" if gold.startswith("-") else f"1{gold}"
     yield "the opposite sign", gold[1:] if gold.startswith("-") else f"-{gold}"
     yield "ten times as much", _shown(number * 10)
+    yield "a hundred times as much", _shown(number * 100)
     if number.denominator == 1:
         yield "a digit after", f"{gold}7"
         yield "one more", _shown(number + 1)
         yield "one less", _shown(number - 1)
+        if abs(number) <= _SMALL:
+            yield "a twenty-fifth more", f"{_shown(number)}.04" if number >= 0 else _shown(number - Fraction(1, 25))
         yield "a fraction more", f"{_shown(number)}.4" if number >= 0 else _shown(number - Fraction(2, 5))
         yield (
             "a hundredth more",
@@ -62,10 +69,21 @@ def _numbers(gold: str, number: Fraction) -> Iterator[tuple[str, str]]:
             yield "a point inside", f"{gold[:-1]}.{gold[-1]}"
             yield "its last digit missing", gold[:-1]
             yield "its first digit alone", gold.lstrip("-")[0]
+            if not gold.endswith("0"):
+                yield "its digits reversed", f"{'-' if number < 0 else ''}{gold.lstrip('-')[::-1]}"
     else:
         yield "a hundredth more", _shown(_rounded(number + max(abs(number) * Fraction(9, 1000), Fraction(3, 100))))
         yield "twice as much", _shown(_rounded(number * 2))
         yield "rounded down", str(int(number))
+        if "." in gold:
+            yield "a digit for the point", gold.replace(".", "5")
+
+
+def _lists(items: list[str]) -> Iterator[tuple[str, str]]:
+    yield "its first item alone", items[0]
+    yield "its last item missing", ", ".join(items[:-1])
+    yield "one item more", ", ".join([*items, "zq"])
+    yield "another item in it", ", ".join([*items[:-1], "zq"])
 
 
 def _words(gold: str) -> Iterator[tuple[str, str]]:

@@ -37,8 +37,9 @@ class ProbedVerifier:
     Config: ClassVar[type[BaseModel]] = ProbeConfig
 
     def __init__(self, config: ProbeConfig, context: VerifierContext) -> None:
-        self._inner: Any = build_verifier(PluginSource(**config.plugin), config.settings, context)
-        self.name, self.version = self._inner.name, self._inner.version
+        self._verifier = build_verifier(PluginSource(**config.plugin), config.settings, context)
+        self._inner: object = self._verifier
+        self.name, self.version = self._verifier.name, self._verifier.version
         self._hook = _Hook(Path(config.folder))
 
     def warm_up(self) -> None:
@@ -55,11 +56,10 @@ class ProbedVerifier:
         """The verdict of `prejudge`, or else of `verify`; a coroutine if the verifier is asynchronous."""
         self._hook.is_on = True
         try:
+            settled = None
             if isinstance(self._inner, SupportsPrejudge):
                 settled = self._inner.prejudge(prompt.reference, completion)
-                if settled is not None:
-                    return settled
-            answer = self._inner.verify(prompt, completion)
+            answer: Any = self._verifier.verify(prompt, completion) if settled is None else settled
         finally:
             self._hook.is_on = False
         return self._later(answer) if inspect.isawaitable(answer) else answer
@@ -78,11 +78,10 @@ class _Hook:
     def __init__(self, folder: Path) -> None:
         self.is_on = False
         self._file = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._pid = os.getpid()
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        if not self.is_on or event not in ("exec", "import") or os.getpid() != self._pid:
+        if not self.is_on or event not in ("exec", "import"):
             return
         first = arguments[0] if arguments else None
         if event == "exec" and isinstance(first, CodeType):

@@ -11,7 +11,7 @@ from rlvr.audit.records import Example, cut
 from rlvr.audit.workers import Answers, Item, is_lost, verdicts
 from rlvr.records import Status, Verdict
 
-MOST_HANGS = 3
+MOST_HANGS = 2
 _SCORE_DIFFERENCE = 1e-9
 _SHUFFLE_SEED = 7
 _MOST_REPEATED = 1500  # pairs that earned something, and as many of all
@@ -42,7 +42,7 @@ class Session:
 
     Args:
         second: a worker with another hash seed; None if there is none.
-        time_limit_s: seconds after which no further item is started, for each pass over the items.
+        time_limit_s: seconds after which no further item is started.
         tell: shows progress.
     """
 
@@ -53,10 +53,14 @@ class Session:
     asked: list[Asked] = field(default_factory=list[Asked])
     num_skipped: int = 0
     num_hangs: int = 0
+    start_s: float = field(default_factory=time.monotonic)
 
-    def verify(self, items: Sequence[Item], *, what: str = "") -> list[Verdict | None]:
-        """The verdict of each item; None for those left out because of hangs or the time limit."""
-        until_s = time.monotonic() + self.time_limit_s
+    def verify(self, items: Sequence[Item], *, what: str = "", share: float = 1.0) -> list[Verdict | None]:
+        """The verdict of each item; None for those left out because of hangs or the time limit.
+
+        Args: share: of the time that is left.
+        """
+        until_s = self._until(share)
         most = max(1, MOST_HANGS - self.num_hangs)
         tell = (lambda done: self.tell(f"{what} {done:,}/{len(items):,}")) if what else None
         found = verdicts(self.first, items, until_s=until_s, most_hangs=most, tell=tell)
@@ -83,7 +87,7 @@ class Session:
         passes = [(self.first, again[::-1])]
         if self.second is not None:
             passes.append((self.second, shuffled))
-        until_s = time.monotonic() + self.time_limit_s
+        until_s = self._until(1.0)
         with ThreadPoolExecutor(len(passes)) as threads:
             answers = threads.map(
                 lambda one: verdicts(one[0], [a.item for a in one[1]], until_s=until_s, most_hangs=1), passes
@@ -98,6 +102,10 @@ class Session:
                 if _differ(asked.verdict, verdict):
                     different.append((asked, verdict))
         return different, num_repeated
+
+    def _until(self, share: float) -> float:
+        now = time.monotonic()
+        return now + share * max(0.0, self.start_s + self.time_limit_s - now)
 
     def errors(self) -> list[Asked]:
         """The pairs for which the verifier raised an exception."""

@@ -12,7 +12,8 @@ from rlvr.audit.report import finding_lines, table_rows, verdict_line
 from rlvr.audit.rows import CHECK, Row, cases_beside, read_cases, read_rows
 from rlvr.audit.workers import AuditWorkers
 from rlvr.config.recipe import Recipe
-from rlvr.data.load import OpenedSource, SourceOpener, open_train
+from rlvr.data.load import SourceOpener, open_train
+from rlvr.data.order import PromptSource
 from rlvr.errors import ConfigError
 from rlvr.protocols import Execution
 from rlvr.records import Check, Role
@@ -148,7 +149,7 @@ def _audited(choice: AuditChoice) -> Iterator[tuple[Check, list[Row]]]:
             yield check, rows
 
 
-def _of_sources(sources: Sequence[OpenedSource], *, most_rows: int) -> Iterator[tuple[Check, list[Row]]]:
+def _of_sources(sources: Sequence[PromptSource], *, most_rows: int) -> Iterator[tuple[Check, list[Row]]]:
     """Each distinct verifier with its settings, and the rows of the first source that uses it; shadows left out."""
     seen: set[tuple[str, str]] = set()
     for source in sources:

@@ -103,10 +103,10 @@ def test_every_kind_of_attack_is_in_the_panel() -> None:
     assert kinds == set(Kind) - {Kind.CODE}
 
 
-def test_the_form_of_a_completion_is_what_surrounds_the_last_gold_answer() -> None:
-    found = form_of("6 * 7 = 42, so <b>42</b>.", ["42"])
+def test_the_form_of_a_completion_has_every_place_of_the_gold_answer() -> None:
+    found = form_of("6 * 7 = 42, so <b>42</b>, not 142.", ["42"])
     assert found is not None
-    assert found[0].fill("9") == "6 * 7 = 42, so <b>9</b>."
+    assert found[0].fill("9") == "6 * 7 = 9, so <b>9</b>, not 142."
     assert form_of("no answer", ["42"]) is None
 
 
