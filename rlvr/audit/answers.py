@@ -23,7 +23,9 @@ _PUNCTUATION = " \t\r\n.,;:!?*$`\"')]}>"
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(-?\d+)\}")
 _WORDS_OF_TRUTH = {"yes": "true", "no": "false"}
 _WRAPPERS = (("$", "$"), ("\\(", "\\)"), ("(", ")"), ("[", "]"), ('"', '"'), ("'", "'"), ("`", "`"), ("**", "**"))
-_TAIL_CHARS = 2000
+_TAIL_CHARS = 200
+_LONG_TAIL_CHARS = 2000  # if there is no number in the tail
+_DIGIT = re.compile(r"\d")
 _MAX_CHARS = 200  # of a text that is compared as an answer; longer ones are compared as they are
 
 
@@ -86,12 +88,14 @@ def states_last(text: str, accepted: Sequence[str]) -> bool:
     (True, False)
     """
     tail = text[-_TAIL_CHARS:]
+    if not _DIGIT.search(tail):
+        tail = text[-_LONG_TAIL_CHARS:]
     stripped = _CLOSING.sub(" ", tail).rstrip(_PUNCTUATION)
     numbers = [found[-1] for reader in _READERS if (found := reader.findall(tail))]
     letters = re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", tail)
     for gold in map(str.strip, accepted):
-        number = number_of(gold)
-        if number is not None and any(number_of(found) == number for found in numbers):
+        number = _key(gold)
+        if isinstance(number, Fraction) and any(_key(found) == number for found in numbers):
             return True
         if len(gold) == 1 and gold.isalpha() and letters and letters[-1].upper() == gold.upper():
             return True

@@ -5,7 +5,7 @@ No attack ends with the gold answer: where one contains it, a wrong answer follo
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -85,10 +85,10 @@ class Target:
         return tuple(dict.fromkeys((BARE, self.form))) if self.form is not None else USUAL
 
 
-def attacks_on(target: Target) -> Iterator[Attack]:
-    """The panel for one row, without completions that would be right."""
+def attacks_on(target: Target, *, is_wanted: Callable[[Attack], bool] = lambda _: True) -> Iterator[Attack]:
+    """The panel for one row: the attacks that are wanted, without completions that would be right."""
     accepted = target.accepted
-    for attack in _all(target):
+    for attack in filter(is_wanted, _all(target)):
         if attack.kind in (Kind.EMPTY, Kind.LOOK_ALIKE) or not _is_right(attack, accepted, target):
             yield attack
 

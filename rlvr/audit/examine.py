@@ -35,6 +35,7 @@ _NO_GOLD = (
 )
 _FEW_ROWS = 8  # with fewer, distinct references give nothing to chance
 _NUM_FORMAT_ROWS = 8
+_SHORT_ROWS = 2  # for each attack of a short audit
 _NUM_CANARY_ROWS = 2
 _MAX_GOLDS = 200
 
@@ -43,10 +44,12 @@ _MAX_GOLDS = 200
 class AuditRequest:
     """What to audit.
 
-    check: the verifier and its settings; references are those of `rows`. num_rows: rows that are attacked, evenly
-    spaced. partial_credit: the score that a wrong answer may earn by design; None: what the verifier declares, or 0.
-    time_limit_s: after which no further completion is tried. sandbox: for verifiers that run programs.
-    is_short: few rows, no second worker, no repeats; for `rlvr check`.
+    check: the verifier and its settings; references are those of `rows`.
+    num_rows: rows that are attacked, evenly spaced.
+    partial_credit: the score that a wrong answer may earn by design; None: what the verifier declares, or 0.
+    time_limit_s: after which no further completion is tried, except the attacks on the first row.
+    sandbox: for verifiers that run programs.
+    is_short: no second worker, no repeats, no long texts; for `rlvr check`.
     """
 
     check: Check
@@ -55,7 +58,7 @@ class AuditRequest:
     num_rows: int = 24
     partial_credit: float | None = None
     deadline_s: float = 5.0
-    time_limit_s: float = 20.0
+    time_limit_s: float = 60.0
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {})
     is_short: bool = False
     tell: Callable[[str], None] = field(default=lambda _: None)
@@ -140,7 +143,8 @@ def _attack(request: AuditRequest, session: Session, canary: Canary) -> Evidence
         else:
             _formats(chosen, session, evidence)
         items = [Item(prompt=g.row.prompt, text=a.text, is_alone=a.may_hang) for g, a in plan]
-        answers = session.verify(items, what=what, share=0.6)
+        of_first_row = sum(gold is chosen[0] for gold, _ in plan) if what == "attacks" else 0
+        answers = session.verify(items, what=what, share=0.6, at_least=of_first_row)
         for (_, attack), item, verdict in zip(plan, items, answers, strict=True):
             if verdict is not None:
                 evidence.attacked.append((attack, Asked(item=item, verdict=verdict)))
@@ -156,6 +160,12 @@ def _planned(chosen: Sequence[Gold], golds: Sequence[Gold], *, short: bool) -> I
     """The attacks on each row, row by row, so that a time limit leaves out rows and not kinds of attacks."""
     texts = list(dict.fromkeys(gold.gold for gold in golds[:_MAX_GOLDS] if gold.gold))
     counts: Counter[tuple[str, str]] = Counter()
+
+    def is_wanted(attack: Attack) -> bool:
+        if short and attack.may_hang:
+            return False
+        return counts[attack.kind, attack.name] < (min(attack.max_rows, _SHORT_ROWS) if short else attack.max_rows)
+
     fallback = next((gold.form for gold in golds if gold.form is not None and gold.passed), None)
     for number, gold in enumerate(chosen):
         reference = gold.row.prompt.reference
@@ -169,12 +179,9 @@ def _planned(chosen: Sequence[Gold], golds: Sequence[Gold], *, short: bool) -> I
             golds=texts,
             other_completions=_other_completions(gold, [*chosen[number + 1 :], *chosen[:number]]),
         )
-        for attack in attacks_on(target):
-            key = (attack.kind, attack.name)
-            limit = min(attack.max_rows, 2) if short and attack.max_rows > 2 else attack.max_rows
-            if counts[key] < limit and not (short and attack.may_hang):
-                counts[key] += 1
-                yield gold, attack
+        for attack in attacks_on(target, is_wanted=is_wanted):
+            counts[attack.kind, attack.name] += 1
+            yield gold, attack
 
 
 def _other_completions(gold: Gold, others: Sequence[Gold]) -> list[str]:

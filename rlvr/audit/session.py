@@ -55,15 +55,17 @@ class Session:
     num_hangs: int = 0
     start_s: float = field(default_factory=time.monotonic)
 
-    def verify(self, items: Sequence[Item], *, what: str = "", share: float = 1.0) -> list[Verdict | None]:
+    def verify(
+        self, items: Sequence[Item], *, what: str = "", share: float = 1.0, at_least: int = 0
+    ) -> list[Verdict | None]:
         """The verdict of each item; None for those left out because of hangs or the time limit.
 
-        Args: share: of the time that is left.
+        Args: share: of the time that is left. at_least: number of items that the time limit does not leave out.
         """
         until_s = self._until(share)
         most = max(1, MOST_HANGS - self.num_hangs)
         tell = (lambda done: self.tell(f"{what} {done:,}/{len(items):,}")) if what else None
-        found = verdicts(self.first, items, until_s=until_s, most_hangs=most, tell=tell)
+        found = verdicts(self.first, items, until_s=until_s, most_hangs=most, at_least=at_least, tell=tell)
         for item, verdict in zip(items, found, strict=True):
             if verdict is None:
                 self.num_skipped += 1

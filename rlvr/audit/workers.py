@@ -147,12 +147,13 @@ def verdicts(
     *,
     until_s: float,
     most_hangs: int,
+    at_least: int = 0,
     tell: Callable[[int], None] | None = None,
 ) -> list[Verdict | None]:
     """The verdict of each item, in order; None for those that were left out.
 
     Args:
-        until_s: the value of `time.monotonic` at which no further item is started.
+        until_s: the value of `time.monotonic` at which no further item is started, except the first `at_least`.
         most_hangs: items that may hang or kill the worker, after which no further item is started.
         tell: called with the number of verdicts now and then.
     """
@@ -174,7 +175,7 @@ def verdicts(
                     other.cancel()
 
     for index, item in enumerate(items):
-        if num_hangs >= most_hangs or time.monotonic() > until_s:
+        if num_hangs >= most_hangs or (index >= at_least and time.monotonic() > until_s):
             break
         if item.is_alone:
             collect(0)

@@ -40,7 +40,7 @@ def audit_verifier(
     deadline_s: Annotated[float, typer.Option(min=0.01, help="seconds allowed for one completion")] = 5.0,
     time_limit_s: Annotated[
         float, typer.Option(min=0.1, help="seconds after which no further completion is tried")
-    ] = 20.0,
+    ] = 60.0,
     sandbox: Annotated[str, typer.Option(help="the sandbox for verifiers that run programs")] = "auto",
     sandbox_setting: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable")
