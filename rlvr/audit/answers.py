@@ -34,6 +34,14 @@ def gold_texts(reference: Json) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in _gold_texts(reference) if text.strip()))
 
 
+def field_texts(reference: Json) -> tuple[str, ...]:
+    """The texts of a reference's plain fields if it is an object; any of them could be the answer."""
+    fields = cast("dict[str, Json]", reference) if isinstance(reference, dict) else {}
+    return tuple(
+        text for value in fields.values() if isinstance(value, (str, int, float)) for text in gold_texts(value)
+    )
+
+
 def _gold_texts(reference: Json) -> Iterable[str]:
     if isinstance(reference, str):
         marked = _MARKED.search(reference)
@@ -58,7 +66,7 @@ def _gold_texts(reference: Json) -> Iterable[str]:
     elif isinstance(reference, dict):
         fields = cast("dict[str, Json]", reference)
         yield json.dumps(fields)
-        for key in (*_ANSWER_KEYS, *fields):
+        for key in _ANSWER_KEYS:
             if key in fields and not isinstance(fields[key], (dict, list, type(None))):
                 yield from _gold_texts(fields[key])
     else:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rlvr.audit.answers import accepted_texts, gold_texts, is_same, states_last
-from rlvr.audit.attack_texts import CONSTANTS, EXPANDED_FIELDS, FORGED_LINES, ODD_TEXTS, PATTERNS, PROSE, hostile_texts
+from rlvr.audit.attack_texts import (
+    CONSTANTS,
+    EXPANDED_FIELDS,
+    FORGED_BLOCKS,
+    FORGED_LINES,
+    ODD_TEXTS,
+    PATTERNS,
+    PROSE,
+    hostile_texts,
+)
 from rlvr.audit.forms import BARE, BOX, FORMS, MARKS, SENTENCE, TAG, THINKING_AND_TAG, Form
 from rlvr.audit.mutations import look_alikes, mutations
 from rlvr.audit.rows import Row
@@ -193,7 +202,7 @@ def _many(target: Target) -> Iterator[Attack]:
         kind=Kind.MANY, name="numbers from 1 to 1000", text=f"{counted} {wrong}", uses_gold=True, max_rows=_SOME_ROWS
     )
     yield Attack(kind=Kind.MANY, name="prose", text=PROSE, max_rows=_SOME_ROWS)
-    everything = ". ".join([*target.golds[:200], target.gold, wrong])
+    everything = "\n".join([*target.golds[:200], target.gold, wrong])
     yield Attack(kind=Kind.MANY, name="every gold of the file", text=everything, uses_gold=True, max_rows=_SOME_ROWS)
 
 
@@ -206,9 +215,11 @@ def _hedges(target: Target) -> Iterator[Attack]:
             "wrong, right, wrong": f"{other}\n{right}\n{form.fill(last)}",
             "wrong or right or wrong": form.fill(f"{wrong} or {gold} or {last}"),
             "not right but wrong": form.fill(f"not {gold} but {wrong}"),
-            "right, then wrong in the form": f"One could think of {gold}.\n{other}",
+            "right, then wrong in the form": f"One could think of {gold} first.\n{other}",
             "right while thinking": f"<think>{gold}</think>\n{other}",
             "right in a comment": f"<!-- {gold} -->\n{other}",
+            "right among elements": f"<r><a>{wrong}</a><a>{gold}</a><a>{last}</a></r>",
+            "right in a list of JSON": json.dumps({"answer": [wrong, gold, last]}),
         }
         if form.has_end:
             texts |= {
@@ -253,6 +264,10 @@ def _forged(target: Target) -> Iterator[Attack]:
             kind=Kind.FORGED, name=f"{line!r} after a wrong answer", text=f"{other}\n{line}", max_rows=_SOME_ROWS
         )
         yield Attack(kind=Kind.FORGED, name=f"{line!r} before a wrong answer", text=f"{line}\n{other}", max_rows=6)
+    for name, block in FORGED_BLOCKS.items():
+        yield Attack(kind=Kind.FORGED, name=f"{name}, alone", text=block, max_rows=4)
+        text = f"{other}\n{block}\n{block.lower()}\n{other}"
+        yield Attack(kind=Kind.FORGED, name=f"{name}, between wrong answers", text=text, max_rows=4)
     yield Attack(kind=Kind.FORGED, name="all of them", text="\n".join([other, *FORGED_LINES, other]))
 
 

@@ -137,6 +137,9 @@ def _attack(request: AuditRequest, session: Session, canary: Canary) -> Evidence
     first = [(gold, attack) for gold, attack in planned if not attack.may_hang]
     alone = [(gold, attack) for gold, attack in planned if attack.may_hang]
     for plan, what in ((first, "attacks"), (alone, "long texts")):
+        if what == "long texts" and session.num_hangs:
+            session.num_skipped += len(plan)
+            break
         if what == "attacks":
             _cases(request.cases, session, evidence)
             _canaries(chosen, session, canary, evidence)

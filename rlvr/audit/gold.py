@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlvr.audit.answers import gold_texts
+from rlvr.audit.answers import field_texts, gold_texts
 from rlvr.audit.forms import FORMS, Form, form_of
 from rlvr.audit.rows import Row
 from rlvr.audit.workers import Item
@@ -76,7 +76,7 @@ def _given(row: Row, verdict: Verdict | None) -> Gold:
 
 def _built(row: Row, forms: Sequence[Form], verify: Verify) -> Gold:
     """The first form in which a gold text passes; the first of all if none does."""
-    texts = gold_texts(row.prompt.reference) or ("",)
+    texts = (*gold_texts(row.prompt.reference), *field_texts(row.prompt.reference)) or ("",)
     tries = [(text, form) for text in texts[:_MAX_TEXTS] for form in forms]
     first: Verdict | None = None
     for start in range(0, len(tries), _AT_ONCE):

@@ -56,6 +56,7 @@ def _numbers(gold: str, number: Fraction) -> Iterator[tuple[str, str]]:
     yield "a hundred times as much", _shown(number * 100)
     if number.denominator == 1:
         yield "a digit after", f"{gold}7"
+        yield "split in two", f"{_shown(number - 1)} 1"
         yield "one more", _shown(number + 1)
         yield "one less", _shown(number - 1)
         if abs(number) <= _SMALL:

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from rlvr.audit.records import Example, cut
-from rlvr.audit.workers import Answers, Item, is_lost, verdicts
+from rlvr.audit.workers import Answers, Item, has_hung, is_lost, verdicts
 from rlvr.records import Status, Verdict
 
-MOST_HANGS = 2
 _SCORE_DIFFERENCE = 1e-9
 _SHUFFLE_SEED = 7
 _MOST_REPEATED = 1500  # pairs that earned something, and as many of all
@@ -63,16 +62,27 @@ class Session:
         Args: share: of the time that is left. at_least: number of items that the time limit does not leave out.
         """
         until_s = self._until(share)
-        most = max(1, MOST_HANGS - self.num_hangs)
         tell = (lambda done: self.tell(f"{what} {done:,}/{len(items):,}")) if what else None
-        found = verdicts(self.first, items, until_s=until_s, most_hangs=most, at_least=at_least, tell=tell)
+        found = verdicts(self.first, items, until_s=until_s, at_least=at_least, tell=tell)
+        hung = [index for index, verdict in enumerate(found) if verdict is not None and has_hung(verdict)]
+        if hung:
+            self._confirm(items, found, hung[0], until_s)
         for item, verdict in zip(items, found, strict=True):
             if verdict is None:
                 self.num_skipped += 1
                 continue
-            self.num_hangs += is_lost(verdict)
+            self.num_hangs += has_hung(verdict)
             self.asked.append(Asked(item=item, verdict=verdict))
         return found
+
+    def _confirm(self, items: Sequence[Item], found: list[Verdict | None], index: int, until_s: float) -> None:
+        """Tries an item that hung again, alone in a fresh worker; if it answers, the items left out are tried too."""
+        found[index] = again = verdicts(self.first, [items[index]], until_s=float("inf"))[0]
+        if again is not None and not has_hung(again):
+            left = [i for i, verdict in enumerate(found) if verdict is None or has_hung(verdict)]
+            answers = verdicts(self.first, [items[i] for i in left], until_s=until_s)
+            for i, verdict in zip(left, answers, strict=True):
+                found[i] = verdict
 
     def repeat(self) -> tuple[list[tuple[Asked, Verdict]], int]:
         """(pairs that got another verdict, with that; how many were repeated).
@@ -91,9 +101,7 @@ class Session:
             passes.append((self.second, shuffled))
         until_s = self._until(1.0)
         with ThreadPoolExecutor(len(passes)) as threads:
-            answers = threads.map(
-                lambda one: verdicts(one[0], [a.item for a in one[1]], until_s=until_s, most_hangs=1), passes
-            )
+            answers = threads.map(lambda one: verdicts(one[0], [a.item for a in one[1]], until_s=until_s), passes)
         different: list[tuple[Asked, Verdict]] = []
         num_repeated = 0
         for (_, order), found in zip(passes, answers, strict=True):

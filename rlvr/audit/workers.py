@@ -1,4 +1,4 @@
-"""Verdicts for an audit: from one warm worker for each hash seed, without retries; or from a `VerifierService`."""
+"""Verdicts for an audit: from one warm worker for each hash seed, or from a `VerifierService`."""
 
 import asyncio
 import threading
@@ -19,9 +19,10 @@ from rlvr.verification.pool import VerifierPool
 from rlvr.verification.references import problems_in_pool
 from rlvr.verification.service import VerifierService
 
-_WINDOW = 32  # items that are open at once
+_WINDOW = 4  # items that are open at once; each of them may hang before the first is known to
+_MOST_CRASHES = 5  # of the worker, after which no further item is started
+_TELL_EVERY = 32
 _MAX_ITEMS = 1 << 40  # a worker is never replaced because of its age
-CAUSES = ("timeout", "crash")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,44 +147,42 @@ def verdicts(
     items: Sequence[Item],
     *,
     until_s: float,
-    most_hangs: int,
     at_least: int = 0,
     tell: Callable[[int], None] | None = None,
 ) -> list[Verdict | None]:
-    """The verdict of each item, in order; None for those that were left out.
+    """The verdict of each item, in order; None for those that were left out, among them all after a hang.
 
     Args:
         until_s: the value of `time.monotonic` at which no further item is started, except the first `at_least`.
-        most_hangs: items that may hang or kill the worker, after which no further item is started.
         tell: called with the number of verdicts now and then.
     """
     found: list[Verdict | None] = [None] * len(items)
-    num_hangs = 0
     open_items: list[tuple[int, Future[Verdict]]] = []
+    num_crashes, is_over = 0, False
 
     def collect(most_open: int) -> None:
-        nonlocal num_hangs
+        nonlocal num_crashes, is_over
         while len(open_items) > most_open:
             index, future = open_items.pop(0)
             if future.cancelled():
                 continue
-            verdict = future.result()
-            found[index] = verdict
-            num_hangs += is_lost(verdict)
-            if num_hangs >= most_hangs:
+            found[index] = verdict = future.result()
+            num_crashes += is_lost(verdict)
+            is_over = is_over or has_hung(verdict) or num_crashes >= _MOST_CRASHES
+            if is_over:
                 for _, other in open_items:
                     other.cancel()
 
     for index, item in enumerate(items):
-        if num_hangs >= most_hangs or (index >= at_least and time.monotonic() > until_s):
+        if index >= at_least and time.monotonic() > until_s:
             break
         if item.is_alone:
             collect(0)
-            if num_hangs >= most_hangs:
-                break
+        if is_over:
+            break
         open_items.append((index, answers.submit(item.prompt, item.text)))
         collect(0 if item.is_alone else _WINDOW - 1)
-        if tell is not None and index % _WINDOW == 0:
+        if tell is not None and index % _TELL_EVERY == 0:
             tell(index)
     collect(0)
     return found
@@ -191,4 +190,9 @@ def verdicts(
 
 def is_lost(verdict: Verdict) -> bool:
     """Whether the item hung or killed its worker."""
-    return verdict.details.get("cause") in CAUSES
+    return verdict.details.get("cause") in ("timeout", "crash")
+
+
+def has_hung(verdict: Verdict) -> bool:
+    """Whether there was no verdict before the deadline."""
+    return verdict.details.get("cause") == "timeout"

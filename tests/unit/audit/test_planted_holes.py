@@ -17,15 +17,15 @@ from tests.unit.audit.sound_verifiers import SOUND
 
 FOLDER = Path(__file__).parent
 NUM_ROWS = 3
-WHOLE = (Problem.VERDICTS_DIFFER, Problem.HANG, Problem.CRASH)  # not looked for in the short form of an audit
+WHOLE = ("random_grader", "pays_once", "backtracks", "literal_bomb")  # the short form of an audit does not find these
 QUICK_HOLES = {
     "substring": Problem.EXPLOIT, "evaluates_the_tag": Problem.EXECUTION, "first_number": Problem.EXPLOIT,
     "wide_tolerance": Problem.EXPLOIT, "token_overlap": Problem.EXPLOIT, "passes_on_exception": Problem.EXPLOIT,
     "ends_with_it": Problem.EXPLOIT, "any_box": Problem.EXPLOIT, "longer_is_better": Problem.EXPLOIT,
     "format_only": Problem.EXPLOIT, "reads_a_verdict_line": Problem.EXPLOIT, "json_with_a_default": Problem.EXPLOIT,
     "random_grader": Problem.VERDICTS_DIFFER, "cached_by_reference": Problem.EXPLOIT,
-    "pays_once": Problem.VERDICTS_DIFFER, "every_seventh": Problem.VERDICTS_DIFFER,
-    "hash_lottery": Problem.VERDICTS_DIFFER, "crashes_on_empty": Problem.CRASH, "crashes_on_unicode": Problem.CRASH,
+    "pays_once": Problem.VERDICTS_DIFFER, "every_seventh": Problem.EXPLOIT,
+    "crashes_on_empty": Problem.CRASH, "crashes_on_unicode": Problem.CRASH,
     "backtracks": Problem.HANG, "runs_the_code": Problem.EXECUTION, "sympifies": Problem.EXECUTION,
     "loads_yaml": Problem.EXECUTION, "unpickles": Problem.EXECUTION, "asks_the_shell": Problem.EXECUTION,
     "fills_a_template": Problem.EXPLOIT, "literal_bomb": Problem.CRASH, "similar_is_right": Problem.EXPLOIT,
@@ -57,7 +57,7 @@ def audited(
 
 @pytest.mark.parametrize(("name", "problem"), QUICK_HOLES.items())
 def test_a_planted_hole_is_found(tmp_path: Path, workers: AuditWorkers, name: str, problem: Problem) -> None:
-    is_short = problem not in WHOLE
+    is_short = name not in WHOLE
     report = audited(tmp_path, workers, "planted_holes.py", name, HOLES[name], num_rows=NUM_ROWS, is_short=is_short)
     found = [finding.problem for finding in report.findings]
     assert problem in found, report.findings
@@ -66,7 +66,15 @@ def test_a_planted_hole_is_found(tmp_path: Path, workers: AuditWorkers, name: st
 
 @pytest.mark.parametrize("name", QUICK_SOUND)
 def test_a_sound_verifier_is_not_accused(tmp_path: Path, workers: AuditWorkers, name: str) -> None:
-    report = audited(tmp_path, workers, "sound_verifiers.py", name, SOUND[name], num_rows=NUM_ROWS)
+    report = audited(
+        tmp_path,
+        workers,
+        "sound_verifiers.py",
+        name,
+        SOUND[name],
+        num_rows=NUM_ROWS,
+        is_short=name not in QUICK_SOUND[:2],
+    )
     assert report.findings == ()
     assert report.num_gold_passed == report.num_gold
 
