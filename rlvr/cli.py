@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from rlvr.commands.audit_command import audit_verifier
 from rlvr.commands.listings import recipes_app, sandboxes_app, verifiers_app
 from rlvr.errors import ConfigError, RlvrError
 from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(verifiers_app, name="verifiers")
 app.add_typer(sandboxes_app, name="sandboxes")
+app.command("audit")(audit_verifier)
 
 
 def _show_version(is_asked: bool) -> None:

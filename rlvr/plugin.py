@@ -115,7 +115,14 @@ class FunctionVerifier(Generic[P, R]):
     """The result of `@verifier`: callable like the function, and a verifier class by `build`."""
 
     def __init__(
-        self, function: Callable[P, R], *, name: str, version: str, execution: Execution, pass_score: float
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        version: str,
+        execution: Execution,
+        pass_score: float,
+        partial_credit: float = 0.0,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -123,6 +130,7 @@ class FunctionVerifier(Generic[P, R]):
         self.version = version
         self.execution = execution
         self.pass_score = pass_score
+        self.partial_credit = partial_credit
         self.argument_names, self.Config = _read_signature(function, name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -143,6 +151,7 @@ class FunctionVerifier(Generic[P, R]):
             name: ClassVar[str] = outer.name
             version: ClassVar[str] = outer.version
             execution: ClassVar[Execution] = outer.execution
+            partial_credit: ClassVar[float] = outer.partial_credit
             Config: ClassVar[type[BaseModel]] = outer.Config
 
             def __init__(self, config: BaseModel, context: VerifierContext) -> None:
@@ -274,6 +283,7 @@ def verifier(
     name: str | None = None,
     execution: Execution = Execution.PROCESS,
     pass_score: float = 1.0,
+    partial_credit: float = 0.0,
 ) -> Callable[[Callable[P, R]], FunctionVerifier[P, R]]:
     """Makes a verifier from a function, plain or `async`, that returns a bool, a score in [0, 1] or a Verdict.
 
@@ -282,6 +292,8 @@ def verifier(
         version: required; change it with the meaning; it is stored with every verdict and keys the caches.
         name: default is the function's name.
         pass_score: a returned score of at least this is a PASS; a lower score still counts in the reward.
+        partial_credit: the score in [0, 1] that a wrong answer may earn by design, for example for its format;
+            `rlvr audit` subtracts it.
         Raises: PluginError, at import, when the signature is not supported.
     """
     if function is not None or not version:
@@ -291,9 +303,18 @@ def verifier(
         )
     if not re.fullmatch(r"[\w.+-]+", version):
         raise PluginError(f"verifier version={version!r} should be like '1' or '2.0.1'")
+    if not 0.0 <= partial_credit <= 1.0:
+        raise PluginError(f"verifier partial_credit={partial_credit!r} must be in [0, 1], like the scores")
 
     def wrap(function: Callable[P, R]) -> FunctionVerifier[P, R]:
         label = name or getattr(function, "__name__", "verifier")
-        return FunctionVerifier(function, name=label, version=version, execution=execution, pass_score=pass_score)
+        return FunctionVerifier(
+            function,
+            name=label,
+            version=version,
+            execution=execution,
+            pass_score=pass_score,
+            partial_credit=partial_credit,
+        )
 
     return wrap

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from rlvr.commands.audit import short_audits
 from rlvr.commands.dry_run import data_rows
 from rlvr.config.derived import derived_table, speed_rows
 from rlvr.config.dtypes import with_dtypes
@@ -56,6 +57,9 @@ def check_recipe(recipe: Recipe, *, hardware: Hardware | None = None) -> CheckRe
         counts = data_rows(data)
         notes = check_prompts(recipe, data).notes
         eval_sizes = [len(found) for found in data.evals.values()]
+        audit_rows, audit_warnings = short_audits(recipe, data)
+        counts += audit_rows
+        notes = (*notes, *audit_warnings)
     model = outline(recipe.model)
     if hardware is not None:
         return _check_on(recipe, model, hardware, prompts=prompts, rows=counts, notes=notes, eval_sizes=eval_sizes)

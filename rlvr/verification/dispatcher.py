@@ -52,6 +52,7 @@ class JobQueue(Protocol):
     deadline_s: float
     max_items: int
     memory_bytes: int
+    hash_seed: int
 
     @property
     def is_closed(self) -> bool:
@@ -126,7 +127,7 @@ class Dispatcher:
                 self.worker = self.pool.take_spare()
             self.was_started = True
         if self.worker is None:
-            self.worker = WorkerProcess(memory_bytes=self.pool.memory_bytes)
+            self.worker = WorkerProcess(memory_bytes=self.pool.memory_bytes, hash_seed=self.pool.hash_seed)
             if self.pool.is_closed:
                 self.worker.kill()
             self.worker.wait_ready(BUILD_DEADLINE_S)

@@ -48,10 +48,17 @@ class VerifierPool:
             of 60 s.
         max_items: a worker is replaced after this number of items, so that leaks stay small.
         memory_bytes: address space of a worker; needing more counts as a crash.
+        hash_seed: of the workers' Python, so that the iteration order of sets is the same in all of them.
     """
 
     def __init__(
-        self, num_workers: int, deadline_s: float, *, max_items: int = 10_000, memory_bytes: int = 4 << 30
+        self,
+        num_workers: int,
+        deadline_s: float,
+        *,
+        max_items: int = 10_000,
+        memory_bytes: int = 4 << 30,
+        hash_seed: int = 0,
     ) -> None:
         if num_workers < 1 or deadline_s <= 0:
             raise ValueError(f"num_workers={num_workers} and deadline_s={deadline_s} must be positive")
@@ -66,6 +73,7 @@ class VerifierPool:
         self.deadline_s = deadline_s
         self.max_items = max_items
         self.memory_bytes = memory_bytes
+        self.hash_seed = hash_seed
         self.num_restarts = 0
         self._plugins: dict[str, Plugin] = {}
         self._queue: deque[Job] = deque()
@@ -96,16 +104,17 @@ class VerifierPool:
             self._plugins.setdefault(key, Plugin(source=source, settings=dict(settings), label=source.name))
         return key
 
-    def submit(self, key: str, prompt: Prompt, completion: Completion) -> "Future[Verdict]":
+    def submit(self, key: str, prompt: Prompt, completion: Completion, *, has_retry: bool = True) -> "Future[Verdict]":
         """A Future of the verdict; it never raises because of a plugin or a completion.
 
         Args:
             key: from `register`.
             prompt: reduced to the one check of this verifier.
+            has_retry: whether an item that hangs or kills its worker is tried again in a fresh one.
         """
         message = {"op": "verify", "key": key}
         message |= {"prompt": prompt_to_json(prompt), "completion": completion_to_json(completion)}
-        future = self._send(message, has_retry=True)
+        future = self._send(message, has_retry=has_retry)
         self._spare.begin()
         return future
 
@@ -150,7 +159,7 @@ class VerifierPool:
 
     def _start_spare(self, started: Callable[[WorkerProcess], None]) -> None:
         """Starts a worker with every known plugin; runs in the spare's thread. Raises WorkerLost, OSError."""
-        worker = WorkerProcess(memory_bytes=self.memory_bytes)
+        worker = WorkerProcess(memory_bytes=self.memory_bytes, hash_seed=self.hash_seed)
         started(worker)
         worker.wait_ready(BUILD_DEADLINE_S)
         for key in list(self._plugins):

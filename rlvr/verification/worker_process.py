@@ -22,15 +22,17 @@ class WorkerLost(Exception):  # noqa: N818 - an event that the pool handles
 
 
 class WorkerProcess(Child):
-    """A running `rlvr.verification.worker_main`, with its own hash seed and one thread."""
+    """A running `rlvr.verification.worker_main`, with one thread and a fixed hash seed: 0, unless `hash_seed` says
+    otherwise.
+    """
 
     exit_codes: ClassVar[Mapping[int, str]] = {MEMORY_EXIT_CODE: "out of memory"}
 
-    def __init__(self, *, memory_bytes: int) -> None:
+    def __init__(self, *, memory_bytes: int, hash_seed: int = 0) -> None:
         super().__init__(
             "rlvr.verification.worker_main",
             str(memory_bytes),
-            environment={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+            environment={"PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"},
         )
         self.built: set[str] = set()
         self.num_items = 0
