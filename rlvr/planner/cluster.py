@@ -212,7 +212,7 @@ def _sync_problems(recipe: Recipe, hardware: Hardware, buffers: SyncBuffers, *, 
 
     Args: held: bytes that it holds during the sync without the engine's buffers.
     """
-    left = hardware.gpu_bytes - held
+    left = max(0, hardware.gpu_bytes - held)
     if buffers.engine <= left:
         return
     remedy = (
@@ -222,7 +222,7 @@ def _sync_problems(recipe: Recipe, hardware: Hardware, buffers: SyncBuffers, *, 
     )
     yield (
         f"engine GPU: a weight sync needs {buffers.engine / 2**30:.1f} GiB ({buffers.how}), and "
-        f"{max(0, left) / 2**30:.1f} GiB is left; {remedy}, or set cluster.weight_transport=file"
+        f"{left / 2**30:.1f} GiB is left; {remedy}, or set cluster.weight_transport=file"
     )
 
 

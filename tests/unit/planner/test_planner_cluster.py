@@ -218,3 +218,5 @@ def test_an_engine_that_leaves_no_room_for_the_buffers_says_how_to_make_it() -> 
     assert "a weight sync needs 1.5 GiB (nccl: chunks of 256 MiB" in problem
     assert "0.8 GiB is left; lower rollout.engine_args.gpu_memory_utilization" in problem
     assert plan("7B", "2x8x80GB", "cluster.learners=8").fits
+    by_file = plan("70B", "1x80GB", *COLOCATED, "cluster.weight_transport=file")
+    assert not any("weight sync" in problem for problem in by_file.problems)
