@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.cluster
 
 def test_chunks_reach_an_engine_on_the_learners_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     transfer_cases.prepare(monkeypatch, tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the files that replace CUDA's shared memory
     monkeypatch.delenv("VLLM_ALLOW_INSECURE_SERIALIZATION", raising=False)
     policy = cases.tiny_policy(seed=1)
     events: list[tuple[str, dict[str, Any]]] = []
