@@ -18,6 +18,7 @@ MODULES = [
     "rlvr.reward",
     "rlvr.verification.service",
     "rlvr.verification.worker_main",
+    "rlvr.audit.examine",
     "rlvr.commands.verify_file",
     "rlvr_verifiers.text_match",
     "rlvr_verifiers.countdown",
