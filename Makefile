@@ -25,13 +25,13 @@ quickstart: $(VENV)/.base
 	$(BIN)/rlvr train quickstart
 
 test: $(VENV)/.full
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image and not thorough"
 
 FAST := tests/unit/house tests/unit/algorithms tests/unit/config tests/unit/data tests/unit/planner tests/unit/run \
 	tests/unit/report tests/unit/docker tests/unit/verifiers/math tests/contract/test_verifiers.py
 
 test-fast: $(VENV)/.full
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image" $(FAST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not fuzz and not image and not thorough" $(FAST)
 
 test-thorough: $(VENV)/.full
 	$(BIN)/python -m pytest -q -m thorough
