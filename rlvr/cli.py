@@ -237,7 +237,10 @@ def verify(
             raise typer.Exit(1)
         return
     if input_ is None or output is None:
-        raise ConfigError("rlvr verify needs --input FILE and --output FILE")
+        raise ConfigError(
+            "rlvr verify needs --input FILE and --output FILE; for one pair: rlvr verify "
+            f"{verifier} --explain --completion TEXT --reference TEXT"
+        )
     outcome = verify_file(
         verifier,
         input_,
@@ -247,7 +250,10 @@ def verify(
         deadline_s=deadline_s,
         sandbox=where,
     )
-    Console().table(f"verdicts in {output}", outcome.rows)
+    console = Console()
+    console.table(f"verdicts in {output}", outcome.rows)
+    if outcome.traceback:
+        console.note(f"the first error's traceback:\n{outcome.traceback.rstrip()}")
     if outcome.had_errors:
         raise typer.Exit(1)
 

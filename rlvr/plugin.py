@@ -192,16 +192,23 @@ def _as_verdict(outer: "FunctionVerifier[Any, Any]", answer: Any, start: float) 
         return verdict(outer, status, f"{outer.name} returned {plain}", seconds=seconds)
     if isinstance(plain, float):
         if not 0.0 <= plain <= 1.0:
-            raise PluginError(_out_of_range(outer.name, plain))
+            raise PluginError(_out_of_range(outer.name, plain, _place(outer.function)))
         status = Status.PASS if plain >= outer.pass_score else Status.FAIL
         reason = f"{outer.name} returned {plain:g} (PASS from {outer.pass_score:g})"
         return verdict(outer, status, reason, score=plain, seconds=seconds)
     shape = getattr(answer, "shape", None)
     of_shape = "" if shape is None else f" and shape {tuple(shape)}"
     raise PluginError(
-        f"verifier {outer.name!r} returned {answer!r:.200} of type {type(answer).__name__}{of_shape}; "
-        "return one bool, one score in [0, 1] or a rlvr.records.Verdict"
+        f"verifier {outer.name!r}{_place(outer.function)} returned {answer!r:.200} of type "
+        f"{type(answer).__name__}{of_shape}; return one bool, one score in [0, 1] or a rlvr.records.Verdict"
+        + (", on every path" if answer is None else "")
     )
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """ " (my_checks.py:7)", where a function is defined; "" if it was not written in Python."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
 
 
 def _plain(answer: Any) -> object:

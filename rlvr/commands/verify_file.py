@@ -34,13 +34,15 @@ _NO_QUESTION = "(no prompt given)"
 class OfflineReport:
     """The outcome of `verify_file`; the `num_malformed` rows could not be read and count among the errors.
 
-    first_errors: id and reason of the first rows with status ERROR.
+    first_errors: id and reason of the first rows with status ERROR. traceback: the verifier's frames of the first that
+        has them.
     """
 
     num_rows: int
     num_malformed: int
     counts: Mapping[Status, int]
     first_errors: tuple[str, ...] = ()
+    traceback: str = ""
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -184,14 +186,17 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
     num_malformed = 0
     errors: list[str] = []
+    traceback = ""
     window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
 
     async def write_oldest() -> None:
+        nonlocal traceback
         row_id, pending = window.popleft()
         verdict = await pending if isinstance(pending, asyncio.Task) else pending
         statuses[verdict.status] += 1
         if verdict.status is Status.ERROR and len(errors) < MAX_ERRORS_SHOWN:
             errors.append(verdict.reason if row_id is None else f"row {row_id!r}: {verdict.reason}")
+        traceback = traceback or str(verdict.details.get("traceback", ""))
         sink.write(_line(row_id, verdict))
 
     while block := list(itertools.islice(rows, BLOCK_ROWS)):
@@ -213,7 +218,11 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
     while window:
         await write_oldest()
     return OfflineReport(
-        num_rows=statuses.total(), num_malformed=num_malformed, counts=dict(statuses), first_errors=tuple(errors)
+        num_rows=statuses.total(),
+        num_malformed=num_malformed,
+        counts=dict(statuses),
+        first_errors=tuple(errors),
+        traceback=traceback,
     )
 
 
