@@ -27,7 +27,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
@@ -45,6 +45,7 @@ _BRING_OVER = (
     "shift and scale every return value alike, such as (r + 1) / 2 for -1 to 1 or r / 10 for 0 to 10: advantages that "
     "are normalised in the group stay the same. A penalty is a check of its own; what a check counts is its `weight`"
 )
+StepsFunction = Callable[[Prompt, Completion, Sequence[tuple[int, int]]], Sequence[float]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -123,6 +124,8 @@ class FunctionVerifier(Generic[P, R]):
         execution: Execution,
         pass_score: float,
         partial_credit: float = 0.0,
+        parse_reference: Callable[[Any], object] | None = None,
+        verify_steps: StepsFunction | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -131,6 +134,7 @@ class FunctionVerifier(Generic[P, R]):
         self.execution = execution
         self.pass_score = pass_score
         self.partial_credit = partial_credit
+        self.optional_methods = {"parse_reference": parse_reference, "verify_steps": verify_steps}
         self.argument_names, self.Config = _read_signature(function, name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -172,6 +176,9 @@ class FunctionVerifier(Generic[P, R]):
                     return _later(outer, answer, start)
                 return _as_verdict(outer, answer, start)
 
+        for key, method in outer.optional_methods.items():
+            if method is not None:  # absent otherwise: rlvr.protocols looks for the name
+                setattr(Built, key, staticmethod(method))
         Built.__name__ = Built.__qualname__ = outer.name
         return Built
 
@@ -291,6 +298,8 @@ def verifier(
     execution: Execution = Execution.PROCESS,
     pass_score: float = 1.0,
     partial_credit: float = 0.0,
+    parse_reference: Callable[[Any], object] | None = None,
+    verify_steps: StepsFunction | None = None,
 ) -> Callable[[Callable[P, R]], FunctionVerifier[P, R]]:
     """Makes a verifier from a function, plain or `async`, that returns a bool, a score in [0, 1] or a Verdict.
 
@@ -301,6 +310,9 @@ def verifier(
         pass_score: a returned score of at least this is a PASS; a lower score still counts in the reward.
         partial_credit: the score in [0, 1] that a wrong answer may earn by design, for example for its format;
             `rlvr audit` subtracts it.
+        parse_reference: called with every reference of the data before a run; raises ValueError on one that cannot be
+            used.
+        verify_steps: scores the steps of a completion; see `rlvr.protocols.SupportsSteps`.
         Raises: PluginError, at import, when the signature is not supported.
     """
     if function is not None or not version:
@@ -322,6 +334,8 @@ def verifier(
             execution=execution,
             pass_score=pass_score,
             partial_credit=partial_credit,
+            parse_reference=parse_reference,
+            verify_steps=verify_steps,
         )
 
     return wrap

@@ -22,6 +22,7 @@ from rlvr.records import Check, Completion, Json, Message, Prompt, Status, Verdi
 from rlvr.storage.input_files import is_file, other_kind
 from rlvr.verification.dispatcher import error_of
 from rlvr.verification.service import VerifierService
+from rlvr.verification.steps import step_spans
 
 WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
@@ -123,12 +124,16 @@ def explain(
     deadline_s: float,
     question: Json = None,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
+    has_steps: bool = False,
 ) -> tuple[Verdict, list[tuple[str, str]]]:
     """The verdict on one pair, and rows of (name, value) that explain it.
 
-    Args: question: text, or chat messages as in an input file.
+    Args:
+        question: text, or chat messages as in an input file.
+        has_steps: adds a row for each line of the completion with its score from `verify_steps`.
 
-    Raises: PluginError for the verifier or its settings; DataError for the reference.
+    Raises: PluginError for the verifier or its settings; DataError for the reference; VerifierError when the lines get
+        no scores.
     """
     service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=sandbox)
     try:
@@ -139,13 +144,17 @@ def explain(
         service.check_references([prompt])
         pair = (prompt, completion_from_text(completion, prompt_id="pair"))
         verdict = service.verify_batch([pair])[0][_CHECK]
+        scores = service.verify_steps(*pair) if has_steps else []
     finally:
         service.close()
     rows = [("status", verdict.status.name)]
     if verdict.extracted is not None:
         rows.append(("extracted", verdict.extracted))
     rows += [(key.replace("_", " "), str(value)) for key, value in verdict.details.items()]
-    return verdict, [*rows, ("reason", verdict.reason), ("verifier", verdict.verifier)]
+    rows += [("reason", verdict.reason), ("verifier", verdict.verifier)]
+    spans = step_spans(completion) if has_steps else []
+    rows += [(f"step {score:g}", completion[start:end]) for score, (start, end) in zip(scores, spans, strict=True)]
+    return verdict, rows
 
 
 def given_pair(
