@@ -33,7 +33,9 @@ def write_verifier(name: str, *, folder: Path, is_package: bool) -> NewVerifier:
     top = {file.partition("/")[0] for file in files}
     taken = sorted(entry for entry in top if (folder / entry).exists())
     if taken:
-        raise ConfigError(f"{', '.join(taken)} exists already and is not overwritten; choose another name, or move it")
+        raise ConfigError(
+            f"nothing was written, because there is {', '.join(taken)} already; choose another name, or move it"
+        )
     try:
         for file, text in files.items():
             path = folder / file
