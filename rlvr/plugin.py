@@ -134,7 +134,10 @@ class FunctionVerifier(Generic[P, R]):
         self.execution = execution
         self.pass_score = pass_score
         self.partial_credit = partial_credit
-        self.optional_methods = {"parse_reference": parse_reference, "verify_steps": verify_steps}
+        self.optional_methods: Mapping[str, Callable[..., Any] | None] = {
+            "parse_reference": parse_reference,
+            "verify_steps": verify_steps,
+        }
         self.argument_names, self.Config = _read_signature(function, name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -177,7 +180,7 @@ class FunctionVerifier(Generic[P, R]):
                 return _as_verdict(outer, answer, start)
 
         for key, method in outer.optional_methods.items():
-            if method is not None:  # absent otherwise: rlvr.protocols looks for the name
+            if method is not None:  # absent otherwise: `Supports...` protocols look for the name
                 setattr(Built, key, staticmethod(method))
         Built.__name__ = Built.__qualname__ = outer.name
         return Built
@@ -312,7 +315,7 @@ def verifier(
             `rlvr audit` subtracts it.
         parse_reference: called with every reference of the data before a run; raises ValueError on one that cannot be
             used.
-        verify_steps: scores the steps of a completion; see `rlvr.protocols.SupportsSteps`.
+        verify_steps: scores the steps of a completion; see `rlvr.verification.steps.SupportsSteps`.
         Raises: PluginError, at import, when the signature is not supported.
     """
     if function is not None or not version:

@@ -41,7 +41,7 @@ class Verifier(Protocol):
     """Judges completions. Built as `VerifierClass(config, context)`; see verifiers/README.md for the shortest form.
 
     A verifier may also have the members of `SupportsParseReference`, `SupportsPrejudge`, `SupportsWarmUp`,
-    `SupportsWorkKey`, `SupportsSteps`, `SupportsMaxOpen` and `SupportsClose`. No base class is needed.
+    `SupportsWorkKey`, `SupportsMaxOpen`, `SupportsClose` and `verification.steps.SupportsSteps`, without a base class.
     """
 
     name: ClassVar[str]
@@ -90,20 +90,6 @@ class SupportsWorkKey(Protocol):
 
     def work_key(self, reference: Json, completion: Completion) -> str:
         """The key of an item; pure and quick."""
-        ...
-
-
-@runtime_checkable
-class SupportsSteps(Protocol):
-    """A verifier that also scores the steps of a completion. Training does not use these scores yet."""
-
-    def verify_steps(self, prompt: Prompt, completion: Completion, steps: Sequence[tuple[int, int]]) -> Sequence[float]:
-        """One score in [0, 1] for each step, the same at each call.
-
-        Args: steps: character spans [start, end) of `completion.text`, in order, disjoint; there may be none.
-
-        Raises: anything; then the steps have no scores.
-        """
         ...
 
 

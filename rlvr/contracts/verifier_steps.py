@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any
 
 from rlvr.errors import PluginError
-from rlvr.protocols import SupportsSteps
 from rlvr.records import Completion, Prompt
-from rlvr.verification.steps import step_scores, step_spans
+from rlvr.verification.steps import SupportsSteps, step_scores, step_spans
 
 
 def step_problems(

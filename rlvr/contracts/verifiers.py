@@ -19,16 +19,9 @@ from pydantic import BaseModel, ValidationError
 from rlvr.contracts.verifier_steps import step_problems
 from rlvr.errors import PLUGIN_FAULTS, PluginError
 from rlvr.plugin import FunctionVerifier, VerifierContext, completion_from_text
-from rlvr.protocols import (
-    Execution,
-    SupportsClose,
-    SupportsParseReference,
-    SupportsPrejudge,
-    SupportsSteps,
-    SupportsWarmUp,
-    Verifier,
-)
+from rlvr.protocols import Execution, SupportsClose, SupportsParseReference, SupportsPrejudge, SupportsWarmUp, Verifier
 from rlvr.records import Check, Json, Prompt, Status, Verdict
+from rlvr.verification.steps import SupportsSteps
 
 Case = tuple[Json, str]
 _GRACE_S = 0.5  # for an asynchronous verifier to be cancelled in its own loop
@@ -140,7 +133,7 @@ def _build(loaded: Any, settings: Mapping[str, Any], deadline_s: float) -> _Aske
     """The verifier, built and warmed up. Raises ValidationError for its settings, _Broken."""
     try:
         config = _within(deadline_s, "Config: no answer", lambda: loaded.Config(**settings))
-        verifier = _within(deadline_s, "it is not built", lambda: loaded(config, VerifierContext()))
+        verifier: Verifier = _within(deadline_s, "it is not built", lambda: loaded(config, VerifierContext()))
         if isinstance(verifier, SupportsWarmUp):
             _within(deadline_s, "warm_up: no answer", verifier.warm_up)
     except (_Broken, ValidationError):

@@ -9,13 +9,27 @@ A step is a span of characters of the completion's text, [start, end).
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rlvr.errors import PluginError
-from rlvr.protocols import SupportsSteps, Verifier
+from rlvr.protocols import Verifier
 from rlvr.records import Completion, Prompt, Status, Verdict
 
 Span = tuple[int, int]
+
+
+@runtime_checkable
+class SupportsSteps(Protocol):
+    """A verifier that also scores the steps of a completion. Training does not use these scores yet."""
+
+    def verify_steps(self, prompt: Prompt, completion: Completion, steps: Sequence[Span]) -> Sequence[float]:
+        """One score in [0, 1] for each step, the same at each call.
+
+        Args: steps: character spans [start, end) of `completion.text`, in order, disjoint; there may be none.
+
+        Raises: anything; then the steps have no scores.
+        """
+        ...
 
 
 def step_spans(text: str) -> list[Span]:

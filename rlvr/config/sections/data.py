@@ -105,7 +105,7 @@ class DataSource(Section):
             raise ValueError(f"source {self.source!r} has no check with role reward, so nothing would be rewarded")
         if bool(self.verifier_column) != bool(self.chosen_values):
             raise ValueError(
-                f"source {self.source!r}: verifier_column and `when` of a check go together: a row's value in the column "
+                f"source {self.source!r}: verifier_column and `when` of a check go together: the value in the column "
                 f"chooses the checks with that `when`; verifier_column={self.verifier_column!r}, and `when` is "
                 f"{', '.join(sorted(self.chosen_values)) or 'not set'}"
             )
