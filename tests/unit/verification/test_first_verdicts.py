@@ -7,7 +7,10 @@ import pytest
 
 from rlvr.config.load import load_recipe
 from rlvr.errors import PluginError
+from rlvr.records import Check, Prompt
 from rlvr.run.launch.preflight import opened
+from rlvr.verification.first_verdicts import require_verdicts
+from rlvr.verification.service import VerifierService
 
 PLUGINS = """
 from rlvr.plugin import verifier
@@ -43,6 +46,12 @@ def inner(text):
 @verifier(version="1", execution=Execution.ASYNC)
 async def asks_a_service(text, reference):
     raise ConnectionError("nobody there")
+
+
+@verifier(version="1")
+def hangs(text, reference):
+    import time
+    time.sleep(60)
 
 
 class Picky:
@@ -96,3 +105,14 @@ def test_one_that_raises_is_reported_with_its_own_frames_and_one_that_asks_a_ser
     assert "KeyError: 'I do not know.' (mine.py:29, in inner: return {}[text])" in message
     assert '  File "mine.py", line 25, in raises\n' in message
     assert "/rlvr/" not in message
+
+
+def test_a_verifier_that_hangs_is_not_waited_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check = Check(name="main", verifier="mine.py:hangs", reference="4")
+    service = VerifierService(workers=1, deadline_s=1000)
+    try:
+        with caplog.at_level(logging.WARNING):
+            require_verdicts(service, [Prompt(prompt_id="p", text="?", checks=(check,), source="s")], patience_s=2)
+    finally:
+        service.close()
+    assert "'mine.py:hangs', tried on the completion 'I do not know.': no verdict within 2 s" in caplog.text
