@@ -214,6 +214,9 @@ def verify(
     completion: Annotated[str | None, typer.Option(help="with --explain: the pair's text")] = None,
     reference: Annotated[str | None, typer.Option(help="with --explain: the pair's reference")] = None,
     question: Annotated[str, typer.Option("--prompt", help="with --explain: the question")] = "",
+    has_steps: Annotated[
+        bool, typer.Option("--steps", help="with --explain: score each line too, if the verifier has `verify_steps`")
+    ] = False,
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.commands.verify_file import explain, given_pair, verify_file
@@ -231,13 +234,17 @@ def verify(
             settings=parse_settings(settings or []),
             deadline_s=deadline_s,
             sandbox=where,
+            has_steps=has_steps,
         )
         Console().table(f"{verifier} on one pair", rows)
         if verdict.score is None:
             raise typer.Exit(1)
         return
     if input_ is None or output is None:
-        raise ConfigError("rlvr verify needs --input FILE and --output FILE")
+        raise ConfigError(
+            "rlvr verify needs --input FILE and --output FILE; for one pair: rlvr verify "
+            f"{verifier} --explain --completion TEXT --reference TEXT"
+        )
     outcome = verify_file(
         verifier,
         input_,
@@ -247,7 +254,10 @@ def verify(
         deadline_s=deadline_s,
         sandbox=where,
     )
-    Console().table(f"verdicts in {output}", outcome.rows)
+    console = Console()
+    console.table(f"verdicts in {output}", outcome.rows)
+    if outcome.traceback:
+        console.note(f"the first error's traceback:\n{outcome.traceback.rstrip()}")
     if outcome.had_errors:
         raise typer.Exit(1)
 

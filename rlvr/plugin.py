@@ -27,7 +27,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
@@ -45,6 +45,7 @@ _BRING_OVER = (
     "shift and scale every return value alike, such as (r + 1) / 2 for -1 to 1 or r / 10 for 0 to 10: advantages that "
     "are normalised in the group stay the same. A penalty is a check of its own; what a check counts is its `weight`"
 )
+StepsFunction = Callable[[Prompt, Completion, Sequence[tuple[int, int]]], Sequence[float]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -123,6 +124,8 @@ class FunctionVerifier(Generic[P, R]):
         execution: Execution,
         pass_score: float,
         partial_credit: float = 0.0,
+        parse_reference: Callable[[Any], object] | None = None,
+        verify_steps: StepsFunction | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -131,6 +134,10 @@ class FunctionVerifier(Generic[P, R]):
         self.execution = execution
         self.pass_score = pass_score
         self.partial_credit = partial_credit
+        self.optional_methods: Mapping[str, Callable[..., Any] | None] = {
+            "parse_reference": parse_reference,
+            "verify_steps": verify_steps,
+        }
         self.argument_names, self.Config = _read_signature(function, name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -172,6 +179,9 @@ class FunctionVerifier(Generic[P, R]):
                     return _later(outer, answer, start)
                 return _as_verdict(outer, answer, start)
 
+        for key, method in outer.optional_methods.items():
+            if method is not None:  # absent otherwise: `Supports...` protocols look for the name
+                setattr(Built, key, staticmethod(method))
         Built.__name__ = Built.__qualname__ = outer.name
         return Built
 
@@ -192,16 +202,23 @@ def _as_verdict(outer: "FunctionVerifier[Any, Any]", answer: Any, start: float) 
         return verdict(outer, status, f"{outer.name} returned {plain}", seconds=seconds)
     if isinstance(plain, float):
         if not 0.0 <= plain <= 1.0:
-            raise PluginError(_out_of_range(outer.name, plain))
+            raise PluginError(_out_of_range(outer.name, plain, _place(outer.function)))
         status = Status.PASS if plain >= outer.pass_score else Status.FAIL
         reason = f"{outer.name} returned {plain:g} (PASS from {outer.pass_score:g})"
         return verdict(outer, status, reason, score=plain, seconds=seconds)
     shape = getattr(answer, "shape", None)
     of_shape = "" if shape is None else f" and shape {tuple(shape)}"
     raise PluginError(
-        f"verifier {outer.name!r} returned {answer!r:.200} of type {type(answer).__name__}{of_shape}; "
-        "return one bool, one score in [0, 1] or a rlvr.records.Verdict"
+        f"verifier {outer.name!r}{_place(outer.function)} returned {answer!r:.200} of type "
+        f"{type(answer).__name__}{of_shape}; return one bool, one score in [0, 1] or a rlvr.records.Verdict"
+        + (", on every path" if answer is None else "")
     )
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """ " (my_checks.py:7)", where a function is defined; "" if it was not written in Python."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
 
 
 def _plain(answer: Any) -> object:
@@ -284,6 +301,8 @@ def verifier(
     execution: Execution = Execution.PROCESS,
     pass_score: float = 1.0,
     partial_credit: float = 0.0,
+    parse_reference: Callable[[Any], object] | None = None,
+    verify_steps: StepsFunction | None = None,
 ) -> Callable[[Callable[P, R]], FunctionVerifier[P, R]]:
     """Makes a verifier from a function, plain or `async`, that returns a bool, a score in [0, 1] or a Verdict.
 
@@ -294,6 +313,9 @@ def verifier(
         pass_score: a returned score of at least this is a PASS; a lower score still counts in the reward.
         partial_credit: the score in [0, 1] that a wrong answer may earn by design, for example for its format;
             `rlvr audit` subtracts it.
+        parse_reference: called with every reference of the data before a run; raises ValueError on one that cannot be
+            used.
+        verify_steps: scores the steps of a completion; see `rlvr.verification.steps.SupportsSteps`.
         Raises: PluginError, at import, when the signature is not supported.
     """
     if function is not None or not version:
@@ -315,6 +337,8 @@ def verifier(
             execution=execution,
             pass_score=pass_score,
             partial_credit=partial_credit,
+            parse_reference=parse_reference,
+            verify_steps=verify_steps,
         )
 
     return wrap

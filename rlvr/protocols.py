@@ -41,7 +41,7 @@ class Verifier(Protocol):
     """Judges completions. Built as `VerifierClass(config, context)`; see verifiers/README.md for the shortest form.
 
     A verifier may also have the members of `SupportsParseReference`, `SupportsPrejudge`, `SupportsWarmUp`,
-    `SupportsWorkKey`, `SupportsMaxOpen` and `SupportsClose`. No base class is needed.
+    `SupportsWorkKey`, `SupportsMaxOpen`, `SupportsClose` and `verification.steps.SupportsSteps`, without a base class.
     """
 
     name: ClassVar[str]

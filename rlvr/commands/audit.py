@@ -155,12 +155,13 @@ def _of_sources(sources: Sequence[PromptSource], *, most_rows: int) -> Iterator[
     for source in sources:
         count = most_rows if source.num_rows is None else min(most_rows, source.num_rows)
         prompts = [source.prompt(index) for index in range(count)]
-        for check in prompts[0].checks:
+        for check in {check.name: check for prompt in prompts for check in prompt.checks}.values():
             key = (check.verifier, repr(check.settings))
             if check.role is Role.SHADOW or key in seen:
                 continue
             seen.add(key)
-            rows = [Row(prompt=p.for_check(check.name), place=source.place(i)) for i, p in enumerate(prompts)]
+            judged = [(i, p) for i, p in enumerate(prompts) if check.name in {c.name for c in p.checks}]
+            rows = [Row(prompt=p.for_check(check.name), place=source.place(i)) for i, p in judged]
             yield check, rows
 
 

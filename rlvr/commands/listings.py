@@ -1,39 +1,15 @@
 """The commands `rlvr recipes ...`, `rlvr verifiers ...` and `rlvr sandboxes ...`. Imports stay inside the commands."""
 
-import keyword
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlvr.errors import ConfigError
-
 recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
-verifiers_app = typer.Typer(help="List verifiers, show one, or write a skeleton.", invoke_without_command=True)
+verifiers_app = typer.Typer(help="List verifiers, show one, or write a new one.", invoke_without_command=True)
 sandboxes_app = typer.Typer(
     help="List sandboxes and this machine's support for them, or show one.", invoke_without_command=True
 )
-
-
-_SKELETON = '''"""A verifier. In a recipe: `verifier: {name}.py:{name}`.
-
-Try it on stored completions: `rlvr verify {name}.py:{name} --input FILE --output FILE`.
-"""
-
-from rlvr.plugin import verifier
-
-
-@verifier(version="1")
-def {name}(text: str, reference: str, *, ignore_case: bool = False) -> bool:
-    """The completion ends with the reference.
-
-    Return a bool, a score in [0, 1], or rlvr.plugin.verdict(...) with a readable reason. An exception is an ERROR,
-    which is left out of the loss and raises an alarm; a wrong answer is False.
-    """
-    if ignore_case:
-        text, reference = text.lower(), reference.lower()
-    return text.strip().endswith(reference)
-'''
 
 
 @recipes_app.callback()
@@ -92,12 +68,20 @@ def verifiers_show(name: str) -> None:
 
 
 @verifiers_app.command("new")
-def verifiers_new(name: str) -> None:
-    """Write NAME.py, a verifier skeleton, into this folder."""
+def verifiers_new(
+    name: str,
+    is_package: Annotated[
+        bool, typer.Option("--package", help="write a folder that can be installed, with an entry point")
+    ] = False,
+) -> None:
+    """Write a verifier with its cases and tests into this folder, and show how to try, audit and use it."""
+    from rlvr.commands.new_verifier.write import write_verifier
     from rlvr.run.record.console import Console
 
-    path = _write_skeleton(name, folder=Path.cwd())
-    Console().note(f"wrote {path.name}; use it as `verifier: {path.name}:{path.stem}`")
+    written = write_verifier(name, folder=Path.cwd(), is_package=is_package)
+    console = Console()
+    console.note(f"wrote {', '.join(written.files)}")
+    console.table("next", written.commands)
 
 
 @sandboxes_app.callback()
@@ -124,17 +108,3 @@ def sandboxes_show(name: str) -> None:
     console.table(f"sandbox {name}", described.rows)
     if not described.is_usable:
         raise typer.Exit(1)
-
-
-def _write_skeleton(name: str, *, folder: Path) -> Path:
-    """Writes a one-file verifier skeleton and returns its path.
-
-    Raises: ConfigError if the name is not a Python name or the file exists.
-    """
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise ConfigError(f"{name!r} is not a Python name; use letters, digits and underscores")
-    path = folder / f"{name}.py"
-    if path.exists():
-        raise ConfigError(f"{path.name} exists already; choose another name")
-    path.write_text(_SKELETON.format(name=name), encoding="utf-8")
-    return path

@@ -22,6 +22,7 @@ from rlvr.records import Check, Completion, Json, Message, Prompt, Status, Verdi
 from rlvr.storage.input_files import is_file, other_kind
 from rlvr.verification.dispatcher import error_of
 from rlvr.verification.service import VerifierService
+from rlvr.verification.steps import step_spans
 
 WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
@@ -34,13 +35,15 @@ _NO_QUESTION = "(no prompt given)"
 class OfflineReport:
     """The outcome of `verify_file`; the `num_malformed` rows could not be read and count among the errors.
 
-    first_errors: id and reason of the first rows with status ERROR.
+    first_errors: id and reason of the first rows with status ERROR. traceback: the verifier's frames of the first that
+        has them.
     """
 
     num_rows: int
     num_malformed: int
     counts: Mapping[Status, int]
     first_errors: tuple[str, ...] = ()
+    traceback: str = ""
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -121,12 +124,16 @@ def explain(
     deadline_s: float,
     question: Json = None,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
+    has_steps: bool = False,
 ) -> tuple[Verdict, list[tuple[str, str]]]:
     """The verdict on one pair, and rows of (name, value) that explain it.
 
-    Args: question: text, or chat messages as in an input file.
+    Args:
+        question: text, or chat messages as in an input file.
+        has_steps: adds a row for each line of the completion with its score from `verify_steps`.
 
-    Raises: PluginError for the verifier or its settings; DataError for the reference.
+    Raises: PluginError for the verifier or its settings; DataError for the reference; VerifierError when the lines get
+        no scores.
     """
     service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=sandbox)
     try:
@@ -137,13 +144,17 @@ def explain(
         service.check_references([prompt])
         pair = (prompt, completion_from_text(completion, prompt_id="pair"))
         verdict = service.verify_batch([pair])[0][_CHECK]
+        scores = service.verify_steps(*pair) if has_steps else []
     finally:
         service.close()
     rows = [("status", verdict.status.name)]
     if verdict.extracted is not None:
         rows.append(("extracted", verdict.extracted))
     rows += [(key.replace("_", " "), str(value)) for key, value in verdict.details.items()]
-    return verdict, [*rows, ("reason", verdict.reason), ("verifier", verdict.verifier)]
+    rows += [("reason", verdict.reason), ("verifier", verdict.verifier)]
+    spans = step_spans(completion) if has_steps else []
+    rows += [(f"step {score:g}", completion[start:end]) for score, (start, end) in zip(scores, spans, strict=True)]
+    return verdict, rows
 
 
 def given_pair(
@@ -184,14 +195,17 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
     statuses: Counter[Status] = Counter(dict.fromkeys(Status, 0))
     num_malformed = 0
     errors: list[str] = []
+    traceback = ""
     window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
 
     async def write_oldest() -> None:
+        nonlocal traceback
         row_id, pending = window.popleft()
         verdict = await pending if isinstance(pending, asyncio.Task) else pending
         statuses[verdict.status] += 1
         if verdict.status is Status.ERROR and len(errors) < MAX_ERRORS_SHOWN:
             errors.append(verdict.reason if row_id is None else f"row {row_id!r}: {verdict.reason}")
+        traceback = traceback or str(verdict.details.get("traceback", ""))
         sink.write(_line(row_id, verdict))
 
     while block := list(itertools.islice(rows, BLOCK_ROWS)):
@@ -213,7 +227,11 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
     while window:
         await write_oldest()
     return OfflineReport(
-        num_rows=statuses.total(), num_malformed=num_malformed, counts=dict(statuses), first_errors=tuple(errors)
+        num_rows=statuses.total(),
+        num_malformed=num_malformed,
+        counts=dict(statuses),
+        first_errors=tuple(errors),
+        traceback=traceback,
     )
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rlvr.errors import PluginError
+from rlvr.contracts.verifier_steps import step_problems
+from rlvr.errors import PLUGIN_FAULTS, PluginError
 from rlvr.plugin import FunctionVerifier, VerifierContext, completion_from_text
-from rlvr.protocols import Execution, SupportsParseReference, SupportsPrejudge, Verifier
+from rlvr.protocols import Execution, SupportsClose, SupportsParseReference, SupportsPrejudge, SupportsWarmUp, Verifier
 from rlvr.records import Check, Json, Prompt, Status, Verdict
+from rlvr.verification.steps import SupportsSteps
 
 Case = tuple[Json, str]
 _GRACE_S = 0.5  # for an asynchronous verifier to be cancelled in its own loop
@@ -51,7 +53,8 @@ def check_verifier(
         passing: (reference, text of a completion) that must PASS; at least one.
         failing: (reference, text) that must be judged and must not PASS.
         settings: of the verifier, as in a recipe.
-        deadline_s: wall-clock seconds that one answer may take; one that takes longer ends the check, with the text.
+        deadline_s: wall-clock seconds for each call: reading the settings, building the verifier, `warm_up`, one
+            answer, `close`. A call that takes longer is a problem and ends the check.
 
     Runs the verifier here, in a separate thread, so it also works inside a running event loop (a notebook). A thread
     cannot be killed: a verifier that hangs keeps running until the process ends.
@@ -63,21 +66,19 @@ def check_verifier(
     problems = _shape_problems(loaded)
     if problems:
         return problems
-    try:
-        config = loaded.Config(**(settings or {}))
-    except ValidationError as error:
-        return [f"settings={settings!r} do not fit Config: {error}"]
     passing, failing = list(passing), list(failing)
     if not passing:
         return ["no passing case was given; a verifier must accept its own reference"]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            asked = _Asked(verifier=loaded(config, VerifierContext()), deadline_s=deadline_s)
-            problems += _case_problems(asked, passing, failing)
-            asked = _Asked(verifier=loaded(config, VerifierContext()), deadline_s=deadline_s)
-            problems += _hard_text_problems(asked, passing[0][0])
-    except _Hangs as error:
+            asked = _build(loaded, settings or {}, deadline_s)
+            problems += [*_case_problems(asked, passing, failing), *_close_problems(asked)]
+            asked = _build(loaded, settings or {}, deadline_s)
+            problems += [*_hard_text_problems(asked, passing[0][0]), *_close_problems(asked)]
+    except ValidationError as error:
+        return [f"settings={settings!r} do not fit Config: {error}"]
+    except _Broken as error:
         return [*problems, str(error)]
     if printed.getvalue():
         problems.append(f"prints to standard output: {printed.getvalue()[:80]!r}; use logging")
@@ -103,7 +104,11 @@ def _shape_problems(loaded: Any) -> list[str]:
     return problems
 
 
-class _Hangs(Exception):  # noqa: N818 - not a fault of this program
+class _Broken(Exception):  # noqa: N818 - not a fault of this program
+    """The check cannot go on: the verifier cannot be built or closed."""
+
+
+class _Hangs(_Broken):
     """A verifier has not answered within the deadline."""
 
 
@@ -120,25 +125,55 @@ class _Asked:
 
     def call(self, what: str, function: Callable[[], Any]) -> Any:
         """Returns or raises like `function`. Raises _Hangs, which names `what`, after the deadline."""
-        result: Future[Any] = Future()
-        context = copy_context()
+        advice = "a run would count it as FAIL and end a checker that often hangs"
+        return _within(self.deadline_s, f"{what}: no answer", function, advice=advice)
 
-        def answer() -> None:
-            try:
-                result.set_result(context.run(function))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller
-                result.set_exception(error)
 
-        threading.Thread(target=answer, name="rlvr-check-verifier", daemon=True).start()
+def _build(loaded: Any, settings: Mapping[str, Any], deadline_s: float) -> _Asked:
+    """The verifier, built and warmed up. Raises ValidationError for its settings, _Broken."""
+    try:
+        config = _within(deadline_s, "Config: no answer", lambda: loaded.Config(**settings))
+        verifier: Verifier = _within(deadline_s, "it is not built", lambda: loaded(config, VerifierContext()))
+        if isinstance(verifier, SupportsWarmUp):
+            _within(deadline_s, "warm_up: no answer", verifier.warm_up)
+    except (_Broken, ValidationError):
+        raise
+    except PLUGIN_FAULTS as error:
+        raise _Broken(f"it cannot be built: raised {type(error).__name__}: {error}") from error
+    return _Asked(verifier=verifier, deadline_s=deadline_s)
+
+
+def _within(deadline_s: float, late: str, function: Callable[[], Any], *, advice: str = "no run could start") -> Any:
+    """Returns or raises like `function`, which runs in a thread. Raises _Hangs after the deadline."""
+    result: Future[Any] = Future()
+    context = copy_context()
+
+    def answer() -> None:
         try:
-            return result.result(timeout=self.deadline_s + _GRACE_S)
-        except (_Hangs, FutureTimeout) as error:
-            if result.done() and not isinstance(result.exception(), _Hangs):
-                raise
-            raise _Hangs(
-                f"{what}: no answer within {self.deadline_s:g} s; a run would count it as FAIL and end a checker "
-                "that often hangs"
-            ) from error
+            result.set_result(context.run(function))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            result.set_exception(error)
+
+    threading.Thread(target=answer, name="rlvr-check-verifier", daemon=True).start()
+    try:
+        return result.result(timeout=deadline_s + _GRACE_S)
+    except (_Hangs, FutureTimeout) as error:
+        if result.done() and not isinstance(result.exception(), _Hangs):
+            raise
+        raise _Hangs(f"{late} within {deadline_s:g} s; {advice}") from error
+
+
+def _close_problems(asked: _Asked) -> list[str]:
+    """How `close` fails. Raises _Hangs."""
+    if not isinstance(asked.verifier, SupportsClose):
+        return []
+    try:
+        _within(asked.deadline_s, "close: no answer", asked.verifier.close, advice="the run would not end")
+    except _Hangs:
+        raise
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
+        return [f"close: raised {type(error).__name__}: {error}"]
+    return []
 
 
 def _case_problems(asked: _Asked, passing: list[Case], failing: list[Case]) -> list[str]:
@@ -151,6 +186,7 @@ def _case_problems(asked: _Asked, passing: list[Case], failing: list[Case]) -> l
                 asked.call(what, partial(verifier.parse_reference, reference))
             first, second = asked.verify(what, reference, text), asked.verify(what, reference, text)
             quick = asked.call(what, partial(_prejudge, verifier, reference, text))
+            problems += [f"{what}: {problem}" for problem in _step_problems(asked, what, reference, text)]
         except _Hangs:
             raise
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
@@ -178,6 +214,7 @@ def _hard_text_problems(asked: _Asked, reference: Json) -> list[str]:
         try:
             answer = asked.verify(what, reference, text)
             asked.call(what, partial(_prejudge, verifier, reference, text))
+            problems += [f"{what}: {problem}" for problem in _step_problems(asked, what, reference, text)]
         except _Hangs:
             raise
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; reported to its author
@@ -211,10 +248,22 @@ def _content(verdict: Verdict) -> Verdict:
     return replace(verdict, seconds=0.0)
 
 
+def _step_problems(asked: _Asked, what: str, reference: Json, text: str) -> list[str]:
+    verifier = asked.verifier
+    if not isinstance(verifier, SupportsSteps):
+        return []
+    completion = completion_from_text(text, prompt_id="contract/0")
+    return step_problems(verifier, _prompt(verifier.name, reference), completion, partial(asked.call, what))
+
+
+def _prompt(verifier: str, reference: Json) -> Prompt:
+    check = Check(name="main", verifier=verifier, reference=reference)
+    return Prompt(prompt_id="contract/0", text="?", checks=(check,), source="contract")
+
+
 def _ask(verifier: Verifier, reference: Json, text: str, deadline_s: float) -> Any:
-    check = Check(name="main", verifier=verifier.name, reference=reference)
-    prompt = Prompt(prompt_id="contract/0", text="?", checks=(check,), source="contract")
-    answer: Any = verifier.verify(prompt, completion_from_text(text, prompt_id="contract/0"))
+    completion = completion_from_text(text, prompt_id="contract/0")
+    answer: Any = verifier.verify(_prompt(verifier.name, reference), completion)
     if inspect.isawaitable(answer):
         return asyncio.run(_result(answer, deadline_s))
     return answer

@@ -8,7 +8,7 @@ from rlvr.config.recipe import DataConfig, DataSource, source_name
 from rlvr.data.order import LONG_ADVICE, PromptStream
 from rlvr.data.seeding import stable_hash
 from rlvr.data.sources import FileReader, FiniteRows, GeneratedRows, open_source
-from rlvr.data.templates import build_prompt, check_formats
+from rlvr.data.templates import build_prompt, check_chosen_verifiers, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Prompt
 
@@ -29,6 +29,7 @@ class OpenedSource:
         self.name = source_name(config)
         self.rows: FiniteRows | GeneratedRows = open_source(config, seed=seed, reader=reader)
         check_formats(config, self.rows)  # a wrong format is found now, not at the first step
+        check_chosen_verifiers(config, self.rows)
         build_prompt(config, self.rows.row(0))
 
     @property

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Collection, Sequence
 
-from rlvr.config.recipe import DataSource, Template, source_name
+from rlvr.config.recipe import CheckConfig, DataSource, Template, source_name
 from rlvr.data.placeholders import named, substitute, unknown_names
 from rlvr.data.sources import MAX_SHOWN, FiniteRows, GeneratedRows, Row
 from rlvr.errors import ConfigError, DataError
@@ -21,12 +21,13 @@ R1_ZERO_PREFIX = " <think>"
 
 
 def build_prompt(config: DataSource, row: Row) -> Prompt:
-    """The prompt of one row; every check of the source carries the row's reference.
+    """The prompt of one row; each check that applies to the row carries its reference.
 
     Nothing in it is shared with the row. The reference column cannot be named in a format, so it never reaches the
     policy. `check_formats` has checked the names in the formats before.
 
-    Raises: DataError for a row of chat messages in a source whose template is not chat.
+    Raises: DataError for a row of chat messages in a source whose template is not chat, and for one whose
+        `verifier_column` chooses no check.
     """
     if config.template is not Template.CHAT and not isinstance(row.question, str):
         raise DataError(
@@ -44,7 +45,7 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
             role=check.role,
             weight=check.weight,
         )
-        for check_name, check in config.all_checks.items()
+        for check_name, check in _applied(config, row).items()
     )
     question = row.question if isinstance(row.question, str) else row.question[-1]["content"]
     values = {**row.tags, "prompt": question}
@@ -69,6 +70,36 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
         chat_template_kwargs=config.chat_template_kwargs,
         tags={name: _own(value) for name, value in row.tags.items()},
     )
+
+
+def _applied(config: DataSource, row: Row) -> dict[str, CheckConfig]:
+    """The checks that apply to a row. Raises DataError."""
+    checks = config.all_checks
+    if not config.verifier_column:
+        return checks
+    value = row.tags.get(config.verifier_column)
+    if str(value) not in config.chosen_values:
+        raise DataError(
+            f"source {config.source!r}, {row.where or row.row_id}: column {config.verifier_column!r} (verifier_column) "
+            f"holds {value!r}, and no check has that `when`; there are {', '.join(sorted(config.chosen_values))}"
+        )
+    return {name: check for name, check in checks.items() if check.when in ("", str(value))}
+
+
+def check_chosen_verifiers(config: DataSource, rows: FiniteRows | GeneratedRows) -> None:
+    """Checks that `verifier_column` chooses a check in every row of a finite source.
+
+    Raises: DataError that lists the first rows in which it does not.
+    """
+    problems: list[str] = []
+    for row in rows.rows if config.verifier_column and isinstance(rows, FiniteRows) else ():
+        try:
+            _applied(config, row)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+        raise DataError("\n".join(problems[:MAX_SHOWN]) + more)
 
 
 def _own(value: Json) -> Json:

@@ -127,6 +127,14 @@ class VerifierPool:
         message = {"op": "parse", "key": key, "references": list(references)}
         return self._send(message, has_retry=False)
 
+    def score_steps(
+        self, key: str, prompt: Prompt, completion: Completion, steps: Sequence[tuple[int, int]]
+    ) -> "Future[Verdict]":
+        """A Future that is a PASS with the result of `verify_steps` in `details["scores"]`; no second try."""
+        message = {"op": "steps", "key": key, "steps": list(steps)}
+        message |= {"prompt": prompt_to_json(prompt), "completion": completion_to_json(completion)}
+        return self._send(message, has_retry=False)
+
     def build(self, key: str) -> "Future[Verdict]":
         """A Future that is a PASS once a worker has built this plugin, and an ERROR if that
         fails.

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlvr.errors import PLUGIN_FAULTS, DataError, PluginError
+from rlvr.errors import PLUGIN_FAULTS, DataError, PluginError, VerifierError
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import (
     Execution,
@@ -36,6 +36,7 @@ from rlvr.registry import SANDBOXES, VERIFIERS, PluginSource, build_sandbox, bui
 from rlvr.verification.pool import VerifierPool
 from rlvr.verification.references import problem_here, problems_in_pool
 from rlvr.verification.shared import Places, SharedWork
+from rlvr.verification.steps import require_spans, step_spans, steps_verdict
 from rlvr.verification.trial import load_tried
 from rlvr.verification.wire import as_verdict, error_verdict, label_of
 
@@ -231,6 +232,32 @@ class VerifierService:
             return await asyncio.gather(*(self.verify(*pair) for pair in pairs))
 
         return asyncio.run(together())
+
+    def verify_steps(
+        self, prompt: Prompt, completion: Completion, steps: Sequence[tuple[int, int]] | None = None
+    ) -> list[float]:
+        """A score in [0, 1] for each step of a completion; waits for the verifier.
+
+        Args:
+            prompt: with one check, whose verifier has `verify_steps`.
+            steps: character spans of the text; None: its lines that are not blank.
+
+        Raises: ValueError for spans outside the text; VerifierError when the verifier has no `verify_steps`, raises,
+            hangs, or returns anything else than one score for each step.
+        """
+        entry = self._entry(prompt.checks[0])
+        spans = step_spans(completion.text) if steps is None else list(steps)
+        require_spans(completion.text, spans)
+        if entry.verifier.execution is Execution.PROCESS:
+            verdict = self._pool.score_steps(entry.pool_key, prompt, completion, spans).result()
+        else:
+            try:
+                verdict = steps_verdict(entry.verifier, prompt, completion, spans)
+            except PLUGIN_FAULTS as error:
+                verdict = error_verdict(entry.label, error)
+        if not verdict.passed:
+            raise VerifierError(verdict.reason)
+        return list(verdict.details["scores"])
 
     def close(self) -> None:
         """Ends the workers; open items become ERROR."""

@@ -3,10 +3,12 @@
 import os
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rlvr.errors import PluginError
 from rlvr.protocols import Verifier
 from rlvr.records import Check, Completion, FinishReason, Message, Prompt, Role, Status, Verdict
 from rlvr.registry import PluginSource
@@ -14,6 +16,7 @@ from rlvr.registry import PluginSource
 _CORE = str(Path(__file__).parents[1]) + os.sep
 _PYTHON = sysconfig.get_path("stdlib")
 _INSTALLED = "site-packages"
+_MAX_FRAMES = 6  # of a plugin, in a verdict
 MEMORY_EXIT_CODE = 87  # exit code after a MemoryError, which leaves a process in an unknown state
 
 
@@ -74,25 +77,36 @@ def verdict_from_json(data: dict[str, Any]) -> Verdict:
 
 
 def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> Verdict:
-    """An ERROR verdict with a plugin's exception, the line that raised it, and the end of its traceback."""
-    tail = traceback.format_exception(error)[-4:]
+    """An ERROR verdict with a plugin's exception, the line that raised it, and the plugin's last frames.
+
+    `details["traceback"]` has no frame of rlvr; a PluginError is the core's refusal of an answer and carries its own
+    place.
+    """
+    frames = _own_frames(error)
+    text = str(error)[:500]
+    what = f": {text}" if isinstance(error, PluginError) else f" raised {type(error).__name__}: {text}"
+    shown = [*traceback.format_list(frames[-_MAX_FRAMES:]), *traceback.format_exception_only(error)]
     return Verdict(
         status=Status.ERROR,
         score=None,
-        reason=f"{label} raised {type(error).__name__}: {str(error)[:500]}{_place(error)}",
+        reason=f"{label}{what}{_place(frames)}",
         verifier=label,
         seconds=seconds,
-        details={"exception": type(error).__name__, "traceback": "".join(tail)[-2000:]},
+        details={"exception": type(error).__name__, "traceback": "".join(shown)[-2000:]},
     )
 
 
-def _place(error: BaseException) -> str:
-    """ " (file.py:12, in check: the line)" of the innermost frame outside libraries; "" if there is none."""
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames outside rlvr and Python, and outside installed libraries too if there are any such."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
-    own = [f for f in frames if _INSTALLED not in f.filename] or frames
-    if not own:
+    return [f for f in frames if _INSTALLED not in f.filename] or frames
+
+
+def _place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """ " (file.py:12, in check: the line)" of the innermost frame; "" if there is none."""
+    if not frames:
         return ""
-    frame = own[-1]
+    frame = frames[-1]
     line = f": {frame.line[:120]}" if frame.line else ""
     return f" ({frame.filename}:{frame.lineno}, in {frame.name}{line})"
 
@@ -111,8 +125,11 @@ def label_of(verifier: Verifier) -> str:
 def as_verdict(label: str, answer: object, *, seconds: float) -> Verdict:
     """The verifier's answer if it is a Verdict, with the time it took unless it sets that itself.
 
-    Raises: TypeError for anything else.
+    Raises: PluginError for anything else.
     """
     if isinstance(answer, Verdict):
         return answer if answer.seconds else replace(answer, seconds=seconds)
-    raise TypeError(f"{label} returned a {type(answer).__name__}; verify must return a Verdict")
+    raise PluginError(
+        f"returned {answer!r:.200} of type {type(answer).__name__}; verify must return a Verdict (rlvr.plugin.verdict "
+        "makes one)"
+    )

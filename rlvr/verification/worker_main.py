@@ -8,6 +8,7 @@ kills and replaces it.
     build_failed
                         {"op": "verify", "id", "key", "prompt", "completion"}           -> verdict
                         {"op": "parse", "id", "key", "references"}                      -> verdict
+                        {"op": "steps", "id", "key", "prompt", "completion", "steps"}   -> verdict
                         {"op": "load", "plugin", "cpu_deadline_s", "wall_deadline_s", "data_bytes"}   -> loaded |
     load_failed
     worker -> parent    {"op": "ready"} once, then one answer to each message, in order; before it, {"op": "importing"}
@@ -32,6 +33,7 @@ from rlvr.processes.frames import ParentPipe, encode
 from rlvr.protocols import SupportsParseReference, SupportsWarmUp, Verifier
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource, build_verifier, load, load_failure
+from rlvr.verification.steps import steps_verdict
 from rlvr.verification.wire import (
     MEMORY_EXIT_CODE,
     as_verdict,
@@ -78,7 +80,7 @@ class _Worker:
         verifier = self.verifiers[message["key"]]
         _limit_cpu(self.deadline_s)
         with _Imports(self.importing):
-            verdict = (_parse if message["op"] == "parse" else _verify)(verifier, message)
+            verdict = _ANSWERS[message["op"]](verifier, message)
         reply = {"op": "verdict", "id": message["id"], "verdict": verdict_to_json(verdict)}
         try:
             encode(reply)
@@ -242,6 +244,22 @@ def _parse(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
         seconds=time.perf_counter() - start,
         details={"problems": problems},
     )
+
+
+def _score_steps(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
+    """Calls `verify_steps`: PASS with the scores in `details`, or an ERROR."""
+    label = label_of(verifier)
+    start = time.perf_counter()
+    try:
+        prompt, completion = prompt_from_json(message["prompt"]), completion_from_json(message["completion"])
+        return steps_verdict(verifier, prompt, completion, [(start, end) for start, end in message["steps"]])
+    except MemoryError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
+        return error_verdict(label, error, seconds=time.perf_counter() - start)
+
+
+_ANSWERS = {"verify": _verify, "parse": _parse, "steps": _score_steps}
 
 
 def _limit_cpu(deadline_s: float) -> None:

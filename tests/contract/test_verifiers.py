@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from rlvr.contracts import check_verifier
-from rlvr.plugin import VerifierContext, completion_from_text, verifier
+from rlvr.plugin import EmptyConfig, VerifierContext, completion_from_text, verdict, verifier
 from rlvr.protocols import Execution
-from rlvr.records import Check, Prompt
+from rlvr.records import Check, Completion, Prompt, Status, Verdict
 from rlvr.registry import VERIFIERS, build_verifier, find, list_plugins, load
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +113,61 @@ def test_the_contract_holds_inside_a_running_event_loop() -> None:
         return check_verifier(equal, passing=[("4", "4")], failing=[("4", "5")])
 
     assert asyncio.run(notebook()) == []
+
+
+@pytest.mark.parametrize("place", ["Config", "__init__", "warm_up", "close"])
+@pytest.mark.parametrize("does", ["hangs", "raises"])
+def test_the_contract_ends_where_building_or_closing_a_verifier_fails(place: str, does: str) -> None:
+    released = threading.Event()
+
+    def fail(*_: object) -> None:
+        if does == "raises":
+            raise RuntimeError("no licence")
+        released.wait(60)
+
+    class Settings(EmptyConfig):
+        def __init__(self) -> None:
+            super().__init__()
+            if place == "Config":
+                fail()
+
+    class Fails:
+        name, version, execution, Config = "fails", "1", Execution.PROCESS, Settings
+
+        def __init__(self, config: Settings, context: VerifierContext) -> None:
+            if place == "__init__":
+                fail()
+
+        def warm_up(self) -> None:
+            if place == "warm_up":
+                fail()
+
+        def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
+            return verdict(self, Status.PASS if completion.text == prompt.reference else Status.FAIL, "compared")
+
+        def close(self) -> None:
+            if place == "close":
+                fail()
+
+    problems = check_verifier(Fails, passing=[("4", "4")], failing=[("4", "5")], deadline_s=0.1)
+    released.set()
+    assert problems
+    expected = "raised RuntimeError: no licence" if does == "raises" else "within 0.1 s"
+    assert all(expected in problem for problem in problems)
+
+
+def test_a_function_may_refuse_references() -> None:
+    def one_line(reference: object) -> None:
+        if "\n" in str(reference):
+            raise ValueError("it has two lines")
+
+    @verifier(version="1", parse_reference=one_line)
+    def equal(text: str, reference: str) -> bool:
+        return text == reference
+
+    assert check_verifier(equal, passing=[("4", "4")], failing=[("4", "5")]) == []
+    (problem,) = check_verifier(equal, passing=[("4\n", "4\n")], failing=[("4", "5")])
+    assert "raised ValueError: it has two lines" in problem
 
 
 def test_the_contract_names_missing_members() -> None:

@@ -234,8 +234,10 @@ def test_a_broken_verifier_is_an_error_not_a_zero_and_stops_the_run(tmp_path: Pa
     )
     assert "100% of rollouts could not be judged" in out
     assert "service is down" in out
+    assert out.count('  File "mine.py", line 5, in broken\n') == 2  # when it is tried, and at the first completion
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert any(e["kind"] == "verifier_error" and e["completion_id"] for e in events)
+    errors = [e for e in events if e["kind"] == "verifier_error" and e["completion_id"]]
+    assert [e.get("traceback", "").count("mine.py") for e in errors[:2]] == [1, 0]
     assert any(e["kind"] == "group_dropped" for e in events)
 
 

@@ -29,12 +29,16 @@ class Template(StrEnum):
 
 
 class CheckConfig(Section):
-    """One check: its verifier, the verifier's settings, and the role of its verdict."""
+    """One check: its verifier, the verifier's settings, and the role of its verdict.
+
+    when: applies the check only to rows whose `verifier_column` holds this value; empty applies it to every row.
+    """
 
     verifier: str
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     role: Role = Role.REWARD
     weight: NonNegative = 1.0
+    when: str = ""
 
 
 class DataSource(Section):
@@ -52,6 +56,8 @@ class DataSource(Section):
         assistant_prefix; {{name}} is the text {name}, and the braces of LaTeX and JSON need no escape.
     assistant_prefix: text with which the policy's answer begins. Messages that end in an assistant turn are rejected.
     chat_template_kwargs: further arguments of the chat template, such as {enable_thinking: false}.
+    verifier_column: a column whose value in each row chooses the checks with that `when`; checks without `when` apply
+        to every row.
     settings: settings of a generator. limit: number of rows to use (0 = all).
     """
 
@@ -70,6 +76,7 @@ class DataSource(Section):
     verifier: str = ""
     verifier_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     checks: dict[str, CheckConfig] = Field(default_factory=dict[str, CheckConfig])
+    verifier_column: str = ""
     weight: Positive = 1.0
     limit: NonNegativeInt = 0
 
@@ -96,6 +103,18 @@ class DataSource(Section):
         roles = {check.role for check in self.all_checks.values()}
         if Role.REWARD not in roles:
             raise ValueError(f"source {self.source!r} has no check with role reward, so nothing would be rewarded")
+        if bool(self.verifier_column) != bool(self.chosen_values):
+            raise ValueError(
+                f"source {self.source!r}: verifier_column and `when` of a check go together: the value in the column "
+                f"chooses the checks with that `when`; verifier_column={self.verifier_column!r}, and `when` is "
+                f"{', '.join(sorted(self.chosen_values)) or 'not set'}"
+            )
+        for value in sorted(self.chosen_values):
+            if not any(c.role is Role.REWARD and c.when in ("", value) for c in self.checks.values()):
+                raise ValueError(
+                    f"source {self.source!r}: rows whose {self.verifier_column!r} is {value!r} have no check with role "
+                    "reward, so nothing would be rewarded"
+                )
         return self
 
     @property
@@ -105,6 +124,11 @@ class DataSource(Section):
             return dict(self.checks)
         short = self.verifier.rpartition(":")[2]
         return {short: CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
+
+    @property
+    def chosen_values(self) -> frozenset[str]:
+        """The values of `verifier_column` for which there is a check."""
+        return frozenset(check.when for check in self.checks.values() if check.when)
 
 
 class DifficultyConfig(Section):

@@ -14,6 +14,7 @@ from rlvr.models.locate import locate
 from rlvr.records import Check, Prompt
 from rlvr.registry import ENGINES, VERIFIERS, build_function, find
 from rlvr.run.launch.machine_checks import require_machine
+from rlvr.verification.first_verdicts import require_verdicts
 from rlvr.verification.service import VerifierService
 from rlvr.verification.trial import load_tried
 
@@ -76,7 +77,7 @@ def require_engine(recipe: Recipe) -> None:
 
 
 def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
-    """The recipe's data, with every plugin built and every reference of a finite source parsed.
+    """The recipe's data, with every plugin built and tried, and every reference of a finite source parsed.
 
     Warns of an evaluation source whose prompts have another form than training's.
 
@@ -125,6 +126,7 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
             distinct.setdefault((check.verifier, repr(check.settings)), check)
     service.preflight(distinct.values())
     service.check_references(prompts, places=places)
+    require_verdicts(service, prompts)
     samples = sorted(((key, prompt) for (key, _), prompt in shapes.items()), key=_training_first)
     return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples, opener=opener)
 

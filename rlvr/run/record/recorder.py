@@ -10,7 +10,7 @@ from typing import Any
 from rlvr.batch import Learner
 from rlvr.errors import CheckpointError
 from rlvr.protocols import MetricSink
-from rlvr.records import Group, Json, Prompt
+from rlvr.records import Group, Json, Prompt, Verdict
 from rlvr.run.activity import Activity
 from rlvr.run.record.checkpoints import CheckpointDraft
 from rlvr.run.record.console import Console
@@ -21,6 +21,8 @@ from rlvr.run.record.lineage import lineage_of
 from rlvr.run.step.evaluation import Evaluation
 from rlvr.run.step.shaping import DropReason
 from rlvr.run.step.update import Update
+
+_MAX_SHOWN_ERRORS = 5  # of verifiers, with their traceback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Recorder:
         self._rollouts = RolloutWriter(run_dir.rollouts)
         self._ledger = Ledger(run_dir.ledger)
         self._unfinished: _Unfinished | None = None
+        self._shown_errors: set[tuple[str, str, str]] = set()
 
     @property
     def elapsed_s(self) -> float:
@@ -236,11 +239,12 @@ class Recorder:
         self._console.evaluation(step, evaluation)
 
     def _alarms(self, step: int, groups: Sequence[Group]) -> None:
-        """Raises an alarm with the rollouts of each verifier error of the step."""
+        """Records each verifier error of the step; the first of each kind also shows the verifier's frames."""
         for group in groups:
             for rollout in group.rollouts:
                 for check, verdict in rollout.verdicts.items():
                     if verdict.score is None:
+                        shown = self._new_traceback(check, verdict)
                         self.event(
                             "verifier_error",
                             step=step,
@@ -248,7 +252,19 @@ class Recorder:
                             prompt_id=group.prompt.prompt_id,
                             check=check,
                             reason=verdict.reason,
+                            **({"traceback": shown} if shown else {}),
                         )
+                        if shown:
+                            self._console.warning(f"check {check!r}: {verdict.reason}\n{shown.rstrip()}")
+
+    def _new_traceback(self, check: str, verdict: Verdict) -> str:
+        """The verifier's frames of an error, if none with the same frames was shown; at most a few in a run."""
+        text = str(verdict.details.get("traceback", ""))
+        place = check, text.rpartition("\n  File ")[2].partition("\n")[0], str(verdict.details.get("exception", ""))
+        if not text or place in self._shown_errors or len(self._shown_errors) >= _MAX_SHOWN_ERRORS:
+            return ""
+        self._shown_errors.add(place)
+        return text
 
     def _texts(self, groups: Sequence[Group]) -> dict[str, str]:
         return {group.prompt.prompt_id: self._prompt_text(group.prompt) for group in groups}

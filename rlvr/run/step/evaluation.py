@@ -102,7 +102,7 @@ def summarize(name: str, groups: Sequence[Group], *, is_greedy: bool) -> Evaluat
             if k > 1 and values:
                 metrics[f"pass@{k}"] = sum(values) / len(values)
         metrics[f"maj@{size}"] = sum(map(_majority_passes, scored)) / max(1, len(scored))
-    if any(len(group.prompt.checks) > 1 for group in groups):
+    if len({check.name for group in groups for check in group.prompt.checks}) > 1:
         metrics |= check_metrics(groups)
     return Evaluation(
         name=name,

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rlvr.records import FinishReason, Group, Status, Verdict
+from rlvr.records import FinishReason, Group, Role, Status, Verdict
 from rlvr.run.step.buffer import Taken
 from rlvr.run.step.shaping import DropReason, Shaped
 
@@ -93,6 +93,7 @@ def rollout_metrics(groups: Sequence[Group], *, known: RolloutStatistics | None 
         "rollout/num_completions": float(found.num_completions),
         **verdict_metrics(groups),
         **check_metrics(groups),
+        **gate_metrics(groups),
     }
 
 
@@ -166,13 +167,16 @@ def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """`check/NAME/*` of each check, shadows and gates included; sources that share a check name are pooled.
 
     pass_rate, error_rate and unparsed_rate are shares of its verdicts; mean_score is over those with a score, nan if
-    there is none.
+    there is none; reward_mean is the mean of its part of the reward, which only a check with role reward has.
     """
     by_name: dict[str, list[Verdict]] = {}
+    parts: dict[str, list[float]] = {}
     for group in groups:
         for rollout in group.rollouts:
             for name, verdict in rollout.verdicts.items():
                 by_name.setdefault(name, []).append(verdict)
+            for name, part in rollout.reward_parts.items():
+                parts.setdefault(name, []).append(part)
     metrics: dict[str, float] = {}
     for name, verdicts in sorted(by_name.items()):
         scores = [verdict.score for verdict in verdicts if verdict.score is not None]
@@ -182,7 +186,17 @@ def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
             f"check/{name}/error_rate": _share(verdicts, Status.ERROR),
             f"check/{name}/unparsed_rate": _share(verdicts, Status.UNPARSED),
         }
-    return metrics
+    return metrics | {f"check/{name}/reward_mean": statistics.fmean(given) for name, given in sorted(parts.items())}
+
+
+def gate_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """The share of judged rollouts whose reward a gate made 0; {} without a gate or a judged rollout."""
+    vetoed: list[bool] = []
+    for group in groups:
+        gates = [check.name for check in group.prompt.checks if check.role is Role.GATE]
+        judged = [rollout for rollout in group.rollouts if rollout.reward is not None] if gates else []
+        vetoed += [not all(r.verdicts[name].passed for name in gates if name in r.verdicts) for r in judged]
+    return {"reward/gated_rate": sum(vetoed) / len(vetoed)} if vetoed else {}
 
 
 def has_no_readable_answer(verdict: Verdict) -> bool:

@@ -170,3 +170,20 @@ def test_a_recipe_is_audited_on_its_own_data_in_short(folder: Path) -> None:
     assert [row[0] for row in rows] == ["audit my_checks.py:ends_with"]
     assert "exploit: mutated gold" in warnings[0]
     assert "`rlvr audit my_checks.py:ends_with --recipe mine`" in warnings[0]
+
+
+def test_a_verifier_that_a_column_chooses_is_audited_on_its_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"kind": kind} for row, kind in zip(ROWS, ("plain", "other", "other"), strict=True)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "mine.yaml").write_text(
+        "name: mine\nmodel: {tiny: {}}\nrun: {steps: 1, trackers: []}\n"
+        "data:\n  train:\n    - source: rows.jsonl\n      template: plain\n      verifier_column: kind\n"
+        "      checks:\n        a: {verifier: 'my_checks.py:exact', when: plain}\n"
+        "        b: {verifier: 'my_checks.py:declared', when: other}\n"
+    )
+    assert rlvr(monkeypatch, "audit", "--recipe", "mine.yaml", "--json", *FEW) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    tried = [(report["verifier"].partition(":")[2], report["gold"]["tried"]) for report in found]
+    assert tried == [("exact", 1), ("declared", 2)]

@@ -176,3 +176,5 @@ def test_a_raising_verifier_is_named_with_its_file_and_line(tmp_path: Path) -> N
     assert len(report.first_errors) == 3
     assert report.first_errors[0].startswith("row 1: bug@1 raised TypeError: ")
     assert report.rows[-1] == ("", "", report.first_errors[-1])
+    assert report.traceback.startswith('  File "bugs.py", line 6, in bug\n')
+    assert report.traceback.count("  File ") == 2

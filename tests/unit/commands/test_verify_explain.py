@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from rlvr.cli import verify
 from rlvr.commands.verify_file import explain, given_pair
 from rlvr.config.load import load_recipe
-from rlvr.errors import DataError
+from rlvr.errors import ConfigError, DataError
 from rlvr.run.launch.preflight import opened
 from tests.unit.rollout.loopback_server import loopback
 
@@ -102,3 +103,8 @@ def test_references_of_a_recipe_that_cannot_be_used_are_listed_with_file_and_lin
     assert f"{train}:2: " in message
     assert f"{held_out}:1: " in message
     assert "2 reference(s)" in message
+
+
+def test_a_call_without_files_is_answered_with_the_command_for_one_pair() -> None:
+    with pytest.raises(ConfigError, match="rlvr verify math --explain --completion TEXT --reference TEXT"):
+        verify("math", ["42"])

@@ -12,7 +12,7 @@ from rlvr.config.recipe import DataConfig, DataSource
 from rlvr.data.load import prompts_that_differ
 from rlvr.data.placeholders import substitute
 from rlvr.data.sources import FiniteRows, GeneratedRows, Row, open_source
-from rlvr.data.templates import build_prompt, check_formats
+from rlvr.data.templates import build_prompt, check_chosen_verifiers, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Message, Role
 
@@ -244,3 +244,58 @@ def test_a_verifier_that_changes_its_prompt_changes_no_other() -> None:
     first.tags["cases"].append(2)  # type: ignore[union-attr] # JSON
     second = build_prompt(config(), shared)
     assert (second.reference, second.tags) == ({"a": [1]}, {"cases": [1], "level": 3})
+
+
+CHOSEN = {
+    "verifier": "",
+    "verifier_column": "kind",
+    "checks": {
+        "number": {"verifier": "math", "when": "sum"},
+        "word": {"verifier": "text_match", "weight": 0.5, "when": "word"},
+        "tags": {"verifier": "text_match", "role": "gate", "when": "word"},
+        "language": {"verifier": "text_match", "weight": 0.1},
+        "watch": {"verifier": "math", "role": "shadow"},
+    },
+}
+
+
+def test_a_column_chooses_the_checks_of_each_row_and_those_without_a_value_apply_to_all() -> None:
+    source = config(**CHOSEN)
+    names = [[check.name for check in build_prompt(source, row(kind=kind)).checks] for kind in ("sum", "word")]
+    assert names == [["number", "language", "watch"], ["word", "tags", "language", "watch"]]
+    assert build_prompt(source, row(kind="word")).checks[0].weight == 0.5
+
+
+@pytest.mark.parametrize("tags", [{}, {"kind": "number"}, {"kind": ""}, {"kind": 1}])
+def test_a_row_whose_column_chooses_no_check_is_listed_with_its_place(tags: dict[str, Any]) -> None:
+    source = config(**CHOSEN)
+    good = Row(row_id="1", question="?", reference="4", key="1", tags={"kind": "sum"}, where="sums.jsonl:1")
+    bad = Row(row_id="2", question="?", reference="4", key="2", tags=tags, where="sums.jsonl:2")
+    check_chosen_verifiers(source, FiniteRows(rows=[good]))
+    what = r"sums.jsonl:2: column 'kind' \(verifier_column\) holds .*; there are sum, word$"
+    with pytest.raises(DataError, match=what):
+        check_chosen_verifiers(source, FiniteRows(rows=[good, bad]))
+    with pytest.raises(DataError, match=what):
+        build_prompt(source, bad)
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"verifier": "math", "verifier_column": "kind"}, "go together.*`when` is not set"),
+        ({"checks": {"a": {"verifier": "math", "when": "x"}}}, "go together.*`when` is x"),
+        (
+            {
+                "verifier_column": "kind",
+                "checks": {
+                    "a": {"verifier": "math", "when": "x"},
+                    "b": {"verifier": "math", "when": "y", "role": "gate"},
+                },
+            },
+            "rows whose 'kind' is 'y' have no check with role reward",
+        ),
+    ],
+)
+def test_choices_that_cannot_give_a_reward_are_refused(more: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        DataSource(**{"source": "a.jsonl", **more})

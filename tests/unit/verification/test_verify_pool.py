@@ -169,6 +169,7 @@ def test_an_exception_of_the_plugin_is_an_error_with_its_traceback(ask: Ask, tex
     assert (verdict.status, verdict.score) == (Status.ERROR, None)
     assert name in verdict.reason
     assert "in moody" in verdict.details["traceback"]
+    assert "rlvr/plugin.py" not in verdict.details["traceback"]
 
 
 def test_a_plugin_that_prints_does_not_break_the_protocol(ask: Ask) -> None:

@@ -130,6 +130,7 @@ def test_each_check_has_its_own_metrics_gates_and_shadows_too() -> None:
         "check/main/mean_score": 0.75,
         "check/main/error_rate": 0.0,
         "check/main/unparsed_rate": 0.0,
+        "check/main/reward_mean": 0.25,
         "check/tags/pass_rate": 0.5,
         "check/tags/mean_score": 0.5,
         "check/tags/error_rate": 0.0,
@@ -138,6 +139,27 @@ def test_each_check_has_its_own_metrics_gates_and_shadows_too() -> None:
         "check/watch/error_rate": 1.0,
         "check/watch/unparsed_rate": 0.0,
     }
+
+
+def test_the_share_that_gates_veto_is_of_judged_rollouts_with_a_gate() -> None:
+    assert rollout_metrics([checked_group(), group(said(Status.FAIL))])["reward/gated_rate"] == 0.5
+    assert "reward/gated_rate" not in rollout_metrics([group(said(Status.PASS))])
+
+
+def test_an_evaluation_whose_rows_choose_their_check_names_each() -> None:
+    def of(name: str, status: Status) -> Group:
+        prompt = Prompt(prompt_id=name, text="?", checks=(Check(name=name, verifier="math"),), source="s")
+        score = float(status is Status.PASS)
+        rollout = Rollout(
+            completion=completion_from_text("text", prompt_id=name),
+            verdicts={name: said(status)},
+            reward=score,
+            reward_parts={name: score},
+        )
+        return Group(group_id=name, prompt=prompt, rollouts=(rollout,))
+
+    found = summarize("held", [of("sums", Status.PASS), of("words", Status.FAIL)], is_greedy=True).metrics
+    assert (found["eval/held/check/sums/reward_mean"], found["eval/held/check/words/reward_mean"]) == (1.0, 0.0)
 
 
 def test_an_evaluation_names_each_check_where_there_are_several() -> None:
