@@ -30,6 +30,7 @@ MODULES = [
     "rlvr.commands.sandbox_report",
     "rlvr_verifiers.code_answer",
     "rlvr_verifiers.llm_judge",
+    "rlvr_verifiers.multiple_choice.verifier",
 ]
 
 
