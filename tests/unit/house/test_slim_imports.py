@@ -31,6 +31,7 @@ MODULES = [
     "rlvr_verifiers.code_answer",
     "rlvr_verifiers.llm_judge",
     "rlvr_verifiers.multiple_choice.verifier",
+    "rlvr_verifiers.puzzles.verifier",
 ]
 
 
