@@ -32,6 +32,7 @@ MODULES = [
     "rlvr_verifiers.llm_judge",
     "rlvr_verifiers.multiple_choice.verifier",
     "rlvr_verifiers.puzzles.verifier",
+    "rlvr_verifiers.json_answer.verifier",
 ]
 
 
