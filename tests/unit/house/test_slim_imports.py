@@ -33,6 +33,7 @@ MODULES = [
     "rlvr_verifiers.multiple_choice.verifier",
     "rlvr_verifiers.puzzles.verifier",
     "rlvr_verifiers.json_answer.verifier",
+    "rlvr_verifiers.sql_answer.verifier",
 ]
 
 

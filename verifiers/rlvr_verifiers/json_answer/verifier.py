@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field, field_validator
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
+from rlvr_verifiers.blocks import Source, block_text
 from rlvr_verifiers.json_answer.comparison import equal
-from rlvr_verifiers.json_answer.reading import NotJson, Source, depth_of, json_text, parse_json
+from rlvr_verifiers.json_answer.reading import NotJson, depth_of, parse_json
 from rlvr_verifiers.json_answer.schemas import Schema, parse_schema
 from rlvr_verifiers.thinking import NEVER_CLOSED, ThinkingConfig
 
@@ -87,7 +88,7 @@ class JsonSchemaVerifier:
             return verdict(self, Status.UNPARSED, NEVER_CLOSED)
         if len(text) > _MAX_TEXT_CHARS:
             return verdict(self, Status.UNPARSED, f"the completion has more than {_MAX_TEXT_CHARS:,} characters")
-        found = json_text(text, source=self.config.source)
+        found = block_text(text, "json", source=self.config.source)
         if found is None or (not found and completion.finish_reason is not FinishReason.STOP):
             return verdict(self, Status.UNPARSED, "there is no complete ```json block")
         if len(found) > self.config.max_chars:
@@ -100,13 +101,13 @@ class JsonSchemaVerifier:
             return verdict(self, Status.UNPARSED, str(error), extracted=shown)
         problem = schema.problem(value)
         if problem:
-            return verdict(self, Status.FAIL, problem, extracted=shown, details={"problem": "schema"})
+            return verdict(self, Status.FAIL, problem, extracted=shown, details={"mismatch": "schema"})
         if has_value:
             is_subset = self.config.compare is Compare.SUBSET
             if not equal(value, expected, subset=is_subset, tolerance=self.config.tolerance):
                 relation = "lacks something of" if is_subset else "does not equal"
                 reason = f"the JSON follows the schema and {relation} the expected value"
-                return verdict(self, Status.FAIL, reason, extracted=shown, details={"problem": "value"})
+                return verdict(self, Status.FAIL, reason, extracted=shown, details={"mismatch": "value"})
         return verdict(self, Status.PASS, "the JSON is as required", extracted=shown)
 
     def _parts(self, reference: Json) -> tuple[Schema, bool, Json]:
