@@ -287,10 +287,11 @@ class _Parser:
             first = self._member()
             if self._next() == "-" and self.text[self.at + 1 : self.at + 2] not in ("]", ""):
                 self.at += 1
-                last = self._member()
-                if len(first) > 1 or len(last) > 1 or first[0][0] != first[0][1] or first[0][0] > last[0][1]:
+                (low, low_end), *more = first
+                (high_start, high), *others = self._member()
+                if more or others or low != low_end or high_start != high or low > high:
                     raise self._error("a range in a class is out of order")
-                ranges.append((first[0][0], last[0][1]))
+                ranges.append((low, high))
             else:
                 ranges += first
         self.at += 1

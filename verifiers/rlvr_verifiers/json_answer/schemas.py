@@ -165,11 +165,11 @@ def _check_keywords(part: Object, root: Json, patterns: dict[str, Pattern]) -> N
         elif key == "dependentRequired":
             if not isinstance(value, dict) or not all(map(_is_names, cast("Object", value).values())):
                 raise ValueError(f"dependentRequired: {value!r:.100} is not an object of lists of names")
-        elif key in _COUNTS and (not _TYPES["integer"](value) or value < 0):
+        elif key in _COUNTS and not (_TYPES["integer"](value) and cast("float", value) >= 0):
             raise ValueError(f"{key}: {value!r:.100} is not a whole number from 0 up")
         elif key in _LIMITS and not is_number(value):
             raise ValueError(f"{key}: {value!r:.100} is not a number")
-        elif key == "multipleOf" and (not is_number(value) or value <= 0):
+        elif key == "multipleOf" and not (is_number(value) and cast("float", value) > 0):
             raise ValueError(f"multipleOf: {value!r:.100} is not a number above 0")
         elif key == "uniqueItems" and not isinstance(value, bool):
             raise ValueError(f"uniqueItems: {value!r:.100} is not true or false")
