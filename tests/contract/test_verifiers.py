@@ -46,7 +46,7 @@ ROWS = [
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_registered_verifier_keeps_the_contract(name: str) -> None:
-    rows = [row for row in read_table(name) if not row.get("settings")]
+    rows = [row for row in read_table(name) if not {"settings", "prompt", "tags"} & set(row)]
     problems = check_verifier(
         load(find(VERIFIERS, name)),
         passing=[(row["reference"], row["completion"]) for row in rows if row["status"] == "pass"],
@@ -59,7 +59,9 @@ def test_a_registered_verifier_keeps_the_contract(name: str) -> None:
 def test_a_verdict_is_as_the_truth_table_says(name: str, row: dict[str, Any]) -> None:
     built = build_verifier(find(VERIFIERS, name), row.get("settings", {}), VerifierContext())
     check = Check(name="main", verifier=name, reference=row["reference"])
-    prompt = Prompt(prompt_id="p", text="?", checks=(check,), source="table")
+    prompt = Prompt(
+        prompt_id="p", text=row.get("prompt", "?"), checks=(check,), source="table", tags=row.get("tags", {})
+    )
     start = time.perf_counter()
     verdict = built.verify(prompt, completion_from_text(row["completion"], prompt_id="p"))
     assert verdict.status == row["status"], verdict.reason

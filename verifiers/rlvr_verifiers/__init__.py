@@ -1,1 +1,1 @@
-"""The built-in verifiers `math`, `countdown`, `text_match`, `code` and `llm_judge`; see verifiers/README.md."""
+"""The built-in verifiers; see verifiers/README.md."""

@@ -14,6 +14,7 @@ Letters in formulas, in questions or in denials, articles and pronouns are not c
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from rlvr_verifiers.mathcheck.text.boxes import last_boxes
 from rlvr_verifiers.retraction import retraction
@@ -81,13 +82,25 @@ _DENIED = re.compile(
 _IS_WRONG = re.compile(r"[\s)*]{0,4}(?:is|are|was)\s+(?:not|wrong|incorrect|false|out)\b|[\s)*]{0,4}isn['\u2019]t\b")
 
 
+class Form(StrEnum):
+    """How a completion states its choice."""
+
+    BOX = "box"  # \boxed{C}
+    TAG = "tag"  # <answer>C</answer>
+    HASH_MARKS = "hash marks"  # #### C; read by `choice` only
+    LABEL = "label"  # Answer: C
+    SENTENCE = "sentence"  # the answer is C; I choose C; so C; C is correct
+    LAST_LINE = "last line"  # C
+
+
 @dataclass(frozen=True, slots=True)
-class _Statement:
-    """The position of the letter in a statement, and all letters that it names."""
+class Statement:
+    """A statement of a choice: the position of its letter or text in the completion, and all letters that it names."""
 
     start: int
     end: int
     letters: frozenset[str]
+    form: Form
 
 
 class ChoiceReader:
@@ -115,39 +128,42 @@ class ChoiceReader:
     def read(self, text: str) -> set[str]:
         """The letters of the last statement that names any, in upper case; of a long text only the end is read."""
         text = _QUOTED.sub(r"\1", text.strip()[-_READ_CHARS:])
-        last = max(self._statements(text), key=lambda found: found.start, default=None)
+        last = max(self.statements(text), key=lambda found: found.start, default=None)
         if last is None:
             return self._named(text)
         taken_back = retraction(text[last.end :])
         if taken_back is None:
             return set(last.letters)
-        return set(self._leading(_clean(taken_back.value)))
+        return set(self.leading(taken_back.value))
 
-    def _statements(self, text: str) -> Iterator[_Statement]:
-        """All statements of a choice, in no particular order."""
+    def statements(self, text: str) -> Iterator[Statement]:
+        """All statements that name a letter, in no particular order."""
         yield from self._boxed(text)
         end = text.rfind("</answer>")
         start = text.rfind("<answer>", 0, end) if end >= 0 else -1
         if start >= 0:
-            yield from self._at(text, start + len("<answer>"), until=end)
-        for match in _ANNOUNCED.finditer(text):
-            if not _OF_OTHERS.search(text, max(0, match.start() - _BEFORE_CHARS), match.start()):
-                yield from self._at(text, match.end())
+            yield from self._at(text, start + len("<answer>"), Form.TAG, until=end)
+        for position, form in announcements(text):
+            yield from self._at(text, position, form)
         last = len(text.rstrip("*$). "))
         for match in _CONCLUDES.finditer(text):
-            for found in self._at(text, match.end()):
+            for found in self._at(text, match.end(), Form.SENTENCE):
                 end = _past_marks(text, found.end)
                 if end >= last or _SENTENCE_END.match(text, end):
                     yield found
         for match in self._alone.finditer(text):
             before = text[max(0, match.start() - _BEFORE_CHARS) : match.start()]
             if _IS_RIGHT.match(text, match.end()) and not _OF_STATEMENTS.search(before):
-                yield from self._at(text, match.start())
+                yield from self._at(text, match.start(), Form.SENTENCE)
         line_start = text.rfind("\n") + 1
         if self._line.fullmatch(text, line_start):
-            yield from self._at(text, line_start)
+            yield from self._at(text, line_start, Form.LAST_LINE)
 
-    def _boxed(self, text: str) -> Iterator[_Statement]:
+    def leading(self, text: str) -> frozenset[str]:
+        """The letters that a text begins with, after fillers such as "option" or "the answer is"."""
+        return self._leading(_clean(text))
+
+    def _boxed(self, text: str) -> Iterator[Statement]:
         """The last box with a choice, with those that commas or "or" join to it."""
         boxes = last_boxes(text).boxes
         letters: set[str] = set()
@@ -165,15 +181,15 @@ class ChoiceReader:
                 break
             start = box.start
         if first is not None:
-            yield _Statement(first.start, first.end, frozenset(letters))
+            yield Statement(first.start, first.end, frozenset(letters), Form.BOX)
 
-    def _at(self, text: str, start: int, *, until: int | None = None) -> Iterator[_Statement]:
-        """The statement that begins at `start`; None if it names no choice or is a question."""
+    def _at(self, text: str, start: int, form: Form, *, until: int | None = None) -> Iterator[Statement]:
+        """The statement that begins at `start`; none if it names no choice or is a question."""
         end = min(len(text), start + _STATEMENT_CHARS) if until is None else until
         letters = self._leading(_clean(text[start:end]))
         place = self._alone.search(text, start, end)
         if letters and place and not _is_question(text, place.end()):
-            yield _Statement(place.start(), place.end(), letters)
+            yield Statement(place.start(), place.end(), letters, form)
 
     def _leading(self, statement: str) -> frozenset[str]:
         """The letters that a cleaned statement begins with."""
@@ -229,6 +245,14 @@ class ChoiceReader:
     def _is_denied(self, text: str, match: re.Match[str]) -> bool:
         before = text[max(0, match.start() - _BEFORE_CHARS) : match.start()]
         return bool(_DENIED.search(before) or _IS_WRONG.match(text, match.end()))
+
+
+def announcements(text: str) -> Iterator[tuple[int, Form]]:
+    """(position after it, form) of each "Answer:", "the answer is" or "I choose" that is not about another's answer."""
+    for match in _ANNOUNCED.finditer(text):
+        if not _OF_OTHERS.search(text, max(0, match.start() - _BEFORE_CHARS), match.start()):
+            is_sentence = match.group()[-1:].isalpha() and not match.group().lower().endswith("answer")
+            yield match.end(), Form.SENTENCE if is_sentence else Form.LABEL
 
 
 def _clean(statement: str) -> str:

@@ -1,0 +1,1 @@
+"""The verifier `sql`: queries that must return the rows of a gold query, on embedded SQLite databases."""

@@ -1,0 +1,1 @@
+"""The verifier `format`: tags, language and repetition of a completion."""
