@@ -9,7 +9,7 @@ from rlvr.audit.examine import AuditRequest, audit
 from rlvr.audit.rows import CHECK, read_rows
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.protocols import SupportsParseReference
-from rlvr.records import Check
+from rlvr.records import Check, Verdict
 from rlvr.registry import VERIFIERS, build_verifier, find
 
 DATA = Path(__file__).parents[2] / "golden" / "audit"
@@ -28,10 +28,12 @@ def test_the_right_answer_of_each_row_passes(name: str) -> None:
         if isinstance(built, SupportsParseReference):
             built.parse_reference(row.prompt.reference)
         verdict = built.verify(row.prompt, completion_from_text(row.completion or "", prompt_id="p"))
+        assert isinstance(verdict, Verdict)
         assert verdict.passed, (row.place, verdict.reason)
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_an_audit_finds_nothing(name: str) -> None:
     check = Check(name=CHECK, verifier=name, settings=SETTINGS.get(name, {}))

@@ -55,6 +55,27 @@ def test_a_reference_that_no_completion_can_match_is_refused_at_load(reference: 
         build().parse_reference(reference)
 
 
+@pytest.mark.parametrize(
+    ("row", "right", "wrong"),
+    [
+        ({"question": "?", "subject": "geography", "choices": CITIES, "answer": 1}, "B", "A"),
+        ({"question": "?", "options": CITIES, "answer": "B", "answer_index": 1, "category": "x"}, "Paris", "Rome"),
+        ({"question": "?", "choices": {"text": CITIES, "label": ["A", "B", "C", "D"]}, "answerKey": "B"}, "(B)", "C"),
+        ({"ctx": "?", "endings": CITIES, "label": "1"}, "The answer is B.", "Oslo"),
+        (
+            {"question": "?", "options": dict(zip("ABCD", CITIES, strict=True)), "answer": "Paris", "answer_idx": "B"},
+            "B",
+            "D",
+        ),
+    ],
+    ids=["mmlu", "mmlu-pro", "arc", "hellaswag", "medqa"],
+)
+def test_a_row_of_a_known_data_set_is_a_reference(row: dict[str, Any], right: str, wrong: str) -> None:
+    build().parse_reference(row)
+    assert verify(right, row).passed
+    assert verify(wrong, row).status is Status.FAIL
+
+
 def test_the_first_index_is_a_setting() -> None:
     reference = {"answer": 4, "options": CITIES}
     build(first_index=1).parse_reference(reference)

@@ -70,7 +70,10 @@ class AnswerReader:
         self._label = re.compile(
             rf"(?:(?:option|choice|answer|letter)\s+)?(?:\(({label})\)|({label})(?=[\s.):,-]|$))[\s.):,-]*", re.I
         )
-        self._marked = re.compile(rf"[\s*_$]*(?:\({label}\)|{label}[*_]*[.):])(?=[\s*]|$)")
+        self._marked = re.compile(
+            rf"[\s*_$]*(?:(?:\({label}\)|{label}[*_]*[.):])(?=[\s*]|$)"
+            rf"|(?:[Oo]ption|[Cc]hoice)\s+(?:\({label}\)|{label})[\s*_$.]*$)"
+        )
         words = r"(?:and/or|or|and|alternatively|maybe|possibly|perhaps|even|else|also|option|choice)"
         self._offered = re.compile(
             rf"(?:[ \t,;/&+*$]{{1,6}}|[\s.,;)\]}}*$]{{0,6}}{words}\s+(?:{words}\s+){{0,3}})"
