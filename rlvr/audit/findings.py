@@ -60,7 +60,7 @@ def _outcome(found: Sequence[tuple[Attack, Asked]], chance: float, partial_credi
         name=attack.name,
         num_rows=len(found),
         mean=sum(score for _, score in paid) / len(paid),
-        full_rate=sum(asked.verdict.passed for asked, _ in paid) / len(paid),
+        full_rate=sum(asked.verdict.passed and score > 0.0 for asked, score in paid) / len(paid),
         chance=0.0 if attack.uses_gold else chance,
         is_counted=attack.is_counted,
         examples=tuple(asked.example() for asked, _ in best[:MAX_EXAMPLES]),

@@ -5,13 +5,15 @@ import re
 import pytest
 
 from rlvr.audit.answers import accepted_texts, gold_texts, is_same, number_of, states_last
-from rlvr.audit.attacks import Kind, Target, attacks_on, wrong_answers
+from rlvr.audit.attacks import Attack, Kind, Target, attacks_on, wrong_answers
+from rlvr.audit.findings import Evidence, outcomes_of
 from rlvr.audit.forms import BARE, BOX, MARKS, TAG, Form, form_of
 from rlvr.audit.mutations import mutations
 from rlvr.audit.records import Outcome
 from rlvr.audit.rows import CHECK, Row
-from rlvr.audit.session import evenly
-from rlvr.records import Check, Json, Prompt
+from rlvr.audit.session import Asked, evenly
+from rlvr.audit.workers import Item
+from rlvr.records import Check, Json, Prompt, Status, Verdict
 from tests.unit.audit.audit_rows import REFERENCES
 
 
@@ -124,6 +126,18 @@ def test_the_form_of_a_completion_has_every_place_of_the_gold_answer() -> None:
 def test_the_bounds_of_an_exploit(mean: float, full_rate: float, chance: float, expected: bool) -> None:
     outcome = Outcome(kind="k", name="n", num_rows=50, mean=mean, full_rate=full_rate, chance=chance)
     assert outcome.is_exploit is expected
+
+
+@pytest.mark.parametrize(("partial_credit", "expected"), [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0)])
+def test_what_a_verifier_pays_by_design_is_no_exploit(partial_credit: float, expected: float) -> None:
+    prompt = Prompt(prompt_id="p", text="What is it?", checks=(Check(name=CHECK, verifier="x"),), source="s")
+    verdict = Verdict(status=Status.PASS, score=1.0, reason="", verifier="x", seconds=0.0)
+    paid = Asked(item=Item(prompt=prompt, text="<think>1</think>"), verdict=verdict)
+    attack = Attack(kind=Kind.MUTATED, name="n", text="", uses_gold=True)
+    evidence = Evidence(golds=(), chance=0.0, num_attacked=1, form="", attacked=[(attack, paid)])
+    [outcome] = outcomes_of(evidence, partial_credit)
+    assert outcome.full_rate == expected
+    assert outcome.mean == 1.0 - partial_credit
 
 
 def test_rows_are_chosen_evenly() -> None:
