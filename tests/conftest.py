@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# An example's time depends on what else the machine does; a test that must be quick measures CPU time.
+hypothesis.settings.register_profile("rlvr", deadline=None)
+hypothesis.settings.load_profile("rlvr")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

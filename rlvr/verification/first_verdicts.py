@@ -6,6 +6,7 @@ The completions are a wrong answer, on which functions often end without a `retu
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from rlvr.errors import PluginError
 from rlvr.plugin import completion_from_text
@@ -37,7 +38,8 @@ def require_verdicts(service: VerifierService, prompts: Iterable[Prompt], *, pat
             if key not in distinct and load_tried(find(VERIFIERS, check.verifier)).execution is not Execution.ASYNC:
                 distinct[key] = prompt.for_check(check.name)
     pairs = [(prompt, completion) for prompt in distinct.values() for completion in _completions(prompt)]
-    answers = asyncio.run(_verdicts(service, pairs, patience_s=patience_s))
+    with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
+        answers = thread.submit(lambda: asyncio.run(_verdicts(service, pairs, patience_s=patience_s))).result()
     warned: set[str] = set()
     for (prompt, completion), verdict in zip(pairs, answers, strict=True):
         name = prompt.checks[0].verifier
