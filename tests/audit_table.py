@@ -1,6 +1,6 @@
 """Prints the table of verifiers/README.md: the audit of every built-in verifier that needs no service.
 
-python tests/audit_table.py [NAME...]
+python -m tests.audit_table [NAME...]
 """
 
 import sys
@@ -11,8 +11,10 @@ from rlvr.audit.attacks import Kind
 from rlvr.audit.examine import AuditRequest, audit
 from rlvr.audit.records import AuditReport
 from rlvr.audit.report import finding_lines
-from rlvr.audit.rows import CHECK, Row
+from rlvr.audit.rows import CHECK, Row, read_rows
 from rlvr.records import Check, Prompt
+from tests.unit.verifiers.test_audit_data import DATA, SETTINGS
+from tests.unit.verifiers.test_audit_data import NAMES as RECORDED
 
 Given = tuple[str, Any, str | None]  # question, reference, completion
 
@@ -69,7 +71,10 @@ AUDITED: dict[str, tuple[str, dict[str, Any], list[Given]]] = {
 
 
 def report_on(name: str) -> AuditReport:
-    """The audit of one built-in verifier."""
+    """The audit of one built-in verifier, on the rows of tests/golden/audit/ if there are some."""
+    if name in RECORDED:
+        check = Check(name=CHECK, verifier=name, settings=SETTINGS.get(name, {}))
+        return audit(AuditRequest(check=check, rows=read_rows(DATA / f"{name}.jsonl", check)))
     verifier, settings, given = AUDITED[name]
     check = Check(name=CHECK, verifier=verifier, settings=settings)
     rows = [
@@ -102,7 +107,8 @@ def line(name: str, report: AuditReport) -> str:
 
 def main() -> None:
     """Prints the table, and the findings below."""
-    reports = {name: report_on(name) for name in AUDITED if name in sys.argv[1:] or not sys.argv[1:]}
+    names = (*AUDITED, *RECORDED)
+    reports = {name: report_on(name) for name in names if name in sys.argv[1:] or not sys.argv[1:]}
     lines = [
         "| verifier | gold accepted | exploits | text executed | verdicts differ | crashes, hangs "
         "| look-alikes that pass | completions, time |",

@@ -109,7 +109,7 @@ class Service:
         self._service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=sandbox)
         try:
             self._service.preflight([check])
-        except BaseException:
+        except BaseException:  # also when interrupted: its workers and its sandbox would stay
             self._service.close()
             raise
         self.start_s = time.perf_counter() - start

@@ -106,7 +106,8 @@ def short_audits(recipe: Recipe, data: OpenedData) -> tuple[list[tuple[str, str,
             limit_s = _SHORT_S / len(audited)
             request = AuditRequest(check=check, rows=rows, num_rows=_SHORT_ROWS, time_limit_s=limit_s, is_short=True)
             report = audit(request, workers=workers)
-            found = f"{len(report.findings)} findings" if report.findings else "nothing found"
+            count = len(report.findings)
+            found = f"{count} finding{'' if count == 1 else 's'}" if count else "nothing found"
             rows_shown.append(
                 (f"audit {check.verifier}", found, f"{report.num_pairs:,} attacks on {report.num_rows} rows")
             )

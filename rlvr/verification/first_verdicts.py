@@ -22,22 +22,23 @@ WRONG_ANSWER = "I do not know."
 
 
 def require_verdicts(service: VerifierService, prompts: Iterable[Prompt], *, patience_s: float = 30.0) -> None:
-    """Verifies two completions with each distinct verifier of the prompts; waits for the workers.
+    """Verifies two completions of each prompt; waits for the workers.
 
     Verifiers that ask a service (`Execution.ASYNC`) are left out. An exception, a hang or a crash is only logged: a run
     has its own limits for them.
 
-    Args: patience_s: seconds after which a verdict is no longer waited for.
+    Args:
+        prompts: one for each verifier with its settings, with that check alone.
+        patience_s: seconds after which a verdict is no longer waited for.
 
     Raises: PluginError when an answer is not a verdict, with the verifier's file and line.
     """
-    distinct: dict[tuple[str, str], Prompt] = {}
-    for prompt in prompts:
-        for check in prompt.checks:
-            key = check.verifier, repr(check.settings)
-            if key not in distinct and load_tried(find(VERIFIERS, check.verifier)).execution is not Execution.ASYNC:
-                distinct[key] = prompt.for_check(check.name)
-    pairs = [(prompt, completion) for prompt in distinct.values() for completion in _completions(prompt)]
+    pairs = [
+        (prompt, completion)
+        for prompt in prompts
+        if load_tried(find(VERIFIERS, prompt.checks[0].verifier)).execution is not Execution.ASYNC
+        for completion in _completions(prompt)
+    ]
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
         answers = thread.submit(lambda: asyncio.run(_verdicts(service, pairs, patience_s=patience_s))).result()
     warned: set[str] = set()

@@ -91,19 +91,18 @@ def start_ranks(
             "reference_is_policy": is_policy,
             "source": None if source is None else source.to_json(),
             "segments": {name: segment.description for name, segment in segments.items()},
-            "is_far": False,
         }
-        tensors = {name: segment.pickled for name, segment in segments.items()}
         places: list[dict[str, Any]] = [
-            *({"device_index": index, "num_threads": num_threads} for index in range(num_near)),
-            *({"device_index": rank.device_index, "num_threads": rank.num_threads} for rank in far),
+            *({"device_index": index, "num_threads": num_threads, "is_far": False} for index in range(num_near)),
+            *({"device_index": rank.device_index, "num_threads": rank.num_threads, "is_far": True} for rank in far),
         ]
-        requests = [Message(body={**common, **place, "rank": r}, tensors=tensors) for r, place in enumerate(places)]
-        if far:
-            copies = {f"{name}.content": segment.content for name, segment in segments.items()}
-            requests[num_near:] = [
-                Message(body={**request.body, "is_far": True}, tensors={**tensors, **copies})
-                for request in requests[num_near:]
-            ]
+        tensors = {name: segment.pickled for name, segment in segments.items()}
+        copies = {f"{name}.content": segment.content for name, segment in segments.items()} if far else {}
+        requests = [
+            Message(
+                body={**common, **place, "rank": rank}, tensors={**tensors, **copies} if place["is_far"] else tensors
+            )
+            for rank, place in enumerate(places)
+        ]
         pool.call(requests, what=START_UP)
     return pool, segments["policy"].pairs

@@ -11,7 +11,7 @@ from rlvr.data.load import EvalPrompts, SourceOpener, demonstrations, open_eval,
 from rlvr.data.order import LONG_ADVICE, PromptStream
 from rlvr.errors import ConfigError
 from rlvr.models.locate import locate
-from rlvr.records import Check, Prompt
+from rlvr.records import Prompt
 from rlvr.registry import ENGINES, VERIFIERS, build_function, find
 from rlvr.run.launch.machine_checks import require_machine
 from rlvr.verification.first_verdicts import require_verdicts
@@ -120,13 +120,15 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
             prompts.append(source.prompt(index))
             places[prompts[-1].prompt_id] = source.place(index)
         _note_shapes(shapes, f"data.train.{number}", prompts[-count:])
-    distinct: dict[tuple[str, str], Check] = {}
+    distinct: dict[tuple[str, str], Prompt] = {}
     for prompt in prompts:
         for check in prompt.checks:
-            distinct.setdefault((check.verifier, repr(check.settings)), check)
-    service.preflight(distinct.values())
+            key = check.verifier, repr(check.settings)
+            if key not in distinct:
+                distinct[key] = prompt.for_check(check.name)
+    service.preflight(prompt.checks[0] for prompt in distinct.values())
     service.check_references(prompts, places=places)
-    require_verdicts(service, prompts)
+    require_verdicts(service, distinct.values())
     samples = sorted(((key, prompt) for (key, _), prompt in shapes.items()), key=_training_first)
     return OpenedData(stream=stream, evals=evals, reopen=open_all, samples=samples, opener=opener)
 

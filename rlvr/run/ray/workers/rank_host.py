@@ -47,7 +47,10 @@ class RankHost:
         return self._download.num_bytes()
 
     def require(self, num_ranks: int, *, is_on_cuda: bool, run_dir: str) -> str:
-        """Why this host cannot run so many ranks of a run with this directory; "" if it can."""
+        """What keeps this host from running `num_ranks` ranks; "" if nothing does.
+
+        Either it has too few CUDA devices, or it does not see the run directory.
+        """
         num_devices = torch.cuda.device_count() if is_on_cuda else num_ranks
         if num_devices < num_ranks:
             return f"{_here()} has {num_devices} CUDA devices, {num_ranks} learners were to run there"

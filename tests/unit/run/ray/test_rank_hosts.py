@@ -22,7 +22,7 @@ from rlvr.records import Transport
 from rlvr.run.ray.workers import rank_handle, rank_host
 from rlvr.run.ray.workers.rank_handle import FarBundle, RankHosts
 from rlvr.run.ray.workers.rank_host import RankHost
-from tests.unit.learner.group_cases import CONFIG, TIMING, TINY, make_batch, make_loss
+from tests.unit.learner.group_cases import CONFIG, TIMING, TINY, make_batch, start_group
 
 MODEL = ModelConfig(tiny=TINY)
 
@@ -52,15 +52,13 @@ class Host:
 
     def __init__(self, *arguments: Any) -> None:
         self._host = RankHost.__ray_metadata__.modified_class(*arguments)  # type: ignore[attr-defined] # an actor class
-        self.was_killed = False
 
     def __getattr__(self, name: str) -> Call:
         return Call(getattr(self._host, name), self._run)
 
     def kill(self) -> None:
-        self.was_killed = True
         for process in self._host._ranks.values():
-            process.end()
+            process.kill()
 
     @staticmethod
     def _run(function: Callable[[], Any]) -> "Future[Any]":
@@ -85,16 +83,14 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> RankHosts:
 
 
 def group_of(hosts: RankHosts, folder: Path, *, num_ranks: int = 3, silence_s: float = 60.0) -> LearnerGroup:
+    """Three ranks, two of them behind the host; or `num_ranks` of this node."""
     outline = load_weightless(MODEL, seed=3)
-    return LearnerGroup(
-        outline,
-        num_ranks=num_ranks,
-        config=CONFIG,
-        loss=make_loss(),
-        temperature=0.9,
+    return start_group(
+        num_ranks,
+        folder,
+        policy=outline,
         transport=Transport.FILE,
         reference=None,
-        fault_folder=folder,
         published_dtype=torch.float32,
         weights_folder=folder / "weights",
         source=weight_source(MODEL, outline.model, seed=3),
@@ -104,26 +100,22 @@ def group_of(hosts: RankHosts, folder: Path, *, num_ranks: int = 3, silence_s: f
     )
 
 
-def test_ranks_behind_a_host_learn_what_ranks_of_this_node_learn(hosts: RankHosts, tmp_path: Path):
+def test_ranks_behind_a_host_learn_what_ranks_of_this_node_learn_and_end_together(hosts: RankHosts, tmp_path: Path):
     assert hosts.addresses() == ["127.0.0.1"]
     assert rank_host.interface_of("127.0.0.1") == "lo"
     with group_of(hosts, tmp_path / "far") as far, group_of(hosts, tmp_path / "near", num_ranks=2) as near:
-        assert len(set(far.pids)) == 3
+        pids = far.pids
+        assert len(set(pids)) == 3
         for seed in range(2):
             expected, found = near.step(make_batch(seed=seed)).metrics, far.step(make_batch(seed=seed)).metrics
             for name in set(expected) - TIMING:
                 assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
         scores = [group.score([[4, 5, 6, 7], [5, 6, 7]]) for group in (far, near)]
         assert scores[0] == [pytest.approx(row, abs=1e-6) for row in scores[1]]
-
-
-def test_a_rank_behind_a_host_that_is_killed_is_named_and_ends_all(hosts: RankHosts, tmp_path: Path):
-    with group_of(hosts, tmp_path) as group:
-        pids = group.pids
-        os.kill(pids[2], signal.SIGSTOP)
+        os.kill(pids[2], signal.SIGSTOP)  # so that the others wait for it in the middle of the step
         threading.Timer(1.0, os.kill, (pids[2], signal.SIGKILL)).start()
         with pytest.raises(RankLost, match=r"rank 2 of 3 ended \(signal SIGKILL\) during accumulate"):
-            group.step(make_batch())
+            far.step(make_batch())
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 

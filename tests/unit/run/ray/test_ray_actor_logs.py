@@ -10,11 +10,13 @@ pytest.importorskip("ray")
 from ray import exceptions as ray_errors
 from ray._raylet import ActorID  # type: ignore[attr-defined] # compiled, without a stub
 
+from rlvr.errors import LearnerError, RankLost
 from rlvr.run.ray import calls
 from rlvr.run.ray.actor_logs import NUM_LINES, read_log
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.workers.engine_member import EngineLost
+from rlvr.run.step.failures import LearnerLost
 
 JOB = "01000000"
 
@@ -60,3 +62,14 @@ def test_an_actor_that_the_run_itself_killed_shows_no_log(monkeypatch: pytest.Mo
     error = ray_errors.ActorDiedError()
     error.error_msg = "The actor is dead because it was killed by `ray.kill`."
     assert str(caller().meaning(error)) == "The actor is dead because it was killed by `ray.kill`."
+
+
+def test_a_lost_rank_is_a_lost_learner_from_which_a_run_restarts_and_other_errors_stay():
+    def raised(cause: Exception) -> Exception:
+        return caller().meaning(ray_errors.RayTaskError("call", "Traceback", cause))
+
+    lost = raised(RankLost("rank 1 of 2 ended (signal SIGKILL)"))
+    assert isinstance(lost, LearnerLost)
+    assert str(lost) == "rank 1 of 2 ended (signal SIGKILL)"
+    failed = LearnerError("rank 1 of 2 failed with OutOfMemoryError")
+    assert raised(failed) is failed
