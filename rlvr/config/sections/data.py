@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from rlvr.config.sections.section import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
 from rlvr.records import Role
+from rlvr.registry import short_name
 
 GENERATOR = "generator:"
 # Arguments of `apply_chat_template` that rlvr sets itself, or that would change more than the prompt.
@@ -122,8 +123,7 @@ class DataSource(Section):
         """The checks by name; `verifier:` is shorthand for one check named after the verifier."""
         if self.checks:
             return dict(self.checks)
-        short = self.verifier.rpartition(":")[2]
-        return {short: CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
+        return {short_name(self.verifier): CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
 
     @property
     def chosen_values(self) -> frozenset[str]:
