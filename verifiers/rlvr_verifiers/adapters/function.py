@@ -68,7 +68,7 @@ class RewardFunction:
         missing = [name for name in self._required()[len(args) :] if name not in given]
         if missing:
             raise PluginError(
-                f"{self._adapted.name} needs {', '.join(map(repr, missing))}, and the row offers "
+                f"the function needs {', '.join(map(repr, missing))}, and the row offers "
                 f"{', '.join(offered)}. {advice}".rstrip()
             )
         answer = function(*args, **given)

@@ -32,7 +32,7 @@ _SHARE_OF_DEADLINE = 0.95  # leaves time to report the cause before the item's d
 _KEY_REFUSED = frozenset({401, 403})
 _MAX_DETAIL_CHARS = 2000
 _OWN_KEYS = frozenset({"score", "reward", "reason", "extracted"})
-_ECHOED = frozenset({"responses_create_params", "response"})  # NeMo Gym repeats the request in its answer
+_REPEATED = frozenset({"responses_create_params", "response"})  # NeMo Gym repeats the request, with defaults filled in
 _FAILURE = "_ng_failure_class"  # NeMo Gym's mark of a verdict that its judge could not give
 
 
@@ -109,7 +109,7 @@ class RewardServerVerifier:
             )
         if not answer.is_ok:
             raise RolloutError(f"reward server {self._client.url} answered {answer.status}: {answer.message}")
-        return self._verdict(answer.body)
+        return self._verdict(answer.body, sent=body)
 
     def _gym_request(self, prompt: Prompt, completion: Completion) -> dict[str, Json]:
         messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
@@ -120,7 +120,8 @@ class RewardServerVerifier:
             "response": _response(completion),
         }
 
-    def _verdict(self, body: Json) -> Verdict:
+    def _verdict(self, body: Json, *, sent: Mapping[str, Json]) -> Verdict:
+        """The verdict of an answer; what only repeats the request (NeMo Gym does) is not in its details."""
         if not isinstance(body, Mapping):
             return self._scored(body, {}, "")
         found = cast(Mapping[str, Json], body)
@@ -135,7 +136,9 @@ class RewardServerVerifier:
         details = {
             name: as_json(value)
             for name, value in found.items()
-            if name not in _OWN_KEYS | _ECHOED and len(str(value)) <= _MAX_DETAIL_CHARS
+            if name not in _OWN_KEYS | _REPEATED
+            and not (name in sent and sent[name] == value)
+            and len(str(value)) <= _MAX_DETAIL_CHARS
         }
         return self._scored(found[key], details, str(found.get("reason") or ""))
 

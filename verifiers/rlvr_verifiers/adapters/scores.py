@@ -79,13 +79,13 @@ def scored(
         return verdict(verifier, status, reason or f"the reward code returned {plain}", details=kept)
     if not isinstance(plain, float) or not math.isfinite(plain):
         raise PluginError(
-            f"{verifier.name} returned {answer!r:.200} of type {type(answer).__name__}, which is not a score; it must "
+            f"the reward code returned {answer!r:.200} of type {type(answer).__name__}, which is not a score; it must "
             "return a number, a bool, or None for a row to which it does not apply"
         )
     low, high = config.scores.bounds
     slack = _ROUNDING * (high - low)
     if not low - slack <= plain <= high + slack:
-        raise PluginError(_out_of_range(verifier.name, plain, low, high))
+        raise PluginError(_out_of_range(plain, low, high))
     pass_score = high if config.pass_score is None else config.pass_score
     status = Status.PASS if plain >= pass_score - slack else Status.FAIL
     if (low, high) != (0.0, 1.0):
@@ -122,15 +122,15 @@ def as_json(value: object) -> Json:
     return plain
 
 
-def _out_of_range(name: str, score: float, low: float, high: float) -> str:
+def _out_of_range(score: float, low: float, high: float) -> str:
     """The message for a score outside the range, with the setting that would contain it."""
     if (low, high) != (0.0, 1.0):
         return (
-            f"{name} returned {score:g}, which is outside of scores.from, [{low:g}, {high:g}]; give its true lowest "
-            "and highest score"
+            f"the reward code returned {score:g}, which is outside of scores.from, [{low:g}, {high:g}]; give its true "
+            "lowest and highest score"
         )
     proposed = f"[{min(0, math.floor(score))}, {max(1, math.ceil(score))}]"
     return (
-        f"{name} returned {score:g}, but a score of rlvr is in [0, 1]. State the lowest and the highest score of this "
-        f"reward code, and they become 0 and 1: settings: {{scores: {{from: {proposed}}}}}"
+        f"the reward code returned {score:g}, but a score of rlvr is in [0, 1]. State its lowest and its highest "
+        f"score, and they become 0 and 1: settings: {{scores: {{from: {proposed}}}}}"
     )

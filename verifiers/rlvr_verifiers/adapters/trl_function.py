@@ -76,7 +76,7 @@ class TrlVerifier:
         """The function's reward for one completion. Raises: PluginError, and whatever the function raises."""
         if not completion.token_ids and completion.text and self._function.names_parameter("completion_ids"):
             raise VerifierError(
-                f"{self.name} reads completion_ids, and this completion has only text: it can be judged in a run, and "
+                "the function reads completion_ids, and this completion has only text: it can be judged in a run, and "
                 "not from a file"
             )
         log = _Log()
@@ -108,7 +108,7 @@ class TrlVerifier:
         found = answer.tolist() if callable(getattr(answer, "tolist", None)) else answer
         if isinstance(found, str | Mapping) or not hasattr(found, "__len__") or len(found) != size:
             raise PluginError(
-                f"{self.name} returned {answer!r:.200} for {size} completion{'s' * (size > 1)}; a reward function of "
+                f"the function returned {answer!r:.200} for {size} completion{'s' * (size > 1)}; a reward function of "
                 "TRL returns a list with one reward for each"
             )
         return list(found)
@@ -143,9 +143,9 @@ class TrlVerifier:
             return
         if as_number(again) == as_number(reward) != as_number(batch[0]):
             raise PluginError(
-                f"{self.name} returned {reward!r} for a completion alone and {batch[0]!r} for the same completion in a "
-                "batch with others: it compares the completions of a batch. rlvr judges one completion at a time, so "
-                "such a function has no meaning here; leave it out"
+                f"the function returned {reward!r} for a completion alone and {batch[0]!r} for the same completion in "
+                "a batch with others: it compares the completions of a batch. rlvr judges one completion at a time, "
+                "so such a function has no meaning here; leave it out"
             )
 
 

@@ -71,7 +71,7 @@ class VerlVerifier:
             found = cast(Mapping[str, Any], answer)
             if "score" not in found:
                 raise PluginError(
-                    f"{self.name} returned a dict without 'score'; it has {', '.join(map(repr, found)) or 'no keys'}"
+                    f"the function returned a dict without 'score'; it has {', '.join(map(repr, found)) or 'no keys'}"
                 )
             details = {str(key): as_json(value) for key, value in found.items() if key != "score"}
             return scored(self, self.config, found["score"], details=details)
