@@ -34,6 +34,7 @@ MODULES = [
     "rlvr_verifiers.puzzles.verifier",
     "rlvr_verifiers.json_answer.verifier",
     "rlvr_verifiers.sql_answer.verifier",
+    "rlvr_verifiers.proof_answer.verifier",
     "rlvr_verifiers.text_format.verifier",
 ]
 
