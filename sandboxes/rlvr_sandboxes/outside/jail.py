@@ -46,13 +46,13 @@ class Layout:
     packages: tuple[tuple[str, str], ...]
 
 
-def find_layout(packages: Sequence[str]) -> Layout:
-    """The layout of the running interpreter, with those of `packages` that are installed."""
+def find_layout(packages: Sequence[str], folders: Sequence[str] = ()) -> Layout:
+    """The layout of the running interpreter, with the installed `packages` and the existing `folders`."""
     base = os.path.realpath(sys.base_prefix)
     executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     trees = [path for path in _SYSTEM if os.path.exists(path)]
     trees += [path for path in _TOP if os.path.isdir(path) and not os.path.islink(path)]
-    for path in (executable, f"{base}/lib", f"{base}/lib64"):
+    for path in (executable, f"{base}/lib", f"{base}/lib64", *map(os.path.abspath, folders)):
         inside = any(path == tree or path.startswith(f"{tree}/") for tree in trees)
         if not inside and os.path.exists(path):
             trees.append(path)

@@ -35,6 +35,7 @@ MODULES = [
     "rlvr_verifiers.json_answer.verifier",
     "rlvr_verifiers.sql_answer.verifier",
     "rlvr_verifiers.proof_answer.verifier",
+    "rlvr_verifiers.lean_answer.verifier",
     "rlvr_verifiers.text_format.verifier",
 ]
 

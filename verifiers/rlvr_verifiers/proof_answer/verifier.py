@@ -23,16 +23,18 @@ _OPENING, _CLOSING = "<answer>", "</answer>"
 class ProofConfig(ThinkingConfig):
     """What `proof` accepts as a derivation."""
 
-    logic: Logic = Field(Logic.CLASSICAL, description="`classical` or `intuitionistic`; a reference may say otherwise")
+    logic: Logic = Field(
+        default=Logic.CLASSICAL, description="`classical` or `intuitionistic`, unless a reference says"
+    )
     source: Source = Field(
-        Source.AUTO, description="`block`: the last `proof` block; `whole`: the whole text; `auto`: whichever is there"
+        default=Source.AUTO, description="`block`: the last `proof` block; `whole`: the whole text; `auto`: any"
     )
     derived_rules: bool = Field(
-        True, description="allow modus tollens, disjunctive and hypothetical syllogism, and A to ¬¬A"
+        default=True, description="allow modus tollens, disjunctive and hypothetical syllogism, and A to ¬¬A"
     )
-    max_lines: int = Field(200, ge=1, le=10_000, description="lines of a derivation")
-    max_depth: int = Field(20, ge=0, le=100, description="subproofs within each other")
-    max_chars: int = Field(20_000, ge=1, description="characters of a derivation")
+    max_lines: int = Field(default=200, ge=1, le=10_000, description="lines of a derivation")
+    max_depth: int = Field(default=20, ge=0, le=100, description="subproofs within each other")
+    max_chars: int = Field(default=20_000, ge=1, description="characters of a derivation")
 
 
 class ProofVerifier:
