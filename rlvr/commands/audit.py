@@ -17,7 +17,7 @@ from rlvr.data.order import PromptSource
 from rlvr.errors import ConfigError
 from rlvr.protocols import Execution
 from rlvr.records import Check, Role
-from rlvr.registry import VERIFIERS, find
+from rlvr.registry import VERIFIERS, find, short_name
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.record.console import Console
 from rlvr.verification.trial import load_tried
@@ -55,7 +55,7 @@ def audit_choice(choice: AuditChoice, *, tell: Callable[[str], None] = lambda _:
     for check, rows in _audited(choice):
         load_tried(find(VERIFIERS, check.verifier))
         cases_file = choice.cases or cases_beside(_file_of(check.verifier))
-        cases = read_cases(cases_file, check, check.verifier.rpartition(":")[2]) if cases_file is not None else []
+        cases = read_cases(cases_file, check, short_name(check.verifier)) if cases_file is not None else []
         if not rows:
             rows = [case.row for case in cases if case.must_pass]
         if not rows:
@@ -170,6 +170,8 @@ def _file_of(verifier: str) -> str:
     """The path of the file that defines a verifier, which can be imported; "" if there is none."""
     source = find(VERIFIERS, verifier)
     if source.source:
-        return verifier.rpartition(":")[0]
+        return verifier.removeprefix(f"{source.scheme}:").rpartition(":")[0]
+    if source.scheme:
+        return ""
     spec = importlib.util.find_spec(source.target.rpartition(":")[0])
     return (spec.origin or "") if spec is not None else ""

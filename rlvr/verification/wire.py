@@ -16,6 +16,7 @@ from rlvr.registry import PluginSource
 _CORE = str(Path(__file__).parents[1]) + os.sep
 _PYTHON = sysconfig.get_path("stdlib")
 _INSTALLED = "site-packages"
+_ADAPTERS = os.path.join("rlvr_verifiers", "adapters") + os.sep
 _MAX_FRAMES = 6  # of a plugin, in a verdict
 MEMORY_EXIT_CODE = 87  # exit code after a MemoryError, which leaves a process in an unknown state
 
@@ -84,12 +85,13 @@ def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> 
     """
     frames = _own_frames(error)
     text = str(error)[:500]
-    what = f": {text}" if isinstance(error, PluginError) else f" raised {type(error).__name__}: {text}"
+    is_refusal = isinstance(error, PluginError)
+    what = f": {text}" if is_refusal else f" raised {type(error).__name__}: {text}{_place(frames)}"
     shown = [*traceback.format_list(frames[-_MAX_FRAMES:]), *traceback.format_exception_only(error)]
     return Verdict(
         status=Status.ERROR,
         score=None,
-        reason=f"{label}{what}{_place(frames)}",
+        reason=f"{label}{what}",
         verifier=label,
         seconds=seconds,
         details={"exception": type(error).__name__, "traceback": "".join(shown)[-2000:]},
@@ -112,9 +114,9 @@ def _place(frames: Sequence[traceback.FrameSummary]) -> str:
 
 
 def _is_foreign(file: str) -> bool:
-    """Whether the file belongs to rlvr's core or to Python itself."""
+    """Whether the file belongs to rlvr's core, to an adapter of other people's code, or to Python itself."""
     is_python = file.startswith(_PYTHON) and _INSTALLED not in file
-    return is_python or file.startswith((_CORE, "<frozen "))
+    return is_python or _ADAPTERS in file or file.startswith((_CORE, "<frozen "))
 
 
 def label_of(verifier: Verifier) -> str:

@@ -67,10 +67,10 @@ def opened_backend(
         logs = run_dir / "faults" / "ray" if run_dir.name else None
         stack.enter_context(connected(recipe.cluster, logs=logs))
         sources = verifier_sources(recipe)
-        plugins = [source for source in sources.values() if not source.source]
+        plugins = [source for source in sources.values() if source.module]
         if isinstance(recipe.rollout.engine, PluginEngine):
             plugins.append(find(ENGINES, recipe.rollout.engine.name))
-        modules = sorted({source.target.partition(":")[0] for source in plugins})
+        modules = sorted({source.module for source in plugins})
         reserved = Reserved(recipe, say=say)  # before the check of the nodes, which may be coming only now
         stack.callback(reserved.close)
         check = partial(

@@ -7,6 +7,7 @@ They are kept in each checkpoint and in the `inputs` event, and compared on resu
     a verifier in a file of its own         its version and the file
     a verifier in an importable module      its version and the sources of the module or package
     an installed verifier                   its version and that of its package
+    an adapted file or module (`trl:...`)   the adapter's version, and the file, or the package's version or sources
 
 A verifier's imports are not covered.
 """
@@ -15,7 +16,9 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, entry_points
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +88,26 @@ def _verifier_digest(name: str) -> str:
     version = f"version {load(source).version}"
     if source.source:
         return f"{version}, sha256 {source.digest[:16]}"
+    if source.scheme:
+        return f"{version}{_adapted_digest(source.argument)}"
     package = _package(name)
     if package:
         return version if package.partition(" ")[0] == _OURS else f"{version}, {package}"
     return f"{version}, sha256 {_module_digest(source.target.partition(':')[0])}"
+
+
+def _adapted_digest(argument: str) -> str:
+    """The version of the installed package that an adapter's argument begins with, or the digest of a local module.
+
+    Only the top-level name is looked up, which imports nothing. "" if the argument names no module here.
+    """
+    module = argument.partition(":")[0].partition(".")[0]
+    if not module.isidentifier():
+        return ""
+    for name in (module, module.replace("_", "-")):
+        with suppress(PackageNotFoundError):
+            return f", {name} {package_version(name)}"
+    return f", sha256 {_module_digest(module)}" if importlib.util.find_spec(module) is not None else ""
 
 
 def _package(name: str) -> str:
