@@ -80,6 +80,27 @@ class WeightsKind(StrEnum):
     ADAPTER = "adapter"
 
 
+class Execution(StrEnum):
+    """How a verifier runs.
+
+    PROCESS: in a killable worker process with a hard deadline for each item (the default).
+    JAILED: as PROCESS, with the worker process inside the sandbox's jail; for verifiers whose code is not trusted, or
+        that execute the policy's text.
+    ASYNC: in the run's event loop, cancelled at its deadline; for judges behind a network.
+    SANDBOXED: in the parent, because untrusted code and waiting are delegated to a sandbox.
+    """
+
+    PROCESS = "process"
+    JAILED = "jailed"
+    ASYNC = "async"
+    SANDBOXED = "sandboxed"
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether items are verified by the pool of worker processes."""
+        return self in (Execution.PROCESS, Execution.JAILED)
+
+
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)
@@ -102,6 +123,8 @@ class Check:
     settings: the verifier's own settings, validated by its `Config`.
     reference: the gold answer; never shown to the policy, never printed by repr.
     weight: of its score in the reward, if role is REWARD.
+    execution: PROCESS or JAILED; None: as the verifier's class says. python: the path of the interpreter of a jailed
+        verifier; "" is the running one. readable: files and folders that a jailed verifier may read besides.
     """
 
     name: str
@@ -110,6 +133,14 @@ class Check:
     reference: Json = field(default=None, repr=False)
     role: Role = Role.REWARD
     weight: float = 1.0
+    execution: "Execution | None" = None
+    python: str = ""
+    readable: tuple[str, ...] = ()
+
+    @property
+    def is_jailed(self) -> bool:
+        """Whether the check has its verifier jailed, whatever its class says."""
+        return self.execution is Execution.JAILED or bool(self.python)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
