@@ -5,6 +5,7 @@
 # make test-upper  those of the learner with the newest tested torch and transformers, in an environment of their own
 # make test-lower  the same with the lowest
 # make test-thorough   the longest ones: every model family, busy machines, minutes of random faults
+# make test-ecosystems   the adapters with the real packages of TRL, verl, verifiers and reasoning-gym
 # make check       format, lint, types, layout: what a commit must pass
 # make parity      our losses and advantages, compared with those of six other trainers
 #
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
-.PHONY: setup quickstart test test-fast test-thorough test-upper test-lower check lint types golden parity bench clean cuda-libraries
+.PHONY: setup quickstart test test-fast test-thorough test-upper test-lower test-ecosystems check lint types golden parity bench clean cuda-libraries
 
 setup: $(VENV)/.full
 
@@ -38,6 +39,9 @@ test-thorough: $(VENV)/.full
 
 test-upper test-lower: $(VENV)/.base
 	$(BIN)/python -m tests.other_versions $(@:test-%=%) --python $(PYTHON)
+
+test-ecosystems: $(VENV)/.full
+	$(BIN)/python -m tests.ecosystems
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check .

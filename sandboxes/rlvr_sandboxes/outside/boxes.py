@@ -47,6 +47,8 @@ class BoxConfig(BaseModel):
     """Installed packages that programs may import besides the standard library; absent ones are left out."""
     preimport: tuple[str, ...] = ("numpy",)
     """Modules that a box keeps loaded once a program has named them, as it does with the standard library."""
+    folders: tuple[str, ...] = ()
+    """Further folders of this machine that programs may read, at the same paths, such as a compiler's or Lean's."""
     can_exec: bool = True
     """Whether programs may start other programs (a compiler, a shell)."""
     use_cgroups: bool = True
@@ -63,6 +65,16 @@ class BoxConfig(BaseModel):
                 raise ValueError(f"{name!r} is the sandbox's own code, which programs may not import; remove it")
         return packages
 
+    @field_validator("folders")
+    @classmethod
+    def _are_visible(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
+        """A run's own /tmp hides that of the machine, and the root would show everything."""
+        for path in folders:
+            place = os.path.realpath(path)
+            if not os.path.isabs(path) or place == "/" or f"{place}/".startswith("/tmp/"):
+                raise ValueError(f"{path!r} must be an absolute path other than / and not in /tmp")
+        return folders
+
 
 class BoxedSandbox(abc.ABC):
     """Base of the local backends; implements rlvr.protocols.Sandbox."""
@@ -77,7 +89,7 @@ class BoxedSandbox(abc.ABC):
         self.config = config or BoxConfig()
         self._users = UserIds()
         self._places: Places | None = cgroups.find_places() if self.config.use_cgroups else None
-        self._layout = jail.find_layout(self.config.packages)
+        self._layout = jail.find_layout(self.config.packages, self.config.folders)
         self._preloaded: dict[str, str] = {}
         self._pool: Pool | None = None
         self._started: concurrent.futures.Future[None] | None = None

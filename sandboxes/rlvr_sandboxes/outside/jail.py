@@ -46,11 +46,12 @@ class Layout:
     packages: tuple[tuple[str, str], ...]
 
 
-def find_layout(packages: Sequence[str]) -> Layout:
-    """The layout of the running interpreter, with those of `packages` that are installed."""
+def find_layout(packages: Sequence[str], folders: Sequence[str] = ()) -> Layout:
+    """The layout of the running interpreter, with the installed `packages` and the existing `folders`."""
     executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     layout = layout_of(executable, sys.base_prefix, sysconfig.get_path("stdlib"))
-    return replace(layout, packages=tuple(_find_packages(packages)))
+    shown = tuple(os.path.abspath(path) for path in folders if os.path.exists(path))
+    return replace(layout, trees=(*layout.trees, *shown), packages=tuple(_find_packages(packages)))
 
 
 def layout_of(executable: str, prefix: str, stdlib: str) -> Layout:

@@ -34,6 +34,8 @@ MODULES = [
     "rlvr_verifiers.puzzles.verifier",
     "rlvr_verifiers.json_answer.verifier",
     "rlvr_verifiers.sql_answer.verifier",
+    "rlvr_verifiers.proof_answer.verifier",
+    "rlvr_verifiers.lean_answer.verifier",
     "rlvr_verifiers.text_format.verifier",
 ]
 

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,20 @@ def test_a_hostile_directory_is_emptied_without_following_links(tmp_path: Path) 
 def test_the_sandboxs_own_package_may_not_be_one_of_the_programs(name: str) -> None:
     with pytest.raises(ValidationError, match=f"'{name}' is the sandbox's own code, which programs may not import"):
         BoxConfig(packages=("numpy", name))
+
+
+@pytest.mark.parametrize("path", ["/", "/usr/..", "opt/lean", "/tmp", "/tmp/lean", "/var/../tmp/lean"])
+def test_a_folder_that_shows_everything_or_cannot_be_seen_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="must be an absolute path other than / and not in /tmp"):
+        BoxConfig(folders=(path,))
+
+
+def test_chosen_folders_are_shown_and_absent_ones_left_out() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        layout = jail.find_layout((), BoxConfig(folders=(folder, "/no/such/folder")).folders)
+        assert folder in layout.trees
+        assert "/no/such/folder" not in layout.trees
+        assert folder in jail.landlock_readable(layout)[0]
 
 
 def test_installed_packages_stay_hidden_but_the_chosen_ones() -> None:

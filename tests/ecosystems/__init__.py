@@ -1,0 +1,1 @@
+"""Tests with other people's real packages, each in an environment of its own; `make test-ecosystems` runs them."""

@@ -1,0 +1,1 @@
+"""`proof`: derivations in propositional logic, checked step by step."""
