@@ -70,6 +70,27 @@ class WeightsKind(StrEnum):
     ADAPTER = "adapter"
 
 
+class Execution(StrEnum):
+    """How a verifier runs.
+
+    PROCESS: in a killable worker process with a hard deadline for each item (the default).
+    JAILED: as PROCESS, with the worker process inside the sandbox's jail; for verifiers whose code is not trusted, or
+        that execute the policy's text.
+    ASYNC: in the run's event loop, cancelled at its deadline; for judges behind a network.
+    SANDBOXED: in the parent, because untrusted code and waiting are delegated to a sandbox.
+    """
+
+    PROCESS = "process"
+    JAILED = "jailed"
+    ASYNC = "async"
+    SANDBOXED = "sandboxed"
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether items are verified by the pool of worker processes."""
+        return self in (Execution.PROCESS, Execution.JAILED)
+
+
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)

@@ -82,7 +82,7 @@ def audit(request: AuditRequest, *, workers: AuditWorkers | None = None) -> Audi
     try:
         first: Answers
         second: Answers | None = None
-        if getattr(loaded, "execution", Execution.PROCESS) is Execution.PROCESS:
+        if getattr(loaded, "execution", Execution.PROCESS).is_pooled:
             seeds = (0,) if request.is_short else (0, 1)
             opened = [own.worker(source, request.check.settings, hash_seed=seed) for seed in seeds]
             cold_start_s = max(worker.wait() for worker in opened)

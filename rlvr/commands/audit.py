@@ -15,7 +15,6 @@ from rlvr.config.recipe import Recipe
 from rlvr.data.load import SourceOpener, open_train
 from rlvr.data.order import PromptSource
 from rlvr.errors import ConfigError
-from rlvr.protocols import Execution
 from rlvr.records import Check, Role
 from rlvr.registry import VERIFIERS, find, short_name
 from rlvr.run.launch.preflight import OpenedData
@@ -96,7 +95,7 @@ def short_audits(recipe: Recipe, data: OpenedData) -> tuple[list[tuple[str, str,
     audited = [
         (check, rows)
         for check, rows in _of_sources(data.stream.sources, most_rows=_SHORT_ROWS)
-        if load_tried(find(VERIFIERS, check.verifier)).execution is Execution.PROCESS
+        if load_tried(find(VERIFIERS, check.verifier)).execution.is_pooled
     ]
     rows_shown: list[tuple[str, str, str]] = []
     warnings: list[str] = []

@@ -2,6 +2,7 @@
 
 verify(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
     PROCESS    the pool (`rlvr.verification.pool`): a hard deadline for each item; a hang or a crash is a FAIL
+    JAILED     the pool, with the worker inside the sandbox's jail
     ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because the service is unreachable
     SANDBOXED  in a thread, or awaited; the sandbox enforces deadlines and isolation
 
@@ -125,7 +126,7 @@ class VerifierService:
             isolates) with the reason and the fix.
         """
         entries = {id(entry): entry for entry in map(self._entry, checks)}.values()
-        pooled = [entry for entry in entries if entry.verifier.execution is Execution.PROCESS]
+        pooled = [entry for entry in entries if entry.verifier.execution.is_pooled]
         builds = [(entry, self._pool.build(entry.pool_key)) for entry in pooled]
         for entry, build in builds:
             answer = build.result()
@@ -171,7 +172,7 @@ class VerifierService:
             except (TypeError, ValueError, RecursionError) as error:
                 problems[index] = f"it is not a JSON value: {error}"
                 continue
-            if entry.verifier.execution is Execution.PROCESS:
+            if entry.verifier.execution.is_pooled:
                 pooled.setdefault(entry.pool_key, {}).setdefault(reference, []).append(index)
             else:
                 problems[index] = problem_here(entry.verifier, check.reference)
@@ -248,7 +249,7 @@ class VerifierService:
         entry = self._entry(prompt.checks[0])
         spans = step_spans(completion.text) if steps is None else list(steps)
         require_spans(completion.text, spans)
-        if entry.verifier.execution is Execution.PROCESS:
+        if entry.verifier.execution.is_pooled:
             verdict = self._pool.score_steps(entry.pool_key, prompt, completion, spans).result()
         else:
             try:
@@ -311,7 +312,7 @@ class VerifierService:
 
     async def _verify(self, narrowed: Prompt, completion: Completion) -> Verdict:
         entry = self._entry(narrowed.checks[0])
-        if entry.verifier.execution is Execution.PROCESS:
+        if entry.verifier.execution.is_pooled:
             verdict = await self._verify_pooled(entry, narrowed, completion)
         else:
             verdict = await self._verify_here(entry, narrowed, completion)
