@@ -11,7 +11,9 @@ from rlvr.config.recipe import DataSource, source_name
 from rlvr.data.files import RawRow, read_rows
 from rlvr.data.generators import ProblemDraws, open_generator
 from rlvr.data.messages import read_messages
+from rlvr.data.row_sources import plugin_rows, scheme_of
 from rlvr.errors import ConfigError, DataError
+from rlvr.plugin import SourceRow
 from rlvr.records import Json
 
 GENERATOR_PREFIX = "generator:"
@@ -147,9 +149,13 @@ def open_source(config: DataSource, *, seed: int, reader: FileReader | None = No
         generator = config.source.removeprefix(GENERATOR_PREFIX)
         draws = open_generator(generator, settings=config.settings, split=config.split, seed=seed)
         return GeneratedRows(draws=draws, split=config.split)
+    if scheme_of(config.source):
+        _refuse_file_keys(config)
+        return _given_rows(config, plugin_rows(config.source, config.settings, split=config.split, seed=seed))
     if config.settings:
         raise ConfigError(
-            f"source {config.source!r}: settings={config.settings!r} are only for generators; remove them"
+            f"source {config.source!r}: settings={config.settings!r} are only for generators and for sources with a "
+            "scheme; remove them"
         )
     return (reader or FileReader([config])).read(config)
 
@@ -184,6 +190,17 @@ def _finite_rows(config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[
     return FiniteRows(rows=_map_rows(config, raw, pattern), columns=frozenset(columns - hidden))
 
 
+def _given_rows(config: DataSource, given: Sequence[SourceRow]) -> FiniteRows:
+    """The rows of a plugin."""
+    if not given:
+        raise DataError(f"source {config.source!r} ({source_name(config)}) is empty: it has no row")
+    rows = [
+        Row(row_id=row.row_id, question=row.question, reference=row.reference, key=row.row_id, tags=row.tags)
+        for row in given
+    ]
+    return FiniteRows(rows=rows, columns=frozenset(name for row in rows for name in row.tags))
+
+
 def _wanted(config: DataSource) -> dict[str, str]:
     """The column of each role."""
     return {"prompt": "prompt", "reference": "reference", **config.columns}
@@ -193,7 +210,7 @@ def _refuse_file_keys(config: DataSource) -> None:
     ignored = [key for key in ("subset", "reference_pattern", "limit") if getattr(config, key)]
     if ignored:
         raise ConfigError(
-            f"source {config.source!r}: {', '.join(ignored)} have no meaning for a generator; remove them"
+            f"source {config.source!r}: {', '.join(ignored)} have no meaning for rows that are generated; remove them"
         )
 
 
