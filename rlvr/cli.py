@@ -221,6 +221,7 @@ def verify(
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.commands.verify_file import explain, given_pair, verify_file
     from rlvr.config.document.overrides import parse_settings
+    from rlvr.records import Status
     from rlvr.run.record.console import Console
 
     where = sandbox, parse_settings(sandbox_setting or [])
@@ -237,7 +238,7 @@ def verify(
             has_steps=has_steps,
         )
         Console().table(f"{verifier} on one pair", rows)
-        if verdict.score is None:
+        if verdict.status is Status.ERROR:
             raise typer.Exit(1)
         return
     if input_ is None or output is None:

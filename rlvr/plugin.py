@@ -113,11 +113,13 @@ def verdict(
     seconds: float = 0.0,
     details: Mapping[str, Json] | None = None,
 ) -> Verdict:
-    """A Verdict stamped with `name@version`; the score follows from the status (PASS 1, FAIL and UNPARSED 0).
+    """A Verdict stamped with `name@version`; the score follows from the status.
+
+    PASS is 1, FAIL and UNPARSED are 0, ERROR and SKIPPED (the check does not apply to the row) have none.
 
     Raises: ValueError when the score contradicts the status.
     """
-    if score is None and status is not Status.ERROR:
+    if score is None and status.has_score:
         score = 1.0 if status is Status.PASS else 0.0
     return Verdict(
         status=status,

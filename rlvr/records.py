@@ -32,12 +32,22 @@ class Role(StrEnum):
 
 
 class Status(StrEnum):
-    """The outcome of one verification. ERROR is not a zero: it has no score."""
+    """The outcome of one verification.
+
+    ERROR and SKIPPED have no score, which is not a zero. ERROR: the checker failed. SKIPPED: the check does not apply
+    to this row, so it counts neither for nor against the completion.
+    """
 
     PASS = "pass"
     FAIL = "fail"
     UNPARSED = "unparsed"
     ERROR = "error"
+    SKIPPED = "skipped"
+
+    @property
+    def has_score(self) -> bool:
+        """Whether a verdict of this status has a score."""
+        return self not in (Status.ERROR, Status.SKIPPED)
 
 
 class FinishReason(StrEnum):
@@ -202,7 +212,7 @@ class Completion:
 class Verdict:
     """A verifier's result for one completion, with a readable reason.
 
-    score: in [0, 1]; None exactly when status is ERROR.
+    score: in [0, 1]; None exactly when status is ERROR or SKIPPED.
     verifier: `name@version`. details: JSON values (`details["cause"]` is "timeout" or "crash" if the checker died).
     """
 
@@ -215,8 +225,11 @@ class Verdict:
     details: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     def __post_init__(self) -> None:
-        if self.status is Status.ERROR:
-            _require(self.score is None, f"an ERROR verdict has no score, got {self.score!r}: an ERROR is not a zero")
+        if not self.status.has_score:
+            name = self.status.name
+            _require(
+                self.score is None, f"a verdict with {name} has no score, got {self.score!r}: {name} is not a zero"
+            )
         else:
             _require(
                 self.score is not None and math.isfinite(self.score) and 0.0 <= self.score <= 1.0,

@@ -132,8 +132,8 @@ def page(results: list[dict[str, Any]]) -> list[str]:
         "verifiers/rlvr_verifiers/adapters/reasoning_gym/known_flaws.yaml",
         "",
         f"{len(refused)} tasks are refused unless `allow_exploitable: true` is set in the settings of the source and "
-        f"of the verifier: those whose scorer executes the answer, pays in full on more than {MOST_FULL:.0%} of the rows "
-        f"for answers that solve nothing, or pays more than {MOST_MEAN} on average for them; both above chance.",
+        "of the verifier: those whose scorer executes the answer, pays in full for answers that solve nothing on more "
+        f"than {MOST_FULL:.0%} of the rows, or pays more than {MOST_MEAN} on average for them; both above chance.",
         "",
         "- **gold**: right answers that pass. Five tasks have no gold answer.",
         "- **unearned**: the largest mean score of an attack that was made without the right answer, and its share of "

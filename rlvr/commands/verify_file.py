@@ -28,6 +28,7 @@ WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
 MAX_ERRORS_SHOWN = 3
 _CHECK = "main"
+_COLUMNS = frozenset({"id", "completion", "reference", "prompt"})  # any other column is a tag
 _NO_QUESTION = "(no prompt given)"
 
 
@@ -48,7 +49,11 @@ class OfflineReport:
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Table rows: the number of input rows with each status, then the first errors."""
-        counted = [(status.name, str(count), "") for status, count in self.counts.items()]
+        counted = [
+            (status.name, str(count), "")
+            for status, count in self.counts.items()
+            if count or status is not Status.SKIPPED
+        ]
         return [*counted, *(("", "", error) for error in self.first_errors)]
 
     @property
@@ -78,8 +83,8 @@ def verify_file(
 ) -> OfflineReport:
     """Verifies each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
-    Reads {"id"?, "completion", "reference", "prompt"?}; writes {"id", "status", "score",
-    "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
+    Reads {"id"?, "completion", "reference", "prompt"?}, and all other columns as `prompt.tags`; writes {"id",
+    "status", "score", "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
     A row without id gets its line number, from 1. The output appears under its name once it is complete.
 
     Args:
@@ -285,6 +290,7 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
             source="offline",
             text=text,
             messages=messages,
+            tags={name: value for name, value in row.items() if name not in _COLUMNS},
         )
         completion = completion_from_text(row["completion"], prompt_id=prompt_id)
         return _Row(row_id=row_id, prompt=prompt, completion=completion)

@@ -4,14 +4,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from rlvr.config.recipe import DataSource, source_name
+from rlvr.config.recipe import DataSource, Layout, source_name
 from rlvr.data.files import RawRow, read_rows
-from rlvr.data.generators import ProblemDraws, open_generator
+from rlvr.data.generators import open_generator
 from rlvr.data.messages import read_messages
 from rlvr.data.row_sources import plugin_rows, scheme_of
+from rlvr.data.rows import FiniteRows, GeneratedRows, Row
 from rlvr.errors import ConfigError, DataError
 from rlvr.plugin import SourceRow
 from rlvr.records import Json
@@ -21,78 +21,6 @@ MAX_SHOWN = 10
 _LONG_FAULT = 120  # characters
 _WHOLE_ROW = "*"  # in `columns`, for all of them as one object
 _ROLES = frozenset({"prompt", "reference", "id"})  # of `columns`; any other name in it is a tag
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One question with its reference.
-
-    row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
-    key: two rows with the same key are the same problem. tags: the other columns that hold one plain
-    value, and those that the recipe's `columns` names, whatever they hold. where: the file and
-    line it was read from; "" for a generated one.
-    """
-
-    row_id: str
-    question: str | Sequence[Mapping[str, str]]
-    reference: Json = field(repr=False)
-    key: str
-    tags: Mapping[str, Json]
-    where: str = ""
-
-
-class Rows(Protocol):
-    """Rows by number: finite with a length, or endless with `num_rows` None."""
-
-    @property
-    def num_rows(self) -> int | None:
-        """How many there are; None when endless."""
-        ...
-
-    def row(self, index: int) -> Row:
-        """The row of that number, from 0; always the same one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FiniteRows:
-    """Rows held in memory. columns: every column of any row, except those of prompt and reference."""
-
-    rows: Sequence[Row]
-    columns: frozenset[str] = frozenset()
-
-    @property
-    def num_rows(self) -> int | None:
-        """How many there are."""
-        return len(self.rows)
-
-    def row(self, index: int) -> Row:
-        """The row of that number."""
-        return self.rows[index]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedRows:
-    """Rows computed on demand; `draws` also demonstrates if its generator can."""
-
-    draws: ProblemDraws
-    split: str
-
-    @property
-    def num_rows(self) -> int | None:
-        """None: a generator is endless."""
-        return None
-
-    def row(self, index: int) -> Row:
-        """The problem of that draw as a row."""
-        problem = self.draws.problem(index)
-        return Row(
-            row_id=f"{self.split}-{index}",
-            question=problem.prompt,
-            reference=problem.reference,
-            key=problem.key,
-            tags=problem.fields,
-        )
 
 
 class FileReader:
@@ -171,7 +99,7 @@ def _origin(config: DataSource) -> _Origin:
 def _mapping_key(config: DataSource) -> str:
     """Sources of one key have the same rows."""
     columns = sorted(config.columns.items())
-    return repr((_origin(config), config.limit, config.reference_pattern, columns))
+    return repr((_origin(config), config.limit, config.reference_pattern, columns, config.layout))
 
 
 def _read(config: DataSource, *, limit: int) -> list[RawRow]:
@@ -241,7 +169,7 @@ def _map_rows(config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str
     seen: dict[str, str] = {}
     for index, item in enumerate(raw):
         try:
-            row = _map_row(item, index, wanted, pattern)
+            row = _map_row(item, index, wanted, pattern, keeps_all=config.layout is not Layout.PLAIN)
             if row.row_id in seen:
                 raise ValueError(f"id {row.row_id!r} is already used at {seen[row.row_id]}")
         except ValueError as error:
@@ -288,7 +216,9 @@ def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[
         )
 
 
-def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None) -> Row:
+def _map_row(
+    item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None, *, keeps_all: bool
+) -> Row:
     if item.fault:
         raise ValueError(item.fault)
     columns = item.columns
@@ -301,7 +231,11 @@ def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pa
             raise ValueError(f"column {wanted['id']!r} (columns.id) is empty")
         row_id = str(value)
     hidden = {wanted["prompt"], wanted["reference"]}
-    tags = {name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)}
+    if keeps_all:
+        tops = {name.partition(".")[0] for name in hidden}  # `reward_model` holds the reference
+        tags = {name: _kept(value, name) for name, value in columns.items() if name not in hidden | tops}
+    else:
+        tags = {name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)}
     for name in wanted.keys() - _ROLES:
         value = _column_value(columns, wanted[name])
         if value is not None:
@@ -375,6 +309,16 @@ def _as_json(value: Any, role: str, column: str = "") -> Json:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{named} is not a JSON value: {error}") from error
     return value
+
+
+def _kept(value: Any, name: str) -> Json:
+    """A column of any kind as a tag; NaN, which many tables use for null, as None. Raises ValueError."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    try:
+        return _as_json(value, name)
+    except ValueError as error:
+        raise ValueError(f"{error}; layout: plain keeps only the columns that `columns` names") from error
 
 
 def _is_scalar(value: object) -> bool:

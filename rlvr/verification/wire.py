@@ -84,12 +84,13 @@ def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> 
     """
     frames = _own_frames(error)
     text = str(error)[:500]
-    what = f": {text}" if isinstance(error, PluginError) else f" raised {type(error).__name__}: {text}"
+    is_refusal = isinstance(error, PluginError)
+    what = f": {text}" if is_refusal else f" raised {type(error).__name__}: {text}{_place(frames)}"
     shown = [*traceback.format_list(frames[-_MAX_FRAMES:]), *traceback.format_exception_only(error)]
     return Verdict(
         status=Status.ERROR,
         score=None,
-        reason=f"{label}{what}{_place(frames)}",
+        reason=f"{label}{what}",
         verifier=label,
         seconds=seconds,
         details={"exception": type(error).__name__, "traceback": "".join(shown)[-2000:]},

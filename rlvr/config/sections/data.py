@@ -29,6 +29,20 @@ class Template(StrEnum):
     R1_ZERO = "r1_zero"  # a conversation with <think> and <answer> tags, for base models
 
 
+class Layout(StrEnum):
+    """Whose rows a source has; the columns of prompt and reference that this implies are in `LAYOUT_COLUMNS`."""
+
+    PLAIN = "plain"  # columns that hold lists and objects are kept only if `columns` names them
+    TRL = "trl"  # every column is kept, whatever it holds
+    VERL = "verl"  # every column is kept, whatever it holds
+
+
+LAYOUT_COLUMNS: dict[Layout, dict[str, str]] = {
+    Layout.TRL: {"prompt": "prompt", "reference": "solution"},
+    Layout.VERL: {"prompt": "prompt", "reference": "reward_model.ground_truth"},
+}
+
+
 class CheckConfig(Section):
     """One check: its verifier, the verifier's settings, and the role of its verdict.
 
@@ -52,6 +66,9 @@ class DataSource(Section):
     columns: the columns of prompt, reference and id. `a.b` reaches into an object, `a.0` into a list, and `*` is
         the whole row. All other columns with plain values are kept as `prompt.tags`, which verifiers read and formats
         may name; a column that you list here under another name is kept whatever it holds, including lists and objects.
+    layout: trl or verl for rows in their form. The default of `columns` is then {prompt: prompt, reference: solution}
+        or {prompt: prompt, reference: reward_model.ground_truth}, and all other columns are kept as `prompt.tags`,
+        including lists, objects and nulls, because reward functions of these trainers get them.
     reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
     prompt_format: text around the question. {prompt} and any column may appear in it, and in system_prompt and
         assistant_prefix; {{name}} is the text {name}, and the braces of LaTeX and JSON need no escape.
@@ -66,6 +83,7 @@ class DataSource(Section):
     name: str = ""
     subset: str = ""
     split: str = "train"
+    layout: Layout = Layout.PLAIN
     columns: dict[str, str] = Field(default_factory=lambda: {"prompt": "prompt", "reference": "reference"})
     reference_pattern: str = ""
     template: Template = Template.CHAT
@@ -80,6 +98,14 @@ class DataSource(Section):
     verifier_column: str = ""
     weight: Positive = 1.0
     limit: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_columns_of_layout(cls, given: Any) -> Any:
+        """Writes the columns of a layout out, so that the stored recipe says which they are."""
+        known = [layout for layout in LAYOUT_COLUMNS if isinstance(given, dict) and given.get("layout") == layout]
+        columns = given.get("columns", {}) if known else None
+        return {**given, "columns": LAYOUT_COLUMNS[known[0]] | columns} if isinstance(columns, dict) else given
 
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":

@@ -1,1 +1,1 @@
-"""Verifiers and data sources that use code of other projects, by a scheme in their name."""
+"""Adapters of verifier names with a scheme: reward code of other trainers, unchanged, and reward servers."""
