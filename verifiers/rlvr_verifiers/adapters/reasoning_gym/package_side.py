@@ -10,6 +10,7 @@ reads one request as JSON from standard input and writes lines of JSON to standa
 
 import bisect
 import hashlib
+import importlib
 import importlib.metadata
 import itertools
 import json
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 PACKAGE = "reasoning-gym"
+_MODULE = "reasoning_gym"
 MIXED = "composite"  # reasoning-gym's own name for a mixture of its tasks; the mixture here is ours
 TEST_SHARE = 0.20
 DEV_SHARE = 0.16
@@ -80,9 +82,7 @@ class Scorers:
 
     def __init__(self) -> None:
         """Raises: ImportError when the package is not there."""
-        import reasoning_gym
-
-        self._package = reasoning_gym
+        self._package: Any = importlib.import_module(_MODULE)
         self._made: dict[tuple[str, str], Callable[[str | None, dict[str, Any]], float]] = {}
 
     def prepare(self, task: str, config: Mapping[str, Any]) -> None:
@@ -145,8 +145,7 @@ def draw(tasks: Mapping[str, Mapping[str, Any]], *, seed: int, split: str, size:
 
 def _questions(name: str, config: Mapping[str, Any], *, seed: int, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of the draw, entry) of the distinct questions of one task and split, until hardly any is new."""
-    import reasoning_gym
-
+    package: Any = importlib.import_module(_MODULE)
     base = _hash("seed", seed, name) % _SEED_RANGE
     seen: set[str] = set()
     data: Any = None
@@ -154,7 +153,7 @@ def _questions(name: str, config: Mapping[str, Any], *, seed: int, split: str) -
     for index in itertools.count():
         if index % _CHUNK == 0:
             own = {**decode(dict(config)), "size": _CHUNK, "seed": base + index}
-            data = reasoning_gym.create_dataset(name, **own)
+            data = package.create_dataset(name, **own)
         entry = data[index % _CHUNK]
         question = str(entry["question"])
         num_misses = num_misses + 1 if question in seen else 0

@@ -17,7 +17,7 @@ from rlvr.errors import ConfigError, DataError, PluginError
 from rlvr.plugin import SourceRow
 from rlvr.storage.atomic_files import write_text
 from rlvr_verifiers.adapters.reasoning_gym.answers import AnswerForm, fill
-from rlvr_verifiers.adapters.reasoning_gym.known_flaws import require_sound, version_problem
+from rlvr_verifiers.adapters.reasoning_gym.known_flaws import known_flaws, require_sound, version_problem
 from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED, PACKAGE
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,9 @@ class ReasoningGymSource:
         config = self._config
         tasks = self._tasks(name)
         require_sound(tasks, allow_exploitable=config.allow_exploitable)
+        for task in tasks:
+            if remark := known_flaws().remarks.get(task):
+                logger.info("reasoning_gym:%s: %s", task, remark)
         python = config.python or sys.executable
         request = {
             "op": "draw",
