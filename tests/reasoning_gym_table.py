@@ -69,7 +69,7 @@ def exploitable(found: dict[str, Any]) -> str:
     reasons: list[str] = []
     if found["execution"]["executed"]:
         reasons.append("its scorer executes the answer as Python")
-    paid = max(unearned(found), key=lambda one: (one["full_rate"] - one["chance"], one["mean"]), default=None)
+    paid = max(unearned(found), key=_paid, default=None)
     if paid is not None and paid["full_rate"] - paid["chance"] > MOST_FULL:
         shown = _shown(paid)
         reasons.append(f"it pays in full for {shown} on {paid['full_rate']:.0%} of {paid['rows']} rows")
@@ -84,7 +84,7 @@ def remarks(found: dict[str, Any]) -> list[str]:
     """What a user of a task should know besides."""
     said: list[str] = []
     if found["num_no_gold"]:
-        said.append("no gold answer: whether a right one passes is not tested")
+        said.append("gives no right answer, so whether one passes is not tested")
     elif found["gold"]["accepted"] < found["gold"]["tried"]:
         said.append(f"{found['gold']['tried'] - found['gold']['accepted']} gold answers do not pass")
     if found["raised"]:
@@ -94,16 +94,21 @@ def remarks(found: dict[str, Any]) -> list[str]:
     if found["crashes"]:
         said.append(f"{found['crashes']} crashes")
     if found["hangs"]:
-        said.append(f"{found['hangs']} hangs")
+        said.append("an answer can hang the scorer")
     near = [one for one in found["attacks"] if one["kind"] in _FROM_GOLD and one["is_counted"] and one["is_exploit"]]
     if near and not found["execution"]["executed"]:
         worst = max(near, key=lambda one: (one["full_rate"], one["rows"]))
-        said.append(f"passes: {worst['kind']}, {worst['name'].partition(', in ')[0]}")
+        said.append(f"also passes: {worst['name'].partition(', in ')[0]} ({worst['kind']})")
     if not exploitable(found):
         paid = max(unearned(found), key=lambda one: one["mean"] - one["chance"], default=None)
         if paid is not None and paid["is_exploit"]:
             said.append(f"pays {paid['mean']:.2f} on average for {_shown(paid)}")
     return said
+
+
+def _paid(attack: dict[str, Any]) -> tuple[float, float, bool]:
+    """What an attack earned, and whether it is a short text, which shows more."""
+    return attack["full_rate"] - attack["chance"], attack["mean"], attack["kind"] == Kind.CONSTANT
 
 
 def _shown(attack: dict[str, Any]) -> str:
@@ -135,7 +140,7 @@ def page(results: list[dict[str, Any]]) -> list[str]:
         "of the verifier: those whose scorer executes the answer, pays in full for answers that solve nothing on more "
         f"than {MOST_FULL:.0%} of the rows, or pays more than {MOST_MEAN} on average for them; both above chance.",
         "",
-        "- **gold**: right answers that pass. Five tasks have no gold answer.",
+        "- **gold**: right answers that pass. Two tasks, which accept any solution, give none.",
         "- **unearned**: the largest mean score of an attack that was made without the right answer, and its share of "
         "rows that pass. Scores between 0 and 1 are partial credit by the package's own rules.",
         "- **executed**: completions that ran as code, of all that would leave a mark.",

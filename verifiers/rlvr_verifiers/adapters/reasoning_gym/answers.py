@@ -1,8 +1,15 @@
-"""The part of a completion that is scored as its answer."""
+"""The part of a completion that is scored as its answer, and right answers."""
 
+import json
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
+
+from rlvr_verifiers.adapters.reasoning_gym.package_side import decode
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
+# Where tasks that accept any solution, and so have no `answer`, keep an example.
+_EXAMPLES = ("example_answer", "example_correct_answer", "possible_answer")
 
 
 class AnswerForm(StrEnum):
@@ -36,6 +43,18 @@ def answer_in(text: str, form: AnswerForm) -> str | None:
 def fill(answer: str, form: AnswerForm) -> str:
     """A completion that states an answer in this form."""
     return f"{_OPEN}{answer}{_CLOSE}" if form is AnswerForm.TAGGED else answer
+
+
+def right_answer(entry: Mapping[str, Any]) -> str | None:
+    """The answer of an encoded entry, or else the example in its metadata; None if it has neither.
+
+    >>> right_answer({"answer": None, "metadata": {"possible_answer": {"$pairs": [[0, 2], [1, 1]]}}})
+    '{"0": 2, "1": 1}'
+    """
+    if entry["answer"] is not None:
+        return str(entry["answer"])
+    example = next((entry["metadata"][key] for key in _EXAMPLES if key in entry["metadata"]), None)
+    return example if example is None or isinstance(example, str) else json.dumps(decode(example))
 
 
 def _tagged(text: str) -> str | None:

@@ -5,7 +5,7 @@ reads one request as JSON from standard input and writes lines of JSON to standa
 
     {"op": "version"}                                                   -> {"version"}
     {"op": "draw", "tasks": {name: {"weight", "config"}}, "seed", "split", "size"}
-                                                -> rows, as `draw` yields them, and {"num_rows", "num_drawn"} at the end
+                                                -> rows, as `draw` yields them, and {"num_rows"} at the end
 """
 
 import bisect

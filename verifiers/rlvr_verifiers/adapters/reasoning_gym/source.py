@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from rlvr.errors import ConfigError, DataError, PluginError
 from rlvr.plugin import SourceRow
 from rlvr.storage.atomic_files import write_text
-from rlvr_verifiers.adapters.reasoning_gym.answers import AnswerForm, fill
+from rlvr_verifiers.adapters.reasoning_gym.answers import AnswerForm, fill, right_answer
 from rlvr_verifiers.adapters.reasoning_gym.known_flaws import known_flaws, require_sound, version_problem
 from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED, PACKAGE
 
@@ -138,7 +138,7 @@ class ReasoningGymSource:
             system = {"role": "system", "content": _SYSTEM[self._config.instructions]}
             question = [system, {"role": "user", "content": entry["question"]}]
         reference = {"task": row["task"], **({"config": row["config"]} if row["config"] else {}), **entry}
-        answer = entry["answer"]
+        answer = right_answer(entry)
         return SourceRow(
             row_id=row["id"],
             question=question,
@@ -197,5 +197,8 @@ def _run(python: str, request: Mapping[str, Any], *, what: str) -> str:
         raise PluginError(f"{what}: the interpreter {python!r} cannot be run: {error}; see settings.python") from error
     if answer.returncode:
         last = "\n".join(answer.stderr.strip().splitlines()[-_ERROR_LINES:])
-        raise DataError(f"{what}: no rows could be drawn with settings {request.get('tasks')}:\n{last}")
+        failed = (
+            "rows could not be drawn" if request["op"] == "draw" else "the version of the package could not be read"
+        )
+        raise DataError(f"{what}: {failed} by {python}:\n{last}")
     return answer.stdout

@@ -10,7 +10,7 @@ from rlvr.adapted import Adapted
 from rlvr.plugin import VerifierContext, verdict
 from rlvr.protocols import Execution
 from rlvr.records import Completion, Json, Prompt, Status, Verdict
-from rlvr_verifiers.adapters.reasoning_gym.answers import AnswerForm, answer_in
+from rlvr_verifiers.adapters.reasoning_gym.answers import AnswerForm, answer_in, right_answer
 from rlvr_verifiers.adapters.reasoning_gym.known_flaws import require_sound, version_problem
 from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED, PACKAGE, Scorers, version
 
@@ -64,11 +64,14 @@ class ReasoningGymVerifier:
             logger.warning("%s", problem)
 
     def parse_reference(self, reference: Json) -> None:
-        """Raises ValueError for an entry that is incomplete, or whose own answer does not get the full score."""
+        """Raises ValueError for an entry that is incomplete, or whose own answer does not get the full score.
+
+        Entries without an answer, of tasks that accept any solution, pass.
+        """
         task, config, entry = self._parts(reference)
-        answer = entry["answer"]
+        answer = right_answer(entry)
         if answer is None:
-            return  # some tasks have no gold answer, only a check
+            return
         score = self._made().score(task, config, answer, entry)
         if score < _FULL:
             raise ValueError(f"its own answer {answer!r:.200} gets the score {score:g} from reasoning-gym")

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from rlvr.config.load import load_recipe
 from rlvr.config.recipe import DataConfig, DataSource
 from rlvr.data.load import OpenedSource, open_eval, open_train
 from rlvr.errors import ConfigError, DataError, PluginError
+from rlvr.run.record.inputs import input_digests
 from rlvr_verifiers.adapters.reasoning_gym import known_flaws as table
 from rlvr_verifiers.adapters.reasoning_gym.known_flaws import KnownFlaws
 from rlvr_verifiers.adapters.reasoning_gym.source import cache_folder
@@ -70,6 +72,21 @@ def test_train_and_evaluation_share_no_question_and_epochs_are_shuffled(gym_pyth
     assert epochs[0] != epochs[1]
     [evaluation] = open_eval(config, 10, seed=0).values()
     assert not asked[0] & {prompt.messages[1].content for prompt in evaluation}
+
+
+def test_a_resumed_run_finds_the_same_data_and_notices_other_parameters(gym_python: str):
+    recipe = load_recipe("tiny", []).recipe
+
+    def digest(**settings: Any) -> str:
+        data = DataConfig(train=[source("sums", gym_python, **settings)])
+        found = input_digests(recipe.model_copy(update={"data": data}))
+        return found["data.train.0 (reasoning_gym:sums)"]
+
+    first = digest()
+    for file in cache_folder().iterdir():
+        file.unlink()
+    assert digest() == first
+    assert digest(config={"high": 50}) != first
 
 
 def test_a_mixture_names_the_task_of_each_row(gym_python: str):

@@ -70,7 +70,7 @@ def test_an_answer_on_which_the_scorer_raises_is_unparsed(service: VerifierServi
 def test_a_composite_scores_each_row_by_its_own_task(service: VerifierService, gym_python: str):
     for task in ("sums", "no_gold"):
         reference: Any = row("composite", gym_python, tasks={task: {}}).reference
-        gold = reference["answer"] or reference["metadata"]["sum"]
+        gold = reference["answer"] or reference["metadata"]["example_answer"]
         [verdict] = judged(service, "composite", reference, f"<answer>{gold}</answer>")
         assert (verdict.status, verdict.reason) == (Status.PASS, f"{task} scored it 1")
 
@@ -87,16 +87,17 @@ def test_references_are_checked_before_a_run(service: VerifierService, gym_pytho
             ("sums", "7"),
             ("bad_gold", bad_gold),
             ("no_gold", row("no_gold", gym_python).reference),
+            ("no_gold", {**good, "task": "no_gold", "answer": None}),
             ("composite", {key: good[key] for key in ("question", "answer", "metadata")}),
         )
     ]
     problems = service.reference_problems(checks)
-    assert [bool(problem) for problem in problems] == [False, True, True, True, True, False, True]
+    assert [bool(problem) for problem in problems] == [False, True, True, True, True, False, False, True]
     assert "its task is 'grids', and the verifier is reasoning_gym:sums" in problems[1]
     assert "it has no answer and no metadata" in problems[2]
     assert "it is str" in problems[3]
     assert "gets the score 0.5 from reasoning-gym" in problems[4]
-    assert "it has no task" in problems[6]
+    assert "it has no task" in problems[7]
 
 
 def test_the_package_is_imported_by_warm_up_and_not_where_a_verifier_is_only_built(gym: object):

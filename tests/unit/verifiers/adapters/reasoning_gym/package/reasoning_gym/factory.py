@@ -73,15 +73,15 @@ class PaysAll(Sums):
 
 
 class NoGold(Sums):
-    """Has no gold answer."""
+    """Has an example in place of a gold answer."""
 
     def entry(self, a: int, b: int) -> dict[str, Any]:
         """An entry without an answer."""
-        return super().entry(a, b) | {"answer": None, "metadata": {"sum": a + b}}
+        return super().entry(a, b) | {"answer": None, "metadata": {"example_answer": str(a + b)}}
 
     def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
         """1 for the sum."""
-        return float(answer == str(entry["metadata"]["sum"]))
+        return float(answer == entry["metadata"]["example_answer"])
 
 
 class BadGold(Sums):
