@@ -217,6 +217,11 @@ def verify(
     has_steps: Annotated[
         bool, typer.Option("--steps", help="with --explain: score each line too, if the verifier has `verify_steps`")
     ] = False,
+    is_jailed: Annotated[
+        bool,
+        typer.Option("--jailed", help="run the verifier inside the sandbox's jail, for code that you do not trust"),
+    ] = False,
+    python: Annotated[str, typer.Option(help="with --jailed: the path of another interpreter")] = "",
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.commands.verify_file import explain, given_pair, verify_file
@@ -236,6 +241,8 @@ def verify(
             deadline_s=deadline_s,
             sandbox=where,
             has_steps=has_steps,
+            is_jailed=is_jailed,
+            python=python,
         )
         Console().table(f"{verifier} on one pair", rows)
         if verdict.status is Status.ERROR:
@@ -254,6 +261,8 @@ def verify(
         workers=workers,
         deadline_s=deadline_s,
         sandbox=where,
+        is_jailed=is_jailed,
+        python=python,
     )
     console = Console()
     console.table(f"verdicts in {output}", outcome.rows)

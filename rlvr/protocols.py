@@ -17,10 +17,12 @@ class Capability(StrEnum):
 
     SESSION: `open_session` and `open_sessions`, programs that answer framed messages.
     PRELOAD: `preload`, trusted sources that are compiled once and then cost runs nothing.
+    WORKER: `start_worker` of `rlvr.jails.SupportsWorkers`, for verifiers whose execution is JAILED.
     """
 
     SESSION = "session"
     PRELOAD = "preload"
+    WORKER = "worker"
 
 
 @runtime_checkable

@@ -123,6 +123,8 @@ class Check:
     settings: the verifier's own settings, validated by its `Config`.
     reference: the gold answer; never shown to the policy, never printed by repr.
     weight: of its score in the reward, if role is REWARD.
+    execution: PROCESS or JAILED; None: as the verifier's class says. python: the path of the interpreter of a jailed
+        verifier; "" is the running one. readable: files and folders that a jailed verifier may read besides.
     """
 
     name: str
@@ -131,6 +133,14 @@ class Check:
     reference: Json = field(default=None, repr=False)
     role: Role = Role.REWARD
     weight: float = 1.0
+    execution: "Execution | None" = None
+    python: str = ""
+    readable: tuple[str, ...] = ()
+
+    @property
+    def is_jailed(self) -> bool:
+        """Whether the check has its verifier jailed, whatever its class says."""
+        return self.execution is Execution.JAILED or bool(self.python)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Completion, Json, Message, Prompt, Status, Verdict
 from rlvr.storage.input_files import is_file, other_kind
 from rlvr.verification.dispatcher import error_of
+from rlvr.verification.jailed.jail import jailed_check
 from rlvr.verification.service import VerifierService
 from rlvr.verification.steps import step_spans
 
@@ -80,6 +81,9 @@ def verify_file(
     workers: int,
     deadline_s: float,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
+    *,
+    is_jailed: bool = False,
+    python: str = "",
 ) -> OfflineReport:
     """Verifies each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
@@ -91,7 +95,8 @@ def verify_file(
         verifier: as in a recipe: a registered name, package.module:attribute or
             path/file.py:attribute.
         deadline_s: wall-clock seconds allowed for one row.
-        sandbox: the backend for verifiers that run programs, and its settings.
+        sandbox: the backend for jailed verifiers and those that run programs, and its settings.
+        is_jailed, python: has the verifier jailed, in this interpreter if it is given.
 
     Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
         a file cannot be opened.
@@ -105,6 +110,7 @@ def verify_file(
     service = VerifierService(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings)
+        check = jailed_check(check, is_jailed=is_jailed, python=python)
         service.preflight([check])
         is_plain_file = not target.exists() or target.is_file()
         part = target.with_name(target.name + ".part") if is_plain_file else target
@@ -130,12 +136,15 @@ def explain(
     question: Json = None,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
     has_steps: bool = False,
+    is_jailed: bool = False,
+    python: str = "",
 ) -> tuple[Verdict, list[tuple[str, str]]]:
     """The verdict on one pair, and rows of (name, value) that explain it.
 
     Args:
         question: text, or chat messages as in an input file.
         has_steps: adds a row for each line of the completion with its score from `verify_steps`.
+        is_jailed, python: has the verifier jailed, in this interpreter if it is given.
 
     Raises: PluginError for the verifier or its settings; DataError for the reference; VerifierError when the lines get
         no scores.
@@ -143,6 +152,7 @@ def explain(
     service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
+        check = jailed_check(check, is_jailed=is_jailed, python=python)
         service.preflight([check])
         text, messages = _question(question)
         prompt = Prompt(prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages)
@@ -314,7 +324,7 @@ def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
 
 
 def _with_reference(check: Check, reference: Json) -> Check:
-    return Check(name=check.name, verifier=check.verifier, settings=check.settings, reference=reference)
+    return replace(check, reference=reference)
 
 
 def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:

@@ -10,7 +10,7 @@ from rlvr.config.recipe import DataSource, Layout, source_name
 from rlvr.data.files import RawRow, read_rows
 from rlvr.data.generators import open_generator
 from rlvr.data.messages import read_messages
-from rlvr.data.row_sources import plugin_rows, scheme_of
+from rlvr.data.row_sources import plugin_rows, scheme_of, setting_names
 from rlvr.data.rows import FiniteRows, GeneratedRows, Row
 from rlvr.errors import ConfigError, DataError
 from rlvr.plugin import SourceRow
@@ -79,7 +79,9 @@ def open_source(config: DataSource, *, seed: int, reader: FileReader | None = No
         return GeneratedRows(draws=draws, split=config.split)
     if scheme_of(config.source):
         _refuse_file_keys(config)
-        return _given_rows(config, plugin_rows(config.source, config.settings, split=config.split, seed=seed))
+        python = {"python": config.python} if config.python and "python" in setting_names(config.source) else {}
+        settings = {**python, **config.settings}
+        return _given_rows(config, plugin_rows(config.source, settings, split=config.split, seed=seed))
     if config.settings:
         raise ConfigError(
             f"source {config.source!r}: settings={config.settings!r} are only for generators and for sources with a "

@@ -41,7 +41,7 @@ def _is_imported(source: PluginSource) -> bool:
 
 
 def _try_import(source: PluginSource) -> None:
-    worker = WorkerProcess(memory_bytes=_ADDRESS_SPACE_BYTES)
+    worker = WorkerProcess.start(memory_bytes=_ADDRESS_SPACE_BYTES)
     bounds = {"cpu_deadline_s": CPU_DEADLINE_S, "wall_deadline_s": WALL_DEADLINE_S}
     bounds["data_bytes"] = _DATA_BYTES
     try:

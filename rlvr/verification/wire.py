@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.errors import PluginError
-from rlvr.protocols import Verifier
-from rlvr.records import Check, Completion, FinishReason, Message, Prompt, Role, Status, Verdict
+from rlvr.protocols import SupportsParseReference, Verifier
+from rlvr.records import Check, Completion, Execution, FinishReason, Message, Prompt, Role, Status, Verdict
 from rlvr.registry import PluginSource
 
 _CORE = str(Path(__file__).parents[1]) + os.sep
@@ -32,9 +32,21 @@ def prompt_to_json(prompt: Prompt) -> dict[str, Any]:
 
 def prompt_from_json(data: dict[str, Any]) -> Prompt:
     """The prompt that `prompt_to_json` wrote (tuples inside JSON values come back as lists)."""
-    checks = tuple(Check(**{**check, "role": Role(check["role"])}) for check in data["checks"])
+    checks = tuple(_check_from_json(check) for check in data["checks"])
     messages = tuple(Message(**message) for message in data["messages"])
     return Prompt(**{**data, "checks": checks, "messages": messages})
+
+
+def _check_from_json(data: dict[str, Any]) -> Check:
+    execution = data["execution"]
+    return Check(
+        **{
+            **data,
+            "role": Role(data["role"]),
+            "execution": None if execution is None else Execution(execution),
+            "readable": tuple(data["readable"]),
+        }
+    )
 
 
 _TUPLES = ("prompt_token_ids", "token_ids", "logprobs", "sampled_mask", "policy_versions")
@@ -71,8 +83,25 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+_VERDICT_TYPES: dict[str, Any] = {
+    "status": str,
+    "score": float | int | None,
+    "reason": str,
+    "verifier": str,
+    "seconds": float | int,
+    "extracted": str | None,
+    "details": dict,
+}
+
+
 def verdict_from_json(data: dict[str, Any]) -> Verdict:
-    """The verdict that `verdict_to_json` wrote."""
+    """The verdict that `verdict_to_json` wrote.
+
+    Raises: KeyError, TypeError or ValueError when it is none; the policy's text may have written it.
+    """
+    for key, kind in _VERDICT_TYPES.items():
+        if not isinstance(data[key], kind):
+            raise TypeError(f"{key} of a verdict is a {type(data[key]).__name__}")
     return Verdict(**{**data, "status": Status(data["status"])})
 
 
@@ -121,6 +150,16 @@ def _is_foreign(file: str) -> bool:
 def label_of(verifier: Verifier) -> str:
     """`name@version`, as verdicts carry it."""
     return f"{verifier.name}@{verifier.version}"
+
+
+def facts_of(verifier: Verifier) -> dict[str, Any]:
+    """What a process that does not build the verifier has to know about it, as JSON values."""
+    return {
+        "execution": str(verifier.execution),
+        "partial_credit": float(getattr(verifier, "partial_credit", 0.0)),
+        "is_graded": bool(getattr(verifier, "is_graded", False)),
+        "parses_references": isinstance(verifier, SupportsParseReference),
+    }
 
 
 def as_verdict(label: str, answer: object, *, seconds: float) -> Verdict:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue, model_validator
 
 from rlvr.config.sections.section import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
-from rlvr.records import Role
+from rlvr.records import Execution, Role
 from rlvr.registry import short_name
 
 GENERATOR = "generator:"
@@ -47,6 +47,10 @@ class CheckConfig(Section):
     """One check: its verifier, the verifier's settings, and the role of its verdict.
 
     when: applies the check only to rows whose `verifier_column` holds this value; empty applies it to every row.
+    execution: process; or jailed, inside the sandbox's jail, for code that you do not trust. Null: as the verifier
+        declares.
+    python: the interpreter of a jailed verifier, such as /opt/env/bin/python, whose packages it then has.
+    readable: files and folders that a jailed verifier may read besides its own package; it can import from the folders.
     """
 
     verifier: str
@@ -54,6 +58,30 @@ class CheckConfig(Section):
     role: Role = Role.REWARD
     weight: NonNegative = 1.0
     when: str = ""
+    execution: Execution | None = None
+    python: str = ""
+    readable: list[str] = Field(default_factory=list[str])
+
+    @model_validator(mode="after")
+    def _can_be_chosen(self) -> "CheckConfig":
+        require_execution(self.execution, self.python, self.readable)
+        return self
+
+    @property
+    def is_jailed(self) -> bool:
+        """Whether the recipe has its verifier jailed; its code is then never imported outside."""
+        return self.execution is Execution.JAILED or bool(self.python)
+
+
+def require_execution(execution: Execution | None, python: str, readable: list[str]) -> None:
+    """Raises ValueError for an execution that a recipe cannot choose, or keys of jailed verifiers without a jail."""
+    if execution is not None and not execution.is_pooled:
+        raise ValueError(
+            f"execution: {execution.value} is for verifiers that declare it; a recipe chooses process or jailed, or "
+            "leaves it to the verifier"
+        )
+    if execution is Execution.PROCESS and (python or readable):
+        raise ValueError("python and readable are for execution: jailed, but execution is process")
 
 
 class DataSource(Section):
@@ -76,6 +104,7 @@ class DataSource(Section):
     chat_template_kwargs: further arguments of the chat template, such as {enable_thinking: false}.
     verifier_column: a column whose value in each row chooses the checks with that `when`; checks without `when` apply
         to every row.
+    execution, python, readable: of `verifier`, as in `checks`.
     settings: settings of generator:NAME or reasoning_gym:TASK. limit: number of rows to use (0 = all).
     """
 
@@ -94,6 +123,9 @@ class DataSource(Section):
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     verifier: str = ""
     verifier_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    execution: Execution | None = None
+    python: str = ""
+    readable: list[str] = Field(default_factory=list[str])
     checks: dict[str, CheckConfig] = Field(default_factory=dict[str, CheckConfig])
     verifier_column: str = ""
     weight: Positive = 1.0
@@ -122,6 +154,12 @@ class DataSource(Section):
             raise ValueError(
                 f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings"
             )
+        if self.checks and (self.execution is not None or self.python or self.readable):
+            raise ValueError(
+                f"source {self.source!r}: execution, python and readable go with `verifier:`; in `checks:` they belong "
+                "to each check"
+            )
+        require_execution(self.execution, self.python, self.readable)
         if reserved := _RESERVED.intersection(self.chat_template_kwargs):
             raise ValueError(
                 f"source {self.source!r}: chat_template_kwargs: {', '.join(sorted(reserved))} cannot be set; only "
@@ -149,7 +187,14 @@ class DataSource(Section):
         """The checks by name; `verifier:` is shorthand for one check named after the verifier."""
         if self.checks:
             return dict(self.checks)
-        return {short_name(self.verifier): CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
+        check = CheckConfig(
+            verifier=self.verifier,
+            settings=self.verifier_settings,
+            execution=self.execution,
+            python=self.python,
+            readable=self.readable,
+        )
+        return {short_name(self.verifier): check}
 
     @property
     def chosen_values(self) -> frozenset[str]:

@@ -76,7 +76,10 @@ class ReasoningGymSourceConfig(BaseModel):
     answer: AnswerForm = Field(
         default=AnswerForm.TAGGED, description="the form of the right completions that `rlvr audit` uses"
     )
-    python: str = Field(default="", description="the interpreter that has the package; empty: this one")
+    python: str = Field(
+        default="",
+        description="the interpreter that has the package; empty: `python` of the source, or else rlvr's own",
+    )
     allow_exploitable: bool = Field(
         default=False, description="accept a task whose scorer is known to be exploitable; see REASONING_GYM.md"
     )

@@ -43,7 +43,7 @@ class ReasoningGymVerifier:
 
     name: ClassVar[str] = "reasoning_gym"
     version: ClassVar[str] = "1"
-    execution: ClassVar[Execution] = Execution.PROCESS
+    execution: ClassVar[Execution] = Execution.JAILED
     is_graded: ClassVar[bool] = True
     adapted: ClassVar[Adapted]
     Config: ClassVar[type[BaseModel]] = ReasoningGymConfig
