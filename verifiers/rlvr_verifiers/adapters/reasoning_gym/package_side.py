@@ -18,6 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 PACKAGE = "reasoning-gym"
@@ -30,11 +31,12 @@ DEV_SHARE = 0.16
 _CHUNK = 1000
 _MAX_MISSES = 200  # draws of known questions in a row, after which a task counts as used up
 _SEED_RANGE = 2**31
-_PAIRS, _TUPLE = "$pairs", "$tuple"
+_PAIRS, _TUPLE, _FRACTION = "$pairs", "$tuple", "$fraction"
+_MARKS = (_PAIRS, _TUPLE, _FRACTION)
 
 
 def encode(value: Any) -> Any:
-    """A value as JSON from which `decode` restores it: tuples and dictionaries with other keys than text are marked.
+    """A value as JSON from which `decode` restores it: tuples, fractions and keys that are not text are marked.
 
     Raises: TypeError for a type that would not come back equal.
 
@@ -42,13 +44,15 @@ def encode(value: Any) -> Any:
     {'range': {'$tuple': [1, 2]}, 'colours': {'$pairs': [[0, 'red']]}}
     """
     if isinstance(value, dict):
-        if all(isinstance(key, str) for key in value) and value.keys().isdisjoint((_PAIRS, _TUPLE)):
+        if all(isinstance(key, str) for key in value) and value.keys().isdisjoint(_MARKS):
             return {str(key): encode(item) for key, item in value.items()}
         return {_PAIRS: [[encode(key), encode(item)] for key, item in value.items()]}
     if isinstance(value, tuple):
         return {_TUPLE: [encode(item) for item in value]}
     if isinstance(value, list):
         return [encode(item) for item in value]
+    if isinstance(value, Fraction):
+        return {_FRACTION: [value.numerator, value.denominator]}
     if isinstance(value, str):
         return str(value)  # numpy's subclass too
     if isinstance(value, float):
@@ -71,6 +75,8 @@ def decode(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {_TUPLE}:
             return tuple(decode(item) for item in value[_TUPLE])
+        if value.keys() == {_FRACTION}:
+            return Fraction(*value[_FRACTION])
         if value.keys() == {_PAIRS}:
             return {decode(key): decode(item) for key, item in value[_PAIRS]}
         return {key: decode(item) for key, item in value.items()}

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from rlvr_verifiers.adapters.reasoning_gym.answers import AnswerForm, answer_in
 from rlvr_verifiers.adapters.reasoning_gym.package_side import decode, draw, encode, split_of
 
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-KEYS = st.text() | st.integers() | st.sampled_from(["$tuple", "$pairs"]) | st.tuples(st.integers(), st.text())
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.fractions()
+)
+KEYS = (
+    st.text() | st.integers() | st.sampled_from(["$tuple", "$pairs", "$fraction"]) | st.tuples(st.integers(), st.text())
+)
 VALUES = st.recursive(
     PLAIN, lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(KEYS, inner), max_leaves=20
 )
