@@ -7,15 +7,23 @@ from typing import Any
 
 import pytest
 
+from rlvr.audit.examine import AuditRequest, audit
+from rlvr.audit.records import Problem
+from rlvr.audit.rows import rows_of_source
 from rlvr.commands.audit import AuditChoice, audit_choice
 from rlvr.data.row_sources import plugin_rows
 from rlvr.errors import PluginError
 from rlvr.plugin import SourceRow, VerifierContext, completion_from_text
-from rlvr.records import Check, Prompt, Status, Verdict
+from rlvr.records import Check, Execution, Prompt, Status, Verdict
 from rlvr.registry import VERIFIERS, build_verifier, find
+from rlvr.verification.jailed.jail import execution_of
 from rlvr.verification.service import VerifierService
 from rlvr_verifiers.adapters.reasoning_gym import known_flaws as table
 from rlvr_verifiers.adapters.reasoning_gym.known_flaws import KnownFlaws
+from rlvr_verifiers.adapters.reasoning_gym.verifier import ReasoningGymVerifier
+from tests.unit.sandboxes.sandbox_cases import make
+
+PACKAGE = Path(__file__).parent / "package"
 
 CONTEXT = VerifierContext()
 
@@ -32,8 +40,20 @@ def row(task: str, python: str, **settings: Any) -> SourceRow:
     return plugin_rows(f"reasoning_gym:{task}", settings, split="train", seed=0)[0]
 
 
+def the_check(task: str, reference: Any = None, *, execution: Execution = Execution.PROCESS, **settings: Any) -> Check:
+    """A check of the stand-in, which a worker outside the jail imports as this process does."""
+    return Check(
+        name="main",
+        verifier=f"reasoning_gym:{task}",
+        settings=settings,
+        reference=reference,
+        execution=execution,
+        readable=(str(PACKAGE),) if execution is Execution.JAILED else (),
+    )
+
+
 def judged(service: VerifierService, task: str, reference: Any, *texts: str, **settings: Any) -> list[Verdict]:
-    check = Check(name="main", verifier=f"reasoning_gym:{task}", settings=settings, reference=reference)
+    check = the_check(task, reference, **settings)
     prompt = Prompt(prompt_id="row", checks=(check,), source="test", text="?")
     pairs = [(prompt, completion_from_text(text, prompt_id="row")) for text in texts]
     return [found["main"] for found in service.verify_batch(pairs)]
@@ -79,7 +99,7 @@ def test_references_are_checked_before_a_run(service: VerifierService, gym_pytho
     good: Any = row("sums", gym_python).reference
     bad_gold = row("bad_gold", gym_python).reference
     checks = [
-        Check(name="main", verifier=f"reasoning_gym:{task}", reference=reference)
+        the_check(task, reference)
         for task, reference in (
             ("sums", good),
             ("sums", {**good, "task": "grids"}),
@@ -126,9 +146,24 @@ def test_an_exploitable_task_is_refused_unless_allowed(monkeypatch: pytest.Monke
     build_verifier(source, {"allow_exploitable": True}, CONTEXT)
 
 
+def test_the_package_runs_in_the_jail_by_default_and_an_audit_sees_what_it_executes(gym_python: str):
+    sandbox = ("namespaces", {"slots": 2, "preimport": [], "should_self_test": False})
+    make(sandbox[0])
+    check = the_check("executes", execution=Execution.JAILED)
+    assert execution_of(Check(name="main", verifier="reasoning_gym:executes")) is Execution.JAILED
+    rows = rows_of_source({"size": 4, "python": gym_python}, check)
+    report = audit(AuditRequest(check=check, rows=rows, num_rows=2, deadline_s=10.0, time_limit_s=1.0, sandbox=sandbox))
+    assert report.num_gold_passed == 4
+    assert report.num_executed > 0
+    assert Problem.EXECUTION in {finding.problem for finding in report.findings}
+
+
 @pytest.mark.parametrize(("task", "findings"), [("pays_all", {"exploit"}), ("sums", set())])
-def test_an_audit_without_data_attacks_the_tasks_own_rows(gym_python: str, gym: Path, task: str, findings: set[str]):
+def test_an_audit_without_data_attacks_the_tasks_own_rows(
+    gym_python: str, gym: Path, monkeypatch: pytest.MonkeyPatch, task: str, findings: set[str]
+):
     """The scores of `sums` grade how near an answer is, which is no exploit."""
+    monkeypatch.setattr(ReasoningGymVerifier, "execution", Execution.PROCESS)
     choice = AuditChoice(
         verifier=f"reasoning_gym:{task}",
         settings={},

@@ -72,6 +72,14 @@ class PaysAll(Sums):
         return float(bool(answer))
 
 
+class Executes(Sums):
+    """Evaluates the answer."""
+
+    def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
+        """1 for an expression with the right value. Raises: all kinds of errors."""
+        return float(eval(answer or "0") == int(entry["answer"]))
+
+
 class NoGold(Sums):
     """Has an example in place of a gold answer."""
 
@@ -111,6 +119,7 @@ DATASETS = {
     "grids": (Grids, Config),
     "raises": (Raises, Config),
     "pays_all": (PaysAll, Config),
+    "executes": (Executes, Config),
     "no_gold": (NoGold, Config),
     "bad_gold": (BadGold, Config),
     "prints": (Prints, Config),
