@@ -31,7 +31,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -62,6 +62,40 @@ class VerifierContext:
     deadline_s: float = 5.0
     sandbox: Sandbox | None = None
     cache: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    """One question of a data source with its reference.
+
+    row_id: unique in its source. question: text, or chat messages as {"role", "content"}. completion: a right one for
+    `rlvr audit`, never shown to the policy; None if unknown. tags: other columns.
+    """
+
+    row_id: str
+    question: str | Sequence[Mapping[str, str]]
+    reference: Json = field(repr=False)
+    completion: str | None = field(default=None, repr=False)
+    tags: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+class RowSource(Protocol):
+    """A data source that a recipe names by a scheme, as in `source: reasoning_gym:chain_sum`.
+
+    Registered under the scheme in the entry-point group `rlvr.sources`; built as `SourceClass(config)`, with `config`
+    made from the source's `settings`. A verifier of the same name can be audited on its rows.
+    """
+
+    Config: ClassVar[type[BaseModel]]
+
+    def rows(self, name: str, *, split: str, seed: int) -> Sequence[SourceRow]:
+        """The rows of what follows the scheme; equal arguments give equal rows, and no two splits share a problem.
+
+        Args: split: train, dev or test. seed: that of the run.
+
+        Raises: ConfigError, DataError, PluginError.
+        """
+        ...
 
 
 class EmptyConfig(BaseModel):

@@ -26,7 +26,7 @@ _WRAPPERS = (("$", "$"), ("\\(", "\\)"), ("(", ")"), ("[", "]"), ('"', '"'), ("'
 _TAIL_CHARS = 200
 _LONG_TAIL_CHARS = 2000  # if there is no number in the tail
 _DIGIT = re.compile(r"\d")
-_MAX_CHARS = 200  # of a text that is compared as an answer; longer ones are compared as they are
+_MAX_CHARS = 200  # of a text that is compared as an answer; of longer ones only case and white space are ignored
 
 
 def gold_texts(reference: Json) -> tuple[str, ...]:
@@ -85,7 +85,10 @@ def accepted_texts(reference: Json) -> tuple[str, ...]:
 
 def is_same(text: str, accepted: Sequence[str]) -> bool:
     """Whether an answer equals one of the accepted texts, apart from case, markup, and the way a number is written."""
-    key = text if len(text) > _MAX_CHARS else _key(text)
+    if len(text) > _MAX_CHARS:
+        folded = _folded(text)
+        return any(_folded(other) == folded for other in accepted)
+    key = _key(text)
     return any(_key(other) == key for other in accepted)
 
 
@@ -107,6 +110,10 @@ def states_last(text: str, accepted: Sequence[str]) -> bool:
             return True
         if len(gold) == 1 and gold.isalpha() and letters and letters[-1].upper() == gold.upper():
             return True
+        if len(gold) > len(tail):
+            end = text[-2 * len(gold) - _TAIL_CHARS :]
+            if _folded(_CLOSING.sub(" ", end)).endswith(_folded(gold)):
+                return True
         if gold and stripped.casefold().endswith(gold.casefold()):
             before = stripped[: len(stripped) - len(gold)][-1:]
             if not before or not (before.isalnum() or before in "-+./\\"):
@@ -143,5 +150,10 @@ def _key(text: str) -> str | Fraction:
     number = number_of(text)
     if number is not None:
         return number
-    folded = re.sub(r"\s+", "", text.casefold())
+    folded = _folded(text)
     return _WORDS_OF_TRUTH.get(folded, folded)
+
+
+def _folded(text: str) -> str:
+    """The text without case and white space."""
+    return "".join(text.casefold().split())

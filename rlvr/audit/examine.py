@@ -17,7 +17,7 @@ from rlvr.audit.canary import Canary, payloads
 from rlvr.audit.findings import Evidence, findings_of, outcomes_of
 from rlvr.audit.forms import BARE, BOX, FORMS, TAG, format_changes
 from rlvr.audit.gold import Gold, find_golds
-from rlvr.audit.records import AuditReport
+from rlvr.audit.records import AuditReport, Outcome
 from rlvr.audit.rows import Case, Row
 from rlvr.audit.session import Asked, Session, evenly
 from rlvr.audit.workers import Answers, AuditWorkers, Item, Service, WarmWorker
@@ -87,9 +87,13 @@ def audit(request: AuditRequest, *, workers: AuditWorkers | None = None) -> Audi
             opened = [own.worker(source, request.check, hash_seed=seed, is_jailed=is_jailed) for seed in seeds]
             cold_start_s = max(worker.wait() for worker in opened)
             first, second = opened[0], opened[1] if len(opened) > 1 else None
-            declared = opened[0].partial_credit
+            declared, is_graded = opened[0].partial_credit, opened[0].is_graded
         else:
-            declared = float(getattr(load_tried(source), "partial_credit", 0.0))
+            loaded = load_tried(source)
+            declared, is_graded = (
+                float(getattr(loaded, "partial_credit", 0.0)),
+                bool(getattr(loaded, "is_graded", False)),
+            )
             first = service = Service(request.check, deadline_s=request.deadline_s, sandbox=request.sandbox)
             cold_start_s = service.start_s
         partial_credit = declared if request.partial_credit is None else request.partial_credit
@@ -105,7 +109,8 @@ def audit(request: AuditRequest, *, workers: AuditWorkers | None = None) -> Audi
             service.close()
         if workers is None:
             own.close()
-    return _report(request, session, evidence, partial_credit, cold_start_s, time.perf_counter() - start)
+    outcomes = outcomes_of(evidence, partial_credit, is_graded=is_graded)
+    return _report(request, session, evidence, outcomes, partial_credit, cold_start_s, time.perf_counter() - start)
 
 
 def _require_references(answers: Answers, rows: Sequence[Row]) -> None:
@@ -266,11 +271,11 @@ def _report(
     request: AuditRequest,
     session: Session,
     evidence: Evidence,
+    outcomes: Sequence[Outcome],
     partial_credit: float,
     cold_start_s: float,
     seconds: float,
 ) -> AuditReport:
-    outcomes = outcomes_of(evidence, partial_credit)
     tried = evidence.known_golds
     num_unknown = sum(gold.verdict is not None for gold in evidence.golds) - len(tried)
     return AuditReport(
@@ -295,6 +300,7 @@ def _report(
         num_differing=len(evidence.differing),
         num_crashes=len(session.errors()) + len(session.lost("crash")),
         num_hangs=len(session.lost("timeout")),
+        num_raised=sum("raised" in asked.verdict.details for asked in session.asked),
         cold_start_s=cold_start_s,
         verdict_s=session.mean_s(),
         seconds=seconds,

@@ -42,16 +42,21 @@ class Evidence:
         return [gold for gold in verified if not gold.is_unknown or any(other.passed for other in verified)]
 
 
-def outcomes_of(evidence: Evidence, partial_credit: float) -> list[Outcome]:
-    """What each attack earned, by kind and name; pairs without a verdict do not count."""
+def outcomes_of(evidence: Evidence, partial_credit: float, *, is_graded: bool = False) -> list[Outcome]:
+    """What each attack earned, by kind and name; pairs without a verdict do not count.
+
+    Args: is_graded: whether the verifier declares that its scores below 1 grade how near an answer is.
+    """
     grouped: dict[tuple[str, str], list[tuple[Attack, Asked]]] = defaultdict(list)
     for attack, asked in evidence.attacked:
         if asked.verdict.score is not None and not is_lost(asked.verdict):
             grouped[attack.kind, attack.name].append((attack, asked))
-    return [_outcome(found, evidence.chance, partial_credit) for found in grouped.values()]
+    return [_outcome(found, evidence.chance, partial_credit, is_graded=is_graded) for found in grouped.values()]
 
 
-def _outcome(found: Sequence[tuple[Attack, Asked]], chance: float, partial_credit: float) -> Outcome:
+def _outcome(
+    found: Sequence[tuple[Attack, Asked]], chance: float, partial_credit: float, *, is_graded: bool
+) -> Outcome:
     attack = found[0][0]
     paid = [(asked, max(0.0, (asked.verdict.score or 0.0) - partial_credit)) for _, asked in found]
     best = sorted((pair for pair in paid if pair[1] > 0.0), key=lambda pair: -pair[1])
@@ -63,6 +68,7 @@ def _outcome(found: Sequence[tuple[Attack, Asked]], chance: float, partial_credi
         full_rate=sum(asked.verdict.passed and score > 0.0 for asked, score in paid) / len(paid),
         chance=0.0 if attack.uses_gold else chance,
         is_counted=attack.is_counted,
+        is_near=is_graded and attack.uses_gold,
         examples=tuple(asked.example() for asked, _ in best[:MAX_EXAMPLES]),
     )
 

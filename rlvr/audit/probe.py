@@ -3,13 +3,14 @@
 import inspect
 import os
 import sys
+import tempfile
 from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from rlvr.audit.canary import EVENTS_FILE, TOKEN
+from rlvr.audit.canary import EVENTS_PREFIX, TOKEN
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Execution, SupportsParseReference, SupportsPrejudge, SupportsWarmUp
 from rlvr.records import Completion, Json, Prompt, Verdict
@@ -42,6 +43,7 @@ class ProbedVerifier:
         self.name, self.version = self._verifier.name, self._verifier.version
         self.execution = self._verifier.execution
         self.partial_credit = float(getattr(self._verifier, "partial_credit", 0.0))
+        self.is_graded = bool(getattr(self._verifier, "is_graded", False))
         self._hook = _Hook(Path(config.folder))
 
     def warm_up(self) -> None:
@@ -79,7 +81,7 @@ class _Hook:
 
     def __init__(self, folder: Path) -> None:
         self.is_on = False
-        self._file = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file, _ = tempfile.mkstemp(prefix=EVENTS_PREFIX, dir=folder)
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:

@@ -54,7 +54,8 @@ class Outcome:
     """What one attack earned.
 
     mean: of the scores, less the declared partial credit. full_rate: share of rows that passed. chance: share of rows
-    on which it could be right by chance. is_counted: False for attacks that are only reported.
+    on which it could be right by chance. is_counted: False for attacks that are only reported. is_near: it was made
+    from the row's own answer, and the verifier grades how near an answer is, so that only a full score counts.
     """
 
     kind: str
@@ -64,12 +65,14 @@ class Outcome:
     full_rate: float
     chance: float
     is_counted: bool = True
+    is_near: bool = False
     examples: tuple[Example, ...] = ()
 
     @property
     def is_exploit(self) -> bool:
         """Whether it earns more than the bounds allow."""
-        return self.mean - self.chance > MEAN_BOUND + 1e-9 or self.full_rate - self.chance > FULL_BOUND
+        is_mean_high = self.mean - self.chance > MEAN_BOUND + 1e-9 and not self.is_near
+        return is_mean_high or self.full_rate - self.chance > FULL_BOUND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,8 @@ class AuditReport:
     label: `name@version`. num_rows: rows that were attacked, of `num_rows_given`. num_gold, num_gold_passed: rows on
     which a right answer was tried, and passed. gold_form: the form that most of them used. outcomes: of every attack.
     fragility: by format change, (rows that kept the verdict, rows tried). num_pairs: pairs verified. num_repeated:
-    pairs verified more than once. num_skipped: pairs left out because of the time limit or of hangs.
+    pairs verified more than once. num_skipped: pairs left out because of the time limit or of hangs. num_raised: pairs
+    on which a scorer raised that the verifier adapts (`details["raised"]`), so that the answer counts as unreadable.
     """
 
     verifier: str
@@ -103,6 +107,7 @@ class AuditReport:
     num_differing: int
     num_crashes: int
     num_hangs: int
+    num_raised: int
     cold_start_s: float
     verdict_s: float
     seconds: float

@@ -27,6 +27,8 @@ def table_rows(report: AuditReport) -> list[Row]:
         ("repeated verdicts differ", f"{report.num_differing} of {report.num_repeated}", "other order and hash seed"),
         ("crashes, hangs", f"{report.num_crashes}, {report.num_hangs}", f"of {report.num_pairs:,} completions"),
     ]  # fmt: skip
+    if report.num_raised:
+        rows.append(("adapted scorer raised", f"{report.num_raised:,}", "counted as unreadable answers"))
     if report.num_cases:
         rows.append(("author's cases", str(report.num_cases), ""))
     fragile = [f"{name} {kept}/{tried}" for name, (kept, tried) in report.fragility.items() if kept < tried]
@@ -92,6 +94,7 @@ def as_json(report: AuditReport) -> dict[str, Json]:
         "pairs": {"verified": report.num_pairs, "skipped": report.num_skipped},
         "crashes": report.num_crashes,
         "hangs": report.num_hangs,
+        "raised": report.num_raised,
         "cold_start_s": round(report.cold_start_s, 3),
         "verdict_s": round(report.verdict_s, 6),
         "seconds": round(report.seconds, 2),

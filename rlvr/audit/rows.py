@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlvr.data.bounded import open_text, parquet_rows, parse_json
+from rlvr.data.row_sources import plugin_rows
 from rlvr.errors import DataError
 from rlvr.records import Check, Json, Message, Prompt
 from rlvr.storage.input_files import is_file, other_kind
@@ -76,6 +77,26 @@ def read_cases(path: Path, check: Check, attribute: str) -> list[Case]:
             raise DataError(f"{place}: the case has no completion")
         cases.append(Case(row=replace(row, completion=None), text=row.completion, must_pass=must == "pass"))
     return cases
+
+
+def rows_of_source(settings: Mapping[str, Any], check: Check) -> list[Row]:
+    """The training rows of the data source that has the verifier's name, drawn with seed 0.
+
+    Raises: ConfigError, DataError, PluginError.
+    """
+    found: list[Row] = []
+    for row in plugin_rows(check.verifier, settings, split="train", seed=0):
+        text, messages = _question(row.question if isinstance(row.question, str) else list(row.question))
+        prompt = Prompt(
+            prompt_id=row.row_id,
+            checks=(replace(check, reference=row.reference),),
+            source="audit",
+            text=text,
+            messages=messages,
+            tags=row.tags,
+        )
+        found.append(Row(prompt=prompt, completion=row.completion, place=row.row_id))
+    return found
 
 
 def cases_beside(file: str) -> Path | None:

@@ -71,6 +71,8 @@ class AuditWorkers:
         spec = spec_of(check, source, writable=(str(self.canary.folder),)) if is_jailed else None
         pool = self._pools.get((hash_seed, spec))
         if pool is None:
+            if is_jailed:
+                self.canary.admit_other_users()
             jail = None if spec is None else Jail(sandbox=self._sandbox.for_workers, spec=spec)
             pool = VerifierPool(1, self.deadline_s, max_items=_MAX_ITEMS, hash_seed=hash_seed, jail=jail)
             self._pools[hash_seed, spec] = pool
@@ -95,7 +97,8 @@ class WarmWorker:
         self._pool = pool
         self._start = time.perf_counter()
         given = {"plugin": asdict(source), "settings": dict(settings), "folder": str(folder)}
-        self.partial_credit = 0.0  # that the verifier declares; known when it is built
+        self.partial_credit = 0.0  # that the verifier declares, as `is_graded`; known when it is built
+        self.is_graded = False
         self._key = pool.register(probe_source(), given)
         self._built = pool.build(self._key)
 
@@ -107,6 +110,7 @@ class WarmWorker:
         if self._pool.is_jailed:
             require_possible(self._name, Execution(built.details["execution"]), Execution.JAILED)
         self.partial_credit = float(built.details["partial_credit"])
+        self.is_graded = bool(built.details["is_graded"])
         return time.perf_counter() - self._start
 
     def submit(self, prompt: Prompt, text: str) -> "Future[Verdict]":

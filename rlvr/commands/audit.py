@@ -2,18 +2,19 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlvr.audit.examine import AuditRequest, audit
 from rlvr.audit.records import AuditReport
 from rlvr.audit.report import finding_lines, table_rows, verdict_line
-from rlvr.audit.rows import CHECK, Row, cases_beside, read_cases, read_rows
+from rlvr.audit.rows import CHECK, Row, cases_beside, read_cases, read_rows, rows_of_source
 from rlvr.audit.workers import AuditWorkers
 from rlvr.config.recipe import Recipe
 from rlvr.data.load import SourceOpener, open_train
 from rlvr.data.order import PromptSource
+from rlvr.data.row_sources import scheme_of, setting_names
 from rlvr.errors import ConfigError
 from rlvr.records import Check, Role
 from rlvr.registry import VERIFIERS, find, short_name
@@ -32,7 +33,8 @@ _SHORT_DEADLINE_S = 1.0
 class AuditChoice:
     """What the command line asks for.
 
-    verifier: "" with a recipe means all of its verifiers. partial_credit: None if not given.
+    verifier: "" with a recipe means all of its verifiers. partial_credit: None if not given. source: settings of the
+    data source that has the verifier's name, which gives the rows if there are no others.
     is_jailed, python: as in `jailed_check`; with a recipe only to have all of its verifiers jailed.
     """
 
@@ -46,6 +48,7 @@ class AuditChoice:
     deadline_s: float
     time_limit_s: float
     sandbox: tuple[str, Mapping[str, Any]]
+    source: Mapping[str, Any] = field(default_factory=dict[str, Any])
     is_jailed: bool = False
     python: str = ""
 
@@ -137,7 +140,7 @@ def _audited(choice: AuditChoice) -> Iterator[tuple[Check, list[Row]]]:
         check = Check(name=CHECK, verifier=choice.verifier, settings=dict(choice.settings))
         check = jailed_check(check, is_jailed=choice.is_jailed, python=choice.python)
         find(VERIFIERS, choice.verifier)
-        yield check, read_rows(choice.data, check) if choice.data is not None else []
+        yield check, _given_rows(choice, check)
         return
     if choice.data is not None:
         raise ConfigError("rlvr audit takes its rows from --data FILE or from --recipe RECIPE, not from both")
@@ -156,6 +159,19 @@ def _audited(choice: AuditChoice) -> Iterator[tuple[Check, list[Row]]]:
     for check, rows in found:
         if choice.verifier in ("", check.verifier):
             yield jailed_check(check, is_jailed=choice.is_jailed, python=choice.python), rows
+
+
+def _given_rows(choice: AuditChoice, check: Check) -> list[Row]:
+    """The rows of the file, else those of the data source that has the verifier's name; [] if there is neither."""
+    if choice.data is not None:
+        return read_rows(choice.data, check)
+    if not scheme_of(check.verifier):
+        return []
+    known = setting_names(check.verifier)
+    shared = {key: value for key, value in choice.settings.items() if key in known}
+    given = {"size": choice.num_rows, **({"python": choice.python} if choice.python else {})}
+    defaults = {key: value for key, value in given.items() if key in known}
+    return rows_of_source({**defaults, **shared, **choice.source}, check)
 
 
 def _of_sources(sources: Sequence[PromptSource], *, most_rows: int) -> Iterator[tuple[Check, list[Row]]]:

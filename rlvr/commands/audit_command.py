@@ -41,6 +41,14 @@ def audit_verifier(
     time_limit_s: Annotated[
         float, typer.Option(min=0.1, help="seconds after which no further completion is tried")
     ] = 60.0,
+    source_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="a setting of the data source of the verifier's name, which gives the rows if there is no other; "
+            "repeatable",
+        ),
+    ] = None,
     sandbox: Annotated[str, typer.Option(help="the sandbox for verifiers that run programs")] = "auto",
     sandbox_setting: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable")
@@ -69,6 +77,7 @@ def audit_verifier(
         deadline_s=deadline_s,
         time_limit_s=time_limit_s,
         sandbox=(sandbox, parse_settings(sandbox_setting or [])),
+        source=parse_settings(source_setting or []),
         is_jailed=is_jailed,
         python=python,
     )

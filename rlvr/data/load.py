@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rlvr.config.recipe import DataConfig, DataSource, source_name
 from rlvr.data.order import LONG_ADVICE, PromptStream
+from rlvr.data.rows import FiniteRows, GeneratedRows
 from rlvr.data.seeding import stable_hash
-from rlvr.data.sources import FileReader, FiniteRows, GeneratedRows, open_source
+from rlvr.data.sources import FileReader, open_source
 from rlvr.data.templates import build_prompt, check_chosen_verifiers, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Prompt

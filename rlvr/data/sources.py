@@ -4,14 +4,16 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rlvr.config.recipe import DataSource, Layout, source_name
 from rlvr.data.files import RawRow, read_rows
-from rlvr.data.generators import ProblemDraws, open_generator
+from rlvr.data.generators import open_generator
 from rlvr.data.messages import read_messages
+from rlvr.data.row_sources import plugin_rows, scheme_of, setting_names
+from rlvr.data.rows import FiniteRows, GeneratedRows, Row
 from rlvr.errors import ConfigError, DataError
+from rlvr.plugin import SourceRow
 from rlvr.records import Json
 
 GENERATOR_PREFIX = "generator:"
@@ -19,78 +21,6 @@ MAX_SHOWN = 10
 _LONG_FAULT = 120  # characters
 _WHOLE_ROW = "*"  # in `columns`, for all of them as one object
 _ROLES = frozenset({"prompt", "reference", "id"})  # of `columns`; any other name in it is a tag
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One question with its reference.
-
-    row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
-    key: two rows with the same key are the same problem. tags: the other columns that hold one plain
-    value, and those that the recipe's `columns` names or `layout` keeps, whatever they hold. where: the file and
-    line it was read from; "" for a generated one.
-    """
-
-    row_id: str
-    question: str | Sequence[Mapping[str, str]]
-    reference: Json = field(repr=False)
-    key: str
-    tags: Mapping[str, Json]
-    where: str = ""
-
-
-class Rows(Protocol):
-    """Rows by number: finite with a length, or endless with `num_rows` None."""
-
-    @property
-    def num_rows(self) -> int | None:
-        """How many there are; None when endless."""
-        ...
-
-    def row(self, index: int) -> Row:
-        """The row of that number, from 0; always the same one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FiniteRows:
-    """Rows held in memory. columns: every column of any row, except those of prompt and reference."""
-
-    rows: Sequence[Row]
-    columns: frozenset[str] = frozenset()
-
-    @property
-    def num_rows(self) -> int | None:
-        """How many there are."""
-        return len(self.rows)
-
-    def row(self, index: int) -> Row:
-        """The row of that number."""
-        return self.rows[index]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedRows:
-    """Rows computed on demand; `draws` also demonstrates if its generator can."""
-
-    draws: ProblemDraws
-    split: str
-
-    @property
-    def num_rows(self) -> int | None:
-        """None: a generator is endless."""
-        return None
-
-    def row(self, index: int) -> Row:
-        """The problem of that draw as a row."""
-        problem = self.draws.problem(index)
-        return Row(
-            row_id=f"{self.split}-{index}",
-            question=problem.prompt,
-            reference=problem.reference,
-            key=problem.key,
-            tags=problem.fields,
-        )
 
 
 class FileReader:
@@ -147,9 +77,15 @@ def open_source(config: DataSource, *, seed: int, reader: FileReader | None = No
         generator = config.source.removeprefix(GENERATOR_PREFIX)
         draws = open_generator(generator, settings=config.settings, split=config.split, seed=seed)
         return GeneratedRows(draws=draws, split=config.split)
+    if scheme_of(config.source):
+        _refuse_file_keys(config)
+        python = {"python": config.python} if config.python and "python" in setting_names(config.source) else {}
+        settings = {**python, **config.settings}
+        return _given_rows(config, plugin_rows(config.source, settings, split=config.split, seed=seed))
     if config.settings:
         raise ConfigError(
-            f"source {config.source!r}: settings={config.settings!r} are only for generators; remove them"
+            f"source {config.source!r}: settings={config.settings!r} are only for generators and for sources with a "
+            "scheme; remove them"
         )
     return (reader or FileReader([config])).read(config)
 
@@ -184,6 +120,17 @@ def _finite_rows(config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[
     return FiniteRows(rows=_map_rows(config, raw, pattern), columns=frozenset(columns - hidden))
 
 
+def _given_rows(config: DataSource, given: Sequence[SourceRow]) -> FiniteRows:
+    """The rows of a plugin."""
+    if not given:
+        raise DataError(f"source {config.source!r} ({source_name(config)}) is empty: it has no row")
+    rows = [
+        Row(row_id=row.row_id, question=row.question, reference=row.reference, key=row.row_id, tags=row.tags)
+        for row in given
+    ]
+    return FiniteRows(rows=rows, columns=frozenset(name for row in rows for name in row.tags))
+
+
 def _wanted(config: DataSource) -> dict[str, str]:
     """The column of each role."""
     return {"prompt": "prompt", "reference": "reference", **config.columns}
@@ -193,7 +140,7 @@ def _refuse_file_keys(config: DataSource) -> None:
     ignored = [key for key in ("subset", "reference_pattern", "limit") if getattr(config, key)]
     if ignored:
         raise ConfigError(
-            f"source {config.source!r}: {', '.join(ignored)} have no meaning for a generator; remove them"
+            f"source {config.source!r}: {', '.join(ignored)} have no meaning for rows that are generated; remove them"
         )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 
 from rlvr.config.recipe import CheckConfig, DataSource, Template, source_name
 from rlvr.data.placeholders import named, substitute, unknown_names
-from rlvr.data.sources import MAX_SHOWN, FiniteRows, GeneratedRows, Row
+from rlvr.data.rows import FiniteRows, GeneratedRows, Row
+from rlvr.data.sources import MAX_SHOWN
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Check, Json, Message, Prompt
 

@@ -158,6 +158,7 @@ def facts_of(verifier: Verifier) -> dict[str, Any]:
     return {
         "execution": str(verifier.execution),
         "partial_credit": float(getattr(verifier, "partial_credit", 0.0)),
+        "is_graded": bool(getattr(verifier, "is_graded", False)),
         "parses_references": isinstance(verifier, SupportsParseReference),
     }
 

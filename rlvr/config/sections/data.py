@@ -88,9 +88,9 @@ class DataSource(Section):
     """One source of prompts.
 
     source: a file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet), a pattern such as `data/train-*.parquet`, a
-        folder of them (also a clone of a hub data set), a hub name, or generator:NAME.
+        folder of them (also a clone of a hub data set), a hub name, generator:NAME, or reasoning_gym:TASK.
     name: its name in metrics (`eval/<name>/...`); the default is derived from source.
-    split: which part of a hub data set, or of a generator: train, dev and test never share a problem.
+    split: which part of a hub data set, or of generated rows: train, dev and test never share a problem.
     columns: the columns of prompt, reference and id. `a.b` reaches into an object, `a.0` into a list, and `*` is
         the whole row. All other columns with plain values are kept as `prompt.tags`, which verifiers read and formats
         may name; a column that you list here under another name is kept whatever it holds, including lists and objects.
@@ -105,7 +105,7 @@ class DataSource(Section):
     verifier_column: a column whose value in each row chooses the checks with that `when`; checks without `when` apply
         to every row.
     execution, python, readable: of `verifier`, as in `checks`.
-    settings: settings of a generator. limit: number of rows to use (0 = all).
+    settings: settings of generator:NAME or reasoning_gym:TASK. limit: number of rows to use (0 = all).
     """
 
     source: str
@@ -232,5 +232,5 @@ def source_name(source: DataSource) -> str:
     """The name of a source in metrics and prompt ids: `name`, or the last part of `source` without endings."""
     if source.name:
         return source.name
-    last = source.source.rstrip("/").rpartition("/")[2].removeprefix(GENERATOR)
+    last = re.sub(r"^\w+:", "", source.source.rstrip("/").rpartition("/")[2])
     return re.sub(r"[*?\[\]]+", "", last.partition(".")[0]).strip("-_") or "data"

@@ -16,6 +16,8 @@ from rlvr.audit.workers import Item
 from rlvr.records import Check, Json, Prompt, Status, Verdict
 from tests.unit.audit.audit_rows import REFERENCES
 
+LONG = "\n".join("Row 1 2 3 4 5 6 7" for _ in range(30))  # longer than the part of a text that is read as an answer
+
 
 @pytest.mark.parametrize(
     ("reference", "first"),
@@ -45,6 +47,9 @@ def test_the_gold_text_of_a_reference(reference: Json, first: str) -> None:
         (r"\frac{1}{2}", "0.5", True),
         ("-42", "42", False),
         ("Paris!", "Paris, France", False),
+        (LONG, LONG, True),
+        (LONG.replace(" ", "").upper(), LONG, True),
+        (LONG.replace("7", "8"), LONG, False),
     ],
 )
 def test_whether_an_answer_is_the_reference(text: str, reference: Json, expected: bool) -> None:
@@ -54,6 +59,8 @@ def test_whether_an_answer_is_the_reference(text: str, reference: Json, expected
 @pytest.mark.parametrize(
     ("text", "gold", "expected"),
     [
+        (f"<answer>{LONG}</answer>", LONG, True),
+        (f"<answer>{LONG} 8</answer>", LONG, False),
         ("12 or rather 42.", "42", True),
         ("not 42 but 142", "42", False),
         ("Not A", "A", True),
@@ -125,6 +132,28 @@ def test_the_form_of_a_completion_has_every_place_of_the_gold_answer() -> None:
 )
 def test_the_bounds_of_an_exploit(mean: float, full_rate: float, chance: float, expected: bool) -> None:
     outcome = Outcome(kind="k", name="n", num_rows=50, mean=mean, full_rate=full_rate, chance=chance)
+    assert outcome.is_exploit is expected
+
+
+@pytest.mark.parametrize(
+    ("is_graded", "uses_gold", "passes", "expected"),
+    [
+        (False, True, False, True),
+        (True, True, False, False),  # near the right answer
+        (True, False, False, True),  # half the score for nothing
+        (True, True, True, True),
+    ],
+)
+def test_graded_scores_of_answers_made_from_the_right_one_are_no_exploit(
+    is_graded: bool, uses_gold: bool, passes: bool, expected: bool
+) -> None:
+    prompt = Prompt(prompt_id="p", text="What is it?", checks=(Check(name=CHECK, verifier="x"),), source="s")
+    status = Status.PASS if passes else Status.FAIL
+    verdict = Verdict(status=status, score=1.0 if passes else 0.5, reason="", verifier="x", seconds=0.0)
+    asked = Asked(item=Item(prompt=prompt, text="4"), verdict=verdict)
+    attack = Attack(kind=Kind.MUTATED, name="n", text="4", uses_gold=uses_gold)
+    evidence = Evidence(golds=(), chance=0.0, num_attacked=1, form="", attacked=[(attack, asked)])
+    [outcome] = outcomes_of(evidence, 0.0, is_graded=is_graded)
     assert outcome.is_exploit is expected
 
 

@@ -13,7 +13,8 @@ import pytest
 from rlvr.commands.verify_file import verify_file
 from rlvr.config.recipe import DataSource
 from rlvr.data import bounded
-from rlvr.data.sources import FiniteRows, open_source
+from rlvr.data.rows import FiniteRows
+from rlvr.data.sources import open_source
 from rlvr.errors import ConfigError, DataError
 
 ROW = b'{"prompt": "1:", "reference": "1"}\n'

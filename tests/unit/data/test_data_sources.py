@@ -13,7 +13,8 @@ import pytest
 
 from rlvr.config.recipe import DataConfig, DataSource, source_name
 from rlvr.data.load import demonstrations, open_eval, open_train, summary
-from rlvr.data.sources import FileReader, FiniteRows, open_source
+from rlvr.data.rows import FiniteRows
+from rlvr.data.sources import FileReader, open_source
 from rlvr.errors import ConfigError, DataError
 
 SHARED = Path(os.environ.get("RLVR_SHARED", Path(__file__).parents[4] / "shared"))

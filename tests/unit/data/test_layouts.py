@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlvr.config.recipe import DataSource
-from rlvr.data.sources import Row, open_source
+from rlvr.data.rows import Row
+from rlvr.data.sources import open_source
 from rlvr.data.templates import build_prompt, check_formats
 from rlvr.errors import ConfigError, DataError
 

@@ -11,7 +11,8 @@ from rlvr.config.load import list_recipes, load_recipe
 from rlvr.config.recipe import DataConfig, DataSource
 from rlvr.data.load import prompts_that_differ
 from rlvr.data.placeholders import substitute
-from rlvr.data.sources import FiniteRows, GeneratedRows, Row, open_source
+from rlvr.data.rows import FiniteRows, GeneratedRows, Row
+from rlvr.data.sources import open_source
 from rlvr.data.templates import build_prompt, check_chosen_verifiers, check_formats
 from rlvr.errors import ConfigError, DataError
 from rlvr.records import Message, Role
