@@ -1,6 +1,7 @@
 """Reads a configuration file of another trainer by its ending: YAML, JSON, TOML, a Python script or a shell script."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +35,9 @@ def read_config(path: Path, extra: Sequence[str] = (), *, is_flat: bool) -> Read
         case ".yaml" | ".yml":
             reading = _from_document(_document(text, label), is_flat=is_flat)
         case ".json":
-            reading = _from_values(_parsed_json(text, label), label, is_flat=is_flat)
+            reading = _from_values(_parsed_json(text, label), label, lines=_json_lines(text), is_flat=is_flat)
         case ".toml":
-            reading = _from_values(_parsed_toml(text, label), label, is_flat=False)
+            reading = _from_values(_parsed_toml(text, label), label, lines=_toml_lines(text), is_flat=False)
         case ".py":
             reading = read_script(text, label=label)
         case _:
@@ -69,9 +70,51 @@ def _from_document(document: Document, *, is_flat: bool) -> Reading:
     return Reading(file=document.label, keys=keys)
 
 
-def _from_values(values: Mapping[str, JsonValue], label: str, *, is_flat: bool) -> Reading:
-    leaves = _leaves(dict(values), (), is_flat=is_flat)
-    return Reading(file=label, keys={dotted(path): Given(value=value, place=label) for path, value in leaves})
+def _from_values(
+    values: Mapping[str, JsonValue], label: str, *, lines: Mapping[str, int], is_flat: bool
+) -> Reading:
+    def place(key: str) -> str:
+        return f"{label}:{lines[key]}" if key in lines else label
+
+    leaves = [(dotted(path), value) for path, value in _leaves(dict(values), (), is_flat=is_flat)]
+    return Reading(file=label, keys={key: Given(value=value, place=place(key)) for key, value in leaves})
+
+
+def _json_lines(text: str) -> dict[str, int]:
+    """The line of each key, wherever it stands; the first one of each name."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        for match in re.finditer(r'"(\w+)"\s*:', line):
+            found.setdefault(match[1], number)
+    return found
+
+
+def _toml_lines(text: str) -> dict[str, int]:
+    """The line of each key and section; tables within a line, and text over several lines, are not looked into."""
+    found: dict[str, int] = {}
+    section: list[str] = []
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*(\[\[?)\s*([\w.\-]+)\s*\]", line)
+        if header:
+            section = _with_positions(header[2].split("."), counts, is_new=header[1] == "[[")
+            found[".".join(section)] = number
+        elif match := re.match(r"\s*([\w.\-]+)\s*=", line):
+            found.setdefault(".".join([*section, match[1]]), number)
+    return found
+
+
+def _with_positions(parts: list[str], counts: dict[str, int], *, is_new: bool) -> list[str]:
+    """The path with the position of the current entry after each name of a list of tables."""
+    path: list[str] = []
+    for end, part in enumerate(parts, start=1):
+        path.append(part)
+        name = ".".join(path)
+        if is_new and end == len(parts):
+            counts[name] = counts.get(name, -1) + 1
+        if name in counts:
+            path.append(str(counts[name]))
+    return path
 
 
 def _leaves(value: JsonValue, path: KeyPath, *, is_flat: bool) -> Iterator[tuple[KeyPath, JsonValue]]:
