@@ -9,10 +9,11 @@ from rlvr.config.document.resolved_yaml import leaf_values
 from rlvr.config.document.yaml_lines import dotted, plain_scalar
 from rlvr.config.messages.suggestions import close, did_you_mean
 from rlvr.config.recipe import Recipe
-from rlvr.imports.records import Entry, Given, Reading, Taken
+from rlvr.imports.records import Entry, Reading, Taken
 from rlvr.imports.table import Rule, Table
 
 Part = Callable[["Conversion"], None]
+UNSEEN = "the import does not look at it beside these other keys; check it by hand"
 _TRUE, _FALSE = {"true", "yes", "y", "t", "on", "1"}, {"false", "no", "n", "f", "off", "0"}
 _SMALLEST = {"name": "x", "model": {"path": "x"}, "data": {"train": [{"source": "x", "verifier": "x"}]}}
 
@@ -57,6 +58,10 @@ class Conversion:
             keys: the trainer's keys that it comes from. how: the arithmetic, for the comment.
             always: write it even if it is rlvr's default.
         """
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                self.put(f"{path}.{name}", inner, *keys, how=how, always=True)
+            return
         given = [key for key in keys if self.is_given(key)]
         if not (given or always) and path in self._ours and self._ours[path] == value:
             return
@@ -90,7 +95,11 @@ class Conversion:
         """Applies the functions that the table names, in the order of `parts`, and then every other row."""
         for key, given in self.given.items():
             if given.unread:
-                self._enter(key, Taken.NOT, text=f"{given.unread}; {self._default_used(key)}")
+                text = f"{given.unread}; {self._default_used(key)}"
+                self._enter(key, Taken.NOT, text=text)
+                rule = self.table.rule(key)
+                if rule is not None and not rule.drop:
+                    self.ask(f"{given.place}: {given.label or key}: {text}")
             elif key.endswith("._target_"):
                 self.leave(key, text="a class of the trainer")
         for part in parts.values():
@@ -103,6 +112,8 @@ class Conversion:
                 self._unknown(key)
             elif not rule.by:
                 self._by_row(key, rule)
+            else:
+                self.leave(key, text=UNSEEN)
 
     def _by_row(self, key: str, rule: Rule) -> None:
         if key not in self.given and (rule.speed or rule.default is None):
@@ -216,5 +227,3 @@ def remove(values: dict[str, JsonValue], path: list[str]) -> None:
         remove(inner, path[1:])
         if not inner:
             del values[path[0]]
-
-

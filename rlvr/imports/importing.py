@@ -36,7 +36,9 @@ def import_config(trainer: str, path: Path, extra: Sequence[str] = ()) -> Import
     """
     if trainer not in TRAINERS:
         known = [repr(name) for name in TRAINERS]
-        raise ConfigError(f"{trainer!r} is not a trainer: {listed(known, 'or')}{did_you_mean(close(repr(trainer), known))}")
+        raise ConfigError(
+            f"{trainer!r} is not a trainer: {listed(known, 'or')}{did_you_mean(close(repr(trainer), known))}"
+        )
     table = read_rules(trainer)
     reading = resolved(read_config(path, extra, is_flat=trainer == "trl"), table)
     _require(trainer, reading, path)
@@ -133,5 +135,3 @@ def _text(c: Conversion, path: Path) -> str:
 def entries_of(imported: Imported, taken: Taken) -> list[Entry]:
     """The entries of one group, in the order of the input, the trainer's defaults last."""
     return sorted((entry for entry in imported.entries if entry.taken is taken), key=lambda entry: entry.is_default)
-
-

@@ -60,7 +60,7 @@ def _document(text: str, label: str) -> Document:
 
 def _from_document(document: Document, *, is_flat: bool) -> Reading:
     def place(path: KeyPath) -> str:
-        found = next((document.origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.origins))
+        found = next(document.origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.origins)
         return f"{document.label}:{found.line}"
 
     keys = {
@@ -70,9 +70,7 @@ def _from_document(document: Document, *, is_flat: bool) -> Reading:
     return Reading(file=document.label, keys=keys)
 
 
-def _from_values(
-    values: Mapping[str, JsonValue], label: str, *, lines: Mapping[str, int], is_flat: bool
-) -> Reading:
+def _from_values(values: Mapping[str, JsonValue], label: str, *, lines: Mapping[str, int], is_flat: bool) -> Reading:
     def place(key: str) -> str:
         return f"{label}:{lines[key]}" if key in lines else label
 

@@ -18,9 +18,9 @@ def resolved(reading: Reading, table: Table) -> Reading:
     """The reading with interpolations replaced; one that cannot be becomes a key that was not read.
 
     >>> from rlvr.imports.table import read_rules
-    >>> keys = {"trainer.project_name": Given(value="gsm8k", place="x"), "a.b": Given(value="${..trainer.project_name}", place="x")}
-    >>> resolved(Reading(file="x", keys=keys), read_rules("verl")).keys["a.b"].value
-    'gsm8k'
+    >>> keys = {"a.b": Given(value=3, place="x"), "a.c": Given(value="${.b}", place="x")}
+    >>> resolved(Reading(file="x", keys=keys), read_rules("verl")).keys["a.c"].value
+    3
     """
     keys = dict(reading.keys)
     for _ in range(_MOST_STEPS):
@@ -32,7 +32,9 @@ def resolved(reading: Reading, table: Table) -> Reading:
 
 
 def _is_open(given: Given) -> bool:
-    return isinstance(given.value, str) and not given.unread and given.value.startswith("${") and given.value.endswith("}")
+    return (
+        isinstance(given.value, str) and not given.unread and given.value.startswith("${") and given.value.endswith("}")
+    )
 
 
 def _one(key: str, given: Given, keys: dict[str, Given], table: Table) -> Given:

@@ -47,10 +47,10 @@ def read_shell(text: str, *, label: str) -> Reading:
     depth = 0
     for line, words in _commands(text):
         joined = " ".join(words)
-        depth += bool(_OPENING.match(joined)) - bool(_CLOSING.match(joined))
-        if words[-1] in ("fi", "esac", "done") and _OPENING.match(joined):
-            depth -= 1  # opened and closed on one line
-        if depth > 0:
+        opens = bool(_OPENING.match(joined))
+        closes = bool(_CLOSING.match(joined)) or (opens and _CLOSING.fullmatch(words[-1]) is not None)
+        depth += opens - closes
+        if opens or closes or depth > 0:
             _note_unread(script, words, line)
         else:
             _read(script, words, line)
@@ -142,7 +142,7 @@ def _line_of(script: _Script, key: str, start: int) -> int:
 
 
 def _note_unread(script: _Script, words: list[str], line: int) -> None:
-    for word in words:
+    for word in (word.removesuffix(";") for word in words):
         match = PAIR.fullmatch(word.rpartition("(")[2] if re.match(r"\w+\+?=\(", word) else word)
         if match and "." in match[2]:
             script.unread.append(f"{match[2]}={match[3].removesuffix(')')} (line {_line_of(script, match[2], line)})")

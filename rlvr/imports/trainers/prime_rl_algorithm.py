@@ -23,14 +23,20 @@ def advantage(c: Conversion) -> None:
     if kind in _ADVANTAGES:
         c.exactly(key, ours=path)
     else:
-        c.leave(key, text=f"{kind}: {_WHY.get(kind, 'rlvr does not have it')}; the recipe has prime-rl's grpo advantage")
-        c.ask(f"algo.type={kind} of prime-rl has no counterpart: choose algorithm.advantage")
+        c.leave(
+            key, text=f"{kind}: {_WHY.get(kind, 'rlvr does not have it')}; the recipe has prime-rl's grpo advantage"
+        )
+        if kind != "echo":
+            c.ask(f"algo.type={kind} of prime-rl has no counterpart: choose algorithm.advantage")
     if kind == "max_rl":
         c.put("algorithm.advantage.eps", 1.0e-12, key, how="prime-rl adds nothing to the mean", always=True)
     penalty = [given for given in c.given if given.startswith(f"{_ALGO}.length_penalty")]
-    text = "rlvr has no penalty relative to the group's longest completion; reward.overlong_* lowers rewards near the limit"
+    text = "rlvr has no penalty by the group's longest completion; reward.overlong_* lowers rewards near the limit"
     c.leave(*penalty, text=text)
-    c.leave(*(given for given in c.given if given.startswith(f"{_ALGO}.")), text=f"a setting of {kind}, which rlvr does not have")
+    c.leave(
+        *(given for given in c.given if given.startswith(f"{_ALGO}.")),
+        text=f"a setting of {kind}, which rlvr does not have",
+    )
 
 
 def loss(c: Conversion) -> None:
@@ -41,12 +47,16 @@ def loss(c: Conversion) -> None:
     tau, coef = f"{_LOSS}.adv_tau", f"{_LOSS}.kl_tau"
     if kind == "ipo":
         low_key = high_key = both
-        text = "ipo drops a token whose probability moved either way; rlvr's dppo only one that moved with its advantage"
+        text = (
+            "ipo drops a token whose probability moved either way; rlvr's dppo only one that moved with its advantage"
+        )
         c.differently(key, ours="algorithm.loss.kind", text=text)
     else:
         low_key, high_key = low, high
     if kind == "custom":
-        c.leave(key, f"{_LOSS}.import_path", text="its function takes prime-rl's inputs; the recipe has the default loss")
+        c.leave(
+            key, f"{_LOSS}.import_path", text="its function takes prime-rl's inputs; the recipe has the default loss"
+        )
         c.ask("write trainer.loss.import_path as a plugin: algorithm.loss: {kind: plugin, name: module:function}")
     c.put("algorithm.loss.kind", "dppo", key, always=True)
     c.put("algorithm.loss.max_decrease", number(c, low_key), low_key, always=True)
@@ -61,7 +71,13 @@ def loss(c: Conversion) -> None:
     c.exactly(key, low_key, high_key, tau, coef, ours="algorithm.loss")
     c.leave(low, high, both, text=f"has no effect with loss.type={kind}")
     c.leave(*(given for given in c.given if given.startswith(f"{_LOSS}.")), text="a setting of another loss")
-    c.put("algorithm.correction.ratio_base", "behavior", key, how="its ratio starts from the engine's log-probs", always=True)
+    c.put(
+        "algorithm.correction.ratio_base",
+        "behavior",
+        key,
+        how="its ratio starts from the engine's log-probs",
+        always=True,
+    )
     c.put("reward.truncated", "judge", how="a completion at the limit is judged and trained on like any other")
 
 
@@ -79,5 +95,5 @@ def staleness(c: Conversion) -> None:
     """max_off_policy_steps."""
     key = "orchestrator.max_off_policy_steps"
     c.put("rollout.max_staleness", int(number(c, key)), key)
-    text = "prime-rl takes new weights in the middle of a completion, and drops what is older; rlvr starts no completion that would be"
+    text = "both count from the oldest token; prime-rl drops completions that are older, rlvr starts none that could be"
     c.differently(key, ours="rollout.max_staleness", text=text)

@@ -43,7 +43,9 @@ def _source(c: Conversion, theirs: str, ours: str) -> None:
     has_rows = f"{_TASKSET}.dataset_name" in named
     if not has_rows:
         c.put(f"{ours}.source", DATA_MISSING, id_key, how="to set: the rows of this taskset")
-        c.ask(f"write the rows of taskset {taskset!r} to a file with prompt and reference, and name it in {ours}.source")
+        c.ask(
+            f"write the rows of taskset {taskset!r} to a file with prompt and reference, and name it in {ours}.source"
+        )
     for key, name in given.items():
         setting = name.removeprefix(f"{_TASKSET}.")
         if name.startswith(f"{_TASKSET}.") and setting in _ROW_KEYS:
@@ -57,7 +59,11 @@ def _source(c: Conversion, theirs: str, ours: str) -> None:
         c.exactly(f"{theirs}.ratio", ours=f"{ours}.weight")
     c.put(f"{ours}.columns.prompt", "prompt", how="to check: the column of the question", always=True)
     c.put(f"{ours}.columns.reference", "answer", how="to check: the column of the right answer")
-    verifier = f"reasoning_gym:{taskset.partition(':')[2]}" if taskset.startswith("reasoning") and ":" in taskset else f"verifiers:{taskset}"
+    verifier = (
+        f"reasoning_gym:{taskset.partition(':')[2]}"
+        if taskset.startswith("reasoning") and ":" in taskset
+        else f"verifiers:{taskset}"
+    )
     c.put(f"{ours}.verifier", verifier, id_key)
     text = "rlvr runs no environment: it draws rows and judges the answer with the taskset's rubric"
     c.differently(id_key, ours=f"{ours}.verifier", text=text)

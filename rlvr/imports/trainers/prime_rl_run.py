@@ -74,16 +74,21 @@ def lora(c: Conversion) -> None:
 def batch(c: Conversion) -> None:
     """batch_size counts completions; rlvr counts prompts."""
     if c.value(_TOKENS) is not None:
-        c.leave(_TOKENS, text="rlvr counts prompts: set rollout.prompts_per_step; the recipe has that of batch_size=128")
+        c.leave(
+            _TOKENS, text="rlvr counts prompts: set rollout.prompts_per_step; the recipe has that of batch_size=128"
+        )
+    c.exactly(_TOKENS, ours="rollout.prompts_per_step")
     completions, group = count(c, _BATCH), count(c, _GROUP)
     if group == 1:
         raise ConfigError(
-            f"{_GROUP} is 1, so that every advantage of prime-rl's {c.value('orchestrator.algo.type')} is 0; give a "
-            f"number after the file: {_GROUP}=8"
+            f"{_GROUP} is 1, so that every advantage of prime-rl's {c.value('orchestrator.algo.type')} is 0; add a "
+            f"number to the call: {_GROUP}=8"
         )
     if completions % group:
         place = c.given[_BATCH].place if c.is_given(_BATCH) else c.trainer
-        raise ConfigError(f"{place}: {_BATCH}={completions} is not divisible by {_GROUP}={group}, which prime-rl needs too")
+        raise ConfigError(
+            f"{place}: {_BATCH}={completions} is not divisible by {_GROUP}={group}, which prime-rl needs too"
+        )
     how = f"{completions} completions / {group} of each prompt"
     c.put("rollout.prompts_per_step", completions // group, _BATCH, _GROUP, how=how, always=True)
     c.put("rollout.group_size", group, _GROUP, always=True)
@@ -198,7 +203,11 @@ def engine(c: Conversion) -> None:
 def machines(c: Conversion) -> None:
     """deployment: GPUs of the trainer and of inference; the defaults are not written."""
     kind, train, infer = (f"deployment.{name}" for name in ("type", "num_train_gpus", "num_infer_gpus"))
-    rest = [key for key in c.given if key.startswith("deployment.") and key not in (kind, train, infer, "deployment.gpus_per_node")]
+    rest = [
+        key
+        for key in c.given
+        if key.startswith("deployment.") and key not in (kind, train, infer, "deployment.gpus_per_node")
+    ]
     if c.value(kind) != "single_node":
         text = "set cluster.learners and cluster.engines; `rlvr check RECIPE --gpus NODESxGPUSxMEMORY` plans them"
         c.leave(kind, train, infer, *rest, text=text)
@@ -230,7 +239,9 @@ def evaluation(c: Conversion) -> None:
         c.put("run.eval_prompts", 1_000_000_000, examples, how="all")
     c.exactly(examples, ours="run.eval_prompts")
     if c.is_given(first) and c.value(first):
-        c.differently(first, ours="run.eval_every_steps", text="rlvr always evaluates before training, if data.eval has sources")
+        c.differently(
+            first, ours="run.eval_every_steps", text="rlvr always evaluates before training, if data.eval has sources"
+        )
     c.exactly(first, ours="run.eval_every_steps")
 
 
@@ -254,4 +265,3 @@ def trackers(c: Conversion) -> None:
             c.exactly(key, ours="run.trackers")
         else:
             c.leave(key, text="rlvr names a run after its recipe; WANDB_PROJECT and WANDB_ENTITY set the rest")
-

@@ -19,10 +19,14 @@ def loss(c: Conversion) -> None:
     kind = str(c.value("loss_type"))
     level = str(c.value("importance_sampling_level"))
     if kind not in _AGGREGATION:
-        c.leave("loss_type", text=f"rlvr has no {kind} loss; the recipe has the clipped loss over all tokens", is_default=True)
+        c.leave(
+            "loss_type",
+            text=f"rlvr has no {kind} loss; the recipe has the clipped loss over all tokens",
+            is_default=True,
+        )
         c.ask(f"loss_type={kind} of TRL has no counterpart: choose algorithm.loss, or write it as a plugin")
     elif kind == "bnpo":
-        text = "bnpo divides by the tokens of each micro-batch, so its gradient depends on the batch's split; rlvr's by those of the step"
+        text = "bnpo divides by the tokens of each micro-batch, so that the split matters; rlvr by the minibatch's"
         c.differently("loss_type", ours="algorithm.aggregation", text=text)
     else:
         c.exactly("loss_type", ours="algorithm.loss algorithm.aggregation")
@@ -56,7 +60,9 @@ def _clipped(c: Conversion, *, is_sequence: bool) -> None:
     if high < low:
         text = f"rlvr needs clip_high >= clip_low; the recipe has {low}"
         c.differently("epsilon_high", ours="algorithm.loss.clip_high", text=text)
-    c.exactly("epsilon", ours="algorithm.loss.clip_low" if has_high else "algorithm.loss.clip_low algorithm.loss.clip_high")
+    c.exactly(
+        "epsilon", ours="algorithm.loss.clip_low" if has_high else "algorithm.loss.clip_low algorithm.loss.clip_high"
+    )
     c.exactly("epsilon_high", ours="algorithm.loss.clip_high")
     delta = c.value("delta")
     if delta is None:
@@ -103,7 +109,7 @@ def advantage(c: Conversion) -> None:
     c.put("algorithm.advantage.kind", kinds[scale], "scale_rewards")
     if scale == "batch":
         c.put("algorithm.advantage.eps", 1.0e-4, "scale_rewards", always=True)
-        text = "TRL divides by the deviation of all raw rewards; rlvr by that of rewards minus their group's mean (ScaleRL)"
+        text = "TRL divides by the deviation of all raw rewards; rlvr by that of rewards minus their group's mean"
         c.differently("scale_rewards", ours="algorithm.advantage.kind", text=text)
     c.exactly("scale_rewards", ours="algorithm.advantage.kind")
 

@@ -62,7 +62,11 @@ def lora(c: Conversion) -> None:
         text = "peft chooses layers by architecture, often only the attention's; the recipe has all linear layers"
         c.differently("lora_target_modules", ours="model.lora.target_modules", text=text)
     if number(c, "lora_dropout"):
-        c.leave("lora_dropout", text=REFUSED["lora_dropout"].answer("lora_dropout", c.value("lora_dropout")), is_default=True)
+        c.leave(
+            "lora_dropout",
+            text=REFUSED["lora_dropout"].answer("lora_dropout", c.value("lora_dropout")),
+            is_default=True,
+        )
     c.exactly("lora_dropout", ours="always")
     for key in ("lora_target_parameters", "lora_modules_to_save", "use_dora"):
         if c.value(key):
@@ -122,15 +126,21 @@ def _template(c: Conversion, *, has_eval: bool) -> None:
         for source in (TRAIN, *([EVAL] if has_eval else [])):
             c.put(f"{source}.chat_template_kwargs", settings, "chat_template_kwargs")
     c.exactly("chat_template_kwargs", ours="data.train.chat_template_kwargs")
-    c.ask("TRL sends a prompt of plain text as it is, and messages through the chat template: for text set template: plain")
+    c.ask(
+        "TRL sends plain text as it is, and messages through the chat template: set template: plain if prompts are text"
+    )
 
 
 def rewards(c: Conversion) -> None:
     """reward_funcs with reward_weights, as checks of every source."""
     value = c.value("reward_funcs")
-    names = [str(name) for name in cast(list[object], value)] if isinstance(value, list) else [str(value)] if value else []
+    names = (
+        [str(name) for name in cast(list[object], value)] if isinstance(value, list) else [str(value)] if value else []
+    )
     weights = c.value("reward_weights")
-    weights_G = [float(str(w)) for w in cast(list[object], weights)] if isinstance(weights, list) else [1.0] * len(names)
+    weights_G = (
+        [float(str(w)) for w in cast(list[object], weights)] if isinstance(weights, list) else [1.0] * len(names)
+    )
     if len(weights_G) != len(names):
         c.leave("reward_weights", text=f"there are {len(weights_G)} weights for {len(names)} reward functions")
         weights_G = [1.0] * len(names)
@@ -170,7 +180,12 @@ def _put_rewards(c: Conversion, checks: list[tuple[str, str, float]], reference:
         for index in range(len(cast(list[object], sources))):
             source = f"data.{part}.{index}"
             c.put(f"{source}.columns.prompt", "prompt", how="TRL's column", always=True)
-            c.put(f"{source}.columns.reference", reference or "*", "reward_funcs", how="" if reference else "the whole row")
+            c.put(
+                f"{source}.columns.reference",
+                reference or "*",
+                "reward_funcs",
+                how="" if reference else "the whole row",
+            )
             put_checks(c, source, checks, "reward_funcs", "reward_weights")
     if not reference:
         c.ask("name the column of the right answer in columns.reference; '*' is the whole row")

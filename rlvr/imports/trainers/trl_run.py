@@ -27,8 +27,8 @@ def batch(c: Conversion) -> None:
     if completions % group:
         raise ConfigError(
             f"{c.trainer}: {completions} completions in a step ({devices} on all devices x "
-            f"{max(per_generation, accumulation)} micro-batches) are not divisible by num_generations={group}, which TRL "
-            "needs too; if accelerate starts several processes, add their number: num_processes=8"
+            f"{max(per_generation, accumulation)} micro-batches) are not divisible by num_generations={group}, which "
+            "TRL needs too; if accelerate starts several processes, add their number: num_processes=8"
         )
     prompts = completions // group
     c.put("rollout.group_size", group, "num_generations")
@@ -50,13 +50,27 @@ def batch(c: Conversion) -> None:
     c.exactly(*keys, ours=ours)
     if not c.is_given("num_processes"):
         c.ask(
-            f"TRL's batch grows with accelerate's processes, and the file does not have their number; the recipe has "
-            f"{prompts} prompts per step, for one process (give num_processes=8 after the file for eight)"
+            "TRL's batch grows with accelerate's processes, and the file does not have their number: "
+            f"rollout.prompts_per_step={prompts} is for one process (add num_processes=8 to the call for eight)"
         )
     if count(c, "num_iterations") > 1:
         text = "rlvr uses each completion once; learner.minibatches_per_step gives several optimiser steps in a step"
         c.leave("num_iterations", text=text)
     c.exactly("num_iterations", ours="always")
+    _prompt_limit(c)
+
+
+def _prompt_limit(c: Conversion) -> None:
+    """TRL has no limit but the engine's; rlvr drops longer prompts."""
+    if c.is_given("max_prompt_length"):
+        return
+    total, completion = c.value("vllm_max_model_length"), count(c, "max_completion_length")
+    if c.value("use_vllm") and total is not None and count(c, "vllm_max_model_length") > completion:
+        limit = count(c, "vllm_max_model_length") - completion
+        c.put("data.max_prompt_tokens", limit, "vllm_max_model_length", how=f"{total} - {completion}")
+        return
+    c.put("data.max_prompt_tokens", 1024, how="to check: TRL has no limit, rlvr drops longer prompts", always=True)
+    c.ask("TRL has no limit for prompts; rlvr drops and counts those above data.max_prompt_tokens=1024")
 
 
 def length(c: Conversion) -> None:
@@ -210,7 +224,11 @@ def evaluation(c: Conversion) -> None:
         c.differently("eval_strategy", ours="run.eval_every_steps", text=text)
         c.exactly("eval_steps", ours="run.eval_every_steps")
     else:
-        c.leave("eval_strategy", "eval_steps", text=f"{strategy!r}: rlvr evaluates every run.eval_every_steps, and at the end")
+        c.leave(
+            "eval_strategy",
+            "eval_steps",
+            text=f"{strategy!r}: rlvr evaluates every run.eval_every_steps, and at the end",
+        )
     if c.is_given("eval_on_start") and not c.value("eval_on_start"):
         c.differently("eval_on_start", ours="run.eval_every_steps", text="rlvr always evaluates before training too")
     c.exactly("eval_on_start", ours="run.eval_every_steps")

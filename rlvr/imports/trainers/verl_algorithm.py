@@ -1,4 +1,4 @@
-"""verl's advantage, loss, KL and rollout correction; tests/parity compares each with the formulas of `core_algos.py`."""
+"""verl's advantage, loss, KL and rollout correction; tests/parity compares each with those of `core_algos.py`."""
 
 from typing import cast
 
@@ -12,7 +12,7 @@ _ADVANTAGES = {
     "reinforce_plus_plus": "batch_norm", "reinforce_plus_plus_baseline": "batch_norm", "grpo_passk": "pass_at_k",
 }  # fmt: skip
 _DIFFERENT_ADVANTAGES = {
-    "gdpo": "verl's last normalisation counts each completion by its tokens; rlvr's counts it once, as TRL and the paper",
+    "gdpo": "verl's last normalisation counts a completion by its tokens; rlvr's counts it once, as TRL and the paper",
     "grpo_passk": "verl pays only the best completion, by best minus second best; rlvr averages over all subsets of 2",
 }
 _FORCED = ("gspo", "sapo")  # losses that verl always aggregates by seq-mean-token-mean
@@ -66,13 +66,29 @@ def loss(c: Conversion) -> None:
         c.ask(f"loss_mode={mode} of verl has no counterpart: choose algorithm.loss, or write it as a plugin")
     kind = kinds.get(mode, "clipped")
     c.put("algorithm.loss.kind", kind, key)
-    names = {"clipped": ("clip_low", "clip_high"), "gspo": ("clip_low", "clip_high"), "dppo": ("max_decrease", "max_increase")}
+    names = {
+        "clipped": ("clip_low", "clip_high"),
+        "gspo": ("clip_low", "clip_high"),
+        "dppo": ("max_decrease", "max_increase"),
+    }
     if kind in names:
         c.put(f"algorithm.loss.{names[kind][0]}", low, low_key, always=kind != "clipped")
         c.put(f"algorithm.loss.{names[kind][1]}", high, high_key, always=kind != "clipped")
     elif kind == "cispo":
-        c.put("algorithm.loss.ratio_min", max(0.0, 1.0 - low), low_key, how=f"1 - {low}: rlvr's bounds are of the ratio", always=True)
-        c.put("algorithm.loss.ratio_max", 1.0 + high, high_key, how=f"1 + {high}: rlvr's bounds are of the ratio", always=True)
+        c.put(
+            "algorithm.loss.ratio_min",
+            max(0.0, 1.0 - low),
+            low_key,
+            how=f"1 - {low}: rlvr's bounds are of the ratio",
+            always=True,
+        )
+        c.put(
+            "algorithm.loss.ratio_max",
+            1.0 + high,
+            high_key,
+            how=f"1 + {high}: rlvr's bounds are of the ratio",
+            always=True,
+        )
     else:
         c.put("algorithm.loss.tau_positive", c.value(taus[0]), taus[0], always=True)
         c.put("algorithm.loss.tau_negative", c.value(taus[1]), taus[1], always=True)
@@ -90,7 +106,9 @@ def loss(c: Conversion) -> None:
     if f"{ACTOR}.clip_ratio" not in (low_key, high_key):
         text = "has no effect in verl: clip_ratio_low and clip_ratio_high, 0.2 by default, take precedence"
         c.leave(f"{ACTOR}.clip_ratio", text=text)
-    c.exactly(*taus, ours="algorithm.loss") if kind == "sapo" else c.leave(*taus, text="has no effect without loss_mode=sapo")
+    c.exactly(*taus, ours="algorithm.loss") if kind == "sapo" else c.leave(
+        *taus, text="has no effect without loss_mode=sapo"
+    )
 
 
 def _bound(c: Conversion, side: str) -> str:
@@ -123,7 +141,10 @@ def aggregation(c: Conversion) -> None:
         c.differently(key, ours=path, text=text)
     if mode == "seq-mean-token-sum-norm" and c.value(scale) != limit:
         divisor = "the batch's padded width" if c.value(scale) is None else f"loss_scale_factor={c.value(scale)}"
-        text = f"verl divides by {divisor}, rlvr by rollout.max_completion_tokens={limit:g}; loss_scale_factor={limit:g} is equal"
+        text = (
+            f"verl divides by {divisor}, rlvr by rollout.max_completion_tokens={limit:g}; "
+            f"loss_scale_factor={limit:g} makes them equal"
+        )
         c.differently(key, ours=path, text=text)
     c.exactly(key, ours=path)
     if mode == "seq-mean-token-sum-norm":
@@ -146,7 +167,9 @@ def kl(c: Conversion) -> None:
     elif c.value(in_reward):
         _kl_at(c, "reward", use=in_reward, coef=reward_coef, kind=reward_kind)
         if c.value(control) != "fixed":
-            c.differently(control, ours="algorithm.kl_coef", text="rlvr's coefficient is constant; the recipe has the first one")
+            c.differently(
+                control, ours="algorithm.kl_coef", text="rlvr's coefficient is constant; the recipe has the first one"
+            )
         c.exactly(control, ours="algorithm.kl_coef")
     c.exactly(in_reward, ours="algorithm.kl_placement")
     c.leave(reward_kind, control, reward_coef, text="has no effect without use_kl_in_reward")
@@ -164,7 +187,11 @@ def _kl_at(c: Conversion, placement: str, *, use: str, coef: str, kind: str) -> 
     c.put("algorithm.kl_estimator", estimator, kind)
     c.put("algorithm.kl_placement", placement, use)
     if name.endswith("+"):
-        c.differently(kind, ours="algorithm.kl_estimator", text=f"verl reports {name[:-1]} with the gradient of k2, which the recipe has")
+        c.differently(
+            kind,
+            ours="algorithm.kl_estimator",
+            text=f"verl reports {name[:-1]} with the gradient of k2, which the recipe has",
+        )
     elif estimator == "k3":
         c.differently(kind, ours="algorithm.kl_estimator", text=_HELD)
     c.exactly(coef, kind, use, ours="algorithm.kl_coef algorithm.kl_estimator")
@@ -191,7 +218,9 @@ def correction(c: Conversion) -> None:
         if c.value(loss_type) == "reinforce":
             high = _pair(c, bounds)[1] if c.value(weight) else 1.0e9
             c.put("algorithm.loss", {"kind": "cispo", "ratio_min": 0.0, "ratio_max": max(1.0, high)}, loss_type, bounds)
-            c.differently(weight, ours="algorithm.loss.ratio_max", text="the ratio to the engine is the weight", is_default=False)
+            c.differently(
+                weight, ours="algorithm.loss.ratio_max", text="the ratio to the engine is the weight", is_default=False
+            )
             c.exactly(bounds, ours="algorithm.loss.ratio_max")
         c.leave(weight, text="verl's bypass mode takes no weights with ppo_clip: its ratio holds the mismatch")
         c.exactly(bypass, loss_type, ours="algorithm.correction.ratio_base")
@@ -223,7 +252,7 @@ def _rejection(c: Conversion) -> None:
             c.differently(key, ours="algorithm.correction.geometric_max", text=text)
         c.exactly(key, bounds, ours="algorithm.correction.geometric_min algorithm.correction.geometric_max")
     elif kind is not None:
-        text = f"rlvr rejects completions by the geometric mean of their ratios (seq_mean_k1 with two bounds), not by {kind}"
+        text = f"rlvr rejects by the geometric mean of a completion's ratios (seq_mean_k1, two bounds), not by {kind}"
         c.leave(key, bounds, text=text)
     c.exactly(key, ours="algorithm.correction.geometric_max")
     c.leave(bounds, text="has no effect without rollout_rs")

@@ -54,7 +54,9 @@ def data(c: Conversion) -> None:
         ("eval", "data.val_files", "data.val_max_samples"),
     ):
         value = c.value(key) if c.is_given(key) else None
-        files = [str(file) for file in (cast(list[object], value) if isinstance(value, list) else [value] if value else [])]
+        files = [
+            str(file) for file in (cast(list[object], value) if isinstance(value, list) else [value] if value else [])
+        ]
         if not files and part == "train":
             files = [DATA_MISSING]
             c.ask("set data.train: the configuration names no files that could be read")
@@ -123,5 +125,3 @@ def rewards(c: Conversion) -> None:
             text = f"rlvr calls the function once for each completion; the {c.value(key)!r} manager does otherwise"
             c.leave(key, text=text)
         c.exactly(key, ours="always")
-
-

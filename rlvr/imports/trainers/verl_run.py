@@ -26,8 +26,8 @@ def batch(c: Conversion) -> None:
         raise ConfigError(f"{place}: {mini}={size} is above {train}={prompts}, which verl refuses too")
     if rollouts == 1 and not str(c.value("algorithm.adv_estimator")).startswith("reinforce"):
         raise ConfigError(
-            f"{group} is 1, and adv_estimator={c.value('algorithm.adv_estimator')} of rlvr compares the completions of a "
-            f"prompt (verl's takes the raw reward then, or a critic); give a number after the file: {group}=8"
+            f"{group} is 1, and rlvr's advantage for adv_estimator={c.value('algorithm.adv_estimator')} compares the "
+            f"completions of a prompt (verl takes the raw reward, or a critic); add a number to the call: {group}=8"
         )
     c.put("rollout.prompts_per_step", prompts, train, always=True)
     c.put("rollout.group_size", rollouts, group, always=True)
@@ -56,9 +56,18 @@ def filtering(c: Conversion) -> None:
     else:
         c.put(f"{section}.enabled", True, enable)
         batches = whole(c, most)
-        c.put(f"{section}.max_refill_factor", float(batches) if batches > 0 else 1000.0, most, how="" if batches > 0 else "no limit in verl")
+        c.put(
+            f"{section}.max_refill_factor",
+            float(batches) if batches > 0 else 1000.0,
+            most,
+            how="" if batches > 0 else "no limit in verl",
+        )
         c.exactly(enable, ours=f"{section}.enabled")
-        c.differently(metric, ours=f"{section}.enabled", text="rlvr replaces groups whose advantages are all 0, by the reward itself")
+        c.differently(
+            metric,
+            ours=f"{section}.enabled",
+            text="rlvr replaces groups whose advantages are all 0, by the reward itself",
+        )
         text = "verl counts generation batches and stops the run at the limit; rlvr trains on the groups that it has"
         c.differently(most, ours=f"{section}.max_refill_factor", text=text)
     c.leave("data.gen_batch_size", text="rlvr asks for replacements one group at a time")
@@ -101,7 +110,7 @@ def overlong(c: Conversion) -> None:
             c.exactly(keys["penalty_factor"], ours="reward.overlong_penalty")
         c.exactly(keys["enable"], ours="reward.overlong_buffer_tokens")
         c.leave(keys["len"], keys["penalty_factor"], text="has no effect without enable")
-        c.leave(keys["log"], text="rlvr's metrics have the penalty (reward/overlong)")
+        c.leave(keys["log"], text="rlvr's metrics have the penalty (reward/overlong_penalty_mean)")
         c.leave(*(key for key in c.given if key.startswith(f"{start}.")), text="not a key of the penalty")
     for key in _LIMITS:
         if c.is_given(key) and c.value(key) != c.value("data.max_response_length"):
@@ -166,7 +175,11 @@ def engine(c: Conversion) -> None:
 
 def machines(c: Conversion) -> None:
     """trainer.nnodes and n_gpus_per_node; the defaults of verl's own machines are not written."""
-    nodes_key, gpus_key, parallel_key = "trainer.nnodes", "trainer.n_gpus_per_node", f"{ROLLOUT}.tensor_model_parallel_size"
+    nodes_key, gpus_key, parallel_key = (
+        "trainer.nnodes",
+        "trainer.n_gpus_per_node",
+        f"{ROLLOUT}.tensor_model_parallel_size",
+    )
     if not (c.is_given(nodes_key) or c.is_given(gpus_key)):
         return
     nodes, gpus = count(c, nodes_key), count(c, gpus_key)
@@ -198,10 +211,13 @@ def mode(c: Conversion) -> None:
         c.leave(oldest, *rest, text="has no effect with trainer_mode=sync")
         return
     c.put("rollout.max_staleness", count(c, oldest), oldest)
-    c.put("algorithm.correction.weight", "token", key, how="rlvr refuses stale completions without a correction")
-    text = "the recipe lets completions be stale, with truncated importance weights; rlvr publishes weights after every step"
+    if not c.value("algorithm.rollout_correction.bypass_mode"):
+        c.put("algorithm.correction.weight", "token", key, how="rlvr refuses stale completions without a correction")
+    text = "the recipe lets completions be stale, with importance weights; rlvr publishes weights after every step"
     c.differently(key, ours="rollout.max_staleness", text=text)
-    c.differently(oldest, ours="rollout.max_staleness", text="verl counts syncs; rlvr counts published versions, one per step")
+    c.differently(
+        oldest, ours="rollout.max_staleness", text="verl counts syncs; rlvr counts published versions, one per step"
+    )
     c.leave(*rest, text="rlvr overlaps generation and training by rollout.max_staleness alone")
 
 
@@ -213,7 +229,9 @@ def validation(c: Conversion) -> None:
         if greedy:
             c.exactly(key, ours="always")
         else:
-            c.leave(key, text="rlvr evaluates greedily; `rlvr eval RUN --samples-per-prompt K` samples several completions")
+            c.leave(
+                key, text="rlvr evaluates greedily; `rlvr eval RUN --samples-per-prompt K` samples several completions"
+            )
 
 
 def length(c: Conversion) -> None:
@@ -235,12 +253,17 @@ def length(c: Conversion) -> None:
 
 def intervals(c: Conversion) -> None:
     """test_freq, save_freq and val_before_train."""
-    for key, path in (("trainer.test_freq", "run.eval_every_steps"), ("trainer.save_freq", "run.checkpoint_every_steps")):
+    for key, path in (
+        ("trainer.test_freq", "run.eval_every_steps"),
+        ("trainer.save_freq", "run.checkpoint_every_steps"),
+    ):
         put_interval(c, path, whole(c, key), key, each=1)
         c.exactly(key, ours=path)
     before = "trainer.val_before_train"
     if c.is_given(before) and not c.value(before):
-        c.differently(before, ours="run.eval_every_steps", text="rlvr always evaluates before training, if data.eval has sources")
+        c.differently(
+            before, ours="run.eval_every_steps", text="rlvr always evaluates before training, if data.eval has sources"
+        )
     c.exactly(before, ours="always")
 
 
