@@ -219,10 +219,16 @@ def verify(
     has_steps: Annotated[
         bool, typer.Option("--steps", help="with --explain: score each line too, if the verifier has `verify_steps`")
     ] = False,
+    is_jailed: Annotated[
+        bool,
+        typer.Option("--jailed", help="run the verifier inside the sandbox's jail, for code that you do not trust"),
+    ] = False,
+    python: Annotated[str, typer.Option(help="with --jailed: the path of another interpreter")] = "",
 ) -> None:
     """Judge stored completions offline, or explain one verdict. Exit code 1 when a row could not be judged."""
     from rlvr.commands.verify_file import explain, given_pair, verify_file
     from rlvr.config.document.overrides import parse_settings
+    from rlvr.records import Status
     from rlvr.run.record.console import Console
 
     where = sandbox, parse_settings(sandbox_setting or [])
@@ -237,9 +243,11 @@ def verify(
             deadline_s=deadline_s,
             sandbox=where,
             has_steps=has_steps,
+            is_jailed=is_jailed,
+            python=python,
         )
         Console().table(f"{verifier} on one pair", rows)
-        if verdict.score is None:
+        if verdict.status is Status.ERROR:
             raise typer.Exit(1)
         return
     if input_ is None or output is None:
@@ -255,6 +263,8 @@ def verify(
         workers=workers,
         deadline_s=deadline_s,
         sandbox=where,
+        is_jailed=is_jailed,
+        python=python,
     )
     console = Console()
     console.table(f"verdicts in {output}", outcome.rows)

@@ -40,6 +40,7 @@ from rlvr.peer_arguments import peer_argument
 from rlvr.protocols import Execution, Sandbox
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 
+NEEDS_TOKENS = "token_ids"  # `details["needs"]` of an ERROR on a completion that has only text
 _NAMES = ("text", "reference", "completion", "prompt")
 _BRING_OVER = (
     "shift and scale every return value alike, such as (r + 1) / 2 for -1 to 1 or r / 10 for 0 to 10: advantages that "
@@ -79,11 +80,13 @@ def verdict(
     seconds: float = 0.0,
     details: Mapping[str, Json] | None = None,
 ) -> Verdict:
-    """A Verdict stamped with `name@version`; the score follows from the status (PASS 1, FAIL and UNPARSED 0).
+    """A Verdict stamped with `name@version`; the score follows from the status.
+
+    PASS is 1, FAIL and UNPARSED are 0, ERROR and SKIPPED (the check does not apply to the row) have none.
 
     Raises: ValueError when the score contradicts the status.
     """
-    if score is None and status is not Status.ERROR:
+    if score is None and status.has_score:
         score = 1.0 if status is Status.PASS else 0.0
     return Verdict(
         status=status,

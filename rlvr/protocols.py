@@ -9,20 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from rlvr.records import Completion, Json, Prompt, Verdict, WeightsRef
-
-
-class Execution(StrEnum):
-    """How a verifier runs.
-
-    PROCESS: in a killable worker process with a hard deadline for each item (the default).
-    ASYNC: in the run's event loop, cancelled at its deadline; for judges behind a network.
-    SANDBOXED: in the parent, because untrusted code and waiting are delegated to a sandbox.
-    """
-
-    PROCESS = "process"
-    ASYNC = "async"
-    SANDBOXED = "sandboxed"
+from rlvr.records import Completion, Execution, Json, Prompt, Verdict, WeightsRef
 
 
 class Capability(StrEnum):
@@ -30,10 +17,12 @@ class Capability(StrEnum):
 
     SESSION: `open_session` and `open_sessions`, programs that answer framed messages.
     PRELOAD: `preload`, trusted sources that are compiled once and then cost runs nothing.
+    WORKER: `start_worker` of `rlvr.jails.SupportsWorkers`, for verifiers whose execution is JAILED.
     """
 
     SESSION = "session"
     PRELOAD = "preload"
+    WORKER = "worker"
 
 
 @runtime_checkable
@@ -59,7 +48,7 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class SupportsParseReference(Protocol):
-    """A verifier that checks the references of all data at load (for PROCESS in a worker, under its deadline)."""
+    """A verifier that checks the references of all data at load (if it is pooled, in a worker, under its deadline)."""
 
     def parse_reference(self, reference: Json) -> object:
         """Raises ValueError on a reference that cannot be used."""

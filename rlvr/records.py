@@ -32,12 +32,22 @@ class Role(StrEnum):
 
 
 class Status(StrEnum):
-    """The outcome of one verification. ERROR is not a zero: it has no score."""
+    """The outcome of one verification.
+
+    ERROR and SKIPPED have no score, which is not a zero. ERROR: the checker failed. SKIPPED: the check does not apply
+    to this row, so it counts neither for nor against the completion.
+    """
 
     PASS = "pass"
     FAIL = "fail"
     UNPARSED = "unparsed"
     ERROR = "error"
+    SKIPPED = "skipped"
+
+    @property
+    def has_score(self) -> bool:
+        """Whether a verdict of this status has a score."""
+        return self not in (Status.ERROR, Status.SKIPPED)
 
 
 class FinishReason(StrEnum):
@@ -70,6 +80,27 @@ class WeightsKind(StrEnum):
     ADAPTER = "adapter"
 
 
+class Execution(StrEnum):
+    """How a verifier runs.
+
+    PROCESS: in a killable worker process with a hard deadline for each item (the default).
+    JAILED: as PROCESS, with the worker process inside the sandbox's jail; for verifiers whose code is not trusted, or
+        that execute the policy's text.
+    ASYNC: in the run's event loop, cancelled at its deadline; for judges behind a network.
+    SANDBOXED: in the parent, because untrusted code and waiting are delegated to a sandbox.
+    """
+
+    PROCESS = "process"
+    JAILED = "jailed"
+    ASYNC = "async"
+    SANDBOXED = "sandboxed"
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether items are verified by the pool of worker processes."""
+        return self in (Execution.PROCESS, Execution.JAILED)
+
+
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)
@@ -92,6 +123,8 @@ class Check:
     settings: the verifier's own settings, validated by its `Config`.
     reference: the gold answer; never shown to the policy, never printed by repr.
     weight: of its score in the reward, if role is REWARD.
+    execution: PROCESS or JAILED; None: as the verifier's class says. python: the path of the interpreter of a jailed
+        verifier; "" is the running one. readable: files and folders that a jailed verifier may read besides.
     """
 
     name: str
@@ -100,6 +133,14 @@ class Check:
     reference: Json = field(default=None, repr=False)
     role: Role = Role.REWARD
     weight: float = 1.0
+    execution: "Execution | None" = None
+    python: str = ""
+    readable: tuple[str, ...] = ()
+
+    @property
+    def is_jailed(self) -> bool:
+        """Whether the check has its verifier jailed, whatever its class says."""
+        return self.execution is Execution.JAILED or bool(self.python)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +222,7 @@ class Completion:
 class Verdict:
     """A verifier's result for one completion, with a readable reason.
 
-    score: in [0, 1]; None exactly when status is ERROR.
+    score: in [0, 1]; None exactly when status is ERROR or SKIPPED.
     verifier: `name@version`. details: JSON values (`details["cause"]` is "timeout" or "crash" if the checker died).
     """
 
@@ -194,8 +235,11 @@ class Verdict:
     details: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     def __post_init__(self) -> None:
-        if self.status is Status.ERROR:
-            _require(self.score is None, f"an ERROR verdict has no score, got {self.score!r}: an ERROR is not a zero")
+        if not self.status.has_score:
+            name = self.status.name
+            _require(
+                self.score is None, f"a verdict with {name} has no score, got {self.score!r}: {name} is not a zero"
+            )
         else:
             _require(
                 self.score is not None and math.isfinite(self.score) and 0.0 <= self.score <= 1.0,

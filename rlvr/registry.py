@@ -4,8 +4,10 @@ A name is one of
     text_match                   an entry point of the group
     my_pkg.my_module:check       an attribute of an importable module
     checks/mine.py:check         an attribute of a single file (relative to the working directory)
+    trl:my_pkg.rewards.short     for verifiers: a scheme, and what its adapter adapts (see `rlvr.adapted`)
 
-Listing never imports; resolving imports exactly one plugin. Only this module looks up plugins.
+A scheme comes first: a package of the same name is reached only as `scheme.module:attribute`. Listing never imports;
+resolving imports exactly one plugin. Only this module looks up plugins.
 """
 
 import difflib
@@ -13,19 +15,21 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import linecache
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from rlvr.adapted import Adapted, attribute_of, module_from_source
 from rlvr.errors import PluginError
+from rlvr.peer_arguments import peer_scheme
 from rlvr.plugin import FunctionVerifier, VerifierContext
 from rlvr.protocols import Sandbox, Verifier
 from rlvr.storage.input_files import is_file, other_kind, read_input_text
@@ -35,6 +39,7 @@ SANDBOXES = "rlvr.sandboxes"
 LOSSES = "rlvr.losses"
 ADVANTAGES = "rlvr.advantages"
 ENGINES = "rlvr.engines"
+SCHEMES = "rlvr.verifier_schemes"
 _KINDS = {VERIFIERS: "verifier", SANDBOXES: "sandbox", LOSSES: "loss", ADVANTAGES: "advantage", ENGINES: "engine"}
 _MAX_SOURCE_BYTES = 4 << 20  # of a single-file plugin, which is sent to every worker
 _CONTRACTS = {
@@ -59,6 +64,8 @@ class PluginSource:
     """Everything that another process needs to build the same plugin; JSON-able.
 
     source: the text of a single-file plugin (and `digest` its SHA-256), empty for an importable one.
+    scheme, argument: the parts of a name with a scheme, as in `Adapted`; `target` is then the adapter class, and
+    `source` the text of the file that it adapts, if the argument names a file.
     """
 
     group: str
@@ -66,6 +73,13 @@ class PluginSource:
     target: str
     source: str = ""
     digest: str = ""
+    scheme: str = ""
+    argument: str = ""
+
+    @property
+    def module(self) -> str:
+        """The importable module of `target`, which every node of a run needs; "" if a file travels instead."""
+        return "" if self.source and not self.scheme else self.target.partition(":")[0]
 
 
 def list_plugins(group: str) -> tuple[PluginEntry, ...]:
@@ -89,6 +103,8 @@ def find(group: str, name: str) -> PluginSource:
     Raises: PluginError when the name is unknown, two distributions register it, or the file is missing.
     """
     if ":" in name:
+        if group == VERIFIERS and (adapted := _find_adapted(name)):
+            return adapted
         path, _, attribute = name.rpartition(":")
         if path.endswith(".py"):
             return _find_file(group, name, path, attribute)
@@ -111,6 +127,56 @@ def find(group: str, name: str) -> PluginSource:
         f"{kind} {name!r} is not installed. Installed: {', '.join(entries) or 'none'}.{hint} "
         "A plugin of your own is named package.module:attribute or path/file.py:attribute"
     )
+
+
+def short_name(name: str) -> str:
+    """The last word of a plugin's name, after which a check is named that has no name of its own.
+
+    >>> [short_name(name) for name in ("math", "checks/mine.py:strict", "trl:trl.rewards.accuracy_reward")]
+    ['math', 'strict', 'accuracy_reward']
+    >>> short_name("http://localhost:8000/v1/verify"), short_name("https://judge.example:8000")
+    ('verify', 'judge')
+    """
+    if "://" in name:
+        url = urlsplit(name)
+        return url.path.rstrip("/").rpartition("/")[2] or (url.hostname or name).partition(".")[0]
+    return name.rpartition(":")[2].rpartition(".")[2] if ":" in name else name
+
+
+def _find_adapted(name: str) -> PluginSource | None:
+    """Where the adapter of a name with a scheme lives; None for a module or a file.
+
+    Raises: PluginError for an unknown scheme, and as `find` does.
+    """
+    scheme, _, argument = name.partition(":")
+    listed = list_plugins(SCHEMES)
+    found = [entry for entry in listed if entry.name == scheme]
+    if not found:
+        if scheme.isidentifier() and (":" in argument or not _has_module(scheme)):
+            known = ", ".join(f"{known}:" for known in dict.fromkeys(entry.name for entry in listed)) or "none"
+            near = closest(scheme, [entry.name for entry in listed])
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise PluginError(
+                f"verifier {name!r}: {scheme!r} is neither a module nor a scheme. Schemes: {known}.{hint}"
+            )
+        return None
+    if len(found) > 1:
+        both = " and ".join(f"{e.distribution} {e.version} ({e.target})" for e in found)
+        raise PluginError(f"two distributions register the scheme {scheme!r}: {both}; uninstall one")
+    source = PluginSource(group=VERIFIERS, name=name, target=found[0].target, scheme=scheme, argument=argument)
+    path, _, attribute = argument.rpartition(":")
+    if not path.endswith(".py"):
+        return source
+    file = _find_file(VERIFIERS, name, path, attribute)
+    return replace(source, argument=file.target, source=file.source, digest=file.digest)
+
+
+def _has_module(name: str) -> bool:
+    """Whether a top-level module can be imported; it is not imported."""
+    try:
+        return name in sys.modules or importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def closest(name: str, known: Sequence[str]) -> str:
@@ -140,8 +206,12 @@ def load(source: PluginSource) -> Any:
     if not isinstance(loaded, type):
         raise PluginError(
             f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a plugin is a class, or for a "
-            "verifier a function decorated with @rlvr.plugin.verifier(version=...)"
+            f"verifier a function decorated with @rlvr.plugin.verifier(version=...){peer_scheme(loaded, source.name)}"
         )
+    if source.scheme:
+        shared = {key: getattr(source, key) for key in ("name", "scheme", "argument", "source", "digest")}
+        members = {"name": source.name, "adapted": Adapted(**shared), "__doc__": loaded.__doc__}
+        return type(loaded.__name__, (loaded,), members)
     return loaded
 
 
@@ -189,13 +259,11 @@ def _imported(source: PluginSource) -> Any:
     module_name, _, attribute = source.target.rpartition(":")
     module = None
     try:
-        if source.source:
-            module = _module_from_source(source, module_name)
-        else:
+        if source.module:
             module = importlib.import_module(module_name)
-        loaded: Any = module
-        for part in attribute.split("."):
-            loaded = getattr(loaded, part)
+        else:
+            module = module_from_source(source.source, source.digest, module_name)
+        loaded = attribute_of(module, attribute)
     except KeyboardInterrupt:
         raise  # the user's Ctrl-C; one that the plugin raises itself is found by `rlvr.verification.trial`
     except BaseException as error:
@@ -210,7 +278,7 @@ def load_failure(source: PluginSource, error: BaseException, *, held: str = "") 
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit | KeyboardInterrupt):
         what += " (a plugin must not end the process that imports it)"
-    command = f"python {source.name.rpartition(':')[0]}" if source.source else f"python -c 'import {module_name}'"
+    command = f"python {source.name.rpartition(':')[0]}" if not source.module else f"python -c 'import {module_name}'"
     return f"plugin {source.name!r} ({_origin(source)}) failed to load: {_place_of(error, module_name)}{what}; " + (
         held or f"try `{command}` to see its traceback"
     )
@@ -258,6 +326,10 @@ def build_verifier(source: PluginSource, settings: Mapping[str, Any], context: V
 
     Raises: PluginError when the class lacks a member of the contract or the settings do not fit its Config.
     """
+    if source.scheme and not source.argument:
+        raise PluginError(
+            f"verifier {source.name!r}: nothing follows the scheme; `rlvr verifiers show {source.name}` says what does"
+        )
     loaded = load(source)
     config = check_settings(source, loaded, settings)
     return loaded(config, context)
@@ -297,25 +369,9 @@ def _bad_settings(config: type[BaseModel], error: ValidationError) -> str:
     return f"{problems}. Its settings: {known}"
 
 
-def _module_from_source(source: PluginSource, file_name: str) -> ModuleType:
-    name = f"rlvr_user_plugin_{source.digest[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_loader(name, loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    lines = source.source.splitlines(keepends=True)
-    linecache.cache[file_name] = (len(source.source), None, lines, file_name)  # for tracebacks
-    try:
-        exec(compile(source.source, file_name, "exec"), module.__dict__)  # the user's own file
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def _origin(source: PluginSource) -> str:
+    if source.scheme:
+        return f"adapter {source.target}"
     if source.source:
         return f"file {source.target}, sha256 {source.digest[:12]}"
     for point in entry_points(group=source.group):

@@ -1,6 +1,8 @@
 """Turns verdicts into a reward. Pure: records and numbers in, a record out.
 
 reward = sum over REWARD checks of weight * score        0 when a GATE check does not pass
+
+A SKIPPED check counts neither way: a REWARD check adds nothing and takes nothing, a GATE does not veto.
 """
 
 import math
@@ -21,10 +23,9 @@ def score(
 ) -> tuple[float | None, dict[str, float]]:
     """The reward, and the part of each REWARD check; the parts sum to the reward.
 
-    In this order: a REWARD or GATE check with ERROR leaves the completion unjudged (None, no
-    parts); a completion cut off (LENGTH or ABORT) earns 0 under `Truncated.ZERO` (under MASK it is
-    judged like any other, see `leaves_loss`); a GATE that does not PASS makes it 0; SHADOW never
-    counts.
+    In this order: a REWARD or GATE check with ERROR leaves the completion unjudged (None, no parts), and so do REWARD
+    checks that are all SKIPPED; a completion cut off (LENGTH or ABORT) earns 0 under `Truncated.ZERO` (under MASK it is
+    judged like any other, see `leaves_loss`); a GATE that does not PASS makes it 0; SHADOW never counts.
 
     Args:
         verdicts: by check name; a verdict for every REWARD and GATE check of `roles`.
@@ -40,9 +41,12 @@ def score(
     (0.5, {'math': 0.5})
     """
     _check_names(verdicts, weights, roles)
-    paying = [name for name in verdicts if roles[name] is Role.REWARD]
-    gates = [name for name in verdicts if roles[name] is Role.GATE]
+    counted = [name for name, verdict in verdicts.items() if verdict.status is not Status.SKIPPED]
+    paying = [name for name in counted if roles[name] is Role.REWARD]
+    gates = [name for name in counted if roles[name] is Role.GATE]
     if any(verdicts[name].status is Status.ERROR for name in (*paying, *gates)):
+        return None, {}
+    if not paying and any(roles[name] is Role.REWARD for name in verdicts):
         return None, {}
     is_cut = finish_reason is not FinishReason.STOP and truncated is Truncated.ZERO
     if is_cut or not all(verdicts[name].passed for name in gates):
@@ -51,7 +55,7 @@ def score(
     for name in paying:
         verdict = verdicts[name]
         value = unparsed_score if verdict.status is Status.UNPARSED else verdict.score
-        assert value is not None  # only an ERROR has no score
+        assert value is not None  # only ERROR and SKIPPED have no score
         parts[name] = weights[name] * value
     return math.fsum(parts.values()), parts
 

@@ -25,6 +25,7 @@ from rlvr.errors import DataError
 from rlvr.protocols import Execution
 from rlvr.records import Check
 from rlvr.registry import VERIFIERS, find
+from rlvr.verification.jailed.jail import execution_of
 from rlvr.verification.trial import load_tried
 
 MOST_GOLD_ROWS = 500
@@ -74,22 +75,24 @@ def audit(request: AuditRequest, *, workers: AuditWorkers | None = None) -> Audi
     """
     start = time.perf_counter()
     source = find(VERIFIERS, request.check.verifier)
-    loaded = load_tried(source)
-    declared = getattr(loaded, "partial_credit", 0.0)
-    partial_credit = float(declared if request.partial_credit is None else request.partial_credit)
-    own = workers or AuditWorkers(deadline_s=request.deadline_s)
+    execution = execution_of(request.check, source)
+    own = workers or AuditWorkers(deadline_s=request.deadline_s, sandbox=request.sandbox)
     service: Service | None = None
     try:
         first: Answers
         second: Answers | None = None
-        if getattr(loaded, "execution", Execution.PROCESS) is Execution.PROCESS:
+        if execution.is_pooled:
             seeds = (0,) if request.is_short else (0, 1)
-            opened = [own.worker(source, request.check.settings, hash_seed=seed) for seed in seeds]
+            is_jailed = execution is Execution.JAILED
+            opened = [own.worker(source, request.check, hash_seed=seed, is_jailed=is_jailed) for seed in seeds]
             cold_start_s = max(worker.wait() for worker in opened)
             first, second = opened[0], opened[1] if len(opened) > 1 else None
+            declared = opened[0].partial_credit
         else:
+            declared = float(getattr(load_tried(source), "partial_credit", 0.0))
             first = service = Service(request.check, deadline_s=request.deadline_s, sandbox=request.sandbox)
             cold_start_s = service.start_s
+        partial_credit = declared if request.partial_credit is None else request.partial_credit
         _require_references(first, request.rows)
         session = Session(first=first, second=second, time_limit_s=request.time_limit_s, tell=request.tell)
         evidence = _attack(request, session, own.canary)

@@ -33,13 +33,15 @@ class ProbedVerifier:
 
     name: str = "probe"
     version: str = "1"
-    execution: ClassVar[Execution] = Execution.PROCESS
+    execution: Execution = Execution.PROCESS
     Config: ClassVar[type[BaseModel]] = ProbeConfig
 
     def __init__(self, config: ProbeConfig, context: VerifierContext) -> None:
         self._verifier = build_verifier(PluginSource(**config.plugin), config.settings, context)
         self._inner: object = self._verifier
         self.name, self.version = self._verifier.name, self._verifier.version
+        self.execution = self._verifier.execution
+        self.partial_credit = float(getattr(self._verifier, "partial_credit", 0.0))
         self._hook = _Hook(Path(config.folder))
 
     def warm_up(self) -> None:

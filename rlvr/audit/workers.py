@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,12 @@ from rlvr.audit.canary import Canary
 from rlvr.audit.probe import probe_source
 from rlvr.errors import PluginError
 from rlvr.plugin import completion_from_text
-from rlvr.records import Check, Json, Prompt, Verdict
+from rlvr.records import Check, Execution, Json, Prompt, Verdict
 from rlvr.registry import PluginSource
+from rlvr.verification.jailed.jail import Jail, JailSpec, spec_of
+from rlvr.verification.jailed.verifier import require_possible
 from rlvr.verification.pool import VerifierPool
+from rlvr.verification.pools import SandboxHolder
 from rlvr.verification.references import problems_in_pool
 from rlvr.verification.service import VerifierService
 
@@ -47,25 +50,35 @@ class Answers(Protocol):
 
 
 class AuditWorkers:
-    """The worker processes of one or more audits, one for each hash seed, and the folder of their canaries."""
+    """The worker processes of one or more audits, one for each hash seed, and the folder of their canaries.
 
-    def __init__(self, *, deadline_s: float) -> None:
+    Args: sandbox: for jailed workers.
+    """
+
+    def __init__(self, *, deadline_s: float, sandbox: tuple[str, Mapping[str, Any]] = ("auto", {})) -> None:
         self.deadline_s = deadline_s
         self.canary = Canary()
-        self._pools: dict[int, VerifierPool] = {}
+        self._sandbox = SandboxHolder(sandbox)
+        self._pools: dict[tuple[int, JailSpec | None], VerifierPool] = {}
 
-    def worker(self, source: PluginSource, settings: Mapping[str, Any], *, hash_seed: int) -> "WarmWorker":
-        """The worker with this hash seed, which begins to build the verifier; started when it is first asked for."""
-        pool = self._pools.get(hash_seed)
+    def worker(self, source: PluginSource, check: Check, *, hash_seed: int, is_jailed: bool = False) -> "WarmWorker":
+        """The worker with this hash seed, which begins to build the verifier; started when it is first asked for.
+
+        A jailed one sees the folder of the canaries, so that an execution of their text is found there too.
+        """
+        spec = spec_of(check, source, writable=(str(self.canary.folder),)) if is_jailed else None
+        pool = self._pools.get((hash_seed, spec))
         if pool is None:
-            pool = VerifierPool(1, self.deadline_s, max_items=_MAX_ITEMS, hash_seed=hash_seed)
-            self._pools[hash_seed] = pool
-        return WarmWorker(pool, source, settings, folder=self.canary.folder)
+            jail = None if spec is None else Jail(sandbox=self._sandbox.for_workers, spec=spec)
+            pool = VerifierPool(1, self.deadline_s, max_items=_MAX_ITEMS, hash_seed=hash_seed, jail=jail)
+            self._pools[hash_seed, spec] = pool
+        return WarmWorker(pool, source, check.settings, folder=self.canary.folder)
 
     def close(self) -> None:
-        """Ends the workers, and removes the folder."""
+        """Ends the workers and their sandbox, and removes the folder."""
         for pool in self._pools.values():
             pool.close()
+        self._sandbox.close()
         self.canary.close()
 
 
@@ -80,6 +93,7 @@ class WarmWorker:
         self._pool = pool
         self._start = time.perf_counter()
         given = {"plugin": asdict(source), "settings": dict(settings), "folder": str(folder)}
+        self.partial_credit = 0.0  # that the verifier declares; known when it is built
         self._key = pool.register(probe_source(), given)
         self._built = pool.build(self._key)
 
@@ -88,6 +102,9 @@ class WarmWorker:
         built = self._built.result()
         if not built.passed:
             raise PluginError(f"verifier {self._name!r}: {built.reason}")
+        if self._pool.is_jailed:
+            require_possible(self._name, Execution(built.details["execution"]), Execution.JAILED)
+        self.partial_credit = float(built.details["partial_credit"])
         return time.perf_counter() - self._start
 
     def submit(self, prompt: Prompt, text: str) -> "Future[Verdict]":
@@ -127,10 +144,7 @@ class Service:
 
     def reference_problems(self, references: Mapping[str, Json]) -> dict[str, str]:
         """Why references, by their JSON, cannot be used."""
-        checks = [
-            Check(name="main", verifier=self._check.verifier, settings=self._check.settings, reference=reference)
-            for reference in references.values()
-        ]
+        checks = [replace(self._check, name="main", reference=reference) for reference in references.values()]
         found = self._service.reference_problems(checks)
         return {key: why for key, why in zip(references, found, strict=True) if why}
 

@@ -15,11 +15,11 @@ from rlvr.config.recipe import Recipe
 from rlvr.data.load import SourceOpener, open_train
 from rlvr.data.order import PromptSource
 from rlvr.errors import ConfigError
-from rlvr.protocols import Execution
 from rlvr.records import Check, Role
-from rlvr.registry import VERIFIERS, find
+from rlvr.registry import VERIFIERS, find, short_name
 from rlvr.run.launch.preflight import OpenedData
 from rlvr.run.record.console import Console
+from rlvr.verification.jailed.jail import execution_of, jailed_check
 from rlvr.verification.trial import load_tried
 
 _MAX_ROWS = 500  # of each source of a recipe
@@ -33,6 +33,7 @@ class AuditChoice:
     """What the command line asks for.
 
     verifier: "" with a recipe means all of its verifiers. partial_credit: None if not given.
+    is_jailed, python: as in `jailed_check`; with a recipe only to have all of its verifiers jailed.
     """
 
     verifier: str
@@ -45,6 +46,8 @@ class AuditChoice:
     deadline_s: float
     time_limit_s: float
     sandbox: tuple[str, Mapping[str, Any]]
+    is_jailed: bool = False
+    python: str = ""
 
 
 def audit_choice(choice: AuditChoice, *, tell: Callable[[str], None] = lambda _: None) -> Iterator[AuditReport]:
@@ -53,9 +56,10 @@ def audit_choice(choice: AuditChoice, *, tell: Callable[[str], None] = lambda _:
     Raises: ConfigError for a wrong call; DataError for rows and cases; PluginError; SandboxError.
     """
     for check, rows in _audited(choice):
-        load_tried(find(VERIFIERS, check.verifier))
-        cases_file = choice.cases or cases_beside(_file_of(check.verifier))
-        cases = read_cases(cases_file, check, check.verifier.rpartition(":")[2]) if cases_file is not None else []
+        if not check.is_jailed:
+            load_tried(find(VERIFIERS, check.verifier))
+        cases_file = choice.cases or cases_beside(_file_of(check))
+        cases = read_cases(cases_file, check, short_name(check.verifier)) if cases_file is not None else []
         if not rows:
             rows = [case.row for case in cases if case.must_pass]
         if not rows:
@@ -96,11 +100,14 @@ def short_audits(recipe: Recipe, data: OpenedData) -> tuple[list[tuple[str, str,
     audited = [
         (check, rows)
         for check, rows in _of_sources(data.stream.sources, most_rows=_SHORT_ROWS)
-        if load_tried(find(VERIFIERS, check.verifier)).execution is Execution.PROCESS
+        if execution_of(check).is_pooled
     ]
     rows_shown: list[tuple[str, str, str]] = []
     warnings: list[str] = []
-    workers = AuditWorkers(deadline_s=min(_SHORT_DEADLINE_S, recipe.reward.verifier_deadline_s))
+    workers = AuditWorkers(
+        deadline_s=min(_SHORT_DEADLINE_S, recipe.reward.verifier_deadline_s),
+        sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
+    )
     try:
         for check, rows in audited:
             limit_s = _SHORT_S / len(audited)
@@ -128,6 +135,7 @@ def _audited(choice: AuditChoice) -> Iterator[tuple[Check, list[Row]]]:
         if not choice.verifier:
             raise ConfigError("rlvr audit needs a verifier, or --recipe RECIPE for all verifiers of a recipe")
         check = Check(name=CHECK, verifier=choice.verifier, settings=dict(choice.settings))
+        check = jailed_check(check, is_jailed=choice.is_jailed, python=choice.python)
         find(VERIFIERS, choice.verifier)
         yield check, read_rows(choice.data, check) if choice.data is not None else []
         return
@@ -147,7 +155,7 @@ def _audited(choice: AuditChoice) -> Iterator[tuple[Check, list[Row]]]:
         )
     for check, rows in found:
         if choice.verifier in ("", check.verifier):
-            yield check, rows
+            yield jailed_check(check, is_jailed=choice.is_jailed, python=choice.python), rows
 
 
 def _of_sources(sources: Sequence[PromptSource], *, most_rows: int) -> Iterator[tuple[Check, list[Row]]]:
@@ -157,7 +165,7 @@ def _of_sources(sources: Sequence[PromptSource], *, most_rows: int) -> Iterator[
         count = most_rows if source.num_rows is None else min(most_rows, source.num_rows)
         prompts = [source.prompt(index) for index in range(count)]
         for check in {check.name: check for prompt in prompts for check in prompt.checks}.values():
-            key = (check.verifier, repr(check.settings))
+            key = (check.verifier, repr((check.settings, check.execution, check.python, check.readable)))
             if check.role is Role.SHADOW or key in seen:
                 continue
             seen.add(key)
@@ -166,10 +174,12 @@ def _of_sources(sources: Sequence[PromptSource], *, most_rows: int) -> Iterator[
             yield check, rows
 
 
-def _file_of(verifier: str) -> str:
-    """The path of the file that defines a verifier, which can be imported; "" if there is none."""
-    source = find(VERIFIERS, verifier)
+def _file_of(check: Check) -> str:
+    """The path of the file that defines a verifier; "" if there is none, or if looking it up could import its code."""
+    source = find(VERIFIERS, check.verifier)
     if source.source:
-        return verifier.rpartition(":")[0]
+        return check.verifier.removeprefix(f"{source.scheme}:").rpartition(":")[0]
+    if source.scheme or check.is_jailed:
+        return ""
     spec = importlib.util.find_spec(source.target.rpartition(":")[0])
     return (spec.origin or "") if spec is not None else ""

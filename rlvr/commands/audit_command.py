@@ -45,6 +45,11 @@ def audit_verifier(
     sandbox_setting: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the sandbox; repeatable")
     ] = None,
+    is_jailed: Annotated[
+        bool,
+        typer.Option("--jailed", help="run the verifier inside the sandbox's jail, for code that you do not trust"),
+    ] = False,
+    python: Annotated[str, typer.Option(help="with --jailed: the path of another interpreter")] = "",
 ) -> None:
     """Attack a verifier with completions that solve nothing. Exit code 1 when something was found."""
     from rlvr.audit.report import as_json
@@ -64,6 +69,8 @@ def audit_verifier(
         deadline_s=deadline_s,
         time_limit_s=time_limit_s,
         sandbox=(sandbox, parse_settings(sandbox_setting or [])),
+        is_jailed=is_jailed,
+        python=python,
     )
     console = Console()
     is_sound = True

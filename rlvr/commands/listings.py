@@ -43,26 +43,32 @@ def recipes_explain(key: Annotated[str, typer.Argument(metavar="[KEY]", help="a 
 def verifiers(context: typer.Context) -> None:
     """List the installed verifiers, without importing them."""
     if context.invoked_subcommand is None:
-        from rlvr.registry import VERIFIERS, list_plugins
+        from rlvr.registry import SCHEMES, VERIFIERS, list_plugins
         from rlvr.run.record.console import Console
 
+        console = Console()
         rows = [(p.name, f"{p.distribution} {p.version}", p.target) for p in list_plugins(VERIFIERS)]
-        Console().table("verifiers", rows)
+        console.table("verifiers", rows)
+        rows = [(f"{p.name}:", f"{p.distribution} {p.version}", p.target) for p in list_plugins(SCHEMES)]
+        console.table("schemes for reward code of others", rows)
 
 
 @verifiers_app.command("show")
 def verifiers_show(name: str) -> None:
-    """Show a verifier: what it does, its version, how it runs, its settings."""
+    """Show a verifier: what it does, its version, how it runs, its settings. For a scheme, show `trl:`."""
     import inspect
 
     from rlvr.registry import VERIFIERS, find, setting_rows
     from rlvr.run.record.console import Console
     from rlvr.verification.trial import load_tried
 
-    loaded = load_tried(find(VERIFIERS, name))
+    source = find(VERIFIERS, name)
+    loaded = load_tried(source)
     console = Console()
     console.note(inspect.getdoc(loaded) or "")
     rows = [("version", loaded.version, ""), ("runs", str(loaded.execution), "")]
+    if source.argument:
+        rows.append(("adapts", source.argument, f"sha256 {source.digest[:16]}" if source.digest else ""))
     rows += setting_rows(loaded.Config)
     console.table(f"verifier {loaded.name}", rows)
 

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Completion, Json, Message, Prompt, Status, Verdict
 from rlvr.storage.input_files import is_file, other_kind
 from rlvr.verification.dispatcher import error_of
+from rlvr.verification.jailed.jail import jailed_check
 from rlvr.verification.service import VerifierService
 from rlvr.verification.steps import step_spans
 
@@ -28,6 +29,7 @@ WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
 MAX_ERRORS_SHOWN = 3
 _CHECK = "main"
+_COLUMNS = frozenset({"id", "completion", "reference", "prompt"})  # any other column is a tag
 _NO_QUESTION = "(no prompt given)"
 
 
@@ -48,7 +50,11 @@ class OfflineReport:
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Table rows: the number of input rows with each status, then the first errors."""
-        counted = [(status.name, str(count), "") for status, count in self.counts.items()]
+        counted = [
+            (status.name, str(count), "")
+            for status, count in self.counts.items()
+            if count or status is not Status.SKIPPED
+        ]
         return [*counted, *(("", "", error) for error in self.first_errors)]
 
     @property
@@ -75,18 +81,22 @@ def verify_file(
     workers: int,
     deadline_s: float,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
+    *,
+    is_jailed: bool = False,
+    python: str = "",
 ) -> OfflineReport:
     """Verifies each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
-    Reads {"id"?, "completion", "reference", "prompt"?}; writes {"id", "status", "score",
-    "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
+    Reads {"id"?, "completion", "reference", "prompt"?}, and all other columns as `prompt.tags`; writes {"id",
+    "status", "score", "extracted", "reason", "seconds", "verifier"}, one line for each line read that is not blank.
     A row without id gets its line number, from 1. The output appears under its name once it is complete.
 
     Args:
         verifier: as in a recipe: a registered name, package.module:attribute or
             path/file.py:attribute.
         deadline_s: wall-clock seconds allowed for one row.
-        sandbox: the backend for verifiers that run programs, and its settings.
+        sandbox: the backend for jailed verifiers and those that run programs, and its settings.
+        is_jailed, python: has the verifier jailed, in this interpreter if it is given.
 
     Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
         a file cannot be opened.
@@ -100,6 +110,7 @@ def verify_file(
     service = VerifierService(workers=workers, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings)
+        check = jailed_check(check, is_jailed=is_jailed, python=python)
         service.preflight([check])
         is_plain_file = not target.exists() or target.is_file()
         part = target.with_name(target.name + ".part") if is_plain_file else target
@@ -125,12 +136,15 @@ def explain(
     question: Json = None,
     sandbox: tuple[str, Mapping[str, Any]] = ("auto", {}),
     has_steps: bool = False,
+    is_jailed: bool = False,
+    python: str = "",
 ) -> tuple[Verdict, list[tuple[str, str]]]:
     """The verdict on one pair, and rows of (name, value) that explain it.
 
     Args:
         question: text, or chat messages as in an input file.
         has_steps: adds a row for each line of the completion with its score from `verify_steps`.
+        is_jailed, python: has the verifier jailed, in this interpreter if it is given.
 
     Raises: PluginError for the verifier or its settings; DataError for the reference; VerifierError when the lines get
         no scores.
@@ -138,6 +152,7 @@ def explain(
     service = VerifierService(workers=1, deadline_s=deadline_s, sandbox=sandbox)
     try:
         check = Check(name=_CHECK, verifier=verifier, settings=settings, reference=reference)
+        check = jailed_check(check, is_jailed=is_jailed, python=python)
         service.preflight([check])
         text, messages = _question(question)
         prompt = Prompt(prompt_id="pair", checks=(check,), source="offline", text=text, messages=messages)
@@ -285,6 +300,7 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
             source="offline",
             text=text,
             messages=messages,
+            tags={name: value for name, value in row.items() if name not in _COLUMNS},
         )
         completion = completion_from_text(row["completion"], prompt_id=prompt_id)
         return _Row(row_id=row_id, prompt=prompt, completion=completion)
@@ -308,7 +324,7 @@ def _question(prompt: Json) -> tuple[str, tuple[Message, ...]]:
 
 
 def _with_reference(check: Check, reference: Json) -> Check:
-    return Check(name=check.name, verifier=check.verifier, settings=check.settings, reference=reference)
+    return replace(check, reference=reference)
 
 
 def _open(path: Path, mode: str, *, is_gzip: bool) -> IO[bytes]:

@@ -14,7 +14,15 @@ from rlvr.config.messages.contradictions import contradictions
 from rlvr.config.presets import with_preset
 from rlvr.config.sections.algorithm import AlgorithmConfig
 from rlvr.config.sections.cluster import Backend, ClusterConfig, Placement
-from rlvr.config.sections.data import CheckConfig, DataConfig, DataSource, DifficultyConfig, Template, source_name
+from rlvr.config.sections.data import (
+    CheckConfig,
+    DataConfig,
+    DataSource,
+    DifficultyConfig,
+    Layout,
+    Template,
+    source_name,
+)
 from rlvr.config.sections.engines import EngineKind, EngineTraits, PluginEngine
 from rlvr.config.sections.learner import LearnerConfig
 from rlvr.config.sections.model import LoraConfig, ModelConfig, TinyModel
@@ -24,7 +32,7 @@ from rlvr.config.sections.section import Changeable, NonNegativeInt, Positive, P
 
 __all__ = [
     "Backend", "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig",
-    "EngineDtype", "EngineKind", "EngineTraits", "LoraConfig", "ModelConfig", "Placement", "PluginEngine",
+    "EngineDtype", "EngineKind", "EngineTraits", "Layout", "LoraConfig", "ModelConfig", "Placement", "PluginEngine",
     "ProofConfig", "Recipe", "RewardConfig", "RolloutConfig", "RunConfig", "SandboxConfig", "Template", "TinyModel",
     "TrackerKind", "Truncated", "source_name",
 ]  # fmt: skip

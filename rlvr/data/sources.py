@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlvr.config.recipe import DataSource, source_name
+from rlvr.config.recipe import DataSource, Layout, source_name
 from rlvr.data.files import RawRow, read_rows
 from rlvr.data.generators import ProblemDraws, open_generator
 from rlvr.data.messages import read_messages
@@ -27,7 +27,7 @@ class Row:
 
     row_id: unique in its source. question: text, or chat messages as a list of {"role", "content"}.
     key: two rows with the same key are the same problem. tags: the other columns that hold one plain
-    value, and those that the recipe's `columns` names, whatever they hold. where: the file and
+    value, and those that the recipe's `columns` names or `layout` keeps, whatever they hold. where: the file and
     line it was read from; "" for a generated one.
     """
 
@@ -165,7 +165,7 @@ def _origin(config: DataSource) -> _Origin:
 def _mapping_key(config: DataSource) -> str:
     """Sources of one key have the same rows."""
     columns = sorted(config.columns.items())
-    return repr((_origin(config), config.limit, config.reference_pattern, columns))
+    return repr((_origin(config), config.limit, config.reference_pattern, columns, config.layout))
 
 
 def _read(config: DataSource, *, limit: int) -> list[RawRow]:
@@ -224,7 +224,7 @@ def _map_rows(config: DataSource, raw: Sequence[RawRow], pattern: re.Pattern[str
     seen: dict[str, str] = {}
     for index, item in enumerate(raw):
         try:
-            row = _map_row(item, index, wanted, pattern)
+            row = _map_row(item, index, wanted, pattern, keeps_all=config.layout is not Layout.PLAIN)
             if row.row_id in seen:
                 raise ValueError(f"id {row.row_id!r} is already used at {seen[row.row_id]}")
         except ValueError as error:
@@ -271,7 +271,9 @@ def _require_columns(config: DataSource, raw: Sequence[RawRow], wanted: Mapping[
         )
 
 
-def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None) -> Row:
+def _map_row(
+    item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pattern[str] | None, *, keeps_all: bool
+) -> Row:
     if item.fault:
         raise ValueError(item.fault)
     columns = item.columns
@@ -284,7 +286,11 @@ def _map_row(item: RawRow, index: int, wanted: Mapping[str, str], pattern: re.Pa
             raise ValueError(f"column {wanted['id']!r} (columns.id) is empty")
         row_id = str(value)
     hidden = {wanted["prompt"], wanted["reference"]}
-    tags = {name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)}
+    if keeps_all:
+        tops = {name.partition(".")[0] for name in hidden}  # `reward_model` holds the reference
+        tags = {name: _kept(value, name) for name, value in columns.items() if name not in hidden | tops}
+    else:
+        tags = {name: value for name, value in columns.items() if name not in hidden and _is_scalar(value)}
     for name in wanted.keys() - _ROLES:
         value = _column_value(columns, wanted[name])
         if value is not None:
@@ -358,6 +364,16 @@ def _as_json(value: Any, role: str, column: str = "") -> Json:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{named} is not a JSON value: {error}") from error
     return value
+
+
+def _kept(value: Any, name: str) -> Json:
+    """A column of any kind as a tag; NaN, which many tables use for null, as None. Raises ValueError."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    try:
+        return _as_json(value, name)
+    except ValueError as error:
+        raise ValueError(f"{error}; layout: plain keeps only the columns that `columns` names") from error
 
 
 def _is_scalar(value: object) -> bool:

@@ -44,6 +44,9 @@ def build_prompt(config: DataSource, row: Row) -> Prompt:
             reference=reference,
             role=check.role,
             weight=check.weight,
+            execution=check.execution,
+            python=check.python,
+            readable=tuple(check.readable),
         )
         for check_name, check in _applied(config, row).items()
     )

@@ -36,31 +36,9 @@ class Child:
 
     exit_codes: ClassVar[Mapping[int, str]] = {}
 
-    def __init__(
-        self,
-        module: str,
-        *arguments: str,
-        environment: Mapping[str, str],
-        stderr: IO[bytes] | None = None,
-        inherited: Sequence[int] = (),
-    ) -> None:
-        """Starts it. Raises OSError when the system refuses.
-
-        Args:
-            environment: added to this process's own; the import path is the parent's.
-            stderr: a file for its standard error; None: the parent's.
-            inherited: descriptors that it finds open under the same numbers.
-        """
-        self._process = subprocess.Popen(
-            bound_command(module, *arguments),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env={**os.environ, **_import_path(), **environment},
-            pass_fds=tuple(inherited),
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its children in order
-            bufsize=0,
-        )
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        """Args: process: with pipes as its standard input and output; `start_module` starts one of our modules."""
+        self._process = process
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to_child = self._process.stdin
@@ -156,6 +134,32 @@ class Child:
         if code < 0:
             return f"signal {signal.Signals(-code).name}"
         return self.exit_codes.get(code, f"exit code {code}")
+
+
+def start_module(
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str],
+    stderr: IO[bytes] | None = None,
+    inherited: Sequence[int] = (),
+) -> "subprocess.Popen[bytes]":
+    """Starts a module of ours. Raises OSError when the system refuses.
+
+    Args:
+        environment: added to this process's own; the import path is the parent's.
+        stderr: a file for its standard error; None: the parent's.
+        inherited: descriptors that it finds open under the same numbers.
+    """
+    return subprocess.Popen(
+        bound_command(module, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env={**os.environ, **_import_path(), **environment},
+        pass_fds=tuple(inherited),
+        start_new_session=True,  # Ctrl-C is for the parent, which ends its children in order
+        bufsize=0,
+    )
 
 
 @runtime_checkable

@@ -76,6 +76,16 @@ class ParentPipe:
         self._incoming = bytearray()
         self._sending = threading.RLock()  # an import while a frame is written may itself send one
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor from which `receive` reads."""
+        return self._fd_in
+
+    def close(self) -> None:
+        """Closes the pipes, in a fork that must not use them."""
+        os.close(self._fd_in)
+        os.close(self._fd_out)
+
     def send(self, data: bytes) -> None:
         """Writes an encoded frame. Raises BrokenPipeError when the parent is gone."""
         with self._sending:

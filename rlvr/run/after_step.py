@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rlvr.errors import RlvrError, VerifierError
-from rlvr.records import Group
+from rlvr.records import Group, Status
 from rlvr.run.monitor.broken_checkers import CheckerWatch
 from rlvr.run.monitor.governor import Action
 from rlvr.run.parts import RunParts
@@ -158,13 +158,21 @@ def _error_rate_message(rate: float, num_steps: int, parts: RunParts, groups: Se
         for group in groups
         for rollout in group.rollouts
         for verdict in rollout.verdicts.values()
-        if verdict.score is None
+        if verdict.status is Status.ERROR
     ]
-    cause = (
-        f"The verifier is broken; first error: {broken[0][0]}: {broken[0][1]}"
-        if broken
-        else "The engine cut them off at rollout.completion_deadline_s: raise it, or find out why the engine is slow"
-    )
+    skipped = [
+        f"{rollout.completion.completion_id}: {verdict.reason}"
+        for group in groups
+        for rollout in group.rollouts
+        for verdict in rollout.verdicts.values()
+        if verdict.status is Status.SKIPPED and rollout.reward is None
+    ]
+    if broken:
+        cause = f"The verifier is broken; first error: {broken[0][0]}: {broken[0][1]}"
+    elif skipped:
+        cause = f"No check with role reward applies to their rows: remove these rows, or add a check; {skipped[0]}"
+    else:
+        cause = "The engine cut them off at rollout.completion_deadline_s: raise it, or find out why the engine is slow"
     return (
         f"{rate:.0%} of rollouts could not be judged for {num_steps} step{'s' * (num_steps != 1)} "
         f"(reward.max_error_rate is {parts.max_error_rate:.0%}): "

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from rlvr.errors import RlvrError
 from rlvr.processes.frames import encode
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource
@@ -37,11 +38,16 @@ class Job:
 
 @dataclass(slots=True, kw_only=True)
 class Plugin:
-    """A registered verifier as sent to workers; `broken` says why no worker can build it."""
+    """A registered verifier as sent to workers; `broken` says why no worker can build it.
+
+    facts: from a worker that built it; see `wire.facts_of`. prompt: the first that was verified, as JSON.
+    """
 
     source: PluginSource
     settings: Mapping[str, Any]
     label: str
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    prompt: Mapping[str, Any] = field(default_factory=dict[str, Any])
     num_losses: int = 0
     broken: str = ""
 
@@ -51,8 +57,10 @@ class JobQueue(Protocol):
 
     deadline_s: float
     max_items: int
-    memory_bytes: int
-    hash_seed: int
+
+    def new_worker(self) -> WorkerProcess:
+        """Starts a worker. Raises OSError, RlvrError."""
+        ...
 
     @property
     def is_closed(self) -> bool:
@@ -107,7 +115,7 @@ class Dispatcher:
     def _run(self) -> None:
         try:
             self._ensure()
-        except (OSError, WorkerLost):
+        except (OSError, RlvrError, WorkerLost):
             self._discard()  # the first chunk retries, and can report the failure
         while (chunk := self.pool.take()) is not None:
             try:
@@ -116,7 +124,8 @@ class Dispatcher:
                 self._discard()
                 for job in chunk:
                     if not job.future.done():
-                        reason = f"no worker could verify it: {type(error).__name__}: {error}"
+                        what = str(error) if isinstance(error, RlvrError) else f"{type(error).__name__}: {error}"
+                        reason = f"no worker could verify it: {what}"
                         self.pool.finish(job, error_of(self.pool.plugin(job.key).label, reason))
         self._discard()
 
@@ -127,7 +136,7 @@ class Dispatcher:
                 self.worker = self.pool.take_spare()
             self.was_started = True
         if self.worker is None:
-            self.worker = WorkerProcess(memory_bytes=self.pool.memory_bytes, hash_seed=self.pool.hash_seed)
+            self.worker = self.pool.new_worker()
             if self.pool.is_closed:
                 self.worker.kill()
             self.worker.wait_ready(BUILD_DEADLINE_S)
@@ -146,13 +155,16 @@ class Dispatcher:
 
     def _serve(self, chunk: list[Job]) -> None:
         worker = self.worker
-        if worker is not None and (worker.num_items >= self.pool.max_items or (chunk[0].is_retry and worker.num_items)):
-            self._discard()
+        if worker is not None and not worker.forks:
+            is_old = worker.num_items >= self.pool.max_items
+            if is_old or (chunk[0].is_retry and worker.num_items):
+                self._discard()
         worker = self._ensure()
         ready: list[Job] = []
         for position, job in enumerate(chunk):
             try:
                 problem = build(worker, job.key, self.pool)
+                rehearse(worker, job.key, self.pool)
             except WorkerLost as loss:
                 others = ready + chunk[position + 1 :]
                 chunk.clear()  # jobs given back are no longer this thread's
@@ -164,7 +176,9 @@ class Dispatcher:
             elif job.payload:
                 ready.append(job)
             else:
-                self.pool.finish(job, _built(self.pool.plugin(job.key).label))
+                self.pool.finish(job, _built(self.pool.plugin(job.key)))
+        if worker.forks and ready:
+            worker.send(encode({"op": "chunk", "count": len(ready)}))
         for job in ready:
             worker.send(job.payload)
         for position, job in enumerate(ready):
@@ -198,7 +212,9 @@ class Dispatcher:
 
     def _lost(self, job: Job, error: Exception) -> None:
         cause = error.cause if isinstance(error, WorkerLost) else "crash"
-        ending = self._discard()
+        worker = self.worker
+        ending = worker.end_item(error) if worker is not None and isinstance(error, WorkerLost) else ""
+        ending = ending or self._discard()
         if ending == CPU_LIMIT_ENDING:
             cause = "timeout"
         if job.has_retry and not job.is_retry:
@@ -239,14 +255,33 @@ def build(worker: WorkerProcess, key: str, pool: JobQueue) -> str:
     if reply["op"] != "built":
         plugin.broken = f"the plugin cannot be built in a worker: {reply.get('reason', reply)}"
         return plugin.broken
-    plugin.label = reply["label"]
+    plugin.label, plugin.facts = reply["label"], reply["facts"]
     worker.built.add(key)
     return ""
+
+
+def rehearse(worker: WorkerProcess, key: str, pool: JobQueue) -> None:
+    """Has a worker that forks import what the verifier imports late, once, with a prompt of the data.
+
+    Raises: WorkerLost.
+    """
+    prompt = pool.plugin(key).prompt
+    if worker.forks and prompt and key in worker.built and key not in worker.rehearsed:
+        worker.rehearsed.add(key)
+        worker.send(encode({"op": "rehearse", "key": key, "prompt": dict(prompt)}))
+        worker.receive(BUILD_DEADLINE_S)
 
 
 def error_of(label: str, reason: str) -> Verdict:
     return Verdict(status=Status.ERROR, score=None, reason=reason, verifier=label, seconds=0.0)
 
 
-def _built(label: str) -> Verdict:
-    return Verdict(status=Status.PASS, score=1.0, reason="built in a worker", verifier=label, seconds=0.0)
+def _built(plugin: Plugin) -> Verdict:
+    return Verdict(
+        status=Status.PASS,
+        score=1.0,
+        reason="built in a worker",
+        verifier=plugin.label,
+        seconds=0.0,
+        details=plugin.facts,
+    )

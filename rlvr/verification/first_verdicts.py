@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rlvr.errors import PluginError
-from rlvr.plugin import completion_from_text
+from rlvr.plugin import NEEDS_TOKENS, completion_from_text
 from rlvr.protocols import Execution
 from rlvr.records import Completion, Prompt, Status, Verdict
-from rlvr.registry import VERIFIERS, find
+from rlvr.verification.jailed.jail import execution_of
 from rlvr.verification.service import VerifierService
-from rlvr.verification.trial import load_tried
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def require_verdicts(service: VerifierService, prompts: Iterable[Prompt], *, pat
     pairs = [
         (prompt, completion)
         for prompt in prompts
-        if load_tried(find(VERIFIERS, prompt.checks[0].verifier)).execution is not Execution.ASYNC
+        if execution_of(prompt.checks[0]) is not Execution.ASYNC
         for completion in _completions(prompt)
     ]
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
@@ -49,6 +48,8 @@ def require_verdicts(service: VerifierService, prompts: Iterable[Prompt], *, pat
             problem = f"no verdict within {patience_s:g} s"
         elif verdict.details.get("exception") == PluginError.__name__:
             raise PluginError(where + verdict.reason)
+        elif verdict.details.get("needs") == NEEDS_TOKENS:
+            continue  # these completions have only text; those of a run have tokens
         elif verdict.status is Status.ERROR or "cause" in verdict.details:
             problem = f"{verdict.reason}\n{verdict.details.get('traceback', '')}".rstrip()
         else:

@@ -26,12 +26,17 @@ from rlvr.errors import ConfigError
 from rlvr.processes.frames import encode
 from rlvr.records import Completion, Json, Prompt, Verdict
 from rlvr.registry import PluginSource
-from rlvr.verification.dispatcher import BUILD_DEADLINE_S, Dispatcher, Job, Plugin, build, error_of
+from rlvr.verification.dispatcher import BUILD_DEADLINE_S, Dispatcher, Job, Plugin, build, error_of, rehearse
+from rlvr.verification.jailed.jail import Jail
 from rlvr.verification.spare import Spare
 from rlvr.verification.wire import completion_to_json, prompt_to_json
 from rlvr.verification.worker_process import WorkerProcess
 
 CHUNK_ITEMS = 8
+# Of a jailed worker, which forks for each: so many items that the fork costs little, and no more than that.
+MOST_JAILED_ITEMS = 128
+_JAILED_CHUNK_S = 0.04
+_NEW_SHARE = 0.1  # of the latest item in the running mean
 
 
 def most_workers() -> int:
@@ -49,6 +54,7 @@ class VerifierPool:
         max_items: a worker is replaced after this number of items, so that leaks stay small.
         memory_bytes: address space of a worker; needing more counts as a crash.
         hash_seed: of the workers' Python, so that the iteration order of sets is the same in all of them.
+        jail: starts the workers inside a jail; each then forks for its chunks, so `max_items` does not apply.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class VerifierPool:
         max_items: int = 10_000,
         memory_bytes: int = 4 << 30,
         hash_seed: int = 0,
+        jail: Jail | None = None,
     ) -> None:
         if num_workers < 1 or deadline_s <= 0:
             raise ValueError(f"num_workers={num_workers} and deadline_s={deadline_s} must be positive")
@@ -75,6 +82,8 @@ class VerifierPool:
         self.memory_bytes = memory_bytes
         self.hash_seed = hash_seed
         self.num_restarts = 0
+        self._jail = jail
+        self._item_s = _JAILED_CHUNK_S / CHUNK_ITEMS  # a running mean
         self._plugins: dict[str, Plugin] = {}
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -82,6 +91,11 @@ class VerifierPool:
         self._is_closed = False
         self._dispatchers: list[Dispatcher] = []
         self._spare = Spare(self._start_spare)
+
+    @property
+    def is_jailed(self) -> bool:
+        """Whether its workers run in a jail."""
+        return self._jail is not None
 
     def start(self) -> None:
         """Starts the workers once; `submit` also does."""
@@ -112,8 +126,11 @@ class VerifierPool:
             prompt: reduced to the one check of this verifier.
             has_retry: whether an item that hangs or kills its worker is tried again in a fresh one.
         """
-        message = {"op": "verify", "key": key}
+        message: dict[str, Any] = {"op": "verify", "key": key}
+        if self._jail is not None:
+            message["prejudge"] = True  # its `prejudge` does not run in this process
         message |= {"prompt": prompt_to_json(prompt), "completion": completion_to_json(completion)}
+        self._plugins[key].prompt = self._plugins[key].prompt or message["prompt"]
         future = self._send(message, has_retry=has_retry)
         self._spare.begin()
         return future
@@ -167,11 +184,12 @@ class VerifierPool:
 
     def _start_spare(self, started: Callable[[WorkerProcess], None]) -> None:
         """Starts a worker with every known plugin; runs in the spare's thread. Raises WorkerLost, OSError."""
-        worker = WorkerProcess(memory_bytes=self.memory_bytes, hash_seed=self.hash_seed)
+        worker = self.new_worker()
         started(worker)
         worker.wait_ready(BUILD_DEADLINE_S)
         for key in list(self._plugins):
             build(worker, key, self)
+            rehearse(worker, key, self)
 
     def _enqueue(self, job: Job) -> "Future[Verdict]":
         self.start()
@@ -193,7 +211,7 @@ class VerifierPool:
                     return None
                 share = -(-len(self._queue) // self.num_workers)
                 chunk: list[Job] = []
-                while self._queue and len(chunk) < min(CHUNK_ITEMS, share):
+                while self._queue and len(chunk) < min(self._chunk_items(), share):
                     if chunk and self._queue[0].is_retry:
                         break
                     job = self._queue.popleft()
@@ -205,6 +223,12 @@ class VerifierPool:
                         break
                 if chunk:
                     return chunk
+
+    def _chunk_items(self) -> int:
+        """The most items of one chunk."""
+        if self._jail is None:
+            return CHUNK_ITEMS
+        return max(CHUNK_ITEMS, min(MOST_JAILED_ITEMS, int(_JAILED_CHUNK_S / max(self._item_s, 1e-6))))
 
     def give_back(self, jobs: list[Job], *, front: bool) -> None:
         """Puts jobs back into the queue; after `close` they end as ERROR."""
@@ -223,6 +247,7 @@ class VerifierPool:
         """Completes one job, unless it was cancelled before it ran."""
         if job.is_running or job.future.set_running_or_notify_cancel():
             job.is_running = True
+            self._item_s += _NEW_SHARE * (verdict.seconds - self._item_s)
             job.future.set_result(verdict)
 
     def plugin(self, key: str) -> Plugin:
@@ -233,6 +258,12 @@ class VerifierPool:
         """Counts a replaced worker."""
         with self._changed:
             self.num_restarts += 1
+
+    def new_worker(self) -> WorkerProcess:
+        """Starts a worker. Raises OSError; SandboxError when there is no jail for it."""
+        if self._jail is None:
+            return WorkerProcess.start(memory_bytes=self.memory_bytes, hash_seed=self.hash_seed)
+        return self._jail.start(memory_bytes=self.memory_bytes, hash_seed=self.hash_seed)
 
     def take_spare(self) -> WorkerProcess | None:
         """A ready worker; None when there is none."""

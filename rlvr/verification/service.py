@@ -2,6 +2,7 @@
 
 verify(prompt, completion) -> for each check: prejudge in the parent, else by the verifier's `execution`
     PROCESS    the pool (`rlvr.verification.pool`): a hard deadline for each item; a hang or a crash is a FAIL
+    JAILED     the pool, with the worker inside the sandbox's jail
     ASYNC      awaited in the caller's event loop; a timeout is an ERROR, because the service is unreachable
     SANDBOXED  in a thread, or awaited; the sandbox enforces deadlines and isolation
 
@@ -14,36 +15,25 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlvr.errors import PLUGIN_FAULTS, DataError, PluginError, VerifierError
-from rlvr.plugin import VerifierContext
-from rlvr.protocols import (
-    Execution,
-    Sandbox,
-    SupportsClose,
-    SupportsMaxOpen,
-    SupportsParseReference,
-    SupportsPrejudge,
-    SupportsWorkKey,
-    Verifier,
-)
+from rlvr.protocols import Execution, SupportsClose, SupportsParseReference, SupportsPrejudge, SupportsWorkKey
 from rlvr.records import Check, Completion, Prompt, Status, Verdict
-from rlvr.registry import SANDBOXES, VERIFIERS, PluginSource, build_sandbox, build_verifier, find
+from rlvr.registry import VERIFIERS, PluginSource, find
+from rlvr.verification.entries import Entry, build_entry
 from rlvr.verification.pool import VerifierPool
+from rlvr.verification.pools import Pools, SandboxHolder
 from rlvr.verification.references import problem_here, problems_in_pool
-from rlvr.verification.shared import Places, SharedWork
+from rlvr.verification.shared import SharedWork
 from rlvr.verification.steps import require_spans, step_spans, steps_verdict
-from rlvr.verification.trial import load_tried
-from rlvr.verification.wire import as_verdict, error_verdict, label_of
+from rlvr.verification.wire import as_verdict, error_verdict
 
 __all__ = ["VerifierCounters", "VerifierPool", "VerifierService"]
 
 _MAX_LISTED_ROWS = 10
-_MAX_OPEN = 1024  # concurrent items of an ASYNC verifier that sets no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +53,15 @@ class VerifierCounters:
     busy_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """A verifier, built once for each (plugin, settings)."""
-
-    source: PluginSource
-    verifier: Verifier
-    label: str
-    pool_key: str
-    places: Places
-
-
 class VerifierService:
     """Gives verdicts; safe to use from several threads and event loops.
 
     Args:
-        workers: processes for PROCESS verifiers; started by `preflight` or the first item that
-            needs one.
+        workers: processes for PROCESS verifiers, and as many for each kind of jail of JAILED ones; started by
+            `preflight` or the first item that needs one.
         deadline_s: wall-clock seconds allowed for one item.
-        sandbox: (name, settings) for SANDBOXED verifiers; built and started only if needed. None: they get
-            none.
+        sandbox: (name, settings) for SANDBOXED and JAILED verifiers; built and started only if needed. None: SANDBOXED
+            ones get none, and the jail is that of `auto`.
         sources: by name, the sources of verifiers that cannot be looked up here: single files of another machine.
 
     Example:
@@ -101,11 +80,10 @@ class VerifierService:
     ) -> None:
         self.deadline_s = deadline_s
         self._sources = dict(sources or {})
-        self._pool = VerifierPool(workers, deadline_s)
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._sandbox = SandboxHolder(sandbox)
+        self._pools = Pools(workers, deadline_s, self._sandbox)
+        self._entries: dict[tuple[Any, ...], Entry] = {}
         self._shared = SharedWork()
-        self._sandbox_choice = sandbox
-        self._sandbox: Sandbox | None = None
         self._counters = VerifierCounters()
         self._lock = threading.RLock()
 
@@ -125,14 +103,13 @@ class VerifierService:
             isolates) with the reason and the fix.
         """
         entries = {id(entry): entry for entry in map(self._entry, checks)}.values()
-        pooled = [entry for entry in entries if entry.verifier.execution is Execution.PROCESS]
-        builds = [(entry, self._pool.build(entry.pool_key)) for entry in pooled]
+        pooled = [entry for entry in entries if entry.execution.is_pooled]
+        builds = [(entry, entry.pool.build(entry.pool_key)) for entry in pooled]
         for entry, build in builds:
             answer = build.result()
             if not answer.passed:
                 raise PluginError(f"verifier {entry.source.name!r}: {answer.reason}")
-        if self._sandbox is not None:
-            _complete(self._sandbox.start())
+        self._sandbox.start()
 
     def check_references(self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None) -> None:
         """Has each verifier with `parse_reference` parse its references; waits for the workers.
@@ -162,6 +139,7 @@ class VerifierService:
         """For each check, why its verifier cannot use its reference; "" if it can. Waits for the workers."""
         problems = [""] * len(checks)
         pooled: dict[str, dict[str, list[int]]] = {}  # verifier -> reference -> indices of checks
+        pools: dict[str, VerifierPool] = {}
         for index, check in enumerate(checks):
             entry = self._entry(check)
             if not isinstance(entry.verifier, SupportsParseReference):
@@ -171,12 +149,13 @@ class VerifierService:
             except (TypeError, ValueError, RecursionError) as error:
                 problems[index] = f"it is not a JSON value: {error}"
                 continue
-            if entry.verifier.execution is Execution.PROCESS:
+            if entry.execution.is_pooled:
+                pools[entry.pool_key] = entry.pool
                 pooled.setdefault(entry.pool_key, {}).setdefault(reference, []).append(index)
             else:
                 problems[index] = problem_here(entry.verifier, check.reference)
         for key, places in pooled.items():
-            for reference, reason in problems_in_pool(self._pool, key, list(places)).items():
+            for reference, reason in problems_in_pool(pools[key], key, list(places)).items():
                 for index in places[reference]:
                     problems[index] = reason
         return problems
@@ -248,8 +227,8 @@ class VerifierService:
         entry = self._entry(prompt.checks[0])
         spans = step_spans(completion.text) if steps is None else list(steps)
         require_spans(completion.text, spans)
-        if entry.verifier.execution is Execution.PROCESS:
-            verdict = self._pool.score_steps(entry.pool_key, prompt, completion, spans).result()
+        if entry.execution.is_pooled:
+            verdict = entry.pool.score_steps(entry.pool_key, prompt, completion, spans).result()
         else:
             try:
                 verdict = steps_verdict(entry.verifier, prompt, completion, spans)
@@ -261,20 +240,18 @@ class VerifierService:
 
     def close(self) -> None:
         """Ends the workers; open items become ERROR."""
-        self._pool.close()
+        self._pools.close()
         for entry in self._entries.values():
             if isinstance(entry.verifier, SupportsClose):
                 entry.verifier.close()
-        sandbox, self._sandbox = self._sandbox, None
-        if sandbox is not None:
-            _complete(sandbox.close())
+        self._sandbox.close()
 
-    def _entry(self, check: Check) -> _Entry:
+    def _entry(self, check: Check) -> Entry:
         try:
             settings = json.dumps(dict(check.settings), sort_keys=True)
         except (TypeError, ValueError) as error:
             raise PluginError(f"settings of verifier {check.verifier!r} are not JSON values: {error}") from error
-        key = (check.verifier, settings)
+        key = (check.verifier, settings, check.execution, check.python, check.readable)
         entry = self._entries.get(key)
         if entry is None:
             with self._lock:
@@ -282,67 +259,44 @@ class VerifierService:
                 self._entries[key] = entry
         return entry
 
-    def _build(self, check: Check) -> _Entry:
+    def _build(self, check: Check) -> Entry:
         source = self._sources.get(check.verifier) or find(VERIFIERS, check.verifier)
-        sandbox = None
-        if getattr(load_tried(source), "execution", None) is Execution.SANDBOXED:
-            sandbox = self._make_sandbox()
-        context = VerifierContext(deadline_s=self.deadline_s, sandbox=sandbox)
-        try:
-            verifier = build_verifier(source, check.settings, context)
-        except PluginError:
-            raise
-        except PLUGIN_FAULTS as error:
-            raise PluginError(f"verifier {source.name!r} failed to build: {type(error).__name__}: {error}") from error
-        most_open = verifier.max_open if isinstance(verifier, SupportsMaxOpen) else _MAX_OPEN
-        if most_open < 1:
-            raise PluginError(f"verifier {source.name!r}: max_open={most_open} must be at least 1")
-        pool_key = self._pool.register(source, check.settings)
-        return _Entry(
-            source=source, verifier=verifier, label=label_of(verifier), pool_key=pool_key, places=Places(most_open)
-        )
-
-    def _make_sandbox(self) -> Sandbox | None:
-        """The run's only sandbox, not started yet."""
-        if self._sandbox is None and self._sandbox_choice is not None:
-            load_tried(find(SANDBOXES, self._sandbox_choice[0]))
-            self._sandbox = build_sandbox(*self._sandbox_choice)
-        return self._sandbox
+        return build_entry(check, source, pools=self._pools, sandbox=self._sandbox, deadline_s=self.deadline_s)
 
     async def _verify(self, narrowed: Prompt, completion: Completion) -> Verdict:
         entry = self._entry(narrowed.checks[0])
-        if entry.verifier.execution is Execution.PROCESS:
+        if entry.execution.is_pooled:
             verdict = await self._verify_pooled(entry, narrowed, completion)
         else:
             verdict = await self._verify_here(entry, narrowed, completion)
         self._count(verdict, is_prejudged=False)
         return verdict
 
-    async def _verify_pooled(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
+    async def _verify_pooled(self, entry: Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         """Verifies in the pool; an item with the `work_key` of an earlier one shares its verdict."""
         if not isinstance(entry.verifier, SupportsWorkKey):
-            future = self._pool.submit(entry.pool_key, narrowed, completion)
+            future = entry.pool.submit(entry.pool_key, narrowed, completion)
             return await asyncio.wrap_future(future)
         try:
             text = entry.verifier.work_key(narrowed.reference, completion)
         except PLUGIN_FAULTS as error:
             return error_verdict(entry.label, error)
         future, is_first = self._shared.future_of(
-            entry.pool_key, text, lambda: self._pool.submit(entry.pool_key, narrowed, completion)
+            entry.pool_key, text, lambda: entry.pool.submit(entry.pool_key, narrowed, completion)
         )
         # a cancelled waiter must not cancel the others
         verdict = await asyncio.shield(asyncio.wrap_future(future))
         return verdict if is_first else replace(verdict, seconds=0.0)
 
-    async def _verify_here(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
-        if entry.verifier.execution is Execution.ASYNC:
+    async def _verify_here(self, entry: Entry, narrowed: Prompt, completion: Completion) -> Verdict:
+        if entry.execution is Execution.ASYNC:
             async with entry.places.here():
                 return await self._verify_now(entry, narrowed, completion)
         return await self._verify_now(entry, narrowed, completion)
 
-    async def _verify_now(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
+    async def _verify_now(self, entry: Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         start = time.perf_counter()
-        is_async = entry.verifier.execution is Execution.ASYNC
+        is_async = entry.execution is Execution.ASYNC
         try:
             answer: Any
             if is_async or inspect.iscoroutinefunction(entry.verifier.verify):
@@ -381,12 +335,6 @@ class VerifierService:
                 num_errors=old.num_errors + is_error,
                 busy_s=old.busy_s + verdict.seconds,
             )
-
-
-def _complete(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine in a new thread, because the caller may be in an event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
 
 
 def _place(prompt: Prompt, places: Mapping[str, str] | None) -> str:

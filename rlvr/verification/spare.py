@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from rlvr.errors import RlvrError
 from rlvr.verification.worker_process import WorkerLost, WorkerProcess
 
 
@@ -10,8 +11,8 @@ class Spare:
     """Keeps one worker ready, in a thread that runs until `close`: a worker ends with the thread that started it.
 
     Args:
-        start: starts a worker, passes it to its argument at once, and returns when it is ready. May raise WorkerLost or
-            OSError; it is called again after the next `take`.
+        start: starts a worker, passes it to its argument at once, and returns when it is ready. May raise WorkerLost,
+            OSError or RlvrError; it is called again after the next `take`.
     """
 
     def __init__(self, start: Callable[[Callable[[WorkerProcess], None]], None]) -> None:
@@ -61,7 +62,7 @@ class Spare:
         while self._wait():
             try:
                 self._start(self._started)
-            except (OSError, WorkerLost):
+            except (OSError, RlvrError, WorkerLost):
                 self._drop_started()
                 continue
             with self._changed:

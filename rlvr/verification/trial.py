@@ -26,9 +26,11 @@ _tried: set[PluginSource] = set()
 def load_tried(source: PluginSource) -> Any:
     """The plugin's class from `registry.load`, after a trial import if the user named a file or a module.
 
+    An adapter of a scheme is installed and does not import what it adapts, so it needs no trial.
+
     Raises: PluginError, which names the file, and the line if known.
     """
-    if ":" in source.name and source not in _tried and not _is_imported(source):
+    if ":" in source.name and not source.scheme and source not in _tried and not _is_imported(source):
         _try_import(source)
         _tried.add(source)
     return load(source)
@@ -39,7 +41,7 @@ def _is_imported(source: PluginSource) -> bool:
 
 
 def _try_import(source: PluginSource) -> None:
-    worker = WorkerProcess(memory_bytes=_ADDRESS_SPACE_BYTES)
+    worker = WorkerProcess.start(memory_bytes=_ADDRESS_SPACE_BYTES)
     bounds = {"cpu_deadline_s": CPU_DEADLINE_S, "wall_deadline_s": WALL_DEADLINE_S}
     bounds["data_bytes"] = _DATA_BYTES
     try:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.errors import PluginError
-from rlvr.protocols import Verifier
-from rlvr.records import Check, Completion, FinishReason, Message, Prompt, Role, Status, Verdict
+from rlvr.protocols import SupportsParseReference, Verifier
+from rlvr.records import Check, Completion, Execution, FinishReason, Message, Prompt, Role, Status, Verdict
 from rlvr.registry import PluginSource
 
 _CORE = str(Path(__file__).parents[1]) + os.sep
 _PYTHON = sysconfig.get_path("stdlib")
 _INSTALLED = "site-packages"
+_ADAPTERS = os.path.join("rlvr_verifiers", "adapters") + os.sep
 _MAX_FRAMES = 6  # of a plugin, in a verdict
 MEMORY_EXIT_CODE = 87  # exit code after a MemoryError, which leaves a process in an unknown state
 
@@ -32,9 +33,21 @@ def prompt_to_json(prompt: Prompt) -> dict[str, Any]:
 
 def prompt_from_json(data: dict[str, Any]) -> Prompt:
     """The prompt that `prompt_to_json` wrote (tuples inside JSON values come back as lists)."""
-    checks = tuple(Check(**{**check, "role": Role(check["role"])}) for check in data["checks"])
+    checks = tuple(_check_from_json(check) for check in data["checks"])
     messages = tuple(Message(**message) for message in data["messages"])
     return Prompt(**{**data, "checks": checks, "messages": messages})
+
+
+def _check_from_json(data: dict[str, Any]) -> Check:
+    execution = data["execution"]
+    return Check(
+        **{
+            **data,
+            "role": Role(data["role"]),
+            "execution": None if execution is None else Execution(execution),
+            "readable": tuple(data["readable"]),
+        }
+    )
 
 
 _TUPLES = ("prompt_token_ids", "token_ids", "logprobs", "sampled_mask", "policy_versions")
@@ -71,8 +84,25 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+_VERDICT_TYPES: dict[str, Any] = {
+    "status": str,
+    "score": float | int | None,
+    "reason": str,
+    "verifier": str,
+    "seconds": float | int,
+    "extracted": str | None,
+    "details": dict,
+}
+
+
 def verdict_from_json(data: dict[str, Any]) -> Verdict:
-    """The verdict that `verdict_to_json` wrote."""
+    """The verdict that `verdict_to_json` wrote.
+
+    Raises: KeyError, TypeError or ValueError when it is none; the policy's text may have written it.
+    """
+    for key, kind in _VERDICT_TYPES.items():
+        if not isinstance(data[key], kind):
+            raise TypeError(f"{key} of a verdict is a {type(data[key]).__name__}")
     return Verdict(**{**data, "status": Status(data["status"])})
 
 
@@ -84,12 +114,13 @@ def error_verdict(label: str, error: BaseException, *, seconds: float = 0.0) -> 
     """
     frames = _own_frames(error)
     text = str(error)[:500]
-    what = f": {text}" if isinstance(error, PluginError) else f" raised {type(error).__name__}: {text}"
+    is_refusal = isinstance(error, PluginError)
+    what = f": {text}" if is_refusal else f" raised {type(error).__name__}: {text}{_place(frames)}"
     shown = [*traceback.format_list(frames[-_MAX_FRAMES:]), *traceback.format_exception_only(error)]
     return Verdict(
         status=Status.ERROR,
         score=None,
-        reason=f"{label}{what}{_place(frames)}",
+        reason=f"{label}{what}",
         verifier=label,
         seconds=seconds,
         details={"exception": type(error).__name__, "traceback": "".join(shown)[-2000:]},
@@ -112,14 +143,23 @@ def _place(frames: Sequence[traceback.FrameSummary]) -> str:
 
 
 def _is_foreign(file: str) -> bool:
-    """Whether the file belongs to rlvr's core or to Python itself."""
+    """Whether the file belongs to rlvr's core, to an adapter of other people's code, or to Python itself."""
     is_python = file.startswith(_PYTHON) and _INSTALLED not in file
-    return is_python or file.startswith((_CORE, "<frozen "))
+    return is_python or _ADAPTERS in file or file.startswith((_CORE, "<frozen "))
 
 
 def label_of(verifier: Verifier) -> str:
     """`name@version`, as verdicts carry it."""
     return f"{verifier.name}@{verifier.version}"
+
+
+def facts_of(verifier: Verifier) -> dict[str, Any]:
+    """What a process that does not build the verifier has to know about it, as JSON values."""
+    return {
+        "execution": str(verifier.execution),
+        "partial_credit": float(getattr(verifier, "partial_credit", 0.0)),
+        "parses_references": isinstance(verifier, SupportsParseReference),
+    }
 
 
 def as_verdict(label: str, answer: object, *, seconds: float) -> Verdict:

@@ -25,12 +25,12 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from rlvr.errors import PluginError
 from rlvr.plugin import VerifierContext
 from rlvr.processes.frames import ParentPipe, encode
-from rlvr.protocols import SupportsParseReference, SupportsWarmUp, Verifier
+from rlvr.protocols import SupportsParseReference, SupportsPrejudge, SupportsWarmUp, Verifier
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource, build_verifier, load, load_failure
 from rlvr.verification.steps import steps_verdict
@@ -39,6 +39,7 @@ from rlvr.verification.wire import (
     as_verdict,
     completion_from_json,
     error_verdict,
+    facts_of,
     label_of,
     prompt_from_json,
     source_from_json,
@@ -50,18 +51,27 @@ _TELL_EVERY_S = 0.05
 _WATCH_EVERY_S = 0.2
 
 
-class _Worker:
+class SendsFrames(Protocol):
+    """Where a worker's answers go."""
+
+    def send(self, data: bytes) -> None:
+        """Sends an encoded frame."""
+        ...
+
+
+class Worker:
     """The state of the child: its pipe to the parent and the verifiers it has built."""
 
     def __init__(self, pipe: ParentPipe) -> None:
-        self.pipe = pipe
+        self.pipe: SendsFrames = pipe
+        self._parent = pipe
         self.verifiers: dict[str, Verifier] = {}
         self.deadline_s = 0.0
 
     def run(self) -> None:
         """Answers messages until the parent closes the pipe."""
         self.send({"op": "ready"})
-        while (request := self.pipe.receive()) is not None:
+        while (request := self._parent.receive()) is not None:
             try:
                 self.send(self.answer(request.body))
             except MemoryError:
@@ -92,8 +102,7 @@ class _Worker:
     def build(self, message: Mapping[str, Any]) -> dict[str, Any]:
         key = message["key"]
         self.deadline_s = message["deadline_s"]
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))  # a build has its own deadline
+        lift_cpu_limit()  # a build has its own deadline
         try:
             context = VerifierContext(deadline_s=self.deadline_s)
             source = source_from_json(message["plugin"])
@@ -103,10 +112,10 @@ class _Worker:
         except MemoryError:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             return {"op": "build_failed", "key": key, "reason": reason[:2000]}
         self.verifiers[key] = verifier
-        return {"op": "built", "key": key, "label": label_of(verifier)}
+        return {"op": "built", "key": key, "label": label_of(verifier), "facts": facts_of(verifier)}
 
     def load(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Imports a plugin that may hang; after a deadline another thread answers with the current line."""
@@ -212,7 +221,11 @@ def _verify(verifier: Verifier, message: Mapping[str, Any]) -> Verdict:
         prompt = prompt_from_json(message["prompt"])
         completion = completion_from_json(message["completion"])
         start = time.perf_counter()
-        answer = verifier.verify(prompt, completion)
+        answer: Any = None
+        if message.get("prejudge") and isinstance(verifier, SupportsPrejudge):
+            answer = verifier.prejudge(prompt.reference, completion)
+        if answer is None:
+            answer = verifier.verify(prompt, completion)
         if inspect.isawaitable(answer):
             answer = asyncio.run(_await(answer))
         return as_verdict(label, answer, seconds=time.perf_counter() - start)
@@ -270,12 +283,18 @@ def _limit_cpu(deadline_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
+def lift_cpu_limit() -> None:
+    """Undoes `_limit_cpu`."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+
+
 async def _await(answer: Awaitable[Any]) -> Any:
     """Waits for an asynchronous verifier; the parent's deadline ends it."""
     return await answer
 
 
-def _confine(memory_bytes: int) -> None:
+def confine(memory_bytes: int) -> None:
     """Makes this process ignore Ctrl-C (the parent decides), limits its memory, and has it leave no core file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -291,9 +310,9 @@ def _limit(kind: int, num_bytes: int) -> None:
 
 def main() -> None:
     """Runs the worker; its standard input and output carry the protocol and are hidden from plugins."""
-    _confine(int(sys.argv[1]))
+    confine(int(sys.argv[1]))
     with contextlib.suppress(BrokenPipeError):  # the parent is gone
-        _Worker(ParentPipe()).run()
+        Worker(ParentPipe()).run()
 
 
 if __name__ == "__main__":

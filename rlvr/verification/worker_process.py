@@ -1,12 +1,13 @@
 """A worker process of the verifier pool: used by one thread at a time, except `is_running` and `kill`."""
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlvr.processes.child import Child, move
+from rlvr.processes.child import Child, move, start_module
 from rlvr.verification.wire import MEMORY_EXIT_CODE
 
 _MAX_EXTENSION_S = 60.0
@@ -28,14 +29,19 @@ class WorkerProcess(Child):
 
     exit_codes: ClassVar[Mapping[int, str]] = {MEMORY_EXIT_CODE: "out of memory"}
 
-    def __init__(self, *, memory_bytes: int, hash_seed: int = 0) -> None:
-        super().__init__(
-            "rlvr.verification.worker_main",
-            str(memory_bytes),
-            environment={"PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"},
-        )
+    forks: ClassVar[bool] = False  # for its items, so that it outlives those that hang or crash
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        super().__init__(process)
         self.built: set[str] = set()
+        self.rehearsed: set[str] = set()
         self.num_items = 0
+
+    @classmethod
+    def start(cls, *, memory_bytes: int, hash_seed: int = 0) -> "WorkerProcess":
+        """Starts one. Raises OSError."""
+        environment = {"PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
+        return cls(start_module("rlvr.verification.worker_main", str(memory_bytes), environment=environment))
 
     def wait_ready(self, timeout_s: float) -> None:
         """Waits until the worker has started. Raises WorkerLost."""
@@ -77,6 +83,10 @@ class WorkerProcess(Child):
                 raise WorkerLost("crash", f"its pipe broke: {error}") from error
             if left <= (0.0 if is_idle else -1.0):
                 raise WorkerLost("timeout", f"no answer within {timeout_s:g} s")
+
+    def end_item(self, error: WorkerLost) -> str:
+        """How the process of the current item ended, if the worker outlives it; "" if not."""
+        return ""
 
     def _starved_s(self) -> float:
         """Seconds that a worker thread was ready but had no CPU; the largest over its threads."""

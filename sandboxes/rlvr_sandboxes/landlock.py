@@ -19,10 +19,13 @@ from collections.abc import Generator
 from typing import ClassVar
 
 from rlvr.errors import SandboxError
-from rlvr_sandboxes.outside import jail
+from rlvr.jails import WorkerRequest
+from rlvr_sandboxes.outside import jail, workers
 from rlvr_sandboxes.outside.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
+from rlvr_sandboxes.outside.interpreter import worker_layout
 from rlvr_sandboxes.outside.probes import Probe, count_tasks, landlock_probes
 from rlvr_sandboxes.outside.slot import Launched
+from rlvr_sandboxes.outside.workers import StartedWorker
 
 _PREFIX = "rlvr-box-"
 _SLACK_TASKS = 256  # of the same user besides the run, when it has no user of its own; the sampler counts exactly
@@ -62,7 +65,7 @@ class LandlockSandbox(BoxedSandbox):
                 packages=self._layout.packages,
                 executable=self._layout.executable,
             )
-            boot = jail.BOOT.format(code=jail.import_folder())
+            boot = jail.BOOT.format(code=jail.import_folder(), module="zygote")
             process = spawn(
                 [own_interpreter(), *jail.FLAGS, "-c", boot, argument],
                 jail.environment(f"{scratch}/run/w", f"{scratch}/packages"),
@@ -70,6 +73,36 @@ class LandlockSandbox(BoxedSandbox):
                 errors,
             )
             return Launched(process=process, cgroup=group, cleanup=stack.pop_all().close)
+
+    def start_worker(self, request: WorkerRequest) -> StartedWorker:
+        """Starts a guard with a jailed worker; see rlvr.jails.SupportsWorkers."""
+        self.require_machine()
+        found = worker_layout(request.python, request.packages, request.readable)
+        with contextlib.ExitStack() as stack:
+            uid, group = self._take(stack)
+            workers.limit(group, request)
+            workers.give_writable(request, uid)
+            scratch = _make_scratch(stack)
+            readable, listed = jail.landlock_readable(found.layout)
+            reading, writing = os.pipe()
+            argument = workers.worker_config(
+                request,
+                found,
+                mode="landlock",
+                lifeline=reading,
+                uid=uid,
+                scratch=scratch,
+                trees=readable,
+                listed=listed,
+                packages=found.layout.packages,
+                cgroups=group.procs_files if group else [],
+                extra_tasks=1 if uid else count_tasks(os.getuid()) + _SLACK_TASKS,
+            )
+            boot = jail.BOOT.format(code=jail.import_folder(), module="worker")
+            line = [found.layout.executable, *jail.FLAGS, "-c", boot, argument]
+            home = f"{scratch}/run/w"
+            variables = workers.variables(request, home)
+            return workers.start(line, variables, lifeline=(reading, writing), cleanup=stack.pop_all().close)
 
 
 def _make_scratch(stack: contextlib.ExitStack) -> str:

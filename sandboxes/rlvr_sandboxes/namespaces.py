@@ -15,10 +15,13 @@ import socket
 from typing import ClassVar
 
 from rlvr.errors import SandboxError
-from rlvr_sandboxes.outside import jail
+from rlvr.jails import WorkerRequest
+from rlvr_sandboxes.outside import jail, workers
 from rlvr_sandboxes.outside.boxes import BoxConfig, BoxedSandbox, own_interpreter, spawn
+from rlvr_sandboxes.outside.interpreter import worker_layout
 from rlvr_sandboxes.outside.probes import Probe, namespace_probes
 from rlvr_sandboxes.outside.slot import Launched
+from rlvr_sandboxes.outside.workers import StartedWorker
 
 
 class NamespacesSandbox(BoxedSandbox):
@@ -71,3 +74,43 @@ class NamespacesSandbox(BoxedSandbox):
                 [own_interpreter(), "-I", "-S", "-B", script, json.dumps(launcher)], {}, control.fileno(), errors
             )
             return Launched(process=process, cgroup=group, cleanup=stack.pop_all().close)
+
+    def start_worker(self, request: WorkerRequest) -> StartedWorker:
+        """Starts a jailed worker; see rlvr.jails.SupportsWorkers."""
+        self.require_machine()
+        found = worker_layout(request.python, request.packages, request.readable)
+        with contextlib.ExitStack() as stack:
+            uid, group = self._take(stack)
+            workers.limit(group, request)
+            workers.give_writable(request, uid)
+            bubblewrap = jail.find_bubblewrap()
+            if self._has_proc is None:
+                self._has_proc = jail.can_mount_proc(bubblewrap)
+            argument = workers.worker_config(
+                request,
+                found,
+                mode="namespaces",
+                has_proc=self._has_proc,
+                samples=group is None and self._has_proc,
+                packages_folder=jail.PACKAGES,
+            )
+            command = jail.worker_command(
+                found.layout,
+                argument,
+                workers.variables(request, workers.TEMPORARY),
+                tmp_bytes=request.tmp_bytes,
+                has_proc=self._has_proc,
+            )
+            launcher = {
+                "control": 0,
+                "cgroups": group.procs_files if group else [],
+                "uid": uid,
+                "bubblewrap": jail.bubblewrap_parts(bubblewrap),
+                "head": command.head,
+                "binds": command.binds,
+                "writable": request.writable,
+                "tail": command.tail,
+            }
+            script = os.path.join(jail.code_folder(), "launch.py")
+            line = [own_interpreter(), "-I", "-S", "-B", script, json.dumps(launcher)]
+            return workers.start(line, {}, cleanup=stack.pop_all().close)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from rlvr.errors import SandboxError, SandboxUnavailable
+from rlvr.jails import JailedProcess, WorkerRequest
 from rlvr.protocols import Capability, Limits, Program, RunResult, SandboxSession
 from rlvr_sandboxes.landlock import LandlockSandbox
 from rlvr_sandboxes.namespaces import NamespacesSandbox
@@ -91,6 +92,12 @@ class AutoSandbox:
     async def open_sessions(self, programs: Sequence[Program]) -> list[SandboxSession]:
         """Starts programs that live at the same time; see rlvr.protocols.Sandbox."""
         return [*await (await self._backend()).open_sessions(programs)]
+
+    def start_worker(self, request: WorkerRequest) -> JailedProcess:
+        """Starts a jailed worker in the chosen backend, after `start`; see rlvr.jails.SupportsWorkers."""
+        if self._chosen is None:
+            raise SandboxError("sandbox 'auto' has chosen no backend yet; await its `start` first")
+        return self._chosen.start_worker(request)
 
     def preload(self, sources: Mapping[str, str]) -> None:
         """Trusted Python sources by name; see rlvr.protocols.Sandbox."""

@@ -2,12 +2,13 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field, JsonValue, model_validator
 
 from rlvr.config.sections.section import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Section
-from rlvr.records import Role
+from rlvr.records import Execution, Role
+from rlvr.registry import short_name
 
 GENERATOR = "generator:"
 # Arguments of `apply_chat_template` that rlvr sets itself, or that would change more than the prompt.
@@ -28,10 +29,28 @@ class Template(StrEnum):
     R1_ZERO = "r1_zero"  # a conversation with <think> and <answer> tags, for base models
 
 
+class Layout(StrEnum):
+    """Whose rows a source has; the columns of prompt and reference that this implies are in `LAYOUT_COLUMNS`."""
+
+    PLAIN = "plain"  # columns that hold lists and objects are kept only if `columns` names them
+    TRL = "trl"  # every column is kept, whatever it holds
+    VERL = "verl"  # every column is kept, whatever it holds
+
+
+LAYOUT_COLUMNS: dict[Layout, dict[str, str]] = {
+    Layout.TRL: {"prompt": "prompt", "reference": "solution"},
+    Layout.VERL: {"prompt": "prompt", "reference": "reward_model.ground_truth"},
+}
+
+
 class CheckConfig(Section):
     """One check: its verifier, the verifier's settings, and the role of its verdict.
 
     when: applies the check only to rows whose `verifier_column` holds this value; empty applies it to every row.
+    execution: process; or jailed, inside the sandbox's jail, for code that you do not trust. Null: as the verifier
+        declares.
+    python: the interpreter of a jailed verifier, such as /opt/env/bin/python, whose packages it then has.
+    readable: files and folders that a jailed verifier may read besides its own package; it can import from the folders.
     """
 
     verifier: str
@@ -39,6 +58,30 @@ class CheckConfig(Section):
     role: Role = Role.REWARD
     weight: NonNegative = 1.0
     when: str = ""
+    execution: Execution | None = None
+    python: str = ""
+    readable: list[str] = Field(default_factory=list[str])
+
+    @model_validator(mode="after")
+    def _can_be_chosen(self) -> "CheckConfig":
+        require_execution(self.execution, self.python, self.readable)
+        return self
+
+    @property
+    def is_jailed(self) -> bool:
+        """Whether the recipe has its verifier jailed; its code is then never imported outside."""
+        return self.execution is Execution.JAILED or bool(self.python)
+
+
+def require_execution(execution: Execution | None, python: str, readable: list[str]) -> None:
+    """Raises ValueError for an execution that a recipe cannot choose, or keys of jailed verifiers without a jail."""
+    if execution is not None and not execution.is_pooled:
+        raise ValueError(
+            f"execution: {execution.value} is for verifiers that declare it; a recipe chooses process or jailed, or "
+            "leaves it to the verifier"
+        )
+    if execution is Execution.PROCESS and (python or readable):
+        raise ValueError("python and readable are for execution: jailed, but execution is process")
 
 
 class DataSource(Section):
@@ -51,6 +94,9 @@ class DataSource(Section):
     columns: the columns of prompt, reference and id. `a.b` reaches into an object, `a.0` into a list, and `*` is
         the whole row. All other columns with plain values are kept as `prompt.tags`, which verifiers read and formats
         may name; a column that you list here under another name is kept whatever it holds, including lists and objects.
+    layout: trl or verl for rows in their form. The default of `columns` is then {prompt: prompt, reference: solution}
+        or {prompt: prompt, reference: reward_model.ground_truth}, and all other columns are kept as `prompt.tags`,
+        including lists, objects and nulls, because reward functions of these trainers get them.
     reference_pattern: a regular expression; its first group, searched in the reference column, is the reference.
     prompt_format: text around the question. {prompt} and any column may appear in it, and in system_prompt and
         assistant_prefix; {{name}} is the text {name}, and the braces of LaTeX and JSON need no escape.
@@ -58,6 +104,7 @@ class DataSource(Section):
     chat_template_kwargs: further arguments of the chat template, such as {enable_thinking: false}.
     verifier_column: a column whose value in each row chooses the checks with that `when`; checks without `when` apply
         to every row.
+    execution, python, readable: of `verifier`, as in `checks`.
     settings: settings of a generator. limit: number of rows to use (0 = all).
     """
 
@@ -65,6 +112,7 @@ class DataSource(Section):
     name: str = ""
     subset: str = ""
     split: str = "train"
+    layout: Layout = Layout.PLAIN
     columns: dict[str, str] = Field(default_factory=lambda: {"prompt": "prompt", "reference": "reference"})
     reference_pattern: str = ""
     template: Template = Template.CHAT
@@ -75,10 +123,23 @@ class DataSource(Section):
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     verifier: str = ""
     verifier_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    execution: Execution | None = None
+    python: str = ""
+    readable: list[str] = Field(default_factory=list[str])
     checks: dict[str, CheckConfig] = Field(default_factory=dict[str, CheckConfig])
     verifier_column: str = ""
     weight: Positive = 1.0
     limit: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_columns_of_layout(cls, given: Any) -> Any:
+        """Writes the columns of a layout out, so that the stored recipe says which they are."""
+        source = cast(dict[str, Any], given) if isinstance(given, dict) else {}
+        for layout, columns in LAYOUT_COLUMNS.items():
+            if source.get("layout") == layout and isinstance(source.get("columns", {}), dict):
+                return {**source, "columns": columns | source.get("columns", {})}
+        return given
 
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":
@@ -95,6 +156,12 @@ class DataSource(Section):
             raise ValueError(
                 f"source {self.source!r}: verifier_settings go with `verifier:`; in `checks:` use settings"
             )
+        if self.checks and (self.execution is not None or self.python or self.readable):
+            raise ValueError(
+                f"source {self.source!r}: execution, python and readable go with `verifier:`; in `checks:` they belong "
+                "to each check"
+            )
+        require_execution(self.execution, self.python, self.readable)
         if reserved := _RESERVED.intersection(self.chat_template_kwargs):
             raise ValueError(
                 f"source {self.source!r}: chat_template_kwargs: {', '.join(sorted(reserved))} cannot be set; only "
@@ -122,8 +189,14 @@ class DataSource(Section):
         """The checks by name; `verifier:` is shorthand for one check named after the verifier."""
         if self.checks:
             return dict(self.checks)
-        short = self.verifier.rpartition(":")[2]
-        return {short: CheckConfig(verifier=self.verifier, settings=self.verifier_settings)}
+        check = CheckConfig(
+            verifier=self.verifier,
+            settings=self.verifier_settings,
+            execution=self.execution,
+            python=self.python,
+            readable=self.readable,
+        )
+        return {short_name(self.verifier): check}
 
     @property
     def chosen_values(self) -> frozenset[str]:

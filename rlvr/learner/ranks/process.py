@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from rlvr.learner.consequences import ABORT_REASON
 from rlvr.learner.ranks.messages import Message, encode
-from rlvr.processes.child import Child, Poller
+from rlvr.processes.child import Child, Poller, start_module
 from rlvr.processes.frames import Frame
 
 _TAIL_BYTES = 4096
@@ -90,16 +90,14 @@ class RankProcess(Child):
         self.rank = rank
         self.last_sign = time.monotonic()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        environment = {
+            "OMP_NUM_THREADS": str(num_threads),
+            "LOCAL_RANK": str(device_index),  # from which torch takes the device
+            "PYTHONNODEBUGRANGES": "1",  # no lines of ^^^^ in a traceback, of which only the last lines are shown
+            **_network(interface),
+        }
         super().__init__(
-            "rlvr.learner.ranks.main",
-            environment={
-                "OMP_NUM_THREADS": str(num_threads),
-                "LOCAL_RANK": str(device_index),  # from which torch takes the device
-                "PYTHONNODEBUGRANGES": "1",  # no lines of ^^^^ in a traceback, of which only the last lines are shown
-                **_network(interface),
-            },
-            stderr=self._errors,
-            inherited=inherited,
+            start_module("rlvr.learner.ranks.main", environment=environment, stderr=self._errors, inherited=inherited)
         )
 
     def request(self, message: Message) -> None:

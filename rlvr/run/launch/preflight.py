@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlvr.config.recipe import Backend, EngineDtype, PluginEngine, Recipe
 from rlvr.config.sections.section import PluginSection
@@ -11,7 +11,7 @@ from rlvr.data.load import EvalPrompts, SourceOpener, demonstrations, open_eval,
 from rlvr.data.order import LONG_ADVICE, PromptStream
 from rlvr.errors import ConfigError
 from rlvr.models.locate import locate
-from rlvr.records import Prompt
+from rlvr.records import Prompt, Role
 from rlvr.registry import ENGINES, VERIFIERS, build_function, find
 from rlvr.run.launch.machine_checks import require_machine
 from rlvr.verification.first_verdicts import require_verdicts
@@ -91,7 +91,8 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
             build_function(plugin.GROUP, plugin.name, plugin.settings)
     for source in (*recipe.data.train, *recipe.data.eval):
         for check in source.all_checks.values():
-            load_tried(find(VERIFIERS, check.verifier))
+            if not check.is_jailed:
+                load_tried(find(VERIFIERS, check.verifier))
 
     for warning in prompts_that_differ(recipe.data):
         logger.warning("%s", warning)
@@ -120,12 +121,12 @@ def open_data(recipe: Recipe, *, service: VerifierService) -> OpenedData:
             prompts.append(source.prompt(index))
             places[prompts[-1].prompt_id] = source.place(index)
         _note_shapes(shapes, f"data.train.{number}", prompts[-count:])
-    distinct: dict[tuple[str, str], Prompt] = {}
+    distinct: dict[str, Prompt] = {}
     for prompt in prompts:
         for check in prompt.checks:
-            key = check.verifier, repr(check.settings)
-            if key not in distinct:
-                distinct[key] = prompt.for_check(check.name)
+            alike = repr(replace(check, name="", reference=None, weight=1.0, role=Role.REWARD))
+            if alike not in distinct:
+                distinct[alike] = prompt.for_check(check.name)
     service.preflight(prompt.checks[0] for prompt in distinct.values())
     service.check_references(prompts, places=places)
     require_verdicts(service, distinct.values())

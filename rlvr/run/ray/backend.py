@@ -67,10 +67,10 @@ def opened_backend(
         logs = run_dir / "faults" / "ray" if run_dir.name else None
         stack.enter_context(connected(recipe.cluster, logs=logs))
         sources = verifier_sources(recipe)
-        plugins = [source for source in sources.values() if not source.source]
+        plugins = [source for name, source in sources.items() if source.module and name not in jailed_verifiers(recipe)]
         if isinstance(recipe.rollout.engine, PluginEngine):
             plugins.append(find(ENGINES, recipe.rollout.engine.name))
-        modules = sorted({source.target.partition(":")[0] for source in plugins})
+        modules = sorted({source.module for source in plugins})
         reserved = Reserved(recipe, say=say)  # before the check of the nodes, which may be coming only now
         stack.callback(reserved.close)
         check = partial(
@@ -100,6 +100,16 @@ def verifier_sources(recipe: Recipe) -> dict[str, PluginSource]:
         check.verifier for source in (*recipe.data.train, *recipe.data.eval) for check in source.all_checks.values()
     }
     return {name: find(VERIFIERS, name) for name in sorted(names)}
+
+
+def jailed_verifiers(recipe: Recipe) -> set[str]:
+    """The names of verifiers that the recipe has jailed; no node imports their code outside a jail."""
+    return {
+        check.verifier
+        for source in (*recipe.data.train, *recipe.data.eval)
+        for check in source.all_checks.values()
+        if check.is_jailed
+    }
 
 
 class RayBackend:
@@ -301,6 +311,9 @@ class RayBackend:
                 reference=None,
                 role=config.role,
                 weight=config.weight,
+                execution=config.execution,
+                python=config.python,
+                readable=tuple(config.readable),
             )
             for source in (*self._recipe.data.train, *self._recipe.data.eval)
             for name, config in source.all_checks.items()

@@ -22,6 +22,7 @@ _STATUS_STYLE = {
     Status.FAIL: "bold red",
     Status.UNPARSED: "bold yellow",
     Status.ERROR: "bold magenta",
+    Status.SKIPPED: "dim",
 }
 _MAX_SHOWN = 800  # characters of a completion
 _RECENT_STEPS = 20

@@ -7,6 +7,8 @@ They are kept in each checkpoint and in the `inputs` event, and compared on resu
     a verifier in a file of its own         its version and the file
     a verifier in an importable module      its version and the sources of the module or package
     an installed verifier                   its version and that of its package
+    a verifier that the recipe has jailed   as above without the version, because its code is not imported
+    an adapted file or module (`trl:...`)   the adapter's version, and the file, or the package's version or sources
 
 A verifier's imports are not covered.
 """
@@ -15,7 +17,9 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, entry_points
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +46,10 @@ def input_digests(recipe: Recipe, *, opener: SourceOpener | None = None) -> dict
             if id(opened.rows) not in by_rows:
                 by_rows[id(opened.rows)] = _rows_digest(opened)
             found[f"data.{part}.{number} ({source.source})"] = by_rows[id(opened.rows)]
-    checks = (check for source in (*recipe.data.train, *recipe.data.eval) for check in source.all_checks.values())
+    checks = [check for source in (*recipe.data.train, *recipe.data.eval) for check in source.all_checks.values()]
+    jailed = {check.verifier for check in checks if check.is_jailed}
     for name in dict.fromkeys(check.verifier for check in checks):
-        found[f"verifier {name}"] = _verifier_digest(name)
+        found[f"verifier {name}"] = _jailed_digest(name) if name in jailed else _verifier_digest(name)
     return found
 
 
@@ -85,10 +90,37 @@ def _verifier_digest(name: str) -> str:
     version = f"version {load(source).version}"
     if source.source:
         return f"{version}, sha256 {source.digest[:16]}"
+    if source.scheme:
+        return f"{version}{_adapted_digest(source.argument)}"
     package = _package(name)
     if package:
         return version if package.partition(" ")[0] == _OURS else f"{version}, {package}"
     return f"{version}, sha256 {_module_digest(source.target.partition(':')[0])}"
+
+
+def _jailed_digest(name: str) -> str:
+    """The digest of a verifier whose code is not imported here, so that its version is not known."""
+    source = find(VERIFIERS, name)
+    if source.source:
+        return f"jailed, sha256 {source.digest[:16]}"
+    package = _package(name)
+    if package:
+        return f"jailed, {package}"
+    return "jailed" + _adapted_digest(source.argument if source.scheme else source.module)
+
+
+def _adapted_digest(argument: str) -> str:
+    """The version of the installed package that an adapter's argument begins with, or the digest of a local module.
+
+    Only the top-level name is looked up, which imports nothing. "" if the argument names no module here.
+    """
+    module = argument.partition(":")[0].partition(".")[0]
+    if not module.isidentifier():
+        return ""
+    for name in (module, module.replace("_", "-")):
+        with suppress(PackageNotFoundError):
+            return f", {name} {package_version(name)}"
+    return f", sha256 {_module_digest(module)}" if importlib.util.find_spec(module) is not None else ""
 
 
 def _package(name: str) -> str:

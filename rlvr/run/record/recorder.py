@@ -10,7 +10,7 @@ from typing import Any
 from rlvr.batch import Learner
 from rlvr.errors import CheckpointError
 from rlvr.protocols import MetricSink
-from rlvr.records import Group, Json, Prompt, Verdict
+from rlvr.records import Group, Json, Prompt, Status, Verdict
 from rlvr.run.activity import Activity
 from rlvr.run.record.checkpoints import CheckpointDraft
 from rlvr.run.record.console import Console
@@ -243,7 +243,7 @@ class Recorder:
         for group in groups:
             for rollout in group.rollouts:
                 for check, verdict in rollout.verdicts.items():
-                    if verdict.score is None:
+                    if verdict.status is Status.ERROR:
                         shown = self._new_traceback(check, verdict)
                         self.event(
                             "verifier_error",

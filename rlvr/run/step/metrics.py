@@ -145,6 +145,8 @@ def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "time/verify_p50_s": seconds[(len(seconds) - 1) // 2],
         "time/verify_p99_s": seconds[-(-99 * len(seconds) // 100) - 1],
     }
+    if skipped := _share(verdicts, Status.SKIPPED):
+        metrics["verifier/skipped_rate"] = skipped
     methods = Counter(str(v.details["method"]) for v in verdicts if "method" in v.details)
     for method, count in sorted(methods.items()):
         metrics[f"verifier/method_{method}_rate"] = count / len(verdicts)
@@ -166,8 +168,9 @@ def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """`check/NAME/*` of each check, shadows and gates included; sources that share a check name are pooled.
 
-    pass_rate, error_rate and unparsed_rate are shares of its verdicts; mean_score is over those with a score, nan if
-    there is none; reward_mean is the mean of its part of the reward, which only a check with role reward has.
+    pass_rate, error_rate, unparsed_rate and (if any is SKIPPED) skipped_rate are shares of its verdicts; mean_score is
+    over those with a score, nan if there is none; reward_mean is the mean of its part of the reward, which only a check
+    with role reward has.
     """
     by_name: dict[str, list[Verdict]] = {}
     parts: dict[str, list[float]] = {}
@@ -186,6 +189,8 @@ def check_metrics(groups: Sequence[Group]) -> dict[str, float]:
             f"check/{name}/error_rate": _share(verdicts, Status.ERROR),
             f"check/{name}/unparsed_rate": _share(verdicts, Status.UNPARSED),
         }
+        if skipped := _share(verdicts, Status.SKIPPED):
+            metrics[f"check/{name}/skipped_rate"] = skipped
     return metrics | {f"check/{name}/reward_mean": statistics.fmean(given) for name, given in sorted(parts.items())}
 
 
@@ -195,7 +200,9 @@ def gate_metrics(groups: Sequence[Group]) -> dict[str, float]:
     for group in groups:
         gates = [check.name for check in group.prompt.checks if check.role is Role.GATE]
         judged = [rollout for rollout in group.rollouts if rollout.reward is not None] if gates else []
-        vetoed += [not all(r.verdicts[name].passed for name in gates if name in r.verdicts) for r in judged]
+        for rollout in judged:
+            counted = [v for name, v in rollout.verdicts.items() if name in gates and v.status is not Status.SKIPPED]
+            vetoed.append(not all(verdict.passed for verdict in counted))
     return {"reward/gated_rate": sum(vetoed) / len(vetoed)} if vetoed else {}
 
 

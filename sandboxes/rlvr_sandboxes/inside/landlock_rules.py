@@ -91,10 +91,15 @@ def make_ruleset(rules: Iterable[tuple[int | str, Access]]) -> int:
 
 def scope_signals() -> None:
     """From here on this thread and all it will start can signal only one another; needs version 6 and no_new_privs."""
-    attributes = ctypes.create_string_buffer(struct.pack("QQQ", 0, 0, _SCOPE_SIGNALS), 24)
-    ruleset = _checked(_libc.syscall(_CREATE_RULESET, attributes, 24, 0), "create_ruleset")
+    ruleset = signal_scope()
     restrict_self(ruleset)
     os.close(ruleset)
+
+
+def signal_scope() -> int:
+    """A descriptor of the ruleset of `scope_signals`; needs version 6. Raises OSError."""
+    attributes = ctypes.create_string_buffer(struct.pack("QQQ", 0, 0, _SCOPE_SIGNALS), 24)
+    return _checked(_libc.syscall(_CREATE_RULESET, attributes, 24, 0), "create_ruleset")
 
 
 def restrict_self(ruleset: int) -> None:

@@ -37,7 +37,7 @@ def fork_guard(scratch: str) -> None:
     become_subreaper()
     can_kill = landlock_rules.abi() >= 6
     if can_kill:
-        _enclose_guard()
+        enclose_guard()
     zygote = os.fork()
     if zygote == 0:
         return
@@ -65,7 +65,7 @@ def _remove_orphaned(scratch: str) -> None:
                 return
 
 
-def _enclose_guard() -> None:
+def enclose_guard() -> None:
     """Proves on a child from before that the guard's signals stay inside."""
     reading, writing = os.pipe()
     outsider = os.fork()
@@ -91,7 +91,7 @@ def open_room(config: dict[str, Any]) -> LandlockRoom:
     os.mkdir(folder, 0o755)
     rules.append((folder, landlock_rules.READ))
     os.mkdir(f"{config['scratch']}/run", 0o700)
-    kept = _keep([*sys.path, *(place for _, place in packages)])
+    kept = keep([*sys.path, *(place for _, place in packages)])
     if config["uid"]:
         os.chown(folder, config["uid"], config["uid"])
         os.chown(f"{config['scratch']}/run", config["uid"], config["uid"])
@@ -100,16 +100,16 @@ def open_room(config: dict[str, Any]) -> LandlockRoom:
     )
     if config["uid"]:
         launch.become(config["uid"])
-    reached = _reach(kept)
+    reached = reach(kept)
     for name, place in packages:
         os.symlink(reached[place], f"{folder}/{name}")
     sys.path[:] = [*(reached[path] for path in sys.path), folder]
-    _redirect_packages(reached)
+    redirect_packages(reached)
     sys.executable = _reachable_interpreter(config["executable"])
     return room
 
 
-def _keep(paths: Iterable[str]) -> dict[str, int]:
+def keep(paths: Iterable[str]) -> dict[str, int]:
     """A descriptor of each path that exists, from FIRST_KEPT on."""
     kept: dict[str, int] = {}
     for path in dict.fromkeys(paths):
@@ -124,7 +124,7 @@ def _keep(paths: Iterable[str]) -> dict[str, int]:
     return kept
 
 
-def _reach(kept: dict[str, int]) -> dict[str, str]:
+def reach(kept: dict[str, int]) -> dict[str, str]:
     """Each path as this user can reach it: itself, or through the descriptor opened before (then it stays open)."""
     reached: dict[str, str] = {}
     for path, descriptor in kept.items():
@@ -137,7 +137,7 @@ def _reach(kept: dict[str, int]) -> dict[str, str]:
     return reached
 
 
-def _redirect_packages(reached: dict[str, str]) -> None:
+def redirect_packages(reached: dict[str, str]) -> None:
     """Makes loaded packages find their submodules where this user can reach them."""
     for module in list(sys.modules.values()):
         places = getattr(module, "__path__", None)

@@ -24,14 +24,17 @@ def main(argument: str) -> None:
     os.set_inheritable(config["control"], True)
     head, binds, tail = list(config["head"]), config["binds"], config["tail"]
     folder, name = config["bubblewrap"]
-    sources = [folder, *(source for source, _ in binds)]
+    writable: list[str] = config.get("writable", [])
+    sources = [folder, *(source for source, _ in binds), *writable]
     if config["uid"]:
         sources = stage(sources)
         become(config["uid"])
     bubblewrap = f"{sources[0]}/{name}"
     command = [bubblewrap, *head]
-    for source, (_, target) in zip(sources[1:], binds, strict=True):
+    for source, (_, target) in zip(sources[1:], binds, strict=False):
         command += ["--ro-bind", source, target]
+    for source, target in zip(sources[1 + len(binds) :], writable, strict=True):
+        command += ["--bind", source, target]
     os.execve(bubblewrap, [*command, *tail], {})
 
 

@@ -59,6 +59,13 @@ def apply_constant() -> None:
         _set(which, value)
 
 
+def apply_to_worker(*, file_bytes: int, num_files: int, tasks: int) -> None:
+    """Sets the rlimits of a worker that is forked for its items, and which they inherit."""
+    _set(resource.RLIMIT_FSIZE, file_bytes)
+    _set(resource.RLIMIT_NOFILE, num_files)
+    _set(resource.RLIMIT_NPROC, tasks)
+
+
 def allow_stack(size: int) -> None:
     """Sets how far the stack may grow, as far as the hard limit goes, which stays: programs raise theirs themselves."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]

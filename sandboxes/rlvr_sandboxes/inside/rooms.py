@@ -22,7 +22,7 @@ _NEWNS, _NEWIPC, _NEWPID = 0x20000, 0x8000000, 0x20000000
 _NOSUID_NODEV, _NOEXEC, _RDONLY = 6, 8, 1
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS = 4, 24, 28
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 36, 38, 1
-_SECUREBITS = 0xEF  # no root, no setuid fix-up, no ambient capabilities, each locked
+SECUREBITS = 0xEF  # no root, no setuid fix-up, no ambient capabilities, each locked
 _CAPABILITY_VERSION_3 = 0x20080522
 Rule = tuple[int | str, landlock_rules.Access]
 # descriptors of a Landlock zygote that outlive the closing of all others
@@ -85,7 +85,7 @@ class NamespaceRoom:
             flags, options = _NOSUID_NODEV | _NOEXEC, b"subset=pid,hidepid=4"
             _checked(_mount(b"proc", b"/proc", b"proc", flags, options), "mount /proc")
         _checked(_prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
-        _checked(_prctl(_PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0), "PR_SET_SECUREBITS")
+        _checked(_prctl(_PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0), "PR_SET_SECUREBITS")
         for capability in range(64):
             if _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
                 break  # the kernel knows no more
@@ -106,7 +106,7 @@ class NamespaceRoom:
         os.chdir("/tmp/w")
 
     def lock(self) -> None:
-        _checked(_capset(*_no_capabilities), "capset")
+        drop_capabilities()
         self._filter.install()
 
     def pids(self) -> list[int]:
@@ -162,7 +162,7 @@ class LandlockRoom:
         _checked(_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
 
     def lock(self) -> None:
-        _checked(_capset(*_no_capabilities), "capset")
+        drop_capabilities()
         landlock_rules.restrict_self(self._ruleset)
         os.close(self._ruleset)
         self._filter.install()
@@ -177,6 +177,11 @@ class LandlockRoom:
 
     def usage(self) -> tuple[int, int]:
         return limits.tree_usage(self._directory)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability of this process. Raises OSError."""
+    _checked(_capset(*_no_capabilities), "capset")
 
 
 def become_subreaper() -> None:
@@ -216,6 +221,11 @@ def enclose_signals(outsider: int) -> None:
     if landlock_rules.abi() >= 6:
         _checked(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
         landlock_rules.scope_signals()
+    require_out_of_reach(outsider)
+
+
+def require_out_of_reach(outsider: int) -> None:
+    """Raises OSError when this process may signal one that its box must not reach."""
     try:
         os.kill(outsider, 0)
     except PermissionError:

@@ -80,9 +80,14 @@ def base_filter(mode: Mode, *, owns_files: bool, machine: str = "") -> bytes:
     )
 
 
-def run_filter(mode: Mode, *, can_exec: bool = True, protected: Sequence[int] = (), machine: str = "") -> bytes:
-    """Refuses what the zygote may do and a run may not; in LANDLOCK mode also signals to `protected` or all."""
-    refused = set(syscalls.numbers(syscalls.ZYGOTE, machine=machine).values())
+def run_filter(
+    mode: Mode, *, can_exec: bool = True, protected: Sequence[int] = (), kept: Sequence[str] = (), machine: str = ""
+) -> bytes:
+    """Refuses what the zygote may do and a run may not, except `kept`; in LANDLOCK mode also signals to `protected` or
+    all.
+    """
+    zygote = syscalls.numbers(syscalls.ZYGOTE, machine=machine)
+    refused = {number for name, number in zygote.items() if name not in kept}
     if not can_exec:
         refused |= set(syscalls.numbers(syscalls.EXEC, machine=machine).values())
     body: list[Instruction] = [(_LOAD, 0, 0, _NUMBER)]

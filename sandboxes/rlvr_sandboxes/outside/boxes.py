@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rlvr.errors import SandboxError
+from rlvr.jails import WorkerRequest
 from rlvr.protocols import Capability, Limits, Program, RunResult
 from rlvr_sandboxes.bounds import MOST_SLOTS
 from rlvr_sandboxes.outside import cgroups, jail
@@ -26,6 +27,7 @@ from rlvr_sandboxes.outside.request import Request
 from rlvr_sandboxes.outside.session import BoxSession
 from rlvr_sandboxes.outside.slot import BrokenBoxError, Slot, run_in
 from rlvr_sandboxes.outside.users import UserIds
+from rlvr_sandboxes.outside.workers import StartedWorker
 
 NUM_ATTEMPTS = 4  # of a run during which the box breaks
 _CONTROL_RUN = Request(argv=("python", "main.py"), files={"main.py": b"print(6 * 7)"}, limits=Limits(wall_s=20.0))
@@ -66,7 +68,9 @@ class BoxedSandbox(abc.ABC):
     """Base of the local backends; implements rlvr.protocols.Sandbox."""
 
     name: ClassVar[str]
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.SESSION, Capability.PRELOAD})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.SESSION, Capability.PRELOAD, Capability.WORKER}
+    )
     Config: ClassVar[type[BaseModel]] = BoxConfig
 
     def __init__(self, config: BoxConfig | None = None) -> None:
@@ -78,6 +82,7 @@ class BoxedSandbox(abc.ABC):
         self._pool: Pool | None = None
         self._started: concurrent.futures.Future[None] | None = None
         self._lock = threading.Lock()
+        self._is_able = False  # found out once
 
     @classmethod
     @abc.abstractmethod
@@ -107,13 +112,25 @@ class BoxedSandbox(abc.ABC):
             raise
         started.set_result(None)
 
-    async def _start(self) -> None:
+    @abc.abstractmethod
+    def start_worker(self, request: WorkerRequest) -> StartedWorker:
+        """Starts a worker process in a jail of its own; see rlvr.jails.SupportsWorkers."""
+
+    def require_machine(self) -> None:
+        """Raises SandboxError when the machine lacks what this backend needs, with the fix."""
+        if self._is_able:
+            return
         missing = [probe for probe in self.probes() if probe.is_required and not probe.is_ok]
         if missing:
             raise SandboxError(
                 f"sandbox {self.name!r} does not work on this machine: "
                 + "; ".join(f"{probe.name}: {probe.detail}. Fix: {probe.fix}" for probe in missing)
             )
+        self._is_able = True
+
+    async def _start(self) -> None:
+        self._is_able = False
+        self.require_machine()
         cgroups.sweep(self._places)
         self._pool = Pool(lambda: Slot(self), size=self.config.slots, recycle_after=self.config.recycle_after)
         if self.config.should_self_test:

@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CODE = "/box/code"
@@ -26,8 +26,8 @@ _DEVICES = ("null", "zero", "full", "random", "urandom")
 # of the jail's own user namespace: mounts, dropping the bounding set, reading the memory of runs
 _CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_SYS_PTRACE", "CAP_KILL")
 BOOT = (
-    "import sys; sys.path.insert(0, {code!r}); from rlvr_sandboxes.inside import zygote; "
-    "del sys.path[0]; zygote.main(sys.argv[1])"
+    "import sys; sys.path.insert(0, {code!r}); from rlvr_sandboxes.inside import {module}; "
+    "del sys.path[0]; {module}.main(sys.argv[1])"
 )
 FLAGS = ("-S", "-s", "-P", "-B")
 
@@ -48,16 +48,21 @@ class Layout:
 
 def find_layout(packages: Sequence[str]) -> Layout:
     """The layout of the running interpreter, with those of `packages` that are installed."""
-    base = os.path.realpath(sys.base_prefix)
     executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    layout = layout_of(executable, sys.base_prefix, sysconfig.get_path("stdlib"))
+    return replace(layout, packages=tuple(_find_packages(packages)))
+
+
+def layout_of(executable: str, prefix: str, stdlib: str) -> Layout:
+    """The layout of an interpreter, without any installed package."""
+    base, stdlib = os.path.realpath(prefix), os.path.realpath(stdlib)
     trees = [path for path in _SYSTEM if os.path.exists(path)]
     trees += [path for path in _TOP if os.path.isdir(path) and not os.path.islink(path)]
     for path in (executable, f"{base}/lib", f"{base}/lib64"):
         inside = any(path == tree or path.startswith(f"{tree}/") for tree in trees)
         if not inside and os.path.exists(path):
             trees.append(path)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    stdlib = os.path.realpath(sysconfig.get_path("stdlib"))
+    version = os.path.basename(stdlib)
     folders = {stdlib, f"{base}/lib/{version}", f"{base}/lib64/{version}", "/usr/lib/python3"}
     folders |= {str(path) for path in Path("/usr/lib").glob("python3*") if path.is_dir()}
     masked = [
@@ -66,7 +71,7 @@ def find_layout(packages: Sequence[str]) -> Layout:
         for name in ("site-packages", "dist-packages")
         if os.path.isdir(f"{folder}/{name}")
     ]
-    return Layout(executable, tuple(trees), tuple(masked), tuple(_find_packages(packages)))
+    return Layout(executable, tuple(trees), tuple(masked), ())
 
 
 def _find_packages(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -160,11 +165,37 @@ def can_mount_proc(bubblewrap: str) -> bool:
 
 def jail_command(layout: Layout, argument: str, *, has_proc: bool = True) -> JailCommand:
     """The jail that holds a zygote: every namespace, read-only root, no network, the zygote as its process 1."""
+    variables = environment("/tmp/w", PACKAGES)
+    command = [layout.executable, *FLAGS, "-c", BOOT.format(code=CODE, module="zygote"), argument]
+    return _jail_command(layout, command, ["--dir", "/tmp"], variables, _CAPABILITIES, has_proc=has_proc, chdir="/tmp")
+
+
+def worker_command(
+    layout: Layout, argument: str, variables: Mapping[str, str], *, tmp_bytes: int, has_proc: bool
+) -> JailCommand:
+    """The jail that holds a worker: as `jail_command`, with one temporary folder, the only place for files."""
+    command = [layout.executable, *FLAGS, "-c", BOOT.format(code=CODE, module="worker"), argument]
+    mounts = ["--size", str(tmp_bytes), "--tmpfs", "/tmp/w"]
+    capabilities = ("CAP_SYS_ADMIN", "CAP_SETPCAP")  # until it has confined itself
+    built = _jail_command(layout, command, mounts, variables, capabilities, has_proc=has_proc, chdir="/tmp/w")
+    return replace(built, head=("--die-with-parent", *built.head))
+
+
+def _jail_command(
+    layout: Layout,
+    command: Sequence[str],
+    mounts: Sequence[str],
+    variables: Mapping[str, str],
+    capabilities: Sequence[str],
+    *,
+    has_proc: bool,
+    chdir: str,
+) -> JailCommand:
     head = ["--unshare-all", "--unshare-user", "--new-session", "--as-pid-1", "--hostname", "box"]
     head += ["--uid", "0", "--gid", "0", "--clearenv"]
-    for name, value in environment("/tmp/w", PACKAGES).items():
+    for name, value in variables.items():
         head += ["--setenv", name, value]
-    for capability in _CAPABILITIES:
+    for capability in capabilities:
         head += ["--cap-add", capability]
     binds = [(path, path) for path in layout.trees]
     binds.append((code_folder(), f"{CODE}/rlvr_sandboxes/inside"))
@@ -179,11 +210,10 @@ def jail_command(layout: Layout, argument: str, *, has_proc: bool = True) -> Jai
     for name in _DEVICES:
         tail += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for name, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
-                         ("stderr", "/proc/self/fd/2"), ("shm", "/tmp/.shm")):  # fmt: skip
+                         ("stderr", "/proc/self/fd/2"), ("shm", f"{chdir}/.shm")):  # fmt: skip
         tail += ["--symlink", target, f"/dev/{name}"]
-    tail += ["--remount-ro", "/dev", *(["--proc", "/proc"] if has_proc else []), "--dir", "/tmp"]
-    tail += ["--remount-ro", "/", "--chdir", "/tmp", "--"]
-    tail += [layout.executable, *FLAGS, "-c", BOOT.format(code=CODE), argument]
+    tail += ["--remount-ro", "/dev", *(["--proc", "/proc"] if has_proc else []), *mounts]
+    tail += ["--remount-ro", "/", "--chdir", chdir, "--", *command]
     return JailCommand(tuple(head), tuple(binds), tuple(tail))
 
 

@@ -12,13 +12,14 @@ from rlvr.reward import leaves_loss, make_rollout, score
 
 
 def make_verdict(status: Status, value: float | None = None) -> Verdict:
-    if value is None and status is not Status.ERROR:
+    if value is None and status.has_score:
         value = 1.0 if status is Status.PASS else 0.0
     return Verdict(status=status, score=value, reason="because", verifier="v@1", seconds=0.0)
 
 
 PASS, FAIL = make_verdict(Status.PASS), make_verdict(Status.FAIL)
 UNPARSED, ERROR = make_verdict(Status.UNPARSED), make_verdict(Status.ERROR)
+SKIPPED = make_verdict(Status.SKIPPED)
 ROLES = {"answer": Role.REWARD, "style": Role.REWARD, "safe": Role.GATE, "watch": Role.SHADOW}
 WEIGHTS = {"answer": 1.0, "style": 0.5, "safe": 9.0, "watch": 9.0}
 
@@ -52,6 +53,18 @@ def test_the_reward_is_the_weighted_sum_of_paying_checks() -> None:
 def test_an_error_of_a_paying_or_vetoing_check_leaves_no_reward(check: str) -> None:
     assert reward_of(**{check: ERROR}) == (None, {})
     assert reward_of(**{check: ERROR}, finish=FinishReason.LENGTH) == (None, {})
+
+
+def test_a_skipped_check_counts_neither_way() -> None:
+    assert reward_of(answer=SKIPPED) == (0.5, {"style": 0.5})
+    assert reward_of(answer=SKIPPED, finish=FinishReason.LENGTH) == (0.0, {"style": 0.0})
+    assert reward_of(safe=SKIPPED) == reward_of()
+
+
+def test_a_row_to_which_no_paying_check_applies_is_unjudged() -> None:
+    assert reward_of(answer=SKIPPED, style=SKIPPED) == (None, {})
+    with pytest.raises(ValueError, match="SKIPPED is not a zero"):
+        make_verdict(Status.SKIPPED, 0.0)
 
 
 @pytest.mark.parametrize("watch", [FAIL, ERROR, UNPARSED])

@@ -1,6 +1,7 @@
 """What verdicts say of their verifier in metrics.jsonl."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from rlvr.run.step.metrics import check_metrics, rollout_metrics, verdict_metric
 
 
 def said(status: Status, extracted: str | None = "4", seconds: float = 0.0, **details: str) -> Verdict:
-    score = None if status is Status.ERROR else float(status is Status.PASS)
+    score = float(status is Status.PASS) if status.has_score else None
     return Verdict(
         status=status,
         score=score,
@@ -144,6 +145,16 @@ def test_each_check_has_its_own_metrics_gates_and_shadows_too() -> None:
 def test_the_share_that_gates_veto_is_of_judged_rollouts_with_a_gate() -> None:
     assert rollout_metrics([checked_group(), group(said(Status.FAIL))])["reward/gated_rate"] == 0.5
     assert "reward/gated_rate" not in rollout_metrics([group(said(Status.PASS))])
+
+
+def test_a_skipped_verdict_has_a_share_of_its_own_and_vetoes_nothing() -> None:
+    found = rollout_metrics([group(said(Status.PASS), said(Status.SKIPPED))])
+    assert (found["check/math/skipped_rate"], found["verifier/skipped_rate"]) == (0.5, 0.5)
+    assert (found["check/math/mean_score"], found["reward/unjudged_rate"]) == (1.0, 0.5)
+    assert "check/math/skipped_rate" not in rollout_metrics([group(said(Status.PASS))])
+    gated = checked_group()
+    rollout = replace(gated.rollouts[1], verdicts={**gated.rollouts[1].verdicts, "tags": said(Status.SKIPPED)})
+    assert rollout_metrics([replace(gated, rollouts=(rollout,))])["reward/gated_rate"] == 0.0
 
 
 def test_an_evaluation_whose_rows_choose_their_check_names_each() -> None:

@@ -1,0 +1,1 @@
+"""Adapters of verifier names with a scheme: reward code of other trainers, unchanged, and reward servers."""
