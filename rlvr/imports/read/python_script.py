@@ -180,8 +180,9 @@ def _reward(script: _Script, node: ast.expr) -> str:
         head, _, rest = ast.unparse(node).partition(".")
         return f"{script.imports.get(head, head)}.{rest}"
     if isinstance(node, ast.Call):
-        return ast.unparse(node)
-    return f"line {node.lineno}"
+        arguments = [ast.unparse(argument) for argument in (*node.args, *node.keywords)]
+        return f"{_reward(script, node.func)}({', '.join(arguments)})"
+    return f"the expression of line {node.lineno}"
 
 
 def _read_dataset(script: _Script, node: ast.expr, name: str, label: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -12,6 +13,8 @@ from rlvr.imports.conversion import Conversion
 TRAIN, EVAL = "data.train.0", "data.eval.0"
 MODEL_MISSING, DATA_MISSING = "MODEL", "rows.jsonl"
 NO_REWARD = "my_checks.py:check"
+SCORE_RANGE = "if scores of {name} can leave [0, 1], state their range: settings: {{scores: {{from: [LOW, HIGH]}}}}"
+ROWS = "the form of its rows; all columns are kept"
 
 
 def number(c: Conversion, key: str) -> float:
@@ -73,23 +76,40 @@ def put_interval(c: Conversion, path: str, interval: int, *keys: str, each: int)
     c.put(path, steps, *keys, how=how)
 
 
-def put_checks(c: Conversion, source: str, checks: Sequence[tuple[str, str, float]], *keys: str) -> None:
-    """Sets the checks of a source.
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check to write. arguments: bound to the function by its adapter. scores: their range, if not [0, 1]."""
 
-    Args:
-        checks: (name, verifier, weight) of each; one with weight 1 is written in the short form.
-    """
-    if len(checks) == 1 and checks[0][2] == 1.0:
-        c.put(f"{source}.verifier", checks[0][1], *keys)
+    name: str
+    verifier: str
+    weight: float = 1.0
+    arguments: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    scores: tuple[float, float] | None = None
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """The settings of its adapter."""
+        arguments: dict[str, JsonValue] = {"arguments": self.arguments} if self.arguments else {}
+        return arguments if self.scores is None else {**arguments, "scores": {"from": list(self.scores)}}
+
+
+def put_checks(c: Conversion, source: str, checks: Sequence[Check], *keys: str) -> None:
+    """Sets the checks of a source; a single one with weight 1 is written in the short form."""
+    if len(checks) == 1 and checks[0].weight == 1.0:
+        c.put(f"{source}.verifier", checks[0].verifier, *keys)
+        if checks[0].settings:
+            c.put(f"{source}.verifier_settings", checks[0].settings, *keys)
         return
-    for name, verifier, weight in checks:
-        short = recipe_name(name).replace(".", "_")
-        c.put(f"{source}.checks.{short}.verifier", verifier, *keys)
-        c.put(f"{source}.checks.{short}.weight", weight, *keys, always=True)
+    for check in checks:
+        path = f"{source}.checks.{recipe_name(check.name).replace('.', '_')}"
+        c.put(f"{path}.verifier", check.verifier, *keys)
+        c.put(f"{path}.weight", check.weight, *keys, always=True)
+        if check.settings:
+            c.put(f"{path}.settings", check.settings, *keys)
 
 
 def put_source(c: Conversion, source: str, fields: Mapping[str, tuple[JsonValue, tuple[str, ...]]]) -> None:
     """Sets keys of a source: value and the trainer's keys that it comes from; empty values are left out."""
     for name, (value, keys) in fields.items():
         if value not in (None, ""):
-            c.put(f"{source}.{name}", value, *keys, always=True)
+            c.put(f"{source}.{name}", value, *keys, how=ROWS if name == "layout" else "", always=True)

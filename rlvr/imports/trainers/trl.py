@@ -1,14 +1,14 @@
 """TRL: the order in which the parts of a GRPOConfig are taken over."""
 
 from rlvr.imports.conversion import Part
-from rlvr.imports.trainers import trl_algorithm, trl_data, trl_run
+from rlvr.imports.trainers import trl_algorithm, trl_data, trl_rewards, trl_run
 
 PARTS: dict[str, Part] = {
     "naming": trl_run.naming,
     "model": trl_data.model,
     "lora": trl_data.lora,
     "data": trl_data.data,
-    "rewards": trl_data.rewards,
+    "rewards": trl_rewards.rewards,
     "engine": trl_run.engine,
     "batch": trl_run.batch,
     "generation": trl_run.generation,

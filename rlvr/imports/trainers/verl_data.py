@@ -5,13 +5,22 @@ from typing import cast
 from pydantic import JsonValue
 
 from rlvr.imports.conversion import Conversion
-from rlvr.imports.trainers.parts import DATA_MISSING, MODEL_MISSING, count, number, put_checks, put_source, whole
+from rlvr.imports.trainers.parts import (
+    DATA_MISSING,
+    MODEL_MISSING,
+    SCORE_RANGE,
+    Check,
+    count,
+    number,
+    put_checks,
+    put_source,
+    whole,
+)
 
 _MODEL = "actor_rollout_ref.model"
 _CUSTOM = ("reward.custom_reward_function", "custom_reward_function")
 _MANAGERS = ("reward.reward_manager.name", "reward_model.reward_manager")
-_OWN_SCORER = "verl.utils.reward_score.default_compute_score"
-_REFERENCE = "reward_model.ground_truth"
+_OWN_SCORER = "verl.utils.reward_score:default_compute_score"
 
 
 def model(c: Conversion) -> None:
@@ -68,10 +77,10 @@ def data(c: Conversion) -> None:
                 {
                     "source": (file, (key,)),
                     "name": (_name(files, index, part), (key,)),
-                    "columns.prompt": (c.value("data.prompt_key"), ("data.prompt_key",)),
+                    "layout": ("verl", ()),
+                    "columns.prompt": (_prompt_column(c), ("data.prompt_key",)),
                 },
             )
-            c.put(f"{source}.columns.reference", _REFERENCE, how="the column of verl's data sets")
             if kwargs:
                 c.put(f"{source}.chat_template_kwargs", dict(kwargs), *_below(c, "data.apply_chat_template_kwargs"))
             if c.is_given(limit) and whole(c, limit) > 0:
@@ -80,6 +89,11 @@ def data(c: Conversion) -> None:
         c.exactly(limit, ours=f"data.{part}.limit")
     c.exactly("data.prompt_key", ours="data.train.columns.prompt")
     c.exactly(*_below(c, "data.apply_chat_template_kwargs"), ours="data.train.chat_template_kwargs")
+
+
+def _prompt_column(c: Conversion) -> str:
+    """The column of the prompt; "" if it is that of the layout."""
+    return str(c.value("data.prompt_key")) if c.is_given("data.prompt_key") else ""
 
 
 def _name(files: list[str], index: int, part: str) -> str:
@@ -97,12 +111,14 @@ def _below(c: Conversion, start: str) -> list[str]:
 def rewards(c: Conversion) -> None:
     """custom_reward_function, or verl's own scorer by the data_source column."""
     start = next((start for start in _CUSTOM if c.is_given(f"{start}.path") and c.value(f"{start}.path")), "")
+    arguments = {key: value for start_ in _CUSTOM for key, value in c.below(f"{start_}.reward_kwargs").items()}
     if start:
-        name = c.value(f"{start}.name") or "compute_score"
-        checks = [(str(name), f"verl:{c.value(f'{start}.path')}:{name}", 1.0)]
+        name = str(c.value(f"{start}.name") or "compute_score")
+        checks = [Check(name, f"verl:{c.value(f'{start}.path')}:{name}", arguments=arguments)]
         keys = (f"{start}.path", f"{start}.name")
+        c.ask(SCORE_RANGE.format(name=name))
     else:
-        checks, keys = [("default_compute_score", f"verl:{_OWN_SCORER}", 1.0)], ("data.reward_fn_key",)
+        checks, keys = [Check("default_compute_score", f"verl:{_OWN_SCORER}")], ("data.reward_fn_key",)
         c.ask(
             "verl's default_compute_score chooses a scorer by the data_source column and needs verl installed; rlvr's "
             "`math` and `code` verifiers need nothing: `rlvr audit` shows what each one misses"
@@ -113,7 +129,9 @@ def rewards(c: Conversion) -> None:
         sources = section.get(part, []) if isinstance(section, dict) else []
         for index in range(len(cast(list[object], sources))):
             put_checks(c, f"data.{part}.{index}", checks, *keys)
-    c.leave(*settings, text="give the function these values as defaults of its parameters")
+    if start:
+        c.exactly(*settings, ours="data.train.verifier_settings")
+    c.leave(*settings, text="has no effect without custom_reward_function.path")
     if c.value("data.reward_fn_key") != "data_source":
         text = "verl passes this column to the function as data_source; rename it, or add `data_source` to `columns`"
         c.differently("data.reward_fn_key", ours="data.train.columns", text=text)
