@@ -93,9 +93,14 @@ class Check:
         return arguments if self.scores is None else {**arguments, "scores": {"from": list(self.scores)}}
 
 
+def is_short(checks: Sequence[Check]) -> bool:
+    """Whether the checks are written as `verifier:`, the short form for a single one with weight 1."""
+    return len(checks) == 1 and checks[0].weight == 1.0
+
+
 def put_checks(c: Conversion, source: str, checks: Sequence[Check], *keys: str) -> None:
     """Sets the checks of a source; a single one with weight 1 is written in the short form."""
-    if len(checks) == 1 and checks[0].weight == 1.0:
+    if is_short(checks):
         c.put(f"{source}.verifier", checks[0].verifier, *keys)
         if checks[0].settings:
             c.put(f"{source}.verifier_settings", checks[0].settings, *keys)

@@ -235,9 +235,9 @@ def evaluation(c: Conversion) -> None:
     c.differently(interval, ours="run.eval_every_steps", text=text, is_default=False)
     if whole(c, examples) > 0:
         c.put("run.eval_prompts", whole(c, examples), examples)
-    elif c.is_given(examples):
-        c.put("run.eval_prompts", 1_000_000_000, examples, how="all")
-    c.exactly(examples, ours="run.eval_prompts")
+        c.exactly(examples, ours="run.eval_prompts")
+    text = "prime-rl evaluates on all examples, rlvr on run.eval_prompts=200 of each source"
+    c.differently(examples, ours="run.eval_prompts", text=text)
     if c.is_given(first) and c.value(first):
         c.differently(
             first, ours="run.eval_every_steps", text="rlvr always evaluates before training, if data.eval has sources"

@@ -7,7 +7,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from rlvr.imports.conversion import Conversion
-from rlvr.imports.trainers.parts import NO_REWARD, SCORE_RANGE, Check, put_checks
+from rlvr.imports.trainers.parts import NO_REWARD, SCORE_RANGE, Check, is_short, put_checks
 
 _BUILT_IN = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")  # of `trl grpo`, by short name
 _NEEDS_SOLUTION = ("accuracy_reward", "reasoning_accuracy_reward")  # the reference is the column of this name
@@ -39,11 +39,13 @@ def rewards(c: Conversion) -> None:
                 c.ask(SCORE_RANGE.format(name=short))
     if not any(_is_check(name) for name in names):
         c.ask("set data.train.0.verifier: the file names no reward function that could be read")
-    _put(c, checks or [Check("check", NO_REWARD)])
+    checks = checks or [Check("check", NO_REWARD)]
+    _put(c, checks)
+    ours = "data.train.verifier" if is_short(checks) else "data.train.checks"
     if left:
         text = f"{'; '.join(left)}; the recipe has the other functions"
-        c.differently("reward_funcs", ours="data.train.checks", text=text, is_default=False)
-    c.exactly("reward_funcs", "reward_weights", ours="data.train.checks")
+        c.differently("reward_funcs", ours=ours, text=text, is_default=False)
+    c.exactly("reward_funcs", "reward_weights", ours=ours)
     if c.value("reward_model_name_or_path"):
         c.leave("reward_model_name_or_path", text="add a check with verifier: reward_model")
     c.exactly("reward_model_name_or_path", ours="data.train.checks")

@@ -220,7 +220,10 @@ def evaluation(c: Conversion) -> None:
     interval = _interval(c, "eval_steps") if steps is not None else 10
     if strategy == "steps" and interval:
         put_interval(c, "run.eval_every_steps", interval, "eval_steps", "eval_strategy", each=each)
-        text = "TRL samples num_generations completions and reports their mean reward; rlvr decodes greedily (pass@1)"
+        text = (
+            "TRL samples num_generations completions of every row and reports their mean reward; rlvr decodes greedily "
+            "(pass@1), run.eval_prompts=200 of each source"
+        )
         c.differently("eval_strategy", ours="run.eval_every_steps", text=text)
         c.exactly("eval_steps", ours="run.eval_every_steps")
     else:

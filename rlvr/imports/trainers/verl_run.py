@@ -258,6 +258,9 @@ def intervals(c: Conversion) -> None:
         ("trainer.save_freq", "run.checkpoint_every_steps"),
     ):
         put_interval(c, path, whole(c, key), key, each=1)
+        if whole(c, key) > 0 and path == "run.eval_every_steps":
+            text = "verl evaluates on all rows, rlvr on run.eval_prompts=200 of each source"
+            c.differently(key, ours=path, text=text)
         c.exactly(key, ours=path)
     before = "trainer.val_before_train"
     if c.is_given(before) and not c.value(before):
