@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rlvr.commands.audit_command import audit_verifier
+from rlvr.commands.import_config.arguments import import_config
 from rlvr.commands.listings import recipes_app, sandboxes_app, verifiers_app
 from rlvr.errors import ConfigError, RlvrError
 from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
@@ -23,6 +24,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(verifiers_app, name="verifiers")
 app.add_typer(sandboxes_app, name="sandboxes")
 app.command("audit")(audit_verifier)
+app.command("import")(import_config)
 
 
 def _show_version(is_asked: bool) -> None:

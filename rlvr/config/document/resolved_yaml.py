@@ -40,6 +40,15 @@ def resolved_yaml(recipe: BaseModel, provenance: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def commented_yaml(values: Mapping[str, Any], comments: Mapping[str, str]) -> str:
+    """Part of a recipe as YAML; each leaf line ends in its comment, by dotted path.
+
+    >>> commented_yaml({"learner": {"lr": 1e-6}}, {"learner.lr": "grpo.yaml:3 learning_rate"})
+    'learner:\\n  lr: 1.0e-06  # grpo.yaml:3 learning_rate\\n'
+    """
+    return "\n".join(_block(values, (), comments, indent=0)) + "\n"
+
+
 def _plain(value: Any) -> Any:
     """The value in dicts, lists and scalars."""
     if isinstance(value, BaseModel):

@@ -1,0 +1,1 @@
+"""`rlvr import`: a recipe from another trainer's configuration."""
