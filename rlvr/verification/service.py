@@ -14,8 +14,7 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +33,7 @@ from rlvr.protocols import (
 from rlvr.records import Check, Completion, Prompt, Status, Verdict
 from rlvr.registry import SANDBOXES, VERIFIERS, PluginSource, build_sandbox, build_verifier, find
 from rlvr.verification.pool import VerifierPool
+from rlvr.verification.readiness import complete, require_started, start_problem
 from rlvr.verification.references import problem_here, problems_in_pool
 from rlvr.verification.shared import Places, SharedWork
 from rlvr.verification.steps import require_spans, step_spans, steps_verdict
@@ -131,8 +131,9 @@ class VerifierService:
             answer = build.result()
             if not answer.passed:
                 raise PluginError(f"verifier {entry.source.name!r}: {answer.reason}")
+        require_started(entry.verifier for entry in entries)
         if self._sandbox is not None:
-            _complete(self._sandbox.start())
+            complete(self._sandbox.start())
 
     def check_references(self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None) -> None:
         """Has each verifier with `parse_reference` parse its references; waits for the workers.
@@ -267,7 +268,7 @@ class VerifierService:
                 entry.verifier.close()
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
-            _complete(sandbox.close())
+            complete(sandbox.close())
 
     def _entry(self, check: Check) -> _Entry:
         try:
@@ -337,6 +338,8 @@ class VerifierService:
     async def _verify_here(self, entry: _Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         if entry.verifier.execution is Execution.ASYNC:
             async with entry.places.here():
+                if problem := await start_problem(entry.verifier):
+                    return error_verdict(entry.label, problem)
                 return await self._verify_now(entry, narrowed, completion)
         return await self._verify_now(entry, narrowed, completion)
 
@@ -381,12 +384,6 @@ class VerifierService:
                 num_errors=old.num_errors + is_error,
                 busy_s=old.busy_s + verdict.seconds,
             )
-
-
-def _complete(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine in a new thread, because the caller may be in an event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
 
 
 def _place(prompt: Prompt, places: Mapping[str, str] | None) -> str:

@@ -29,12 +29,13 @@ MODULES = [
     "rlvr_sandboxes.unsafe",
     "rlvr.commands.sandbox_report",
     "rlvr_verifiers.code_answer",
-    "rlvr_verifiers.llm_judge",
+    "rlvr_verifiers.llm_judge.verifier",
     "rlvr_verifiers.multiple_choice.verifier",
     "rlvr_verifiers.puzzles.verifier",
     "rlvr_verifiers.json_answer.verifier",
     "rlvr_verifiers.sql_answer.verifier",
     "rlvr_verifiers.text_format.verifier",
+    "rlvr_verifiers.reward_model.verifier",
 ]
 
 
