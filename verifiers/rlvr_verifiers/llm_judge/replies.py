@@ -2,7 +2,7 @@
 
 import re
 
-_VERDICT = re.compile(r"\W*verdict\W*\s*(correct|wrong|incorrect|tie|a|b|\d{1,3})\W*", re.IGNORECASE)
+_VERDICT = re.compile(r"\W*verdict\W*(correct|wrong|incorrect|tie|a|b|(?<![-\u2212.])\d{1,3})\W*", re.IGNORECASE)
 _CRITERION = re.compile(r"\W*criterion\W*(\d{1,3})\W+(not\s+met|met)\W*", re.IGNORECASE)
 _NUM_VERDICT_CHARS = 80  # a longer last line is not a verdict
 

@@ -59,7 +59,7 @@ class LlmJudgeVerifier:
     """A served model decides right or wrong, awards points, judges by a rubric, or compares with another answer."""
 
     name: ClassVar[str] = "llm_judge"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     execution: ClassVar[Execution] = Execution.ASYNC
     Config: ClassVar[type[BaseModel]] = LlmJudgeConfig
 
