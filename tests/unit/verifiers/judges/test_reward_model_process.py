@@ -8,7 +8,7 @@ from typing import Any
 from rlvr.errors import ConfigError, VerifierError
 from rlvr_verifiers.reward_model.process import ScorerProcess, SharedProcesses
 
-STUB = "tests.unit.verifiers.stub_scorer_main"
+STUB = "tests.unit.verifiers.judges.stub_scorer_main"
 
 
 @contextmanager

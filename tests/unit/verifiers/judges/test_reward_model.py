@@ -20,9 +20,9 @@ from rlvr.verification.service import VerifierService
 from rlvr_verifiers.reward_model.scorer import Pair, Scorer
 from rlvr_verifiers.reward_model.scores import output_index
 from rlvr_verifiers.reward_model.verifier import RewardModelConfig, RewardModelVerifier
-from tests.unit.verifiers import toy_reward_model as toy
+from tests.unit.verifiers.judges import toy_reward_model as toy
 
-TABLE = Path(__file__).parents[2] / "golden" / "verdicts" / "reward_model.jsonl"
+TABLE = Path(__file__).parents[3] / "golden" / "verdicts" / "reward_model.jsonl"
 ROWS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 QUESTION = "What is left ?"
 EXPLAINED, PLAIN = "because it is so", "It is 4"

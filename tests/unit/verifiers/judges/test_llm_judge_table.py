@@ -11,9 +11,9 @@ from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Completion, Prompt, Status, Verdict
 from rlvr.verification.service import VerifierService
 from tests.unit.rollout.loopback_server import loopback
-from tests.unit.verifiers.scripted_judge import Script
+from tests.unit.verifiers.judges.scripted_judge import Script
 
-TABLE = Path(__file__).parents[2] / "golden" / "verdicts" / "llm_judge.jsonl"
+TABLE = Path(__file__).parents[3] / "golden" / "verdicts" / "llm_judge.jsonl"
 ROWS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 
 
