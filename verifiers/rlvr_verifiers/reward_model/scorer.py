@@ -29,7 +29,7 @@ class Pair:
 class Scored:
     """The outputs of the model for one pair; none, with the problem, if the pair cannot be scored as a whole.
 
-    problem: "", "too_long" or "control_token".
+    problem: "", "too_long", "prompt_too_long" (without any completion) or "control_token".
     """
 
     logits: tuple[float, ...]
@@ -100,7 +100,9 @@ class Scorer:
         by_length: dict[int, list[int]] = defaultdict(list)
         for number, (pair, ids) in enumerate(zip(pairs, rows, strict=True)):
             if len(ids) > self.max_input_tokens:
-                found[number] = Scored(logits=(), num_tokens=len(ids), problem="too_long")
+                empty = self.token_ids(Pair(messages=pair.messages, completion=""))
+                problem = "prompt_too_long" if len(empty) > self.max_input_tokens else "too_long"
+                found[number] = Scored(logits=(), num_tokens=len(ids), problem=problem)
             elif self._has_control_token(pair.completion):
                 found[number] = Scored(logits=(), num_tokens=len(ids), problem="control_token")
             else:

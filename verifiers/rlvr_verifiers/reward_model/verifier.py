@@ -33,10 +33,10 @@ class Dtype(StrEnum):
 
 
 class TooLong(StrEnum):
-    """What becomes of an input that is longer than the model can take: no verdict, or a zero."""
+    """The outcome for a completion that is longer than the model can take: a zero, or no verdict."""
 
-    ERROR = "error"
     FAIL = "fail"
+    ERROR = "error"
 
 
 class RewardModelConfig(BaseModel):
@@ -64,7 +64,10 @@ class RewardModelConfig(BaseModel):
     max_input_tokens: int = Field(
         0, ge=0, description="longest input, prompt and completion together; 0: what the model can take"
     )
-    too_long: TooLong = Field(TooLong.ERROR, description="a longer input is an `error`, or a `fail` with score 0")
+    too_long: TooLong = Field(
+        TooLong.FAIL,
+        description="a longer completion is a `fail` with score 0, or an `error`; a longer prompt is always an error",
+    )
     text_template: str = Field(
         "", description="for a model without chat template: a text with `{prompt}` and `{completion}`"
     )
@@ -166,6 +169,8 @@ class RewardModelVerifier:
             return verdict(self, Status.FAIL, reason, details=details)
         limit = loaded.max_input_tokens
         reason = f"prompt and completion have {scored.num_tokens:,} tokens; the reward model takes {limit:,}"
-        if self.config.too_long is TooLong.FAIL:
+        if self.config.too_long is TooLong.FAIL and scored.problem == "too_long":
             return verdict(self, Status.FAIL, reason, details=details)
-        return verdict(self, Status.ERROR, f"{reason} (max_input_tokens, too_long)", details=details)
+        if scored.problem == "prompt_too_long":
+            reason = f"the prompt alone is too long: {reason}"
+        return verdict(self, Status.ERROR, reason, details=details)

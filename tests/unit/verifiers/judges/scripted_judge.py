@@ -27,7 +27,7 @@ def rule_judge(request: dict[str, Any]) -> str:
 class Script:
     """Answers each row's requests with its replies: one by one, or by the order of the answers in a comparison.
 
-    A request names its row in the field `row`. A reply is a text, or {"status"} or {"body"} of an answer that is no
+    The question of a row begins with "Row N:". A reply is a text, or {"status"} or {"body"} of an answer that is no
     completion.
     """
 
@@ -45,7 +45,9 @@ class Script:
         return 200, {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
 
     def _reply(self, request: dict[str, Any]) -> Any:
-        number = request["row"]
+        found = re.search(r"^Row (\d+):", request["messages"][0]["content"], re.MULTILINE)
+        assert found is not None
+        number = int(found[1])
         replies = self._rows[number]["replies"]
         if isinstance(replies, dict):
             is_first = quoted(request, "A ").strip() == self._rows[number]["completion"].strip()

@@ -18,9 +18,11 @@ ROWS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitline
 
 
 def pair(url: str, number: int, row: dict[str, Any]) -> tuple[Prompt, Completion]:
-    settings = {"url": url, "model": "tiny", "extra": {"row": number}, **row.get("settings", {})}
+    settings = {"url": url, "model": "tiny", **row.get("settings", {})}
     check = Check(name="main", verifier="llm_judge", reference=row["reference"], settings=settings)
-    prompt = Prompt(prompt_id="p", checks=(check,), source="table", text="Where to?", tags=row.get("tags", {}))
+    prompt = Prompt(
+        prompt_id="p", checks=(check,), source="table", text=f"Row {number}: where to?", tags=row.get("tags", {})
+    )
     return prompt, completion_from_text(row["completion"], prompt_id="p")
 
 
