@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 LENGTH_STEP = 64  # rows of a batch are padded to a multiple of this many tokens
+_SHORTEST_CONTROL_CHARS = 3  # a shorter special token, such as "!" for padding, is also ordinary text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +83,14 @@ class Scorer:
             raise ValueError(
                 f"batch_size={batch_size} pads rows, and its config has no pad_token_id; use batch_size: 1"
             )
-        special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        longest_first = sorted(filter(None, special), key=len, reverse=True)
+        special = {
+            number: str(token)
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special and len(str(token)) >= _SHORTEST_CONTROL_CHARS
+        }
+        longest_first = sorted(special.values(), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._special_ids = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        self._special_ids = special.keys() - {self.tokenizer.unk_token_id}
 
     @property
     def labels(self) -> tuple[str, ...]:

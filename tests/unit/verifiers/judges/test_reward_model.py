@@ -18,7 +18,7 @@ from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Message, Prompt, Status, Verdict
 from rlvr.verification.service import VerifierService
 from rlvr_verifiers.reward_model.scorer import Pair, Scorer
-from rlvr_verifiers.reward_model.scores import output_index
+from rlvr_verifiers.reward_model.scores import ScoreKind, output_index, score_of
 from rlvr_verifiers.reward_model.verifier import RewardModelConfig, RewardModelVerifier
 from tests.unit.verifiers.judges import toy_reward_model as toy
 
@@ -130,6 +130,12 @@ def test_a_label_is_chosen_by_name_or_number_and_must_exist(tmp_path: Path) -> N
         output_index("", scorer.labels)
     with pytest.raises(ValueError, match="it has no output 'best'"):
         output_index("best", scorer.labels)
+
+
+@pytest.mark.parametrize("logits", [(math.nan,), (math.inf,), (0.0, -math.inf)])
+def test_an_output_that_is_not_finite_is_no_score(logits: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="outputs are not finite"):
+        score_of(logits, 0, kind=ScoreKind.SIGMOID, temperature=1.0, offset=0.0)
 
 
 def test_a_text_template_replaces_a_missing_chat_template(tmp_path: Path) -> None:
