@@ -206,6 +206,9 @@ def verify(
     ] = None,
     input_: Annotated[Path | None, typer.Option("--input", help="JSON Lines with completion, reference, id")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON Lines of verdicts, in the same order")] = None,
+    label_column: Annotated[
+        str, typer.Option(help="the column with the right verdict (pass or fail), to measure how far verdicts agree")
+    ] = "",
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
     deadline_s: Annotated[float, typer.Option(min=0.01, help="seconds allowed for one item")] = 5.0,
     sandbox: Annotated[str, typer.Option(help="the sandbox for verifiers that run programs")] = "auto",
@@ -265,6 +268,7 @@ def verify(
         sandbox=where,
         is_jailed=is_jailed,
         python=python,
+        label_column=label_column,
     )
     console = Console()
     console.table(f"verdicts in {output}", outcome.rows)

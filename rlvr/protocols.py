@@ -29,8 +29,8 @@ class Capability(StrEnum):
 class Verifier(Protocol):
     """Judges completions. Built as `VerifierClass(config, context)`; see verifiers/README.md for the shortest form.
 
-    A verifier may also have the members of `SupportsParseReference`, `SupportsPrejudge`, `SupportsWarmUp`,
-    `SupportsWorkKey`, `SupportsMaxOpen`, `SupportsClose` and `verification.steps.SupportsSteps`, without a base class.
+    A verifier may also have the members of the `Supports...` protocols below, of `verification.steps.SupportsSteps` and
+    of `verification.readiness.SupportsReady`, without a base class.
     """
 
     name: ClassVar[str]

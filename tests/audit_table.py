@@ -1,10 +1,15 @@
-"""Prints the table of verifiers/README.md: the audit of every built-in verifier that needs no service.
+"""Prints the table of verifiers/README.md: the audit of every built-in verifier.
+
+`llm_judge` asks a scripted judge that compares the last lines, and `reward_model` holds a model made by hand, so their
+lines are about the verifiers and not about any model.
 
 python -m tests.audit_table [NAME...]
 """
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rlvr.audit.attacks import Kind
@@ -13,6 +18,9 @@ from rlvr.audit.records import AuditReport
 from rlvr.audit.report import finding_lines
 from rlvr.audit.rows import CHECK, Row, read_rows
 from rlvr.records import Check, Prompt
+from tests.unit.rollout.loopback_server import loopback
+from tests.unit.verifiers.judges import toy_reward_model
+from tests.unit.verifiers.judges.scripted_judge import rule_judge
 from tests.unit.verifiers.test_audit_data import DATA, SETTINGS
 from tests.unit.verifiers.test_audit_data import NAMES as RECORDED
 
@@ -67,15 +75,35 @@ AUDITED: dict[str, tuple[str, dict[str, Any], list[Given]]] = {
         plain(CITIES, "So.\nAnswer: {}"),
     ),
     "code": ("code", {}, list(programs())),
+    "llm_judge, a scripted judge": ("llm_judge", {}, plain(CITIES)),
+    "reward_model, a model made by hand": (
+        "reward_model",
+        {"threads": 1},
+        plain(CITIES, "First I look at the map, then I am sure, because it is near, so it is {}"),
+    ),
 }
 
 
-def report_on(name: str) -> AuditReport:
-    """The audit of one built-in verifier, on the rows of tests/golden/audit/ if there are some."""
+def report_on(name: str, *, partial_credit: float | None = None) -> AuditReport:
+    """The audit of one built-in verifier, on the rows of tests/golden/audit/ if there are some.
+
+    Args: partial_credit: as in `AuditRequest`.
+    """
     if name in RECORDED:
         check = Check(name=CHECK, verifier=name, settings=SETTINGS.get(name, {}))
         return audit(AuditRequest(check=check, rows=read_rows(DATA / f"{name}.jsonl", check)))
     verifier, settings, given = AUDITED[name]
+    if verifier == "llm_judge":
+        with loopback(answer_to=rule_judge) as server:
+            return _report(verifier, {**settings, "url": server.url}, given, partial_credit)
+    if verifier == "reward_model":
+        with tempfile.TemporaryDirectory() as folder:
+            toy_reward_model.save(Path(folder))
+            return _report(verifier, {**settings, "path": folder}, given, partial_credit)
+    return _report(verifier, settings, given, partial_credit)
+
+
+def _report(verifier: str, settings: dict[str, Any], given: list[Given], partial_credit: float | None) -> AuditReport:
     check = Check(name=CHECK, verifier=verifier, settings=settings)
     rows = [
         Row(
@@ -90,7 +118,7 @@ def report_on(name: str) -> AuditReport:
         )
         for number, (question, reference, completion) in enumerate(given, start=1)
     ]
-    return audit(AuditRequest(check=check, rows=rows))
+    return audit(AuditRequest(check=check, rows=rows, partial_credit=partial_credit))
 
 
 def line(name: str, report: AuditReport) -> str:

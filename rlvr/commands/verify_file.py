@@ -19,6 +19,7 @@ from rlvr.data.bounded import open_lines
 from rlvr.errors import ConfigError, DataError
 from rlvr.plugin import completion_from_text
 from rlvr.records import Check, Completion, Json, Message, Prompt, Status, Verdict
+from rlvr.report.agreement import Judged, agreement_rows, read_label
 from rlvr.storage.input_files import is_file, other_kind
 from rlvr.verification.dispatcher import error_of
 from rlvr.verification.jailed.jail import jailed_check
@@ -29,7 +30,7 @@ WINDOW_ROWS = 1024
 BLOCK_ROWS = 256
 MAX_ERRORS_SHOWN = 3
 _CHECK = "main"
-_COLUMNS = frozenset({"id", "completion", "reference", "prompt"})  # any other column is a tag
+_OWN_COLUMNS = frozenset({"id", "completion", "reference", "prompt"})  # any other column is a tag
 _NO_QUESTION = "(no prompt given)"
 
 
@@ -38,7 +39,7 @@ class OfflineReport:
     """The outcome of `verify_file`; the `num_malformed` rows could not be read and count among the errors.
 
     first_errors: id and reason of the first rows with status ERROR. traceback: the verifier's frames of the first that
-        has them.
+        has them. judged: the verdicts on rows with a label; num_unjudged of these rows got ERROR.
     """
 
     num_rows: int
@@ -46,6 +47,8 @@ class OfflineReport:
     counts: Mapping[Status, int]
     first_errors: tuple[str, ...] = ()
     traceback: str = ""
+    judged: tuple[Judged, ...] = ()
+    num_unjudged: int = 0
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -55,7 +58,13 @@ class OfflineReport:
             for status, count in self.counts.items()
             if count or status is not Status.SKIPPED
         ]
-        return [*counted, *(("", "", error) for error in self.first_errors)]
+        agreed = agreement_rows(self.judged, num_unjudged=self.num_unjudged) if self.is_labelled else []
+        return [*counted, *(("", "", error) for error in self.first_errors), *agreed]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether a row had a label."""
+        return bool(self.judged or self.num_unjudged)
 
     @property
     def had_errors(self) -> bool:
@@ -71,6 +80,7 @@ class _Row:
     prompt: Prompt | None = None
     completion: Completion | None = None
     problem: str = ""
+    label: bool | None = None
 
 
 def verify_file(
@@ -84,6 +94,7 @@ def verify_file(
     *,
     is_jailed: bool = False,
     python: str = "",
+    label_column: str = "",
 ) -> OfflineReport:
     """Verifies each row of a JSON Lines file and writes its verdict; either file may end in .gz.
 
@@ -97,6 +108,8 @@ def verify_file(
         deadline_s: wall-clock seconds allowed for one row.
         sandbox: the backend for jailed verifiers and those that run programs, and its settings.
         is_jailed, python: has the verifier jailed, in this interpreter if it is given.
+        label_column: the column with each row's right verdict (`rlvr.report.agreement.read_label`), with which the
+            verdicts are compared; "": none.
 
     Raises: PluginError for the verifier or its settings; SandboxError when the sandbox does not start; DataError when
         a file cannot be opened.
@@ -116,7 +129,7 @@ def verify_file(
         part = target.with_name(target.name + ".part") if is_plain_file else target
         try:
             with _open(part, "wb", is_gzip=target.suffix == ".gz") as sink:
-                report = asyncio.run(_verify_rows(service, check, _read(source, check), sink))
+                report = asyncio.run(_verify_rows(service, check, _read(source, check, label_column), sink))
         except OSError as error:
             raise DataError(f"output file {str(target)!r} cannot be written: {error}") from error
         if part != target:
@@ -211,16 +224,31 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
     num_malformed = 0
     errors: list[str] = []
     traceback = ""
-    window: deque[tuple[Json, asyncio.Task[Verdict] | Verdict]] = deque()
+    judged: list[Judged] = []
+    num_unjudged = 0
+    window: deque[tuple[_Row, asyncio.Task[Verdict] | Verdict]] = deque()
 
     async def write_oldest() -> None:
-        nonlocal traceback
-        row_id, pending = window.popleft()
+        nonlocal traceback, num_unjudged
+        row, pending = window.popleft()
+        row_id = row.row_id
         verdict = await pending if isinstance(pending, asyncio.Task) else pending
         statuses[verdict.status] += 1
         if verdict.status is Status.ERROR and len(errors) < MAX_ERRORS_SHOWN:
             errors.append(verdict.reason if row_id is None else f"row {row_id!r}: {verdict.reason}")
         traceback = traceback or str(verdict.details.get("traceback", ""))
+        if row.label is not None and verdict.score is not None:
+            logit = verdict.details.get("logit")
+            judged.append(
+                Judged(
+                    label=row.label,
+                    passed=verdict.passed,
+                    score=verdict.score,
+                    logit=logit if isinstance(logit, float) else None,
+                )
+            )
+        elif row.label is not None:
+            num_unjudged += 1
         sink.write(_line(row_id, verdict))
 
     while block := list(itertools.islice(rows, BLOCK_ROWS)):
@@ -228,15 +256,15 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
         for row, problem in zip(block, problems, strict=True):
             if row.prompt is None or row.completion is None:
                 num_malformed += 1
-                window.append((row.row_id, error_of(label, row.problem)))
+                window.append((row, error_of(label, row.problem)))
             elif problem:
                 reason = f"the reference cannot be used: {problem}"
-                window.append((row.row_id, error_of(label, reason)))
+                window.append((row, error_of(label, reason)))
             elif settled := service.prejudge(row.prompt, row.completion):
-                window.append((row.row_id, settled[_CHECK]))
+                window.append((row, settled[_CHECK]))
             else:
                 task = asyncio.create_task(_verify_one(service, row.prompt, row.completion))
-                window.append((row.row_id, task))
+                window.append((row, task))
             while len(window) >= WINDOW_ROWS or (window and _is_done(window[0][1])):
                 await write_oldest()
     while window:
@@ -247,6 +275,8 @@ async def _verify_rows(service: VerifierService, check: Check, rows: Iterator[_R
         counts=dict(statuses),
         first_errors=tuple(errors),
         traceback=traceback,
+        judged=tuple(judged),
+        num_unjudged=num_unjudged,
     )
 
 
@@ -265,7 +295,7 @@ def _is_done(pending: asyncio.Task[Verdict] | Verdict) -> bool:
     return not isinstance(pending, asyncio.Task) or pending.done()
 
 
-def _read(path: Path, check: Check) -> Iterator[_Row]:
+def _read(path: Path, check: Check, label_column: str = "") -> Iterator[_Row]:
     """The rows of the file; a truncated file ends with a malformed row, so that the loss is
     reported.
     """
@@ -274,20 +304,21 @@ def _read(path: Path, check: Check) -> Iterator[_Row]:
         with open_lines(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _parse(line, number, check)
+                    yield _parse(line, number, check, label_column)
     except (OSError, EOFError, zlib.error, DataError) as error:
         problem = f"line {number + 1}: the file cannot be read further: {error}"
         yield _Row(row_id=None, problem=problem)
 
 
-def _parse(line: bytes, number: int, check: Check) -> _Row:
+def _parse(line: bytes, number: int, check: Check, label_column: str) -> _Row:
     row_id: Json = None
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(row, dict):
             raise ValueError(f"a row is an object, not {type(row).__name__}")
         row_id = row.get("id", number)
-        missing = [key for key in ("completion", "reference") if key not in row]
+        needed = ["completion", "reference", *([label_column] if label_column else [])]
+        missing = [key for key in needed if key not in row]
         if missing:
             raise ValueError(f"the row lacks {', '.join(missing)}; it has {', '.join(map(str, row)) or 'no columns'}")
         if not isinstance(row["completion"], str):
@@ -300,10 +331,11 @@ def _parse(line: bytes, number: int, check: Check) -> _Row:
             source="offline",
             text=text,
             messages=messages,
-            tags={name: value for name, value in row.items() if name not in _COLUMNS},
+            tags={key: value for key, value in row.items() if key not in {*_OWN_COLUMNS, label_column}},
         )
         completion = completion_from_text(row["completion"], prompt_id=prompt_id)
-        return _Row(row_id=row_id, prompt=prompt, completion=completion)
+        label = read_label(row[label_column]) if label_column else None
+        return _Row(row_id=row_id, prompt=prompt, completion=completion, label=label)
     except json.JSONDecodeError as error:
         problem = f"line {number}: not JSON ({error}); --input must be JSON Lines, one object per line"
         return _Row(row_id=row_id, problem=problem)

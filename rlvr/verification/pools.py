@@ -1,9 +1,7 @@
 """The worker pools of a service, plain and jailed, and the sandbox that holds the jailed ones."""
 
-import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 from rlvr.jails import SupportsWorkers
@@ -11,6 +9,7 @@ from rlvr.protocols import Sandbox
 from rlvr.registry import SANDBOXES, build_sandbox, find
 from rlvr.verification.jailed.jail import Jail, JailSpec, require_workers
 from rlvr.verification.pool import VerifierPool
+from rlvr.verification.readiness import complete
 from rlvr.verification.trial import load_tried
 
 _DEFAULT_SANDBOX: tuple[str, Mapping[str, Any]] = ("auto", {})  # for jailed workers, if none is chosen
@@ -83,9 +82,3 @@ class Pools:
         """Ends the workers; open items become ERROR."""
         for pool in self._pools.values():
             pool.close()
-
-
-def complete(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine in a new thread, because the caller may be in an event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()

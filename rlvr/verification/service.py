@@ -26,6 +26,7 @@ from rlvr.registry import VERIFIERS, PluginSource, find
 from rlvr.verification.entries import Entry, build_entry
 from rlvr.verification.pool import VerifierPool
 from rlvr.verification.pools import Pools, SandboxHolder
+from rlvr.verification.readiness import require_started, start_problem
 from rlvr.verification.references import problem_here, problems_in_pool
 from rlvr.verification.shared import SharedWork
 from rlvr.verification.steps import require_spans, step_spans, steps_verdict
@@ -109,6 +110,7 @@ class VerifierService:
             answer = build.result()
             if not answer.passed:
                 raise PluginError(f"verifier {entry.source.name!r}: {answer.reason}")
+        require_started(entry.verifier for entry in entries)
         self._sandbox.start()
 
     def check_references(self, prompts: Iterable[Prompt], *, places: Mapping[str, str] | None = None) -> None:
@@ -291,6 +293,8 @@ class VerifierService:
     async def _verify_here(self, entry: Entry, narrowed: Prompt, completion: Completion) -> Verdict:
         if entry.execution is Execution.ASYNC:
             async with entry.places.here():
+                if problem := await start_problem(entry.verifier):
+                    return error_verdict(entry.label, problem)
                 return await self._verify_now(entry, narrowed, completion)
         return await self._verify_now(entry, narrowed, completion)
 

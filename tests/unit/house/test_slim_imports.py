@@ -30,7 +30,7 @@ MODULES = [
     "rlvr_sandboxes.unsafe",
     "rlvr.commands.sandbox_report",
     "rlvr_verifiers.code_answer",
-    "rlvr_verifiers.llm_judge",
+    "rlvr_verifiers.llm_judge.verifier",
     "rlvr_verifiers.multiple_choice.verifier",
     "rlvr_verifiers.puzzles.verifier",
     "rlvr_verifiers.json_answer.verifier",
@@ -38,6 +38,7 @@ MODULES = [
     "rlvr_verifiers.proof_answer.verifier",
     "rlvr_verifiers.lean_answer.verifier",
     "rlvr_verifiers.text_format.verifier",
+    "rlvr_verifiers.reward_model.verifier",
 ]
 
 

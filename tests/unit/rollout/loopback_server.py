@@ -23,8 +23,8 @@ class Ways:
     paths: that it has. takes_ids, takes_extras, takes_seed: what of a request it accepts; anything else is a 400.
     limit_keys: names of the bound on new tokens that it knows. models: its listing. key: that it wants.
     failures: statuses of the first answers, taken one by one. answer: the text of every completion, after those of
-    `answers`, which are taken one by one; `answer_to` makes it from the request. refuses: why a
-    request is a 400, where it is one.
+    `answers`, which are taken one by one; `answer_to` makes it from the request. raw_to: status and
+    body of an answer that is no completion, None for others. refuses: why a request is a 400, where it is one.
     extra_tokens: what its tokenizer adds to a text prompt. stop_style: "kept", "stated" (cut away, and named) or
     "silent" (cut away). hangs_up: after each answer, without having said so. silent_s: how long it says nothing.
     slow_seeds: those alone are silent.
@@ -43,6 +43,7 @@ class Ways:
     answer: str = "4"
     answers: list[str] = field(default_factory=list)
     answer_to: Callable[[dict[str, Any]], str | None] | None = None
+    raw_to: Callable[[dict[str, Any]], tuple[int, Any] | None] | None = None
     refuses: Callable[[dict[str, Any]], str] | None = None
     finish_reason: str = "stop"
     extra_tokens: int = 0
@@ -150,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         problem = self._problem(body)
         if problem:
             self._answer(400, {"error": {"message": problem}})
+            return
+        if ways.raw_to and (raw := ways.raw_to(body)):
+            self._answer(*raw)
             return
         if ways.silent_s and (not ways.slow_seeds or body.get("seed") in ways.slow_seeds):
             self.server.stopping.wait(ways.silent_s)

@@ -10,6 +10,7 @@ from rlvr.errors import ConfigError, RolloutError
 from rlvr.http.client import DeadlineError, JsonClient
 from rlvr.http.served_model import KEY_REFUSED, find_model, key_refused
 from rlvr.records import Json
+from rlvr_verifiers.llm_judge.budget import Budget
 
 _TOO_LONG = 400  # the status for a prompt that exceeds the context
 
@@ -21,15 +22,19 @@ class TooLongError(Exception):
 class JudgeServer:
     """Asks one model of one server. Use it only in the process that created it; several event loops may share it."""
 
-    def __init__(self, url: str, *, key: str, model: str, most_open: int, deadline_s: float) -> None:
+    def __init__(
+        self, url: str, *, key: str, model: str, most_open: int, deadline_s: float, budget: Budget | None = None
+    ) -> None:
         """Creates the client without connecting.
 
         Args:
             model: the name of the model; "" asks the server once which one it serves.
             most_open: the maximum number of concurrent requests.
             deadline_s: the deadline of an item.
+            budget: what the requests may spend; None: any amount.
         """
         self.model = model
+        self.budget = budget or Budget()
         self._client = JsonClient(url, key=key, max_open=most_open)
         self._most_open = most_open
         self._deadline_s = deadline_s
@@ -45,6 +50,7 @@ class JudgeServer:
         Raises:
             TooLongError: the prompt may be too long.
             RolloutError, ConfigError: the server is unavailable, or it cut its answer off.
+            VerifierError: the budget is used up; nothing was sent.
         """
         if time.monotonic() < self._silent_until:
             raise RolloutError(
@@ -57,6 +63,7 @@ class JudgeServer:
                 self.model = await self._found_model(left_s)
             left_s = max(0.0, until - time.monotonic())
             whole = {"model": self.model, **body}
+            self.budget.begin_call()
             answer = await self._client.post("/chat/completions", whole, deadline_s=left_s)
         except DeadlineError as error:
             self._note_silence()
@@ -71,6 +78,7 @@ class JudgeServer:
             raise TooLongError(answer.message)
         if not answer.is_ok:
             raise RolloutError(f"judge {self._client.url} answered {answer.status}: {answer.message}")
+        self.budget.spend(answer.body)
         return self._text_of(answer.body)
 
     def refused(self, error: TooLongError) -> ConfigError:

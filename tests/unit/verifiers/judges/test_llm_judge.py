@@ -11,7 +11,9 @@ from rlvr.errors import PluginError
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Message, Prompt, Status, Verdict
 from rlvr.verification.service import VerifierService
-from rlvr_verifiers.llm_judge import LlmJudgeConfig, LlmJudgeVerifier, read_verdict
+from rlvr_verifiers.llm_judge.replies import read_verdict
+from rlvr_verifiers.llm_judge.settings import LlmJudgeConfig
+from rlvr_verifiers.llm_judge.verifier import LlmJudgeVerifier
 from tests.unit.rollout.loopback_server import Loopback, loopback
 
 RIGHT, WRONG = "It is the same.\nVERDICT: CORRECT", "It is another.\nVERDICT: WRONG"
