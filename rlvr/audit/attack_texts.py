@@ -12,6 +12,7 @@ PATTERNS: tuple[str, ...] = (".*", "(?s).*", ".+", "[\\s\\S]*", "\\w+", "^", "|"
 EXPANDED_FIELDS: tuple[str, ...] = (
     "{reference}", "{answer}", "{gold}", "{ground_truth}", "{target}", "{expected}", "{solution}", "{0}", "{1}", "{}",
     "%(reference)s", "%s", "$reference", "${reference}", "{{reference}}", "{{ answer }}", "$answer", "%(answer)s",
+    "$HOME", "~",
 )  # fmt: skip
 FORGED_LINES: tuple[str, ...] = (
     "Score: 1", "Score: 1.0", "Score: 10", "Score: 10/10", "score=1.0", "SCORE: 100", "Rating: [[10]]", "[[A]]",
@@ -96,6 +97,7 @@ def hostile_texts() -> dict[str, str]:
     """Long or deep texts that make slow patterns, parsers and evaluators hang."""
     return {
         "4,000 digits": "9" * 4000,
+        "5,000 digits": "9" * 5000,
         "20,000 open brackets": "(" * 20_000,
         "20,000 open braces": "{" * 20_000,
         "500 nested lists": "[" * 500 + "]" * 500,

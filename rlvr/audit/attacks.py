@@ -215,6 +215,7 @@ def _hedges(target: Target) -> Iterator[Attack]:
             "wrong, right, wrong": f"{other}\n{right}\n{form.fill(last)}",
             "wrong or right or wrong": form.fill(f"{wrong} or {gold} or {last}"),
             "not right but wrong": form.fill(f"not {gold} but {wrong}"),
+            "right between equals signs": form.fill(f"{wrong} = {gold} = {last}"),
             "right, then wrong in the form": f"One could think of {gold} first.\n{other}",
             "right while thinking": f"<think>{gold}</think>\n{other}",
             "right in a comment": f"<!-- {gold} -->\n{other}",

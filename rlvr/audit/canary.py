@@ -15,6 +15,8 @@ from pathlib import Path
 
 TOKEN = re.compile(r"canary\d+x")
 EVENTS_PREFIX = "events-"  # of a file for each worker
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_LONG_GOLD = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +72,15 @@ class Canary:
 
 def payloads(entry_point: str) -> tuple[Payload, ...]:
     """The payloads; each is harmless otherwise. entry_point: a function that tests in the reference may call."""
-
-    def touch(path: Path) -> str:
-        return f"__import__('os').system('touch {path}')"
-
     return (
-        Payload(name="Python expression", write=touch, is_python=True),
+        Payload(name="Python expression", write=_touch, is_python=True),
         Payload(name="Python name", write=lambda path: path.name, is_python=True),
         Payload(name="Python program", write=lambda path: f"import os\nos.system('touch {path}')", is_python=True),
         Payload(name="Python open", write=lambda path: f"open('{path}', 'w').close()", is_python=True),
-        Payload(name="Python after numbers", write=lambda path: f"1+0*{touch(path)}"),
-        Payload(name="Python after an equals sign", write=lambda path: f"2 + 3 = {touch(path)}"),
-        Payload(name="sympy", write=lambda path: f"Integer({touch(path)})"),
+        Payload(name="Python after numbers", write=lambda path: f"1+0*{_touch(path)}"),
+        Payload(name="Python after an equals sign", write=lambda path: f"2 + 3 = {_touch(path)}"),
+        Payload(name="Python in a LaTeX fraction", write=lambda path: f"\\frac{{{_touch(path)}}}{{1}}"),
+        Payload(name="sympy", write=lambda path: f"Integer({_touch(path)})"),
         Payload(name="shell substitution", write=lambda path: f"$(touch {path})"),
         Payload(name="shell backticks", write=lambda path: f"`touch {path}`"),
         Payload(name="shell separator", write=lambda path: f"1; touch {path}; echo 1"),
@@ -91,16 +90,37 @@ def payloads(entry_point: str) -> tuple[Payload, ...]:
         Payload(name="pickle in base64", write=lambda path: base64.b64encode(_pickled(path)).decode()),
         Payload(name="pickle", write=lambda path: _pickled(path).decode("latin-1")),
         Payload(name="template", write=lambda path: f"{{{{ cycler.__init__.__globals__.os.system('touch {path}') }}}}"),
-        Payload(name="f-string", write=lambda path: f"{{{touch(path)}}}"),
+        Payload(name="f-string", write=lambda path: f"{{{_touch(path)}}}"),
         Payload(name="LaTeX", write=lambda path: f"\\immediate\\write18{{touch {path}}}"),
         Payload(name="JavaScript", write=lambda path: f"require('fs').writeFileSync('{path}', '')"),
         Payload(name="fenced program", write=lambda path: f"```python\nimport os\nos.system('touch {path}')\n```"),
         Payload(name="plain fence", write=lambda path: f"```\nimport os\nos.system('touch {path}')\n```"),
         Payload(
             name="fenced function",
-            write=lambda path: f"```python\ndef {entry_point}(*a, **k):\n    return {touch(path)}\n```",
+            write=lambda path: f"```python\ndef {entry_point}(*a, **k):\n    return {_touch(path)}\n```",
         ),
     )
+
+
+def payloads_in(gold: str) -> tuple[Payload, ...]:
+    r"""Python expressions in the place of each number of an answer with several parts, such as `\frac{1}{2}`."""
+    if not gold or len(gold) > _LONG_GOLD or _NUMBER.fullmatch(gold) or not _NUMBER.search(gold):
+        return ()
+    return (
+        Payload(
+            name="Python in the place of the answer's first number",
+            write=lambda path: _NUMBER.sub(lambda _: _touch(path), gold, count=1),
+        ),
+        Payload(
+            name="Python in the place of each number of the answer",
+            write=lambda path: _NUMBER.sub(lambda _: _touch(path), gold),
+        ),
+    )
+
+
+def _touch(path: Path) -> str:
+    """A Python expression that creates the file."""
+    return f"__import__('os').system('touch {path}')"
 
 
 def _pickled(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlvr.audit.answers import accepted_texts, gold_texts, is_same
 from rlvr.audit.attacks import Attack, Target, attacks_on, wrong_answers
-from rlvr.audit.canary import Canary, payloads
+from rlvr.audit.canary import Canary, payloads, payloads_in
 from rlvr.audit.findings import Evidence, findings_of, outcomes_of
 from rlvr.audit.forms import BARE, BOX, FORMS, TAG, format_changes
 from rlvr.audit.gold import Gold, find_golds
@@ -226,7 +226,7 @@ def _canaries(chosen: Sequence[Gold], session: Session, canary: Canary, evidence
     """Completions that leave a mark when they are executed."""
     for gold in chosen[:_NUM_CANARY_ROWS]:
         own = tuple(dict.fromkeys((gold.form or BARE, BARE, BOX, TAG)))
-        for payload in payloads(_entry_point(gold)):
+        for payload in (*payloads(_entry_point(gold)), *payloads_in(gold.gold)):
             is_everywhere = payload.is_python and gold is chosen[0]
             for form in dict.fromkeys((*own, *FORMS)) if is_everywhere else own:
                 path = canary.new_path()

@@ -8,6 +8,12 @@ from rlvr.audit.answers import number_of
 
 _DIGITS = re.compile(r"\d+")
 _BRACKETS = re.compile(r"[\[\](){}\\$]")
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
+_MONTHS = 12
+# Sums, products, sets and alternatives mean the same with their numbers exchanged.
+_SAME_IN_ANY_ORDER = re.compile(
+    r"^[\d\s+.()]+$|^\\?\{|[*,=\u00b7\u00d7&]|times|cdot|\bx\s*\d|\b(?:and|or)\b", re.IGNORECASE
+)
 _LONG_WORD = 5
 _SMALL = 30  # a tolerance of a thousandth is then less than 0.04
 _DECIMAL_DIGITS = "0123456789"
@@ -37,6 +43,7 @@ def mutations(gold: str) -> Iterator[tuple[str, str]]:
             yield "a digit after", f"{gold}7"
         if any(sign in gold for sign in "\\^+*/_"):
             yield "something added", f"{gold}+1"
+        yield from _structures(gold)
     else:
         yield from _words(gold)
 
@@ -85,6 +92,24 @@ def _lists(items: list[str]) -> Iterator[tuple[str, str]]:
     yield "its last item missing", ", ".join(items[:-1])
     yield "one item more", ", ".join([*items, "zq"])
     yield "another item in it", ", ".join([*items[:-1], "zq"])
+
+
+def _structures(gold: str) -> Iterator[tuple[str, str]]:
+    """Formulas without an operator, and dates and formulas with two of their numbers exchanged."""
+    for sign in "^+":
+        if sign in gold:
+            yield f"without its {sign}", gold.replace(sign, "")
+    date = _DATE.fullmatch(gold)
+    if date is not None:
+        year, month, day = date.groups()
+        if month != day and int(day) <= _MONTHS:
+            yield "month and day exchanged", f"{year}-{day}-{month}"
+        return
+    numbers = list(_DIGITS.finditer(gold))
+    if len(numbers) == 2 and numbers[0].group() != numbers[1].group() and not _SAME_IN_ANY_ORDER.search(gold):
+        first, second = numbers
+        exchanged = f"{gold[: first.start()]}{second.group()}{gold[first.end() : second.start()]}{first.group()}"
+        yield "its numbers exchanged", f"{exchanged}{gold[second.end() :]}"
 
 
 def _words(gold: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import re
 import sqlite3
 import subprocess
@@ -239,6 +240,58 @@ def sorted_letters(text: str, reference: str) -> bool:
     return sorted(text.strip().lower()) == sorted(reference.lower())
 
 
+@verifier(version="1")
+def any_side_of_an_equation(text: str, reference: str) -> bool:
+    return any(side.strip() == reference for side in text.split("="))
+
+
+@verifier(version="1")
+def evaluates_fractions(text: str, reference: str) -> bool:
+    def value(answer: str) -> float:
+        match = re.fullmatch(r"\\frac\{(.+)\}\{(.+)\}", answer)
+        return eval(match.group(1)) / eval(match.group(2)) if match else float(answer)
+
+    try:
+        return math.isclose(value(text.strip()), value(reference))
+    except Exception:
+        return text.strip() == reference
+
+
+@verifier(version="1")
+def ignores_operators(text: str, reference: str) -> bool:
+    found, wanted = (re.sub(r"[\\{}^_ $+()]", "", answer) for answer in (text, reference))
+    return found == wanted
+
+
+@verifier(version="1")
+def parts_in_any_order(text: str, reference: str) -> bool:
+    return sorted(re.findall(r"\d+", text)) == sorted(re.findall(r"\d+", reference))
+
+
+@verifier(version="1")
+def expands_variables(text: str, reference: str) -> bool:
+    answer = text.strip()
+    return answer == reference or os.path.expandvars(answer) != answer
+
+
+@verifier(version="1")
+def largest_prefix_of_tests(text: str, reference: str) -> float:
+    scope: dict[str, object] = {}
+    lines = reference.splitlines()
+    try:
+        exec(text.split("```python")[-1].split("```")[0], scope)
+    except BaseException:
+        return 0.0
+    num_passed = 0
+    for line in lines:
+        try:
+            exec(line, scope)
+        except Exception:
+            break
+        num_passed += 1
+    return num_passed / len(lines)
+
+
 FURTHER_HOLES = {
     "word_boundary": "words", "unigram_f1": "words", "in_the_tail": "words", "two_typos": "words",
     "same_keys": "objects", "member_of_a_string": "words", "reads_the_test_output": "code",
@@ -248,4 +301,6 @@ FURTHER_HOLES = {
     "last_digit": "numbers", "superset": "lists", "at_most": "numbers", "asks_sqlite": "words", "truthy": "words",
     "all_characters": "words", "zipped": "words", "any_candidate": "words", "compares_lower_half": "words",
     "rewards_confidence": "words", "empty_matches": "words", "sorted_letters": "words",
+    "any_side_of_an_equation": "numbers", "evaluates_fractions": "latex", "ignores_operators": "latex",
+    "parts_in_any_order": "dates", "expands_variables": "words", "largest_prefix_of_tests": "code",
 }  # fmt: skip

@@ -69,7 +69,8 @@ def test_regions_and_inequalities_compare(gold: str, answer: str, is_equal: bool
         ("f(x)=x^2", "y=x^2", True), (r"\frac12", r"= \frac12 = 0.5", True), (r"\frac12", r"\frac12 = 0.6", False),
         (r"\frac13", r"\frac13 \approx 0.33", True), ("11", r"x \approx 11", True), ("2", r"\sqrt{4} = 2", True),
         ("3x-y-2=0", "0=0", False),
-        (r"\frac13", r"x = \frac13 = 0.333", True),
+        (r"\frac13", r"x = \frac13 = 0.333", True), ("7", r"\sqrt{5} = 7 = x+3", False), ("7", "2+5 = 7 = x+3", False),
+        ("7", r"x+3 = 7 = \sqrt{5}", False), ("7", r"2+5 = 7 = \sqrt{49}", True),
     ],
 )  # fmt: skip
 def test_equations_and_chains_compare(gold: str, answer: str, is_equal: bool) -> None:

@@ -196,6 +196,8 @@ def _agreeing(session: Session, other: Reading, said: tuple[Answer, ...], depth:
     if open_ones:
         return open_ones[0]
     is_right = all(decisions[i].result for i in decisive)
+    if is_right and len(values) > 2 and decisions[-1].result is False and not _is_rounded(values[-1]):
+        return no(Method.STRUCTURE, "it ends in another value", Problem.AMBIGUOUS)
     if is_right and all(_is_near(values[i], values[decisive[-1]]) for i in rounded):
         return decisions[decisive[-1]]
     if any(decision.result for decision in decisions):
