@@ -135,11 +135,11 @@ class DataSource(Section):
     @classmethod
     def _with_columns_of_layout(cls, given: Any) -> Any:
         """Writes the columns of a layout out, so that the stored recipe says which they are."""
-        source = cast(dict[str, Any], given) if isinstance(given, dict) else {}
+        source: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
         for layout, columns in LAYOUT_COLUMNS.items():
             if source.get("layout") == layout and isinstance(source.get("columns", {}), dict):
                 return {**source, "columns": columns | source.get("columns", {})}
-        return given
+        return cast(Any, given)
 
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":
