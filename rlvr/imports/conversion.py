@@ -21,7 +21,8 @@ _SMALLEST = {"name": "x", "model": {"path": "x"}, "data": {"train": [{"source": 
 class Conversion:
     """Reads keys with the trainer's defaults, writes keys of the recipe, and records one verdict for each key.
 
-    The first verdict on a key stays. `values` is the recipe, `comments` the origin of each leaf by dotted path.
+    The first verdict on a key stays. `values` is the recipe; `comments` and `sources` are the origin and the trainer's
+    keys of each leaf, by dotted path.
     """
 
     def __init__(self, reading: Reading, table: Table) -> None:
@@ -29,6 +30,7 @@ class Conversion:
         self.given = reading.keys
         self.values: dict[str, JsonValue] = {}
         self.comments: dict[str, str] = {}
+        self.sources: dict[str, tuple[str, ...]] = {}
         self.entries: dict[str, Entry] = {}
         self.by_hand: list[str] = []
         self._ours = {dotted(path): value for path, value in leaf_values(Recipe.model_validate(_SMALLEST)).items()}
@@ -67,6 +69,7 @@ class Conversion:
             return
         _place(self.values, path.split("."), value)
         self.comments[path] = self._origin(keys, how)
+        self.sources[path] = keys
 
     def exactly(self, *keys: str, ours: str = "") -> None:
         """These keys mean the same in the recipe."""

@@ -85,39 +85,53 @@ def _telling(trainer: str, reading: Reading) -> list[str]:
 
 
 def _drop_invalid(c: Conversion) -> None:
-    """Takes out values that no recipe can have, and moves their keys to those that were not taken over."""
+    """Takes out values that no recipe can have, and moves their keys to those that were not taken over.
+
+    Raises: ConfigError when keys contradict each other.
+    """
+    problems: list[Any] = []
     for _ in range(_MOST_ATTEMPTS):
         try:
             Recipe.model_validate(c.values)
             return
         except ValidationError as error:
-            problems = error.errors()
-        if not any(_take_out(c, problem) for problem in problems):
-            for problem in problems:
-                c.ask(f"the recipe is not valid yet: {problem['msg'].removeprefix('Value error, ')}")
-            return
+            problems = list(error.errors())
+        taken_out = [_take_out(c, problem) for problem in problems]
+        if not any(taken_out):
+            break
+    listing = "\n".join(f"  {problem['msg'].removeprefix('Value error, ')}" for problem in problems)
+    raise ConfigError(
+        f"these keys of {c.trainer} contradict each other in a recipe; replace one by KEY=VALUE in the call:\n{listing}"
+    )
 
 
 def _take_out(c: Conversion, problem: Any) -> bool:
     """Whether the problem belongs to a value that came from a key of the trainer, which is now removed."""
     path = [str(part) for part in cast(tuple[str | int, ...], problem["loc"])]
-    owners = [key for key in c.comments if _same_leaf(key.split("."), path)]
-    if not owners:
+    owner = max((key for key in c.comments if _holds(key.split("."), path)), key=len, default="")
+    if not owner:
         return False
-    for owner in owners:
-        value = value_at(c.values, tuple(int(part) if part.isdigit() else part for part in owner.split(".")))
-        remove(c.values, owner.split("."))
-        del c.comments[owner]
-        why = f"rlvr's {owner} cannot be {value!r}: {problem['msg'].removeprefix('Value error, ')}"
-        for key, entry in c.entries.items():
-            if owner in entry.ours:
-                c.entries[key] = replace(entry, taken=Taken.NOT, ours=(), text=why)
+    value = value_at(c.values, tuple(int(part) if part.isdigit() else part for part in owner.split(".")))
+    remove(c.values, owner.split("."))
+    del c.comments[owner]
+    why = f"rlvr's {owner} cannot be {value!r}: {problem['msg'].removeprefix('Value error, ')}"
+    for key in c.sources[owner]:
+        if key in c.entries:
+            c.entries[key] = replace(c.entries[key], taken=Taken.NOT, ours=(), text=why)
+    c.ask(why)
     return True
 
 
-def _same_leaf(owner: list[str], path: list[str]) -> bool:
-    """Whether the path of an error is that of a leaf; pydantic adds the kind of a union in between."""
-    return owner[0] == path[0] and owner[-1] == path[-1] and len(path) - len(owner) in (0, 1)
+def _holds(owner: list[str], path: list[str]) -> bool:
+    """Whether the problem at `path` is in the leaf `owner`; pydantic adds kinds of unions and positions to a path.
+
+    >>> _holds(["algorithm", "loss", "clip_low"], ["algorithm", "loss", "gspo", "clip_low"])
+    True
+    >>> _holds(["learner", "adam_betas"], ["learner", "adam_betas", "0"]), _holds(["learner", "lr"], ["learner"])
+    (True, False)
+    """
+    rest = iter(path)
+    return owner[0] == path[:1].pop() and all(part in rest for part in owner) if path else False
 
 
 def _text(c: Conversion, path: Path) -> str:

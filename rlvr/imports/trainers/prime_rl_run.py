@@ -61,7 +61,7 @@ def lora(c: Conversion) -> None:
         c.leave(dropout, text=REFUSED["lora_dropout"].answer("dropout", c.value(dropout)))
     c.exactly(dropout, ours="always")
     if c.value(targets):
-        c.put("model.lora.target_modules", list(c.value(targets)), targets)
+        c.put("model.lora.target_modules", c.value(targets), targets)
     c.exactly(targets, ours="model.lora.target_modules")
     if c.value(saved):
         c.leave(saved, text="rlvr has plain LoRA on linear layers")

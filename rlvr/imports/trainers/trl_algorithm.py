@@ -95,7 +95,8 @@ def _cispo(c: Conversion) -> None:
 
 def advantage(c: Conversion) -> None:
     """scale_rewards and multi_objective_aggregation."""
-    scale = {True: "group", False: "none"}.get(c.value("scale_rewards"), str(c.value("scale_rewards")))
+    scale = str(c.value("scale_rewards"))
+    scale = {"True": "group", "False": "none"}.get(scale, scale)
     if c.value("multi_objective_aggregation") == "normalize_then_sum":
         c.put("algorithm.advantage.kind", "gdpo", "multi_objective_aggregation")
         c.exactly("multi_objective_aggregation", ours="algorithm.advantage.kind")

@@ -55,11 +55,11 @@ def _weights(c: Conversion, number: int) -> list[float]:
     value = c.value("reward_weights")
     if not isinstance(value, list):
         return [1.0] * number
-    given = [float(str(weight)) for weight in cast(list[object], value)]
-    if len(given) != number:
-        c.leave("reward_weights", text=f"there are {len(given)} weights for {number} reward functions")
+    given = [weight for weight in cast(list[object], value) if isinstance(weight, int | float)]
+    if len(given) != number or len(given) != len(value):
+        c.leave("reward_weights", text=f"there are {len(given)} numbers for {number} reward functions")
         return [1.0] * number
-    return given
+    return [float(weight) for weight in given]
 
 
 def _is_check(name: str) -> bool:

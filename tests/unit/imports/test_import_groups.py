@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlvr.config.messages.hints import peer_names
+from rlvr.errors import ConfigError
 from rlvr.imports.conversion import UNSEEN
 from rlvr.imports.records import Imported, Taken
 from rlvr.imports.table import TRAINERS, read_rules
@@ -146,6 +147,8 @@ def test_the_table_is_of_the_version_that_the_bench_installs() -> None:
         ("trl", {"learning_rate": -1.0}, "learning_rate", "rlvr's learner.lr cannot be -1.0"),
         ("trl", {"temperature": 1000}, "temperature", "rlvr's rollout.temperature cannot be 1000"),
         ("trl", {"epsilon": 1.5}, "epsilon", "rlvr's algorithm.loss.clip_low cannot be 1.5"),
+        ("trl", {"loss_type": "sapo", "sapo_temperature_pos": -1.0}, "sapo_temperature_pos", "cannot be -1.0"),
+        ("trl", {"adam_beta1": 3.0}, "adam_beta1", "rlvr's learner.adam_betas cannot be [3.0, 0.999]"),
         ("trl", {"learnig_rate": 1}, "learnig_rate", "not a key of TRL 1.16.0; did you mean learning_rate?"),
         ("trl", {"loss_type": "vespo"}, "loss_type", "rlvr has no vespo loss"),
         ("trl", {"top_k": 5}, "top_k", "every ratio would be biased"),
@@ -184,3 +187,41 @@ def test_the_tables_agree_with_the_names_that_error_messages_suggest() -> None:
                 disagreeing.append(f"{trainer}: {name} is {peer.key} in messages and {ours} in the table")
     assert disagreeing == []
     assert compared > 10
+
+
+JUNK = [
+    "",
+    "text",
+    "1_2",
+    "a_b",
+    -1,
+    0,
+    0.5,
+    1e400,
+    10**9,
+    True,
+    False,
+    None,
+    [],
+    ["a", 1],
+    [None],
+    {},
+    {"a": "b"},
+    "${x}",
+]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_gives_a_valid_recipe_or_an_error_with_its_place(
+    trainer: str, data: st.DataObject, tmp_path: Path
+) -> None:
+    every = example(trainer) | ENOUGH[trainer]
+    chosen = data.draw(st.lists(st.sampled_from(sorted(every)), unique=True, min_size=1, max_size=6))
+    keys = {key: data.draw(st.sampled_from(JUNK), label=key) for key in chosen}
+    try:
+        imported = import_keys(trainer, keys, tmp_path)
+    except ConfigError:
+        return
+    recipe_of(imported)

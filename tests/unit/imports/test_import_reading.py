@@ -149,6 +149,7 @@ def test_an_interpolation_without_a_value_is_unread(value: str, tmp_path: Path) 
         ("trl", "a.py", "x = 1", "calls neither GRPOConfig nor GRPOTrainer"),
         ("verl", "a.sh", "echo", "holds no configuration"),
         ("trl", "a.yaml", "num_generations: many\n", "a.yaml:1: num_generations: must be a number (got 'many')"),
+        ("trl", "a.yaml", "num_generations: 1\n", "contradict each other in a recipe; replace one by KEY=VALUE"),
         ("trl", "a.yaml", "num_generations: 7\n", "not divisible by num_generations=7"),
         ("verl", "a.txt", "actor_rollout_ref.rollout.n=0", "a.txt:1: actor_rollout_ref.rollout.n: must be at least 1"),
         ("verl", "a.txt", "actor_rollout_ref.model.path=m", "actor_rollout_ref.rollout.n=8"),
