@@ -87,6 +87,17 @@ def test_an_answer_on_which_the_scorer_raises_is_unparsed(service: VerifierServi
     assert "invalid literal" in verdict.reason
 
 
+def test_a_score_that_rounding_took_above_1_is_1_and_one_far_above_is_an_error(
+    service: VerifierService, gym_python: str
+):
+    reference: Any = row("rounds", gym_python).reference
+    texts = (f"<answer>{reference['answer']}</answer>", "<answer>two</answer>")
+    full, beyond = judged(service, "rounds", reference, *texts)
+    assert (full.status, full.score) == (Status.PASS, 1.0)
+    assert beyond.status is Status.ERROR
+    assert "returned 2.0, and a score is in [0, 1]" in beyond.reason
+
+
 def test_a_composite_scores_each_row_by_its_own_task(service: VerifierService, gym_python: str):
     for task in ("sums", "no_gold"):
         reference: Any = row("composite", gym_python, tasks={task: {}}).reference
