@@ -4,6 +4,10 @@ _ONE_TEXT = "rlvr calls the function once for each completion, with its text"
 _TAGS = "the row's columns, as prompt.tags['column']; name one that holds an object in the recipe's `columns`"
 _MESSAGES = "prompt.messages (chat) or prompt.text"
 
+_SCHEMES = (  # of adapters, with parameters by which a function of that trainer is recognised
+    ("trl", "TRL", frozenset({"completions", "completion_ids"})),
+    ("verl", "verl", frozenset({"solution_str", "ground_truth"})),
+)
 PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
     # TRL, open-r1
     "completions": ("TRL", "text", _ONE_TEXT),
@@ -47,6 +51,22 @@ PEER_ARGUMENTS: dict[str, tuple[str, str, str]] = {
     "golden_answer": ("other trainers", "reference", "the column that `columns.reference` names"),
     "gt": ("other trainers", "reference", "the column that `columns.reference` names"),
 }  # fmt: skip
+
+
+def peer_scheme(found: object, name: str) -> str:
+    """The name that brings another trainer's function unchanged, as the end of an error message; "" for other things.
+
+    >>> peer_scheme(lambda completions, **kwargs: [0.0], "rewards.py:short")
+    '. It looks like a reward function of TRL; to use it unchanged, write trl:rewards.py:short'
+    """
+    code = getattr(found, "__code__", None)
+    names = (
+        frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) if code is not None else frozenset()
+    )
+    for scheme, trainer, parameters in _SCHEMES:
+        if parameters & names:
+            return f". It looks like a reward function of {trainer}; to use it unchanged, write {scheme}:{name}"
+    return ""
 
 
 def peer_argument(name: str) -> str:

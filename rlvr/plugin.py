@@ -40,6 +40,7 @@ from rlvr.peer_arguments import peer_argument
 from rlvr.protocols import Execution, Sandbox
 from rlvr.records import Completion, FinishReason, Json, Prompt, Status, Verdict
 
+NEEDS_TOKENS = "token_ids"  # `details["needs"]` of an ERROR on a completion that has only text
 _NAMES = ("text", "reference", "completion", "prompt")
 _BRING_OVER = (
     "shift and scale every return value alike, such as (r + 1) / 2 for -1 to 1 or r / 10 for 0 to 10: advantages that "

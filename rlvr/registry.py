@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlvr.adapted import Adapted, attribute_of, module_from_source
 from rlvr.errors import PluginError
+from rlvr.peer_arguments import peer_scheme
 from rlvr.plugin import FunctionVerifier, VerifierContext
 from rlvr.protocols import Sandbox, Verifier
 from rlvr.storage.input_files import is_file, other_kind, read_input_text
@@ -205,13 +206,12 @@ def load(source: PluginSource) -> Any:
     if not isinstance(loaded, type):
         raise PluginError(
             f"plugin {source.name!r} ({_origin(source)}) is a {type(loaded).__name__}; a plugin is a class, or for a "
-            "verifier a function decorated with @rlvr.plugin.verifier(version=...)"
+            f"verifier a function decorated with @rlvr.plugin.verifier(version=...){peer_scheme(loaded, source.name)}"
         )
     if source.scheme:
-        adapted = Adapted(
-            name=source.name, scheme=source.scheme, argument=source.argument, source=source.source, digest=source.digest
-        )
-        return type(loaded.__name__, (loaded,), {"name": source.name, "adapted": adapted, "__doc__": loaded.__doc__})
+        shared = {key: getattr(source, key) for key in ("name", "scheme", "argument", "source", "digest")}
+        members = {"name": source.name, "adapted": Adapted(**shared), "__doc__": loaded.__doc__}
+        return type(loaded.__name__, (loaded,), members)
     return loaded
 
 

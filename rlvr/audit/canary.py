@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOKEN = re.compile(r"canary\d+x")
-EVENTS_PREFIX = "events-"  # of a file for each worker
+EVENTS_FILE = "events"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,16 @@ class Canary:
         self.folder = Path(tempfile.mkdtemp(prefix="rlvr-audit-"))
         self._numbers = itertools.count()
 
+    def share(self) -> None:
+        """Lets jailed workers write there, each of which has a user id of its own."""
+        events = self.folder / EVENTS_FILE
+        events.touch()
+        events.chmod(0o666)
+        self.folder.chmod(0o777)
+
     def close(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def admit_other_users(self) -> None:
-        """Lets jailed workers leave marks, each of which may run as a user of its own."""
-        self.folder.chmod(0o1777)
 
     def new_path(self) -> Path:
         """The file of the next payload; its name is the token."""
@@ -51,7 +54,8 @@ class Canary:
     def executed(self) -> dict[str, str]:
         """How each token was executed, by token."""
         found: dict[str, str] = {}
-        for events in sorted(self.folder.glob(f"{EVENTS_PREFIX}*")):
+        events = self.folder / EVENTS_FILE
+        if events.is_file():
             for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
                 token, _, what = line.partition(" ")
                 found.setdefault(token, what)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rlvr.errors import PluginError
-from rlvr.plugin import completion_from_text
+from rlvr.plugin import NEEDS_TOKENS, completion_from_text
 from rlvr.protocols import Execution
 from rlvr.records import Completion, Prompt, Status, Verdict
 from rlvr.verification.jailed.jail import execution_of
@@ -48,6 +48,8 @@ def require_verdicts(service: VerifierService, prompts: Iterable[Prompt], *, pat
             problem = f"no verdict within {patience_s:g} s"
         elif verdict.details.get("exception") == PluginError.__name__:
             raise PluginError(where + verdict.reason)
+        elif verdict.details.get("needs") == NEEDS_TOKENS:
+            continue  # these completions have only text; those of a run have tokens
         elif verdict.status is Status.ERROR or "cause" in verdict.details:
             problem = f"{verdict.reason}\n{verdict.details.get('traceback', '')}".rstrip()
         else:

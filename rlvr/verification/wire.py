@@ -16,6 +16,7 @@ from rlvr.registry import PluginSource
 _CORE = str(Path(__file__).parents[1]) + os.sep
 _PYTHON = sysconfig.get_path("stdlib")
 _INSTALLED = "site-packages"
+_ADAPTERS = os.path.join("rlvr_verifiers", "adapters") + os.sep
 _MAX_FRAMES = 6  # of a plugin, in a verdict
 MEMORY_EXIT_CODE = 87  # exit code after a MemoryError, which leaves a process in an unknown state
 
@@ -142,9 +143,9 @@ def _place(frames: Sequence[traceback.FrameSummary]) -> str:
 
 
 def _is_foreign(file: str) -> bool:
-    """Whether the file belongs to rlvr's core or to Python itself."""
+    """Whether the file belongs to rlvr's core, to an adapter of other people's code, or to Python itself."""
     is_python = file.startswith(_PYTHON) and _INSTALLED not in file
-    return is_python or file.startswith((_CORE, "<frozen "))
+    return is_python or _ADAPTERS in file or file.startswith((_CORE, "<frozen "))
 
 
 def label_of(verifier: Verifier) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -135,9 +135,11 @@ class DataSource(Section):
     @classmethod
     def _with_columns_of_layout(cls, given: Any) -> Any:
         """Writes the columns of a layout out, so that the stored recipe says which they are."""
-        known = [layout for layout in LAYOUT_COLUMNS if isinstance(given, dict) and given.get("layout") == layout]
-        columns = given.get("columns", {}) if known else None
-        return {**given, "columns": LAYOUT_COLUMNS[known[0]] | columns} if isinstance(columns, dict) else given
+        source = cast(dict[str, Any], given) if isinstance(given, dict) else {}
+        for layout, columns in LAYOUT_COLUMNS.items():
+            if source.get("layout") == layout and isinstance(source.get("columns", {}), dict):
+                return {**source, "columns": columns | source.get("columns", {})}
+        return given
 
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":

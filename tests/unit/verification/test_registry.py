@@ -85,6 +85,9 @@ def test_what_is_neither_class_nor_decorated_function_is_refused(tmp_path: Path)
     path.write_text(textwrap.dedent("def check(text): return True\n"), encoding="utf-8")
     with pytest.raises(PluginError, match="is a function"):
         load(find(VERIFIERS, f"{path}:check"))
+    path.write_text("def score(solution_str, ground_truth): return 1.0\n", encoding="utf-8")
+    with pytest.raises(PluginError, match=r"function of verl; to use it unchanged, write verl:.*plain\.py:score"):
+        load(find(VERIFIERS, f"{path}:score"))
 
 
 def test_a_class_without_the_contracts_members_is_refused(tmp_path: Path) -> None:

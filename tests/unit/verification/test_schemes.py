@@ -45,7 +45,7 @@ class PredicateVerifier:
 def scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     real = registry.entry_points
 
-    def with_scheme(**chosen: str) -> EntryPoints:
+    def with_scheme(**chosen: str) -> Any:
         if chosen["group"] == registry.SCHEMES:
             target = f"{__name__}:PredicateVerifier"
             return EntryPoints([EntryPoint(name="predicate", value=target, group=registry.SCHEMES)])

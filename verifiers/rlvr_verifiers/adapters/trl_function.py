@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field
 
 from rlvr.adapted import Adapted
-from rlvr.errors import PluginError, VerifierError
-from rlvr.plugin import VerifierContext
+from rlvr.errors import PluginError
+from rlvr.plugin import NEEDS_TOKENS, VerifierContext, verdict
 from rlvr.protocols import Execution
-from rlvr.records import Completion, Json, Prompt, Verdict
+from rlvr.records import Completion, Json, Prompt, Status, Verdict
 from rlvr_verifiers.adapters.function import EXECUTION, RewardFunction
 from rlvr_verifiers.adapters.scores import AdapterConfig, as_json, as_number, scored
 
@@ -75,10 +75,8 @@ class TrlVerifier:
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
         """The function's reward for one completion. Raises: PluginError, and whatever the function raises."""
         if not completion.token_ids and completion.text and self._function.names_parameter("completion_ids"):
-            raise VerifierError(
-                "the function reads completion_ids, and this completion has only text: it can be judged in a run, and "
-                "not from a file"
-            )
+            what = "the function reads completion_ids, and this completion has only text: it is judged in a run alone"
+            return verdict(self, Status.ERROR, what, details={"needs": NEEDS_TOKENS})
         log = _Log()
         reward = self._rewards(prompt, [completion], log)[0]
         if not completion.token_ids and not self._is_tried:  # not in training: it would cost further calls

@@ -86,3 +86,20 @@ def test_a_module_is_identified_by_its_sources_and_an_installed_verifier_by_its_
 
 def test_an_input_that_an_older_run_did_not_note_is_no_difference() -> None:
     assert require_same_inputs({}, {"verifier a": "version 1"}, run="r", may_differ=False) == {}
+
+
+def test_adapted_code_is_identified_by_its_file_its_package_or_its_sources(
+    digests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(digests))
+    for name in ("rewards.py", "my_rewards_for_inputs.py"):
+        Path(name).write_text("def short(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    names = ["trl:rewards.py:short", "trl:my_rewards_for_inputs.short", "trl:pydantic.main.create_model"]
+    before = [found(verifier=name)[f"verifier {name}"] for name in names]
+    assert "sha256" in before[0]
+    assert "sha256" in before[1]
+    assert ", pydantic 2" in before[2]
+    for name in ("rewards.py", "my_rewards_for_inputs.py"):
+        Path(name).write_text("def short(completions, **kwargs):\n    return [0.0] * len(completions)\n")
+    after = [found(verifier=name)[f"verifier {name}"] for name in names]
+    assert [old != new for old, new in zip(before, after, strict=True)] == [True, True, False]

@@ -46,7 +46,7 @@ def serving(answer_to: Callable[[Request], tuple[int, Any]]) -> Iterator[Server]
             self.end_headers()
             self.wfile.write(sent)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             return
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:

@@ -31,11 +31,15 @@ TRL_ROWS = [{"prompt": f"{digits}:", "solution": "12345", "keywords": ["1", "12"
 CHECKS_TRL = """{
     keywords: {verifier: "trl:rewards.py:keyword_reward"},
     length: {verifier: "trl:rewards.py:length_reward", weight: 20, settings: {scores: {from: [-20, 0]}}},
+    short: {verifier: "trl:trl.rewards.get_soft_overlong_punishment", weight: 0.5,
+            settings: {arguments: {max_completion_len: 6, soft_punish_cache: 4}, scores: {from: [-1, 0]}}},
     task: {verifier: "trl:rewards.py:skip_reward"},
     think: {verifier: "trl:trl.rewards.think_format_reward", settings: {completions: messages}, role: shadow}}"""
 
 
-def test_a_step_of_training_with_adapted_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_training_with_adapted_rewards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("trl.rewards", reason="TRL is not installed")
     monkeypatch.chdir(tmp_path)
     with stored("rewards.py", tmp_path).open("a") as file:
@@ -58,4 +62,6 @@ def test_a_step_of_training_with_adapted_rewards(tmp_path: Path, monkeypatch: py
     assert row["check/compute_score/mean_score"] == 0.0
     assert row["check/length/mean_score"] > 0.0
     assert row["check/task/skipped_rate"] == 1.0
+    assert 0.0 <= row["check/short/mean_score"] <= 1.0
+    assert "tried on the completion" not in caplog.text
     assert "verifier_error" not in (tmp_path / "run" / "events.jsonl").read_text()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.errors import PluginError, VerifierError
+from rlvr.errors import PluginError
+from rlvr.plugin import NEEDS_TOKENS
 from rlvr.records import Status
 from tests.unit.verifiers.adapters.adapted import CHAT, built, prompt_of, stored, tokens, verdict_on
 
@@ -54,8 +55,8 @@ def test_a_factory_with_arguments_and_scores_below_zero() -> None:
     assert [verdict.details["score"] for verdict in here] == at_home == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
     assert [verdict.score for verdict in here] == [1.0, 1.0, 0.75, 0.5, 0.0, 0.0]
     assert [verdict.passed for verdict in here] == [True, True, True, True, False, False]
-    with pytest.raises(VerifierError, match="reads completion_ids, and this completion has only text"):
-        verdict_on(verifier, "text")
+    without_tokens = verdict_on(verifier, "text")
+    assert (without_tokens.status, without_tokens.details) == (Status.ERROR, {"needs": NEEDS_TOKENS})
 
 
 def test_columns_arrive_as_lists_and_completions_as_the_prompt_is(tmp_path: Path) -> None:
