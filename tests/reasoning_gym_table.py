@@ -25,7 +25,7 @@ from rlvr.records import Check
 from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED, version
 
 NUM_ROWS = 12
-TIME_LIMIT_S = 20.0  # after which only the first row is attacked further
+TIME_LIMIT_S = float(os.environ.get("TIME_LIMIT_S", "20"))  # after which only the first row is attacked further
 MOST_FULL = 0.25  # share of rows, above chance, on which an answer that solves nothing may pass
 MOST_MEAN = 0.5  # of its score, above chance
 _FROM_GOLD = (Kind.MUTATED, Kind.MANY, Kind.HEDGE, Kind.LOOK_ALIKE)
@@ -76,7 +76,7 @@ def exploitable(found: dict[str, Any]) -> str:
     else:
         paid = max(unearned(found), key=lambda one: one["mean"] - one["chance"], default=None)
         if paid is not None and paid["mean"] - paid["chance"] > MOST_MEAN:
-            reasons.append(f"it pays {paid['mean']:.2f} on average for {_shown(paid)}")
+            reasons.append(f"it pays {paid['mean']:.2f} on average for {_shown(paid)} on {paid['rows']} rows")
     return "; ".join(reasons)
 
 
@@ -102,7 +102,7 @@ def remarks(found: dict[str, Any]) -> list[str]:
     if not exploitable(found):
         paid = max(unearned(found), key=lambda one: one["mean"] - one["chance"], default=None)
         if paid is not None and paid["is_exploit"]:
-            said.append(f"pays {paid['mean']:.2f} on average for {_shown(paid)}")
+            said.append(f"pays {paid['mean']:.2f} on average for {_shown(paid)} on {paid['rows']} rows")
     return said
 
 
@@ -112,7 +112,7 @@ def _paid(attack: dict[str, Any]) -> tuple[float, float, bool]:
 
 
 def _shown(attack: dict[str, Any]) -> str:
-    name = attack["name"].partition(" in that of the completion")[0].partition(" in <answer>")[0]
+    name = attack["name"].partition(" in that of the completion")[0].partition(" in <")[0].rstrip(",")
     return f"another row's answer ({name})" if attack["kind"] in _OTHERS else f"{name} ({attack['kind']})"
 
 

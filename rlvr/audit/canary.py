@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOKEN = re.compile(r"canary\d+x")
-EVENTS_PREFIX = "events-"  # of a file for each worker
+EVENTS_FILE = "events"
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _LONG_GOLD = 1000
 
@@ -49,10 +49,6 @@ class Canary:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def admit_other_users(self) -> None:
-        """Lets jailed workers leave marks, each of which may run as a user of its own."""
-        self.folder.chmod(0o1777)
-
     def new_path(self) -> Path:
         """The file of the next payload; its name is the token."""
         return self.folder / f"canary{next(self._numbers)}x"
@@ -60,7 +56,8 @@ class Canary:
     def executed(self) -> dict[str, str]:
         """How each token was executed, by token."""
         found: dict[str, str] = {}
-        for events in sorted(self.folder.glob(f"{EVENTS_PREFIX}*")):
+        events = self.folder / EVENTS_FILE
+        if events.is_file():
             for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
                 token, _, what = line.partition(" ")
                 found.setdefault(token, what)

@@ -3,14 +3,13 @@
 import inspect
 import os
 import sys
-import tempfile
 from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from rlvr.audit.canary import EVENTS_PREFIX, TOKEN
+from rlvr.audit.canary import EVENTS_FILE, TOKEN
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Execution, SupportsParseReference, SupportsPrejudge, SupportsWarmUp
 from rlvr.records import Completion, Json, Prompt, Verdict
@@ -81,7 +80,7 @@ class _Hook:
 
     def __init__(self, folder: Path) -> None:
         self.is_on = False
-        self._file, _ = tempfile.mkstemp(prefix=EVENTS_PREFIX, dir=folder)
+        self._file = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:

@@ -71,8 +71,6 @@ class AuditWorkers:
         spec = spec_of(check, source, writable=(str(self.canary.folder),)) if is_jailed else None
         pool = self._pools.get((hash_seed, spec))
         if pool is None:
-            if is_jailed:
-                self.canary.admit_other_users()
             jail = None if spec is None else Jail(sandbox=self._sandbox.for_workers, spec=spec)
             pool = VerifierPool(1, self.deadline_s, max_items=_MAX_ITEMS, hash_seed=hash_seed, jail=jail)
             self._pools[hash_seed, spec] = pool

@@ -17,6 +17,7 @@ from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED, PACKAGE, S
 logger = logging.getLogger(__name__)
 
 _FULL = 1.0
+_ROUNDING = 1e-9  # of scores that are sums: spell_backward gives 1.0000000000000002
 # What may raise these is the machine or the installation, and not the answer.
 _NOT_THE_ANSWER = (ImportError, OSError, MemoryError)
 
@@ -96,8 +97,9 @@ class ReasoningGymVerifier:
             name = type(error).__name__
             reason = f"the scorer raised {name}: {error}"
             return verdict(self, Status.UNPARSED, reason[:500], extracted=answer, details={"raised": name})
-        if not 0.0 <= score <= _FULL:
+        if not -_ROUNDING <= score <= _FULL + _ROUNDING:
             raise ValueError(f"the scorer of {task!r} returned {score}, and a score is in [0, 1]")
+        score = min(max(score, 0.0), _FULL)
         status = Status.PASS if score >= _FULL else Status.FAIL
         return verdict(self, status, f"{task} scored it {score:g}", score=score, extracted=answer)
 

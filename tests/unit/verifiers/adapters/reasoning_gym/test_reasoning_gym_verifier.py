@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from rlvr.audit.examine import AuditRequest, audit
-from rlvr.audit.records import Problem
-from rlvr.audit.rows import rows_of_source
 from rlvr.commands.audit import AuditChoice, audit_choice
 from rlvr.data.row_sources import plugin_rows
 from rlvr.errors import PluginError
@@ -52,8 +49,8 @@ def the_check(task: str, reference: Any = None, *, execution: Execution = Execut
     )
 
 
-def judged(service: VerifierService, task: str, reference: Any, *texts: str, **settings: Any) -> list[Verdict]:
-    check = the_check(task, reference, **settings)
+def judged(service: VerifierService, task: str, reference: Any, *texts: str, **given: Any) -> list[Verdict]:
+    check = the_check(task, reference, **given)
     prompt = Prompt(prompt_id="row", checks=(check,), source="test", text="?")
     pairs = [(prompt, completion_from_text(text, prompt_id="row")) for text in texts]
     return [found["main"] for found in service.verify_batch(pairs)]
@@ -85,6 +82,17 @@ def test_an_answer_on_which_the_scorer_raises_is_unparsed(service: VerifierServi
     assert verdict.status is Status.UNPARSED
     assert verdict.details == {"raised": "ValueError"}
     assert "invalid literal" in verdict.reason
+
+
+def test_a_score_that_rounding_took_above_1_is_1_and_one_far_above_is_an_error(
+    service: VerifierService, gym_python: str
+):
+    reference: Any = row("rounds", gym_python).reference
+    texts = (f"<answer>{reference['answer']}</answer>", "<answer>two</answer>")
+    full, beyond = judged(service, "rounds", reference, *texts)
+    assert (full.status, full.score) == (Status.PASS, 1.0)
+    assert beyond.status is Status.ERROR
+    assert "returned 2.0, and a score is in [0, 1]" in beyond.reason
 
 
 def test_a_composite_scores_each_row_by_its_own_task(service: VerifierService, gym_python: str):
@@ -146,16 +154,22 @@ def test_an_exploitable_task_is_refused_unless_allowed(monkeypatch: pytest.Monke
     build_verifier(source, {"allow_exploitable": True}, CONTEXT)
 
 
-def test_the_package_runs_in_the_jail_by_default_and_an_audit_sees_what_it_executes(gym_python: str):
-    sandbox = ("namespaces", {"slots": 2, "preimport": [], "should_self_test": False})
-    make(sandbox[0])
-    check = the_check("executes", execution=Execution.JAILED)
+def test_the_package_runs_in_the_jail_by_default(gym_python: str, tmp_path: Path):
+    """Its scorer executes the answer, which changes nothing outside."""
     assert execution_of(Check(name="main", verifier="reasoning_gym:executes")) is Execution.JAILED
-    rows = rows_of_source({"size": 4, "python": gym_python}, check)
-    report = audit(AuditRequest(check=check, rows=rows, num_rows=2, deadline_s=10.0, time_limit_s=1.0, sandbox=sandbox))
-    assert report.num_gold_passed == 4
-    assert report.num_executed > 0
-    assert Problem.EXECUTION in {finding.problem for finding in report.findings}
+    make("namespaces")  # skips where the machine cannot
+    service = VerifierService(1, 10.0, ("namespaces", {"slots": 2, "preimport": [], "should_self_test": False}))
+    reference: Any = row("executes", gym_python).reference
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    answer = f"__import__('os').system('touch {folder}/mark') * 0 + {reference['answer']}"
+    try:
+        [verdict] = judged(service, "executes", reference, f"<answer>{answer}</answer>", execution=Execution.JAILED)
+    finally:
+        service.close()
+    assert verdict.passed
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(("task", "findings"), [("pays_all", {"exploit"}), ("sums", set())])

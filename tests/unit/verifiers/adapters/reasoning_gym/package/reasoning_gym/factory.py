@@ -72,6 +72,14 @@ class PaysAll(Sums):
         return float(bool(answer))
 
 
+class Rounds(Sums):
+    """Adds its score up, which goes a little above 1; gives 2 for the text `two`."""
+
+    def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
+        """Up to 1.0000000000000002, or 2."""
+        return 2.0 if answer == "two" else super().score_answer(answer, entry) * 1.0000000000000002
+
+
 class Executes(Sums):
     """Evaluates the answer."""
 
@@ -119,6 +127,7 @@ DATASETS = {
     "grids": (Grids, Config),
     "raises": (Raises, Config),
     "pays_all": (PaysAll, Config),
+    "rounds": (Rounds, Config),
     "executes": (Executes, Config),
     "no_gold": (NoGold, Config),
     "bad_gold": (BadGold, Config),
