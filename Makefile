@@ -16,6 +16,8 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests bring some of its reward files. Its wheel also installs a package `tests`, so it gets a folder of its own.
+VERL := verl==0.9.1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_FLAGS)
 
 .PHONY: setup quickstart test test-fast test-thorough test-upper test-lower test-ecosystems check lint types golden parity bench clean cuda-libraries
@@ -89,6 +91,7 @@ cuda-libraries:
 $(VENV)/.full: requirements-dev.lock $(VENV)/.base
 	@echo "installing development tools, Ray and CPU vLLM into $(VENV) (a few minutes)"
 	@$(PIP) -r requirements-dev.lock
+	@$(PIP) --upgrade --target $(VENV)/share/verl $(VERL)
 	@touch $@
 
 clean:

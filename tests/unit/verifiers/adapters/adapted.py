@@ -1,13 +1,18 @@
 """Builds adapters in this process, as a worker does."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from rlvr.plugin import VerifierContext, completion_from_text
 from rlvr.records import Check, Completion, FinishReason, Message, Prompt, Verdict
 from rlvr.registry import VERIFIERS, build_verifier, find
 
 HERE = Path(__file__).parent
+VERL = Path(os.environ.get("RLVR_VERL", f"{sys.prefix}/share/verl"), "verl", "utils", "reward_score")
 CHAT = (Message(role="user", content="What is 1/3 + 1/3?"),)
 
 
@@ -15,6 +20,14 @@ def stored(name: str, folder: Path) -> Path:
     """A reward file of this folder, as a Python file in another."""
     path = folder / name
     path.write_text((HERE / f"{name}.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    return path
+
+
+def verl_file(name: str) -> Path:
+    """A file of verl's `utils/reward_score`; skips the test where verl is not installed."""
+    path = VERL / f"{name}.py"
+    if not path.is_file():
+        pytest.skip(f"verl is not installed in {VERL.parents[2]} (`make setup` does that)")
     return path
 
 

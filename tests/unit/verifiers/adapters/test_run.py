@@ -11,7 +11,7 @@ from rlvr.run.launch.preflight import opened
 from rlvr.run.launch.request import RunRequest
 from rlvr.run.record.console import Console
 from rlvr.run.record.directory import open_directory
-from tests.unit.verifiers.adapters.adapted import HERE, stored
+from tests.unit.verifiers.adapters.adapted import stored, verl_file
 
 SMALL = [
     "cold_start.steps=0", "rollout.prompts_per_step=2", "rollout.group_size=2", "run.steps=1", "run.trackers=[]",
@@ -44,7 +44,7 @@ def test_a_step_of_training_with_adapted_rewards(
     monkeypatch.chdir(tmp_path)
     with stored("rewards.py", tmp_path).open("a") as file:
         file.write("\ndef skip_reward(completions, **kwargs):\n    return [None] * len(completions)\n")
-    (tmp_path / "gsm8k.py").write_text((HERE / "verl_files" / "gsm8k.py.txt").read_text())
+    (tmp_path / "gsm8k.py").write_bytes(verl_file("gsm8k").read_bytes())
     for name, rows in (("verl", VERL_ROWS), ("trl", TRL_ROWS)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = (
