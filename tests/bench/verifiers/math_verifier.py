@@ -1,6 +1,6 @@
 """Compares `math` with math-verify as a library on one core: GSM8K, a mixture like MATH's answers, hostile answers.
 
-    python tests/bench/math_verifier.py [--rows 2000] [--rows-math-verify 300] [--only gsm8k|math|hostile]
+    python tests/bench/verifiers/math_verifier.py [--rows 2000] [--rows-math-verify 300] [--only gsm8k|math|hostile]
         [--cpu-time]
 
 Every string is new to both, half of the answers are wrong, and process start, records and JSON are not timed.
@@ -28,7 +28,7 @@ from rlvr.records import Check, Completion, Prompt
 from rlvr.verification.service import VerifierService
 from rlvr_verifiers.math_answer import MathConfig, MathVerifier
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHARED = Path(os.environ.get("RLVR_SHARED", ROOT.parent / "shared"))
 HOSTILE = ROOT / "tests" / "golden" / "verdicts" / "math" / "hostile.jsonl"
 CLOCKS: dict[bool, Callable[[], float]] = {False: time.perf_counter, True: time.process_time}

