@@ -81,7 +81,7 @@ def interpreter_of(name: str, ecosystem: Ecosystem) -> str:
     shown = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = Path(subprocess.run(shown, check=True, capture_output=True, text=True).stdout.strip())
     if ecosystem.with_dependencies:
-        requirements = [*ecosystem.requirements, "pydantic", "pytest"]
+        requirements = [*ecosystem.requirements, "editables", "hatchling", "pydantic", "pytest"]
     else:
         requirements = ["--no-deps", *ecosystem.requirements]
         own = [path for path in sys.path if path.endswith("site-packages")]

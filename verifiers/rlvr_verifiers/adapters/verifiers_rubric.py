@@ -10,7 +10,8 @@ import asyncio
 import importlib
 import json
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, Field
@@ -20,7 +21,6 @@ from rlvr.errors import PluginError, VerifierError
 from rlvr.plugin import VerifierContext
 from rlvr.protocols import Execution
 from rlvr.records import Completion, FinishReason, Json, Prompt, Verdict
-from rlvr_verifiers.adapters.function import EXECUTION
 from rlvr_verifiers.adapters.scores import AdapterConfig, as_json, scored
 
 _SWALLOWED = "Error calling reward function"
@@ -48,7 +48,7 @@ class RubricVerifier:
 
     name: ClassVar[str] = "verifiers:"
     version: ClassVar[str] = "1"
-    execution: ClassVar[Execution] = EXECUTION
+    execution: ClassVar[Execution] = Execution.JAILED
     Config: ClassVar[type[BaseModel]] = RubricConfig
     adapted: ClassVar[Adapted]
 
@@ -66,7 +66,9 @@ class RubricVerifier:
                 self._types = importlib.import_module("verifiers.types")
             except ImportError as error:
                 raise PluginError(f"{self.adapted.name} needs the package verifiers: {error}; {_INSTALL}") from error
+            _stop_progress_bars()
             self._rubric = self._made()
+            _run_here(self._rubric)
             logging.getLogger("verifiers").addHandler(self._errors)
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
@@ -166,6 +168,40 @@ class _Errors(logging.Handler):
         message = record.getMessage()
         if message.startswith(_SWALLOWED):
             self.found.append(message)
+
+
+def _stop_progress_bars() -> None:
+    """Keeps tqdm, with which environments load data, from starting a thread: a jailed worker is forked afterwards."""
+    try:
+        bar = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        return
+    bar.monitor_interval = 0
+
+
+class _Here(Executor):
+    """Runs each call at once in the calling thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """The finished call."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - handed to the caller, as every executor does
+            future.set_exception(error)
+        return future
+
+
+def _run_here(rubric: Any) -> None:
+    """Replaces the process pools of rubrics, such as MathRubric's: a worker is a process with a deadline already.
+
+    Within the jail a pool that was made before the worker is forked would keep its items waiting.
+    """
+    for name, value in list(vars(rubric).items()):
+        if isinstance(value, ProcessPoolExecutor):
+            setattr(rubric, name, _Here())
+    for inner in cast(Sequence[Any], getattr(rubric, "rubrics", ())):
+        _run_here(inner)
 
 
 def _is_rubric(found: object) -> bool:

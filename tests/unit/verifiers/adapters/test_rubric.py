@@ -1,8 +1,11 @@
 """`verifiers:` with a stand-in for the package; tests/ecosystems/test_verifiers.py has the real one."""
 
+import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -155,3 +158,22 @@ def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "verifiers.types", None)
     with pytest.raises(PluginError, match=r"needs the package verifiers: .*pip install 'verifiers==0\.3\.\*'"):
         built("verifiers:some_rubrics:rubric")
+
+
+def test_process_pools_of_rubrics_are_not_used(rubrics: Any) -> None:
+    """A pool that was made before a jailed worker is forked would keep its items waiting."""
+
+    async def pooled(state: Any) -> None:
+        loop = asyncio.get_running_loop()
+        pid = await loop.run_in_executor(rubrics.inner.executor, os.getpid)
+        with pytest.raises(KeyError):
+            await loop.run_in_executor(rubrics.inner.executor, broken, state)
+        state["metrics"], state["reward"] = {}, float(pid == os.getpid())
+
+    rubrics.inner = Rubric(correct)
+    rubrics.inner.executor = ProcessPoolExecutor(max_workers=1)
+    rubrics.inner.score_rollout = pooled
+    rubrics.outer = Rubric(correct)
+    rubrics.outer.rubrics = [rubrics.inner]
+    rubrics.outer.score_rollout = pooled
+    assert verdict_on(built("verifiers:some_rubrics:outer"), "4", "4").passed
