@@ -78,7 +78,7 @@ def mark(*texts: str, label: str = "") -> str:
     """A line that occurs in none of the texts and that their author cannot predict.
 
     >>> mark("to the sea", "4"), mark("to the sea", "4", label="A")
-    ('=== 7ec5aef5d8cf0d44 ===', '=== A 7ec5aef5d8cf0d44 ===')
+    ('=== 7b60c5361e8b0f03 ===', '=== A 7b60c5361e8b0f03 ===')
     """
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()
     return f"=== {f'{label} ' if label else ''}{digest[:16]} ==="

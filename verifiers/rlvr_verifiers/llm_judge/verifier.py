@@ -138,8 +138,8 @@ class LlmJudgeVerifier:
             details["principles"] = self._principles_digest
         if "" in votes:
             details["problem"] = "no_verdict"
-        elif "swapped" in votes:
-            details["problem"] = "order_swap"
+        if self._is_pairwise:
+            details["method"] = "order_swap" if "swapped" in votes else "both_orders"
         if self.config.criteria:
             details["criteria"] = self._met(votes)
         score = self._score(votes)
@@ -149,7 +149,7 @@ class LlmJudgeVerifier:
         else:
             status = Status.PASS if score >= self.config.pass_score else Status.FAIL
         reason = f"the judge: {words.strip()[-_SHOWN_CHARS:]}"
-        if details.get("problem") == "order_swap":
+        if "swapped" in votes:
             reason = f"the judge changed its preference when the two answers were swapped; {reason}"
         return verdict(self, status, reason, score=score, extracted=shown[-_SHOWN_CHARS:], details=details)
 

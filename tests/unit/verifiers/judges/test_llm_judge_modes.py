@@ -62,16 +62,16 @@ def test_both_orders_of_a_comparison_are_asked() -> None:
     assert sorted(shown) == [("Into the sea.", "Into the sky."), ("Into the sky.", "Into the sea.")]
     assert "Reference answer" not in server.requests[0]["messages"][0]["content"]
     assert (won.status, won.score, lost.status, lost.score) == (Status.PASS, 1.0, Status.FAIL, 0.0)
-    assert won.details["votes"] == ["better"]
+    assert (won.details["votes"], won.details["method"]) == (["better"], "both_orders")
 
 
 def test_a_preference_for_a_place_is_measured_and_never_wins() -> None:
     with loopback(answer=BIASED) as server:
         (tie,) = judged(server, "a", mode="pairwise")
         (unparsed,) = judged(server, "a", mode="pairwise", disagreement="unparsed")
-    assert (tie.status, tie.score, tie.details["problem"]) == (Status.FAIL, 0.5, "order_swap")
+    assert (tie.status, tie.score, tie.details["method"]) == (Status.FAIL, 0.5, "order_swap")
     assert tie.reason.startswith("the judge changed its preference when the two answers were swapped")
-    assert (unparsed.status, unparsed.score, unparsed.details["problem"]) == (Status.UNPARSED, 0.0, "order_swap")
+    assert (unparsed.status, unparsed.score, unparsed.details["method"]) == (Status.UNPARSED, 0.0, "order_swap")
 
 
 def test_an_answer_in_a_comparison_cannot_end_its_quotation() -> None:
