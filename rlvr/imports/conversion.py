@@ -13,7 +13,7 @@ from rlvr.imports.records import Entry, Reading, Taken
 from rlvr.imports.table import Rule, Table
 
 Part = Callable[["Conversion"], None]
-UNSEEN = "the import does not look at it beside these other keys; check it by hand"
+UNSEEN = "the import does not look at it together with these other keys; check it by hand"
 _TRUE, _FALSE = {"true", "yes", "y", "t", "on", "1"}, {"false", "no", "n", "f", "off", "0"}
 _SMALLEST = {"name": "x", "model": {"path": "x"}, "data": {"train": [{"source": "x", "verifier": "x"}]}}
 

@@ -11,7 +11,7 @@ class Taken(StrEnum):
 
     EXACTLY = "exactly"  # the recipe does the same
     DIFFERENTLY = "differently"  # the recipe has a key for it with another meaning
-    NOT = "not"  # nothing in the recipe stands for it
+    NOT = "not"  # the recipe has nothing for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def _from_values(values: Mapping[str, JsonValue], label: str, *, lines: Mapping[
 
 
 def _json_lines(text: str) -> dict[str, int]:
-    """The line of each key, wherever it stands; the first one of each name."""
+    """The line of each key, at any depth; the first one of each name."""
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         for match in re.finditer(r'"(\w+)"\s*:', line):

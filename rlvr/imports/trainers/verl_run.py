@@ -9,7 +9,6 @@ from rlvr.imports.trainers.parts import count, number, per_step, put_interval, r
 from rlvr.imports.trainers.verl_algorithm import ACTOR
 
 ROLLOUT = "actor_rollout_ref.rollout"
-_MODEL = "actor_rollout_ref.model"
 _OVERLONG = (
     "reward.reward_kwargs.overlong_buffer_cfg", "reward_model.reward_kwargs.overlong_buffer_cfg",
     "reward_model.overlong_buffer",

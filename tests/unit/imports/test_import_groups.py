@@ -17,7 +17,7 @@ from rlvr.imports.records import Imported, Taken
 from rlvr.imports.table import TRAINERS, read_rules
 from tests.unit.imports.import_cases import ENOUGH, GOLDEN, import_keys, recipe_of, text_of
 
-# What has no default there, or one that stands for nothing; a value that a user would set.
+# Values that a user would set, for keys whose default says nothing.
 FILLED: dict[str, Any] = {
     "output_dir": "out", "vllm_max_model_length": 4096, "epsilon_high": 0.28, "delta": 2.0, "eval_steps": 50,
     "steps_per_generation": 2, "off_policy_mask_threshold": 0.5, "reward_weights": [1.0, 0.5],

@@ -85,8 +85,8 @@ VERL: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"rollout_is": "token", "rollout_is_threshold": (0.5, 1.5)},
     ),
     (
-        {f"{CORRECTION}.rollout_rs": "seq_mean_k1", f"{CORRECTION}.rollout_rs_threshold": "0.8_1.25"},
-        {"rollout_rs": "seq_mean_k1", "rollout_rs_threshold": (0.8, 1.25)},
+        {f"{CORRECTION}.rollout_rs": "seq_mean_k1", f"{CORRECTION}.rollout_rs_threshold": "0.8_1.5"},
+        {"rollout_rs": "seq_mean_k1", "rollout_rs_threshold": (0.8, 1.5)},
     ),
     ({f"{CORRECTION}.bypass_mode": True}, {"bypass_mode": "ppo_clip"}),
     (
