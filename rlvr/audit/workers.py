@@ -66,6 +66,8 @@ class AuditWorkers:
 
         A jailed one sees the folder of the canaries, so that an execution of their text is found there too.
         """
+        if is_jailed:
+            self.canary.share()
         spec = spec_of(check, source, writable=(str(self.canary.folder),)) if is_jailed else None
         pool = self._pools.get((hash_seed, spec))
         if pool is None:

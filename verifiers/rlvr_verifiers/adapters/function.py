@@ -11,7 +11,7 @@ from rlvr.errors import PluginError
 from rlvr.protocols import Execution
 from rlvr.records import Json
 
-EXECUTION = Execution.PROCESS  # of all adapters of Python functions
+EXECUTION = Execution.JAILED  # of all adapters of Python functions: their code is not trusted
 
 
 class RewardFunction:
