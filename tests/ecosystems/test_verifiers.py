@@ -1,6 +1,7 @@
 """Rubrics of the package verifiers score the same in its own environments and through `verifiers:`."""
 
 import asyncio
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -64,12 +65,12 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def scripted(text: str) -> Any:
     """A client that answers with the text."""
-    from verifiers.types import Response, ResponseMessage
+    package = importlib.import_module("verifiers.types")
 
     class Scripted(vf.Client):
         async def get_response(self, *_: Any, **__: Any) -> Any:
-            message = ResponseMessage(role="assistant", content=text, finish_reason="stop", is_truncated=False)
-            return Response(id="1", created=0, model="m", message=message)
+            message = package.ResponseMessage(role="assistant", content=text, finish_reason="stop", is_truncated=False)
+            return package.Response(id="1", created=0, model="m", message=message)
 
         def __getattr__(self, name: str) -> Any:
             raise AttributeError(name)

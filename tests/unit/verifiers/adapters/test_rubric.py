@@ -31,6 +31,8 @@ class Rubric:
 
     def __init__(self, *functions: Callable[[Any], float], weights: tuple[float, ...] = ()) -> None:
         self.functions = functions
+        self.executor: Any = None
+        self.rubrics: tuple[Any, ...] = ()
         self.weights = weights or (1.0,) * len(functions)
 
     async def score_rollout(self, state: Any) -> None:
@@ -174,6 +176,6 @@ def test_process_pools_of_rubrics_are_not_used(rubrics: Any) -> None:
     rubrics.inner.executor = ProcessPoolExecutor(max_workers=1)
     rubrics.inner.score_rollout = pooled
     rubrics.outer = Rubric(correct)
-    rubrics.outer.rubrics = [rubrics.inner]
+    rubrics.outer.rubrics = (rubrics.inner,)
     rubrics.outer.score_rollout = pooled
     assert verdict_on(built("verifiers:some_rubrics:outer"), "4", "4").passed
