@@ -1,5 +1,6 @@
 """The audited verifier as a worker runs it: `prejudge` runs there too, and a hook reports text that is executed."""
 
+import contextlib
 import inspect
 import os
 import sys
@@ -81,6 +82,8 @@ class _Hook:
     def __init__(self, folder: Path) -> None:
         self.is_on = False
         self._file = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with contextlib.suppress(PermissionError):  # made by another jail, which has opened it
+            os.fchmod(self._file, 0o666)  # jails have users of their own
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:

@@ -52,9 +52,11 @@ def check_recipe(recipe: Recipe, *, hardware: Hardware | None = None) -> CheckRe
 
     Raises: the errors of a real start before it loads weights (ConfigError, DataError, PluginError).
     """
-    with opened(recipe) as (_, data):
+    with opened(recipe) as (service, data):
         prompts = list(_sample(data))
         counts = data_rows(data)
+        for label, backend, python in service.jailed:
+            counts.append((f"verifier {label}", f"jailed in {backend}", f"interpreter {python}" if python else ""))
         notes = check_prompts(recipe, data).notes
         eval_sizes = [len(found) for found in data.evals.values()]
         audit_rows, audit_warnings = short_audits(recipe, data)

@@ -31,6 +31,13 @@ class SandboxHolder:
         """The sandbox for SANDBOXED verifiers, which may not be started yet. Raises PluginError."""
         return None if self._choice is None else self._built(self._choice)
 
+    @property
+    def backend(self) -> str:
+        """The name of the sandbox, of `auto` that of the backend that it has chosen; "" before it is built."""
+        if self._sandbox is None:
+            return ""
+        return str(getattr(self._sandbox, "chosen", "")) or self._sandbox.name
+
     def for_workers(self) -> SupportsWorkers:
         """The sandbox for jailed workers, started; waits for that. Raises PluginError, SandboxError."""
         with self._lock:

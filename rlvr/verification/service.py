@@ -97,6 +97,12 @@ class VerifierService:
         """`name@version` of the check's verifier. Raises PluginError when it cannot be built."""
         return self._entry(check).label
 
+    @property
+    def jailed(self) -> list[tuple[str, str, str]]:
+        """(`name@version`, backend of the sandbox, interpreter or "") of each jailed verifier that was built."""
+        entries = [(key, entry) for key, entry in self._entries.items() if entry.execution is Execution.JAILED]
+        return [(entry.label, self._sandbox.backend, str(key[3])) for key, entry in entries]
+
     def preflight(self, checks: Iterable[Check]) -> None:
         """Builds every distinct verifier here and in a worker, and starts the sandbox; waits for both.
 

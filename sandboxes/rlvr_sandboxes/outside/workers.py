@@ -123,10 +123,10 @@ def variables(request: WorkerRequest, home: str) -> dict[str, str]:
 
 
 def give_writable(request: WorkerRequest, uid: int) -> None:
-    """Makes the writable folders those of the jail's user, where it has one."""
+    """Opens the writable folders to the jail's user, where it has one; jails with other users may share them."""
     if uid:
         for folder in request.writable:
-            os.chown(folder, uid, uid)
+            os.chmod(folder, 0o777)
 
 
 def limit(group: Cgroup | None, request: WorkerRequest) -> None:

@@ -136,10 +136,9 @@ class Machine:
             if name.isdigit() and int(name) != os.getpid():
                 try:
                     line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    uid = os.stat(f"/proc/{name}").st_uid
                 except OSError:
                     continue
-                if self._marker in line or 60_000 <= uid < 64_000:
+                if self._marker in line:
                     found.append(f"{name} {line}")
         return found
 
@@ -173,16 +172,6 @@ def verify(service: VerifierService, check: Check, items: list[tuple[Any, str]])
     return found
 
 
-def rate(service: VerifierService, check: Check, items: list[tuple[Any, str]]) -> float:
-    """Items a second of a warm service; the better of three."""
-    best = 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        verify(service, check, items)
-        best = max(best, len(items) / (time.perf_counter() - start))
-    return best
-
-
 def scorer_file(folder: Path) -> str:
     """The verifier, by its name."""
     file = folder / "gym_scorer.py"
@@ -212,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True)
     parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--rate-items", type=int, default=1500)
+    parser.add_argument("--rate-items", type=int, default=700, help="0: none")
     parser.add_argument("--backend", choices=("namespaces", "landlock"), action="append")
     given = parser.parse_args()
     packages = Path(given.python).parent.parent / f"lib/python3.{sys.version_info.minor}/site-packages"
@@ -227,46 +216,46 @@ def main() -> None:
         folder = Path(text)
         folder.chmod(0o777)
         name = scorer_file(folder)
-        expected, direct_rate = direct(honest, name)
-        many = [honest[i % len(honest)] for i in range(given.rate_items)]
-        maths = [("4", f"so it is \\boxed{{{i % 9}}} {i}") for i in range(given.rate_items)]
-        plain = Check(name="m", verifier=name)
-        service = VerifierService(1, 5.0)
-        service.preflight([plain])
-        verify(service, plain, many[:200])
-        process_rate = rate(service, plain, many)
-        math = Check(name="m", verifier="math", reference="4")
-        service.preflight([math])
-        verify(service, math, maths[:200])
-        math_rate = rate(service, math, maths)
-        service.close()
-        print(f"direct call {direct_rate:.0f}/s, process {process_rate:.0f}/s; math in a process {math_rate:.0f}/s")
-        for backend in given.backend or ("namespaces", "landlock"):
-            for python in ("", given.python):
-                check = Check(name="m", verifier=name, execution=Execution.JAILED, python=python)
-                service = VerifierService(1, 5.0, (backend, {}))
-                start = time.perf_counter()
-                service.preflight([check])
-                cold_s = time.perf_counter() - start
-                verify(service, check, many[:200])
-                jailed_rate = rate(service, check, many)
-                found = verify(service, check, honest)
-                differ = sum((v.status, v.score) != e for v, e in zip(found, expected, strict=True))
-                note = ""
-                if not python:
-                    jailed_math = Check(name="m", verifier="math", reference="4", execution=Execution.JAILED)
-                    service.preflight([jailed_math])
-                    verify(service, jailed_math, maths[:200])
-                    jailed_math_rate = rate(service, jailed_math, maths)
-                    note = f", math {jailed_math_rate:.0f}/s ({jailed_math_rate / math_rate:.2f} of a process)"
-                service.close()
-                print(
-                    f"{backend}, {python or 'own interpreter'}: start {cold_s:.1f} s; jailed {jailed_rate:.0f}/s "
-                    f"({jailed_rate / process_rate:.2f} of a process){note}; {differ} of {len(found)} honest verdicts "
-                    "differ from a direct call",
-                    flush=True,
-                )
+        backends = given.backend or ["namespaces", "landlock"]
+        if given.rate_items:
+            rates(backends, given.python, name, honest, given.rate_items)
+        for backend in backends:
             hostile(backend, given.python, name, folder, packages, rows, honest, given.items)
+
+
+def rates(backends: list[str], python: str, name: str, honest: list[tuple[Any, str]], count: int) -> None:
+    """Prints the rate of each way to run the same distinct items, and whether the verdicts are the same."""
+    items = honest[:count]
+    maths = [("4", f"so it is \\boxed{{{i}}}") for i in range(3000)]
+    expected, direct_rate = direct(items, name)
+    print(f"direct call {direct_rate:.0f}/s")
+    plain = 0.0, 0.0
+    ways: list[tuple[str, Execution, str]] = [("", Execution.PROCESS, "")]
+    ways += [(backend, Execution.JAILED, chosen) for backend in backends for chosen in ("", python)]
+    for backend, execution, chosen in ways:
+        service = VerifierService(1, 5.0, (backend, {}) if backend else None)
+        check = Check(name="m", verifier=name, execution=execution, python=chosen)
+        math = Check(name="m", verifier="math", execution=execution, python=chosen)
+        start = time.perf_counter()
+        service.preflight([check, math])
+        cold_s = time.perf_counter() - start
+        verify(service, check, items[:8])
+        verify(service, math, maths[:1000])
+        start = time.perf_counter()
+        found = verify(service, check, items)
+        rate = len(items) / (time.perf_counter() - start)
+        start = time.perf_counter()
+        verify(service, math, maths[1000:])
+        math_rate = 2000 / (time.perf_counter() - start)
+        service.close()
+        plain = plain if any(plain) else (rate, math_rate)
+        differ = sum((v.status, v.score) != e for v, e in zip(found, expected, strict=True))
+        print(
+            f"{backend} {execution} {chosen}: start {cold_s:.1f} s; scorers {rate:.0f}/s ({rate / plain[0]:.2f}), "
+            f"math {math_rate:.0f}/s ({math_rate / plain[1]:.2f}); {differ} of {len(found)} verdicts differ from a "
+            "direct call",
+            flush=True,
+        )
 
 
 def hostile(
