@@ -135,11 +135,13 @@ class DataSource(Section):
     @classmethod
     def _with_columns_of_layout(cls, given: Any) -> Any:
         """Writes the columns of a layout out, so that the stored recipe says which they are."""
-        source = cast(dict[str, Any], given) if isinstance(given, dict) else {}
+        if not isinstance(given, dict):
+            return given
+        source = cast(dict[str, Any], given)
         for layout, columns in LAYOUT_COLUMNS.items():
             if source.get("layout") == layout and isinstance(source.get("columns", {}), dict):
                 return {**source, "columns": columns | source.get("columns", {})}
-        return given
+        return source
 
     @model_validator(mode="after")
     def _one_way(self) -> "DataSource":
