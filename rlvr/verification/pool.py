@@ -36,7 +36,8 @@ CHUNK_ITEMS = 8
 # Of a jailed worker, which forks for each: so many items that the fork costs little, and no more than that.
 MOST_JAILED_ITEMS = 128
 _JAILED_CHUNK_S = 0.04
-_NEW_SHARE = 0.1  # of the latest item in the running mean
+_LEAST_ITEM_S = 1e-6
+_MEDIAN_STEP = 1.05  # by which each item moves the running median
 
 
 def most_workers() -> int:
@@ -83,7 +84,7 @@ class VerifierPool:
         self.hash_seed = hash_seed
         self.num_restarts = 0
         self._jail = jail
-        self._item_s = _JAILED_CHUNK_S / CHUNK_ITEMS  # a running mean
+        self._item_s = _JAILED_CHUNK_S / CHUNK_ITEMS  # a running median; the first items of a fork take longer
         self._plugins: dict[str, Plugin] = {}
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -228,7 +229,7 @@ class VerifierPool:
         """The most items of one chunk."""
         if self._jail is None:
             return CHUNK_ITEMS
-        return max(CHUNK_ITEMS, min(MOST_JAILED_ITEMS, int(_JAILED_CHUNK_S / max(self._item_s, 1e-6))))
+        return max(CHUNK_ITEMS, min(MOST_JAILED_ITEMS, int(_JAILED_CHUNK_S / self._item_s)))
 
     def give_back(self, jobs: list[Job], *, front: bool) -> None:
         """Puts jobs back into the queue; after `close` they end as ERROR."""
@@ -247,7 +248,8 @@ class VerifierPool:
         """Completes one job, unless it was cancelled before it ran."""
         if job.is_running or job.future.set_running_or_notify_cancel():
             job.is_running = True
-            self._item_s += _NEW_SHARE * (verdict.seconds - self._item_s)
+            self._item_s = max(self._item_s, _LEAST_ITEM_S)
+            self._item_s *= _MEDIAN_STEP if verdict.seconds > self._item_s else 1 / _MEDIAN_STEP
             job.future.set_result(verdict)
 
     def plugin(self, key: str) -> Plugin:

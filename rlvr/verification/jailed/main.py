@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from rlvr.jails import WorkerJail
 from rlvr.plugin import completion_from_text
-from rlvr.processes.frames import ParentPipe, take_frame
+from rlvr.processes.frames import ParentPipe, encode, take_frame
 from rlvr.verification.wire import MEMORY_EXIT_CODE, completion_to_json
 from rlvr.verification.worker_main import Worker, confine, lift_cpu_limit
 
@@ -36,6 +36,7 @@ REHEARSAL_S = 20.0
 _READ_BYTES = 1 << 18
 _MAX_ANSWER_BYTES = 16 << 20  # of one item
 _LOOK_EVERY_MS = 50.0
+_GATHER_S = 0.002  # after an answer, so that quick ones are passed on together
 _END_S = 1.0  # that a child which closed its pipe has to end by itself
 _MAX_MODULES = 2000
 
@@ -245,18 +246,23 @@ class JailedWorker(Worker):
         while num_answered < len(items):
             ready = {descriptor for descriptor, _ in poll.poll(_LOOK_EVERY_MS)}
             if child.descriptor in ready:
+                time.sleep(_GATHER_S)
                 is_open = child.read()
+                passed_on: list[bytes] = []
                 try:
                     while num_answered < len(items) and (answer := child.next_answer()) is not None:
                         if answer.get("op") == "importing":
-                            self.send({"op": "importing"})
+                            passed_on.append(encode({"op": "importing"}))
                         elif answer.get("op") == "verdict" and answer.get("id") == items[num_answered]["id"]:
                             num_answered += 1
-                            self.send(answer)
+                            passed_on.append(encode(answer))
                         else:
                             raise ValueError("an answer that is not due")
-                except (ValueError, RecursionError):
+                except (TypeError, ValueError, RecursionError):
                     return _lost(child.end())
+                finally:
+                    if passed_on:
+                        self.pipe.send(b"".join(passed_on))
                 if not is_open and num_answered < len(items):
                     return _lost(child.end_soon())
             elif self._parent.descriptor in ready:
