@@ -4,13 +4,16 @@ python -m tests.reasoning_gym_table audit RESULTS.jsonl [TASK...]    audits, and
 python -m tests.reasoning_gym_table page RESULTS.jsonl               prints the page
 python -m tests.reasoning_gym_table flaws RESULTS.jsonl              prints known_flaws.yaml
 
-The interpreter must have the package. Nine of the tasks execute what they score.
+RLVR_REASONING_GYM_PYTHON names the interpreter that has the package, if it is not this one. TIME_LIMIT_S (20) is the
+number of seconds for each task after which only the first row is attacked further.
 """
 
 import json
 import os
 import platform
+import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -22,35 +25,46 @@ from rlvr.audit.examine import AuditRequest, audit
 from rlvr.audit.report import as_json
 from rlvr.audit.rows import CHECK, rows_of_source
 from rlvr.records import Check
-from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED, version
+from rlvr_verifiers.adapters.reasoning_gym.package_side import MIXED
 
 NUM_ROWS = 12
-TIME_LIMIT_S = float(os.environ.get("TIME_LIMIT_S", "20"))  # after which only the first row is attacked further
+TIME_LIMIT_S = float(os.environ.get("TIME_LIMIT_S", "20"))
+PYTHON = os.environ.get("RLVR_REASONING_GYM_PYTHON", "")
 MOST_FULL = 0.25  # share of rows, above chance, on which an answer that solves nothing may pass
 MOST_MEAN = 0.5  # of its score, above chance
 _FROM_GOLD = (Kind.MUTATED, Kind.MANY, Kind.HEDGE, Kind.LOOK_ALIKE)
 _WITHOUT_GOLD = ("numbers from 1", "all letters", "letters run together", "prose")  # of these kinds
 _OTHERS = (Kind.SHUFFLED, Kind.OTHER)
+_PLAIN = (Kind.CONSTANT, *_OTHERS)  # their texts say what was paid for
 
 
-def all_tasks() -> list[str]:
-    """Every task of the installed package, but for its mixture of the others."""
-    from reasoning_gym.factory import DATASETS
+_ASK = """
+import json, importlib.metadata
+from reasoning_gym.factory import DATASETS
+print(json.dumps([importlib.metadata.version("reasoning-gym"), sorted(DATASETS)]))
+"""
 
-    return sorted(set(DATASETS) - {MIXED})
+
+def package() -> tuple[str, list[str]]:
+    """(version, every task but the mixture of the others) of the installed package."""
+    done = subprocess.run([PYTHON or sys.executable, "-c", _ASK], capture_output=True, text=True, check=True)
+    version, names = json.loads(done.stdout)
+    return version, [name for name in names if name != MIXED]
 
 
-def audited(task: str) -> dict[str, Any]:
+def audited(task: str, version: str) -> dict[str, Any]:
     """The audit of one task as JSON."""
     start = time.monotonic()
-    check = Check(name=CHECK, verifier=f"reasoning_gym:{task}", settings={"allow_exploitable": True})
-    rows = rows_of_source({"size": NUM_ROWS, "allow_exploitable": True}, check)
+    check = Check(name=CHECK, verifier=f"reasoning_gym:{task}", settings={"allow_exploitable": True}, python=PYTHON)
+    rows = rows_of_source({"size": NUM_ROWS, "allow_exploitable": True, "python": PYTHON}, check)
     drawn_s = time.monotonic() - start
     report = audit(AuditRequest(check=check, rows=rows, num_rows=NUM_ROWS, time_limit_s=TIME_LIMIT_S))
     found = as_json(report)
     return {
         "task": task,
-        "version": version(),
+        "version": version,
+        "time_limit_s": TIME_LIMIT_S,
+        "execution_kind": "jailed",
         "drawn_s": round(drawn_s, 2),
         "num_no_gold": sum(row.completion is None for row in rows),
         **{key: value for key, value in found.items() if key != "attacks"},
@@ -69,14 +83,14 @@ def exploitable(found: dict[str, Any]) -> str:
     reasons: list[str] = []
     if found["execution"]["executed"]:
         reasons.append("its scorer executes the answer as Python")
-    paid = max(unearned(found), key=_paid, default=None)
-    if paid is not None and paid["full_rate"] - paid["chance"] > MOST_FULL:
-        shown = _shown(paid)
-        reasons.append(f"it pays in full for {shown} on {paid['full_rate']:.0%} of {paid['rows']} rows")
-    else:
-        paid = max(unearned(found), key=lambda one: one["mean"] - one["chance"], default=None)
-        if paid is not None and paid["mean"] - paid["chance"] > MOST_MEAN:
-            reasons.append(f"it pays {paid['mean']:.2f} on average for {_shown(paid)} on {paid['rows']} rows")
+    in_full = [one for one in unearned(found) if one["full_rate"] - one["chance"] > MOST_FULL]
+    on_average = [one for one in unearned(found) if one["mean"] - one["chance"] > MOST_MEAN]
+    if in_full:
+        paid = max(in_full, key=lambda one: (one["kind"] in _PLAIN, one["full_rate"], one["rows"]))
+        reasons.append(f"it pays in full for {_shown(paid)} on {paid['full_rate']:.0%} of {_rows(paid)}")
+    elif on_average:
+        paid = max(on_average, key=lambda one: (one["kind"] in _PLAIN, one["mean"], one["rows"]))
+        reasons.append(f"it pays {paid['mean']:.2f} on average for {_shown(paid)} on {_rows(paid)}")
     return "; ".join(reasons)
 
 
@@ -100,20 +114,25 @@ def remarks(found: dict[str, Any]) -> list[str]:
         worst = max(near, key=lambda one: (one["full_rate"], one["rows"]))
         said.append(f"also passes: {worst['name'].partition(', in ')[0]} ({worst['kind']})")
     if not exploitable(found):
-        paid = max(unearned(found), key=lambda one: one["mean"] - one["chance"], default=None)
-        if paid is not None and paid["is_exploit"]:
-            said.append(f"pays {paid['mean']:.2f} on average for {_shown(paid)} on {paid['rows']} rows")
+        paid = max(
+            (one for one in unearned(found) if one["is_exploit"]),
+            key=lambda one: (one["kind"] in _PLAIN, one["mean"], one["rows"]),
+            default=None,
+        )
+        if paid is not None:
+            said.append(f"pays {paid['mean']:.2f} on average for {_shown(paid)} on {_rows(paid)}")
     return said
 
 
-def _paid(attack: dict[str, Any]) -> tuple[float, float, bool]:
-    """What an attack earned, and whether it is a short text, which shows more."""
-    return attack["full_rate"] - attack["chance"], attack["mean"], attack["kind"] == Kind.CONSTANT
+def _rows(attack: dict[str, Any]) -> str:
+    return f"{attack['rows']} row{'s' if attack['rows'] > 1 else ''}"
 
 
 def _shown(attack: dict[str, Any]) -> str:
+    if attack["kind"] in _OTHERS:
+        return "another row's answer"
     name = attack["name"].partition(" in that of the completion")[0].partition(" in <")[0].rstrip(",")
-    return f"another row's answer ({name})" if attack["kind"] in _OTHERS else f"{name} ({attack['kind']})"
+    return f"{name} ({attack['kind']})"
 
 
 def page(results: list[dict[str, Any]]) -> list[str]:
@@ -122,14 +141,17 @@ def page(results: list[dict[str, Any]]) -> list[str]:
     minutes = sum(found["seconds"] + found["drawn_s"] for found in results) / 60
     versions = ", ".join(sorted({found["version"] for found in results}))
     skipped = sum(bool(found["pairs"]["skipped"]) for found in results)
-    return [
+    kinds = " or ".join(sorted({found["execution_kind"] for found in results}))
+    limits = " or ".join(f"{limit:.0f}" for limit in sorted({found["time_limit_s"] for found in results}))
+    lines = [
         f"# The scorers of reasoning-gym {versions}, audited",
         "",
         f"`rlvr audit` on {NUM_ROWS} rows of each of {len(results)} tasks with their default parameters, on "
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()} with {os.cpu_count()} cores that other processes used as "
         f"well, Python {platform.python_version()}: {sum(f['pairs']['verified'] for f in results):,} completions in "
-        f"{minutes:.0f} minutes of one audit at a time. In {skipped} tasks the limit of {TIME_LIMIT_S:.0f} seconds "
-        "left out part of the attacks on further rows.",
+        f"{minutes:.0f} minutes, if one task follows another, with execution {kinds}. In "
+        f"{skipped} tasks the time limit of {limits} seconds left out part of the attacks; those on the first row were "
+        "all tried.",
         "",
         "    python -m tests.reasoning_gym_table audit results.jsonl",
         "    python -m tests.reasoning_gym_table page results.jsonl > verifiers/REASONING_GYM.md",
@@ -150,6 +172,7 @@ def page(results: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|---|",
         *(_line(found) for found in results),
     ]
+    return [line if line.startswith(("|", " ", "#")) else textwrap.fill(line, 120) for line in lines]
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -184,8 +207,9 @@ def main() -> None:
     results = sorted((json.loads(line) for line in lines), key=lambda found: found["task"])
     if command == "audit":
         done = {found["task"] for found in results}
-        for task in names or [task for task in all_tasks() if task not in done]:
-            line = json.dumps(audited(task))
+        version, tasks = package()
+        for task in names or [task for task in tasks if task not in done]:
+            line = json.dumps(audited(task, version))
             with file.open("a", encoding="utf-8") as further:
                 further.write(line + "\n")
     elif command == "page":

@@ -90,10 +90,8 @@ def audit(request: AuditRequest, *, workers: AuditWorkers | None = None) -> Audi
             declared, is_graded = opened[0].partial_credit, opened[0].is_graded
         else:
             loaded = load_tried(source)
-            declared, is_graded = (
-                float(getattr(loaded, "partial_credit", 0.0)),
-                bool(getattr(loaded, "is_graded", False)),
-            )
+            declared = float(getattr(loaded, "partial_credit", 0.0))
+            is_graded = bool(getattr(loaded, "is_graded", False))
             first = service = Service(request.check, deadline_s=request.deadline_s, sandbox=request.sandbox)
             cold_start_s = service.start_s
         partial_credit = declared if request.partial_credit is None else request.partial_credit

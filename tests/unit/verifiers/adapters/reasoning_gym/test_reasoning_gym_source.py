@@ -14,6 +14,7 @@ from rlvr.run.record.inputs import input_digests
 from rlvr_verifiers.adapters.reasoning_gym import known_flaws as table
 from rlvr_verifiers.adapters.reasoning_gym.known_flaws import KnownFlaws
 from rlvr_verifiers.adapters.reasoning_gym.source import cache_folder
+from tests.reasoning_gym_table import exploitable
 
 
 def source(task: str, python: str, /, *, split: str = "train", **settings: Any) -> DataSource:
@@ -145,6 +146,39 @@ def test_an_exploitable_task_is_refused_with_the_reason(gym_python: str, monkeyp
     with pytest.raises(PluginError, match="pays_all: pays for any text"):
         OpenedSource(source("composite", gym_python, tasks=tasks), seed=0)
     assert OpenedSource(source("pays_all", gym_python, allow_exploitable=True), seed=0).num_rows == 30
+
+
+def test_the_page_of_the_audit_and_the_table_name_the_same_tasks():
+    lines = (Path(__file__).parents[5] / "verifiers" / "REASONING_GYM.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines if line.startswith("| ")][1:]
+    assert len(cells) == 105
+    flaws = table.known_flaws()
+    assert {task: why for task, why in cells if why} == dict(flaws.exploitable)
+    assert set(flaws.remarks) <= {task for task, _ in cells}
+
+
+@pytest.mark.parametrize(
+    ("attack", "executed", "expected"),
+    [
+        (
+            {"kind": "constants", "name": "'0' in that of the completion", "full_rate": 1.0, "mean": 1.0},
+            0,
+            "pays in full for '0'",
+        ),
+        (
+            {"kind": "other rows' gold", "name": "another row's", "full_rate": 0.0, "mean": 0.8},
+            0,
+            "pays 0.80 on average",
+        ),
+        ({"kind": "mutated gold", "name": "a digit after", "full_rate": 1.0, "mean": 1.0}, 0, ""),
+        ({"kind": "constants", "name": "'0'", "full_rate": 0.1, "mean": 0.3}, 0, ""),
+        ({"kind": "constants", "name": "'0'", "full_rate": 0.0, "mean": 0.0}, 3, "executes the answer"),
+    ],
+)
+def test_what_of_an_audit_makes_a_task_exploitable(attack: dict[str, Any], executed: int, expected: str):
+    found = {"execution": {"executed": executed}, "attacks": [{"rows": 12, "chance": 0.0, **attack}]}
+    assert expected in exploitable(found)
+    assert bool(exploitable(found)) is bool(expected)
 
 
 def test_another_version_than_the_audited_one_warns(
