@@ -17,13 +17,14 @@ _WHY_NOT = {
 
 
 class JailedVerifier:
-    """Stands for a verifier that only jailed workers hold."""
+    """Stands for a verifier that only jailed workers hold; `jailed_verifier` gives it the name and version."""
 
+    name: ClassVar[str] = ""
+    version: ClassVar[str] = ""
     execution: ClassVar[Execution] = Execution.JAILED
     Config: ClassVar[type[BaseModel]] = EmptyConfig
 
-    def __init__(self, label: str, *, partial_credit: float) -> None:
-        self.name, _, self.version = label.rpartition("@")
+    def __init__(self, *, partial_credit: float) -> None:
         self.partial_credit = partial_credit
 
     def verify(self, prompt: Prompt, completion: Completion) -> Verdict:
@@ -46,7 +47,9 @@ def jailed_verifier(name: str, label: str, facts: Mapping[str, Any]) -> JailedVe
     """
     require_possible(name, Execution(facts["execution"]), Execution.JAILED)
     kind = _ParsingJailedVerifier if facts["parses_references"] else JailedVerifier
-    return kind(label, partial_credit=float(facts["partial_credit"]))
+    own_name, _, version = label.rpartition("@")
+    named = type(kind.__name__, (kind,), {"name": own_name, "version": version})
+    return named(partial_credit=float(facts["partial_credit"]))
 
 
 def require_possible(name: str, declared: Execution, chosen: Execution) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import ConfigError, VerifierError
-from rlvr.processes.child import Child, move
+from rlvr.processes.child import Child, move, start_module
 from rlvr.processes.frames import encode
 
 IDLE_S = 900.0  # an unused process ends after this long and is started again when needed
@@ -171,7 +171,7 @@ class ScorerProcess:
         child: Child | None = None
         problem: Exception = VerifierError("the reward model was closed")
         try:
-            child = Child(self._module, environment=_environment(int(self._settings.get("threads", 1))))
+            child = Child(start_module(self._module, environment=_environment(int(self._settings.get("threads", 1)))))
             with self._changed:
                 self._child = child
                 is_closed = self._is_closed
