@@ -6,7 +6,7 @@ with those of a direct call. Then the rate of the same honest items: jailed, in 
 and that of `math`. Needs an interpreter with reasoning-gym 0.1.25 and pydantic, of this Python's version:
 
     python3.11 -m venv /tmp/gym && /tmp/gym/bin/pip install reasoning-gym==0.1.25 pydantic
-    python tests/bench/jailed_scorers.py --python /tmp/gym/bin/python [--items 10000] [--backend landlock]
+    python tests/bench/verifiers/jailed_scorers.py --python /tmp/gym/bin/python [--items 10000] [--backend landlock]
 """
 
 import argparse
