@@ -1,6 +1,7 @@
 """How a service builds the verifier of a check: here, and in workers too; or in jailed workers alone."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from rlvr.errors import PLUGIN_FAULTS, PluginError
 from rlvr.plugin import VerifierContext
@@ -71,7 +72,7 @@ def _jailed_entry(check: Check, source: PluginSource, pools: Pools) -> Entry:
     built = pool.build(pool_key).result()
     if not built.passed:
         raise PluginError(f"verifier {source.name!r}: {built.reason}")
-    verifier = jailed_verifier(source.name, built.verifier, built.details)
+    verifier = cast(Verifier, jailed_verifier(source.name, built.verifier, built.details))  # names of its own
     return Entry(
         source=source,
         verifier=verifier,

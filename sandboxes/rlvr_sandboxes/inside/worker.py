@@ -10,12 +10,14 @@ Standard library only, in any Python from 3.11 on: this file runs inside the box
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import json
 import os
 import select
 import signal
 import site
+import stat
 import sys
 from typing import Any, NoReturn
 
@@ -72,7 +74,7 @@ class _Jail:
                 break
         os.fchmod(self._folder, 0o700)
         if os.listdir(self._folder) != [".shm"] or os.listdir(f"{self.temporary}/.shm"):
-            rooms.remove_below(self._folder)
+            remove_below(self._folder)
             self._make_shm()
 
     def is_above_limit(self) -> bool:
@@ -81,7 +83,7 @@ class _Jail:
 
     def _open_temporary(self) -> None:
         self._folder = os.open(self.temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        rooms.remove_below(self._folder)
+        remove_below(self._folder)
         self._make_shm()
         os.chdir(self.temporary)
 
@@ -184,6 +186,44 @@ class _LandlockJail(_Jail):
         if self._scope >= 0:
             landlock_rules.restrict_self(self._scope)
         self._filter.install()
+
+
+def remove_below(directory: int) -> None:
+    """Empties a directory of any depth, one level at a time, without following a link and without a rename, which
+    Landlock denies below the guard. Nothing else may change the directory meanwhile.
+
+    Raises: OSError when something cannot be removed.
+    """
+    depth, current = 0, os.dup(directory)
+    try:
+        while True:
+            inner = _removed_until_folder(current)
+            if inner:
+                following = os.open(inner, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+            elif depth:
+                following = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=current)
+            else:
+                return
+            os.close(current)
+            current, depth = following, depth + (1 if inner else -1)
+    finally:
+        os.close(current)
+
+
+def _removed_until_folder(directory: int) -> str:
+    """Removes files and empty folders; the name of the first folder that holds something, or ""."""
+    for name in os.listdir(directory):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=directory)
+            continue
+        os.chmod(name, 0o700, dir_fd=directory)
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return name
+    return ""
 
 
 def _set_limits(config: dict[str, Any], tasks: int) -> None:

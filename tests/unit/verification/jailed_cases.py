@@ -1,6 +1,5 @@
 """Hostile texts for a jailed scorer that evaluates them, and what of this machine they must not change."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -109,15 +108,3 @@ def verdicts(service: VerifierService, check: Check, texts: list[str]) -> list[V
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def sockets() -> set[str]:
-    """The sockets of this machine that listen or are connected, by kind and address."""
-    found: set[str] = set()
-    for kind in ("tcp", "tcp6", "udp", "udp6"):
-        try:
-            lines = Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        found |= {f"{kind} {line.split()[1]} {line.split()[2]}" for line in lines if os.path.exists("/proc")}
-    return found

@@ -71,7 +71,10 @@ def test_what_an_item_changes_in_the_verifier_is_gone_in_the_next_chunk(backend:
         assert not verdicts(service, check, [forge])[0].passed
         assert [verdicts(service, check, [text])[0].passed for text in ("'wrong'", "2 + 2")] == [False, True]
         assert verdicts(service, the_check(scorer, reference="2"), ["count"])[0].passed  # a rehearsal, and this one
-        left = "open('note', 'w').write('x') and 0"
+        left = (
+            "import os\nfor i in range(1500):\n    os.mkdir('d')\n    open('note', 'w').write('x')\n"
+            "    os.symlink('/', 'link')\n    os.chdir('d')\nanswer = 0"
+        )
         verdicts(service, check, [left])
         assert not verdicts(service, check, ["__import__('os').listdir('.') == ['.shm'] or 4"])[0].passed
     finally:
