@@ -48,7 +48,7 @@ def jailed_verifier(name: str, label: str, facts: Mapping[str, Any]) -> JailedVe
     require_possible(name, Execution(facts["execution"]), Execution.JAILED)
     kind = _ParsingJailedVerifier if facts["parses_references"] else JailedVerifier
     own_name, _, version = label.rpartition("@")
-    named = type(kind.__name__, (kind,), {"name": own_name, "version": version})
+    named: type[JailedVerifier] = type(kind.__name__, (kind,), {"name": own_name, "version": version})
     return named(partial_credit=float(facts["partial_credit"]))
 
 
