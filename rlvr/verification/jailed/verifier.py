@@ -1,7 +1,7 @@
 """What the parent holds of a jailed verifier, whose code it never imports: its label and the facts that it needs."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel
 
@@ -48,8 +48,8 @@ def jailed_verifier(name: str, label: str, facts: Mapping[str, Any]) -> JailedVe
     require_possible(name, Execution(facts["execution"]), Execution.JAILED)
     kind = _ParsingJailedVerifier if facts["parses_references"] else JailedVerifier
     own_name, _, version = label.rpartition("@")
-    named: type[JailedVerifier] = type(kind.__name__, (kind,), {"name": own_name, "version": version})
-    return named(partial_credit=float(facts["partial_credit"]))
+    named = type(kind.__name__, (kind,), {"name": own_name, "version": version})
+    return cast("type[JailedVerifier]", named)(partial_credit=float(facts["partial_credit"]))
 
 
 def require_possible(name: str, declared: Execution, chosen: Execution) -> None:
