@@ -1,7 +1,8 @@
 """Detects checkers that break on nearly every completion: then the checker is at fault, and its zeros are meaningless.
 
-A completion that hangs or kills its checker, or exhausts its memory, is a FAIL, so that no policy avoids a zero by
-breaking the checker. When nearly all completions of a step do so, the run warns, and ends if that persists.
+A completion that hangs or kills its checker, exhausts its memory, or keeps a judge from reaching a verdict is a FAIL, so
+that no policy avoids a zero by breaking the checker. When nearly all completions of a step do so, the run warns, and
+ends if that persists.
 """
 
 import logging
@@ -16,10 +17,13 @@ from rlvr.run.step.evaluation import Evaluation
 logger = logging.getLogger(__name__)
 
 NEARLY_ALL = 0.9
+NO_VERDICT = "no_verdict"  # `details["problem"]` of a verdict for which a judge gave none
 _ADVICE = {
     "hang": "it returns no verdict in time: look for a wait, a download or an endless loop, or raise "
     "reward.verifier_deadline_s",
     "exit": "it ends its process: look for os._exit, a crash in native code or a signal",
+    "no verdict": "its replies end without a verdict: read one with --explain, take a more capable judge, or raise its "
+    "max_tokens",
     "memory": "it needs more memory than a worker may use (4 GB): look for what it loads or builds each time",
 }
 
@@ -179,9 +183,11 @@ def broken_checkers(groups: Sequence[Group]) -> list[Broken]:
 
 
 def _cause(verdict: Verdict) -> str:
-    """How the checker broke: "hang", "exit" or "memory"; "" if it did not, or if its check gives no reward."""
+    """How the checker broke: "hang", "exit", "memory" or "no verdict"; "" if it did not."""
     if verdict.score is None:
         return ""
+    if verdict.details.get("problem") == NO_VERDICT:
+        return "no verdict"
     match verdict.details.get("cause"):
         case "timeout":
             return "hang"

@@ -18,6 +18,7 @@ LOST = {
     "hang": {"cause": "timeout", "ending": "signal SIGKILL"},
     "exit": {"cause": "crash", "ending": "exit code 3"},
     "memory": {"cause": "crash", "ending": "out of memory"},
+    "no verdict": {"problem": "no_verdict", "votes": [""]},
 }
 
 
@@ -53,7 +54,8 @@ def watch_of(events: list[dict[str, object]], *, max_error_rate: float = 0.2) ->
 
 
 @pytest.mark.parametrize(
-    ("cause", "advice"), [("hang", "verifier_deadline_s"), ("exit", "os._exit"), ("memory", "4 GB")]
+    ("cause", "advice"),
+    [("hang", "verifier_deadline_s"), ("exit", "os._exit"), ("memory", "4 GB"), ("no verdict", "more capable judge")],
 )
 def test_a_checker_broken_for_three_steps_ends_the_run(
     cause: str, advice: str, caplog: pytest.LogCaptureFixture
