@@ -1,6 +1,6 @@
 """Detects checkers that break on nearly every completion: then the checker is at fault, and its zeros are meaningless.
 
-A completion that hangs or kills its checker, exhausts its memory, or keeps a judge from reaching a verdict is a FAIL, so
+A completion that hangs or kills its checker, exhausts its memory, or keeps a judge from a verdict is a FAIL, so
 that no policy avoids a zero by breaking the checker. When nearly all completions of a step do so, the run warns, and
 ends if that persists.
 """

@@ -173,7 +173,7 @@ def test_an_import_on_first_use_does_not_count_and_a_hang_does(tmp_path: Path) -
 
 
 def test_time_without_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = WorkerProcess(memory_bytes=4 << 30)
+    worker = WorkerProcess.start(memory_bytes=4 << 30)
     try:
         worker.wait_ready(60)
         readings = iter([0.0, 0.4, 0.4, 0.4, 0.4])
