@@ -19,6 +19,7 @@ MODULES = [
     "rlvr.verification.service",
     "rlvr.verification.worker_main",
     "rlvr.audit.examine",
+    "rlvr.commands.cluster.app",
     "rlvr.commands.verify_file",
     "rlvr_verifiers.text_match",
     "rlvr_verifiers.countdown",
