@@ -62,7 +62,7 @@ types: $(VENV)/.full
 	PATH="$(PWD)/$(BIN):$$PATH" $(BIN)/pyright
 
 golden: $(VENV)/.full
-	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/config/test_recipes.py tests/unit/config/test_config_presets.py
+	RLVR_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/config/test_recipes.py tests/unit/deploy/test_deploy_files.py tests/unit/config/test_config_presets.py
 
 parity: $(VENV)/.full
 	$(BIN)/python -m tests.parity

@@ -9,6 +9,7 @@ import typer
 
 from rlvr.commands.audit_command import audit_verifier
 from rlvr.commands.import_config.arguments import import_config
+from rlvr.commands.cluster.app import cluster_app
 from rlvr.commands.listings import recipes_app, sandboxes_app, verifiers_app
 from rlvr.errors import ConfigError, RlvrError
 from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(verifiers_app, name="verifiers")
 app.add_typer(sandboxes_app, name="sandboxes")

@@ -20,6 +20,7 @@ MODULES = [
     "rlvr.verification.worker_main",
     "rlvr.audit.examine",
     "rlvr.imports.importing",
+    "rlvr.commands.cluster.app",
     "rlvr.commands.verify_file",
     "rlvr_verifiers.text_match",
     "rlvr_verifiers.countdown",
