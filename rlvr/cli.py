@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from rlvr.commands.audit_command import audit_verifier
-from rlvr.commands.import_config.arguments import import_config
 from rlvr.commands.cluster.app import cluster_app
+from rlvr.commands.import_config.arguments import import_config
 from rlvr.commands.listings import recipes_app, sandboxes_app, verifiers_app
 from rlvr.errors import ConfigError, RlvrError
 from rlvr.run.record.resume_choice import AllowChangedInputs, Checkpoint, resume_choice
