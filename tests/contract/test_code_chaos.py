@@ -126,6 +126,7 @@ def assert_right(counts: Counter[str], num_killed: int, seconds: float) -> None:
     assert counts["error"] <= max(3, counts["pass"] // 50), counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["namespaces", "landlock"])
 def test_processes_killed_at_random_cost_no_honest_program_its_verdict(
     backend: str, caplog: pytest.LogCaptureFixture

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from rlvr.run.monitor.findings import TRUNCATED_RATE
 from tests.e2e.in_process import rlvr_here
@@ -83,6 +84,7 @@ def test_equal_rewards_are_no_signal_after_as_many_steps_as_the_recipe_says(tmp_
     assert "step 2: alarm no_signal: for 2 steps in a row every completion earned the same reward, 1" in out
 
 
+@pytest.mark.slow
 def test_a_short_run_without_any_verdict_does_not_end_as_done(tmp_path: Path):
     dies = [f"data.{part}.0.verifier=my_checks.py:dies" for part in ("train", "eval")]
     settings = ["data.eval.0.verifier_settings={}", "run.steps=2", "rollout.prompts_per_step=1"]

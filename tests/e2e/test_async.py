@@ -182,7 +182,9 @@ def test_dynamic_sampling_with_staleness_is_reproducible(folder: Path):
     assert rows_of(train("two", *changes)) == rows
 
 
-@pytest.mark.parametrize(("die_at", "seed"), [(4, 0), (6, 1), (7, 2), (9, 3)])
+@pytest.mark.parametrize(
+    ("die_at", "seed"), [(4, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((6, 1), (7, 2), (9, 3)))]
+)
 def test_a_run_that_died_with_prompts_in_flight_loses_none_and_repeats_none(
     folder: Path, die_at: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ):

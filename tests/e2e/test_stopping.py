@@ -43,6 +43,7 @@ def changes(tmp_path: Path) -> list[str]:
     return [*SMALL, "data.train.0.verifier=train.py:train", "data.eval.0.verifier=eval.py:eval"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "signals", "grace_s"), [
     ("train", [signal.SIGTERM], 4), pytest.param("eval", [signal.SIGTERM], 4, marks=pytest.mark.slow),
     pytest.param("train", [signal.SIGINT] * 2, 1000, marks=pytest.mark.slow),

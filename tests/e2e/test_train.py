@@ -241,6 +241,7 @@ def test_a_broken_verifier_is_an_error_not_a_zero_and_stops_the_run(tmp_path: Pa
     assert any(e["kind"] == "group_dropped" for e in events)
 
 
+@pytest.mark.slow
 def test_a_verifier_that_dies_on_every_completion_is_reported_and_stops_the_run(tmp_path: Path):
     (tmp_path / "mine.py").write_text(
         "import os\nfrom rlvr.plugin import verifier\n\n@verifier(version='1')\n"

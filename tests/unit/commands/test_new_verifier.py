@@ -38,6 +38,7 @@ def run_commands(written: NewVerifier, folder: Path, *, skip: Sequence[str] = ()
     return found
 
 
+@pytest.mark.slow
 def test_a_new_verifier_passes_its_tests_and_audit_and_trains(tmp_path: Path) -> None:
     written = write_verifier("capital", folder=tmp_path, is_package=False)
     assert written.files == ("capital.py", "capital.audit.jsonl", "test_capital.py")
@@ -50,6 +51,7 @@ def test_a_new_verifier_passes_its_tests_and_audit_and_trains(tmp_path: Path) ->
     assert "UNPARSED  capital: the last line is not `Answer: ...`" in said["train"]
 
 
+@pytest.mark.slow
 def test_a_new_package_installs_and_is_found_by_name(tmp_path: Path) -> None:
     written = write_verifier("my_capital", folder=tmp_path, is_package=True)
     install = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet", "--target", "site"]

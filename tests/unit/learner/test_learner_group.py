@@ -113,6 +113,7 @@ def test_fewer_rows_than_ranks(groups: dict[int, LearnerGroup], tmp_path: Path):
     compare_steps(group, one, batches)
 
 
+@pytest.mark.slow
 def test_an_idle_rank_runs_empty_passes_in_bfloat16_too(tmp_path: Path):
     """Its weights are gathered in bfloat16, which only autocast can multiply with the float32 residual stream."""
     narrow = CONFIG.model_copy(update={"dtype": LearnerDtype.BFLOAT16_AUTOCAST})
@@ -261,6 +262,7 @@ def test_engines_see_new_weights_when_they_are_published(groups: dict[int, Learn
     assert largest_difference(group.policy, before) > 1e-5
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_over_ranks_and_the_reference_is_the_policy_without_them(tmp_path: Path):
     """In float32, with activations computed twice; then another stage in bfloat16."""
 

@@ -61,6 +61,7 @@ def test_an_engine_that_starts_alone_gets_a_file_of_the_weights_that_were_sent(t
     published.close()
 
 
+@pytest.mark.slow
 def test_ranks_gather_and_send_together_and_survive_an_engine_that_does_not_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

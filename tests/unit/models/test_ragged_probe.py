@@ -82,6 +82,7 @@ def test_a_first_pass_in_inference_mode_leaves_the_kernel_to_training(monkeypatc
     assert calls == Calls(kernel=1 + 2 * NUM_LAYERS)
 
 
+@pytest.mark.slow
 def test_compiled_checkpointed_layers_use_the_kernel_after_a_pass_without_gradient(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

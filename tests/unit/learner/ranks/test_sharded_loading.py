@@ -110,7 +110,9 @@ def test_neither_the_parent_nor_a_rank_holds_the_whole_model(tmp_path: Path):
     ("config", "is_exported"),
     [
         (ModelConfig(tiny=TINY), False),  # rank 0 builds it and sends the parts
-        (ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)), True),  # each rank reads its rows
+        pytest.param(  # each rank reads its rows
+            ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)), True, marks=pytest.mark.slow
+        ),
     ],
     ids=["built", "read"],
 )

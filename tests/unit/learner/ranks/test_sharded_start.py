@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -48,6 +49,7 @@ def a_batch() -> Batch:
     return replace(batch, **{n: getattr(batch, n).float() for n in ("behavior_logprobs", "advantages")})
 
 
+@pytest.mark.slow
 def test_ranks_run_the_cold_start_and_keep_its_result_as_the_reference_of_a_resumed_run(tmp_path: Path):
     recipe = load_recipe("tiny", RECIPE).recipe
     first = started(recipe, tmp_path)

@@ -100,6 +100,7 @@ def group_of(hosts: RankHosts, folder: Path, *, num_ranks: int = 3, silence_s: f
     )
 
 
+@pytest.mark.slow
 def test_ranks_behind_a_host_learn_what_ranks_of_this_node_learn_and_end_together(hosts: RankHosts, tmp_path: Path):
     assert hosts.addresses() == ["127.0.0.1"]
     assert rank_host.interface_of("127.0.0.1") == "lo"
@@ -119,6 +120,7 @@ def test_ranks_behind_a_host_learn_what_ranks_of_this_node_learn_and_end_togethe
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_silent_rank_behind_a_host_is_found(hosts: RankHosts, tmp_path: Path):
     with group_of(hosts, tmp_path, silence_s=3.0) as group:
         os.kill(group.pids[1], signal.SIGSTOP)

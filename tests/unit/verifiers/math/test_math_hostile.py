@@ -214,6 +214,7 @@ def test_all_are_answered_none_passes_and_no_code_runs(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+@pytest.mark.slow
 def test_hostile_references_are_errors_of_their_rows(tmp_path: Path) -> None:
     references = [*expressions(), *programs(str(tmp_path / "canary")), "\\text{see figure}", ""]
     rows = [{"id": n, "completion": "\\boxed{6}", "reference": r} for n, r in enumerate(references)]
