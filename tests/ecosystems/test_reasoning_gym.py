@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def at_home(tmp_path: Path, *names: str) -> list[dict[str, Any]]:
     return json.loads((tmp_path / "scores.py.json").read_text())
 
 
-def test_three_tasks_score_alike_at_home_and_here(tmp_path: Path):
+def test_three_tasks_score_alike_at_home_and_here(tmp_path: Path, record_property: Callable[[str, object], None]):
     """The verifier runs in the jail, with the package's interpreter; rearc needs the tuples of its entries."""
     found = at_home(tmp_path, "chain_sum", "rearc", "prime_factorization")
     scored = [
@@ -94,13 +95,16 @@ def test_three_tasks_score_alike_at_home_and_here(tmp_path: Path):
     here = [verdict.details.get("raised", verdict.score) for verdict in verdicts]
     assert here == own
     assert {type(one) for one in own} == {float, str}  # one of the tasks raises on other texts than numbers
+    record_property("equal_scores", len(own))
 
 
-@pytest.mark.slow
-def test_every_task_scores_alike_from_the_entry_that_was_sent(tmp_path: Path):
+def test_every_task_scores_alike_from_the_entry_that_was_sent(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+):
     scored = at_home(tmp_path)
     assert [one for one in scored if one["own"] != one["again"]] == []
     assert len({one["task"] for one in scored}) == 105
+    record_property("equal_scores", len(scored))
 
 
 def test_rows_are_the_same_in_every_process_and_split_without_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
