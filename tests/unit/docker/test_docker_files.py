@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from rlvr.config.recipe import RunConfig
 from tests.unit.docker.dockerfile import DOCKERFILE, KNOWN, ROOT, chain, copied, instructions, stages
 
 FINAL = pytest.mark.parametrize("target", ["cpu", "gpu"])
@@ -207,6 +208,11 @@ def test_compose_starts_head_learner_and_workers_on_a_private_network():
         assert service["ulimits"]["nofile"] == {"soft": 65536, "hard": 65536}
         assert "runs:/home/rlvr/runs" in service["volumes"]
     assert set(found["volumes"]) == {"runs", "models"}
+
+
+def test_containers_are_stopped_only_after_a_run_could_save():
+    for service in compose()["services"].values():
+        assert float(service["stop_grace_period"].removesuffix("s")) >= RunConfig().grace_s + 30
 
 
 def test_no_service_of_compose_starts_without_a_token():
