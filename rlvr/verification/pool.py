@@ -35,7 +35,7 @@ from rlvr.verification.worker_process import WorkerProcess
 CHUNK_ITEMS = 8
 # Of a jailed worker, which forks for each: so many items that the fork costs little, and no more than that.
 MOST_JAILED_ITEMS = 128
-_JAILED_CHUNK_S = 0.04
+_JAILED_CHUNK_S = 0.08
 _LEAST_ITEM_S = 1e-6
 _MEDIAN_STEP = 1.05  # by which each item moves the running median
 
