@@ -63,7 +63,7 @@ def module_from_source(source: str, digest: str, file_name: str) -> ModuleType:
     linecache.cache[file_name] = (len(source), None, lines, file_name)  # for tracebacks
     try:
         exec(compile(source, file_name, "exec"), module.__dict__)  # the user's own file
-    except BaseException:
+    except BaseException:  # raised again: a half-executed module must not be found by the next import
         del sys.modules[name]
         raise
     return module

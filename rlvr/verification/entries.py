@@ -20,7 +20,7 @@ _MAX_OPEN = 1024  # concurrent items of an ASYNC verifier that sets no limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A verifier, built once for each (plugin, settings, execution); of a jailed one, what stands for it."""
+    """A verifier, built once for each (plugin, settings, execution); a `JailedVerifier` represents a jailed one."""
 
     source: PluginSource
     verifier: Verifier

@@ -33,7 +33,7 @@ from rlvr.verification.wire import completion_to_json, prompt_to_json
 from rlvr.verification.worker_process import WorkerProcess
 
 CHUNK_ITEMS = 8
-# Of a jailed worker, which forks for each: so many items that the fork costs little, and no more than that.
+# A jailed worker forks for each chunk. Its chunks are large enough for the fork to cost little compared with the items.
 MOST_JAILED_ITEMS = 128
 _JAILED_CHUNK_S = 0.08
 _LEAST_ITEM_S = 1e-6

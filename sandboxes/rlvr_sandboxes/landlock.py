@@ -80,8 +80,7 @@ class LandlockSandbox(BoxedSandbox):
         found = worker_layout(request.python, request.packages, request.readable)
         with contextlib.ExitStack() as stack:
             uid, group = self._take(stack)
-            workers.limit(group, request)
-            workers.give_writable(request, uid)
+            workers.prepare(request, uid, group)
             scratch = _make_scratch(stack)
             readable, listed = jail.landlock_readable(found.layout)
             reading, writing = os.pipe()

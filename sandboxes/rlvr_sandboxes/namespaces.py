@@ -81,8 +81,7 @@ class NamespacesSandbox(BoxedSandbox):
         found = worker_layout(request.python, request.packages, request.readable)
         with contextlib.ExitStack() as stack:
             uid, group = self._take(stack)
-            workers.limit(group, request)
-            workers.give_writable(request, uid)
+            workers.prepare(request, uid, group)
             bubblewrap = jail.find_bubblewrap()
             if self._has_proc is None:
                 self._has_proc = jail.can_mount_proc(bubblewrap)

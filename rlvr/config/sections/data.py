@@ -49,7 +49,7 @@ class CheckConfig(Section):
     when: applies the check only to rows whose `verifier_column` holds this value; empty applies it to every row.
     execution: process; or jailed, inside the sandbox's jail, for code that you do not trust. Null: as the verifier
         declares.
-    python: the interpreter of a jailed verifier, such as /opt/env/bin/python, whose packages it then has.
+    python: the interpreter of a jailed verifier, such as envs/scorers/bin/python, whose packages it then has.
     readable: files and folders that a jailed verifier may read besides its own package; it can import from the folders.
     """
 

@@ -17,7 +17,7 @@ _WHY_NOT = {
 
 
 class JailedVerifier:
-    """Stands for a verifier that only jailed workers hold; `jailed_verifier` gives it the name and version."""
+    """Represents a verifier that only jailed workers hold; `jailed_verifier` gives it the name and version."""
 
     name: ClassVar[str] = ""
     version: ClassVar[str] = ""

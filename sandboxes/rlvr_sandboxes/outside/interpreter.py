@@ -54,7 +54,7 @@ def _own_layout() -> WorkerLayout:
 def _layout_of(python: str) -> WorkerLayout:
     if not os.path.isfile(python) or not os.access(python, os.X_OK):
         raise SandboxError(
-            f"python: {python!r} is not an interpreter; give the path of one, such as /opt/env/bin/python"
+            f"python: {python!r} is not an interpreter; give the path of one, such as envs/scorers/bin/python"
         )
     try:
         done = subprocess.run(

@@ -90,7 +90,7 @@ def start(
             start_new_session=True,
             bufsize=0,
         )
-    except BaseException:
+    except BaseException:  # raised again; also when interrupted, the user id and the cgroup are given back
         errors.close()
         cleanup()
         raise
@@ -122,17 +122,16 @@ def variables(request: WorkerRequest, home: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value and name != "LD_BIND_NOW"}
 
 
-def give_writable(request: WorkerRequest, uid: int) -> None:
-    """Opens the writable folders to the jail's user, where it has one; jails with other users may share them."""
+def prepare(request: WorkerRequest, uid: int, group: Cgroup | None) -> None:
+    """Sets the limits of the worker's cgroup, and opens the writable folders to the jail's user, if it has one.
+
+    Jails with other users may share these folders.
+    """
+    if group is not None:
+        group.set_limits(request.memory_bytes >> 20, request.pids)
     if uid:
         for folder in request.writable:
             os.chmod(folder, 0o777)
-
-
-def limit(group: Cgroup | None, request: WorkerRequest) -> None:
-    """Sets the limits of the worker's cgroup."""
-    if group is not None:
-        group.set_limits(request.memory_bytes >> 20, request.pids)
 
 
 def remove(scratch: str) -> None:

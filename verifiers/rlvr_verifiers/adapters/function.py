@@ -98,7 +98,7 @@ class RewardFunction:
         name = self._adapted.name
         try:
             found = self._adapted.load()
-        except Exception as error:
+        except Exception as error:  # an import runs other people's code, which may raise anything
             raise PluginError(f"{name} cannot be imported: {_cause(self._adapted, error)}") from error
         if not callable(found):
             raise PluginError(f"{name} is a {type(found).__name__}, not a function")

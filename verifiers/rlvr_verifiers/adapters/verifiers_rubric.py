@@ -97,7 +97,7 @@ class RubricVerifier:
                 )
             try:
                 made = found if hasattr(found, "rubric") else found(**self.config.arguments)
-            except Exception as error:
+            except Exception as error:  # the function is other people's code, which may raise anything
                 raise PluginError(
                     f"{name} was called with settings.arguments={self.config.arguments} to make the rubric: "
                     f"{type(error).__name__}: {error}. If it loads data from a network, name the rubric itself"
@@ -115,7 +115,7 @@ class RubricVerifier:
     def _loaded(self) -> Any:
         try:
             return self.adapted.load()
-        except Exception as error:
+        except Exception as error:  # an import runs other people's code, which may raise anything
             raise PluginError(
                 f"{self.adapted.name} cannot be imported: {type(error).__name__}: {error}. Install it where the "
                 "verifiers run, or name a file: verifiers:path/file.py:rubric"

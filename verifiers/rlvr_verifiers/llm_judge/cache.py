@@ -51,7 +51,7 @@ class AnswerCache:
             self._forget(digest, own)
             own.cancel()
             raise
-        except Exception as error:
+        except Exception as error:  # raised here and for everyone who waits for the same answer
             self._forget(digest, own)
             own.set_exception(error)
             raise
