@@ -162,7 +162,7 @@ def _drawn(python: str, request: Mapping[str, Any], *, what: str) -> list[dict[s
     if not installed:
         raise PluginError(
             f"{what}: {python} does not have the package; install it with `{python} -m pip install {PACKAGE}`, or name "
-            "an interpreter that has it in settings.python"
+            "an interpreter that has it: `python:` in the recipe, --python on the command line"
         )
     if problem := version_problem(installed):
         logger.warning("%s", problem)
@@ -197,7 +197,7 @@ def _run(python: str, request: Mapping[str, Any], *, what: str) -> str:
             check=False,
         )
     except OSError as error:
-        raise PluginError(f"{what}: the interpreter {python!r} cannot be run: {error}; see settings.python") from error
+        raise PluginError(f"{what}: the interpreter {python!r} cannot be run: {error}") from error
     if answer.returncode:
         last = "\n".join(answer.stderr.strip().splitlines()[-_ERROR_LINES:])
         failed = (
