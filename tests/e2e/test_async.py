@@ -217,6 +217,7 @@ def test_a_run_that_died_with_prompts_in_flight_loses_none_and_repeats_none(
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_the_same_way(folder: Path):
     changes = [*STALE, *DYNAMIC, *FROM_FILE, "run.steps=12", "run.checkpoint_every_steps=3"]
     whole = train("whole", *changes)

@@ -76,6 +76,7 @@ def test_the_checkpoint_loads_in_transformers(finished: Path):
     assert AutoTokenizer.from_pretrained(folder).decode([4, 5]) == "01"
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_gives_the_same_run_to_the_last_digit(finished: Path, tmp_path: Path):
     recipe = str(finished / "recipe.yaml")
     rlvr("train", recipe, "run.checkpoint_every_steps=0", "--run-dir", "again", cwd=tmp_path)

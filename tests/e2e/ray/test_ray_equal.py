@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.e2e.in_process import rlvr_here
 from tests.e2e.ray.ray_runs import RAY, TINY, TOY, events_of, ledger_of, rlvr, rows_of
 
 pytestmark = pytest.mark.cluster
@@ -30,7 +31,7 @@ def rollouts(run: Path) -> list[dict[str, object]]:
     ids=["toy", "transformers"],
 )  # fmt: skip
 def test_metrics_rollouts_and_ledger_are_those_of_the_local_backend(tmp_path: Path, changes: list[str]):
-    rlvr("train", "tiny", *TINY, *changes, "--run-dir", "local", cwd=tmp_path)
+    rlvr_here("train", "tiny", *TINY, *changes, "--run-dir", "local", cwd=tmp_path)
     rlvr("train", "tiny", *TINY, *changes, *RAY, "--run-dir", "ray", cwd=tmp_path)
     local, ray = tmp_path / "local", tmp_path / "ray"
     assert len(rows_of(local)) == 5
@@ -41,8 +42,8 @@ def test_metrics_rollouts_and_ledger_are_those_of_the_local_backend(tmp_path: Pa
 
 def test_a_run_goes_on_behind_ray_where_it_was_left(tmp_path: Path):
     steps = [*TINY, *TOY, "run.checkpoint_every_steps=2"]
-    rlvr("train", "tiny", *steps, "run.steps=4", "--run-dir", "whole", cwd=tmp_path)
-    rlvr("train", "tiny", *steps, "run.steps=2", "--run-dir", "parts", cwd=tmp_path)
+    rlvr_here("train", "tiny", *steps, "run.steps=4", "--run-dir", "whole", cwd=tmp_path)
+    rlvr_here("train", "tiny", *steps, "run.steps=2", "--run-dir", "parts", cwd=tmp_path)
     rlvr("train", "tiny", *steps, *RAY, "run.steps=4", "--run-dir", "parts", "--resume", cwd=tmp_path)
     last = rows_of(tmp_path / "whole")[-2:]
     assert [row["reward/mean"] for row in rows_of(tmp_path / "parts")[-2:]] == [row["reward/mean"] for row in last]

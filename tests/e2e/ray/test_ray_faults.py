@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.ray.ray_runs import RAY, TINY, TOY, Running, events_of, ledger_of, rlvr, rows_of
+from tests.e2e.in_process import rlvr_here
+from tests.e2e.ray.ray_runs import RAY, TINY, TOY, Running, events_of, ledger_of, rows_of
 
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
@@ -50,7 +51,7 @@ def assert_whole(run: Path, *, steps: int) -> None:
 
 
 def test_killed_engine_verifier_and_learner_are_replaced_and_the_run_is_the_undisturbed_one(folder: Path):
-    rlvr("train", "tiny", *LONG, "--run-dir", "calm", cwd=folder)
+    rlvr_here("train", "tiny", *LONG, "cluster.backend=local", "--run-dir", "calm", cwd=folder)
     with Running(folder / "run", *LONG) as running:
         running.until(lambda: running.num_steps() >= 1)
         running.hurt("EngineActor")

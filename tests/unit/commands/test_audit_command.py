@@ -121,6 +121,7 @@ def test_a_wrong_call_gives_exit_code_2_and_says_what_to_do(
     assert "Traceback" not in output.err
 
 
+@pytest.mark.slow
 def test_declared_partial_credit_is_subtracted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

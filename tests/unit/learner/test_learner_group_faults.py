@@ -24,6 +24,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_in_mid_step_ends_the_step_and_all_ranks(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     policy = make_policy()
     policy.model.set_attn_implementation("eager")  # of which the ranks warn: it cannot be packed

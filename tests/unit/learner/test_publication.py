@@ -333,6 +333,7 @@ def test_scores_are_the_engines_bit_for_bit_in_the_same_arithmetic(tmp_path: Pat
     world.learner.close()
 
 
+@pytest.mark.slow
 def test_ranks_score_perturb_and_restore_bit_for_bit(tmp_path: Path):
     rows = [(1, 5, 6, 7, 9), (1, 4, 4), (1, 8, 9, 10)]
     with start_group(
