@@ -76,6 +76,10 @@ class OtherCheckpoint(CheckpointError):  # noqa: N818 - nothing is wrong with th
     exit_code = 2
 
 
+class ClusterError(RlvrError):
+    """A host of a cluster cannot be reached, or a node cannot be started, changed or stopped there."""
+
+
 class StorageError(RlvrError):
     """A file of the run could not be read or written: a full disk, rights, a folder that is gone."""
 

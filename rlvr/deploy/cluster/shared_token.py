@@ -1,0 +1,87 @@
+"""The token of a cluster: Ray's nodes and drivers must present it at every connection.
+
+It is kept in files with mode 600 alone: in the cluster's state folder here, and in one on each host. Ray reads it
+through RAY_AUTH_TOKEN_PATH, so that it is in no environment and on no command line.
+"""
+
+import os
+import re
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from rlvr.deploy.cluster.inventory import Host, Inventory, state_folder
+from rlvr.deploy.cluster.remote import Remote, named, script
+from rlvr.errors import ClusterError
+
+FILE = "token"
+_BYTES = 32
+_VALID = re.compile(r"[A-Za-z0-9._~+/=-]{16,4096}")
+# The folder is the host's own: several hosts may share a home folder.
+_FOLDER = "folder=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$1/hosts/$2; "
+_WRITE = (
+    "set -eu; umask 077; " + _FOLDER + 'mkdir -p "$folder"; chmod 700 "$folder"; cat >"$folder/token.new"; '
+    'mv "$folder/token.new" "$folder/token"; printf %s "$folder"'
+)
+
+
+def token_of(name: str, *, is_made: bool = True) -> str:
+    """The token of a cluster, made with `secrets` at the first call.
+
+    Args: is_made: False: a cluster without a token is an error.
+
+    Raises: ClusterError when the file cannot be used, or other users can read it.
+    """
+    path = state_folder(name) / FILE
+    try:
+        if is_made and not path.exists():
+            _make(path)
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError as error:
+        raise ClusterError(f"{path} does not exist: the cluster {name!r} was not started from here") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterError(f"the token {path} cannot be used: {error}") from error
+    if mode & 0o077:
+        raise ClusterError(
+            f"{path} has mode {mode:03o}, so others may know the token; remove it and start the cluster again"
+        )
+    if not _VALID.fullmatch(text):
+        raise ClusterError(f"{path} holds no token: expected 16 or more characters of A-Z a-z 0-9 . _ ~ + / = -")
+    return text
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
+    new = path.with_name(f"{FILE}.{os.getpid()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(_BYTES))
+        os.link(new, path)  # fails when another command was faster
+    except FileExistsError:
+        pass  # the token of the faster command is used
+    finally:
+        new.unlink()
+
+
+def forget_token(name: str) -> None:
+    """Removes the token here, so that the next cluster of this name gets another one."""
+    folder = state_folder(name)
+    (folder / FILE).unlink(missing_ok=True)
+    for path in (folder / "hosts", folder):
+        with suppress(OSError):  # not empty, or not there
+            path.rmdir()
+
+
+def copy_token(remote: Remote, inventory: Inventory, host: Host, token: str) -> str:
+    """Writes the token into a file with mode 600 on the host; returns the folder of that file.
+
+    Raises: ClusterError when the host refuses.
+    """
+    done = remote.run(host, script(_WRITE, inventory.name, host.name), stdin=token.encode(), deadline_s=30)
+    if done.code:
+        raise ClusterError(f"{named(host)}: the token cannot be written: {done.reason}")
+    return done.stdout.strip().splitlines()[-1]
