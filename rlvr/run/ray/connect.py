@@ -78,7 +78,8 @@ def end_actor(actor: Any) -> None:
 
 
 def _watch_head() -> HeadWatch:
-    client: Any = worker.global_worker.gcs_client
+    here: Any = worker.global_worker
+    client = here.gcs_client
 
     def session() -> str:
         return str(client.internal_kv_get(b"session_name", b"session", timeout=ASK_S))

@@ -1,6 +1,7 @@
 """The verifier fleet's handle of a pool in an actor."""
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlvr.registry import PluginSource
 from rlvr.run.ray.calls import Calls
 from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
+from rlvr.run.ray.workers.place import ActorPlace
 from rlvr.run.ray.workers.verifier_actor import VerifierActor
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, PoolLost, RemoteVerifier
 
@@ -24,6 +26,7 @@ class VerifierHandle:
 
     def __init__(self, actor: Any, *, name: str, recipe: Recipe, board: WaitBoard) -> None:
         self.place = "starting"
+        self.node = ""
         self._name = name
         self._deadlines = recipe.cluster
         self._board = board
@@ -31,9 +34,10 @@ class VerifierHandle:
 
     async def start(self, checks: Sequence[Check]) -> None:
         """Waits until verifiers and sandbox are ready on the node."""
-        self.place = await self._calls.later(
+        place: ActorPlace = await self._calls.later(
             "start", list(checks), what="its verifiers and its sandbox", deadline_s=self._deadlines.start_deadline_s
         )
+        self.node, self.place = place.node, place.text
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
         """Verdicts as they are reached, from one actor call."""
@@ -64,15 +68,23 @@ def verifier_spawner(
     *,
     checks: Sequence[Check],
     sources: Mapping[str, PluginSource],
-    nodes: Sequence[str],
+    nodes: Callable[[], Sequence[str]],
     board: WaitBoard,
 ) -> Callable[[str], Awaitable[RemoteVerifier]]:
-    """Returns the function that starts the fleet's pools; the pool's number decides its node."""
+    """Returns the function that starts the fleet's pools, each on the node with the fewest of them.
+
+    Args: nodes: ids of the nodes on which pools may run now.
+    """
+    chosen: dict[str, str] = {}
 
     async def spawn(name: str) -> VerifierHandle:
-        node = nodes[int(name.rpartition("-")[2]) % len(nodes)]
+        others = Counter(node for pool, node in chosen.items() if pool != name)
+        usable = nodes()
+        if not usable:
+            raise PoolLost("there is no node for it now")
+        chosen[name] = min(usable, key=lambda node: others[node])
         start: Any = VerifierActor
-        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        strategy = NodeAffinitySchedulingStrategy(chosen[name], soft=False)
         actor = start.options(scheduling_strategy=strategy).remote(recipe, dict(sources))
         handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:

@@ -19,6 +19,7 @@ class Pool:
 
     def __init__(self, *, lives: int | None = None, is_frozen: bool = False) -> None:
         self.place = "somewhere"
+        self.node = ""
         self.lives = lives
         self.is_frozen = is_frozen
         self.num_judged = 0
