@@ -7,12 +7,12 @@
 # RLVR_CPUS, RLVR_GPUS   cores and GPUs that Ray may give away here; all when unset
 # RLVR_NODE_IP           this node's address; Ray's guess when unset
 # RLVR_OBJECT_STORE_BYTES  of shared memory (536870912)
-# RLVR_DRAIN_S           how long SIGTERM waits until a run's engines have finished and left (120)
+# RLVR_DRAIN_S           how long SIGTERM waits until a run's engines have finished and left (75)
 # RLVR_WEIGHTS_FOLDER    where weights lie that engines load; shared memory when unset
 set -eu
 : "${RAY_AUTH_TOKEN:?is the secret of the cluster; every node needs the same one}"
 : "${RLVR_HEAD:?is the head address, HOST:PORT}"
-export RAY_AUTH_MODE=token RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="${RLVR_DRAIN_S:-120}"
+export RAY_AUTH_MODE=token RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="${RLVR_DRAIN_S:-75}"
 wait-for-head.sh
 exec ray start --block --address="$RLVR_HEAD" --disable-usage-stats \
     --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from ray._private import state, worker
 
-from rlvr.errors import ConfigError, RlvrError
+from rlvr.errors import ConfigError
 from rlvr.processes.supervised_fleet import OnEvent
 
 T = TypeVar("T")
@@ -75,7 +75,8 @@ class Hosts:
         """Args:
         known: ids of the nodes that run the driver's code.
         read: the live nodes; raises any error if the head does not answer.
-        check: raises RlvrError if the node with this id does not run the driver's code; blocks.
+        check: raises ConfigError if the node with this id does not run the driver's code, or any other error if it does
+            not answer; blocks.
         note: shows a line on the console.
         """
         self._admitted = set(known)
@@ -166,8 +167,8 @@ class Hosts:
         except ConfigError as error:
             self._refused.add(node)
             self._refuse(node, address, str(error))
-        except RlvrError as error:  # it did not answer, and is asked again
-            logger.warning("%s", error)
+        except Exception as error:  # noqa: BLE001 - a node that goes meanwhile raises anything of Ray's; it is asked again
+            logger.debug("node %s did not say what it runs: %s", address, error)
         else:
             self._admitted.add(node)
             self._event("node_joined", node=node, address=address)

@@ -289,7 +289,7 @@ class Driver:
     log: Path
     process: subprocess.Popen[str]
 
-    def until(self, met: Callable[[], bool], *, limit_s: float = 120) -> None:
+    def until(self, met: Callable[[], bool], *, limit_s: float = 240) -> None:
         """Waits until `met`, while the run lives."""
         end = time.monotonic() + limit_s
         while not met():
@@ -328,7 +328,7 @@ def run_and_cut_off_the_worker(
     driver = start(hosts, tmp_path / "run", changes)
     run = driver.run
     try:
-        driver.until(lambda: is_ready(run), limit_s=240)
+        driver.until(lambda: is_ready(run))
         cut_off(hosts.worker)
     finally:
         finish(driver, limit_s=240)

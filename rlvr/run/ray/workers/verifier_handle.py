@@ -1,6 +1,8 @@
 """The verifier fleet's handle of a pool in an actor."""
 
+import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +21,8 @@ from rlvr.run.ray.workers.verifier_actor import VerifierActor
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, PoolLost, RemoteVerifier
 
 CLOSE_S = 5.0
+_POLL_S = 0.5
+_KNOWN_S = 5.0
 
 
 class VerifierHandle:
@@ -78,13 +82,20 @@ def verifier_spawner(
     chosen: dict[str, str] = {}
 
     async def spawn(name: str) -> VerifierHandle:
-        others = Counter(node for pool, node in chosen.items() if pool != name)
-        usable = nodes()
-        if not usable:
-            raise PoolLost("there is no node for it now")
-        chosen[name] = min(usable, key=lambda node: others[node])
+        while True:
+            others = Counter(node for pool, node in chosen.items() if pool != name)
+            while not (usable := nodes()):
+                await asyncio.sleep(_POLL_S)
+            node = chosen[name] = min(usable, key=lambda node: others[node])
+            try:
+                return await started(name, node)
+            except PoolLost:
+                if not await leaves(node):
+                    raise
+
+    async def started(name: str, node: str) -> VerifierHandle:
         start: Any = VerifierActor
-        strategy = NodeAffinitySchedulingStrategy(chosen[name], soft=False)
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = start.options(scheduling_strategy=strategy).remote(recipe, dict(sources))
         handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:
@@ -93,5 +104,14 @@ def verifier_spawner(
             end_actor(actor)
             raise
         return handle
+
+    async def leaves(node: str) -> bool:
+        """Whether the node is gone, which is known a moment after an actor on it is lost."""
+        end = time.monotonic() + _KNOWN_S
+        while node in nodes():
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
     return spawn
