@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +134,7 @@ def test_a_host_with_engines_that_is_cut_off_drained_or_upgraded_is_done_without
 ):
     """The cores leave one way to place a learner of 1 and three engines of 2: the learner on the head.
 
-    Then the head is lost, and the run ends in the way that a supervisor recognises.
+    Then the driver is killed and resumed, and the head is lost, which ends the run as a supervisor expects.
     """
     changes = [*TINY, *TOY, *LEARNER_APART, "run.steps=100000", "rollout.max_completion_tokens=6"]
     changes += ["run.checkpoint_every_steps=1", "run.keep_checkpoints=1", "cluster.max_engine_restarts=2"]
@@ -171,7 +171,12 @@ def test_a_host_with_engines_that_is_cut_off_drained_or_upgraded_is_done_without
         assert "sources of rlvr is" in refused["reason"]
         assert driver.log.read_text().count("is not used, because it differs from the driver") == 1
 
-        driver.until(lambda: (run / "checkpoints").is_dir() and has_checkpoint(run))
+        driver.process.kill()  # behind it the cluster is free again, so that a resume finds all that it needs
+        driver.process.wait()
+        steps = driver.steps()
+        driver = start(hosts, run, [*changes, "cluster.start_deadline_s=60"], options=["--resume"])
+        driver.until(lambda: driver.steps() > steps + 1)
+        assert not events_of(run, "fewer_engines")
         (head,) = (p for p in processes_of(hosts.head) if p.name() == "gcs_server")
         head.kill()
         assert driver.process.wait(timeout=60) == 75, driver.log.read_text()
@@ -274,13 +279,12 @@ LEARNER_APART = [
 ]  # fmt: skip
 
 
-def start(hosts: Hosts, run: Path, changes: list[str]) -> "Driver":
+def start(hosts: Hosts, run: Path, changes: list[str], *, options: Sequence[str] = ()) -> "Driver":
     """Starts a run on the head."""
     changes = [*changes, "cluster.backend=ray", f"cluster.address={hosts.head.address}:{PORT}"]
     log = run.with_suffix(".log")
-    return Driver(
-        run, log, hosts.head.start(command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log)
-    )
+    words = command("train", "tiny", *changes, "--run-dir", str(run), *options)
+    return Driver(run, log, hosts.head.start(words, env=hosts.env, log=log))
 
 
 @dataclass(frozen=True)
