@@ -1,7 +1,6 @@
 """An actor that verifies on its node, with verifier workers and a sandbox there."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import ray
@@ -11,6 +10,7 @@ from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
+from rlvr.run.ray.workers.place import ActorPlace, place_here
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
 from rlvr.verification.service import VerifierService
 
@@ -28,10 +28,10 @@ class VerifierActor:
             sources=sources,
         )
 
-    async def start(self, checks: Sequence[Check]) -> str:
-        """Builds every verifier, starts the sandbox and runs its self-test; returns the node and process."""
+    async def start(self, checks: Sequence[Check]) -> ActorPlace:
+        """Builds every verifier, starts the sandbox and runs its self-test; returns its place."""
         await asyncio.to_thread(self._service.preflight, checks)
-        return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+        return place_here()
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[ItemVerdicts]]:
         """Verdicts as they are reached, in bunches."""
