@@ -77,7 +77,7 @@ class Runs:
         answer = self._ask("submit", stdin=json.dumps(request).encode(), deadline_s=_SUBMIT_S)
         return Submitted(name=answer["name"], run_dir=answer["run_dir"], output=answer["output"])
 
-    def list(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """One row for each run, newest first; `host.listed` names the keys. Raises ClusterError."""
         return self._ask("list")["runs"]
 
@@ -157,4 +157,4 @@ def shown_run(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def runs_of(inventory: Inventory, *, remote: Remote | None = None) -> list[tuple[str, str, str]]:
     """Table rows of the submitted runs for `rlvr cluster status`. Raises ClusterError when the head does not answer."""
-    return [shown_run(row) for row in Runs(inventory, remote=remote).list()]
+    return [shown_run(row) for row in Runs(inventory, remote=remote).rows()]
