@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
-from rlvr.deploy.cluster.remote import script
+from rlvr.deploy.cluster.remote import Remote, script
 
 _IN_VENV = (
     "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$1/hosts/$2/token "
@@ -16,10 +16,19 @@ def python_of(inventory: Inventory) -> str:
     return f"{inventory.venv}/bin/python" if inventory.runtime is Runtime.HOST else "python"
 
 
-def in_node(inventory: Inventory, host: Host, words: Sequence[str]) -> list[str]:
+def in_node(inventory: Inventory, host: Host, words: Sequence[str], *, remote: Remote | None = None) -> list[str]:
     """Words for the host that run a command in its node, with standard input, and with Ray's token."""
     if inventory.runtime is not Runtime.HOST:
         return [inventory.runtime.value, "exec", "-i", inventory.container, *words]
     env = [f"{name}={value}" for name, value in {**inventory.env, **host.env}.items()]
     given = (inventory.name, host.name, str(inventory.port), host.address, inventory.venv)
     return script(_IN_VENV, *given, *(["env", *env] if env else []), *words)
+
+
+def beside_node(inventory: Inventory, host: Host, words: Sequence[str]) -> list[str]:
+    """Words for the host that run a command in a container of its own, with a node's options, where no node runs."""
+    program, *arguments = words
+    shared = f"{inventory.shared}:{inventory.shared}"
+    options = ["--rm", "-i", "--network", "host", "--shm-size", inventory.shm, "-v", shared]
+    options += [*inventory.options, *host.options]
+    return [inventory.runtime.value, "run", *options, "--entrypoint", program, inventory.image, *arguments]

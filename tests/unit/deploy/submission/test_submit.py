@@ -1,4 +1,4 @@
-"""Submitting a run: a stand-in for ssh, this machine as the head host, a socket as the head; Ray on it never answers."""
+"""Submitting a run: a stand-in for ssh, this machine as the head host, and a socket as the head."""
 
 import os
 import socket
@@ -89,7 +89,9 @@ def test_a_run_is_submitted_listed_followed_stopped_and_resumed(inventory: Inven
 def test_what_the_head_host_lacks_is_found_before_anything_starts(inventory: Inventory):
     with pytest.raises(ConfigError, match=r"(?s)cannot start on the head host: .*nowhere\.jsonl"):
         Runs(inventory).submit("tiny", ["data.train.0.source=nowhere.jsonl"])
-    with pytest.raises(ConfigError, match="cluster.env takes RLVR_TEST_ABSENT from the environment of the head's node"):
+    with pytest.raises(
+        ConfigError, match=r"cluster.env takes RLVR_TEST_ABSENT from the environment of the head's node"
+    ):
         Runs(inventory).submit("tiny", ["cluster.env.RLVR_TEST_ABSENT=null"])
     (taken := Path(inventory.shared) / "runs/old").mkdir(parents=True)
     (taken / "recipe.yaml").touch()
@@ -99,7 +101,7 @@ def test_what_the_head_host_lacks_is_found_before_anything_starts(inventory: Inv
 
 
 def test_a_wrong_recipe_or_folder_reaches_no_host(inventory: Inventory, ssh: Path):
-    with pytest.raises(ConfigError, match="learner.lr"):
+    with pytest.raises(ConfigError, match=r"learner\.lr"):
         Runs(inventory).submit("tiny", ["learner.lr=fast"])
     with pytest.raises(ConfigError, match="must be below the folder that the hosts share"):
         Runs(inventory).submit("tiny", [], run_dir="/elsewhere/run")
