@@ -7,7 +7,10 @@
 #
 # Ends with the exit code of `rlvr train`; when it runs in a container of its own, its Ray node ends with the container.
 set -eu
-: "${RAY_AUTH_TOKEN:?is the secret of the cluster; every node needs the same one}"
+if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
+    echo "rlvr: set RAY_AUTH_TOKEN_PATH to a file with the secret of the cluster, or RAY_AUTH_TOKEN to the secret itself" >&2
+    exit 2
+fi
 : "${RLVR_HEAD:?is the head address, HOST:PORT}"
 if [ "$#" -eq 0 ]; then
     echo "usage: start-learner.sh RECIPE [KEY=VALUE]... [OPTIONS of rlvr train]" >&2
@@ -20,9 +23,13 @@ case "${RLVR_ENGINES:-}" in
 esac
 recipe=$1
 shift
-export RAY_AUTH_MODE=token
+export RAY_AUTH_MODE=token RLVR_PORT="${RLVR_PORT:-6379}"
 wait-for-head.sh
 ray start --address="$RLVR_HEAD" --disable-usage-stats \
+    --node-manager-port=$((RLVR_PORT + 1)) --object-manager-port=$((RLVR_PORT + 2)) \
+    --dashboard-agent-listen-port=$((RLVR_PORT + 3)) --dashboard-agent-grpc-port=$((RLVR_PORT + 4)) \
+    --runtime-env-agent-port=$((RLVR_PORT + 5)) --metrics-export-port=$((RLVR_PORT + 6)) \
+    --min-worker-port=$((RLVR_PORT + 100)) --max-worker-port=$((RLVR_PORT + 1099)) \
     --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \
     ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_GPUS:+--num-gpus="$RLVR_GPUS"} \
     ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}

@@ -3,6 +3,7 @@
     port           the head (Ray's GCS); 6379 unless set
     port+1 .. +6   Ray on every node: node manager, object manager, agents, metrics
     port+7         metrics of rlvr
+    port+8         Ray's client server, on the head
     port+10 .. +99 rendezvous of weight transfers and of the learner's ranks
     port+100 .. +1099  Ray's workers, which are also the actors of a run
 
@@ -78,8 +79,8 @@ class PortLayout:
         return self.first + 7
 
     @property
-    def autoscaler_metrics(self) -> int:
-        """Metrics of Ray's autoscaler, on the head."""
+    def ray_client(self) -> int:
+        """Ray's client server, on the head; nothing of rlvr uses it, and Ray has no option without it."""
         return self.first + 8
 
     @property

@@ -21,6 +21,13 @@ class Kind(StrEnum):
     CLUSTER = "cluster"
 
 
+class Firewall(StrEnum):
+    """The program that loads the firewall rule of `rlvr cluster up`."""
+
+    NFT = "nft"
+    IPTABLES = "iptables"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
     """Options of `rlvr cluster render` that go into the files.

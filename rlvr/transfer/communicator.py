@@ -7,6 +7,7 @@ vLLM's own communicator is not used. The learner would have to import vLLM, whic
 its process; and where NCCL is missing, it is disabled and its broadcast silently does nothing.
 """
 
+import errno
 import importlib
 import os
 import socket
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage] # its documented place
 
 from rlvr.errors import TransferError
+from rlvr.ports import layout_here
 from rlvr.transfer.deadline import aborted_after, within
 from rlvr.transfer.nccl import NcclCommunicator
 from rlvr.transfer.rendezvous import Rendezvous
@@ -46,14 +48,31 @@ class Communicator(Protocol):
 
 
 def host_store(address: str) -> TCPStore:
-    """The store in which the ranks meet, on a free port of this address alone."""
+    """The store in which the ranks meet, on a free port of this address alone: of the cluster's range, if there is one.
+
+    Raises: TransferError when every port of the range is in use.
+    """
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind((address, 0))
-        listener.listen()
+        _listen(listener, address)
         port = listener.getsockname()[1]
         return TCPStore(
             address, port, is_master=True, wait_for_workers=False, use_libuv=False, master_listen_fd=listener.detach()
         )
+
+
+def _listen(listener: socket.socket, address: str) -> None:
+    layout = layout_here()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for port in layout.rendezvous if layout else [0]:
+        try:
+            listener.bind((address, port))
+            listener.listen()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not layout:
+                raise
+        else:
+            return
+    raise TransferError(f"all ports for a rendezvous on {address} are in use (RLVR_PORT + 10 to RLVR_PORT + 99)")
 
 
 def join(rendezvous: Rendezvous, *, rank: int, device: torch.device, store: TCPStore | None = None) -> Communicator:

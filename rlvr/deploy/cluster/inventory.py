@@ -179,10 +179,9 @@ class Inventory(Section):
             f"{name!r} is not a host of the inventory, which has {', '.join(names)}{did_you_mean(close(name, names))}"
         )
 
-    @property
-    def container(self) -> str:
-        """The name of the node's container, the same on every host."""
-        return f"{self.name}-node"
+    def container_of(self, host: Host) -> str:
+        """The name of the container that is the host's node."""
+        return f"{self.name}-{host.name}"
 
 
 def read_inventory(path: Path) -> Inventory:

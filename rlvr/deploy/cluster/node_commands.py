@@ -3,11 +3,22 @@
 from collections.abc import Sequence
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
-from rlvr.deploy.cluster.remote import Remote, script
+from rlvr.deploy.cluster.remote import script
 
+# $1: the cluster, $2: the host. `folder` is the node's; `place` is Ray's, and short, because the path of a socket may
+# have 107 characters.
+FOLDERS = """
+folder=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$1/hosts/$2
+place=/tmp/rlvr-$(printf %s "$1-$(id -u)" | cksum | cut -d' ' -f1)
+"""
 _IN_VENV = (
-    "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$1/hosts/$2/token "
-    'RLVR_PORT=$3 RLVR_NODE_IP=$4 RAY_USAGE_STATS_ENABLED=0; PATH=$5/bin:$PATH; shift 5; exec "$@"'
+    FOLDERS
+    + """
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" RAY_TMPDIR="$place" RAY_USAGE_STATS_ENABLED=0
+export RLVR_PORT="$3" RLVR_NODE_IP="$4" RLVR_HEAD="$5" HF_HOME="$6" PATH="$7/bin:$PATH"
+shift 7
+exec env "$@"
+"""
 )
 
 
@@ -16,19 +27,15 @@ def python_of(inventory: Inventory) -> str:
     return f"{inventory.venv}/bin/python" if inventory.runtime is Runtime.HOST else "python"
 
 
-def in_node(inventory: Inventory, host: Host, words: Sequence[str], *, remote: Remote | None = None) -> list[str]:
+def in_node(inventory: Inventory, host: Host, words: Sequence[str]) -> list[str]:
     """Words for the host that run a command in its node, with standard input, and with Ray's token."""
     if inventory.runtime is not Runtime.HOST:
-        return [inventory.runtime.value, "exec", "-i", inventory.container, *words]
+        return [inventory.runtime.value, "exec", "-i", inventory.container_of(host), *words]
     env = [f"{name}={value}" for name, value in {**inventory.env, **host.env}.items()]
-    given = (inventory.name, host.name, str(inventory.port), host.address, inventory.venv)
-    return script(_IN_VENV, *given, *(["env", *env] if env else []), *words)
+    given = (str(inventory.port), host.address, inventory.head_address, hub_folder(inventory), inventory.venv)
+    return script(_IN_VENV, inventory.name, host.name, *given, *env, *words)
 
 
-def beside_node(inventory: Inventory, host: Host, words: Sequence[str]) -> list[str]:
-    """Words for the host that run a command in a container of its own, with a node's options, where no node runs."""
-    program, *arguments = words
-    shared = f"{inventory.shared}:{inventory.shared}"
-    options = ["--rm", "-i", "--network", "host", "--shm-size", inventory.shm, "-v", shared]
-    options += [*inventory.options, *host.options]
-    return [inventory.runtime.value, "run", *options, "--entrypoint", program, inventory.image, *arguments]
+def hub_folder(inventory: Inventory) -> str:
+    """Where models by hub name lie, for all hosts: `HF_HOME`."""
+    return f"{inventory.shared}/huggingface"

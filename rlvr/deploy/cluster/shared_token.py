@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, state_folder
@@ -64,6 +65,15 @@ def _make(path: Path) -> None:
         pass  # the token of the faster command is used
     finally:
         new.unlink()
+
+
+def forget_token(name: str) -> None:
+    """Removes the token here, so that the next cluster of this name gets another one."""
+    folder = state_folder(name)
+    (folder / FILE).unlink(missing_ok=True)
+    for path in (folder / "hosts", folder):
+        with suppress(OSError):  # not empty, or not there
+            path.rmdir()
 
 
 def copy_token(remote: Remote, inventory: Inventory, host: Host, token: str) -> str:

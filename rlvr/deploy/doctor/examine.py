@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from rlvr.deploy.cluster.containers import Containers
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
-from rlvr.deploy.cluster.node_commands import beside_node, in_node, python_of
+from rlvr.deploy.cluster.node import Facts as Node
+from rlvr.deploy.cluster.node import NodeState
+from rlvr.deploy.cluster.node_commands import in_node, python_of
 from rlvr.deploy.cluster.remote import Remote
 from rlvr.deploy.doctor.between import Answers, Clock, cluster_findings
 from rlvr.deploy.doctor.machine import Finding, Needs, host_findings, shown
@@ -35,7 +38,7 @@ class Examination:
         self._remote = remote or Remote(inventory.ssh_options)
         self._nonce = secrets.token_hex(6)
         self._silent: dict[str, Finding] = {}
-        self._has_node: dict[str, bool] = {}
+        self._nodes: dict[str, Node] = {}
         self.answers = Answers()
 
     def run(self) -> list[Finding]:
@@ -45,7 +48,7 @@ class Examination:
         if inventory.runtime is not Runtime.HOST:
             answers.engines = self._all(self._engine)
             answers.images = self._all(self._image)
-            self._has_node = self._all(self._looks_up)
+            self._nodes = self._all(Containers(inventory, self._remote).probe)
         answers.facts = self._all(self._report)
         try:
             if answers.facts:
@@ -136,10 +139,6 @@ class Examination:
         done = self._remote.run(host, words, deadline_s=_ASK_S)
         return "" if done.code else done.stdout.strip()
 
-    def _looks_up(self, host: Host) -> bool:
-        words = in_node(self._inventory, host, ["true"], remote=self._remote)
-        return self._remote.run(host, words, deadline_s=_ASK_S).code == 0
-
     def _report(self, host: Host) -> dict[str, Any]:
         return self._ask(host, "report")
 
@@ -188,9 +187,10 @@ class Examination:
 
     def _words(self, host: Host, words: Sequence[str]) -> list[str]:
         """In the node if it runs; else in a container of the image, or in the virtual environment."""
-        if self._inventory.runtime is Runtime.HOST or self._has_node.get(host.name, True):
-            return in_node(self._inventory, host, words, remote=self._remote)
-        return beside_node(self._inventory, host, words)
+        node = self._nodes.get(host.name)
+        if node is None or node.state is NodeState.RUNNING:
+            return in_node(self._inventory, host, words)
+        return Containers(self._inventory, self._remote).once(host, node, words)
 
     def _ask(self, host: Host, name: str) -> dict[str, Any]:
         words = self._words(host, [python_of(self._inventory), "-m", _MODULE, name])

@@ -205,7 +205,8 @@ def resume(folder: RunFolder) -> dict[str, Any]:
     if state.phase is Phase.DONE:
         raise ConfigError(f"{folder.path.name} is done; there is nothing left to train")
     require_head(folder.spec())
-    _resume(folder, replace(state, phase=Phase.WAITING, from_same=0, restart_step=-1, message=""))
+    folder.write_state(replace(state, phase=Phase.WAITING, from_same=0, restart_step=-1, message=""))
+    _continue(folder)
     return _row(folder)
 
 
@@ -213,14 +214,13 @@ def resume_all(root: Path) -> dict[str, Any]:
     """Continues every run that is not final and has no supervisor. Raises ClusterError."""
     waiting = [f for f in run_folders(root) if not f.state().phase.is_final and not f.is_supervised()]
     for folder in waiting:
-        _resume(folder, folder.state())
+        _continue(folder)
     return {"runs": [_row(folder) for folder in waiting]}
 
 
-def _resume(folder: RunFolder, state: State) -> None:
+def _continue(folder: RunFolder) -> None:
     folder.stop.unlink(missing_ok=True)
     folder.suspend.unlink(missing_ok=True)
-    folder.write_state(state)
     start_supervisor(folder)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.config.load import load_recipe
+from rlvr.ports import PortLayout
 
 FOLDER = Path(__file__).resolve().parents[3] / "docker"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
@@ -26,6 +27,13 @@ NVIDIA_SMI = """#!/bin/sh
 [ "${GPUS:-}" != lost ] || exit 9
 for i in $(seq "${GPUS:-0}"); do echo "GPU $i: NVIDIA H100 (UUID: GPU-$i)"; echo "  MIG 1g.10gb Device 0: (x)"; done
 """
+LAYOUT = PortLayout(6379)
+PORTS = (
+    f"--node-manager-port={LAYOUT.node_manager} --object-manager-port={LAYOUT.object_manager}"
+    f" --dashboard-agent-listen-port={LAYOUT.agent_http} --dashboard-agent-grpc-port={LAYOUT.agent_grpc}"
+    f" --runtime-env-agent-port={LAYOUT.runtime_env_agent} --metrics-export-port={LAYOUT.ray_metrics}"
+    f" --min-worker-port={LAYOUT.workers.start} --max-worker-port={LAYOUT.workers.stop - 1}"
+)
 NODE_RECIPE = "r1-zero-qwen2.5-3b-countdown-node"
 
 
@@ -79,9 +87,22 @@ def test_the_head_gives_no_cores_away_and_shows_no_dashboard(place: Path):
     code, calls, _ = start(place, "start-head.sh", RAY_AUTH_TOKEN="t")
     assert code == 0
     assert calls == [
-        "ray start --head --block --port=6379 --num-cpus=0 --num-gpus=0 --include-dashboard=false"
-        " --disable-usage-stats --object-store-memory=536870912 mode=token"
+        "ray start --head --block --port=6379 --num-cpus=0 --num-gpus=0 --include-dashboard=false --no-monitor"
+        f" --ray-client-server-port=6387 {PORTS} --disable-usage-stats --object-store-memory=536870912 mode=token"
     ]
+
+
+@pytest.mark.parametrize("script", ["start-head.sh", "start-node.sh", "start-learner.sh"])
+def test_a_file_with_the_token_is_enough_and_the_ports_follow_the_first(place: Path, script: str):
+    _, calls, _ = start(place, script, "tiny", RAY_AUTH_TOKEN_PATH="/t", RLVR_HEAD="h:1", RLVR_PORT="7000")
+    started = next(call for call in calls if call.startswith("ray start"))
+    assert "--node-manager-port=7001 " in started
+    assert "--min-worker-port=7100 --max-worker-port=8099 " in started
+
+
+def test_a_head_can_be_given_cores_and_gpus(place: Path):
+    _, calls, _ = start(place, "start-head.sh", RAY_AUTH_TOKEN_PATH="/t", RLVR_CPUS="8", RLVR_GPUS="2")
+    assert "--num-cpus=8 --num-gpus=2 " in calls[0]
 
 
 def test_a_token_never_appears_on_a_command_line(place: Path):
@@ -112,7 +133,7 @@ def test_a_node_waits_for_the_head_and_joins_it(place: Path):
     assert code == 0
     assert calls == [
         *["ray health-check --address head:6379 mode=token"] * 3,
-        "ray start --block --address=head:6379 --disable-usage-stats --object-store-memory=536870912"
+        f"ray start --block --address=head:6379 --disable-usage-stats {PORTS} --object-store-memory=536870912"
         " --num-cpus=1 mode=token",
     ]
 
@@ -146,7 +167,8 @@ def test_the_learner_joins_as_a_node_trains_there_and_ends_as_the_training_does(
     )
     assert code == 7
     assert calls[1:] == [
-        "ray start --address=head:6379 --disable-usage-stats --object-store-memory=536870912 --num-cpus=2 mode=token",
+        f"ray start --address=head:6379 --disable-usage-stats {PORTS} --object-store-memory=536870912"
+        " --num-cpus=2 mode=token",
         "rlvr train quickstart-cluster cluster.engines=3 run.steps=2 cluster.backend=ray cluster.address=auto",
     ]
 

@@ -1,5 +1,6 @@
 """What learner and engines share to send weights: chunks, deadlines, and the rendezvous, over gloo in threads."""
 
+import socket
 import sys
 import threading
 import time
@@ -156,3 +157,10 @@ def test_without_nccl_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TransferError, match=r"NCCL cannot be loaded.*cluster\.weight_transport=file"):
         join(there, rank=0, device=CPU, store=store)
     assert communicators.has_substitute() is False
+
+
+def test_on_a_node_with_fixed_ports_the_store_takes_a_free_one_of_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLVR_PORT", "21000")
+    with socket.create_server(("127.0.0.1", 21010)):
+        stores = [host_store("127.0.0.1") for _ in range(2)]
+    assert [store.port for store in stores] == [21011, 21012]

@@ -32,6 +32,7 @@ DOCKER = """#!/bin/sh
 case "$1" in
     version) echo 27.0 ;;
     image) cat "$(dirname "$0")/image" ;;
+    container) echo running ;;
     exec) shift 3; exec "$@" ;;
 esac
 """

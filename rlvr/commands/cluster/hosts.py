@@ -1,0 +1,182 @@
+"""`rlvr cluster up | down | status | add | drain | restart`. Imports stay inside the commands."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlvr.deploy.choices import Firewall
+
+if TYPE_CHECKING:
+    from rlvr.deploy.cluster.fleet import Fleet
+
+InventoryOption = Annotated[
+    Path | None, typer.Option("--inventory", help="the inventory of the hosts; default: cluster.yaml, if it exists")
+]
+Name = Annotated[str, typer.Argument(metavar="HOST", help="a host's name in the inventory")]
+
+
+def cluster_up(
+    recipe: Annotated[
+        str, typer.Argument(help="without an inventory: the recipe for whose containers this machine is used")
+    ] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    inventory: InventoryOption = None,
+    firewall: Annotated[Firewall, typer.Option(help="the program that loads the firewall rule")] = (Firewall.NFT),
+    output: Annotated[Path | None, typer.Option(help="a file for the firewall rule; default: it is printed")] = None,
+) -> None:
+    """Start the nodes that do not run yet, on the hosts of an inventory over ssh, or on this machine by compose.
+
+    Prints the hosts, the ports with who listens on them, and a firewall rule for every host.
+    """
+    from rlvr.deploy.cluster.firewall import rule
+    from rlvr.deploy.cluster.tables import ports_table, status
+
+    fleet = _fleet_or_none(inventory)
+    if fleet is None:
+        from rlvr.deploy.cluster.one_machine import up
+
+        up(recipe, tuple(overrides or ()))
+        return
+    fleet.up()
+    _continue_runs(fleet)
+    print(status(fleet)[0])
+    print(f"\n{ports_table(fleet.inventory)}\n")
+    text = rule(fleet.inventory, firewall)
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")
+        print(output)
+
+
+def cluster_down(
+    inventory: InventoryOption = None,
+    is_forced: Annotated[
+        bool, typer.Option("--force", help="also when a run uses the cluster; submitted runs save before")
+    ] = False,
+) -> None:
+    """Stop all nodes, and remove what was put on the hosts. Runs and models in the shared folder stay.
+
+    Submitted runs continue with the next `rlvr cluster up`.
+    """
+    fleet = _fleet_or_none(inventory)
+    if fleet is None:
+        from rlvr.deploy.cluster.one_machine import down
+
+        down()
+        return
+    if is_forced:
+        _suspend_runs(fleet)
+    fleet.down(is_forced=is_forced)
+
+
+def cluster_status(inventory: InventoryOption = None) -> None:
+    """Show every host and whether its node has joined, and the submitted runs; exit code 1 if a node has not."""
+    fleet = _fleet_or_none(inventory)
+    if fleet is None:
+        from rlvr.deploy.cluster.one_machine import status as show
+
+        show()
+        return
+    from rlvr.deploy.cluster.tables import status
+
+    text, is_complete = status(fleet)
+    print(text)
+    _print_runs(fleet)
+    if not is_complete:
+        raise typer.Exit(1)
+
+
+def cluster_add(name: Name, inventory: InventoryOption = None) -> None:
+    """Start the node of a host that was added to the inventory, also during a run."""
+    fleet = _fleet(inventory)
+    fleet.up([fleet.inventory.host(name)])
+
+
+def cluster_drain(
+    name: Name,
+    inventory: InventoryOption = None,
+    limit_s: Annotated[float, typer.Option("--timeout", min=0, help="seconds to wait for a run's work there")] = 600.0,
+    is_forced: Annotated[bool, typer.Option("--force", help="stop the node when the time is over")] = False,
+) -> None:
+    """Take a host out of the cluster: nothing more is placed there, and its node is stopped when it is idle.
+
+    The host stays in the inventory: remove its line, or `rlvr cluster up` starts it again.
+    """
+    fleet = _fleet(inventory)
+    fleet.drain(fleet.inventory.host(name), limit_s=limit_s, is_forced=is_forced)
+
+
+def cluster_restart(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[HOST]...", help="hosts; default: all but the head")
+    ] = None,
+    inventory: InventoryOption = None,
+    drain_s: Annotated[
+        float, typer.Option("--drain", min=0, help="seconds in which a run may move its work off a host")
+    ] = 60.0,
+) -> None:
+    """Restart one host after another, each after the one before has rejoined.
+
+    Without names the head is left alone, because a run ends with it; name it to restart it too.
+    """
+    fleet = _fleet(inventory)
+    hosts = [fleet.inventory.host(name) for name in names] if names else fleet.inventory.hosts[1:]
+    fleet.restart(hosts, drain_s=drain_s)
+
+
+def _continue_runs(fleet: "Fleet") -> None:
+    from rlvr.deploy.submission.submit import Runs
+
+    for row in Runs(fleet.inventory, remote=fleet.remote).resume_all():
+        fleet.say(f"continuing run {row['name']}")
+
+
+def _suspend_runs(fleet: "Fleet") -> None:
+    from rlvr.deploy.submission.submit import Runs
+    from rlvr.errors import ClusterError
+
+    fleet.say("asking submitted runs to save")
+    try:
+        rows = Runs(fleet.inventory, remote=fleet.remote).suspend_all()
+    except ClusterError as error:  # the head may be what is broken
+        fleet.say(f"submitted runs were not asked to save: {error}")
+        return
+    for row in rows:
+        fleet.say(f"run {row['name']} has saved; it continues with the next `rlvr cluster up`")
+
+
+def _print_runs(fleet: "Fleet") -> None:
+    from rlvr.deploy.submission.submit import runs_of
+    from rlvr.errors import ClusterError
+
+    try:
+        rows = runs_of(fleet.inventory, remote=fleet.remote)
+    except ClusterError:  # the table of hosts says what is wrong with the head
+        return
+    for row in rows:
+        print("  ".join(row))
+
+
+def _fleet(path: Path | None) -> "Fleet":
+    from rlvr.deploy.cluster.inventory import DEFAULT_FILE
+    from rlvr.errors import ConfigError
+
+    fleet = _fleet_or_none(path)
+    if fleet is None:
+        raise ConfigError(f"there is no {DEFAULT_FILE} here; name the inventory with --inventory FILE")
+    return fleet
+
+
+def _fleet_or_none(path: Path | None) -> "Fleet | None":
+    """The nodes of the inventory; None if none is named and the default file does not exist."""
+    from rlvr.deploy.cluster.fleet import Fleet
+    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
+    from rlvr.deploy.cluster.remote import Remote
+    from rlvr.run.record.stdout import tell
+
+    if path is None and not DEFAULT_FILE.exists():
+        return None
+    inventory = read_inventory(path or DEFAULT_FILE)
+    return Fleet(inventory, lambda text: tell(f"rlvr: {text}"), remote=Remote(inventory.ssh_options))

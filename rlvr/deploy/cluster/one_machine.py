@@ -1,0 +1,86 @@
+"""A cluster of containers on this machine: compose runs the file that is rendered from a recipe.
+
+The file and the token are in the cluster's state folder. Compose takes the token from its environment and passes it on
+to the containers; it is on no command line.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlvr.config.load import load_recipe
+from rlvr.deploy.choices import Choices, Target
+from rlvr.deploy.cluster.inventory import DEFAULT_FILE, state_folder
+from rlvr.deploy.cluster.shared_token import forget_token, token_of
+from rlvr.deploy.render import render
+from rlvr.errors import ClusterError, ConfigError
+
+_NAME = "this-machine"
+_FILE = "compose.yaml"
+_PROGRAMS = (("docker", "compose"), ("podman-compose",), ("podman", "compose"))
+
+
+def up(recipe: str, overrides: Sequence[str]) -> None:
+    """Renders the compose file of a recipe, and starts its containers, the run among them.
+
+    The containers use cores alone where `nvidia-smi` is not installed, or the recipe says `learner.device: cpu`.
+
+    Raises: ConfigError without a recipe, or when one machine is not enough; ClusterError when compose fails.
+    """
+    if not recipe:
+        raise ConfigError(
+            f"there is no {DEFAULT_FILE} here: give an inventory with --inventory FILE to start several hosts, or a "
+            "recipe to start it on this machine, such as `rlvr cluster up quickstart-cluster`"
+        )
+    program = _program()
+    is_cpu = load_recipe(recipe, tuple(overrides)).recipe.learner.device == "cpu" or shutil.which("nvidia-smi") is None
+    files, _ = render(recipe, tuple(overrides), target=Target.COMPOSE, choices=Choices(), is_cpu=is_cpu)
+    token = token_of(_NAME)
+    path = _file()
+    path.write_text(files[_FILE], encoding="utf-8")
+    _compose(program, ["up", "-d"], token=token)
+
+
+def status() -> None:
+    """Shows the containers. Raises ClusterError when none were started from here."""
+    _compose(_program(), ["ps"], token=token_of(_NAME, is_made=False))
+
+
+def down() -> None:
+    """Stops the containers; a run saves before it ends. The volumes with runs and models stay.
+
+    Raises: ClusterError when none were started from here, or when compose fails.
+    """
+    _compose(_program(), ["down"], token=token_of(_NAME, is_made=False))
+    _file().unlink(missing_ok=True)
+    forget_token(_NAME)
+
+
+def _file() -> Path:
+    return state_folder(_NAME) / _FILE
+
+
+def _program() -> tuple[str, ...]:
+    """The words that start compose.
+
+    Raises: ClusterError when none of the programs is installed.
+    """
+    for words in _PROGRAMS:
+        if shutil.which(words[0]) is None:
+            continue
+        done = subprocess.run([*words, "version"], capture_output=True, check=False)
+        if done.returncode == 0:
+            return words
+    raise ClusterError(
+        "neither `docker compose` nor `podman-compose` works here; install one, or write an inventory with "
+        "`runtime: host`"
+    )
+
+
+def _compose(program: Sequence[str], words: Sequence[str], *, token: str) -> None:
+    environment = {**os.environ, "RAY_AUTH_TOKEN": token}
+    done = subprocess.run([*program, "-f", str(_file()), *words], env=environment, check=False)
+    if done.returncode:
+        raise ClusterError(f"`{' '.join([*program, *words])}` failed with exit code {done.returncode}")
