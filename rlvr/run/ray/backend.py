@@ -26,6 +26,7 @@ from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.bundles import chosen_transport
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
+from rlvr.run.ray.head_watch import HeadWatch
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
@@ -65,7 +66,7 @@ def opened_backend(
         sentinel = Sentinel(board, end=end_process)
         stack.callback(sentinel.close)
         logs = run_dir / "faults" / "ray" if run_dir.name else None
-        stack.enter_context(connected(recipe.cluster, logs=logs))
+        head = stack.enter_context(connected(recipe.cluster, logs=logs))
         sources = verifier_sources(recipe)
         plugins = [source for name, source in sources.items() if source.module and name not in jailed_verifiers(recipe)]
         if isinstance(recipe.rollout.engine, PluginEngine):
@@ -84,6 +85,7 @@ def opened_backend(
             service=service,
             run_dir=run_dir,
             board=board,
+            head=head,
             reserved=reserved,
             nodes=check(),
             check_node=lambda node: check(only=[node]),
@@ -122,6 +124,7 @@ class RayBackend:
         service: VerifierService,
         run_dir: Path,
         board: WaitBoard,
+        head: HeadWatch,
         reserved: Reserved,
         nodes: Sequence[str],
         check_node: Callable[[str], object],
@@ -136,6 +139,7 @@ class RayBackend:
         self._service = service
         self._run_dir = run_dir
         self._board = board
+        self._head = head
         self._reserved = reserved
         self._nodes = nodes
         self._check_node = check_node
@@ -148,6 +152,10 @@ class RayBackend:
 
     def open(self) -> PolicyText:
         """Starts the learner's actor, which loads the policy; replaces a lost one if resources allow."""
+        with self._head.explains():
+            return self._open()
+
+    def _open(self) -> PolicyText:
         if self._was_opened:
             self.close()
             self._reserved.renew()
@@ -179,6 +187,12 @@ class RayBackend:
     @asynccontextmanager
     async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
         """Context in which all actors are running."""
+        with self._head.explains():
+            async with self._workers(context) as workers:
+                yield workers
+
+    @asynccontextmanager
+    async def _workers(self, context: RunContext) -> AsyncIterator[Workers]:
         learner = self._learner
         assert learner is not None  # `run_recipe` opens first
         self._report_fewer_engines(context.recorder)

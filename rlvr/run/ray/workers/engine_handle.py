@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import ray
 from ray import exceptions as ray_errors
 
 from rlvr.config.recipe import Recipe
@@ -12,6 +11,7 @@ from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_actor import EngineActor
@@ -105,7 +105,7 @@ class EngineHandle:
 
     async def kill(self) -> None:
         """Ends the actor at once, even a frozen one."""
-        ray.kill(self._calls.actor)
+        end_actor(self._calls.actor)
 
 
 def engine_spawner(

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import ray
 from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -12,6 +11,7 @@ from rlvr.config.recipe import Recipe
 from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.workers.verifier_actor import VerifierActor
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, PoolLost, RemoteVerifier
@@ -56,7 +56,7 @@ class VerifierHandle:
         """Ends the actor, its workers and sandboxes; closes it first if it answers in time."""
         with contextlib.suppress(PoolLost, WaitExpired):
             await self._calls.later("close", what="its end", deadline_s=CLOSE_S)
-        ray.kill(self._calls.actor)
+        end_actor(self._calls.actor)
 
 
 def verifier_spawner(
@@ -78,7 +78,7 @@ def verifier_spawner(
         try:
             await handle.start(checks)
         except BaseException:  # also when cancelled: nothing else can end the actor
-            ray.kill(actor)
+            end_actor(actor)
             raise
         return handle
 

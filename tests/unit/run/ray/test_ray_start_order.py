@@ -117,6 +117,7 @@ def backend_of(reserved: Any, **changes: Any) -> RayBackend:
         service=None,  # type: ignore[arg-type] # not used here
         run_dir=Path(),
         board=None,  # type: ignore[arg-type] # the same
+        head=None,  # type: ignore[arg-type] # the same
         reserved=reserved,
         sources={},
         say=lambda _: None,
