@@ -128,8 +128,14 @@ def cluster_restart(
 
 def _continue_runs(fleet: "Fleet") -> None:
     from rlvr.deploy.submission.submit import Runs
+    from rlvr.errors import ClusterError
 
-    for row in Runs(fleet.inventory, remote=fleet.remote).resume_all():
+    try:
+        rows = Runs(fleet.inventory, remote=fleet.remote).resume_all()
+    except ClusterError as error:  # the cluster is up all the same
+        fleet.say(f"submitted runs were not continued: {error}")
+        return
+    for row in rows:
         fleet.say(f"continuing run {row['name']}")
 
 

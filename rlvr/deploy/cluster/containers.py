@@ -1,5 +1,6 @@
 """Nodes as containers of Docker or Podman: one on each host, in its network, with the token mounted as a file."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
