@@ -17,6 +17,7 @@ from rlvr.deploy.cluster.remote import Done, Remote, named, script
 from rlvr.errors import ClusterError
 
 TOKEN_PLACE = "/run/rlvr/token"
+_ALIVE = ("created", "initialized", "running", "restarting")  # the runtime starts a container that failed again
 _START_S, _PROBE_S = 180.0, 60.0
 _FOLDER = "folder=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$2/hosts/$3; "
 _PROBE = (
@@ -123,7 +124,7 @@ class Containers:
         if not fields["problem"] and not lines.get("image"):
             fields["problem"] = f"there is no image {inventory.image}; {self._copy_hint(host)}"
         status = lines.get("state", "")
-        state = NodeState.RUNNING if status == "running" else NodeState.ENDED if status else NodeState.ABSENT
+        state = NodeState.RUNNING if status in _ALIVE else NodeState.ENDED if status else NodeState.ABSENT
         return Facts(state=state, image=lines.get("image", ""), **fields)
 
     def _copy_hint(self, host: Host) -> str:

@@ -120,11 +120,18 @@ class Fleet:
             missing = [host for host in hosts if host.address not in here]
             if not missing:
                 return found
-            ended = [host for host in missing if self.runtime.probe(host).state is not NodeState.RUNNING]
+            ended = [host for host in missing if self._has_ended(host)]
             if ended or time.monotonic() >= ends:
                 lines = [self._why_missing(host, is_ended=host in ended) for host in ended or missing]
                 raise ClusterError("\n".join(filter(None, [*lines, reason])))
             time.sleep(_POLL_S)
+
+    def _has_ended(self, host: Host) -> bool:
+        """Whether the node ended; False where the host does not answer, which may be slow while its node starts."""
+        try:
+            return self.runtime.probe(host).state is not NodeState.RUNNING
+        except ClusterError:
+            return False
 
     def _why_missing(self, host: Host, *, is_ended: bool) -> str:
         what = "the node ended" if is_ended else f"the node has not joined within {self.join_s:g} s"
