@@ -6,6 +6,7 @@
 # RLVR_CPUS, RLVR_GPUS   cores and GPUs that Ray may give away here (0)
 # RLVR_NODE_IP           this node's address; Ray's guess when unset
 # RLVR_OBJECT_STORE_BYTES  of shared memory (536870912); weights do not pass through it
+# RLVR_SUBMITTED         the shared folder of the cluster: runs that were submitted and have not ended are continued
 set -eu
 if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
     echo "rlvr: set RAY_AUTH_TOKEN_PATH to a file with the secret of the cluster, or RAY_AUTH_TOKEN to the secret itself" >&2
@@ -13,6 +14,9 @@ if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
 fi
 export RLVR_PORT="${RLVR_PORT:-6379}"
 export RAY_AUTH_MODE=token
+if [ -n "${RLVR_SUBMITTED:-}" ]; then
+    python -m rlvr.deploy.submission.host resume "$RLVR_SUBMITTED" &
+fi
 # Without the autoscaler, whose metrics every interface would show without asking for the token.
 exec ray start --head --block --port="$RLVR_PORT" --num-cpus="${RLVR_CPUS:-0}" --num-gpus="${RLVR_GPUS:-0}" \
     --include-dashboard=false --no-monitor --ray-client-server-port=$((RLVR_PORT + 8)) \

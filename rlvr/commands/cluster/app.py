@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rlvr.commands.cluster.doctor import cluster_doctor
 from rlvr.commands.cluster.hosts import (
     cluster_add,
     cluster_down,
@@ -13,6 +14,7 @@ from rlvr.commands.cluster.hosts import (
     cluster_status,
     cluster_up,
 )
+from rlvr.commands.cluster.runs import cluster_follow, cluster_resume, cluster_stop, cluster_submit
 from rlvr.deploy.choices import Choices, Kind, Target
 
 cluster_app = typer.Typer(help="A cluster of hosts, and deployment files for one.", no_args_is_help=True)
@@ -22,6 +24,11 @@ cluster_app.command("status")(cluster_status)
 cluster_app.command("add")(cluster_add)
 cluster_app.command("drain")(cluster_drain)
 cluster_app.command("restart")(cluster_restart)
+cluster_app.command("submit")(cluster_submit)
+cluster_app.command("follow")(cluster_follow)
+cluster_app.command("stop")(cluster_stop)
+cluster_app.command("resume")(cluster_resume)
+cluster_app.command("doctor")(cluster_doctor)
 
 
 @cluster_app.callback()

@@ -39,6 +39,7 @@ def cluster_up(
         up(recipe, tuple(overrides or ()))
         return
     fleet.up()
+    _continue_runs(fleet)
     print(status(fleet)[0])
     print(f"\n{ports_table(fleet.inventory)}\n")
     text = rule(fleet.inventory, firewall)
@@ -51,20 +52,27 @@ def cluster_up(
 
 def cluster_down(
     inventory: InventoryOption = None,
-    is_forced: Annotated[bool, typer.Option("--force", help="also when a run uses the cluster")] = False,
+    is_forced: Annotated[
+        bool, typer.Option("--force", help="also when a run uses the cluster; submitted runs save before")
+    ] = False,
 ) -> None:
-    """Stop all nodes, and remove what was put on the hosts. Runs and models in the shared folder stay."""
+    """Stop all nodes, and remove what was put on the hosts. Runs and models in the shared folder stay.
+
+    Submitted runs continue with the next `rlvr cluster up`.
+    """
     fleet = _fleet_or_none(inventory)
     if fleet is None:
         from rlvr.deploy.cluster.one_machine import down
 
         down()
         return
+    if is_forced:
+        _suspend_runs(fleet)
     fleet.down(is_forced=is_forced)
 
 
 def cluster_status(inventory: InventoryOption = None) -> None:
-    """Show every host and whether its node has joined; exit code 1 if one has not."""
+    """Show every host and whether its node has joined, and the submitted runs; exit code 1 if a node has not."""
     fleet = _fleet_or_none(inventory)
     if fleet is None:
         from rlvr.deploy.cluster.one_machine import status as show
@@ -75,6 +83,7 @@ def cluster_status(inventory: InventoryOption = None) -> None:
 
     text, is_complete = status(fleet)
     print(text)
+    _print_runs(fleet)
     if not is_complete:
         raise typer.Exit(1)
 
@@ -115,6 +124,45 @@ def cluster_restart(
     fleet = _fleet(inventory)
     hosts = [fleet.inventory.host(name) for name in names] if names else fleet.inventory.hosts[1:]
     fleet.restart(hosts, drain_s=drain_s)
+
+
+def _continue_runs(fleet: "Fleet") -> None:
+    from rlvr.deploy.submission.submit import Runs
+    from rlvr.errors import ClusterError
+
+    try:
+        rows = Runs(fleet.inventory, remote=fleet.remote).resume_all()
+    except ClusterError as error:  # the cluster is up all the same
+        fleet.say(f"submitted runs were not continued: {error}")
+        return
+    for row in rows:
+        fleet.say(f"continuing run {row['name']}")
+
+
+def _suspend_runs(fleet: "Fleet") -> None:
+    from rlvr.deploy.submission.submit import Runs
+    from rlvr.errors import ClusterError
+
+    fleet.say("asking submitted runs to save")
+    try:
+        rows = Runs(fleet.inventory, remote=fleet.remote).suspend_all()
+    except ClusterError as error:  # the head may be what is broken
+        fleet.say(f"submitted runs were not asked to save: {error}")
+        return
+    for row in rows:
+        fleet.say(f"run {row['name']} has saved; it continues with the next `rlvr cluster up`")
+
+
+def _print_runs(fleet: "Fleet") -> None:
+    from rlvr.deploy.submission.submit import runs_of
+    from rlvr.errors import ClusterError
+
+    try:
+        rows = runs_of(fleet.inventory, remote=fleet.remote)
+    except ClusterError:  # the table of hosts says what is wrong with the head
+        return
+    for row in rows:
+        print("  ".join(row))
 
 
 def _fleet(path: Path | None) -> "Fleet":

@@ -1,5 +1,6 @@
 """Nodes as containers of Docker or Podman: one on each host, in its network, with the token mounted as a file."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
@@ -152,25 +153,36 @@ class Containers:
 
     def options(self, host: Host, facts: Facts, fingerprint: str) -> list[str]:
         """The words after `docker run -d --name NAME`, except the mount of the token."""
+        inventory = self._inventory
+        words = ["--label", f"rlvr.cluster={inventory.name}", "--label", f"rlvr.token={fingerprint}", "--init"]
+        words += ["--restart", "unless-stopped", "--health-cmd", "healthy.sh", "--health-start-period", "60s"]
+        words += ["-e", f"RAY_AUTH_TOKEN_PATH={TOKEN_PLACE}", *self._surroundings(host, facts)]
+        return [*words, "--entrypoint", start_script(inventory, host), inventory.image]
+
+    def once(self, host: Host, facts: Facts, words: Sequence[str]) -> list[str]:
+        """Words that run a program, with standard input, in a container like the node's, but without the token."""
+        program, *arguments = words
+        options = ["--rm", "-i", *self._surroundings(host, facts), "--entrypoint", program]
+        return [self._program, "run", *options, self._inventory.image, *arguments]
+
+    def _surroundings(self, host: Host, facts: Facts) -> list[str]:
+        """What a program in the container sees of the host: limits, devices, folders, variables, network."""
         inventory, has_gpus = self._inventory, self._num_gpus(host, facts) > 0
         limits = {"nofile": "65536:65536"}
         if has_gpus:
             limits |= {"memlock": "-1:-1", "stack": "67108864:67108864"}
-        words = ["--label", f"rlvr.cluster={inventory.name}", "--label", f"rlvr.token={fingerprint}", "--init"]
-        words += ["--restart", "unless-stopped", "--shm-size", inventory.shm, "--pids-limit", "-1"]
+        words = ["--shm-size", inventory.shm, "--pids-limit", "-1"]
         words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-        words += ["--health-cmd", "healthy.sh", "--health-start-period", "60s"]
         given = [*inventory.options, *host.options]
         for name, value in limits.items():
             if not any(word.startswith((f"{name}=", f"--ulimit={name}=")) for word in given):
                 words += ["--ulimit", f"{name}={value}"]
         if has_gpus:
             words += self._gpu_options(host)
-        words += ["-v", f"{inventory.shared}:{inventory.shared}", "-e", f"RAY_AUTH_TOKEN_PATH={TOKEN_PLACE}"]
+        words += ["-v", f"{inventory.shared}:{inventory.shared}"]
         for name, value in node_environment(inventory, host, facts).items():
             words += ["-e", f"{name}={value}"]
-        words += self._site_options(host)
-        return [*words, "--entrypoint", start_script(inventory, host), inventory.image]
+        return words + self._site_options(host)
 
     def _site_options(self, host: Host) -> list[str]:
         """The options of the inventory, and the host's network unless they name another one."""

@@ -66,6 +66,11 @@ class Fleet:
         wanted = list(inventory.hosts if hosts is None else hosts)
         asked = wanted if inventory.head in wanted else [inventory.head, *wanted]
         facts = dict(zip([host.name for host in asked], on_all(asked, runtime.probe), strict=True))
+        ended = [host for host in wanted if facts[host.name].state is NodeState.ENDED]
+        if ended:  # processes of Ray that outlived their node would hold its ports
+            self.say(f"removing what is left of the node of {', '.join(host.name for host in ended)}")
+            on_all(ended, lambda host: runtime.stop(host, grace_s=_GRACE_S))
+            facts |= zip([host.name for host in ended], on_all(ended, runtime.probe), strict=True)
         if inventory.head not in wanted and facts[inventory.head.name].state is not NodeState.RUNNING:
             raise ClusterError(f"{named(inventory.head)}: the head does not run; start it with `rlvr cluster up`")
         token = token_of(inventory.name)

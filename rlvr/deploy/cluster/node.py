@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from rlvr.deploy.cluster.inventory import Host, Inventory
+from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
 from rlvr.deploy.cluster.node_commands import hub_folder
 from rlvr.deploy.cluster.remote import Done
 
@@ -89,6 +89,9 @@ def node_environment(inventory: Inventory, host: Host, facts: Facts) -> dict[str
         found["RLVR_CPUS"] = str(facts.cpus if host.cpus == "auto" else host.cpus)
     if is_head(inventory, host) or host.gpus != "auto":
         found["RLVR_GPUS"] = str(facts.gpus if host.gpus == "auto" else host.gpus)
+    # A container that comes back after a reboot continues the submitted runs; without one, `rlvr cluster up` does.
+    if is_head(inventory, host) and inventory.runtime is not Runtime.HOST:
+        found["RLVR_SUBMITTED"] = inventory.shared
     return {**found, **inventory.env, **host.env}
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,19 @@ def test_a_file_with_the_token_is_enough_and_the_ports_follow_the_first(place: P
 def test_a_head_can_be_given_cores_and_gpus(place: Path):
     _, calls, _ = start(place, "start-head.sh", RAY_AUTH_TOKEN_PATH="/t", RLVR_CPUS="8", RLVR_GPUS="2")
     assert "--num-cpus=8 --num-gpus=2 " in calls[0]
+
+
+def test_a_head_that_comes_back_continues_the_submitted_runs(place: Path):
+    """In the background, because the runs wait for the head; the stand-in is quick."""
+    python = place / "python"
+    python.write_text('#!/bin/sh\nprintf \'%s\\n\' "python $*" >> "$CALLS"\n')
+    python.chmod(0o755)
+    until = time.monotonic() + 10
+    _, calls, _ = start(place, "start-head.sh", RAY_AUTH_TOKEN_PATH="/t", RLVR_SUBMITTED="/shared")
+    while len(calls) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+        calls = (place / "calls").read_text().splitlines()
+    assert sorted(calls)[0] == "python -m rlvr.deploy.submission.host resume /shared"
 
 
 def test_a_token_never_appears_on_a_command_line(place: Path):
