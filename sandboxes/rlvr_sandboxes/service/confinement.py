@@ -3,12 +3,13 @@
 import contextlib
 import ctypes
 import os
+import signal
 from pathlib import Path
 
 from rlvr_sandboxes.inside import seccomp
 
 _PR_SET_DUMPABLE = 4
-_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
+_SECRET_WORDS = {"KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS"}
 _CGROUP_LIMITS = {"memory": ("memory.max", "memory/memory.limit_in_bytes"), "processes": ("pids.max", "pids/pids.max")}
 _NO_LIMIT = 1 << 60
 
@@ -21,6 +22,23 @@ def confine() -> None:
     """
     seccomp.Filter(seccomp.local_sockets_filter()).install()
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def become_child_of_init() -> None:
+    """As process 1 of a container: forks, and returns in the child; the parent passes signals on and reaps orphans,
+    which the kernel gives to process 1. It exits with the child's code.
+    """
+    if os.getpid() != 1:
+        return
+    child = os.fork()
+    if child == 0:
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            os._exit(os.waitstatus_to_exitcode(status) % 256)
 
 
 def missing() -> list[str]:
@@ -41,12 +59,12 @@ def missing() -> list[str]:
         found.append("no seccomp profile surrounds it")
     if not os.statvfs("/").f_flag & os.ST_RDONLY:
         found.append("its root can be written to (--read-only)")
-    secret = sorted(name for name in os.environ if any(word in name.upper() for word in _SECRET_WORDS))
+    secret = sorted(name for name in os.environ if _SECRET_WORDS & {*name.upper().split("_")})
     if secret:
         found.append(f"its environment has {', '.join(secret)}")
     if os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token"):
         found.append("it has a cluster token (automountServiceAccountToken: false)")
-    found += [f"its {what} have no limit" for what, files in _CGROUP_LIMITS.items() if not _is_limited(files)]
+    found += [f"it has no limit of its {what}" for what, files in _CGROUP_LIMITS.items() if not _is_limited(files)]
     return found
 
 

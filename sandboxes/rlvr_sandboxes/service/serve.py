@@ -38,6 +38,7 @@ def serve(backend: Sandbox, config: Any, *, mode: int) -> None:
     if not os.path.lexists(key_path):
         keys.make_key(key_path, mode=mode)
     key = keys.read_key(key_path)
+    confinement.become_child_of_init()
     confinement.confine()
     asyncio.run(_serve(backend, key, config.socket, mode, secret_files))
 
