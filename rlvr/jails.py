@@ -6,10 +6,9 @@
 The module confines nothing: it is imported when the jail is closed behind it, and before any code that is not trusted.
 """
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +53,29 @@ class WorkerJail(Protocol):
         ...
 
 
+class PipedProcess(Protocol):
+    """The part of `subprocess.Popen[bytes]` that the pool uses; the process may be one of another container.
+
+    pid: in the process namespace where it runs, so it may be another process's here: signal it only through its owner.
+    """
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class JailedProcess(Protocol):
     """A worker that was started; `process` has pipes as its standard input and output."""
 
-    process: "subprocess.Popen[bytes]"
+    @property
+    def process(self) -> PipedProcess: ...
 
     def kill(self) -> None:
         """Ends every process of the jail. Call from any thread."""
@@ -69,6 +87,16 @@ class JailedProcess(Protocol):
 
     def errors(self) -> str:
         """The end of what it wrote to its standard error until `main` was called."""
+        ...
+
+    def starved_s(self) -> float:
+        """Seconds that a thread of the jail was ready but had no CPU, without those in which the jail's other threads
+        had one; the largest. So an item cannot extend its deadline by starting processes. Differences have a meaning.
+        """
+        ...
+
+    def failure(self) -> str:
+        """Why the jail itself was lost, whatever the worker did; "" if it was not. Then no item is at fault."""
         ...
 
 

@@ -8,7 +8,7 @@ import typer
 recipes_app = typer.Typer(help="List the recipes that come with rlvr.", invoke_without_command=True)
 verifiers_app = typer.Typer(help="List verifiers, show one, or write a new one.", invoke_without_command=True)
 sandboxes_app = typer.Typer(
-    help="List sandboxes and this machine's support for them, or show one.", invoke_without_command=True
+    help="List sandboxes and this machine's support for them, show or serve one.", invoke_without_command=True
 )
 
 
@@ -114,3 +114,37 @@ def sandboxes_show(name: str) -> None:
     console.table(f"sandbox {name}", described.rows)
     if not described.is_usable:
         raise typer.Exit(1)
+
+
+@sandboxes_app.command("serve")
+def sandboxes_serve(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings of the backend, such as slots=8")
+    ] = None,
+    socket: Annotated[
+        str, typer.Option(help="path of the Unix socket; its folder is shared with the trainer's container alone")
+    ] = "/run/rlvr-sandbox/socket",
+    key_file: Annotated[
+        str,
+        typer.Option(
+            help="file with the key that clients must have; made if missing (default: key next to the socket)"
+        ),
+    ] = "",
+    backend: Annotated[str, typer.Option(help="auto, namespaces or landlock")] = "auto",
+    group: Annotated[
+        bool, typer.Option("--group", help="let the socket's group connect too (mode 660), not its user alone (600)")
+    ] = False,
+) -> None:
+    """Serve a sandbox to the trainers of this machine (sandbox.backend=service) until SIGTERM.
+
+    It belongs into a container of its own; sandboxes/README.md has the options.
+    """
+    import logging
+
+    from rlvr.config.document.overrides import parse_settings
+    from rlvr.registry import SANDBOXES, build_sandbox, find, load
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    client = load(find(SANDBOXES, "service"))  # its class knows the other side
+    served = build_sandbox(backend, parse_settings(settings or []))
+    client.serve(served, socket=socket, key_file=key_file, mode=0o660 if group else 0o600)

@@ -6,12 +6,14 @@ Without GPUs each engine has a node of its own; with GPUs one node has them all,
 import math
 from typing import Any
 
+from rlvr.deploy import sandbox_service
 from rlvr.deploy.request import Request
 from rlvr.deploy.yaml_text import dollars_doubled, yaml_file
 from rlvr.errors import ConfigError
 
 _HOME = "/home/rlvr"
 _RECIPE = f"{_HOME}/recipe.yaml"
+_SANDBOX = "sandbox"
 _TOKEN = "${RAY_AUTH_TOKEN:?a secret for the cluster; the top of this file shows how to make one}"
 
 
@@ -30,9 +32,24 @@ def compose_files(request: Request) -> dict[str, str]:
         "networks": {"cluster": {"internal": True}},
         "volumes": dict.fromkeys(_volumes(request)),
     }
+    _add_sandbox(document, request)
     if request.embedded:
         document["configs"] = {"recipe": {"content": dollars_doubled(request.embedded)}}
     return {"compose.yaml": yaml_file([document], comments=_header(request))}
+
+
+def _add_sandbox(document: dict[str, Any], request: Request) -> None:
+    """The sandbox service, if the recipe uses it, and its socket in every container that may verify."""
+    folder = sandbox_service.folder_of(request.recipe)
+    if not folder:
+        return
+    services, size = document["services"], sandbox_service.size_for(request.recipe)
+    for service in services.values():
+        service["volumes"] = [*service["volumes"], f"{_SANDBOX}:{folder}"]
+    learner = services["learner"]
+    learner["depends_on"] = {**learner["depends_on"], _SANDBOX: {"condition": "service_healthy"}}
+    services[_SANDBOX] = sandbox_service.compose_service(size, image=request.image, volume=_SANDBOX, folder=folder)
+    document["volumes"][_SANDBOX] = None
 
 
 def _header(request: Request) -> list[str]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rlvr.deploy import sandbox_service
 from rlvr.deploy.choices import Kind
 from rlvr.deploy.layout import OBJECT_STORE_BYTES, VERIFIER_GIB
 from rlvr.deploy.request import Request, shell_words
@@ -223,13 +224,19 @@ def _template(request: Request, *, is_head: bool) -> dict[str, Any]:
         "readinessProbe": {**health, **_READINESS},
         "lifecycle": {"preStop": {"exec": {"command": drain}}},
     }
+    containers = [container]
+    if folder := sandbox_service.folder_of(request.recipe):
+        size = sandbox_service.size_for(request.recipe)
+        mounts.append({"name": "sandbox", "mountPath": folder})
+        volumes += sandbox_service.kubernetes_volumes(size)
+        containers.append(sandbox_service.kubernetes_container(size, image=request.image, folder=folder))
     return {
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": request.grace_s,
             "securityContext": _pod_security(),
-            "containers": [container],
+            "containers": containers,
             "volumes": volumes,
         }
     }

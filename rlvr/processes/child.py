@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO, ClassVar, Protocol, TypeVar, runtime_checkable
 
+from rlvr.jails import PipedProcess
 from rlvr.processes.frames import Frame, take_frame
 from rlvr.processes.lifeline import bound_command
 
@@ -36,7 +37,7 @@ class Child:
 
     exit_codes: ClassVar[Mapping[int, str]] = {}
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, process: PipedProcess) -> None:
         """Args: process: with pipes as its standard input and output; `start_module` starts one of our modules."""
         self._process = process
         assert self._process.stdin is not None

@@ -38,15 +38,17 @@ def encode(body: Mapping[str, Any], blob: bytes = b"") -> bytes:
     return _HEADER.pack(len(text), len(blob)) + text + blob
 
 
-def take_frame(buffer: bytearray) -> Frame | None:
+def take_frame(
+    buffer: bytearray, *, max_body_bytes: int = _MAX_BODY_BYTES, max_blob_bytes: int = _MAX_BLOB_BYTES
+) -> Frame | None:
     """The first whole frame, removed from the buffer; None while it is incomplete.
 
-    Raises: ValueError on bytes that are not a frame.
+    Raises: ValueError on bytes that are not a frame, and on sizes above the limits before the frame has arrived.
     """
     if len(buffer) < _HEADER.size:
         return None
     body_size, blob_size = _HEADER.unpack_from(buffer)
-    if body_size > _MAX_BODY_BYTES or blob_size > _MAX_BLOB_BYTES:
+    if body_size > max_body_bytes or blob_size > max_blob_bytes:
         raise ValueError(f"a frame of {body_size + blob_size} bytes is above the limit")
     middle = _HEADER.size + body_size
     end = middle + blob_size

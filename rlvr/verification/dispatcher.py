@@ -12,10 +12,11 @@ from rlvr.processes.frames import encode
 from rlvr.records import Status, Verdict
 from rlvr.registry import PluginSource
 from rlvr.verification.wire import verdict_from_json
-from rlvr.verification.worker_process import WorkerLost, WorkerProcess
+from rlvr.verification.worker_process import LOST_JAIL, WorkerLost, WorkerProcess
 
 BUILD_DEADLINE_S = 60.0
 MAX_BUILD_LOSSES = 2
+MAX_LOST_JAILS = 3
 CPU_LIMIT_ENDING = "signal SIGXCPU"
 
 
@@ -24,6 +25,7 @@ class Job:
     """One item; an empty `payload` only asks that a plugin be built in a worker.
 
     has_retry: retried after a first loss; False if the caller handles the loss.
+    num_lost_jails: how often its worker was lost for a reason that no item can cause.
     """
 
     id: int
@@ -33,6 +35,7 @@ class Job:
     is_running: bool = False
     is_retry: bool = False
     has_retry: bool = True
+    num_lost_jails: int = 0
     spent_s: float = 0.0
 
 
@@ -202,6 +205,9 @@ class Dispatcher:
         ERROR.
         """
         ending = self._discard()
+        if loss.cause == LOST_JAIL:
+            self._lost_jail(job, loss)
+            return
         plugin = self.pool.plugin(job.key)
         plugin.num_losses += 1
         if plugin.num_losses < MAX_BUILD_LOSSES:
@@ -215,6 +221,9 @@ class Dispatcher:
         worker = self.worker
         ending = worker.end_item(error) if worker is not None and isinstance(error, WorkerLost) else ""
         ending = ending or self._discard()
+        if cause == LOST_JAIL:
+            self._lost_jail(job, error)
+            return
         if ending == CPU_LIMIT_ENDING:
             cause = "timeout"
         if job.has_retry and not job.is_retry:
@@ -238,6 +247,14 @@ class Dispatcher:
             details={"cause": cause, "ending": ending},
         )
         self.pool.finish(job, verdict)
+
+    def _lost_jail(self, job: Job, error: Exception) -> None:
+        """Says nothing about the completion: it is verified again in a new jail, and at last it has no verdict."""
+        job.num_lost_jails += 1
+        if job.num_lost_jails < MAX_LOST_JAILS and not self.pool.is_closed:
+            self.pool.give_back([job], front=True)
+        else:
+            self.pool.finish(job, error_of(self.pool.plugin(job.key).label, f"its jail was lost: {error}"))
 
 
 def build(worker: WorkerProcess, key: str, pool: JobQueue) -> str:

@@ -1,21 +1,22 @@
 """A worker process of the verifier pool: used by one thread at a time, except `is_running` and `kill`."""
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rlvr.jails import PipedProcess
 from rlvr.processes.child import Child, move, start_module
 from rlvr.verification.wire import MEMORY_EXIT_CODE
 
+LOST_JAIL = "lost jail"
 _MAX_EXTENSION_S = 60.0
 _QUICK_SHARE = 0.9  # share of an item's time that is left when CPU waiting starts to be measured
 
 
 class WorkerLost(Exception):  # noqa: N818 - an event that the pool handles
-    """The worker is late or dead; `cause` is "timeout" or "crash"."""
+    """The worker is late or dead; `cause` is "timeout" or "crash", or LOST_JAIL if no item can be at fault."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -31,7 +32,7 @@ class WorkerProcess(Child):
 
     forks: ClassVar[bool] = False  # for its items, so that it outlives those that hang or crash
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, process: PipedProcess) -> None:
         super().__init__(process)
         self.built: set[str] = set()
         self.rehearsed: set[str] = set()

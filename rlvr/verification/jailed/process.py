@@ -3,17 +3,15 @@
 import contextlib
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rlvr.errors import PluginError
 from rlvr.jails import JailedProcess
 from rlvr.processes.frames import encode
-from rlvr.verification.worker_process import WorkerLost, WorkerProcess
+from rlvr.verification.worker_process import LOST_JAIL, WorkerLost, WorkerProcess
 
 _ABORT_S = 10.0
 _SIGNALLED = 128  # bubblewrap's exit code for a signal is 128 and its number
-_MAX_TASKS = 512  # whose times are read
 
 
 class ItemLost(WorkerLost):
@@ -38,6 +36,8 @@ class JailedWorkerProcess(WorkerProcess):
         try:
             super().wait_ready(timeout_s)
         except WorkerLost as lost:
+            if lost.cause == LOST_JAIL:
+                raise
             self.kill()
             errors = self._jailed.errors()
             hint = ""
@@ -47,7 +47,12 @@ class JailedWorkerProcess(WorkerProcess):
 
     def receive(self, timeout_s: float) -> Mapping[str, Any]:
         """As `WorkerProcess.receive`. Raises ItemLost when the child that verified the item has died."""
-        reply = super().receive(timeout_s)
+        try:
+            reply = super().receive(timeout_s)
+        except WorkerLost as lost:
+            if failure := self._jailed.failure():
+                raise WorkerLost(LOST_JAIL, failure) from lost
+            raise
         if reply["op"] == "lost":
             raise ItemLost(str(reply["cause"]), str(reply["ending"]))
         return reply
@@ -86,16 +91,4 @@ class JailedWorkerProcess(WorkerProcess):
         return super()._ending(_SIGNALLED - code if code > _SIGNALLED else code)
 
     def _starved_s(self) -> float:
-        """Seconds that a thread of the jail was ready but had no CPU, without those in which the jail's other threads
-        had one; the largest. So an item cannot extend its deadline by starting processes. Differences have a meaning.
-        """
-        queue, times = [self.pid], list[tuple[float, float]]()
-        while queue and len(times) < _MAX_TASKS:
-            pid = queue.pop()
-            for task in Path(f"/proc/{pid}/task").glob("*"):
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    ran, waited, _ = (task / "schedstat").read_text().split()
-                    times.append((int(ran) / 1e9, int(waited) / 1e9))
-                    queue += map(int, (task / "children").read_text().split())
-        total = sum(ran for ran, _ in times)
-        return max((waited - (total - ran) for ran, waited in times), default=0.0)
+        return self._jailed.starved_s()

@@ -24,7 +24,7 @@ _X32_BIT = 0x40000000
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
 # every CLONE_NEW* of clone(2); CLONE_NEWTIME exists in clone3 and unshare only
 _NEW_NAMESPACE = 0x7E020000
-_AF_UNIX, _SOCK_STREAM = 1, 1
+_AF_UNIX, _AF_NETLINK, _SOCK_STREAM = 1, 16, 1
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
@@ -107,6 +107,30 @@ def run_filter(
             body += [(_EQUAL, 0, len(check), checked[name]), *check]
     body.append((_RETURN, 0, 0, _ALLOW))
     return _assemble(body)
+
+
+def local_sockets_filter(machine: str = "") -> bytes:
+    """Allows everything but sockets that could leave this machine: only AF_UNIX, and AF_NETLINK, with which bubblewrap
+    sets up the loopback device of a jail.
+    """
+    machine = machine or os.uname().machine
+    number = syscalls.numbers(syscalls.CHECKED, machine=machine)["socket"]
+    return _assemble(
+        [
+            (_LOAD, 0, 0, _ARCH),
+            (_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
+            (_RETURN, 0, 0, _KILL),
+            (_LOAD, 0, 0, _NUMBER),
+            *([(_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)] if machine == "x86_64" else []),
+            (_EQUAL, 1, 0, number),
+            (_RETURN, 0, 0, _ALLOW),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT),
+            (_EQUAL, 1, 0, _AF_UNIX),
+            (_EQUAL, 0, 1, _AF_NETLINK),
+            (_RETURN, 0, 0, _ALLOW),
+            (_RETURN, 0, 0, _ERRNO | errno.EACCES),
+        ]
+    )
 
 
 class Filter:

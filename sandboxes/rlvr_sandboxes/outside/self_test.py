@@ -153,38 +153,33 @@ async def _problems(run: Run) -> AsyncIterator[str]:
 async def _network(python: Callable[[str], Awaitable[RunResult]], folder: str) -> AsyncIterator[str]:
     """Listens in every way that a program might reach, and reports what came."""
     name = f"{folder}/socket"
+    kinds = {
+        "TCP": (socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
+        "UDP": (socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
+        "a named socket": (socket.AF_UNIX, socket.SOCK_STREAM, name),
+        "an abstract socket": (socket.AF_UNIX, socket.SOCK_STREAM, f"\0{name}"),
+    }
     with contextlib.ExitStack() as stack:
-        tcp, udp, path, abstract = (
-            stack.enter_context(socket.socket(family, kind))
-            for family, kind in (
-                (socket.AF_INET, socket.SOCK_STREAM),
-                (socket.AF_INET, socket.SOCK_DGRAM),
-                (socket.AF_UNIX, socket.SOCK_STREAM),
-                (socket.AF_UNIX, socket.SOCK_STREAM),
-            )
-        )
-        for listener, address in (
-            (tcp, ("127.0.0.1", 0)),
-            (udp, ("127.0.0.1", 0)),
-            (path, name),
-            (abstract, f"\0{name}"),
-        ):
+        listeners: dict[str, socket.socket] = {}
+        for title, (family, kind, address) in kinds.items():
+            try:
+                listener = socket.socket(family, kind)
+            except PermissionError:
+                continue  # this process may have no such socket, and a box cannot do more than the process
+            listeners[title] = stack.enter_context(listener)
             listener.bind(address)
             listener.setblocking(False)
-            if listener is not udp:
+            if kind is socket.SOCK_STREAM:
                 listener.listen()
         os.chmod(name, 0o777)
-        ports = tcp.getsockname()[1], udp.getsockname()[1]
+        ports = [listeners[title].getsockname()[1] if title in listeners else 9 for title in ("TCP", "UDP")]
         said = await python(_NETWORK % (*ports, name, name))
         await asyncio.sleep(0)
-        reached = [
-            kind
-            for kind, listener in (("TCP", tcp), ("a named socket", path), ("an abstract socket", abstract))
-            if _accepts(listener)
-        ]
-        with contextlib.suppress(BlockingIOError):
-            udp.recv(1)
-            reached.append("UDP")
+        reached = [title for title, listener in listeners.items() if title != "UDP" and _accepts(listener)]
+        if "UDP" in listeners:
+            with contextlib.suppress(BlockingIOError):
+                listeners["UDP"].recv(1)
+                reached.append("UDP")
         if reached:
             yield f"programs reach this machine's network by {', '.join(reached)}: {said.stdout!r}"
 

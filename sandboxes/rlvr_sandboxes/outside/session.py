@@ -17,39 +17,23 @@ MAX_FRAME = 32 * 2**20
 _CHUNK = 1 << 18
 
 
-class BoxSession:
-    """Implements rlvr.protocols.SandboxSession on one slot; `release(slot)` is called exactly once.
+class FramedPipes:
+    """The pipes of a session, as the side that is not the program uses them.
 
     Reads and writes go straight to the pipes; only a full or an empty pipe costs a turn of the event loop.
+
+    Args:
+        to_program, from_program: descriptors, which belong to this object from here on and do not block.
+        end: on the monotonic clock, after which `send` no longer waits for a program that does not read.
     """
 
-    def __init__(self, slot: Slot, request: Request, release: Callable[[Slot], None]) -> None:
-        """Starts the program. Raises BrokenBoxError or OSError, and then the slot is the caller's again."""
-        self._slot = slot
-        self._request = request
-        self._release = release
+    def __init__(self, to_program: int, from_program: int, *, end: float) -> None:
+        self.descriptors = (to_program, from_program)
+        self._end = end
         self._received = bytearray()
         self._is_ended = False  # no more frames come
-        self._is_over = True  # nothing is held: no descriptor, no slot
-        self._result: RunResult | None = None
-        self._failure: SandboxError | None = None
-        self._closing: asyncio.Lock | None = None
-        self._to_program = self._from_program = -1
-        with contextlib.ExitStack() as stack:
-            output = self._output = Output.create(b"")
-            stack.callback(output.close)
-            stack.callback(self._close_pipes)
-            program_reads, self._to_program = os.pipe()
-            with _closing(program_reads):
-                self._from_program, program_writes = os.pipe()
-                with _closing(program_writes):
-                    os.set_blocking(self._to_program, False)
-                    os.set_blocking(self._from_program, False)
-                    standard = (output.stdin, output.stdout, output.stderr)
-                    self._end = time.monotonic() + request.limits.longest_s
-                    slot.begin(request, (*standard, program_reads, program_writes))
-            stack.pop_all()
-        self._is_over = False
+        for descriptor in self.descriptors:
+            os.set_blocking(descriptor, False)
 
     async def send(self, frame: bytes) -> None:
         """Raises EOFError when the program ended or no longer reads, ValueError above 32 MiB."""
@@ -58,13 +42,13 @@ class BoxSession:
         view = memoryview(struct.pack(">I", len(frame)) + frame)
         while view:
             try:
-                view = view[os.write(self._open(self._to_program), view) :]
+                view = view[os.write(self._open(0), view) :]
             except BlockingIOError:
                 left = self._end - time.monotonic()
                 if left <= 0:
                     raise EOFError("the program did not read until its wall limit") from None
                 with contextlib.suppress(TimeoutError):
-                    await writable(self._to_program, left)
+                    await writable(self._open(0), left)
             except BrokenPipeError as error:
                 raise EOFError("the program ended before it read the frame") from error
 
@@ -83,14 +67,75 @@ class BoxSession:
             if self._is_ended:
                 raise EOFError("the program ended without an answer")
             try:
-                chunk = os.read(self._open(self._from_program), _CHUNK)
+                chunk = os.read(self._open(1), _CHUNK)
             except BlockingIOError:
-                await readable(self._from_program, end - time.monotonic())
+                await readable(self._open(1), end - time.monotonic())
                 continue
             if chunk:
                 self._received += chunk
             else:
                 self._is_ended = True
+
+    def close(self) -> None:
+        """Closes the descriptors. May be called twice."""
+        close_pipes(self.take())
+
+    def take(self) -> tuple[int, int]:
+        """The descriptors, which are the caller's from here on; `send` and `receive` then raise EOFError."""
+        descriptors, self.descriptors = self.descriptors, (-1, -1)
+        return descriptors
+
+    def _open(self, index: int) -> int:
+        if self.descriptors[index] < 0:
+            raise EOFError("the session is closed")
+        return self.descriptors[index]
+
+
+class BoxSession:
+    """Implements rlvr.protocols.SandboxSession on one slot; `release(slot)` is called exactly once."""
+
+    def __init__(self, slot: Slot, request: Request, release: Callable[[Slot], None]) -> None:
+        """Starts the program. Raises BrokenBoxError or OSError, and then the slot is the caller's again."""
+        self._slot = slot
+        self._request = request
+        self._release = release
+        self._is_over = True  # nothing is held: no descriptor, no slot
+        self._result: RunResult | None = None
+        self._failure: SandboxError | None = None
+        self._closing: asyncio.Lock | None = None
+        with contextlib.ExitStack() as stack:
+            output = self._output = Output.create(b"")
+            stack.callback(output.close)
+            program_reads, to_program = os.pipe()
+            with _closing(program_reads):
+                closing = stack.enter_context(contextlib.ExitStack())
+                closing.callback(os.close, to_program)
+                from_program, program_writes = os.pipe()
+                closing.callback(os.close, from_program)
+                with _closing(program_writes):
+                    end = time.monotonic() + request.limits.longest_s
+                    self._pipes = FramedPipes(to_program, from_program, end=end)
+                    closing.pop_all()
+                    stack.callback(self._pipes.close)
+                    standard = (output.stdin, output.stdout, output.stderr)
+                    slot.begin(request, (*standard, program_reads, program_writes))
+            stack.pop_all()
+        self._is_over = False
+
+    async def send(self, frame: bytes) -> None:
+        """Raises EOFError when the program ended or no longer reads, ValueError above 32 MiB."""
+        await self._pipes.send(frame)
+
+    async def receive(self, timeout_s: float) -> bytes:
+        """One frame. Raises TimeoutError, EOFError (also within a frame), ValueError for a length above 32 MiB."""
+        return await self._pipes.receive(timeout_s)
+
+    def take_pipes(self) -> tuple[int, int]:
+        """The descriptors to and from the program, for a caller that reads and writes in another process.
+
+        They are the caller's from here on; only `close` is left to this object.
+        """
+        return self._pipes.take()
 
     async def close(self) -> RunResult:
         """Ends the program and says how it had ended; -9 when it was still running."""
@@ -106,7 +151,7 @@ class BoxSession:
     async def _finish(self) -> None:
         """Called once; whatever happens, the descriptors are closed and the slot is given back."""
         slot = self._slot
-        self._close_pipes()
+        self._pipes.close()
         try:
             slot.cancel()
             answer = await slot.answer(GRACE_S)
@@ -129,22 +174,10 @@ class BoxSession:
         if self._is_over:
             return
         self._is_over = True
-        self._close_pipes()
+        self._pipes.close()
         self._output.close()
         self._slot.is_broken = True
         self._release(self._slot)
-
-    def _open(self, descriptor: int) -> int:
-        if descriptor < 0:
-            raise EOFError("the session is closed")
-        return descriptor
-
-    def _close_pipes(self) -> None:
-        descriptors = (self._to_program, self._from_program)
-        self._to_program = self._from_program = -1
-        for descriptor in descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
 
     def __del__(self) -> None:
         """A session that was never closed must not keep its slot or its program.
@@ -156,16 +189,13 @@ class BoxSession:
             _thread.start_new_thread(_let_go, (self._parts(),))
 
     def _parts(self) -> tuple[Slot, Output, tuple[int, int], Callable[[Slot], None]]:
-        pipes = (self._to_program, self._from_program)
-        return self._slot, self._output, pipes, self._release
+        return self._slot, self._output, self._pipes.take(), self._release
 
 
 def _let_go(parts: tuple[Slot, Output, tuple[int, int], Callable[[Slot], None]]) -> None:
     """What `abandon` does, for a session that is gone."""
     slot, output, pipes, release = parts
-    for descriptor in pipes:
-        if descriptor >= 0:
-            os.close(descriptor)
+    close_pipes(pipes)
     output.close()
     slot.is_broken = True
     release(slot)
@@ -177,3 +207,10 @@ def _closing(descriptor: int) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def close_pipes(descriptors: tuple[int, int]) -> None:
+    """Closes those that are open."""
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from rlvr.jails import WorkerRequest
@@ -19,6 +20,7 @@ from rlvr_sandboxes.outside.interpreter import WorkerLayout
 
 _END_S = 10.0  # that a guard has to end its jail
 _MAX_ERRORS = 2000
+_MAX_TASKS = 512  # whose times are read
 
 
 class StartedWorker:
@@ -64,6 +66,23 @@ class StartedWorker:
             return ""
         self._errors.seek(0)
         return self._errors.read()[-_MAX_ERRORS:].decode(errors="replace").strip()
+
+    def starved_s(self) -> float:
+        """Seconds that a thread of the jail was ready but had no CPU; see rlvr.jails.JailedProcess."""
+        queue, times = [self.process.pid], list[tuple[float, float]]()
+        while queue and len(times) < _MAX_TASKS:
+            pid = queue.pop()
+            for task in Path(f"/proc/{pid}/task").glob("*"):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    ran, waited, _ = (task / "schedstat").read_text().split()
+                    times.append((int(ran) / 1e9, int(waited) / 1e9))
+                    queue += map(int, (task / "children").read_text().split())
+        total = sum(ran for ran, _ in times)
+        return max((waited - (total - ran) for ran, waited in times), default=0.0)
+
+    def failure(self) -> str:
+        """Nothing: the jail is a process of this machine, and ends with what runs in it."""
+        return ""
 
 
 def start(

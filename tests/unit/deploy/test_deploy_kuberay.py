@@ -30,8 +30,8 @@ _POD = {
     "containers", "volumes", "restartPolicy",
 }  # fmt: skip
 _CONTAINER = {
-    "name", "image", "env", "resources", "volumeMounts", "securityContext", "livenessProbe", "readinessProbe",
-    "lifecycle",
+    "name", "image", "command", "env", "resources", "volumeMounts", "securityContext", "livenessProbe",
+    "readinessProbe", "lifecycle",
 }  # fmt: skip
 
 
@@ -58,7 +58,9 @@ def check_pod(pod: dict[str, Any]) -> None:
     volumes = {volume["name"] for volume in pod.get("volumes", [])}
     for container in pod["containers"]:
         assert set(container) <= _CONTAINER
-        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        security = dict(container["securityContext"])
+        assert security.pop("readOnlyRootFilesystem", True) is True
+        assert security == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         for amounts in container["resources"].values():
             assert all(isinstance(v, str) and _QUANTITY.fullmatch(v) for v in amounts.values())
         assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes

@@ -207,7 +207,7 @@ def test_a_sandbox_that_holds_no_workers_says_which_do(scorer: Path) -> None:
     service = VerifierService(1, 5.0, ("remote", settings))
     try:
         with pytest.raises(
-            PluginError, match=r"cannot run verifiers; these can: auto, landlock, namespaces\..*process"
+            PluginError, match=r"cannot run verifiers; these can: auto, landlock, namespaces, service\..*process"
         ):
             service.preflight([the_check(scorer)])
     finally:

@@ -1,0 +1,101 @@
+"""The container of the sandbox service in the rendered files, in docker/, and as options of an engine."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlvr.config.load import load_recipe
+from rlvr.deploy.choices import Target
+from rlvr.deploy.sandbox_service import FOLDER, SandboxSize, container_options, folder_of, size_for, trainer_options
+from tests.unit.deploy.deploy_cases import NODE, QUICKSTART, rendered
+from tests.unit.deploy.test_deploy_kuberay import check_pod, documents, pods
+
+DOCKER = Path(__file__).resolve().parents[3] / "docker"
+SERVICE = "sandbox.backend=service"
+
+
+def is_closed(service: dict[str, Any]) -> bool:
+    """Whether a service of a compose file has no network, no capability, no secret, and nothing to write but /tmp."""
+    names = set(service["environment"])
+    return (
+        service["network_mode"] == "none"
+        and service["read_only"]
+        and service["cap_drop"] == ["ALL"]
+        and service["security_opt"] == ["no-new-privileges:true"]
+        and service["user"] == "1000:1000"
+        and service["volumes"] == [f"sandbox:{FOLDER}"]
+        and service["tmpfs"][0].startswith("/tmp:rw,nosuid,nodev,exec,")
+        and {"mem_limit", "memswap_limit", "pids_limit", "cpus"} <= set(service)
+        and not {"secrets", "ports", "networks", "configs", "devices", "privileged"} & set(service)
+        and all(name.startswith("RLVR_SANDBOX_") for name in names)
+    )
+
+
+def test_compose_has_a_closed_sandbox_and_its_socket_where_verifiers_run() -> None:
+    document = yaml.safe_load(rendered(QUICKSTART, SERVICE, target=Target.COMPOSE, is_cpu=True)["compose.yaml"])
+    services = document["services"]
+    assert is_closed(services["sandbox"])
+    assert "sandbox" in document["volumes"]
+    for name in ("head", "worker", "learner"):
+        assert f"sandbox:{FOLDER}" in services[name]["volumes"]
+    assert services["learner"]["depends_on"]["sandbox"] == {"condition": "service_healthy"}
+    ours = yaml.safe_load((DOCKER / "compose.sandbox.yaml").read_text())["services"]
+    assert is_closed(ours["sandbox"])
+    assert {name for name, service in ours.items() if f"sandbox:{FOLDER}" in service["volumes"]} == set(services)
+    assert ours["learner"]["command"][-1] == SERVICE
+    assert set(ours["sandbox"]) == set(services["sandbox"])
+
+
+def test_a_recipe_without_the_service_starts_no_sandbox() -> None:
+    document = yaml.safe_load(rendered(QUICKSTART, target=Target.COMPOSE, is_cpu=True)["compose.yaml"])
+    assert "sandbox" not in document["services"]
+    assert "sandbox" not in document["volumes"]
+
+
+def test_pods_that_verify_have_a_closed_second_container_without_secrets_of_the_run() -> None:
+    ray_object = documents(NODE, SERVICE, gpus="1x8x80GB")[-1]
+    for pod in pods(ray_object)[:2]:
+        check_pod(pod)
+    spec = ray_object["spec"]["rayClusterSpec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for template in (group["template"]["spec"] for group in groups):
+        ray, sandbox = template["containers"]
+        assert ray["name"].startswith("ray-")
+        assert {"name": "sandbox", "mountPath": FOLDER} in ray["volumeMounts"]
+        security = sandbox["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        assert not security["allowPrivilegeEscalation"]
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert {mount["name"] for mount in sandbox["volumeMounts"]} == {"sandbox", "sandbox-tmp"}
+        assert all("valueFrom" not in variable for variable in sandbox["env"])
+        assert set(sandbox["resources"]["limits"]) == {"cpu", "memory"}
+        assert not template["automountServiceAccountToken"]
+        mounted = {volume["name"]: volume for volume in template["volumes"]}
+        assert "emptyDir" in mounted["sandbox"]
+        assert "emptyDir" in mounted["sandbox-tmp"]
+
+
+def test_the_options_of_an_engine_are_those_of_the_compose_file() -> None:
+    words = container_options(SandboxSize(slots=2, workers=2), volume="box", runtime="runsc")
+    options = dict(zip(words[::2], words[1::2], strict=False))
+    assert options["--runtime"] == "runsc"
+    assert "--read-only" in words
+    flat = " ".join(words)
+    for part in ("--network none", "--cap-drop ALL", "--security-opt no-new-privileges", "--user 1000:1000",
+                 "--memory 5g --memory-swap 5g", "--pids-limit 640", "--cpus 2", f"--volume box:{FOLDER}",
+                 "size=1g", "--entrypoint start-sandbox.sh"):  # fmt: skip
+        assert part in flat
+    assert trainer_options(volume="box") == ["--volume", f"box:{FOLDER}"]
+    ours = yaml.safe_load((DOCKER / "compose.sandbox.yaml").read_text())["services"]["sandbox"]
+    assert (ours["pids_limit"], ours["cpus"]) == (640, 2)
+    assert ours["mem_limit"].endswith(":-5g}")
+
+
+def test_the_folder_of_the_socket_and_the_size_come_from_the_recipe() -> None:
+    recipe = load_recipe(QUICKSTART, [SERVICE]).recipe
+    assert folder_of(recipe) == FOLDER
+    assert size_for(recipe).slots == max(2, recipe.reward.verifier_workers)
+    moved = load_recipe(QUICKSTART, [SERVICE, "sandbox.settings.socket=/srv/box/s"]).recipe
+    assert folder_of(moved) == "/srv/box"
+    assert folder_of(load_recipe(QUICKSTART).recipe) == ""
