@@ -26,6 +26,7 @@ from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.bundles import chosen_transport
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
+from rlvr.run.ray.node_endpoints import endpoints
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
@@ -66,6 +67,7 @@ def opened_backend(
         stack.callback(sentinel.close)
         logs = run_dir / "faults" / "ray" if run_dir.name else None
         stack.enter_context(connected(recipe.cluster, logs=logs))
+        stack.enter_context(endpoints())
         sources = verifier_sources(recipe)
         plugins = [source for name, source in sources.items() if source.module and name not in jailed_verifiers(recipe)]
         if isinstance(recipe.rollout.engine, PluginEngine):

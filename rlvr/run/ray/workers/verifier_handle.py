@@ -73,7 +73,7 @@ def verifier_spawner(
         node = nodes[int(name.rpartition("-")[2]) % len(nodes)]
         start: Any = VerifierActor
         strategy = NodeAffinitySchedulingStrategy(node, soft=True)
-        actor = start.options(scheduling_strategy=strategy).remote(recipe, dict(sources))
+        actor = start.options(scheduling_strategy=strategy).remote(name, recipe, dict(sources))
         handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:
             await handle.start(checks)
