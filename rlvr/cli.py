@@ -317,8 +317,8 @@ USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
 def main() -> NoReturn:
     """The entry point.
 
-    Exit codes: 0 done; 1 failed; 2 invalid arguments, recipe or data; 130 interrupted; 141 the reader of the output
-    has gone (SIGPIPE).
+    Exit codes: 0 done; 1 failed; 2 invalid arguments, recipe or data; 75 the cluster's head is gone (resume when it is
+    back); 130 interrupted; 141 the reader of the output has gone (SIGPIPE).
     """
     from rlvr.run.launch.process import configure_logging, prepare_process
     from rlvr.run.record.stdout import written

@@ -66,6 +66,15 @@ class RankLost(LearnerError):  # noqa: N818 - names the event
     """A rank of the learner is gone or hangs, through no fault of its work; another start may succeed."""
 
 
+class ClusterLost(RlvrError):  # noqa: N818 - names the event
+    """The cluster's head is gone, through no fault of the run (exit code 75, the EX_TEMPFAIL of sysexits.h).
+
+    The run directory is as after a kill: when the head is back, `--resume` continues from the newest checkpoint.
+    """
+
+    exit_code = 75
+
+
 class CheckpointError(RlvrError):
     """A checkpoint is missing or damaged, or could not be written."""
 

@@ -35,11 +35,7 @@ class Request:
     @property
     def packaged_name(self) -> str:
         """The name by which every installation finds the recipe; "" for a file of the user."""
-        try:
-            is_packaged = self.loaded.path.resolve().parent == recipe_folder().resolve()
-        except ConfigError:  # this installation has no packaged recipes
-            return ""
-        return self.loaded.path.stem if is_packaged else ""
+        return packaged_name(self.loaded)
 
     @property
     def embedded(self) -> str:
@@ -51,13 +47,8 @@ class Request:
 
         Args: recipe_path: where the embedded recipe will be, which holds the overrides already.
         """
-        name = self.packaged_name
-        given = [name, *self.overrides] if name else [recipe_path]
-        # Nodes may join late: the run waits for them, and does not start on cores while it sees no GPU yet.
-        given.append(f"cluster.wait_for_nodes_s={max(_WAIT_S, self.recipe.cluster.wait_for_nodes_s):g}")
-        if self.layout.gpus_per_node and self.recipe.learner.device == "auto":
-            given.append("learner.device=cuda")
-        return ["rlvr", "train", *given, "cluster.backend=ray", "cluster.address=auto"]
+        has_gpus = bool(self.layout.gpus_per_node)
+        return ["rlvr", "train", *train_arguments(self.loaded, self.overrides, recipe_path, has_gpus=has_gpus)]
 
     @property
     def grace_s(self) -> int:
@@ -98,6 +89,32 @@ class Request:
             f"Memory is an estimate for {self.size.parameters / 1e9:.3g}B parameters ({self.size.source}).",
         ]
         return [*lines, *(f"CHECK: {note}" for note in layout.notes)]
+
+
+def packaged_name(loaded: LoadedRecipe) -> str:
+    """The name by which every installation finds the recipe; "" for a file of the user."""
+    try:
+        is_packaged = loaded.path.resolve().parent == recipe_folder().resolve()
+    except ConfigError:  # this installation has no packaged recipes
+        return ""
+    return loaded.path.stem if is_packaged else ""
+
+
+def train_arguments(loaded: LoadedRecipe, overrides: tuple[str, ...], recipe_path: str, *, has_gpus: bool) -> list[str]:
+    """Arguments of the `rlvr train` that joins a cluster, without --run-dir and --resume.
+
+    Args:
+        overrides: KEY=VALUE as the user wrote them; they follow the name of a packaged recipe.
+        recipe_path: where the resolved recipe will be if it is not packaged; it holds the overrides already.
+        has_gpus: whether the cluster has GPUs.
+    """
+    name = packaged_name(loaded)
+    given = [name, *overrides] if name else [recipe_path]
+    # Nodes may join late: the run waits for them, and does not start on cores while it sees no GPU yet.
+    given.append(f"cluster.wait_for_nodes_s={max(_WAIT_S, loaded.recipe.cluster.wait_for_nodes_s):g}")
+    if has_gpus and loaded.recipe.learner.device == "auto":
+        given.append("learner.device=cuda")
+    return [*given, "cluster.backend=ray", "cluster.address=auto"]
 
 
 def dns_name(name: str) -> str:

@@ -5,9 +5,14 @@ from typing import Annotated
 
 import typer
 
+from rlvr.commands.cluster.runs import cluster_follow, cluster_resume, cluster_stop, cluster_submit
 from rlvr.deploy.choices import Choices, Kind, Target
 
 cluster_app = typer.Typer(help="Deployment files for a cluster.", no_args_is_help=True)
+cluster_app.command("submit")(cluster_submit)
+cluster_app.command("follow")(cluster_follow)
+cluster_app.command("stop")(cluster_stop)
+cluster_app.command("resume")(cluster_resume)
 
 
 @cluster_app.callback()
