@@ -8,6 +8,7 @@ from typing import Any
 
 from rlvr.errors import ConfigError
 
+LEARNER = "learner"  # all of its ranks
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -29,8 +30,8 @@ class LogQuery:
     def takes(self, row: dict[str, Any]) -> bool:
         """Whether a record is wanted."""
         return (
-            (not self.actor or self.actor in (row["role"], row.get("about")))
-            and (not self.host or self.host in (row.get("host"), row.get("place")))
+            (not self.actor or self.actor == row["role"] or _is_about(row.get("about", ""), self.actor))
+            and (not self.host or self.host in (row.get("host"), row.get("node")))
             and row["time"] >= self.since
             and self.step in (-1, row.get("step"))
             and _number(row["level"]) >= _number(self.level)
@@ -96,6 +97,11 @@ def shown_record(row: dict[str, Any]) -> str:
     if row.get("error"):
         text += "\n" + str(row["error"]).rstrip()
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _is_about(about: str, actor: str) -> bool:
+    """Whether an event about a process, or about the learner as a whole, is about this one."""
+    return about == actor or (about == LEARNER and actor.startswith(LEARNER))
 
 
 def _number(level: str) -> int:

@@ -2,20 +2,21 @@
 
     python -m rlvr.telemetry.log_reader RUN_DIR QUERY [--follow] [--node-only RUN_ID]
 
-prints the records as JSON lines, for `rlvr cluster logs` on another machine.
+prints JSON lines for `rlvr cluster logs` on another machine: {"run_id", "actors"}, and then the records.
 """
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from rlvr.telemetry.log_query import LogQuery, parse_record
+from rlvr.telemetry.log_query import LEARNER, LogQuery, parse_record
 from rlvr.telemetry.places import FOLDER, LOG_ENDING, RUN_FILE, state_roots
 
 _POLL_S = 0.5
@@ -58,10 +59,9 @@ class RunLogs:
         """The roles of the run's processes; the value says how and when one was lost, "" if it was not."""
         found = dict.fromkeys(sorted({file.name.partition(".")[0] for file in self.files()}), "")
         for row in [] if self.is_node_only else self.events():
-            if row["is_loss"]:
-                found[row["about"]] = f"lost at {row['time']}"
-            elif row["is_start"]:
-                found[row["about"]] = ""
+            names = [row["about"]] if row["about"] != LEARNER else [n for n in found if n.startswith(LEARNER)]
+            if row["is_loss"] or row["is_start"]:
+                found |= dict.fromkeys(names, f"lost at {row['time']}" if row["is_loss"] else "")
         return found
 
     def events(self) -> list[dict[str, Any]]:
@@ -87,8 +87,9 @@ class RunLogs:
         return sorted(fresh, key=lambda row: row["time"])
 
     def _fresh(self, query: LogQuery, tails: "dict[Path, _Tail]") -> Iterator[dict[str, Any]]:
+        is_first = not tails
         for file in self.files():
-            if tails and file not in tails and not file.name.endswith(LOG_ENDING):
+            if not is_first and file not in tails and not file.name.endswith(LOG_ENDING):
                 continue  # a file that was rotated since was read under its own name
             tail = tails.setdefault(file, _Tail(file))
             yield from _wanted(tail.lines(), query)
@@ -99,22 +100,27 @@ class _Tail:
     """A file that grows, and is rotated."""
 
     path: Path
-    _inode: int = 0
-    _offset: int = 0
-    _rest: bytes = field(default=b"")
+    _file: IO[bytes] | None = None
+    _rest: bytes = b""
 
     def lines(self) -> list[bytes]:
-        """The whole lines since the last call."""
-        with suppress(OSError), self.path.open("rb") as file:
-            state = os.fstat(file.fileno())
-            if state.st_ino != self._inode or state.st_size < self._offset:
-                self._inode, self._offset, self._rest = state.st_ino, 0, b""
-            file.seek(self._offset)
-            data = file.read()
-            self._offset += len(data)
-            *whole, self._rest = (self._rest + data).split(b"\n")
-            return whole
-        return []
+        """The whole lines since the last call: of the file that was open, even if it was rotated, then of the next."""
+        found = self._more()
+        with suppress(OSError):
+            if self._file is None or os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
+                found += self._more()  # what was written before it was rotated
+                fresh = self.path.open("rb")
+                if self._file is not None:
+                    self._file.close()
+                self._file, self._rest = fresh, b""
+                found += self._more()
+        return found
+
+    def _more(self) -> list[bytes]:
+        if self._file is None:
+            return []
+        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return whole
 
 
 def _rows(file: Path, query: LogQuery) -> list[dict[str, Any]]:
@@ -139,37 +145,44 @@ def _about_process(line: bytes) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         return None
     worker, _, what = kind.partition("_")
-    is_loss = what in ("lost", "not_started", "restart") or kind == "learner_lost"
-    if worker == "learner" and is_loss:
-        about, message = "learner-0", str(event.get("message", event.get("reason", "")))
+    is_end = kind == "stopped" and event.get("error") == "LearnerLost"
+    is_loss = what in ("lost", "not_started") or is_end
+    if kind == "learner_restart" or is_end:
+        about, message = LEARNER, str(event.get("message", ""))
     elif worker in _WORKERS and worker in event:
         about, message = str(event[worker]), str(event.get("reason", ""))
     else:
         return None
     place = str(event.get("place", ""))
+    node = re.match(r"node (\S+),", place)
     return {
         "time": moment.replace("Z", ".000Z"),
-        "level": "WARNING" if is_loss else "INFO",
+        "level": "WARNING" if is_loss or about == LEARNER else "INFO",
         "role": "driver",
         "about": about,
-        "place": place,
+        "node": node[1] if node else "",
         "is_loss": is_loss,
-        "is_start": what in ("restarted", "joined"),
+        "is_start": what in ("restarted", "joined", "restart"),
         "step": event.get("step"),
-        "message": f"{about}: {what.replace('_', ' ')}"
+        "message": f"{about}: {(what or kind).replace('_', ' ')}"
         + (f" ({place})" if place else "")
         + (f": {message}" if message else ""),
     }
 
 
 def main() -> None:
-    """Prints the records that a query wants."""
+    """Prints the run's id and actors, and then the records that a query wants."""
     run_dir, text, *options = sys.argv[1:]
     is_node_only = "--node-only" in options
     run_id = options[options.index("--node-only") + 1] if is_node_only else ""
     logs, query = RunLogs(Path(run_dir), run_id, is_node_only), LogQuery.from_text(text)
+    _print({"run_id": logs.identity(), "actors": logs.actors()})
     for row in logs.follow(query) if "--follow" in options else logs.records(query):
-        print(json.dumps(row), flush=True)  # noqa: T201 - the output of a program
+        _print(row)
+
+
+def _print(row: dict[str, Any]) -> None:
+    print(json.dumps(row), flush=True)  # noqa: T201 - the output of a program
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from rlvr.telemetry.redaction import Redactor
 MOST_BYTES = 8 << 20  # of a file, of which a process keeps this one and `KEPT` older ones
 KEPT = 2
 _MOST_CHARACTERS = 20_000  # of a message
+NODE = "RLVR_RUN_NODE"  # a variable with the address of this node, for the process's children
 _step = -1
 
 
@@ -40,7 +41,10 @@ def restart_steps() -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as a JSON object: time, level, run, role, step, host, pid, logger, message; error if there is one."""
+    """A record as a JSON object: time, level, run, role, step, host, node, pid, logger, message; error if there is one.
+
+    node: its address in the cluster.
+    """
 
     def __init__(self, *, run: str, role: str, redact: Redactor) -> None:
         super().__init__()
@@ -56,6 +60,7 @@ class JsonFormatter(logging.Formatter):
             **self._fixed,
             "step": _step if _step >= 0 else None,
             "host": self._host,
+            "node": os.environ.get(NODE, ""),
             "pid": os.getpid(),
             "logger": record.name,
             "message": self._redact(record.getMessage())[:_MOST_CHARACTERS],
@@ -99,3 +104,8 @@ def utc(seconds: float) -> str:
     '1970-01-01T00:00:00.500Z'
     """
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+def ago(seconds: float) -> str:
+    """The time that many seconds ago, as in records."""
+    return utc(time.time() - seconds)

@@ -28,7 +28,6 @@ METERS = Meters()  # of this process
 DRIVER = "driver"
 ON_CONSOLE = {"is_on_console": True}  # extra of records that the console has shown in its own way
 EVERY_S = 2.0
-_NODE = "RLVR_RUN_NODE"  # the address of this node, for the process's children
 _role = ""
 
 
@@ -54,7 +53,7 @@ def observed_run(
         metrics_port=metrics_port,
         secret_names=secret_names,
     )
-    before = {name: os.environ.get(name) for name in (VARIABLE, _NODE)}
+    before = {name: os.environ.get(name) for name in (VARIABLE, logs.NODE)}
     os.environ[VARIABLE] = facts.to_text()
     logs.restart_steps()
     METERS.clear()
@@ -78,9 +77,9 @@ def begin_process(role: str, *, node: str = "") -> None:
     if facts is None:
         return
     if node:
-        os.environ[_NODE] = node
+        os.environ[logs.NODE] = node
     _logging(facts, role).__enter__()
-    here = os.environ.get(_NODE, "")
+    here = os.environ.get(logs.NODE, "")
     if facts.metrics_port and here:
         Publisher(facts, role, here).start()
 
@@ -93,7 +92,7 @@ def published(node: str) -> Iterator[NumbersFolder]:
     """
     facts = facts_here()
     assert facts is not None
-    os.environ[_NODE] = node
+    os.environ[logs.NODE] = node
     folder = NumbersFolder(facts.run_id, node)
     folder.make()
     publisher = Publisher(facts, DRIVER, node)
@@ -127,8 +126,9 @@ class Publisher:
         self._folder.forget(self._role)
 
     def publish(self) -> None:
-        """Writes the numbers. Raises OSError."""
-        self._folder.make()
+        """Writes the numbers, if the node has an endpoint. Raises OSError."""
+        if not self._folder.path.is_dir():
+            return
         memory, times = self._process.memory_info(), self._process.cpu_times()
         METERS.set("process_resident_memory_bytes", memory.rss, role=self._role)
         METERS.set("process_cpu_seconds_total", times.user + times.system, role=self._role)

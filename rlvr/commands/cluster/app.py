@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rlvr.commands.cluster.logs import cluster_logs
 from rlvr.commands.cluster.runs import cluster_follow, cluster_resume, cluster_stop, cluster_submit
 from rlvr.deploy.choices import Choices, Kind, Target
 
@@ -13,6 +14,7 @@ cluster_app.command("submit")(cluster_submit)
 cluster_app.command("follow")(cluster_follow)
 cluster_app.command("stop")(cluster_stop)
 cluster_app.command("resume")(cluster_resume)
+cluster_app.command("logs")(cluster_logs)
 
 
 @cluster_app.callback()

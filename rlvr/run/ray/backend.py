@@ -36,6 +36,7 @@ from rlvr.run.ray.workers.learner_handle import LearnerHandle
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner
 from rlvr.run.record.recorder import Recorder
+from rlvr.run.record.telemetry import watch_pool
 from rlvr.run.step.learner_thread import Hook
 from rlvr.verification.service import VerifierService
 
@@ -250,6 +251,7 @@ class RayBackend:
         """The recipe's verifier fleet, not started yet."""
         cluster = self._recipe.cluster
         count = cluster.verifier_pools or len(self._nodes)
+        watch_pool("driver", self._service, num_workers=0)  # verdicts that need no worker
         return VerifierFleet(
             verifier_spawner(
                 self._recipe,

@@ -14,6 +14,7 @@ import ray
 from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rlvr.processes.watchdog import guard
 from rlvr.run.ray.connect import head_is_gone
 from rlvr.telemetry.endpoint import Endpoint, bind_problem, served
 from rlvr.telemetry.facts import RunFacts, facts_here
@@ -58,7 +59,7 @@ class NodeEndpoints:
         """Ends the thread and the endpoints."""
         self._stop.set()
         self._thread.join(timeout=_END_S)
-        for actor in self._actors.values():
+        for actor in () if head_is_gone() else self._actors.values():
             with suppress(ray_errors.RayError, RuntimeError):  # Ray is gone too
                 ray.kill(actor)
 
@@ -116,6 +117,7 @@ class NodeEndpoint:
         try:
             folder = NumbersFolder(facts.run_id, node)
             folder.make()
+            guard(folder.path)
             self._endpoint = Endpoint(folder, listening_socket(node, facts.metrics_port), run_dir=facts.run_dir)
         except OSError as error:
             self._problem = bind_problem(error, node=node, port=facts.metrics_port)

@@ -50,11 +50,11 @@ def note_step(step: int, update: Update) -> None:
     METERS.add("run_completions_total", len(completions))
     METERS.add("run_tokens_total", sum(len(completion.token_ids) for completion in completions))
     METERS.set("run_last_step_timestamp_seconds", time.time())
-    logs.set_step(step)
 
 
 def note_row(step: int, metrics: Mapping[str, float], *, elapsed_s: float) -> None:
     """Shows a row of metrics.jsonl."""
+    logs.set_step(step)
     METERS.set("run_step", step)
     METERS.set("run_elapsed_seconds", elapsed_s)
     METERS.run_metrics(metrics)
