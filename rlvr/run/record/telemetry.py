@@ -38,7 +38,7 @@ def note_event(kind: str, fields: Mapping[str, Json]) -> None:
     if label is not None and what in ("lost", "restarted"):
         prefix = "engine" if worker == "engine" else "verifier_pool"
         counter = f"{prefix}_{'losses' if what == 'lost' else 'restarts'}_total"
-        METERS.add(counter, **{label: str(fields.get(worker, ""))})
+        METERS.add(counter, 1.0, **{label: str(fields.get(worker, ""))})
     is_warning = kind in _WARNINGS or kind.endswith(("_lost", "_not_started"))
     text = json.dumps(fields, ensure_ascii=False, default=str) if fields else ""
     logger.log(logging.WARNING if is_warning else logging.INFO, "%s %s", kind, text, extra=ON_CONSOLE)
