@@ -6,6 +6,7 @@ from rlvr.config.recipe import Backend, Recipe
 from rlvr.errors import ConfigError
 from rlvr.rollout.vllm.environment import argument_names, installed_vllm, require_known
 from rlvr.run.launch.request import RunRequest
+from rlvr.telemetry.process import observed_run
 
 
 def require_backend(recipe: Recipe) -> None:
@@ -26,8 +27,16 @@ def train_with(request: RunRequest) -> None:
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    if request.loaded.recipe.cluster.backend is Backend.RAY:
+    recipe = request.loaded.recipe
+    if recipe.cluster.backend is Backend.RAY:
         from rlvr.run.ray.backend import train
     else:
         from rlvr.run.launch.local import train
-    train(request)
+    secret_names = tuple(name for name, value in recipe.cluster.env.items() if value is None)
+    with observed_run(
+        run_dir=request.directory.path,
+        recipe=recipe.name,
+        metrics_port=recipe.run.metrics_port,
+        secret_names=secret_names,
+    ):
+        train(request)

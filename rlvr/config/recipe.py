@@ -85,6 +85,15 @@ class RunConfig(Section):
     keep_checkpoints: PositiveInt = 2
     show_rollout_every_steps: NonNegativeInt = 10
     alarm_after_steps: NonNegativeInt = 5
+    metrics_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="port on which every node serves the run's metrics to Prometheus, on its private address, or "
+            "on loopback on one machine; 0 serves none",
+        ),
+    ] = 0
     trackers: list[TrackerKind] = Field(default_factory=lambda: [TrackerKind.TENSORBOARD])
     max_hours: Annotated[
         Positive | None,

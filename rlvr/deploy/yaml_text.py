@@ -29,10 +29,14 @@ def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _string)
 
 
-def yaml_file(documents: Sequence[Mapping[str, Any]], *, comments: Iterable[str]) -> str:
+def yaml_file(documents: Sequence[Mapping[str, Any] | list[Any]], *, comments: Iterable[str]) -> str:
     """The text of a YAML file with comment lines at its top."""
-    parts = [yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, width=_WIDTH) for document in documents]
+    parts = [yaml.dump(_plain(document), Dumper=_Dumper, sort_keys=False, width=_WIDTH) for document in documents]
     return comment_block(comments) + "---\n".join(parts)
+
+
+def _plain(document: Mapping[str, Any] | list[Any]) -> dict[str, Any] | list[Any]:
+    return document if isinstance(document, list) else dict(document)
 
 
 def comment_block(lines: Iterable[str]) -> str:

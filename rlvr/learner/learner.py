@@ -27,7 +27,7 @@ from rlvr.learner.batching import step_through
 from rlvr.learner.flops import peak_flops, peak_memory_gb
 from rlvr.learner.kernels import prepare_model
 from rlvr.learner.loss_traits import reads_proximal, set_correction
-from rlvr.learner.metrics import MetricSums, Outcome
+from rlvr.learner.metrics import MetricSums, Outcome, note_update
 from rlvr.learner.nonfinite import find_offender, judge_nonfinite, keep_micro_batch
 from rlvr.learner.optimizer import build_optimizer, learning_rate
 from rlvr.learner.passes import Passes
@@ -204,6 +204,7 @@ class PolicyLearner:
             self.optimizer.step()
             self.num_steps += 1
             self._publication.has_changed = True
+            note_update(self.num_steps, self.device)
         else:
             self._num_nonfinite += 1
             fault = self._keep_offender()

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from rlvr.batch import StepReport
+from rlvr.telemetry.process import METERS
 
 COUNTS = ("learner/loss_tokens", "policy/clamped_log_ratios", "mismatch/missing_logprobs")
 _LARGEST = ("policy/grad_norm", "learner/nonfinite_steps", "learner/peak_memory_gb")
@@ -16,6 +18,15 @@ _TOTALS = ("learner/loss_tokens", "learner/micro_batches")
 
 Scalar = float | Tensor
 Pair = tuple[Scalar, Scalar]
+
+
+def note_update(num_steps: int, device: torch.device) -> None:
+    """Shows an update, and the memory of tensors on a CUDA device, in this process's metrics."""
+    rank = str(dist.get_rank()) if dist.is_available() and dist.is_initialized() else "0"
+    METERS.set("learner_rank_step", num_steps, rank=rank)
+    if device.type == "cuda":
+        METERS.set("learner_rank_device_memory_bytes", torch.cuda.memory_allocated(device), rank=rank)
+        METERS.set("learner_rank_device_memory_peak_bytes", torch.cuda.max_memory_allocated(device), rank=rank)
 
 
 @dataclass(slots=True, kw_only=True)

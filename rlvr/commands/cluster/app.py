@@ -14,6 +14,7 @@ from rlvr.commands.cluster.hosts import (
     cluster_status,
     cluster_up,
 )
+from rlvr.commands.cluster.logs import cluster_logs
 from rlvr.commands.cluster.runs import cluster_follow, cluster_resume, cluster_stop, cluster_submit
 from rlvr.deploy.choices import Choices, Kind, Target
 
@@ -29,6 +30,7 @@ cluster_app.command("follow")(cluster_follow)
 cluster_app.command("stop")(cluster_stop)
 cluster_app.command("resume")(cluster_resume)
 cluster_app.command("doctor")(cluster_doctor)
+cluster_app.command("logs")(cluster_logs)
 
 
 @cluster_app.callback()

@@ -28,6 +28,7 @@ from rlvr.learner.ranks.server import RankServer
 from rlvr.models.allocator import keep_freed_memory
 from rlvr.models.policy import Policy
 from rlvr.processes.frames import ParentPipe
+from rlvr.telemetry.process import begin_process
 
 _SIGN_OF_LIFE_S = 1.0
 
@@ -114,7 +115,9 @@ def main() -> NoReturn:
     parent = _Parent()
     logging.getLogger("rlvr").addHandler(_Warnings(parent))
     try:
-        server = build_server(parent.next(), parent)
+        first = parent.next()
+        begin_process(f"learner-{first.body['rank']}")
+        server = build_server(first, parent)
         parent.send(Message(body={"op": "done"}))
         while True:
             parent.send(server.answer(parent.next()))

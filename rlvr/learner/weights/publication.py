@@ -1,5 +1,6 @@
 """References to published weights for engines: increasing versions, and checksums that a copy must match."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,7 +16,9 @@ from rlvr.learner.weights.weights_file import FILES_AT_ONCE, WeightsFolder, plac
 from rlvr.learner.weights.wire import base_tensors, wire_shapes, wire_tensors
 from rlvr.models.checksum import tensor_checksum
 from rlvr.records import TensorEntry, Transport, WeightsKind, WeightsRef
+from rlvr.telemetry import logs
 
+logger = logging.getLogger(__name__)
 FILES_ALONE = 2  # of weights that are sent otherwise: the one being written, and the one before it
 
 
@@ -115,6 +118,8 @@ class Publication:
             return self._published
         if self._published is not None:
             self.policy_version += 1
+        logs.set_step(self.policy_version)
+        logger.info("publishes the weights of version %d", self.policy_version)
         self._published = self._reference(model, self.policy_version)
         self.has_changed = False
         return self._published

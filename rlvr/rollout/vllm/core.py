@@ -21,6 +21,7 @@ from rlvr.rollout.vllm import adapter, environment
 from rlvr.rollout.vllm.last_errors import last_errors
 from rlvr.rollout.vllm.outline import write_adapters, write_outline
 from rlvr.rollout.vllm.settings import EngineSettings
+from rlvr.telemetry.facts import facts_here
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -171,7 +172,7 @@ class VllmCore:
             arguments, known=adapter.known_arguments(), version=environment.installed_vllm().version
         )
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=_stat_loggers())
         except (ValueError, RuntimeError, OSError, TypeError) as error:
             cause = last_errors()
             raise RolloutError(
@@ -194,6 +195,16 @@ class VllmCore:
 
     def _failure(self, what: str, error: Exception) -> RolloutError:
         return RolloutError(f"{what}: {self.trouble() or f'{type(error).__name__}: {error}'}")
+
+
+def _stat_loggers() -> list[Any] | None:
+    """What takes vLLM's statistics; None if the run serves no metrics, and vLLM then collects none."""
+    facts = facts_here()
+    if facts is None or not facts.metrics_port:
+        return None
+    from rlvr.rollout.vllm.usage import UsageLogger
+
+    return [UsageLogger]
 
 
 def _children() -> list[psutil.Process]:

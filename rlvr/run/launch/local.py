@@ -16,10 +16,14 @@ from rlvr.run.launch.backend import RunContext, Workers
 from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import run_recipe
 from rlvr.run.launch.start_learner import place_policy, start_learner
+from rlvr.run.record.telemetry import watch_pool
 from rlvr.stages.supervised import SupervisedReport
+from rlvr.telemetry.endpoint import served
 from rlvr.verification.service import VerifierService
 
 __all__ = ["LocalBackend", "place_policy", "train"]
+
+_LOOPBACK = "127.0.0.1"
 
 
 def train(request: RunRequest) -> None:
@@ -27,7 +31,8 @@ def train(request: RunRequest) -> None:
 
     Raises: RlvrError; Interrupted after a checkpoint when the user asked to stop.
     """
-    run_recipe(request, backend=LocalBackend(request.loaded.recipe, service=request.service))
+    with served(_LOOPBACK):
+        run_recipe(request, backend=LocalBackend(request.loaded.recipe, service=request.service))
 
 
 class LocalBackend:
@@ -67,6 +72,7 @@ class LocalBackend:
             progress=lambda step, loss: show_cold_start(context, step, loss),
         )
         learner = started.learner
+        watch_pool("verifier-0", self._service, num_workers=recipe.reward.verifier_workers)
         try:
             record_cold_start(context, started.cold_start)
             engine = build_engine(recipe, policy=policy)

@@ -37,6 +37,7 @@ from rlvr.run.record.recipe_file import signed, write_recipe
 from rlvr.run.record.recorder import Recorder
 from rlvr.run.record.resume import BEFORE_EVERYTHING, Resume, find_resume
 from rlvr.run.record.sinks import build_sinks
+from rlvr.run.record.telemetry import note_start
 from rlvr.run.step.failures import LearnerLost
 from rlvr.run.step.stop import StopRequest, listen_for_stop
 
@@ -117,6 +118,7 @@ def _record_start(
 ) -> None:
     recorder.event("start", recipe=recipe.name, version=__version__, torch=torch.__version__, seed=recipe.seed)
     recorder.event("inputs", **inputs)
+    note_start(recipe)
     if dtypes is not None:
         recorder.event("dtypes", **dtypes.event)
     for warning in resumed.warnings if resumed else ():

@@ -28,6 +28,7 @@ from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
 from rlvr.run.ray.head_watch import HeadWatch
 from rlvr.run.ray.hosts import Hosts, live_hosts
+from rlvr.run.ray.node_endpoints import endpoints
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
@@ -37,6 +38,7 @@ from rlvr.run.ray.workers.learner_handle import LearnerHandle
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner
 from rlvr.run.record.recorder import Recorder
+from rlvr.run.record.telemetry import watch_pool
 from rlvr.run.step.learner_thread import Hook
 from rlvr.verification.service import VerifierService
 
@@ -69,6 +71,7 @@ def opened_backend(
         stack.callback(sentinel.close)
         logs = run_dir / "faults" / "ray" if run_dir.name else None
         head = stack.enter_context(connected(recipe.cluster, logs=logs))
+        stack.enter_context(endpoints())
         sources = verifier_sources(recipe)
         plugins = [source for name, source in sources.items() if source.module and name not in jailed_verifiers(recipe)]
         if isinstance(recipe.rollout.engine, PluginEngine):
@@ -260,6 +263,7 @@ class RayBackend:
         """The recipe's verifier fleet, not started yet."""
         cluster = self._recipe.cluster
         count = cluster.verifier_pools or len(self._hosts.usable)
+        watch_pool("driver", self._service, num_workers=0)  # verdicts that need no worker
         return VerifierFleet(
             verifier_spawner(
                 self._recipe,

@@ -22,11 +22,12 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 import rlvr
 from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.errors import ConfigError
+from rlvr.telemetry import facts
 
 # Settings of libraries that workers share with this process.
 _SETTINGS = (
     "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE",
-    "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED",
+    "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE", "RLVR_SHARED", facts.VARIABLE,
 )  # fmt: skip
 # How workers reach the hub; these may hold a token or a login.
 _PRIVATE = (

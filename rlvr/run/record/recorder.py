@@ -18,6 +18,7 @@ from rlvr.run.record.directory import RunDirectory
 from rlvr.run.record.journal import EventsFile, MetricsFile, RolloutWriter
 from rlvr.run.record.ledger import Ledger
 from rlvr.run.record.lineage import lineage_of
+from rlvr.run.record.telemetry import note_event, note_rewind, note_row, note_step
 from rlvr.run.step.evaluation import Evaluation
 from rlvr.run.step.shaping import DropReason
 from rlvr.run.step.update import Update
@@ -89,6 +90,7 @@ class Recorder:
     def event(self, kind: str, **fields: Json) -> None:
         """Records a start, a stop, a fault, an alarm or a decision."""
         self._events.write(kind, **fields)
+        note_event(kind, fields)
 
     def remark(self, kind: str, text: str, **fields: Json) -> None:
         """Records an event and shows it on the console."""
@@ -111,6 +113,7 @@ class Recorder:
         cut = self._metrics.truncate_after(step)
         removed = self._rollouts.truncate_after(step)
         forgotten = self._ledger.forget_after(step, next_issue=next_issue)
+        note_rewind(step)
         self.event(
             "resumed", step=step, metrics_rows_cut=cut, rollout_files_removed=removed, issues_forgotten=forgotten
         )
@@ -150,6 +153,7 @@ class Recorder:
             self._evaluation(step, evaluation)
         self._write(step, metrics)
         self._ledger.commit()
+        note_step(step, update)
 
     def checkpoint(self, step: int, *, learner: Learner, state: Mapping[str, Any], waits: bool = True) -> None:
         """Saves a checkpoint of `step` and removes the oldest beyond the number to keep.
@@ -225,6 +229,7 @@ class Recorder:
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._metrics.write(step, time_s=self.elapsed_s, metrics=metrics)
+        note_row(step, metrics, elapsed_s=self.elapsed_s)
         for sink in self._sinks:
             sink.log(step, metrics)
 

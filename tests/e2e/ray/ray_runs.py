@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 TINY = [
     "rollout.prompts_per_step=4",
@@ -108,6 +111,28 @@ class Running:
         """Steps recorded so far."""
         file = self.run / "metrics.jsonl"
         return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scrape(port: int) -> dict[str, dict[tuple[str, ...], float]]:
+    """What the endpoint on loopback shows: by name, the values by all values of labels; {} while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return {}
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.e2e.in_process import rlvr_here
-from tests.e2e.ray.ray_runs import RAY, TINY, TOY, Running, events_of, ledger_of, rows_of
+from tests.e2e.ray.ray_runs import RAY, TINY, TOY, Running, events_of, free_port, ledger_of, rows_of, scrape
 
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
@@ -50,19 +50,41 @@ def assert_whole(run: Path, *, steps: int) -> None:
     assert not events_of(run, "verifier_error")
 
 
+def assert_observed(found: dict[str, dict[tuple[str, ...], float]]) -> None:
+    """The endpoint shows the run, its engine, its pool, its learner and the node. Labels: by name."""
+    assert found["rlvr_run_step"][("tiny", "run")] >= 1
+    assert found["rlvr_engine_restarts_total"] == {("engine-0", "tiny", "run"): 1}
+    assert found["rlvr_engine_losses_total"] == {("engine-0", "tiny", "run"): 1}
+    assert found["rlvr_verifier_pool_items_total"][("verifier-0", "tiny", "run")] > 0
+    assert found["rlvr_learner_rank_step"][("0", "tiny", "run")] >= 1
+    assert {role for role, *_ in found["rlvr_process_resident_memory_bytes"]} >= {"driver", "learner-0", "verifier-0"}
+    assert found["rlvr_ray_nodes"][("tiny", "run", "alive")] == 1
+    assert found["rlvr_node_memory_size_bytes"][()] > 0
+    assert "rlvr_reward_mean" in found
+
+
 def test_killed_engine_verifier_and_learner_are_replaced_and_the_run_is_the_undisturbed_one(folder: Path):
     rlvr_here("train", "tiny", *LONG, "cluster.backend=local", "--run-dir", "calm", cwd=folder)
-    with Running(folder / "run", *LONG) as running:
+    port = free_port()
+    with Running(folder / "run", *LONG, f"run.metrics_port={port}") as running:
         running.until(lambda: running.num_steps() >= 1)
         running.hurt("EngineActor")
         running.until(lambda: bool(events_of(running.run, "engine_restarted")))
+        running.until(lambda: "rlvr_engine_restarts_total" in scrape(port))
+        assert_observed(scrape(port))
         running.hurt("VerifierActor")
         running.until(lambda: bool(events_of(running.run, "verifier_restarted")))
         running.until(lambda: running.num_steps() >= 4)
         running.hurt("LearnerActor")
         running.finish()
+    assert scrape(port) == {}
     run = folder / "run"
     (lost,) = events_of(run, "learner_restart")
+    of_engine = rlvr("cluster", "logs", "run", "--actor", "engine-0", cwd=folder)
+    assert of_engine.count("begins as engine-0 of run run") >= 2  # also after the learner was lost
+    assert "engine-0: lost (node 127.0.0.1, process " in of_engine
+    assert "The actor died unexpectedly" in of_engine
+    assert "step 12: holds the weights of version 12" in of_engine
     assert lost["from_step"] >= 3
     assert "the learner's process is gone" in lost["message"]
     assert_whole(run, steps=12)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from rlvr.rollout.build import build_engine_alone, start_engine
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import WeightFiles
+from rlvr.run.ray.workers.meters import EngineMeter
 from rlvr.run.ray.workers.place import ActorPlace, place_here
+from rlvr.telemetry.process import begin_process
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.engines import JoinsTransfers
 from rlvr.transfer.rendezvous import Rendezvous
@@ -34,6 +37,8 @@ class EngineActor:
         if devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         keep_freed_memory()
+        begin_process(engine_id, node=ray.util.get_node_ip_address())
+        self._meter = EngineMeter(engine_id)
         self._engine_id = engine_id
         self._recipe = recipe
         self._text = text
@@ -53,13 +58,17 @@ class EngineActor:
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Completion]]:
         """Completions as they finish, in bunches."""
-        async for bunch in in_bunches(self._served.generate(requests)):
+        completions = self._meter.generated(self._served.generate(requests), num_requests=len(requests))
+        async for bunch in in_bunches(completions):
             yield bunch
 
     async def load_weights(self, ref: WeightsRef, source: Any, canary: Sequence[Sequence[int]]) -> LoadReceipt:
         """Loads from the file, which is fetched once per node. source: the learner's actor and its node."""
+        start = time.monotonic()
         local = await asyncio.to_thread(self._files.here, ref, source)
-        return await self._served.load_weights(local, canary=canary)
+        receipt = await self._served.load_weights(local, canary=canary)
+        self._meter.loaded(ref, start=start)
+        return receipt
 
     async def join(self, rendezvous: Rendezvous, first_rank: int) -> None:
         """Joins the group to which the learner sends weights."""

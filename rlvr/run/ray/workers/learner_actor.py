@@ -18,13 +18,15 @@ from rlvr.models.allocator import keep_freed_memory, use_expandable_segments
 from rlvr.models.download import ModelDownload
 from rlvr.models.dtype_speed import DtypeSpeeds, measure_dtypes
 from rlvr.models.policy import Policy, PolicyText
-from rlvr.records import Transport
+from rlvr.records import Transport, WeightsRef
 from rlvr.run.launch.start_learner import learner_device, open_policy, start_learner
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import read_chunks
 from rlvr.run.ray.workers.rank_handle import FarBundle, RankHosts
 from rlvr.run.ray.workers.rank_host import threads_of_node
 from rlvr.stages.supervised import SupervisedReport
+from rlvr.telemetry import logs
+from rlvr.telemetry.process import begin_process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,8 @@ class LearnerActor:
     def __init__(self, recipe: Recipe, driver: DriverThreads, far: Sequence[FarBundle] = ()) -> None:
         """Args: far: reservations for ranks on other nodes."""
         keep_freed_memory()
+        is_alone = recipe.cluster.learners == 1
+        begin_process("learner-0" if is_alone else "learner", node=ray.util.get_node_ip_address())
         if recipe.cluster.placement is not Placement.COLOCATED:  # engines cannot map such memory
             use_expandable_segments()
         self._recipe = recipe
@@ -147,6 +151,8 @@ class LearnerActor:
         """Calls a method of the learner."""
         assert self._learner is not None  # the handle starts first
         result = getattr(self._learner, method)(*arguments, **named)
+        if isinstance(result, WeightsRef):
+            logs.set_step(result.policy_version)
         if method == "publish" and self._recipe.cluster.placement is Placement.COLOCATED:
             self._learner.release_memory()  # the engines wake on the same devices now
         return result

@@ -22,6 +22,7 @@ from rlvr.models.download import ModelDownload
 from rlvr.processes import frames
 from rlvr.processes.child import move
 from rlvr.run.ray.watch import stacks_here
+from rlvr.telemetry.process import begin_process
 
 MOST_RANKS = 16  # of a host: threads of the actor
 _POLL_S = 1.0
@@ -34,6 +35,7 @@ class RankHost:
     """One thread downloads and starts ranks, and lives as long as they do; one thread per rank passes its frames on."""
 
     def __init__(self, model: ModelConfig) -> None:
+        begin_process("learner-host", node=ray.util.get_node_ip_address())
         self._download = ModelDownload(model)
         self._ranks: dict[int, RankProcess] = {}
 

@@ -10,8 +10,10 @@ from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
+from rlvr.run.ray.workers.meters import PoolMeter
 from rlvr.run.ray.workers.place import ActorPlace, place_here
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
+from rlvr.telemetry.process import begin_process
 from rlvr.verification.service import VerifierService
 
 
@@ -19,14 +21,16 @@ from rlvr.verification.service import VerifierService
 class VerifierActor:
     """Runs in an async actor; the work happens in worker processes and sandboxes."""
 
-    def __init__(self, recipe: Recipe, sources: Mapping[str, PluginSource]) -> None:
-        """Args: sources: single-file verifiers with their text, by their name in the recipe."""
+    def __init__(self, name: str, recipe: Recipe, sources: Mapping[str, PluginSource]) -> None:
+        """Args: name: of the pool. sources: single-file verifiers with their text, by their name in the recipe."""
+        begin_process(name, node=ray.util.get_node_ip_address())
         self._service = VerifierService(
             recipe.reward.verifier_workers,
             recipe.reward.verifier_deadline_s,
             sandbox=(recipe.sandbox.backend, recipe.sandbox.settings),
             sources=sources,
         )
+        self._meter = PoolMeter(name, self._service, num_workers=recipe.reward.verifier_workers)
 
     async def start(self, checks: Sequence[Check]) -> ActorPlace:
         """Builds every verifier, starts the sandbox and runs its self-test; returns its place."""
@@ -37,10 +41,14 @@ class VerifierActor:
         """Verdicts as they are reached, in bunches."""
 
         async def one(item: Item) -> ItemVerdicts:
-            verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
+            try:
+                verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
+            finally:
+                self._meter.gave()
             return ItemVerdicts(number=item.number, verdicts=verdicts)
 
         async def each() -> AsyncIterator[ItemVerdicts]:
+            self._meter.took([item.completion for item in items])
             for done in asyncio.as_completed([one(item) for item in items]):
                 yield await done
 

@@ -96,7 +96,7 @@ def verifier_spawner(
     async def started(name: str, node: str) -> VerifierHandle:
         start: Any = VerifierActor
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = start.options(scheduling_strategy=strategy).remote(recipe, dict(sources))
+        actor = start.options(scheduling_strategy=strategy).remote(name, recipe, dict(sources))
         handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:
             await handle.start(checks)

@@ -1,0 +1,105 @@
+"""`rlvr cluster logs` over hosts, with a stand-in for ssh that runs the remote command here, as another host."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr.cli import app
+from rlvr.deploy.cluster.inventory import Inventory
+from rlvr.deploy.cluster.logs import ClusterLogs
+from rlvr.errors import ConfigError
+from rlvr.telemetry.log_query import LogQuery
+
+# A host has a state folder of its own; `gone` cannot be reached.
+FAKE_SSH = """#!/bin/sh
+for last; do :; done
+for word; do case "$word" in ops@*) host=${word#*@} ;; esac; done
+if [ "$host" = gone ]; then echo "ssh: connect to host gone: No route to host" >&2; exit 255; fi
+export RLVR_STATE_DIR="$FAKE_STATE/$host" RAY_TMPDIR="$FAKE_STATE/$host"
+exec sh -c "$last"
+"""
+
+
+def record(second: int, role: str, **fields: Any) -> str:
+    base = {"time": f"2026-12-01T00:00:{second:02d}.000Z", "level": "INFO", "role": role, "message": f"m{second}"}
+    return json.dumps({**base, "step": None, **fields}) + "\n"
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inventory:
+    """Hosts a and b, and a run whose directory only a sees."""
+    program = tmp_path / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text(FAKE_SSH)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    run = tmp_path / "shared/runs/r"
+    (run / "logs").mkdir(parents=True)
+    (run / "logs/run.json").write_text('{"run_id": "i1"}')
+    (run / "logs/driver.a-1.jsonl").write_text(record(1, "driver", host="a", node="10.0.0.1"))
+    event = {"time": "2026-12-01T00:00:04Z", "kind": "engine_lost", "engine": "engine-1", "reason": "exit code 9: boom",
+             "place": "node 10.0.0.2, process 3"}  # fmt: skip
+    (run / "events.jsonl").write_text(json.dumps(event) + "\n")
+    own = tmp_path / "state/b/logs/r-i1"
+    own.mkdir(parents=True)
+    (own / "engine-1.b-3.jsonl").write_text(record(2, "engine-1", host="b", node="10.0.0.2"))
+    hosts = [{"name": name, "ssh": f"ops@{name}", "address": f"10.0.0.{n}"} for n, name in enumerate("ab", 1)]
+    return Inventory.model_validate(
+        {"runtime": "host", "venv": sys.prefix, "shared": str(tmp_path / "shared"), "hosts": hosts}
+    )
+
+
+def test_records_of_all_hosts_are_merged_with_the_loss_of_the_actor(inventory: Inventory) -> None:
+    logs = ClusterLogs(inventory)
+    run = logs.run_dir("")
+    assert run == f"{inventory.shared}/runs/r"
+    assert [row["message"] for row in logs.read(run, LogQuery()).records] == ["m1", "m2"]
+    found = logs.read(run, LogQuery(actor="engine-1"))
+    assert [row["message"] for row in found.records] == [
+        "m2", "engine-1: lost (node 10.0.0.2, process 3): exit code 9: boom",
+    ]  # fmt: skip
+    assert found.actors == {"driver": "", "engine-1": "lost at 2026-12-01T00:00:04.000Z"}
+    assert found.problems == []
+
+
+def test_a_host_that_is_down_is_named_and_hides_nothing(inventory: Inventory) -> None:
+    values = inventory.model_dump()
+    values["hosts"] = [*values["hosts"], {"name": "c", "ssh": "ops@gone", "address": "10.0.0.3"}]
+    found = ClusterLogs(Inventory.model_validate(values)).read(f"{inventory.shared}/runs/r", LogQuery())
+    assert [row["message"] for row in found.records] == ["m1", "m2"]
+    (problem,) = found.problems
+    assert "host c (ops@gone) cannot be reached by ssh" in problem
+
+
+def test_the_command_shows_a_host_and_lists_the_actors_of_a_wrong_name(
+    inventory: Inventory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "hosts.yaml"
+    file.write_text(json.dumps(inventory.model_dump(mode="json")))
+    app(["cluster", "logs", "r", "--host", "b", "--inventory", str(file)], standalone_mode=False)
+    assert capsys.readouterr().out == "2026-12-01T00:00:02.000Z INFO    engine-1@b: m2\n"
+    with pytest.raises(ConfigError, match=r"which has driver, engine-1 \(lost at .*\); did you mean engine-1\?"):
+        app(["cluster", "logs", "--actor", "engine-7", "--inventory", str(file)], standalone_mode=False)
+
+
+def test_the_head_shows_the_output_of_ray(inventory: Inventory, tmp_path: Path) -> None:
+    ray = tmp_path / "state/a/ray/session_latest/logs"
+    ray.mkdir(parents=True)
+    (ray / "gcs_server.out").write_text("first\nof the head\n")
+    shown = list(ClusterLogs(inventory).node_output([inventory.head], num_lines=1, since=""))
+    assert shown[0] == "host a (ops@a):"
+    assert "  of the head" in shown
+    assert "  first" not in shown
+
+
+def test_records_are_followed_on_all_hosts(inventory: Inventory) -> None:
+    logs = ClusterLogs(inventory)
+    found = logs.follow(f"{inventory.shared}/runs/r", LogQuery(), run_id="i1")
+    assert {next(found)["message"], next(found)["message"]} == {"m1", "m2"}
+    found.close()  # type: ignore[attr-defined] # a generator
