@@ -20,6 +20,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rlvr.errors import RlvrError
+from rlvr.processes.least_busy import LeastBusy
 from rlvr.processes.members import Member, MemberState, Work
 
 logger = logging.getLogger(__name__)
@@ -142,8 +143,9 @@ class SupervisedFleet(ABC, Generic[MemberT]):
                 if isinstance(done, Member):
                     await done.remote.kill()
             raise
-        for member in started:
-            self._admit(member)
+        heartbeat_s = self._supervision.heartbeat_s
+        for number, member in enumerate(started, 1):  # spread over a heartbeat: not all are asked in the same turn
+            self._admit(member, first_s=heartbeat_s * number / len(started))
         for name in self._absent_names:
             self._begin(name, why="joined")
 
@@ -184,17 +186,18 @@ class SupervisedFleet(ABC, Generic[MemberT]):
 
     def _dispatch(self) -> None:
         """Assigns waiting work to healthy members: each gets its whole share in one call."""
-        if not self._healthy():
+        healthy = self._healthy()
+        if not healthy:
             if not self._has_hope() and not self._is_closed:
                 self._fail_open(self._none_left(self.purpose))
             return
+        if not self._waiting:
+            return
+        members = LeastBusy(healthy)
         shares: dict[str, list[Work]] = {}
         while self._waiting:
             group = self._waiting.popleft()
-            member = self._least_busy()
-            for work in group:
-                member.take(work)
-            shares.setdefault(member.name, []).extend(group)
+            shares.setdefault(members.assign(group).name, []).extend(group)
         for name, share in shares.items():
             self._run(self._members[name], self._serve(self._members[name], share))
 
@@ -280,9 +283,10 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             limit_s = self._supervision.start_s
             raise self.error(f"{name} did not start within cluster.start_deadline_s={limit_s:g} s") from error
 
-    def _admit(self, member: MemberT) -> None:
+    def _admit(self, member: MemberT, *, first_s: float) -> None:
+        """Args: first_s: seconds until its health is first asked for."""
         self._members[member.name] = member
-        member.watching = asyncio.create_task(self._watch(member))
+        member.watching = asyncio.create_task(self._watch(member, first_s))
 
     def _forget(self, member: MemberT) -> None:
         member.state = MemberState.DEAD
@@ -311,7 +315,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             await self._until_placed(name)
             await self.may_start()
             member = await self._started(name)
-            self._admit(member)
+            self._admit(member, first_s=self._supervision.heartbeat_s)
             if await self.prepare(member) and member.is_alive:
                 self._event(f"{self.kind}_{why}", **{self.kind: name, "place": member.remote.place})
         except RlvrError as error:
@@ -342,11 +346,13 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             placing.cancel()
             self._placeless.discard(name)
 
-    async def _watch(self, member: MemberT) -> None:
+    async def _watch(self, member: MemberT, first_s: float) -> None:
         """Polls the member's health while it is alive; silence means that it is lost."""
         answer_s = self._supervision.answer_s
+        pause_s = first_s
         while member.is_alive:
-            await asyncio.sleep(self._supervision.heartbeat_s)
+            await asyncio.sleep(pause_s)
+            pause_s = self._supervision.heartbeat_s
             try:
                 async with asyncio.timeout(answer_s):
                     await self.ask_health(member)
