@@ -36,16 +36,16 @@ class VerifierActor:
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[ItemVerdicts]]:
         """Verdicts as they are reached, in bunches."""
 
-        async def one(item: Item) -> ItemVerdicts:
-            verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
-            return ItemVerdicts(number=item.number, verdicts=verdicts)
-
         async def each() -> AsyncIterator[ItemVerdicts]:
-            for done in asyncio.as_completed([one(item) for item in items]):
+            for done in asyncio.as_completed([self._judged(item) for item in items]):
                 yield await done
 
         async for bunch in in_bunches(each()):
             yield bunch
+
+    async def verify_one(self, item: Item) -> ItemVerdicts:
+        """The verdicts on one item, without a stream."""
+        return await self._judged(item)
 
     async def health(self) -> None:
         """Answers."""
@@ -57,3 +57,7 @@ class VerifierActor:
     async def close(self) -> None:
         """Ends workers and sandbox."""
         await asyncio.to_thread(self._service.close)
+
+    async def _judged(self, item: Item) -> ItemVerdicts:
+        verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
+        return ItemVerdicts(number=item.number, verdicts=verdicts)
