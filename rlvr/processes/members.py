@@ -130,6 +130,7 @@ async def watch(
     limits: Supervision,
     silent: Callable[[str], RlvrError],
     lose: Callable[[MemberT, RlvrError], None],
+    first_s: float,
 ) -> None:
     """Polls the member's health while it is alive; silence means that it is lost.
 
@@ -137,9 +138,12 @@ async def watch(
         ask: returns when the member says that it is well; raises RlvrError.
         silent: makes the error of a member that does not answer.
         lose: handles a lost member.
+        first_s: seconds until it is first asked.
     """
+    pause_s = first_s
     while member.is_alive:
-        await asyncio.sleep(limits.heartbeat_s)
+        await asyncio.sleep(pause_s)
+        pause_s = limits.heartbeat_s
         try:
             async with asyncio.timeout(limits.answer_s):
                 await ask(member)

@@ -22,6 +22,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Generic
 
 from rlvr.errors import RlvrError
+from rlvr.processes.least_busy import LeastBusy
 from rlvr.processes.members import Member, MemberState, MemberT, Supervision, Work, watch
 from rlvr.processes.restarts import Restarts
 
@@ -136,8 +137,9 @@ class SupervisedFleet(ABC, Generic[MemberT]):
                 if isinstance(done, Member):
                     await done.remote.kill()
             raise
-        for member in started:
-            self._admit(member)
+        heartbeat_s = self._supervision.heartbeat_s
+        for number, member in enumerate(started, 1):  # spread over a heartbeat: not all are asked in the same turn
+            self._admit(member, first_s=heartbeat_s * number / len(started))
         for name in self._absent_names:
             self._begin(name, why="joined")
 
@@ -200,17 +202,18 @@ class SupervisedFleet(ABC, Generic[MemberT]):
 
     def _dispatch(self) -> None:
         """Assigns waiting work to healthy members: each gets its whole share in one call."""
-        if not self._healthy():
+        healthy = self._healthy()
+        if not healthy:
             if not self._has_hope() and not self._is_closed:
                 self._fail_open(self._none_left(self.purpose))
             return
+        if not self._waiting:
+            return
+        members = LeastBusy(healthy)
         shares: dict[str, list[Work]] = {}
         while self._waiting:
             group = self._waiting.popleft()
-            member = self._least_busy()
-            for work in group:
-                member.take(work)
-            shares.setdefault(member.name, []).extend(group)
+            shares.setdefault(members.assign(group).name, []).extend(group)
         for name, share in shares.items():
             self._run(self._members[name], self._serve(self._members[name], share))
 
@@ -302,9 +305,12 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             limit_s = self._supervision.start_s
             raise self.error(f"{name} did not start within cluster.start_deadline_s={limit_s:g} s") from error
 
-    def _admit(self, member: MemberT) -> None:
+    def _admit(self, member: MemberT, *, first_s: float) -> None:
+        """Args: first_s: seconds until its health is first asked for."""
         self._members[member.name] = member
-        watching = watch(member, ask=self.ask_health, limits=self._supervision, silent=self.lost, lose=self._lost)
+        watching = watch(
+            member, ask=self.ask_health, limits=self._supervision, silent=self.lost, lose=self._lost, first_s=first_s
+        )
         member.watching = asyncio.create_task(watching)
 
     def _forget(self, member: MemberT) -> None:
@@ -349,7 +355,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             await self._until_placed(name)
             await self.may_start()
             member = await self._started(name)
-            self._admit(member)
+            self._admit(member, first_s=self._supervision.heartbeat_s)
             if await self.prepare(member) and member.is_alive:
                 fields = {self.kind: name, "place": member.remote.place}
                 self._event(f"{self.kind}_{why}", **fields, **self.facts(member))

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_controller import InstantEngine, InstantLearner, recipe_of, run_with
+from ray_controller import recipe_of, run_with
+from simulated_cluster import InstantEngine, InstantLearner
 
 from rlvr.batch import Batch, StepReport
 from rlvr.config.recipe import Recipe
@@ -62,7 +63,7 @@ class TimedLearner(InstantLearner):
 
 def seconds_a_step(*, generate_s: float, train_s: float, staleness: int, steps: int) -> float:
     """The mean over all steps but the first ones."""
-    values: dict[str, Any] = recipe_of(256).model_dump(mode="json")
+    values: dict[str, Any] = recipe_of(1024).model_dump(mode="json")
     values["rollout"] |= {"prompts_per_step": PROMPTS, "max_staleness": staleness}
     values["algorithm"]["correction"]["weight"] = "token"
     values["run"]["steps"] = steps

@@ -19,6 +19,20 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Lost = Callable[[str], RlvrError]
 
 
+class PutOnce:
+    """An argument that many actors get: Ray pickles it once for all of them, and sends it to each node once."""
+
+    def __init__(self) -> None:
+        self._value: Any = None
+        self._object: Any = None
+
+    def of(self, value: Any) -> Any:
+        """What to pass to the actors' methods instead of the value; made anew when another value than last comes."""
+        if self._object is None or value is not self._value:
+            self._value, self._object = value, ray.put(value)
+        return self._object
+
+
 class Calls:
     """Calls one actor for one owner."""
 

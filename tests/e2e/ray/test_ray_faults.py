@@ -80,7 +80,7 @@ def test_killed_engine_verifier_and_learner_are_replaced_and_the_run_is_the_undi
     assert scrape(port) == {}
     run = folder / "run"
     (lost,) = events_of(run, "learner_restart")
-    of_engine = rlvr("cluster", "logs", "run", "--actor", "engine-0", cwd=folder)
+    of_engine = rlvr_here("cluster", "logs", "run", "--actor", "engine-0", cwd=folder)
     assert of_engine.count("begins as engine-0 of run run") >= 2  # also after the learner was lost
     assert "engine-0: lost (node 127.0.0.1, process " in of_engine
     assert "The actor died unexpectedly" in of_engine

@@ -80,6 +80,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         self._vacate = vacate
         self._num_joined = len(names)
         self._version = 0
+        self._num_open = 0  # requests whose callers wait for them
         self._ref: WeightsRef | None = None
         self._canary: Sequence[Sequence[int]] = ()
         self.is_asleep = False
@@ -92,11 +93,18 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         if not requests:
             return
         self.submit([Work(r.request_id, r, caller, cost=_most_tokens(r)) for r in requests])
-        for _ in requests:
-            answer = await caller.queue.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            yield answer
+        num_left = len(requests)
+        self._num_open += num_left
+        try:
+            while num_left:
+                answer = await caller.queue.get()
+                if isinstance(answer, BaseException):
+                    raise answer
+                num_left -= 1
+                self._num_open -= 1
+                yield answer
+        finally:
+            self._num_open -= num_left
 
     async def load_weights(self, ref: WeightsRef, *, canary: Sequence[Sequence[int]] = ()) -> LoadReceipt:
         """All engines load concurrently; one that misses its deadline is lost, and the others continue.
@@ -114,7 +122,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         await self._until_healthy(purpose)
         self._version = ref.policy_version
         self._dispatch()
-        receipts = [m.receipt for m in self.members if m.receipt and m.receipt.policy_version == ref.policy_version]
+        receipts = self._receipts(ref.policy_version)
         if not receipts:
             raise self._none_left(purpose)
         return fleet_receipt(receipts, sent=sent)
@@ -134,14 +142,17 @@ class EngineFleet(SupervisedFleet[EngineMember]):
                 self._lost(member, error)
 
     async def health(self) -> EngineHealth:
-        """Health from the fleet's own state; no engine is asked, so that callers stay in the same turn of the loop."""
+        """Health from the fleet's own state; no engine is asked, so that callers stay in the same turn of the loop.
+
+        It is asked for every group, so it only looks for one engine that serves; `detail` says why there is none.
+        """
         members = self._members.values()
-        ailing = [m for m in members if m.state is not MemberState.HEALTHY]
+        is_healthy = any(m.state is MemberState.HEALTHY for m in members)
         return EngineHealth(
-            is_healthy=len(ailing) < len(members),
+            is_healthy=is_healthy,
             policy_version=self._version,
-            num_open_requests=sum(map(len, (*(m.open for m in members), *self._waiting))),
-            detail=", ".join(f"{m.name} {m.state}" for m in ailing),
+            num_open_requests=self._num_open,
+            detail="" if is_healthy else ", ".join(f"{m.name} {m.state}" for m in members),
         )
 
     def add(self) -> str:
@@ -235,7 +246,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
                 assert ref is not None
                 file = await self._alone(member, ref)
                 if file is not None:
-                    await self._load(member, file)
+                    await self._load(member, file, peers=self._receipts(file.policy_version))
                 elif ref is self._ref:  # it gets the next weights together with the others
                     return False
         except LearnerLost as error:  # callers of the learner raise it too
@@ -273,11 +284,25 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         finally:
             member.loading = None
 
+    def _receipts(self, version: int) -> list[LoadReceipt]:
+        """The receipts of the members that have loaded this version."""
+        return [m.receipt for m in self.members if m.receipt is not None and m.receipt.policy_version == version]
+
     async def _load(
-        self, member: EngineMember, ref: WeightsRef, sent: "asyncio.Future[WeightsRef] | None" = None
+        self,
+        member: EngineMember,
+        ref: WeightsRef,
+        sent: "asyncio.Future[WeightsRef] | None" = None,
+        *,
+        peers: Sequence[LoadReceipt] = (),
     ) -> None:
-        """Loads `ref` and makes the member HEALTHY, or lost. Args: sent: see `Loading.load`."""
-        peers = [m.receipt for m in self.members if m is not member and m.receipt is not None]
+        """Loads `ref` and makes the member HEALTHY, or lost.
+
+        Args:
+            sent: see `Loading.load`.
+            peers: receipts of this version to compare with, when the member loads alone; those that load together are
+                compared afterwards, all with one of them (`rlvr.run.weights.proof`).
+        """
         try:
             await self._loading.load(member, ref, canary=self._canary, peers=peers, sent=sent)
         except LearnerLost:

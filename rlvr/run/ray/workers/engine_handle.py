@@ -10,7 +10,7 @@ from rlvr.config.recipe import Recipe
 from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Transport, WeightsRef
-from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.calls import Calls, PutOnce
 from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 class EngineHandle:
     """Implements `MemberEngine` with an actor. The fleet enforces the deadlines; the wait board lists them too."""
 
-    def __init__(self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard) -> None:
+    def __init__(
+        self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard, weights: PutOnce
+    ) -> None:
+        """Args: weights: shares the reference to the weights among the engines of a fleet."""
         self.place = "starting"
         self.node = ""
         self._engine_id = engine_id
@@ -35,6 +38,7 @@ class EngineHandle:
         self._request_s = recipe.rollout.completion_deadline_s
         self._source = source
         self._board = board
+        self._weights = weights
         self._calls = Calls(actor, name=engine_id, owner="the fleet", board=board, lost=EngineLost)
 
     async def start(self) -> None:
@@ -61,7 +65,7 @@ class EngineHandle:
         limit_s = self._deadlines.step_deadline_s + self._deadlines.sync_deadline_s
         return await self._calls.later(
             "load_weights",
-            ref,
+            self._weights.of(ref),
             self._source,
             canary,
             what=f"the weights of version {ref.policy_version} to be loaded",
@@ -129,11 +133,15 @@ def engine_spawner(
         devices_of: GPUs of the learner that an engine shares, by engine number.
     """
 
+    shared_text, weights = PutOnce(), PutOnce()
+
     async def spawn(engine_id: str) -> EngineHandle:
         number = int(engine_id.rpartition("-")[2])
         start: Any = EngineActor
-        actor = start.options(**options_of(number)).remote(engine_id, recipe, text, transport, devices_of(number))
-        handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board)
+        actor = start.options(**options_of(number)).remote(
+            engine_id, recipe, shared_text.of(text), transport, devices_of(number)
+        )
+        handle = EngineHandle(actor, engine_id=engine_id, recipe=recipe, source=source, board=board, weights=weights)
         try:
             await handle.start()
         except BaseException:  # also when cancelled: nothing else can end the actor

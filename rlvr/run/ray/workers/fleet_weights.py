@@ -13,7 +13,7 @@ from rlvr.run.ray.workers.engine_member import EngineLost, EngineMember
 
 # Engines of one kind score the canary in one fixed shape, so on other hardware only the last bits may differ.
 CANARY_TOLERANCE = 0.05  # nats, mean over the canary's tokens
-_POLL_S = 0.5
+_CHECKS = 20  # of a load within its deadline: whether it still waits for requests; so the deadline is exact to 5 %
 GRACE_S = 15.0  # after its own deadline a process has this long to abort a transfer and to answer
 
 
@@ -46,11 +46,13 @@ class Loading:
         before = set(member.open)
         member.loading = ref
         task = asyncio.create_task(member.remote.load_weights(ref, canary=canary))
+        member.serving.add(task)  # cancelled when the member is lost
+        task.add_done_callback(member.serving.discard)
         since = time.monotonic()
         try:
             while not task.done():
-                await asyncio.wait({task}, timeout=min(_POLL_S, deadline_s))
-                if not member.is_alive and not task.done():
+                await asyncio.wait({task}, timeout=deadline_s / _CHECKS)
+                if task.cancelled():
                     raise EngineLost("it was lost while it loaded weights")
                 if self._loads_after_work and before & set(member.open):
                     since = time.monotonic()

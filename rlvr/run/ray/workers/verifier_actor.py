@@ -40,20 +40,18 @@ class VerifierActor:
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[ItemVerdicts]]:
         """Verdicts as they are reached, in bunches."""
 
-        async def one(item: Item) -> ItemVerdicts:
-            try:
-                verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
-            finally:
-                self._meter.gave()
-            return ItemVerdicts(number=item.number, verdicts=verdicts)
-
         async def each() -> AsyncIterator[ItemVerdicts]:
             self._meter.took([item.completion for item in items])
-            for done in asyncio.as_completed([one(item) for item in items]):
+            for done in asyncio.as_completed([self._judged(item) for item in items]):
                 yield await done
 
         async for bunch in in_bunches(each()):
             yield bunch
+
+    async def verify_one(self, item: Item) -> ItemVerdicts:
+        """The verdicts on one item, without a stream."""
+        self._meter.took([item.completion])
+        return await self._judged(item)
 
     async def health(self) -> None:
         """Answers."""
@@ -65,3 +63,10 @@ class VerifierActor:
     async def close(self) -> None:
         """Ends workers and sandbox."""
         await asyncio.to_thread(self._service.close)
+
+    async def _judged(self, item: Item) -> ItemVerdicts:
+        try:
+            verdicts = await self._service.verify(item.prompt, item.completion, settled=dict(item.settled))
+        finally:
+            self._meter.gave()
+        return ItemVerdicts(number=item.number, verdicts=verdicts)
