@@ -14,7 +14,8 @@ from rlvr.errors import ConfigError
 _HOME = "/home/rlvr"
 _RECIPE = f"{_HOME}/recipe.yaml"
 _SANDBOX = "sandbox"
-_TOKEN = "${RAY_AUTH_TOKEN:?a secret for the cluster; the top of this file shows how to make one}"
+_SECRETS = "/run/secrets"
+_TOKEN = "ray_token"
 
 
 def compose_files(request: Request) -> dict[str, str]:
@@ -29,6 +30,10 @@ def compose_files(request: Request) -> dict[str, str]:
     document: dict[str, Any] = {
         "name": f"rlvr-{request.dns_name}",
         "services": _services(request),
+        "secrets": {
+            _TOKEN: {"environment": "RAY_AUTH_TOKEN"},
+            **{n: {"environment": n} for n in request.taken_variables},
+        },
         "networks": {"cluster": {"internal": True}},
         "volumes": dict.fromkeys(_volumes(request)),
     }
@@ -59,7 +64,8 @@ def _header(request: Request) -> list[str]:
         "",
         "export RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))')",
         "docker compose -f compose.yaml up --exit-code-from learner",
-        f"Needs: the image {request.image} (docker/README.md); in the environment: {', '.join(variables)}.",
+        f"Needs: the image {request.image} (docker/README.md); in the environment: {', '.join(variables)},",
+        "which compose turns into files of the containers, and which are in no environment there.",
         "The network has no way out: fill the volume `models` before (docker/README.md).",
     ]
     if request.embedded:
@@ -89,10 +95,11 @@ def _node(request: Request) -> dict[str, Any]:
         "image": request.image,
         "environment": {
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": _TOKEN,
+            "RAY_AUTH_TOKEN_PATH": f"{_SECRETS}/{_TOKEN}",
             "RLVR_HEAD": "head:6379",
             **{name: dollars_doubled(value) for name, value in request.set_variables.items()},
         },
+        "secrets": [_TOKEN],
         "networks": ["cluster"],
         "volumes": [f"{name}:{places[name]}" for name in _volumes(request)],
         "shm_size": f"{request.layout.shm_gib}gb",
@@ -124,15 +131,13 @@ def _services(request: Request) -> dict[str, Any]:
     }
     # start-learner.sh is `rlvr train` after the node has joined
     words = [dollars_doubled(word) for word in request.train_words(_RECIPE)[2:]]
-    taken = {
-        name: f"${{{name}:?cluster.env takes it from the environment of docker compose}}"
-        for name in request.taken_variables
-    }
+    taken = request.taken_variables
     learner: dict[str, Any] = {
         **node,
         "entrypoint": ["start-learner.sh"],
         "command": words,
-        "environment": {**environment, **taken},
+        "environment": {**environment, **{f"{name}_FILE": f"{_SECRETS}/{name}" for name in taken}},
+        "secrets": [_TOKEN, *taken],
         "depends_on": after_head,
         "restart": "no",
     }

@@ -88,7 +88,8 @@ class ClusterConfig(Section):
     wait_for_nodes_s: how long the run asks a running cluster for resources that its nodes do not have yet, so that an
         autoscaler can add nodes; 0 refuses at once.
     env: environment variables of every actor on every node. NAME: null takes the value from the environment of
-        `rlvr train`; a secret (a token, a key, a password) is accepted only in this way and is written nowhere.
+        `rlvr train`, or from the file that NAME_FILE (HF_TOKEN_PATH for HF_TOKEN) names there; a secret (a token, a
+        key, a password) is accepted only in this way and is written nowhere.
     cpus_per_engine: cores that Ray sets aside for an engine, and threads that it computes with on a CPU.
     verifier_pools: verifier services (Ray actors); 0 means one per node.
     max_learner_restarts, max_engine_restarts: how often a lost learner restarts from its last checkpoint, and how many

@@ -3,7 +3,8 @@
 Ray's runtime environment is shown by its dashboard and written to the logs of every node. So it holds only settings of
 libraries and the import path. Whatever may be private (tokens, proxies with a login, and all that `cluster.env` takes
 from this process) travels in a setup hook: Ray keeps its pickled form in the head's memory, and each worker process
-runs it before it imports anything.
+runs it before it imports anything. A secret may be in a file instead of this process's environment: NAME_FILE names the
+file with the value of NAME, as in many container images, and HF_TOKEN_PATH that of HF_TOKEN.
 
 In a submitted job (`ray job submit`) this process already runs in the job's environment, so its own variables are the
 job's, and they are what is passed on.
@@ -33,6 +34,7 @@ _SETTINGS = (
 _PRIVATE = (
     "HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
+_FILE_VARIABLES = {"HF_TOKEN": "HF_TOKEN_PATH"}  # the hub's own name for it; others: NAME_FILE
 # Folders: used on a node that has them, or that has no setting of its own.
 _FOLDERS = ("HF_HOME", "HF_HUB_CACHE")
 _OVERRIDE = "RAY_OVERRIDE_JOB_RUNTIME_ENV"
@@ -41,7 +43,8 @@ _OVERRIDE = "RAY_OVERRIDE_JOB_RUNTIME_ENV"
 def runtime_env(config: ClusterConfig) -> dict[str, Any]:
     """The runtime environment of the run's workers, for `ray.init`.
 
-    Raises: ConfigError when `cluster.env` takes a variable from this process that is not set here.
+    Raises: ConfigError when `cluster.env` takes a variable from this process that is not set here, or from a file that
+    cannot be read.
     """
     hook = setup_hook(private_variables(config), _set_here(_FOLDERS))
     return {"env_vars": settings(), "worker_process_setup_hook": hook}
@@ -62,17 +65,38 @@ def settings() -> dict[str, str]:
 def private_variables(config: ClusterConfig) -> dict[str, str]:
     """Variables that may hold a secret: how to reach the hub, and `cluster.env`, which takes precedence.
 
-    Raises: ConfigError with the names that `cluster.env` leaves to this process and that are not set here.
+    Raises: ConfigError with the names that `cluster.env` leaves to this process and that are not set here, or with a
+    file that cannot be read.
     """
-    missing = [name for name, value in config.env.items() if value is None and name not in os.environ]
+    values = {name: _value_here(name) if value is None else value for name, value in config.env.items()}
+    missing = [name for name, value in values.items() if value is None]
     if missing:
         raise ConfigError(
             f"cluster.env takes {', '.join(missing)} from the environment of this process, where "
             f"{'it is' if len(missing) == 1 else 'they are'} not set; export {'it' if len(missing) == 1 else 'them'}, "
-            "or remove the name from cluster.env"
+            f"or name a file with the value in {missing[0]}_FILE, or remove the name from cluster.env"
         )
-    given = {name: os.environ[name] if value is None else value for name, value in config.env.items()}
-    return {**_set_here(_PRIVATE), **given}
+    found = {name: _value_here(name, is_needed=False) for name in _PRIVATE if name not in values}
+    return {name: value for name, value in {**found, **values}.items() if value is not None}
+
+
+def _value_here(name: str, *, is_needed: bool = True) -> str | None:
+    """The value of a variable of this process, or else the text of the file that NAME_FILE names; None without both.
+
+    Args: is_needed: False: a file that does not exist counts as no value, as the hub's library does with its token.
+    """
+    if name in os.environ:
+        return os.environ[name]
+    variable = _FILE_VARIABLES.get(name, f"{name}_FILE")
+    path = os.environ.get(variable, "")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and not is_needed:
+            return None
+        raise ConfigError(f"{variable}={path}: the value of {name} cannot be read from this file: {error}") from error
 
 
 def setup_hook(variables: Mapping[str, str], folders: Mapping[str, str]) -> Callable[[], None]:

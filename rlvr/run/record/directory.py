@@ -1,5 +1,6 @@
 """The run directory: creates it, reopens it on resume, and gives the path of every file in it."""
 
+import errno
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlvr.errors import CheckpointError, ConfigError
-from rlvr.run.record.lock import LOCK_FILE, RunLock, lock_directory
+from rlvr.run.record.lock import LOCK_FILE, RunLock, lock_directory, what_to_do
 from rlvr.storage import atomic_files, sealed_folders
 from rlvr.storage.input_files import is_file, is_folder, other_kind
 
@@ -55,8 +56,8 @@ class RunDirectory:
                 chosen = home / f"{stamp}-{number}"
             except OSError as error:
                 raise ConfigError(
-                    f"run directory {str(chosen)!r} cannot be created: {error.strerror or error}; choose a "
-                    "writable place with --run-dir"
+                    f"run directory {str(chosen)!r} cannot be created: {error.strerror or error}; "
+                    f"{what_to_do(chosen, error)}"
                 ) from error
         made = cls._make(chosen)
         _point_latest(Path("runs"), chosen)
@@ -280,11 +281,10 @@ def check_directory(path: Path | None, *, resume: bool) -> None:
             RunDirectory(place).require_unused()
         existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise OSError(f"{str(existing)!r} is not a folder that this user can write to")
+            raise OSError(errno.EACCES, f"{str(existing)!r} is not a folder that this user can write to")
     except OSError as error:
         raise ConfigError(
-            f"run directory {str(place)!r} cannot be written: {error.strerror or error}; choose a writable place with "
-            "--run-dir"
+            f"run directory {str(place)!r} cannot be written: {error.strerror or error}; {what_to_do(place, error)}"
         ) from error
 
 

@@ -134,7 +134,22 @@ def _not_written(folder: Path, error: OSError) -> ConfigError | StorageError:
     text = f"run directory {str(folder)!r} cannot be written: {error.strerror or error}"
     if error.errno in _FULL:
         return StorageError(f"{text}; free some space")
-    return ConfigError(f"{text}; choose a writable place with --run-dir")
+    return ConfigError(f"{text}; {what_to_do(folder, error)}")
+
+
+def what_to_do(folder: Path, error: OSError) -> str:
+    """The advice on a run directory that cannot be written: often a mounted folder that belongs to another user."""
+    choose, user = "choose a writable place with --run-dir", os.geteuid()
+    if error.errno in (errno.EACCES, errno.EPERM):
+        with suppress(OSError, StopIteration):
+            existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+            owner = existing.stat().st_uid
+            if owner != user:
+                return (
+                    f"{str(existing)!r} belongs to user id {owner}, and this process has user id {user}: run `chown "
+                    f"{user}` on the folder, where it is mounted from if this is a container, or {choose}"
+                )
+    return choose
 
 
 def _holder(path: Path) -> dict[str, Any]:

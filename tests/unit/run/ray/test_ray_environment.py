@@ -85,6 +85,29 @@ def test_what_may_be_private_is_not_in_the_environment_that_ray_shows_and_logs(m
     assert not {"HF_TOKEN", "MY_TOKEN", "HTTPS_PROXY"} & set(shown)
 
 
+def test_a_secret_may_be_in_a_file_and_in_no_variable_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "key").write_text("secret4\n")
+    (tmp_path / "hub").write_text("hf_secret5\n")
+    for name in ("WANDB_API_KEY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_API_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "hub"))
+    found = private_variables(ClusterConfig(env={"WANDB_API_KEY": None}))
+    assert (found["WANDB_API_KEY"], found["HF_TOKEN"]) == ("secret4", "hf_secret5")
+    monkeypatch.setenv("WANDB_API_KEY", "from the variable")
+    assert private_variables(ClusterConfig(env={"WANDB_API_KEY": None}))["WANDB_API_KEY"] == "from the variable"
+
+
+def test_a_secret_file_that_cannot_be_read_is_refused_unless_it_is_optional(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert "HF_TOKEN" not in private_variables(ClusterConfig())
+    with pytest.raises(ConfigError, match=r"HF_TOKEN_PATH=.*none: the value of HF_TOKEN cannot be read"):
+        private_variables(ClusterConfig(env={"HF_TOKEN": None}))
+
+
 def test_a_value_of_the_recipe_replaces_what_is_set_here(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")
     config = ClusterConfig(env={"HF_ENDPOINT": "https://mirror.example"})
@@ -92,9 +115,10 @@ def test_a_value_of_the_recipe_replaces_what_is_set_here(monkeypatch: pytest.Mon
 
 
 def test_a_variable_that_is_left_to_this_process_and_not_set_here_is_refused_by_name():
-    with pytest.raises(
-        ConfigError, match=r"cluster\.env takes MY_TOKEN from the environment.*it is not set; export it"
-    ):
+    message = (
+        r"cluster\.env takes MY_TOKEN from .*it is not set; export it, or name a file with the value in MY_TOKEN_FILE"
+    )
+    with pytest.raises(ConfigError, match=message):
         runtime_env(ClusterConfig(env={"MY_TOKEN": None, "NCCL_DEBUG": "INFO"}))
 
 

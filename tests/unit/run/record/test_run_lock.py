@@ -14,7 +14,7 @@ import pytest
 
 from rlvr.errors import ConfigError, StorageError
 from rlvr.run.record.directory import RunDirectory, locked_directory
-from rlvr.run.record.lock import LOCK_FILE, lock_directory
+from rlvr.run.record.lock import LOCK_FILE, lock_directory, what_to_do
 
 HOLDER = """
 import sys, time
@@ -153,3 +153,16 @@ def test_a_reader_is_not_kept_out(tmp_path: Path) -> None:
     run.recipe.write_text("name: x\n")
     with lock_directory(run.path):
         assert RunDirectory.open_existing(run.path).lock is None
+
+
+def test_a_folder_of_another_user_is_named_with_both_users_and_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the image's user finds when a volume belongs to root of the host."""
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1000)
+    advice = what_to_do(tmp_path / "tiny" / "now", PermissionError(errno.EACCES, "Permission denied"))
+    assert f"{str(tmp_path)!r} belongs to user id {owner}, and this process has user id {owner + 1000}" in advice
+    assert f"`chown {owner + 1000}`" in advice
+    monkeypatch.undo()
+    assert what_to_do(tmp_path, OSError(errno.EROFS, "Read-only file system")).startswith("choose a writable place")
