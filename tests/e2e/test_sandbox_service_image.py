@@ -19,6 +19,7 @@ from rlvr.deploy.sandbox_service import USER, SandboxSize, container_options
 from rlvr.protocols import Limits
 from rlvr.registry import build_sandbox
 from tests.contract.code_suite import planted_host, read_rows, verify_rows, wrong_verdicts
+from tests.contract.test_code_attacks import is_quick
 
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("RLVR_IMAGE", "localhost/rlvr:cpu")
@@ -122,9 +123,13 @@ def state() -> str:
 
 
 @pytest.mark.image
-def test_a_default_container_stops_every_attack_and_runs_every_honest_program(folder: Path) -> None:
+def test_a_default_container_stops_attacks_on_it_and_runs_honest_programs(folder: Path) -> None:
     attacks, honest = (
-        [row for row in read_rows(name) if row.get("needs") not in LACKS and row["language"] == "python"]
+        [
+            row
+            for row in read_rows(name)
+            if row.get("needs") not in LACKS and row["language"] == "python" and is_quick(row)
+        ]
         for name in ("attacks", "honest")
     )
 
@@ -134,7 +139,7 @@ def test_a_default_container_stops_every_attack_and_runs_every_honest_program(fo
             await asyncio.gather(*(box.run(("python", "m.py"), {"m.py": b"print(1)"}, b"", Limits()) for _ in range(4)))
         before = state()
         with planted_host() as host:
-            for rows in (attacks, honest):
+            for rows in (attacks[::4], honest[::4]):
                 assert wrong_verdicts(rows, await verify_rows(box, rows)) == []
             assert [effect for row in attacks for effect in host.effects_of(row)] == []
         for name, source in ATTACKS.items():

@@ -115,6 +115,10 @@ class ServiceSandbox:
         await gate.acquire()
         try:
             connection, _, descriptors = await self._request(body, blob)
+            if len(descriptors) != 2 * len(programs):
+                wire.close_all(descriptors)
+                self._give_back(connection, is_good=False)
+                raise SandboxError(f"the sandbox service passed {len(descriptors)} pipes for {len(programs)} sessions")
         except BaseException:
             gate.release()
             raise
