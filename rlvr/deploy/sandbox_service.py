@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr.config.recipe import RunConfig
+from rlvr.config.recipe import Recipe
 
 BACKEND = "service"
 FOLDER = "/run/rlvr-sandbox"
@@ -46,13 +46,13 @@ class SandboxSize:
         return _SERVICE_TASKS + _TASKS * (self.slots + self.workers)
 
 
-def size_for(recipe: RunConfig) -> SandboxSize:
+def size_for(recipe: Recipe) -> SandboxSize:
     """A slot for each verifier worker, at least two, and as many jailed verifiers."""
     workers = recipe.reward.verifier_workers
     return SandboxSize(slots=max(2, workers), workers=workers)
 
 
-def folder_of(recipe: RunConfig) -> str:
+def folder_of(recipe: Recipe) -> str:
     """The folder of the socket inside the containers; "" if the recipe uses no service."""
     if recipe.sandbox.backend != BACKEND:
         return ""

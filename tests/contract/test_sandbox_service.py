@@ -24,7 +24,9 @@ from rlvr.records import Status
 from rlvr.registry import SANDBOXES, build_sandbox, find, load
 from rlvr.verification.service import VerifierService
 from rlvr_sandboxes.service import keys, wire
+from tests.contract.code_suite import Host, planted_host, read_rows, verify_rows, wrong_verdicts
 from tests.contract.service_cases import Service, served
+from tests.contract.test_code_attacks import is_quick
 from tests.unit.verification.jailed_cases import SCORER, hostile_texts, the_check, verdicts
 
 PROGRAM, LIMITS = ("python", "main.py"), Limits(wall_s=10.0)
@@ -240,6 +242,10 @@ def test_an_absent_service_is_an_error_with_the_command_that_starts_it(tmp_path:
     box = Service(tmp_path, "landlock").client(reconnect_s=0.2)
     with pytest.raises(SandboxUnavailable, match=r"cannot be reached or was lost.*rlvr sandboxes serve --socket"):
         asyncio.run(box.start())
+    start = time.monotonic()
+    (problem,) = asyncio.run(Service(tmp_path, "landlock").client().self_test())
+    assert "there is no such socket" in problem
+    assert time.monotonic() - start < 5.0
 
 
 def test_a_killed_service_costs_its_runs_a_repetition_and_a_lost_one_is_an_error() -> None:
@@ -275,6 +281,25 @@ def test_a_second_service_and_a_backend_that_cannot_be_served_are_refused(servic
     assert f"a service listens at {service.path} already" in " ".join(service.log.split())
     with pytest.raises(SandboxError, match="cannot be served, because it lacks preload, worker"):
         load(find(SANDBOXES, "service")).serve(build_sandbox("docker", {}), socket=service.path)
+
+
+# attacks
+
+
+def test_an_attack_of_each_kind_earns_nothing_through_the_service_and_the_host_is_unchanged(service: Service) -> None:
+    attacks = {row["category"]: row for row in read_rows("attacks") if is_quick(row) and not row.get("needs")}
+    honest = [row for row in read_rows("honest") if is_quick(row) and not row.get("needs")][::6]
+    rows = [*(row for row in attacks.values() if row["language"] == "python"), *honest]
+
+    async def verify(host: Host) -> list[str]:
+        box = service.client()
+        verdicts = await verify_rows(box, rows)
+        await box.close()
+        return [*wrong_verdicts(rows, verdicts), *(effect for row in rows for effect in host.effects_of(row))]
+
+    with planted_host() as host:
+        assert asyncio.run(verify(host)) == []
+        assert host.changes() == []
 
 
 # jailed workers
@@ -327,6 +352,7 @@ def test_a_jailed_scorer_works_through_the_service_and_hostile_texts_earn_nothin
     assert not Path("/tmp/rlvr-jail-test").exists()
 
 
+@pytest.mark.slow
 def test_a_service_that_dies_costs_no_jailed_item_its_verdict_and_a_lost_one_gives_errors(scorer: Path) -> None:
     with served(usable()) as service:
         settings = {"socket": service.path, "reconnect_s": 15.0}

@@ -1,11 +1,10 @@
 """`service`: the backend that runs programs in the sandbox service of this machine, a container of its own."""
 
-import _thread
 import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -17,17 +16,16 @@ from rlvr.processes.frames import Frame
 from rlvr.protocols import Capability, Limits, Program, RunResult, Sandbox, SandboxSession
 from rlvr_sandboxes.outside.gate import SlotGate
 from rlvr_sandboxes.outside.request import Request
-from rlvr_sandboxes.outside.session import FramedPipes
 from rlvr_sandboxes.service import keys, messages, wire
+from rlvr_sandboxes.service.far_sessions import FarSession, Group
 from rlvr_sandboxes.service.far_workers import FarWorker
 from rlvr_sandboxes.service.messages import CallError
-from rlvr_sandboxes.service.wire import Wire
+from rlvr_sandboxes.service.wire import LOST, Wire
 
 SOCKET = "/run/rlvr-sandbox/socket"
 NUM_ATTEMPTS = 4  # of a request during which the service is lost
 _WORKER_S = 90.0  # until a worker has started
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
-_LOST = (OSError, EOFError, TimeoutError, ValueError)
 _AHEAD = 2  # requests that wait at the service, so that a slot which becomes free does not wait for one
 _MOST_PATH_BYTES = 107  # of a socket's address
 
@@ -117,6 +115,10 @@ class ServiceSandbox:
         await gate.acquire()
         try:
             connection, _, descriptors = await self._request(body, blob)
+            if len(descriptors) != 2 * len(programs):
+                wire.close_all(descriptors)
+                self._give_back(connection, is_good=False)
+                raise SandboxError(f"the sandbox service passed {len(descriptors)} pipes for {len(programs)} sessions")
         except BaseException:
             gate.release()
             raise
@@ -125,7 +127,7 @@ class ServiceSandbox:
             self._give_back(connection, is_good=is_good)
             gate.release()
 
-        group = _Group(connection, len(programs), release)
+        group = Group(connection, len(programs), release)
         pairs = zip(descriptors[::2], descriptors[1::2], programs, strict=False)
         return [FarSession(group, number, pair) for number, pair in enumerate(pairs)]
 
@@ -144,7 +146,7 @@ class ServiceSandbox:
             except CallError as error:
                 connection.close()
                 raise error.error from None
-            except _LOST as error:
+            except LOST as error:
                 connection.close()
                 failure = error
             except BaseException:
@@ -161,6 +163,8 @@ class ServiceSandbox:
 
     async def self_test(self) -> tuple[str, ...]:
         """What is not safe about the service's backend; why it cannot be reached, if it cannot."""
+        if not os.path.exists(self.config.socket):  # asked now, so nothing is waited for
+            return (str(self._gone(FileNotFoundError("there is no such socket"))),)
         try:
             frame = await self._call({"op": "self_test"})
         except SandboxError as error:
@@ -214,7 +218,7 @@ class ServiceSandbox:
             except CallError as error:
                 self._give_back(connection, is_good=True)
                 raise error.error from None
-            except _LOST as error:
+            except LOST as error:
                 self._give_back(connection, is_good=False)
                 failure = error
                 continue
@@ -267,7 +271,7 @@ class ServiceSandbox:
                     connection.close()
                     raise
                 break
-            except _LOST as error:
+            except LOST as error:
                 if time.monotonic() + wait_s > deadline:
                     raise self._gone(error) from error
             time.sleep(wait_s)
@@ -307,79 +311,3 @@ class ServiceSandbox:
     def _check_preloaded(self, argv: Sequence[str]) -> None:
         if argv[0] == "preloaded" and (len(argv) < 2 or argv[1] not in self._preloaded):
             raise ValueError(f"program {tuple(argv)!r}: preloaded are {', '.join(sorted(self._preloaded)) or 'none'}")
-
-
-class _Group:
-    """The connection of sessions that were opened together; it goes back when the last of them is closed."""
-
-    def __init__(self, connection: Wire, count: int, release: Callable[..., None]) -> None:
-        self._release = release
-        self._connection = connection
-        self._num_open = count
-        self._is_good = True
-        self._closing = asyncio.Lock()
-
-    async def close_one(self, index: int) -> RunResult:
-        """Ends one session. Raises SandboxError when the service or its box broke."""
-        try:
-            async with self._closing:
-                if not self._is_good:
-                    raise EOFError("the connection was lost")
-                frame, descriptors = await self._connection.call({"op": "close", "index": index})
-                wire.close_all(descriptors)
-                return messages.read_result(frame)
-        except CallError as error:
-            raise error.error from None
-        except _LOST as error:
-            self._is_good = False
-            raise SandboxError(f"the sandbox service was lost during a session ({error})") from error
-        except BaseException:  # cancelled within an answer
-            self._is_good = False
-            raise
-        finally:
-            self._let_go()
-
-    def abandon(self) -> None:
-        """Gives up one session without its result."""
-        self._is_good = False
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._num_open -= 1
-        if self._num_open == 0:
-            self._release(is_good=self._is_good)
-
-
-class FarSession:
-    """Implements rlvr.protocols.SandboxSession: the program's pipes are here, its process is in the service."""
-
-    def __init__(self, group: _Group, index: int, pair: tuple[int, int, Program]) -> None:
-        to_program, from_program, program = pair
-        self._group = group
-        self._index = index
-        self._pipes = FramedPipes(to_program, from_program, end=time.monotonic() + program.limits.longest_s)
-        self._closing: asyncio.Future[RunResult] | None = None
-
-    async def send(self, frame: bytes) -> None:
-        """Sends one frame. Raises EOFError when the program ended or no longer reads, ValueError above 32 MiB."""
-        await self._pipes.send(frame)
-
-    async def receive(self, timeout_s: float) -> bytes:
-        """One frame. Raises TimeoutError, EOFError (also within a frame), ValueError for a length above 32 MiB."""
-        return await self._pipes.receive(timeout_s)
-
-    async def close(self) -> RunResult:
-        """Ends the program and says how it had ended; -9 when it was still running."""
-        if self._closing is None:
-            self._pipes.close()
-            self._closing = asyncio.ensure_future(self._group.close_one(self._index))
-        return await asyncio.shield(self._closing)
-
-    def __del__(self) -> None:
-        """A session that was never closed must not keep its program: its connection ends.
-
-        In a thread of its own: the collector may call this anywhere, also where a lock is held.
-        """
-        if getattr(self, "_closing", True) is None:
-            self._pipes.close()
-            _thread.start_new_thread(self._group.abandon, ())

@@ -24,6 +24,7 @@ SILENCE_S = 60.0  # without a sign of life, after which the client counts the se
 MAX_BODY_BYTES = 4 << 20
 MAX_BLOB_BYTES = 256 << 20
 MAX_DESCRIPTORS = 250  # the kernel passes 253 at once
+LOST = (OSError, EOFError, TimeoutError, ValueError)  # a connection that raised one of them is of no use any more
 _CHUNK = 1 << 16
 _SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 
