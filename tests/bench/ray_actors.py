@@ -104,7 +104,6 @@ def main() -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
-            _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
         try:

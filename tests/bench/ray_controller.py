@@ -235,7 +235,8 @@ def main() -> None:
         for row in rows:
             costs[row].append(direct(*row, arguments.groups, make_engine))
         for engines, found in syncs.items():
-            found.append(asyncio.run(sync_costs(engines)))
+            if not arguments.latency:
+                found.append(asyncio.run(sync_costs(engines)))
 
     print(f"{'pools':>6} {'engines':>8} {'groups/s':>9} {'CPU ms/group':>13} {'growth':>7}")
     base = statistics.median(cost.cpu_ms for cost in costs[rows[0]])
@@ -244,6 +245,9 @@ def main() -> None:
         cpu_ms = statistics.median(cost.cpu_ms for cost in found_costs)
         speed = statistics.median(cost.groups_per_s for cost in found_costs)
         print(f"{pools:>6} {engines:>8} {speed:>9.0f} {cpu_ms:>13.3f} {cpu_ms / base:>7.2f}")
+    if arguments.latency:
+        print(f"{rss_kib() / 1024:.0f} MiB")
+        return
     print(f"{'engines':>8} {'CPU ms/sync':>12} {'per engine':>11} {'wide canary':>12} {'per engine':>11}")
     for engines, found in syncs.items():
         short, wide = (statistics.median(column) for column in zip(*found, strict=True))
