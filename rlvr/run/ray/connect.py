@@ -212,12 +212,13 @@ def _join(config: ClusterConfig) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray_errors.RayError) as error:
         raise ConfigError(
             f"cluster.address={address!r} cannot be joined: {_first_lines(error)}. Is the head running "
-            "(`ray status --address ...`), and are RAY_AUTH_MODE and RAY_AUTH_TOKEN here those of the cluster?"
+            "(`ray status --address ...`), and are RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) here "
+            "those of the cluster?"
         ) from error
     if os.environ.get("RAY_AUTH_MODE") != "token" and not _is_loopback(address):
         logger.warning(
             "the cluster at %s accepts connections without a token: anyone who reaches its ports can run code on it; "
-            "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node",
+            "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) on every node",
             address,
         )
 

@@ -210,7 +210,7 @@ def test_xgrammar_and_vllm_import_without_triton(tmp_path: Path):
     for entry in site.iterdir():
         if not entry.name.startswith("triton") and entry.suffix != ".pth":
             (tmp_path / entry.name).symlink_to(entry)
-    text = "import sys, xgrammar; from vllm.triton_utils import HAS_TRITON; sys.exit(HAS_TRITON or 'triton' in sys.modules)"
+    text = "import sys, xgrammar; from vllm import triton_utils as t; sys.exit(t.HAS_TRITON or 'triton' in sys.modules)"
     command = [sys.executable, "-S", "-c", text]
     done = subprocess.run(
         command, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
