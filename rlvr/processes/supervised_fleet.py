@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
-from operator import attrgetter
 from typing import Any, ClassVar, Generic
 
 from rlvr.errors import RlvrError
@@ -203,11 +202,9 @@ class SupervisedFleet(ABC, Generic[MemberT]):
     def _dispatch(self) -> None:
         """Assigns waiting work to healthy members: each gets its whole share in one call."""
         healthy = self._healthy()
-        if not healthy:
-            if not self._has_hope() and not self._is_closed:
-                self._fail_open(self._none_left(self.purpose))
-            return
-        if not self._waiting:
+        if not healthy and not self._has_hope() and not self._is_closed:
+            self._fail_open(self._none_left(self.purpose))
+        if not healthy or not self._waiting:
             return
         members = LeastBusy(healthy)
         shares: dict[str, list[Work]] = {}
@@ -226,9 +223,6 @@ class SupervisedFleet(ABC, Generic[MemberT]):
 
     def _healthy(self) -> list[MemberT]:
         return [m for m in self._members.values() if m.state is MemberState.HEALTHY]
-
-    def _least_busy(self) -> MemberT:
-        return min(self._healthy(), key=attrgetter("open_cost"))
 
     async def _serve(self, member: MemberT, share: Sequence[Work]) -> None:
         num_left = len(share)

@@ -218,7 +218,14 @@ class Fleet:
     def _ask(self, *words: str) -> Done:
         head = self.inventory.head
         command, *rest = words
-        program = [python_of(self.inventory), "-m", "rlvr.run.ray.members", command, self.inventory.head_address, *rest]
+        program = [
+            python_of(self.inventory),
+            "-m",
+            "rlvr.run.ray.nodes.members",
+            command,
+            self.inventory.head_address,
+            *rest,
+        ]
         done = self.remote.run(head, in_node(self.inventory, head, program), deadline_s=_QUERY_S)
         if done.code:
             is_running = self.runtime.probe(head).state is NodeState.RUNNING

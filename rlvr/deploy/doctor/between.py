@@ -7,7 +7,7 @@ from typing import Any
 
 from rlvr.deploy.cluster.inventory import Inventory, Runtime
 from rlvr.deploy.doctor.machine import Finding, Needs
-from rlvr.run.ray.handshake import differences
+from rlvr.run.ray.nodes.handshake import differences
 
 CLOCK_S = 2.0  # more than this apart is a finding; the error of the measurement is added
 _MOST_PORTS = 6

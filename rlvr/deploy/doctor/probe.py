@@ -35,7 +35,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 def report(request: dict[str, Any]) -> dict[str, Any]:
     """Everything that concerns this host alone."""
-    from rlvr.run.ray.handshake import fingerprint
+    from rlvr.run.ray.nodes.handshake import fingerprint
 
     return {
         "fingerprint": fingerprint(request["modules"], with_vllm=request["with_vllm"]),

@@ -25,10 +25,10 @@ from rlvr.run.launch.request import RunRequest
 from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.bundles import chosen_transport
 from rlvr.run.ray.connect import connected
-from rlvr.run.ray.handshake import shake_hands
-from rlvr.run.ray.head_watch import HeadWatch
-from rlvr.run.ray.hosts import Hosts, live_hosts
-from rlvr.run.ray.node_endpoints import endpoints
+from rlvr.run.ray.nodes.handshake import shake_hands
+from rlvr.run.ray.nodes.head_watch import HeadWatch
+from rlvr.run.ray.nodes.hosts import Hosts, live_hosts
+from rlvr.run.ray.nodes.node_endpoints import endpoints
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process

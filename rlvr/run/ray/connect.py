@@ -28,7 +28,7 @@ from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.errors import ConfigError, Interrupted
 from rlvr.processes import watchdog
 from rlvr.run.ray import environment
-from rlvr.run.ray.head_watch import ASK_S, HeadWatch
+from rlvr.run.ray.nodes.head_watch import ASK_S, HeadWatch
 
 logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not

@@ -10,7 +10,7 @@ from rlvr.protocols import GenerationRequest, Sampling
 from rlvr.records import Check, Completion, FinishReason, Group, Prompt, Status, Verdict
 from rlvr.run.step.metrics import rollout_metrics
 from rlvr.run.step.sampler import SamplingPlan, SingleTurnSampler
-from tests.unit.run.ray.fleet_engines import SimulatedEngine
+from tests.unit.run.ray.fleets.fleet_engines import SimulatedEngine
 
 
 class Hasty(SimulatedEngine):

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from rlvr.errors import RlvrError, RolloutError, TransferError
@@ -131,7 +132,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         """Scores on the least busy engine; retries on another if it is lost."""
         while True:
             await self._until_healthy("scoring")
-            member = self._least_busy()
+            member = min(self._healthy(), key=attrgetter("open_cost"))
             task = self._run(member, member.remote.score(rows))
             await asyncio.wait({task})
             if task.cancelled():

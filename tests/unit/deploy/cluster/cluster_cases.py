@@ -51,7 +51,7 @@ esac
 MEMBERS = """
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
-command = sys.argv[sys.argv.index("rlvr.run.ray.members") + 1]
+command = sys.argv[sys.argv.index("rlvr.run.ray.nodes.members") + 1]
 running = [p for p in sorted(here.glob("*.state")) if p.read_text().strip() == "running"]
 if command == "drain":
     (here / "draining").write_text(sys.argv[-1])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlvr.errors import ClusterLost, ConfigError, RolloutError
-from rlvr.run.ray.head_watch import HeadWatch
+from rlvr.run.ray.nodes.head_watch import HeadWatch
 
 
 class Head:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rlvr.errors import ConfigError, RlvrError
-from rlvr.run.ray.hosts import Host, Hosts
+from rlvr.run.ray.nodes.hosts import Host, Hosts
 
 
 class Fleet:

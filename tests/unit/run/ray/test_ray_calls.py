@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.unit.run.ray.test_ray_verifiers import pairs
 
 from rlvr.config.recipe import Recipe
 from rlvr.protocols import LoadReceipt
@@ -15,8 +16,7 @@ from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_handle import EngineHandle
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
 from rlvr.run.ray.workers.verifier_handle import VerifierHandle
-from tests.unit.run.ray.fleet_engines import weights
-from tests.unit.run.ray.test_ray_verifiers import pairs
+from tests.unit.run.ray.fleets.fleet_engines import weights
 
 
 class Method:

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("ray")
 from rlvr.run.ray import handshake
-from rlvr.run.ray.handshake import differences, fingerprint, source_hash
+from rlvr.run.ray.nodes.handshake import differences, fingerprint, source_hash
 
 
 def test_the_fingerprint_covers_versions_and_the_sources_of_all_three_packages():

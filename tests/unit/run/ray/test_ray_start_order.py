@@ -16,7 +16,7 @@ pytest.importorskip("ray")
 from rlvr.run.ray import backend as backend_module
 from rlvr.run.ray.backend import RayBackend, start_workers
 from rlvr.run.ray.bundles import plan_bundles
-from rlvr.run.ray.hosts import Hosts
+from rlvr.run.ray.nodes.hosts import Hosts
 from rlvr.run.ray.workers import learner_actor, rank_host
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, threads_here

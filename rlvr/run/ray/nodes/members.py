@@ -1,4 +1,7 @@
-"""The nodes of a Ray cluster, as JSON: `python -m rlvr.run.ray.members list HOST:PORT`, or `drain HOST:PORT NODE_IP`.
+"""The nodes of a Ray cluster, as JSON.
+
+    python -m rlvr.run.ray.nodes.members list HOST:PORT
+    python -m rlvr.run.ray.nodes.members drain HOST:PORT NODE_IP
 
 `rlvr cluster` runs it on the head, in the node's own installation. It asks the head and joins nothing.
 """

@@ -13,7 +13,7 @@ from rlvr.processes.supervised_fleet import Supervision
 from rlvr.protocols import GenerationRequest, LoadReceipt
 from rlvr.records import Completion, WeightsRef
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
-from tests.unit.run.ray.fleet_engines import SimulatedEngine, request, weights
+from tests.unit.run.ray.fleets.fleet_engines import SimulatedEngine, request, weights
 
 LIMITS = Supervision(start_s=5.0, heartbeat_s=0.02, answer_s=0.1, max_restarts=4)
 

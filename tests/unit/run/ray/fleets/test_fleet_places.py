@@ -10,7 +10,7 @@ from rlvr.errors import RolloutError
 from rlvr.processes.members import MemberState
 from rlvr.processes.supervised_fleet import Supervision
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
-from tests.unit.run.ray.fleet_engines import SimulatedEngine, request, weights
+from tests.unit.run.ray.fleets.fleet_engines import SimulatedEngine, request, weights
 
 
 class Resources:
