@@ -112,4 +112,4 @@ def test_a_command_in_the_node_has_its_environment(inventory: Inventory) -> None
 def test_an_installation_that_is_missing_is_a_problem(inventory: Inventory, tmp_path: Path) -> None:
     (tmp_path / "venv/bin/ray").unlink()
     problem = HostProcesses(inventory, Remote()).probe(inventory.head).problem
-    assert problem == f"{tmp_path}/venv/bin/ray does not exist there; install rlvr[cluster] into {tmp_path}/venv"
+    assert problem == f"{tmp_path}/venv/bin/ray does not exist there; install rlvr[ray] into {tmp_path}/venv"
