@@ -19,10 +19,11 @@ if [ -n "${RLVR_SUBMITTED:-}" ]; then
 fi
 # Without the autoscaler, whose metrics every interface would show without asking for the token.
 exec ray start --head --block --port="$RLVR_PORT" --num-cpus="${RLVR_CPUS:-0}" --num-gpus="${RLVR_GPUS:-0}" \
-    --include-dashboard=false --no-monitor --ray-client-server-port=$((RLVR_PORT + 8)) \
+    --include-dashboard=false --no-monitor \
     --node-manager-port=$((RLVR_PORT + 1)) --object-manager-port=$((RLVR_PORT + 2)) \
     --dashboard-agent-listen-port=$((RLVR_PORT + 3)) --dashboard-agent-grpc-port=$((RLVR_PORT + 4)) \
     --runtime-env-agent-port=$((RLVR_PORT + 5)) --metrics-export-port=$((RLVR_PORT + 6)) \
+    --ray-client-server-port=$((RLVR_PORT + 8)) --dashboard-port=$((RLVR_PORT + 9)) \
     --min-worker-port=$((RLVR_PORT + 100)) --max-worker-port=$((RLVR_PORT + 1099)) \
     --disable-usage-stats --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \
     ${RLVR_NODE_IP:+--node-ip-address="$RLVR_NODE_IP"}

@@ -29,6 +29,7 @@ ray start --address="$RLVR_HEAD" --disable-usage-stats \
     --node-manager-port=$((RLVR_PORT + 1)) --object-manager-port=$((RLVR_PORT + 2)) \
     --dashboard-agent-listen-port=$((RLVR_PORT + 3)) --dashboard-agent-grpc-port=$((RLVR_PORT + 4)) \
     --runtime-env-agent-port=$((RLVR_PORT + 5)) --metrics-export-port=$((RLVR_PORT + 6)) \
+    --ray-client-server-port=$((RLVR_PORT + 8)) --dashboard-port=$((RLVR_PORT + 9)) \
     --min-worker-port=$((RLVR_PORT + 100)) --max-worker-port=$((RLVR_PORT + 1099)) \
     --object-store-memory="${RLVR_OBJECT_STORE_BYTES:-536870912}" \
     ${RLVR_CPUS:+--num-cpus="$RLVR_CPUS"} ${RLVR_GPUS:+--num-gpus="$RLVR_GPUS"} \

@@ -4,6 +4,7 @@
     port+1 .. +6   Ray on every node: node manager, object manager, agents, metrics
     port+7         metrics of rlvr
     port+8         Ray's client server, on the head
+    port+9         Ray's dashboard, which is not started
     port+10 .. +99 rendezvous of weight transfers and of the learner's ranks
     port+100 .. +1099  Ray's workers, which are also the actors of a run
 
@@ -82,6 +83,11 @@ class PortLayout:
     def ray_client(self) -> int:
         """Ray's client server, on the head; nothing of rlvr uses it, and Ray has no option without it."""
         return self.first + 8
+
+    @property
+    def dashboard(self) -> int:
+        """Ray's dashboard, which is not started; its default may lie in the range, and then Ray refuses to start."""
+        return self.first + 9
 
     @property
     def rendezvous(self) -> range:

@@ -33,6 +33,7 @@ PORTS = (
     f"--node-manager-port={LAYOUT.node_manager} --object-manager-port={LAYOUT.object_manager}"
     f" --dashboard-agent-listen-port={LAYOUT.agent_http} --dashboard-agent-grpc-port={LAYOUT.agent_grpc}"
     f" --runtime-env-agent-port={LAYOUT.runtime_env_agent} --metrics-export-port={LAYOUT.ray_metrics}"
+    f" --ray-client-server-port={LAYOUT.ray_client} --dashboard-port={LAYOUT.dashboard}"
     f" --min-worker-port={LAYOUT.workers.start} --max-worker-port={LAYOUT.workers.stop - 1}"
 )
 NODE_RECIPE = "r1-zero-qwen2.5-3b-countdown-node"
@@ -89,7 +90,7 @@ def test_the_head_gives_no_cores_away_and_shows_no_dashboard(place: Path):
     assert code == 0
     assert calls == [
         "ray start --head --block --port=6379 --num-cpus=0 --num-gpus=0 --include-dashboard=false --no-monitor"
-        f" --ray-client-server-port=6387 {PORTS} --disable-usage-stats --object-store-memory=536870912 mode=token"
+        f" {PORTS} --disable-usage-stats --object-store-memory=536870912 mode=token"
     ]
 
 

@@ -15,6 +15,7 @@ from ray import exceptions as ray_errors
 from ray._raylet import GcsClient  # type: ignore # compiled, without a stub
 from ray.core.generated import autoscaler_pb2
 
+pb2: Any = autoscaler_pb2  # generated, without types
 _TIMEOUT_S = 15
 _DRAIN_S = 3600.0  # Ray only passes this time on; whoever drains a node also stops it
 
@@ -50,9 +51,7 @@ def drain(address: str, node_ip: str) -> int:
     named = [node_id for node_id, node in _nodes(address).items() if node.node_manager_address == node_ip]
     for node_id in named:
         deadline_ms = int((time.time() + _DRAIN_S) * 1000)
-        reason = autoscaler_pb2.DrainNodeReason.Value(
-            "DRAIN_NODE_REASON_PREEMPTION"
-        )  # the reason that is never refused
+        reason = pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # the reason that is never refused
         is_accepted, why = client.drain_node(node_id, reason, "rlvr cluster drain", deadline_ms)
         if not is_accepted:
             raise RuntimeError(f"Ray does not drain {node_ip}: {why}")

@@ -10,7 +10,7 @@ def test_no_port_has_two_uses() -> None:
     layout = PortLayout(6379)
     single = [
         layout.first, layout.node_manager, layout.object_manager, layout.agent_http, layout.agent_grpc,
-        layout.runtime_env_agent, layout.ray_metrics, layout.metrics, layout.ray_client,
+        layout.runtime_env_agent, layout.ray_metrics, layout.metrics, layout.ray_client, layout.dashboard,
     ]  # fmt: skip
     used = [*single, *layout.rendezvous, *layout.workers]
     assert len(set(used)) == len(used)

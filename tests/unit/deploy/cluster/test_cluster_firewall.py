@@ -1,0 +1,103 @@
+"""The firewall rule, the table of ports, and what the commands say without an inventory."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rlvr.commands.cluster.hosts import cluster_add, cluster_up
+from rlvr.deploy.choices import Firewall
+from rlvr.deploy.cluster.firewall import rule
+from rlvr.deploy.cluster.inventory import Inventory
+from rlvr.deploy.cluster.tables import ports_table
+from rlvr.errors import ConfigError
+
+
+def inventory(*addresses: str) -> Inventory:
+    hosts = [{"name": f"h{number}", "address": address} for number, address in enumerate(addresses)]
+    return Inventory.model_validate({"name": "my-run", "image": "i", "shared": "/s", "port": 7000, "hosts": hosts})
+
+
+def test_the_rule_lets_the_hosts_of_the_inventory_in_and_drops_others() -> None:
+    text = rule(inventory("10.0.0.1", "10.0.0.2"), Firewall.NFT)
+    accept = "ip saddr { 10.0.0.1, 10.0.0.2 } tcp dport { 7000-8099, 32768-60999 } accept"
+    drop = "tcp dport { 7000-8099, 32768-60999 } drop"
+    assert text.index("iif lo accept") < text.index(accept) < text.index(drop)
+    assert "nft delete table inet rlvr_my_run" in text
+    assert "policy accept" in text  # every other port stays as it is
+
+
+def test_addresses_of_version_6_get_their_own_match() -> None:
+    assert "ip6 saddr { fd00::1, fd00::2 } tcp" in rule(inventory("fd00::1", "fd00::2"), Firewall.NFT)
+    assert "[ $t = ip6tables ] && $t -A RLVR_MY_RUN -s fd00::1 -p tcp" in rule(inventory("fd00::1"), Firewall.IPTABLES)
+
+
+@pytest.mark.parametrize("addresses", [("10.0.0.1", "10.0.0.2"), ("fd00::1",)])
+def test_nft_reads_the_rule(addresses: tuple[str, ...], tmp_path: Path) -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("nft is not installed")
+    path = tmp_path / "rule"
+    path.write_text(rule(inventory(*addresses), Firewall.NFT))
+    done = subprocess.run(["nft", "--check", "-f", str(path)], capture_output=True, text=True)
+    if "not permitted" in done.stderr:
+        pytest.skip("nft needs root to check a rule")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_script_for_iptables_is_a_shell_script_for_both_families(tmp_path: Path) -> None:
+    text = rule(inventory("10.0.0.1", "10.0.0.2"), Firewall.IPTABLES)
+    path = tmp_path / "rule.sh"
+    path.write_text(text)
+    assert subprocess.run(["sh", "-n", str(path)]).returncode == 0
+    for program in ("iptables", "ip6tables"):  # both replaced by echo
+        (tmp_path / program).write_text(f'#!/bin/sh\n[ "$1" != -C ] || exit 1\necho {program} "$@"\n')
+        (tmp_path / program).chmod(0o755)
+    done = subprocess.run(["sh", str(path)], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert (
+        lines.count("iptables -A RLVR_MY_RUN -s 10.0.0.2 -p tcp -m multiport --dports 7000:8099,32768:60999 -j ACCEPT")
+        == 1
+    )
+    assert not [line for line in lines if line.startswith("ip6tables") and "ACCEPT" in line]
+    assert len([line for line in lines if line.endswith("-j DROP")]) == 2
+    assert len([line for line in lines if re.fullmatch(r"ip6?tables -I INPUT -j RLVR_MY_RUN", line)]) == 2
+
+
+def test_the_table_names_every_port_of_the_range() -> None:
+    text = ports_table(inventory("10.0.0.1"))
+    for port in ("7000 ", "7001 ", "7002 ", "7003, 7004, 7006", "7005 ", "7007 ", "7008 ", "7010-7099", "7100-8099"):
+        assert f"\n{port}" in text
+
+
+def test_without_an_inventory_a_command_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"there is no cluster.yaml here; name the inventory with --inventory FILE"):
+        cluster_add("a")
+    with pytest.raises(ConfigError, match=r"or a recipe to start it on this machine"):
+        cluster_up()
+
+
+@pytest.mark.parametrize(("program", "words"), [("docker", "compose"), ("podman-compose", "")])
+def test_one_machine_is_started_by_compose_from_the_rendered_file(
+    program: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlvr.deploy.cluster import one_machine
+
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / program
+    stub.write_text(f'#!/bin/sh\necho "$*" "${{#RAY_AUTH_TOKEN}}" >>{tmp_path}/calls\n')
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin" if program == "docker" else f"{tmp_path}/bin")
+    monkeypatch.setenv("RLVR_STATE_DIR", str(tmp_path / "state"))
+    one_machine.up("tiny", ["cluster.backend=ray"])
+    folder = tmp_path / "state/clusters/this-machine"
+    assert "start-head.sh" in (folder / "compose.yaml").read_text()
+    one_machine.status()
+    one_machine.down()
+    file = f"-f {folder}/compose.yaml"
+    prefix = f"{words} {file}".strip()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if "version" not in call] == [f"{prefix} {w} 64" for w in ("up -d", "ps", "down")]
+    assert not folder.exists()
