@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -17,7 +19,7 @@ from rlvr.telemetry.facts import VARIABLE, facts_here
 from rlvr.telemetry.folder import NumbersFolder
 from rlvr.telemetry.meters import Meters
 from rlvr.telemetry.places import MOST_PROCESSES, log_file, log_folder
-from rlvr.telemetry.process import METERS, observed_run, role_here
+from rlvr.telemetry.process import METERS, observed_run, published, role_here
 
 ADDRESS = "127.0.0.1"
 logger = logging.getLogger("rlvr.somewhere")
@@ -154,6 +156,36 @@ def test_a_port_in_use_costs_a_warning_with_what_to_set(tmp_path: Path, caplog: 
 def test_a_run_without_a_port_serves_nothing_and_leaves_no_folder(tmp_path: Path) -> None:
     with observed_run(run_dir=tmp_path / "r", recipe="tiny") as facts, served(ADDRESS):
         assert not NumbersFolder(facts.run_id, ADDRESS).path.exists()
+
+
+ACTOR = """
+import gc, logging, time
+from rlvr.telemetry.logs import set_step
+from rlvr.telemetry.process import METERS, begin_process
+begin_process("engine-1", node="127.0.0.1")
+METERS.set("engine_open_requests", 5, engine="engine-1")
+set_step(3)
+gc.collect()
+logging.getLogger("rlvr.there").info("later")
+input()
+"""
+
+
+def test_another_process_writes_its_log_and_its_numbers_as_long_as_it_lives(tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    with observed_run(run_dir=run, recipe="tiny", metrics_port=free_port()), published(ADDRESS) as folder:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with subprocess.Popen([sys.executable, "-c", ACTOR], stdin=subprocess.PIPE, env=environment) as actor:
+            until = time.monotonic() + 60
+            while not (found := {(s.family.name, dict(s.labels).get("engine")): s.value for s in folder.read()}).get(
+                ("rlvr_engine_open_requests", "engine-1")
+            ):
+                assert time.monotonic() < until, found
+                time.sleep(0.1)
+            actor.communicate(b"\n")
+    (file,) = (run / "logs").glob("engine-1.*.jsonl")
+    last = json.loads(file.read_text().splitlines()[-1])
+    assert (last["role"], last["step"], last["node"], last["message"]) == ("engine-1", 3, ADDRESS, "later")
 
 
 def test_numbers_of_a_dead_process_are_no_longer_shown(tmp_path: Path) -> None:
