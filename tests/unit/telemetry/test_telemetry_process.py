@@ -66,15 +66,17 @@ def test_secrets_are_in_no_record(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf-value-1")
     monkeypatch.setenv("MY_SETTING", "private-value-2")
+    (tmp_path / "token").write_text("token-in-a-file-6\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     with observed_run(run_dir=tmp_path / "r", recipe="tiny", secret_names=("MY_SETTING",)):
         try:
             raise ValueError("private-value-2 in a traceback")
         except ValueError:
-            said = "hf-value-1, private-value-2, http://me:pass-3@proxy:80, Bearer abcdefgh4, hf_%s"
+            said = "hf-value-1, private-value-2, http://me:pass-3@proxy:80, Bearer abcdefgh4, hf_%s, token-in-a-file-6"
             logger.warning(said, "a5" * 10, exc_info=True)
     written = (tmp_path / "r/logs").glob("*")
     text = "".join(file.read_text() for file in written) + capsys.readouterr().err
-    for secret in ("hf-value-1", "private-value-2", "pass-3", "abcdefgh4", "a5a5"):
+    for secret in ("hf-value-1", "private-value-2", "pass-3", "abcdefgh4", "a5a5", "token-in-a-file-6"):
         assert secret not in text
     assert "http://[redacted]@proxy:80" in text
 
