@@ -198,7 +198,8 @@ def test_numbers_of_a_dead_process_are_no_longer_shown(tmp_path: Path) -> None:
     for name in ("alive", "dead", "long-dead"):
         folder.write(name, meters.read())
     for name, age in (("dead", 60), ("long-dead", 6000)):
-        os.utime(folder.path / f"{name}.json", (time.time() - age,) * 2)
+        moment = time.time() - age
+        os.utime(folder.path / f"{name}.json", (moment, moment))
     (folder.path / "torn.json").write_text('[["rlvr_run_step", [], ')
     (folder.path / "foreign.json").write_text('{"a": 1}')
     assert [sample.value for sample in folder.read()] == [3.0]
