@@ -1,13 +1,13 @@
 """The members of a supervised fleet: remote processes, their state and their open work.
 
 STALE -> HEALTHY -> LEAVING -> gone
-  |         |
-  +-> DEAD <+            a restart begins at STALE
+  |         |          |
+  +-> DEAD <+----------+     a restart begins at STALE
 """
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,6 +21,11 @@ class Remote(Protocol):
     @property
     def place(self) -> str:
         """Its node and process, for messages."""
+        ...
+
+    @property
+    def node(self) -> str:
+        """The id of its node; "" if unknown."""
         ...
 
     async def kill(self) -> None:
@@ -47,6 +52,19 @@ class MemberState(StrEnum):
     HEALTHY = "healthy"  # work
     LEAVING = "leaving"  # nothing more; it finishes its open work
     DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervision:
+    """Time limits of members, in seconds, and how often members are restarted in all.
+
+    heartbeat_s: between two health checks; answer_s: for the answer to one.
+    """
+
+    start_s: float = 600.0
+    heartbeat_s: float = 5.0
+    answer_s: float = 60.0
+    max_restarts: int = 10
 
 
 @dataclass(slots=True)
@@ -79,6 +97,7 @@ class Member(Generic[RemoteT]):
     serving: "set[asyncio.Future[Any]]" = field(default_factory=set["asyncio.Future[Any]"])
     watching: "asyncio.Task[None] | None" = None
     last_sign: float = field(default_factory=time.monotonic)
+    has_answered: bool = False
 
     @property
     def is_alive(self) -> bool:
@@ -99,3 +118,33 @@ class Member(Generic[RemoteT]):
         if work is not None:
             self.open_cost -= work.cost
         return work
+
+
+MemberT = TypeVar("MemberT", bound=Member[Any])
+
+
+async def watch(
+    member: MemberT,
+    *,
+    ask: Callable[[MemberT], Awaitable[None]],
+    limits: Supervision,
+    silent: Callable[[str], RlvrError],
+    lose: Callable[[MemberT, RlvrError], None],
+) -> None:
+    """Polls the member's health while it is alive; silence means that it is lost.
+
+    Args:
+        ask: returns when the member says that it is well; raises RlvrError.
+        silent: makes the error of a member that does not answer.
+        lose: handles a lost member.
+    """
+    while member.is_alive:
+        await asyncio.sleep(limits.heartbeat_s)
+        try:
+            async with asyncio.timeout(limits.answer_s):
+                await ask(member)
+        except TimeoutError:
+            limit = f"cluster.heartbeat_deadline_s={limits.answer_s:g} s"
+            lose(member, silent(f"no answer for {limit}: it is hung or frozen"))
+        except RlvrError as error:
+            lose(member, error)

@@ -4,6 +4,8 @@
                --one `serve` per member and turn--> answers, to each waiter as they arrive
     a lost member: its open work is retried on others; it is restarted while the budget lasts, as soon as there is a
                    `place` for it, and serves again once `prepare` has made it HEALTHY
+    a drained node: its members get no more work, end when theirs is done or the time is over (what is still open is
+                   retried on others), and start again where there is a place
 
 It knows neither Ray nor what the members do: engines and verifiers derive from it. Members are anything that implements
 `Remote`. Everything here runs in one event loop.
@@ -14,33 +16,18 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 from rlvr.errors import RlvrError
-from rlvr.processes.members import Member, MemberState, Work
+from rlvr.processes.members import Member, MemberState, MemberT, Supervision, Work, watch
+from rlvr.processes.restarts import Restarts
 
 logger = logging.getLogger(__name__)
 CLOSE_S = 10.0
 OnEvent = Callable[..., None]
-
-
-MemberT = TypeVar("MemberT", bound=Member[Any])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supervision:
-    """Time limits of members, in seconds, and how often members are restarted in all.
-
-    heartbeat_s: between two health checks; answer_s: for the answer to one.
-    """
-
-    start_s: float = 600.0
-    heartbeat_s: float = 5.0
-    answer_s: float = 60.0
-    max_restarts: int = 10
 
 
 class SupervisedFleet(ABC, Generic[MemberT]):
@@ -75,7 +62,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         self._waiting: deque[list[Work]] = deque()
         self._fresh: list[list[Work]] = []  # work of this turn of the loop
         self._losses: list[str] = []
-        self._num_restarts = 0
+        self._restarts = Restarts(supervision.max_restarts)
         self.num_requeued = 0  # items retried because their member was lost
         self._is_closed = False
         self._changed = asyncio.Event()
@@ -99,6 +86,13 @@ class SupervisedFleet(ABC, Generic[MemberT]):
 
     async def place(self, name: str) -> None:
         """Returns when there are resources for the member. Waits as long as it takes; raises RlvrError."""
+
+    def vacate(self, name: str) -> None:
+        """Called when a member has left a node that is drained: frees its place."""
+
+    def facts(self, member: MemberT) -> dict[str, Any]:
+        """What the event of a member that joins says further."""
+        return {}
 
     async def may_start(self) -> None:
         """Returns when a member may be restarted."""
@@ -158,6 +152,28 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             asyncio.get_running_loop().call_soon(self._flush)
         self._fresh.append(list(group))
 
+    def drain(self, node: str, *, within_s: float | None = None) -> None:
+        """Has the members on this node leave it and start elsewhere, which counts as no restart.
+
+        Args: within_s: after this time their open work is retried on others; None: they finish it.
+        """
+        for member in self.members:
+            if member.remote.node == node and member.state is not MemberState.LEAVING:
+                self.move(member, within_s=within_s)
+
+    def move(self, member: MemberT, *, within_s: float | None = None) -> None:
+        """Has a member leave its node, as `drain` does for all."""
+        member.state = MemberState.LEAVING
+        self._starting[member.name] = asyncio.create_task(self._moved(member, within_s))
+
+    def forgive(self, node: str) -> None:
+        """Stops counting the restarts of members that were lost together with this node."""
+        for name in self._restarts.forgive(node):
+            self._begin(name, why="restarted")
+
+    def settle(self) -> None:
+        """Called when there is a node that can be used from now on."""
+
     async def close(self) -> None:
         """Ends every member; open work fails."""
         self._is_closed = True
@@ -216,6 +232,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         try:
             async for key, answer in self.serve(member, share):
                 member.last_sign = time.monotonic()
+                member.has_answered = True
                 work = member.give_back(key)
                 if work is not None:
                     num_left -= 1
@@ -239,15 +256,20 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         self._forget(member)
         reason = f"{member.name} ({member.remote.place}): {error}"
         self._losses.append(reason)
-        ending = asyncio.create_task(member.remote.kill())
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        self._end_later(member.remote.kill())
         fields = {self.kind: member.name, "place": member.remote.place, "reason": str(error)}
         self._event(f"{self.kind}_lost", **fields, requeued=len(open_work))
         logger.warning("%s lost: %s; %d items are retried", self.noun, reason, len(open_work))
         if not was_leaving:
-            self._restart(member.name)
+            self._restart(member.name, node=member.remote.node, had_answered=member.has_answered)
         self._requeue(open_work, reason=reason)
+
+    def _end_later(self, ending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Ends a member meanwhile; `close` waits for it."""
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
 
     def _requeue(self, open_work: Sequence[Work], *, reason: str) -> None:
         by_waiter: dict[int, list[Work]] = {}
@@ -282,7 +304,8 @@ class SupervisedFleet(ABC, Generic[MemberT]):
 
     def _admit(self, member: MemberT) -> None:
         self._members[member.name] = member
-        member.watching = asyncio.create_task(self._watch(member))
+        watching = watch(member, ask=self.ask_health, limits=self._supervision, silent=self.lost, lose=self._lost)
+        member.watching = asyncio.create_task(watching)
 
     def _forget(self, member: MemberT) -> None:
         member.state = MemberState.DEAD
@@ -296,11 +319,26 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         member.open = {}
         self._changed.set()
 
-    def _restart(self, name: str) -> None:
-        if self._num_restarts >= self._supervision.max_restarts or self._is_closed:
-            return
-        self._num_restarts += 1
-        self._begin(name, why="restarted")
+    def _restart(self, name: str, *, node: str = "", had_answered: bool = False) -> None:
+        if not self._is_closed and self._restarts.take(name, node=node, had_answered=had_answered):
+            self._begin(name, why="restarted")
+
+    async def _moved(self, member: MemberT, within_s: float | None) -> None:
+        """Lets a LEAVING member finish, ends it, and starts it again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.wait(member.serving) if member.serving else None
+        if member.is_alive:
+            open_work = list(member.open.values())
+            self._forget(member)
+            for work in open_work:
+                work.attempts -= 1  # through no fault of its own
+            fields = {self.kind: member.name, "place": member.remote.place}
+            self._event(f"{self.kind}_left", **fields, requeued=len(open_work))
+            self._requeue(open_work, reason=f"{member.name} left its node, which is drained")
+            await asyncio.shield(self._end_later(self.end(member)))
+        self.vacate(member.name)
+        await self._join(member.name, why="returned")
 
     def _begin(self, name: str, *, why: str) -> None:
         self._starting[name] = asyncio.create_task(self._join(name, why=why))
@@ -313,7 +351,8 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             member = await self._started(name)
             self._admit(member)
             if await self.prepare(member) and member.is_alive:
-                self._event(f"{self.kind}_{why}", **{self.kind: name, "place": member.remote.place})
+                fields = {self.kind: name, "place": member.remote.place}
+                self._event(f"{self.kind}_{why}", **fields, **self.facts(member))
         except RlvrError as error:
             self._losses.append(f"{name}: {error}")
             self._event(f"{self.kind}_not_started", **{self.kind: name, "reason": str(error)})
@@ -342,20 +381,6 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             placing.cancel()
             self._placeless.discard(name)
 
-    async def _watch(self, member: MemberT) -> None:
-        """Polls the member's health while it is alive; silence means that it is lost."""
-        answer_s = self._supervision.answer_s
-        while member.is_alive:
-            await asyncio.sleep(self._supervision.heartbeat_s)
-            try:
-                async with asyncio.timeout(answer_s):
-                    await self.ask_health(member)
-            except TimeoutError:
-                silence = f"no answer for cluster.heartbeat_deadline_s={answer_s:g} s: it is hung or frozen"
-                self._lost(member, self.lost(silence))
-            except RlvrError as error:
-                self._lost(member, error)
-
     async def _until_healthy(self, purpose: str) -> None:
         """Waits for a healthy member; woken when one joins, loads or is lost."""
         while not self._healthy():
@@ -369,17 +394,6 @@ class SupervisedFleet(ABC, Generic[MemberT]):
 
     def _none_left(self, purpose: str) -> RlvrError:
         return self.error(
-            f"no {self.noun} is left for {purpose}: {self._num_restarts} restarts were made and "
-            f"cluster.max_engine_restarts is {self._supervision.max_restarts}. Lost: " + "; ".join(self._losses[-5:])
+            f"no {self.noun} is left for {purpose}: {self._restarts.num_made} restarts were made and "
+            f"cluster.max_engine_restarts is {self._restarts.most}. Lost: " + "; ".join(self._losses[-5:])
         )
-
-    async def _each(self, method: Callable[[MemberT], Awaitable[None]]) -> None:
-        """Calls the method for every member; one that fails is lost."""
-
-        async def one(member: MemberT) -> None:
-            try:
-                await method(member)
-            except RlvrError as error:
-                self._lost(member, error)
-
-        await asyncio.gather(*(one(member) for member in self.members))

@@ -45,6 +45,7 @@ class InstantEngine:
 
     def __init__(self, name: str) -> None:
         self.place = name
+        self.node = ""
         self._version = 0
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:

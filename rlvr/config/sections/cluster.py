@@ -92,7 +92,8 @@ class ClusterConfig(Section):
     cpus_per_engine: cores that Ray sets aside for an engine, and threads that it computes with on a CPU.
     verifier_pools: verifier services (Ray actors); 0 means one per node.
     max_learner_restarts, max_engine_restarts: how often a lost learner restarts from its last checkpoint, and how many
-        lost engines are restarted, before the run stops.
+        lost engines are restarted, before the run stops. An engine that is lost together with its node is not counted,
+        unless it had answered nothing.
     heartbeat_deadline_s: an engine or a verifier service that does not answer for this long is replaced.
     start_deadline_s, sync_deadline_s, step_deadline_s: longest wait for an actor to start, for one weight sync, and for
         any other answer; then the run stops and names the component that did not respond.

@@ -8,7 +8,7 @@ driver: loop, sampler, buffer, ledger, recorder
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from rlvr.run.launch.run import run_recipe
 from rlvr.run.ray.bundles import chosen_transport
 from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
+from rlvr.run.ray.head_watch import HeadWatch
+from rlvr.run.ray.hosts import Hosts, live_hosts
 from rlvr.run.ray.node_endpoints import endpoints
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
@@ -41,6 +43,7 @@ from rlvr.run.step.learner_thread import Hook
 from rlvr.verification.service import VerifierService
 
 logger = logging.getLogger(__name__)
+RETRY_S = 2.0  # between two attempts to place an engine elsewhere
 
 
 def train(request: RunRequest) -> None:
@@ -67,7 +70,7 @@ def opened_backend(
         sentinel = Sentinel(board, end=end_process)
         stack.callback(sentinel.close)
         logs = run_dir / "faults" / "ray" if run_dir.name else None
-        stack.enter_context(connected(recipe.cluster, logs=logs))
+        head = stack.enter_context(connected(recipe.cluster, logs=logs))
         stack.enter_context(endpoints())
         sources = verifier_sources(recipe)
         plugins = [source for name, source in sources.items() if source.module and name not in jailed_verifiers(recipe)]
@@ -82,14 +85,15 @@ def opened_backend(
             with_vllm=recipe.rollout.engine.traits.takes_vllm_arguments,
             deadline_s=recipe.cluster.start_deadline_s,
         )
+        hosts = Hosts(check(), read=live_hosts, check=lambda node: check(only=[node]), note=say)
         backend = RayBackend(
             recipe,
             service=service,
             run_dir=run_dir,
             board=board,
+            head=head,
             reserved=reserved,
-            nodes=check(),
-            check_node=lambda node: check(only=[node]),
+            hosts=hosts,
             sources=sources,
             say=say,
         )
@@ -125,23 +129,19 @@ class RayBackend:
         service: VerifierService,
         run_dir: Path,
         board: WaitBoard,
+        head: HeadWatch,
         reserved: Reserved,
-        nodes: Sequence[str],
-        check_node: Callable[[str], object],
+        hosts: Hosts,
         sources: dict[str, PluginSource],
         say: Callable[[str], None],
     ) -> None:
-        """Args:
-        nodes: ids of the nodes that run the driver's code.
-        check_node: raises ConfigError when the node with this id does not.
-        """
         self._recipe = recipe
         self._service = service
         self._run_dir = run_dir
         self._board = board
+        self._head = head
         self._reserved = reserved
-        self._nodes = nodes
-        self._check_node = check_node
+        self._hosts = hosts
         self._sources = sources
         self._say = say
         self._learner: LearnerHandle | None = None
@@ -151,6 +151,10 @@ class RayBackend:
 
     def open(self) -> PolicyText:
         """Starts the learner's actor, which loads the policy; replaces a lost one if resources allow."""
+        with self._head.explains():
+            return self._open()
+
+    def _open(self) -> PolicyText:
         if self._was_opened:
             self.close()
             self._reserved.renew()
@@ -182,6 +186,12 @@ class RayBackend:
     @asynccontextmanager
     async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
         """Context in which all actors are running."""
+        with self._head.explains():
+            async with self._workers(context) as workers:
+                yield workers
+
+    @asynccontextmanager
+    async def _workers(self, context: RunContext) -> AsyncIterator[Workers]:
         learner = self._learner
         assert learner is not None  # `run_recipe` opens first
         self._report_fewer_engines(context.recorder)
@@ -202,13 +212,16 @@ class RayBackend:
             except BaseException:
                 await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
                 raise
-            yield Workers(
-                learner=learner,
-                set_correction=learner.set_correction,
-                engine=fleet,
-                verifier=verifiers,
-                before_training=self._engines_to_sleep(fleet),
-            )
+            # colocated engines cannot leave the learner's node: they work until its time is over
+            movable = [verifiers] if self._reserved.plan.shared_devices else [fleet, verifiers]
+            async with self._hosts.watched(movable, context.recorder.event):
+                yield Workers(
+                    learner=learner,
+                    set_correction=learner.set_correction,
+                    engine=fleet,
+                    verifier=verifiers,
+                    before_training=self._engines_to_sleep(fleet),
+                )
         finally:
             await asyncio.gather(fleet.close(), verifiers.close())
 
@@ -240,6 +253,7 @@ class RayBackend:
             num_engines=num_engines,
             num_absent=cluster.engines - num_engines,
             place=self._place,
+            vacate=lambda name: self._reserved.release(number_of(name)),
             supervision=self._supervision(),
             sync_s=cluster.sync_deadline_s,
             loads_after_work=not self._recipe.rollout.engine.traits.loads_while_generating,
@@ -250,16 +264,18 @@ class RayBackend:
     def verifiers(self, on_event: OnEvent) -> VerifierFleet:
         """The recipe's verifier fleet, not started yet."""
         cluster = self._recipe.cluster
-        count = cluster.verifier_pools or len(self._nodes)
+        count = cluster.verifier_pools or len(self._hosts.usable)
         watch_pool("driver", self._service, num_workers=0)  # verdicts that need no worker
         return VerifierFleet(
             verifier_spawner(
                 self._recipe,
                 checks=self._checks(),
                 sources={k: v for k, v in self._sources.items() if v.source},
-                nodes=self._nodes,
+                nodes=lambda: self._hosts.usable,
                 board=self._board,
             ),
+            nodes=lambda: self._hosts.usable,
+            has_one_per_node=not cluster.verifier_pools,
             names=[f"verifier-{i}" for i in range(count)],
             here=self._service,
             supervision=self._supervision(),
@@ -267,10 +283,11 @@ class RayBackend:
         )
 
     async def _place(self, engine_id: str) -> None:
-        """Waits until the cluster has resources for an engine. Raises ConfigError when their node runs other code."""
-        node = await self._reserved.place(int(engine_id.rpartition("-")[2]))
-        if node not in self._nodes:
-            await asyncio.to_thread(self._check_node, node)
+        """Waits until there are resources for an engine on a node that may be used."""
+        number = number_of(engine_id)
+        while not await self._hosts.admits(await self._reserved.place(number, avoid=self._hosts.unusable)):
+            self._reserved.release(number)
+            await asyncio.sleep(RETRY_S)
 
     def _devices_of(self, engine: int) -> tuple[str, ...]:
         """The GPUs of the learner that an engine shares, by Ray's ids."""
@@ -333,6 +350,15 @@ class RayBackend:
                 await fleet.sleep()
 
         return sleep
+
+
+def number_of(engine_id: str) -> int:
+    """The number of an engine.
+
+    >>> number_of("engine-3")
+    3
+    """
+    return int(engine_id.rpartition("-")[2])
 
 
 async def start_workers(

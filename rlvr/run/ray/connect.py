@@ -28,17 +28,19 @@ from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.errors import ConfigError, Interrupted
 from rlvr.processes import watchdog
 from rlvr.run.ray import environment
+from rlvr.run.ray.head_watch import ASK_S, HeadWatch
 
 logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
 _TOKEN_BYTES = 32
 _PREFIX = "rlvr-ray-"
+_watches: list[HeadWatch] = []  # at most one: a process has one connection
 _MAX_PLACE = 20  # characters: a socket path may have 107, and Ray appends about 70 to the folder's
 
 
 @contextmanager
-def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[None]:
-    """Context in which this process drives a Ray cluster.
+def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[HeadWatch]:
+    """Context in which this process drives a Ray cluster; its value watches the head.
 
     Args: logs: folder for the logs of a private cluster when the context ends with an error; None: discard them.
 
@@ -51,6 +53,7 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[No
         _read_environment_again()
     with ExitStack() as stack:
         stack.callback(_restore, before)
+        stack.callback(_forget_watch)
         if config.address:
             stack.callback(ray.shutdown)
             _join(config)
@@ -58,11 +61,39 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[No
             folder = stack.enter_context(_private_folder(logs))
             stack.callback(ray.shutdown)
             _start(folder, config)
-        yield
+        head = _watch_head()
+        stack.callback(head.rest)
+        yield head
 
 
 def head_is_gone() -> bool:
-    """Whether the head that this process started is gone: calls to it would wait until Ray ends the caller."""
+    """Whether the head of this process's cluster is gone: calls to it would wait until Ray ends the caller."""
+    return _own_head_ended() or any(head.is_lost for head in _watches)
+
+
+def end_actor(actor: Any) -> None:
+    """Ends an actor at once, even a frozen one; does nothing when the head is gone, and the actor's node ends it."""
+    if not head_is_gone():
+        ray.kill(actor)
+
+
+def _watch_head() -> HeadWatch:
+    here: Any = worker.global_worker
+    client = here.gcs_client
+
+    def session() -> str:
+        return str(client.internal_kv_get(b"session_name", b"session", timeout=ASK_S))
+
+    _watches.append(HeadWatch(session, address=client.address, is_dead=_own_head_ended))
+    return _watches[-1]
+
+
+def _forget_watch() -> None:
+    while _watches:
+        _watches.pop().close()
+
+
+def _own_head_ended() -> bool:
     node: Any = worker._global_node
     if node is None or not node.is_head():
         return False
@@ -114,8 +145,8 @@ def _private_environment() -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(_TOKEN_BYTES),
         "RAY_USAGE_STATS_ENABLED": "0",
         "AUTOSCALER_METRIC_PORT": "0",  # any free port; the default is the same for all runs of a machine
-        # when a signal to the process group has ended the head too, waiting a minute for it is pointless
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+        # longer than `HeadWatch` needs to end the run; waiting a minute for a head that is not coming back is pointless
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "40",
     }
 
 

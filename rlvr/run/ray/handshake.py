@@ -26,6 +26,7 @@ PACKAGES = ("rlvr", "rlvr_verifiers", "rlvr_sandboxes")
 _DISTRIBUTIONS = ("torch", "transformers", "numpy", "ray")
 _ABSENT = "absent"
 _VLLM = "vllm"
+_GONE = (ray_errors.NodeDiedError, ray_errors.WorkerCrashedError, ray_errors.TaskUnschedulableError)
 
 
 def fingerprint(modules: Sequence[str] = (), *, with_vllm: bool = False) -> dict[str, str]:
@@ -124,6 +125,8 @@ def _answer(reference: Any, name: str, deadline_s: float) -> dict[str, str]:
         raise RlvrError(
             f"{name} did not report its versions within cluster.start_deadline_s={deadline_s:g} s"
         ) from error
+    except _GONE as error:
+        raise RlvrError(f"{name} was lost before it reported its versions: {error}") from error
     except (ray_errors.RayError, ImportError) as error:
         raise ConfigError(
             f"{name} cannot import rlvr: {str(error).strip().splitlines()[-1]}; install the driver's release there"

@@ -1,4 +1,10 @@
-"""Reserves the bundles of a run together, waits for nodes, and reserves again what is left after a node was lost."""
+"""Reserves the resources of a run, waits for nodes, and reserves again what is left after a node was lost.
+
+Each engine has a placement group of its own, so that it can leave a node that is drained: Ray ends such a node when
+nothing on it is reserved. The learners have one together, and colocated engines share it. If the groups do not fit one
+by one, because each may go where another one would have been needed, everything is reserved as one group, which Ray
+places as a whole; a drained node then stays until its time is over.
+"""
 
 import asyncio
 import logging
@@ -20,6 +26,8 @@ from rlvr.run.ray.workers.rank_handle import FarBundle
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
 _LINE_EVERY_S = 30.0
+_APART_S = 20.0  # for groups that there is enough for, before one group is tried
+_STATE_POLL_S = 0.1
 Say = Callable[[str], None]
 
 
@@ -73,12 +81,13 @@ class Reserved:
         """
         self._recipe = recipe
         self._say = say
-        self._single: dict[int, PlacementGroup] = {}  # of engines that the plan does not hold
+        self._engines: dict[int, PlacementGroup] = {}  # of engines that are not in `_group`
+        self._is_together = False  # whether the engines of the plan are in `_group`
         cluster = recipe.cluster
         self.plan, lack = _fitting(recipe, engines=cluster.engines)
         if lack and not self._may_wait:
             raise ConfigError(f"the cluster is too small: {lack}")
-        self._group = self._reserve(cluster.start_deadline_s, engines=cluster.engines)
+        self._reserve(cluster.start_deadline_s, engines=cluster.engines)
 
     @property
     def _may_wait(self) -> bool:
@@ -103,21 +112,25 @@ class Reserved:
             if lack and not (engines == 1 and self._may_wait):
                 continue
             try:
-                self._group = self._reserve(patience_s, engines=engines)
+                self._reserve(patience_s, engines=engines)
             except ConfigError as error:
                 lack = str(error)
             else:
                 return
         raise ConfigError(f"the rest of the cluster is too small: {lack}")
 
-    async def place(self, index: int) -> str:
+    async def place(self, index: int, *, avoid: Sequence[str] = ()) -> str:
         """Waits, as long as it takes, until the resources of an engine are reserved on a live node; returns its id.
 
-        Those of an engine of the plan, which Ray reserves again when a node can hold them; otherwise new ones.
+        Ray reserves again what was on a node that is gone; what `release` gave up is reserved anew.
+
+        Args: avoid: ids of nodes that a new reservation must not use.
         """
-        if index >= len(self.plan.engine_bundles) and index not in self._single:
+        if not self._is_in_group(index) and index not in self._engines:
             bundle = bundle_of(self.plan.engine_cpus, self.plan.engine_gpus)
-            self._single[index] = placement_group([bundle])
+            selector: dict[str, Any] = {"ray.io/node-id": f"!in({', '.join(avoid)})"}
+            elsewhere: dict[str, Any] = {"bundle_label_selector": [selector]} if avoid else {}
+            self._engines[index] = placement_group([bundle], **elsewhere)
         task: Any = ray.remote(num_cpus=0, max_retries=0)(_node_id)
         while True:
             asked = task.options(scheduling_strategy=self._engine_strategy(index)).remote()
@@ -130,6 +143,15 @@ class Reserved:
                 ray.cancel(asked, force=True)
                 raise
 
+    def release(self, index: int) -> None:
+        """Gives up the reservation of an engine, unless it is part of the whole; the next `place` makes another."""
+        group = self._engines.pop(index, None)
+        if group is not None and not head_is_gone():
+            remove_placement_group(group)
+
+    def _is_in_group(self, index: int) -> bool:
+        return self._is_together and index < len(self.plan.engine_bundles)
+
     def _answers(self, within_s: float) -> bool:
         """Whether each bundle still runs a task: the state that Ray reports is stale for a while."""
 
@@ -137,7 +159,8 @@ class Reserved:
             return True
 
         task: Any = ray.remote(num_cpus=0)(answer)
-        places = [self._strategy(bundle) for bundle in range(len(self.plan.bundles))]
+        places = [self._strategy(bundle) for bundle in range(self._group.bundle_count)]
+        places += [self._engine_strategy(index) for index in self._engines if index < len(self.plan.engine_bundles)]
         asked = [task.options(scheduling_strategy=place).remote() for place in places]
         try:
             return all(ray.get(asked, timeout=within_s))
@@ -146,37 +169,74 @@ class Reserved:
                 ray.cancel(one, force=True)
             return False
 
-    def _reserve(self, deadline_s: float, *, engines: int) -> PlacementGroup:
-        """The reservation of the plan, for which an autoscaler may add nodes. Raises ConfigError."""
+    def _reserve(self, deadline_s: float, *, engines: int) -> None:
+        """Reserves the plan, for which an autoscaler may add nodes. Raises ConfigError."""
         cluster = self._recipe.cluster
-        group = placement_group([dict(bundle) for bundle in self.plan.bundles])
-        ready = group.ready()
+        self._ask_for(is_together=self._engines_share)
         if self._may_wait:
             lack = wait_for_nodes(
                 lambda: _lack(self.plan, engines=engines, cpus_per_engine=cluster.cpus_per_engine),
                 nodes=_live_nodes,
-                is_reserved=lambda seconds: bool(ray.wait([ready], timeout=seconds)[0]),
+                is_reserved=self._is_reserved,
                 limit_s=cluster.wait_for_nodes_s,
                 say=self._say,
             )
             if lack:
-                remove_placement_group(group)
+                self.close()
                 raise ConfigError(
                     f"the cluster is still too small after cluster.wait_for_nodes_s={cluster.wait_for_nodes_s:g} s: "
                     f"{lack} (now {describe(_live_nodes())})"
                 )
-        try:
-            ray.get(ready, timeout=deadline_s)
-        except ray_errors.GetTimeoutError as error:
-            state = placement_group_table(group).get("state")
-            remove_placement_group(group)
+        if not self._is_together:
+            if self._is_reserved(min(_APART_S, deadline_s / 2)):
+                return
+            self.close()
+            self._ask_for(is_together=True)
+        if not self._is_reserved(deadline_s):
+            state = placement_group_table(self._group).get("state")
+            self.close()
             free = {kind: ray.available_resources().get(kind, 0.0) for kind in ("CPU", "GPU")}
             raise ConfigError(
                 f"the cluster has enough in total, but {list(map(dict, self.plan.bundles))} could not be reserved "
                 f"within {deadline_s:g} s (cluster.start_deadline_s; {state}): "
                 + unreserved(self.plan, nodes=_live_nodes(), free=free)
-            ) from error
-        return group
+            )
+
+    @property
+    def _engines_share(self) -> bool:
+        """Whether the engines are in the learner's bundle."""
+        return self.plan.learner_bundle in self.plan.engine_bundles
+
+    def _ask_for(self, *, is_together: bool) -> None:
+        """Makes the placement groups of the plan: the largest first, as Ray orders the bundles of one group."""
+        self._is_together = is_together
+        bundles = [dict(bundle) for bundle in self.plan.bundles]
+        if is_together:
+            self._group = placement_group(bundles)
+            return
+        num_learners = 1 + len(self.plan.far_bundles)  # they come first
+        sizes = [(bundle.get("GPU", 0.0), bundle["CPU"]) for bundle in bundles]
+        if are_engines_larger := max(sizes[num_learners:]) > max(sizes[:num_learners]):
+            self._ask_for_engines(bundles)
+        self._group = placement_group(bundles[:num_learners])
+        if not are_engines_larger:
+            self._ask_for_engines(bundles)
+
+    def _ask_for_engines(self, bundles: Sequence[dict[str, float]]) -> None:
+        for index, bundle in enumerate(self.plan.engine_bundles):
+            self._engines[index] = placement_group([bundles[bundle]])
+
+    def _is_reserved(self, within_s: float) -> bool:
+        """Whether all groups are reserved within that time."""
+        end = time.monotonic() + within_s
+        wanted = {group.id.hex() for group in (self._group, *self._engines.values())}
+        while True:
+            table: dict[str, dict[str, Any]] = placement_group_table()  # one request, however many groups there are
+            if all(table.get(group, {}).get("state") == "CREATED" for group in wanted):
+                return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(min(_STATE_POLL_S, within_s))
 
     def learner_options(self) -> dict[str, Any]:
         """Options of the learner's actor."""
@@ -202,16 +262,16 @@ class Reserved:
         ]
 
     def engine_options(self, index: int) -> dict[str, Any]:
-        """Options of the engine with this index; one that the plan does not hold takes what `place` reserved."""
+        """Options of the engine with this index, for which `place` reserved if the plan does not hold it."""
         options: dict[str, Any] = {"num_cpus": self.plan.engine_cpus, "num_gpus": self.plan.engine_gpus}
-        if index < len(self.plan.engine_bundles) or index in self._single:
+        if self._is_in_group(index) or index in self._engines:
             options["scheduling_strategy"] = self._engine_strategy(index)
         return options
 
     def close(self) -> None:
         """Releases the reservation, unless the cluster's head is gone."""
-        groups = [self._group, *self._single.values()]
-        self._single = {}
+        groups = [self._group, *self._engines.values()]
+        self._engines = {}
         if not head_is_gone():
             for group in groups:
                 remove_placement_group(group)
@@ -220,9 +280,9 @@ class Reserved:
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
 
     def _engine_strategy(self, index: int) -> PlacementGroupSchedulingStrategy:
-        if index < len(self.plan.engine_bundles):
+        if self._is_in_group(index):
             return self._strategy(self.plan.engine_bundles[index])
-        return PlacementGroupSchedulingStrategy(self._single[index], placement_group_bundle_index=0)
+        return PlacementGroupSchedulingStrategy(self._engines[index], placement_group_bundle_index=0)
 
 
 def _fitting(recipe: Recipe, *, engines: int, least_gpus: int = 0) -> tuple[Plan, str]:

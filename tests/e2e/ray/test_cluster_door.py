@@ -140,11 +140,13 @@ def test_a_run_waits_for_a_node_and_an_engine_for_the_return_of_its_own(joined: 
     recipe = recipe_of(joined.address, engines=2, cpus_per_engine=1.5, wait_for_nodes_s=60)
     reserved = Reserved(recipe, say=say)
     assert lines[0].startswith("waiting for nodes, 0 of cluster.wait_for_nodes_s=60 s: 4 CPUs are needed")
-    tables = ray.util.placement_group_table(reserved._group)
-    on_added = next(i for i, node in tables["bundles_to_node_id"].items() if node == added[0].node_id)
+    engine = next(
+        index
+        for index, group in reserved._engines.items()
+        if ray.util.placement_group_table(group)["bundles_to_node_id"][0] == added[0].node_id
+    )
 
     async def scenario() -> None:
-        engine = reserved.plan.engine_bundles.index(on_added)
         assert await reserved.place(engine) == added[0].node_id
         joined.remove_node(added[0], allow_graceful=False)
         waiting = asyncio.create_task(reserved.place(engine))
@@ -152,6 +154,11 @@ def test_a_run_waits_for_a_node_and_an_engine_for_the_return_of_its_own(joined: 
         assert not waiting.done()
         again = joined.add_node(num_cpus=3, object_store_memory=STORE)  # only in the main thread
         assert await asyncio.wait_for(waiting, 60) == again.node_id
+        reserved.release(engine)  # as when the node is refused or drained: the next place is another one
+        waiting = asyncio.create_task(reserved.place(engine, avoid=[again.node_id]))
+        await asyncio.sleep(3.0)
+        assert not waiting.done()
+        waiting.cancel()
         joined.remove_node(again, allow_graceful=False)
 
     try:

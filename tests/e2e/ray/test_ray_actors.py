@@ -61,7 +61,7 @@ def judging(recipe: Recipe, check: Check, scenario: Callable[[VerifierFleet], Aw
         recipe,
         checks=[check],
         sources={},
-        nodes=[node["NodeID"] for node in ray.nodes() if node["Alive"]],
+        nodes=lambda: [node["NodeID"] for node in ray.nodes() if node["Alive"]],
         board=WaitBoard(),
     )
 

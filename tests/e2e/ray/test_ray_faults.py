@@ -152,7 +152,8 @@ def test_a_killed_driver_or_head_leaves_no_process_no_weights_and_no_folder(
         private = Path(logs.partition("=")[2]).parents[2]
         assert private.name.startswith("rlvr-ray-")
         (running.process if victim == "the driver" else head).kill()
-        running.process.wait(timeout=240)
+        code = running.process.wait(timeout=240)
+        assert code == (-signal.SIGKILL if victim == "the driver" else 75), running.output()
         until = time.monotonic() + 240
         while list(weights.iterdir()) or private.exists() or any(map(lives, family)):
             left = [process for process in family if lives(process)]

@@ -1,20 +1,26 @@
 """Two hosts, as network namespaces joined by a cable: a run spreads over both, and survives when one is cut off."""
 
+import contextlib
+import json
 import os
 import secrets
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
+from rlvr import versions
 from rlvr.config.recipe import ModelConfig
 from rlvr.models.policy import load_policy
-from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, rlvr, rows_of
+from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, ledger_of, rlvr, rows_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 pytest.importorskip("ray")
@@ -42,14 +48,20 @@ class Host:
 
 @dataclass(frozen=True)
 class Hosts:
+    """before_start: a shell script that the worker runs whenever its node starts; it has its own view of the mounts."""
+
     head: Host
     worker: Host
     env: dict[str, str]
+    before_start: Path
 
 
 @pytest.fixture
 def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
-    """A Ray head on one host and a worker on the other, with one token. Its parameter: the cores of each."""
+    """A Ray head on one host and a worker on the other, with one token. Its parameter: the cores of each.
+
+    The worker's node is started again whenever it ends, as by a container's restart policy.
+    """
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
     mark = secrets.token_hex(2)
@@ -65,7 +77,10 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
         "RAY_health_check_failure_threshold": "2",
         "RAY_health_check_period_ms": "2000",
         "RAY_health_check_timeout_ms": "4000",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "120",
     }
+    before_start = tmp_path / "before_start.sh"
+    before_start.write_text("")
     nodes: list[subprocess.Popen[str]] = []
     try:
         shell(f"ip link add v{mark} netns {head.name} type veth peer name v{mark} netns {worker.name}")
@@ -82,22 +97,19 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
                 else [f"--address={head.address}:{PORT}"]
             )
             folder = [f"--temp-dir=/tmp/r{mark}"] if index == 0 else []
-            nodes.append(
-                host.start(
-                    [
-                        *ray,
-                        *where,
-                        size,
-                        f"--node-ip-address={host.address}",
-                        f"--num-cpus={request.param[index]}",
-                        *folder,
-                    ],
-                    env=env,
-                    log=tmp_path / f"node{index}.log",
-                )
-            )
+            words = [
+                *ray,
+                *where,
+                size,
+                f"--node-ip-address={host.address}",
+                f"--num-cpus={request.param[index]}",
+                *folder,
+            ]
+            if index == 1:
+                words = ["sh", "-c", f"while :; do . {before_start}; {shlex.join(words)}; sleep 0.5; done"]
+            nodes.append(host.start(words, env=env, log=tmp_path / f"node{index}.log"))
             time.sleep(8)
-        yield Hosts(head, worker, env)
+        yield Hosts(head, worker, env, before_start)
     finally:
         for node in nodes:
             node.terminate()
@@ -117,12 +129,69 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
 
 
 @pytest.mark.parametrize("hosts", [(3, 4)], indirect=True)
-def test_a_host_with_engines_that_is_cut_off_is_done_without(hosts: Hosts, tmp_path: Path):
-    """The cores leave one way to place a learner of 1 and three engines of 2: the learner on the head."""
-    run = run_and_cut_off_the_worker(hosts, tmp_path, [*TINY, *TOY, *LEARNER_APART])
-    places = {event["place"].partition(",")[0] for event in events_of(run, "engine_lost")}
-    assert places == {f"node {hosts.worker.address}"}
+def test_a_host_with_engines_that_is_cut_off_drained_or_upgraded_is_done_without_until_it_is_back(
+    hosts: Hosts, tmp_path: Path
+):
+    """The cores leave one way to place a learner of 1 and three engines of 2: the learner on the head.
+
+    Then the driver is killed and resumed, and the head is lost, which ends the run as a supervisor expects.
+    """
+    changes = [*TINY, *TOY, *LEARNER_APART, "run.steps=100000", "rollout.max_completion_tokens=6"]
+    changes += ["run.checkpoint_every_steps=1", "run.keep_checkpoints=1", "cluster.max_engine_restarts=2"]
+    driver = start(hosts, tmp_path / "run", changes)
+    run = driver.run
+    try:
+        driver.until(lambda: has_steps(run))
+        cut_off(hosts.worker)
+        driver.until(lambda: len(events_of(run, "engine_lost")) == 2)
+        driver.until(lambda: bool(events_of(run, "node_left")))
+        steps = driver.steps()
+        reconnect(hosts.worker)
+        driver.until(lambda: len(events_of(run, "engine_restarted")) == 2)
+        assert driver.steps() > steps
+        driver.until(lambda: bool(events_of(run, "verifier_returned")))  # a pool had moved to the head
+
+        end_node(hosts.worker, signal.SIGTERM)
+        driver.until(lambda: len(events_of(run, "engine_returned")) == 2)
+        assert len(events_of(run, "node_draining")) == 1
+        assert len(events_of(run, "engine_lost")) == 2
+
+        original, changed = changed_source(tmp_path)
+        hosts.before_start.write_text(f"mount --bind {changed} {original}\n")
+        end_node(hosts.worker, signal.SIGKILL)
+        driver.until(lambda: bool(events_of(run, "node_refused")))
+        steps = driver.steps()
+        hosts.before_start.write_text(f"umount -l {original}\n")
+        end_node(hosts.worker, signal.SIGKILL)
+        driver.until(lambda: len(events_of(run, "engine_restarted")) == 4)
+        assert driver.steps() > steps
+        (refused,) = events_of(run, "node_refused")
+        assert refused["address"] == hosts.worker.address
+        assert "sources of rlvr is" in refused["reason"]
+        assert driver.log.read_text().count("is not used, because it differs from the driver") == 1
+
+        driver.process.kill()  # behind it the cluster is free again, so that a resume finds all that it needs
+        driver.process.wait()
+        steps = driver.steps()
+        driver = start(hosts, run, [*changes, "cluster.start_deadline_s=60"], options=["--resume"])
+        driver.until(lambda: driver.steps() > steps + 1)
+        assert not events_of(run, "fewer_engines")
+        (head,) = (p for p in processes_of(hosts.head) if p.name() == "gcs_server")
+        head.kill()
+        assert driver.process.wait(timeout=60) == 75, driver.log.read_text()
+    finally:
+        driver.process.kill()
+        driver.process.wait()
+    last = json.loads((run / "events.jsonl").read_text().splitlines()[-1])
+    assert (last["kind"], last["error"]) == ("stopped", "ClusterLost")
+    assert "--resume" in driver.log.read_text().splitlines()[-1]
     assert not events_of(run, "learner_restart")
+    places = {event["place"].partition(",")[0] for event in events_of(run, "engine_restarted")}
+    assert places == {f"node {hosts.worker.address}"}
+    trained = [(issue, step) for issue, _, state, step in ledger_of(run) if state == "trained"]
+    steps = len(rows_of(run))
+    assert [row["step"] for row in rows_of(run)] == list(range(1, steps + 1))
+    assert trained == [(issue, 1 + issue // 4) for issue in range(4 * steps)]
 
 
 @pytest.mark.parametrize("hosts", [(4, 3)], indirect=True)
@@ -209,13 +278,12 @@ LEARNER_APART = [
 ]  # fmt: skip
 
 
-def start(hosts: Hosts, run: Path, changes: list[str]) -> "Driver":
+def start(hosts: Hosts, run: Path, changes: list[str], *, options: Sequence[str] = ()) -> "Driver":
     """Starts a run on the head."""
     changes = [*changes, "cluster.backend=ray", f"cluster.address={hosts.head.address}:{PORT}"]
     log = run.with_suffix(".log")
-    return Driver(
-        run, log, hosts.head.start(command("train", "tiny", *changes, "--run-dir", str(run)), env=hosts.env, log=log)
-    )
+    words = command("train", "tiny", *changes, "--run-dir", str(run), *options)
+    return Driver(run, log, hosts.head.start(words, env=hosts.env, log=log))
 
 
 @dataclass(frozen=True)
@@ -223,6 +291,18 @@ class Driver:
     run: Path
     log: Path
     process: subprocess.Popen[str]
+
+    def until(self, met: Callable[[], bool], *, limit_s: float = 240) -> None:
+        """Waits until `met`, while the run lives."""
+        end = time.monotonic() + limit_s
+        while not met():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text() + (self.run / "events.jsonl").read_text()
+            time.sleep(0.1)
+
+    def steps(self) -> int:
+        """Steps recorded so far."""
+        return len(rows_of(self.run))
 
 
 def finish(driver: Driver, *, limit_s: float = 300) -> Path:
@@ -249,21 +329,49 @@ def run_and_cut_off_the_worker(
     """The directory of a run of 40 steps whose second host was cut off in the middle."""
     changes = [*changes, "run.steps=40", "rollout.max_completion_tokens=6"]
     driver = start(hosts, tmp_path / "run", changes)
-    run, log = driver.run, driver.log
+    run = driver.run
     try:
-        end = time.monotonic() + 240
-        while not is_ready(run):
-            assert driver.process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        subprocess.run(
-            f"ip netns exec {hosts.worker.name} ip link set lo down; "
-            f"for d in $(ip netns exec {hosts.worker.name} ls /sys/class/net | grep -v lo); do "
-            f"ip netns exec {hosts.worker.name} ip link set $d down; done",
-            shell=True,
-            check=False,
-        )
+        driver.until(lambda: is_ready(run))
+        cut_off(hosts.worker)
     finally:
         finish(driver, limit_s=240)
     assert [row["step"] for row in rows_of(run)] == list(range(1, 41))
     return run
+
+
+def cut_off(host: Host) -> None:
+    """Takes down every network interface of a host."""
+    run = f"ip netns exec {host.name}"
+    subprocess.run(f"for d in $({run} ls /sys/class/net); do {run} ip link set $d down; done", shell=True, check=False)
+
+
+def reconnect(host: Host) -> None:
+    """Undoes `cut_off`."""
+    cable = host.name[1:]
+    shell(f"ip netns exec {host.name} ip link set v{cable} up && ip netns exec {host.name} ip link set lo up")
+
+
+def processes_of(host: Host) -> list[psutil.Process]:
+    said = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True, check=True).stdout
+    found: list[psutil.Process] = []
+    for pid in said.split():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(int(pid)))
+    return found
+
+
+def end_node(host: Host, number: signal.Signals) -> None:
+    """Sends the signal to the command that keeps the host's Ray node; SIGKILL to all processes but the loop."""
+    for process in processes_of(host):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            words = process.cmdline()
+            if (number is signal.SIGKILL and words[:1] != ["sh"]) or "ray.scripts.scripts" in words[:3]:
+                process.send_signal(number)
+
+
+def changed_source(folder: Path) -> tuple[Path, Path]:
+    """A module of rlvr, and a copy of it that differs in one line."""
+    original = Path(versions.__file__)
+    changed = folder / original.name
+    changed.write_text(original.read_text() + "# changed\n")
+    return original, changed

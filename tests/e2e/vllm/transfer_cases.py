@@ -56,6 +56,7 @@ class Member:
     def __init__(self, engine: VllmEngine, name: str) -> None:
         self.engine = engine
         self.place = name
+        self.node = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)

@@ -19,6 +19,7 @@ from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.weight_files import WeightFiles
 from rlvr.run.ray.workers.meters import EngineMeter
+from rlvr.run.ray.workers.place import ActorPlace, place_here
 from rlvr.telemetry.process import begin_process
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.engines import JoinsTransfers
@@ -45,15 +46,15 @@ class EngineActor:
         self._engine: RolloutEngine | None = None
         self._files = WeightFiles()
 
-    async def start(self) -> str:
-        """Builds the engine; returns its node and process."""
+    async def start(self) -> ActorPlace:
+        """Builds the engine; returns its place."""
         threads = max(1, int(self._recipe.cluster.cpus_per_engine))
         torch.set_num_threads(threads)
         self._engine = await asyncio.to_thread(
             build_engine_alone, self._recipe, text=self._text, engine_id=self._engine_id, transport=self._transport
         )
         await start_engine(self._engine)
-        return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+        return place_here()
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Completion]]:
         """Completions as they finish, in bunches."""

@@ -55,6 +55,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         num_engines: int,
         num_absent: int = 0,
         place: Callable[[str], Awaitable[None]] | None = None,
+        vacate: Callable[[str], None] | None = None,
         supervision: Supervision,
         sync_s: float = 300.0,
         loads_after_work: bool = True,
@@ -65,6 +66,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         spawn: starts the engine with an id and waits until it answers; raises RolloutError on failure.
         num_absent: further engines, which join when there are resources for them.
         place: waits until the cluster has resources for the engine with an id; raises RlvrError.
+        vacate: gives up the resources of the engine with an id, which has left a node that is drained.
         sync_s: deadline of one load.
         loads_after_work: engines load only after their open requests, so `sync_s` counts from the end of these.
         transfer: brings weights that are sent without a file; None if every reference is to a file.
@@ -75,6 +77,7 @@ class EngineFleet(SupervisedFleet[EngineMember]):
         )
         self._spawn = spawn
         self._place = place
+        self._vacate = vacate
         self._num_joined = len(names)
         self._version = 0
         self._ref: WeightsRef | None = None
@@ -179,6 +182,17 @@ class EngineFleet(SupervisedFleet[EngineMember]):
             self.is_asleep = False
             await self._each(one)
 
+    async def _each(self, method: Callable[[EngineMember], Awaitable[None]]) -> None:
+        """Calls the method for every member; one that fails is lost."""
+
+        async def one(member: EngineMember) -> None:
+            try:
+                await method(member)
+            except RlvrError as error:
+                self._lost(member, error)
+
+        await asyncio.gather(*(one(member) for member in self.members))
+
     # What a supervised fleet asks of its kind
 
     async def spawn(self, name: str) -> EngineMember:
@@ -200,6 +214,13 @@ class EngineFleet(SupervisedFleet[EngineMember]):
     async def place(self, name: str) -> None:
         if self._place is not None:
             await self._place(name)
+
+    def vacate(self, name: str) -> None:
+        if self._vacate is not None:
+            self._vacate(name)
+
+    def facts(self, member: EngineMember) -> dict[str, Any]:
+        return {} if member.receipt is None else {"policy_version": member.receipt.policy_version}
 
     async def may_start(self) -> None:
         while self.is_asleep:  # the learner is using its device

@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import ray
 from ray import exceptions as ray_errors
 
 from rlvr.config.recipe import Recipe
@@ -12,11 +11,13 @@ from rlvr.models.policy import PolicyText
 from rlvr.protocols import EngineHealth, GenerationRequest, LoadReceipt
 from rlvr.records import Completion, Transport, WeightsRef
 from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.engine_member import EngineLost
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
+from rlvr.run.ray.workers.place import ActorPlace
 from rlvr.transfer.chunks import Chunk
 from rlvr.transfer.rendezvous import Rendezvous
 
@@ -28,6 +29,7 @@ class EngineHandle:
 
     def __init__(self, actor: Any, *, engine_id: str, recipe: Recipe, source: WeightSource, board: WaitBoard) -> None:
         self.place = "starting"
+        self.node = ""
         self._engine_id = engine_id
         self._deadlines = recipe.cluster
         self._request_s = recipe.rollout.completion_deadline_s
@@ -37,7 +39,9 @@ class EngineHandle:
 
     async def start(self) -> None:
         """Waits until the engine is built."""
-        self.place = await self._calls.later("start", what="its start", deadline_s=self._deadlines.start_deadline_s)
+        limit_s = self._deadlines.start_deadline_s
+        place: ActorPlace = await self._calls.later("start", what="its start", deadline_s=limit_s)
+        self.node, self.place = place.node, place.text
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Completion]:
         """Yields completions as they finish, from one actor call. The fleet watches for silence."""
@@ -105,7 +109,7 @@ class EngineHandle:
 
     async def kill(self) -> None:
         """Ends the actor at once, even a frozen one."""
-        ray.kill(self._calls.actor)
+        end_actor(self._calls.actor)
 
 
 def engine_spawner(

@@ -24,6 +24,11 @@ class MemberEngine(RolloutEngine, Protocol):
         """Its node and process, for messages."""
         ...
 
+    @property
+    def node(self) -> str:
+        """The id of its node; "" if unknown."""
+        ...
+
     async def join(self, rendezvous: Rendezvous, *, first_rank: int) -> None:
         """Joins the group to which the learner sends weights; see `rlvr.transfer.engines.JoinsTransfers`."""
         ...

@@ -19,6 +19,7 @@ from rlvr.records import Transport, WeightsRef
 from rlvr.run.launch.backend import RunContext
 from rlvr.run.launch.local import record_cold_start
 from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
@@ -180,7 +181,7 @@ class LearnerHandle:
         """Closes the learner if it answers, and ends the actor."""
         closing = self._calls.actor.close.remote()
         ray.wait([closing], timeout=10.0)
-        ray.kill(self._calls.actor)
+        end_actor(self._calls.actor)
 
     def _work(self, method: str, *arguments: Any, deadline_s: float | None = None, **named: Any) -> Any:
         return self._calls.now(

@@ -1,7 +1,6 @@
 """An actor that verifies on its node, with verifier workers and a sandbox there."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import ray
@@ -12,6 +11,7 @@ from rlvr.registry import PluginSource
 from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import stacks_here
 from rlvr.run.ray.workers.meters import PoolMeter
+from rlvr.run.ray.workers.place import ActorPlace, place_here
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
 from rlvr.telemetry.process import begin_process
 from rlvr.verification.service import VerifierService
@@ -32,10 +32,10 @@ class VerifierActor:
         )
         self._meter = PoolMeter(name, self._service, num_workers=recipe.reward.verifier_workers)
 
-    async def start(self, checks: Sequence[Check]) -> str:
-        """Builds every verifier, starts the sandbox and runs its self-test; returns the node and process."""
+    async def start(self, checks: Sequence[Check]) -> ActorPlace:
+        """Builds every verifier, starts the sandbox and runs its self-test; returns its place."""
         await asyncio.to_thread(self._service.preflight, checks)
-        return f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+        return place_here()
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[list[ItemVerdicts]]:
         """Verdicts as they are reached, in bunches."""

@@ -7,6 +7,7 @@ is any `RemoteVerifier`.
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from rlvr.processes.members import Member, MemberState, Work
 from rlvr.processes.supervised_fleet import OnEvent, SupervisedFleet, Supervision
 from rlvr.records import Completion, Prompt, Verdict
 from rlvr.verification.service import VerifierService
+
+logger = logging.getLogger(__name__)
 
 
 class PoolLost(VerifierError):  # noqa: N818 - names the event
@@ -46,6 +49,11 @@ class RemoteVerifier(Protocol):
     @property
     def place(self) -> str:
         """Its node and process, for messages."""
+        ...
+
+    @property
+    def node(self) -> str:
+        """The id of its node; "" if unknown."""
         ...
 
     def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
@@ -94,11 +102,19 @@ class VerifierFleet(SupervisedFleet[Member[RemoteVerifier]]):
         here: VerifierService,
         supervision: Supervision,
         on_event: OnEvent,
+        nodes: Callable[[], Sequence[str]] = tuple,
+        has_one_per_node: bool = False,
     ) -> None:
-        """Args: here: gives the verdicts in the driver that need no waiting (`prejudge`)."""
+        """Args:
+        here: gives the verdicts in the driver that need no waiting (`prejudge`).
+        nodes: ids of the nodes on which pools may run now.
+        has_one_per_node: a node that joins gets a pool of its own.
+        """
         super().__init__(names=names, supervision=supervision, on_event=on_event)
         self._spawn = spawn
         self._here = here
+        self._nodes = nodes
+        self._has_one_per_node = has_one_per_node
         self._numbers = itertools.count()
 
     async def verify(self, prompt: Prompt, completion: Completion) -> dict[str, Verdict]:
@@ -110,6 +126,23 @@ class VerifierFleet(SupervisedFleet[Member[RemoteVerifier]]):
         caller = _Caller()
         self.submit([Work(item.number, item, caller)])
         return await caller.future
+
+    def settle(self) -> None:
+        """Moves pools from crowded nodes to empty ones, and starts further ones if each node is to have one."""
+        pools: dict[str, list[Member[RemoteVerifier]]] = {node: [] for node in self._nodes()}
+        for member in self.members:
+            if member.state is not MemberState.LEAVING:
+                pools.setdefault(member.remote.node, []).append(member)
+        for node in [node for node, there in pools.items() if not there]:
+            crowded = max(pools.values(), key=len)
+            names = self._members.keys() | self._starting.keys()
+            if len(crowded) > 1:
+                self.move(crowded.pop())
+            elif self._has_one_per_node and len(names) < len(pools):
+                free = next(name for i in itertools.count() if (name := f"verifier-{i}") not in names)
+                self._begin(free, why="joined")
+            else:
+                logger.debug("node %s has no verifier pool", node)
 
     # What a supervised fleet asks of its kind
 

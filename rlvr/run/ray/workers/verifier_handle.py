@@ -1,10 +1,12 @@
 """The verifier fleet's handle of a pool in an actor."""
 
+import asyncio
 import contextlib
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import ray
 from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -12,11 +14,15 @@ from rlvr.config.recipe import Recipe
 from rlvr.records import Check
 from rlvr.registry import PluginSource
 from rlvr.run.ray.calls import Calls
+from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
+from rlvr.run.ray.workers.place import ActorPlace
 from rlvr.run.ray.workers.verifier_actor import VerifierActor
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, PoolLost, RemoteVerifier
 
 CLOSE_S = 5.0
+_POLL_S = 0.5
+_KNOWN_S = 5.0
 
 
 class VerifierHandle:
@@ -24,6 +30,7 @@ class VerifierHandle:
 
     def __init__(self, actor: Any, *, name: str, recipe: Recipe, board: WaitBoard) -> None:
         self.place = "starting"
+        self.node = ""
         self._name = name
         self._deadlines = recipe.cluster
         self._board = board
@@ -31,9 +38,10 @@ class VerifierHandle:
 
     async def start(self, checks: Sequence[Check]) -> None:
         """Waits until verifiers and sandbox are ready on the node."""
-        self.place = await self._calls.later(
+        place: ActorPlace = await self._calls.later(
             "start", list(checks), what="its verifiers and its sandbox", deadline_s=self._deadlines.start_deadline_s
         )
+        self.node, self.place = place.node, place.text
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
         """Verdicts as they are reached, from one actor call."""
@@ -56,7 +64,7 @@ class VerifierHandle:
         """Ends the actor, its workers and sandboxes; closes it first if it answers in time."""
         with contextlib.suppress(PoolLost, WaitExpired):
             await self._calls.later("close", what="its end", deadline_s=CLOSE_S)
-        ray.kill(self._calls.actor)
+        end_actor(self._calls.actor)
 
 
 def verifier_spawner(
@@ -64,22 +72,46 @@ def verifier_spawner(
     *,
     checks: Sequence[Check],
     sources: Mapping[str, PluginSource],
-    nodes: Sequence[str],
+    nodes: Callable[[], Sequence[str]],
     board: WaitBoard,
 ) -> Callable[[str], Awaitable[RemoteVerifier]]:
-    """Returns the function that starts the fleet's pools; the pool's number decides its node."""
+    """Returns the function that starts the fleet's pools, each on the node with the fewest of them.
+
+    Args: nodes: ids of the nodes on which pools may run now.
+    """
+    chosen: dict[str, str] = {}
 
     async def spawn(name: str) -> VerifierHandle:
-        node = nodes[int(name.rpartition("-")[2]) % len(nodes)]
+        while True:
+            others = Counter(node for pool, node in chosen.items() if pool != name)
+            while not (usable := nodes()):
+                await asyncio.sleep(_POLL_S)
+            node = chosen[name] = min(usable, key=lambda node: others[node])
+            try:
+                return await started(name, node)
+            except PoolLost:
+                if not await leaves(node):
+                    raise
+
+    async def started(name: str, node: str) -> VerifierHandle:
         start: Any = VerifierActor
-        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = start.options(scheduling_strategy=strategy).remote(name, recipe, dict(sources))
         handle = VerifierHandle(actor, name=name, recipe=recipe, board=board)
         try:
             await handle.start(checks)
         except BaseException:  # also when cancelled: nothing else can end the actor
-            ray.kill(actor)
+            end_actor(actor)
             raise
         return handle
+
+    async def leaves(node: str) -> bool:
+        """Whether the node is gone, which is known a moment after an actor on it is lost."""
+        end = time.monotonic() + _KNOWN_S
+        while node in nodes():
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
     return spawn

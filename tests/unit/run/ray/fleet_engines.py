@@ -54,6 +54,7 @@ class SimulatedEngine:
     ) -> None:
         self.name = name
         self.place = f"node of {name}"
+        self.node = ""
         self.delay_s = delay_s
         self.dies_after = dies_after
         self.fails = fails

@@ -18,6 +18,7 @@ class Resources:
 
     def __init__(self) -> None:
         self.there: dict[str, asyncio.Event] = {}
+        self.vacated: list[str] = []
 
     async def place(self, name: str) -> None:
         await self.there.setdefault(name, asyncio.Event()).wait()
@@ -33,17 +34,21 @@ class Scene:
         self.resources = Resources()
         self.spawned: list[SimulatedEngine] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.delay_s = 0.0
+        self.node_of: dict[str, str] = {}
         self.fleet = EngineFleet(
             self._spawn,
             num_engines=num_engines,
             num_absent=num_absent,
             place=self.resources.place,
+            vacate=self.resources.vacated.append,
             supervision=Supervision(start_s=start_s, heartbeat_s=0.02, answer_s=0.5, max_restarts=restarts),
             on_event=lambda kind, **fields: self.events.append((kind, fields)),
         )
 
     async def _spawn(self, name: str) -> SimulatedEngine:
-        engine = SimulatedEngine(name)
+        engine = SimulatedEngine(name, delay_s=self.delay_s)
+        engine.node = self.node_of.get(name, "a")
         self.spawned.append(engine)
         return engine
 
@@ -158,3 +163,87 @@ def test_engines_that_share_devices_start_one_by_one():
     most = 0
     asyncio.run(start(one_by_one=True))
     assert most == 1
+
+
+def test_engines_of_a_drained_node_finish_leave_and_return_without_counting_as_restarts():
+    async def scenario(scene: Scene) -> None:
+        for engine in scene.spawned:
+            engine.delay_s = 0.2
+        asking = asyncio.create_task(scene.ask())
+        await scene.until(lambda: any(engine.calls for engine in scene.spawned))
+        scene.fleet.drain("a")  # both engines
+        assert (await asking)[0].policy_versions[0] == 3
+        await scene.until(lambda: scene.kinds().count("engine_left") == 2)
+        assert all(engine.is_closed and engine.is_killed for engine in scene.spawned)
+        assert all(fields["requeued"] == 0 for kind, fields in scene.events if kind == "engine_left")
+        assert sorted(scene.resources.vacated) == ["engine-0", "engine-1"]
+        scene.resources.come("engine-0")
+        scene.resources.come("engine-1")
+        assert len(await scene.ask("b#0")) == 1  # it waits for them
+        await scene.until(lambda: scene.kinds().count("engine_returned") == 2)
+        assert [engine.loads for engine in scene.spawned] == [[3]] * 4
+        assert scene.events[-1][1]["policy_version"] == 3
+        assert scene.fleet._restarts.num_made == 0
+
+    play(Scene(restarts=0), scenario)
+
+
+def test_requests_that_a_drained_engine_does_not_finish_in_time_are_answered_once_by_another():
+    async def scenario(scene: Scene) -> None:
+        scene.spawned[0].delay_s = scene.spawned[1].delay_s = 0.2
+        scene.spawned[0].is_frozen = True
+        requests = [request(f"{i}#0") for i in range(2)]
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            async for completion in scene.fleet.generate(requests):
+                answers.append(completion.completion_id)
+
+        asking = asyncio.create_task(ask())
+        await scene.until(lambda: bool(scene.spawned[0].calls or scene.spawned[1].calls))
+        victim = next(m for m in scene.fleet.members if m.open)
+        for _ in range(4):  # more often than a request may be tried
+            if victim.state is MemberState.HEALTHY:
+                scene.fleet.move(victim, within_s=0.0)
+                await scene.until(lambda: "engine_left" in scene.kinds())
+                await scene.until(lambda: any(m.open for m in scene.fleet.members))
+                victim = next(m for m in scene.fleet.members if m.open)
+                scene.resources.come("engine-0")
+                scene.resources.come("engine-1")
+                await scene.until(lambda: len(scene.fleet.members) == 2)
+        await asking
+        assert sorted(answers) == ["0#0", "1#0"]
+
+    play(Scene(restarts=0), scenario)
+
+
+def test_engines_that_are_lost_with_their_node_count_only_if_they_had_answered_nothing():
+    async def scenario(scene: Scene) -> None:
+        await asyncio.gather(*(scene.ask(f"{i}#0") for i in range(2)))
+        answered = next(engine for engine in scene.spawned if engine.calls)
+        idle = next(engine for engine in scene.spawned if engine is not answered)
+        scene.lose(answered.name)
+        scene.lose(idle.name)  # the limit of one is reached: this one is given up
+        await scene.until(lambda: "engine_waits_for_resources" in scene.kinds())
+        assert scene.fleet._restarts.num_made == 1
+        scene.fleet.forgive("a")
+        assert scene.fleet._restarts.num_made == 0
+
+    play(Scene(restarts=1), scenario)
+
+
+def test_an_engine_that_was_given_up_is_restarted_when_its_node_turns_out_to_be_the_cause():
+    async def scenario(scene: Scene) -> None:
+        await scene.ask()
+        answered = next(engine for engine in scene.spawned if engine.calls)
+        scene.resources.come(answered.name)
+        scene.lose(answered.name)
+        await asyncio.sleep(0.05)
+        assert len(scene.fleet.members) == 1
+        scene.fleet.forgive("a")
+        await scene.until(lambda: "engine_restarted" in scene.kinds())
+        scene.lose(answered.name)  # it has answered nothing since, so this one counts
+        await asyncio.sleep(0.05)
+        assert len(scene.fleet.members) == 1
+
+    play(Scene(restarts=0), scenario)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from rlvr.config.recipe import Recipe
-from rlvr.errors import LearnerError
+from rlvr.errors import ConfigError, LearnerError
 from rlvr.records import Transport
 
 pytest.importorskip("ray")
+from rlvr.run.ray import backend as backend_module
 from rlvr.run.ray.backend import RayBackend, start_workers
 from rlvr.run.ray.bundles import plan_bundles
+from rlvr.run.ray.hosts import Hosts
 from rlvr.run.ray.workers import learner_actor, rank_host
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, threads_here
@@ -111,12 +113,13 @@ def test_a_learner_on_another_node_uses_that_nodes_cores(monkeypatch: pytest.Mon
 
 def backend_of(reserved: Any, **changes: Any) -> RayBackend:
     """A backend of which only what is asked of `reserved` is used."""
-    settings: dict[str, Any] = {"nodes": ["old"], "check_node": lambda _: None, **changes}
+    settings: dict[str, Any] = {"hosts": None, **changes}
     return RayBackend(
         recipe(placement="colocated"),
         service=None,  # type: ignore[arg-type] # not used here
         run_dir=Path(),
         board=None,  # type: ignore[arg-type] # the same
+        head=None,  # type: ignore[arg-type] # the same
         reserved=reserved,
         sources={},
         say=lambda _: None,
@@ -124,16 +127,27 @@ def backend_of(reserved: Any, **changes: Any) -> RayBackend:
     )
 
 
-def test_a_node_that_joined_later_must_run_the_drivers_code_before_an_engine_starts_on_it():
-    async def place(index: int) -> str:
-        return ["old", "new"][index]
+def test_an_engine_starts_only_on_a_node_that_runs_the_drivers_code(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backend_module, "RETRY_S", 0.0)
+    nodes, checked, avoided, released = iter(["old", "other", "same"]), list[str](), list[list[str]](), list[int]()
 
-    checked: list[str] = []
-    backend = backend_of(SimpleNamespace(place=place, plan=PLAN), check_node=checked.append)
+    async def place(index: int, *, avoid: list[str]) -> str:
+        avoided.append(list(avoid))
+        return next(nodes)
+
+    def check(node: str) -> None:
+        checked.append(node)
+        if node == "other":
+            raise ConfigError("node other differs")
+
+    hosts = Hosts(["old"], read=list, check=check, note=lambda _: None)
+    reserved = SimpleNamespace(place=place, release=released.append, plan=PLAN)
+    backend = backend_of(reserved, hosts=hosts)
     asyncio.run(backend._place("engine-0"))
     assert checked == []
     asyncio.run(backend._place("engine-1"))
-    assert checked == ["new"]
+    assert (checked, released) == (["other", "same"], [1])
+    assert avoided == [[], [], ["other"]]
 
 
 def test_each_colocated_engine_sees_its_own_devices_of_the_learner(monkeypatch: pytest.MonkeyPatch):

@@ -17,8 +17,9 @@ from rlvr.verification.service import VerifierService
 class Pool:
     """Passes every item; is lost after `lives` verdicts, or freezes."""
 
-    def __init__(self, *, lives: int | None = None, is_frozen: bool = False) -> None:
+    def __init__(self, *, lives: int | None = None, is_frozen: bool = False, node: str = "") -> None:
         self.place = "somewhere"
+        self.node = node
         self.lives = lives
         self.is_frozen = is_frozen
         self.num_judged = 0
@@ -88,6 +89,7 @@ def play(
     *,
     max_restarts: int = 5,
     names: Sequence[str] = ("verifier-0",),
+    nodes: Sequence[str] = (),
 ) -> tuple[Any, list[str]]:
     """What the scenario returns, and the kinds of the events. Pools start in their order."""
     coming = iter(pools)
@@ -106,6 +108,8 @@ def play(
             here=here,
             supervision=Supervision(heartbeat_s=0.02, answer_s=0.1, max_restarts=max_restarts),
             on_event=lambda kind, **fields: events.append(kind),
+            nodes=lambda: nodes,
+            has_one_per_node=True,
         )
         async with asyncio.timeout(10):
             await fleet.start()
@@ -199,3 +203,23 @@ def test_a_pool_that_does_not_start_ends_the_start_and_leaves_none_running(here:
     with pytest.raises(VerifierError, match="no more pools"):
         play(here, [started], judge_all(1), names=("verifier-0", "verifier-1"))
     assert started.is_killed
+
+
+def test_a_node_that_joins_gets_a_pool_from_a_crowded_one_or_a_pool_of_its_own(here: VerifierService):
+    nodes = ["a", "b"]
+
+    async def scenario(fleet: VerifierFleet) -> list[str]:
+        fleet.settle()  # b was gone, and its pool was started on a
+        while sorted(m.remote.node for m in fleet.members) != ["a", "b"]:
+            await asyncio.sleep(0.005)
+        fleet.settle()  # nothing is left to do
+        nodes.append("c")
+        fleet.settle()
+        while len(fleet.members) < 3:
+            await asyncio.sleep(0.005)
+        return sorted(m.name for m in fleet.members)
+
+    pools = [Pool(node=node) for node in ("a", "a", "b", "c")]
+    names, events = play(here, pools, scenario, names=("verifier-0", "verifier-1"), nodes=nodes, max_restarts=0)
+    assert names == ["verifier-0", "verifier-1", "verifier-2"]
+    assert events == ["verifier_left", "verifier_returned", "verifier_joined"]

@@ -1,0 +1,130 @@
+"""What the run does about nodes that come, are drained, go, or differ from the driver. No Ray."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rlvr.errors import ConfigError, RlvrError
+from rlvr.run.ray.hosts import Host, Hosts
+
+
+class Fleet:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def drain(self, node: str, *, within_s: float | None = None) -> None:
+        self.told.append(("drain", node, within_s))
+
+    def forgive(self, node: str) -> None:
+        self.told.append(("forgive", node))
+
+    def settle(self) -> None:
+        self.told.append(("settle",))
+
+
+class Cluster:
+    """The nodes that there are, and what the run hears and says of them."""
+
+    def __init__(self) -> None:
+        self.nodes = {"a": Host(node="a", address="10.0.0.1")}
+        self.faults: dict[str, RlvrError] = {}
+        self.checked: list[str] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.notes: list[str] = []
+        self.fleet = Fleet()
+        self.hosts = Hosts(
+            ["a"], read=lambda: list(self.nodes.values()), check=self._check, note=self.notes.append, every_s=0.01
+        )
+
+    def _check(self, node: str) -> None:
+        self.checked.append(node)
+        if node in self.faults:
+            raise self.faults[node]
+
+    def put(self, node: str, **changes: Any) -> None:
+        self.nodes[node] = Host(node=node, **{"address": "10.0.0.2", **changes})
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.events]
+
+    async def until(self, met: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not met():
+                await asyncio.sleep(0.005)
+
+
+def play(scenario: Callable[[Cluster], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        cluster = Cluster()
+        async with cluster.hosts.watched([cluster.fleet], lambda kind, **fields: cluster.events.append((kind, fields))):
+            await cluster.until(lambda: cluster.hosts.usable == ["a"])
+            await scenario(cluster)
+
+    asyncio.run(whole())
+
+
+def test_a_node_that_joins_is_asked_once_and_then_used_and_one_that_leaves_is_forgiven():
+    async def scenario(cluster: Cluster) -> None:
+        cluster.put("b")
+        await cluster.until(lambda: cluster.hosts.usable == ["a", "b"])
+        assert await cluster.hosts.admits("b")
+        del cluster.nodes["b"]
+        await cluster.until(lambda: cluster.hosts.usable == ["a"])
+        await cluster.until(lambda: ("forgive", "b") in cluster.fleet.told)
+        assert cluster.checked == ["b"]
+        assert cluster.fleet.told == [("settle",), ("forgive", "b")]
+        assert cluster.kinds() == ["node_joined", "node_left"]
+        assert cluster.events[0][1] == {"node": "b", "address": "10.0.0.2"}
+
+    play(scenario)
+
+
+def test_a_drained_node_gets_nothing_more_and_what_is_on_it_leaves_before_its_time_is_over():
+    async def scenario(cluster: Cluster) -> None:
+        cluster.put("b")
+        await cluster.until(lambda: cluster.hosts.usable == ["a", "b"])
+        cluster.put("b", drained_by=time.time() + 35.0)
+        await cluster.until(lambda: cluster.hosts.unusable == ["b"])
+        assert not await cluster.hosts.admits("b")
+        await asyncio.sleep(0.05)  # it is told once
+        (_, node, within_s) = cluster.fleet.told[-1]
+        assert (node, cluster.kinds()) == ("b", ["node_joined", "node_draining"])
+        assert 25.0 < within_s < 31.0
+
+    play(scenario)
+
+
+def test_a_node_with_another_version_is_refused_once_with_the_way_out_however_often_it_returns():
+    async def scenario(cluster: Cluster) -> None:
+        text = "the nodes differ:\n  node 10.0.0.2 ({}): torch is 2.12.0, the driver has 2.13.0"
+        for node in ("b" * 9, "c" * 9, "d" * 9):
+            cluster.faults[node] = ConfigError(text.format(node[:8]))
+            cluster.put(node)
+            assert not await cluster.hosts.admits(node)
+            await cluster.until(lambda node=node: cluster.hosts.unusable == [node])
+            del cluster.nodes[node]
+            await cluster.until(lambda: not cluster.hosts.unusable)
+        (note,) = cluster.notes
+        assert "torch is 2.12.0, the driver has 2.13.0" in note
+        assert "--resume" in note
+        assert cluster.kinds().count("node_refused") == 1
+        cluster.faults["e" * 9] = ConfigError(text.format("e" * 8).replace("torch", "numpy"))
+        cluster.put("e" * 9)
+        await cluster.until(lambda: len(cluster.notes) == 2)
+
+    play(scenario)
+
+
+def test_a_node_that_does_not_answer_is_asked_again():
+    async def scenario(cluster: Cluster) -> None:
+        cluster.faults["b"] = RlvrError("node 10.0.0.2 did not report its versions")
+        cluster.put("b")
+        await cluster.until(lambda: len(cluster.checked) > 1)
+        del cluster.faults["b"]
+        await cluster.until(lambda: cluster.hosts.usable == ["a", "b"])
+        assert cluster.notes == []
+
+    play(scenario)
