@@ -28,13 +28,13 @@ from rlvr.run.ray.connect import connected
 from rlvr.run.ray.handshake import shake_hands
 from rlvr.run.ray.head_watch import HeadWatch
 from rlvr.run.ray.hosts import Hosts, live_hosts
-from rlvr.run.ray.node_endpoints import endpoints
 from rlvr.run.ray.placement import Reserved
 from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.engine_handle import engine_spawner
 from rlvr.run.ray.workers.learner_handle import LearnerHandle
+from rlvr.run.ray.workers.node_endpoints import endpoints
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner
 from rlvr.run.record.recorder import Recorder
