@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +21,8 @@ from rlvr.telemetry.log_query import LEARNER, LogQuery, parse_record
 from rlvr.telemetry.places import FOLDER, LOG_ENDING, RUN_FILE, state_roots
 
 _POLL_S = 0.5
+_BEAT_S = 2.0
+_MOST_FOLLOWED_S = 86400.0  # on another host, where a container may never tell that nobody reads
 _EVENTS = "events.jsonl"
 _WORKERS = ("engine", "verifier")
 
@@ -176,13 +179,28 @@ def main() -> None:
     is_node_only = "--node-only" in options
     run_id = options[options.index("--node-only") + 1] if is_node_only else ""
     logs, query = RunLogs(Path(run_dir), run_id, is_node_only), LogQuery.from_text(text)
-    _print({"run_id": logs.identity(), "actors": logs.actors()})
+    _print(json.dumps({"run_id": logs.identity(), "actors": logs.actors()}))
+    if "--follow" in options:
+        threading.Thread(target=_beat, daemon=True).start()
     for row in logs.follow(query) if "--follow" in options else logs.records(query):
-        _print(row)
+        _print(json.dumps(row))
 
 
-def _print(row: dict[str, Any]) -> None:
-    print(json.dumps(row), flush=True)  # noqa: T201 - the output of a program
+def _beat() -> None:
+    """Prints an empty line now and then: the write fails when nobody reads, and the program ends."""
+    until = time.monotonic() + _MOST_FOLLOWED_S
+    while time.monotonic() < until:
+        time.sleep(_BEAT_S)
+        _print("")
+    os._exit(0)
+
+
+def _print(line: str) -> None:
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except OSError:  # the other end has gone
+        os._exit(0)
 
 
 if __name__ == "__main__":

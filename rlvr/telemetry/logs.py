@@ -24,9 +24,10 @@ _step = -1
 
 
 def set_step(step: int) -> None:
-    """Sets the policy step that this process's records carry from now on; it never decreases."""
+    """Sets the policy step that this process's records carry from now on; a negative one, of a trial, is ignored."""
     global _step
-    _step = max(_step, step)
+    if step >= 0:
+        _step = step
 
 
 def step_here() -> int:

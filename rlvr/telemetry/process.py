@@ -29,6 +29,7 @@ DRIVER = "driver"
 ON_CONSOLE = {"is_on_console": True}  # extra of records that the console has shown in its own way
 EVERY_S = 2.0
 _role = ""
+_until_exit = ExitStack()  # holds what lasts as long as an actor or a rank
 
 
 def role_here() -> str:
@@ -78,7 +79,7 @@ def begin_process(role: str, *, node: str = "") -> None:
         return
     if node:
         os.environ[logs.NODE] = node
-    _logging(facts, role).__enter__()
+    _until_exit.enter_context(_logging(facts, role))
     here = os.environ.get(logs.NODE, "")
     if facts.metrics_port and here:
         Publisher(facts, role, here).start()

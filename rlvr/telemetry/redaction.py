@@ -3,9 +3,11 @@
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
-_NO_SECRET = ("TOKENIZERS_PARALLELISM", "RAY_AUTH_TOKEN_PATH")
+_TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"
+_NO_SECRET = ("TOKENIZERS_PARALLELISM", _TOKEN_FILE)
 _SHORTEST = 6  # characters: shorter values would blank out ordinary text
 _LOGIN = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 _BEARER = re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/=-]{8,}")
@@ -14,7 +16,7 @@ _MASK = "[redacted]"
 
 
 class Redactor:
-    """Replaces the values of secret variables, logins in URLs and well-known forms of tokens.
+    """Replaces the values of secret variables, Ray's token, logins in URLs and well-known forms of tokens.
 
     Variables are secret by their name (TOKEN, SECRET, PASSWORD, ...) or because they are listed. Their values are those
     at the time when the redactor is made.
@@ -27,6 +29,8 @@ class Redactor:
             for name, value in given.items()
             if (name in names or (_SECRET_NAME.search(name) and name not in _NO_SECRET)) and len(value) >= _SHORTEST
         }
+        if text := _ray_token(given):
+            found.add(text)
         longest_first = sorted(found, key=len, reverse=True)
         self._values = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
@@ -41,3 +45,12 @@ class Redactor:
         for pattern in (_LOGIN, _BEARER, _KNOWN):
             text = pattern.sub(_MASK, text)
         return text
+
+
+def _ray_token(environment: Mapping[str, str]) -> str:
+    """The token in the file that Ray reads; "" if there is none, or this process may not read it."""
+    try:
+        text = Path(environment[_TOKEN_FILE]).read_text(encoding="utf-8").strip()
+    except (KeyError, OSError, UnicodeDecodeError):
+        return ""
+    return text if len(text) >= _SHORTEST else ""

@@ -6,6 +6,7 @@ the others  their own folder only: what they wrote because they do not see the r
 
 import json
 import queue
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,8 +89,14 @@ class ClusterLogs:
             for i, host in enumerate(self._inventory.hosts)
         ]
 
-        def pump(reader: Any) -> None:
+        is_over = threading.Event()
+
+        def pump(reader: "subprocess.Popen[bytes]") -> None:
+            assert reader.stdout is not None
             for line in reader.stdout:
+                if is_over.is_set():  # closing the pipe ends the reader, whose next write fails
+                    reader.stdout.close()
+                    return
                 row = _row(line)
                 if row is not None and "time" in row:
                     rows.put(row)
@@ -106,6 +113,7 @@ class ClusterLogs:
                 else:
                     yield row
         finally:
+            is_over.set()
             for reader in readers:
                 reader.kill()
                 reader.wait()

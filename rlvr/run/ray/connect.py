@@ -145,8 +145,8 @@ def _private_environment() -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(_TOKEN_BYTES),
         "RAY_USAGE_STATS_ENABLED": "0",
         "AUTOSCALER_METRIC_PORT": "0",  # any free port; the default is the same for all runs of a machine
-        # when a signal to the process group has ended the head too, waiting a minute for it is pointless
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+        # longer than `HeadWatch` needs to end the run; waiting a minute for a head that is not coming back is pointless
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "40",
     }
 
 

@@ -57,7 +57,7 @@ def assert_observed(found: dict[str, dict[tuple[str, ...], float]]) -> None:
     assert found["rlvr_engine_losses_total"] == {("engine-0", "tiny", "run"): 1}
     assert found["rlvr_verifier_pool_items_total"][("verifier-0", "tiny", "run")] > 0
     assert found["rlvr_learner_rank_step"][("0", "tiny", "run")] >= 1
-    assert {role for role, *_ in found["rlvr_process_resident_memory_bytes"]} >= {"driver", "learner-0", "verifier-0"}
+    assert {role for _, role, _ in found["rlvr_process_resident_memory_bytes"]} >= {"driver", "learner-0", "verifier-0"}
     assert found["rlvr_ray_nodes"][("tiny", "run", "alive")] == 1
     assert found["rlvr_node_memory_size_bytes"][()] > 0
     assert "rlvr_reward_mean" in found

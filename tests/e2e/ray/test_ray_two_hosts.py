@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import rlvr as rlvr_package
+from rlvr import versions
 from rlvr.config.recipe import ModelConfig
 from rlvr.models.policy import load_policy
 from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, ledger_of, rlvr, rows_of
@@ -48,12 +48,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Hosts:
-    """sources: a shell script that the worker reads whenever its node starts."""
+    """before_start: a shell script that the worker runs whenever its node starts; it has its own view of the mounts."""
 
     head: Host
     worker: Host
     env: dict[str, str]
-    sources: Path
+    before_start: Path
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
         "RAY_health_check_timeout_ms": "4000",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "120",
     }
-    sources = tmp_path / "sources.sh"
-    sources.write_text("")
+    before_start = tmp_path / "before_start.sh"
+    before_start.write_text("")
     nodes: list[subprocess.Popen[str]] = []
     try:
         shell(f"ip link add v{mark} netns {head.name} type veth peer name v{mark} netns {worker.name}")
@@ -106,10 +106,10 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hosts]:
                 *folder,
             ]
             if index == 1:
-                words = ["sh", "-c", f"while :; do . {sources}; {shlex.join(words)}; unset PYTHONPATH; sleep 0.5; done"]
+                words = ["sh", "-c", f"while :; do . {before_start}; {shlex.join(words)}; sleep 0.5; done"]
             nodes.append(host.start(words, env=env, log=tmp_path / f"node{index}.log"))
             time.sleep(8)
-        yield Hosts(head, worker, env, sources)
+        yield Hosts(head, worker, env, before_start)
     finally:
         for node in nodes:
             node.terminate()
@@ -156,13 +156,12 @@ def test_a_host_with_engines_that_is_cut_off_drained_or_upgraded_is_done_without
         assert len(events_of(run, "node_draining")) == 1
         assert len(events_of(run, "engine_lost")) == 2
 
-        hosts.sources.write_text(f"export PYTHONPATH={changed_sources(tmp_path)}\n")
+        original, changed = changed_source(tmp_path)
+        hosts.before_start.write_text(f"mount --bind {changed} {original}\n")
         end_node(hosts.worker, signal.SIGKILL)
         driver.until(lambda: bool(events_of(run, "node_refused")))
         steps = driver.steps()
-        end_node(hosts.worker, signal.SIGKILL)  # it returns, unchanged
-        driver.until(lambda: len(events_of(run, "node_left")) == 4)
-        hosts.sources.write_text("")
+        hosts.before_start.write_text(f"umount -l {original}\n")
         end_node(hosts.worker, signal.SIGKILL)
         driver.until(lambda: len(events_of(run, "engine_restarted")) == 4)
         assert driver.steps() > steps
@@ -370,10 +369,9 @@ def end_node(host: Host, number: signal.Signals) -> None:
                 process.send_signal(number)
 
 
-def changed_sources(folder: Path) -> Path:
-    """A copy of rlvr that differs in one line."""
-    copy = folder / "changed"
-    shutil.copytree(Path(rlvr_package.__file__).parent, copy / "rlvr", dirs_exist_ok=True)
-    with (copy / "rlvr" / "versions.py").open("a") as file:
-        file.write("# changed\n")
-    return copy
+def changed_source(folder: Path) -> tuple[Path, Path]:
+    """A module of rlvr, and a copy of it that differs in one line."""
+    original = Path(versions.__file__)
+    changed = folder / original.name
+    changed.write_text(original.read_text() + "# changed\n")
+    return original, changed

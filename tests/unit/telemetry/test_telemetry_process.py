@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -17,7 +19,7 @@ from rlvr.telemetry.facts import VARIABLE, facts_here
 from rlvr.telemetry.folder import NumbersFolder
 from rlvr.telemetry.meters import Meters
 from rlvr.telemetry.places import MOST_PROCESSES, log_file, log_folder
-from rlvr.telemetry.process import METERS, observed_run, role_here
+from rlvr.telemetry.process import METERS, observed_run, published, role_here
 
 ADDRESS = "127.0.0.1"
 logger = logging.getLogger("rlvr.somewhere")
@@ -64,15 +66,17 @@ def test_secrets_are_in_no_record(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf-value-1")
     monkeypatch.setenv("MY_SETTING", "private-value-2")
+    (tmp_path / "token").write_text("token-in-a-file-6\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     with observed_run(run_dir=tmp_path / "r", recipe="tiny", secret_names=("MY_SETTING",)):
         try:
             raise ValueError("private-value-2 in a traceback")
         except ValueError:
-            said = "hf-value-1, private-value-2, http://me:pass-3@proxy:80, Bearer abcdefgh4, hf_%s"
+            said = "hf-value-1, private-value-2, http://me:pass-3@proxy:80, Bearer abcdefgh4, hf_%s, token-in-a-file-6"
             logger.warning(said, "a5" * 10, exc_info=True)
     written = (tmp_path / "r/logs").glob("*")
     text = "".join(file.read_text() for file in written) + capsys.readouterr().err
-    for secret in ("hf-value-1", "private-value-2", "pass-3", "abcdefgh4", "a5a5"):
+    for secret in ("hf-value-1", "private-value-2", "pass-3", "abcdefgh4", "a5a5", "token-in-a-file-6"):
         assert secret not in text
     assert "http://[redacted]@proxy:80" in text
 
@@ -156,6 +160,36 @@ def test_a_run_without_a_port_serves_nothing_and_leaves_no_folder(tmp_path: Path
         assert not NumbersFolder(facts.run_id, ADDRESS).path.exists()
 
 
+ACTOR = """
+import gc, logging, time
+from rlvr.telemetry.logs import set_step
+from rlvr.telemetry.process import METERS, begin_process
+begin_process("engine-1", node="127.0.0.1")
+METERS.set("engine_open_requests", 5, engine="engine-1")
+set_step(3)
+gc.collect()
+logging.getLogger("rlvr.there").info("later")
+input()
+"""
+
+
+def test_another_process_writes_its_log_and_its_numbers_as_long_as_it_lives(tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    with observed_run(run_dir=run, recipe="tiny", metrics_port=free_port()), published(ADDRESS) as folder:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with subprocess.Popen([sys.executable, "-c", ACTOR], stdin=subprocess.PIPE, env=environment) as actor:
+            until = time.monotonic() + 60
+            while not (found := {(s.family.name, dict(s.labels).get("engine")): s.value for s in folder.read()}).get(
+                ("rlvr_engine_open_requests", "engine-1")
+            ):
+                assert time.monotonic() < until, found
+                time.sleep(0.1)
+            actor.communicate(b"\n")
+    (file,) = (run / "logs").glob("engine-1.*.jsonl")
+    last = json.loads(file.read_text().splitlines()[-1])
+    assert (last["role"], last["step"], last["node"], last["message"]) == ("engine-1", 3, ADDRESS, "later")
+
+
 def test_numbers_of_a_dead_process_are_no_longer_shown(tmp_path: Path) -> None:
     folder = NumbersFolder.at(tmp_path / "numbers")
     folder.make()
@@ -164,7 +198,8 @@ def test_numbers_of_a_dead_process_are_no_longer_shown(tmp_path: Path) -> None:
     for name in ("alive", "dead", "long-dead"):
         folder.write(name, meters.read())
     for name, age in (("dead", 60), ("long-dead", 6000)):
-        os.utime(folder.path / f"{name}.json", (time.time() - age,) * 2)
+        moment = time.time() - age
+        os.utime(folder.path / f"{name}.json", (moment, moment))
     (folder.path / "torn.json").write_text('[["rlvr_run_step", [], ')
     (folder.path / "foreign.json").write_text('{"a": 1}')
     assert [sample.value for sample in folder.read()] == [3.0]

@@ -1,7 +1,7 @@
 """Ends the run when the cluster's head is gone: nothing in a Ray cluster can continue without it.
 
-    the head that this process started is dead, or another cluster answers at its address  --> lost at once
-    no answer for `LOST_S`                                                                 --> lost
+    another cluster answers at its address                            --> lost at once
+    no answer for `LOST_S`, or for `DEAD_S` if its process has ended  --> lost; until then a step may end and be saved
     lost --> the run's task is cancelled and raises ClusterLost (exit code 75, event `stopped`); whatever still waits
              `END_S` later ends with the process, with the same exit code
 
@@ -22,6 +22,7 @@ from rlvr.errors import ClusterLost, ConfigError, Interrupted, RlvrError
 logger = logging.getLogger(__name__)
 ASK_S = 3.0  # for one answer
 LOST_S = 30.0
+DEAD_S = 10.0  # a signal to the process group ends a private head too, and the run is about to end in order
 END_S = 15.0
 _EVERY_S = 2.0
 
@@ -37,6 +38,7 @@ class HeadWatch:
         is_dead: Callable[[], bool] = lambda: False,
         end: Callable[[str], None] | None = None,
         lost_s: float = LOST_S,
+        dead_s: float = DEAD_S,
         every_s: float = _EVERY_S,
         end_s: float = END_S,
     ) -> None:
@@ -51,6 +53,7 @@ class HeadWatch:
         self._is_dead = is_dead
         self._end = end or end_process
         self._lost_s = lost_s
+        self._dead_s = dead_s
         self._every_s = every_s
         self._end_s = end_s
         self._session = ""
@@ -125,17 +128,17 @@ class HeadWatch:
         with self._looking:
             if self._reason:
                 return False
-            if self._is_dead():
-                self._reason = "its process ended"
-                return False
             asked = time.monotonic()
+            is_dead = self._is_dead()
             try:
-                session = self._ask()
+                session = "" if is_dead else self._ask()
             except Exception as error:  # noqa: BLE001 - whatever Ray raises, it is not an answer
+                logger.debug("the head did not answer: %s", error)
+                session = ""
+            if not session:
                 silent_s = time.monotonic() - self._answered
-                logger.debug("the head has been silent for %.0f s: %s", silent_s, error)
-                if silent_s >= self._lost_s:
-                    self._reason = f"no answer for {silent_s:.0f} s"
+                if silent_s >= (self._dead_s if is_dead else self._lost_s):
+                    self._reason = "its process ended" if is_dead else f"no answer for {silent_s:.0f} s"
                 return False
             self._answered = asked
             self._session = self._session or session

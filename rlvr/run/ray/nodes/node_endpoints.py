@@ -1,6 +1,6 @@
 """One metrics endpoint per node: an actor on each node except the driver's, also on nodes that join later.
 
-NodeEndpoints (a thread of the driver) --- every `EVERY_S`: ray.nodes() ---> what Ray has and gives, as numbers
+NodeEndpoints (a thread of the driver) --- every `EVERY_S`: live nodes ---> what Ray has and gives, as numbers
                                        \\-- a node without an endpoint ----> NodeEndpoint, an actor there
 """
 
@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvr.processes.watchdog import guard
 from rlvr.run.ray.connect import head_is_gone
+from rlvr.run.ray.nodes.hosts import live_hosts
 from rlvr.telemetry.endpoint import Endpoint, bind_problem, served
 from rlvr.telemetry.facts import RunFacts, facts_here
 from rlvr.telemetry.folder import NumbersFolder
@@ -69,25 +70,27 @@ class NodeEndpoints:
                 return
             try:
                 self._look()
-            except (ray_errors.RayError, RuntimeError, OSError) as error:  # Ray's client raises RuntimeError too
+            except Exception as error:  # noqa: BLE001 - a head that does not answer must not cost the run anything here
                 logger.debug("the cluster could not be looked at: %s", error)
             if self._stop.wait(EVERY_S):
                 return
 
     def _look(self) -> None:
-        nodes = ray.nodes()
-        alive = [node for node in nodes if node["Alive"]]
-        METERS.set("ray_nodes", len(alive), state="alive")
-        METERS.set("ray_nodes", len(nodes) - len(alive), state="dead")
+        hosts = live_hosts()
+        leaving = {host.node for host in hosts if host.drained_by is not None}
+        METERS.set("ray_nodes", len(hosts) - len(leaving), state="alive")
+        METERS.set("ray_nodes", len(leaving), state="draining")
         capacity, available = ray.cluster_resources(), ray.available_resources()
         for name in _SHOWN:
             if name in capacity:
                 METERS.set("ray_resource_capacity", capacity[name], resource=name.lower())
                 METERS.set("ray_resource_available", available.get(name, 0.0), resource=name.lower())
+        for node in leaving & self._actors.keys():  # Ray ends a drained node when no actor is on it
+            ray.kill(self._actors.pop(node))
         started = {
-            node["NodeManagerAddress"]: self._begin(node["NodeID"])
-            for node in alive
-            if node["NodeID"] != self._here and node["NodeID"] not in self._actors
+            host.address: self._begin(host.node)
+            for host in hosts
+            if host.node not in (self._here, *leaving, *self._actors)
         }
         for address, asked in started.items():
             self._report(address, asked)

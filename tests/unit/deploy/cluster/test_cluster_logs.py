@@ -3,9 +3,11 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlvr.cli import app
@@ -98,8 +100,21 @@ def test_the_head_shows_the_output_of_ray(inventory: Inventory, tmp_path: Path) 
     assert "  first" not in shown
 
 
-def test_records_are_followed_on_all_hosts(inventory: Inventory) -> None:
+def readers_of(folder: str) -> list[int]:
+    found: list[int] = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "rlvr.telemetry.log_reader" in words and any(folder in word for word in words):
+            found.append(process.pid)
+    return found
+
+
+def test_records_are_followed_on_all_hosts_and_the_readers_end_with_the_command(inventory: Inventory) -> None:
     logs = ClusterLogs(inventory)
     found = logs.follow(f"{inventory.shared}/runs/r", LogQuery(), run_id="i1")
     assert {next(found)["message"], next(found)["message"]} == {"m1", "m2"}
     found.close()  # type: ignore[attr-defined] # a generator
+    until = time.monotonic() + 30
+    while readers_of(inventory.shared):
+        assert time.monotonic() < until, "a reader on a host outlives the command"
+        time.sleep(0.2)

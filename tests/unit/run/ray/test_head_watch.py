@@ -29,7 +29,7 @@ class Head:
 
 @contextmanager
 def watched(head: Head, **changes: Any) -> Iterator[HeadWatch]:
-    settings: dict[str, Any] = {"lost_s": 0.2, "every_s": 0.01, "end_s": 5.0, "end": lambda _: None}
+    settings: dict[str, Any] = {"lost_s": 0.2, "dead_s": 0.1, "every_s": 0.01, "end_s": 5.0, "end": lambda _: None}
     watch = HeadWatch(head.ask, address="10.0.0.1:6379", is_dead=lambda: head.is_dead, **settings | changes)
     try:
         yield watch
@@ -86,5 +86,5 @@ def test_a_run_that_does_not_end_by_itself_is_ended():
     head, said = Head(), list[str]()
     with watched(head, end_s=0.1, end=said.append) as watch, watch.explains():
         head.is_dead = True
-        time.sleep(0.4)  # no event loop, and nothing that could be cancelled
+        time.sleep(0.6)  # no event loop, and nothing that could be cancelled
     assert [text.partition(" at")[0] for text in said] == ["the cluster's head"]
