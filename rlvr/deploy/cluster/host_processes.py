@@ -1,5 +1,7 @@
 """Nodes as processes of a host: the start scripts run in a virtual environment, in a session of their own.
 
+A node that ends is started again, but not after the host has booted.
+
 A file holds the process's id and its start time, so that a process which was given the same id later is never taken for
 the node. Every process of the node inherits `RLVR_NODE`, the node's folder, by which those that outlive it are found.
 """
@@ -52,6 +54,18 @@ done
 """
     + COMMON_PROBE
 )
+# As a container's restart policy does: a node that ends, because its head was lost or Ray was slow, is started again.
+_KEEP_RUNNING = """#!/bin/sh
+trap 'kill -TERM "$child" 2>/dev/null; wait "$child"; exit 0' TERM
+while :; do
+    "$1" &
+    child=$!
+    wait "$child"
+    sleep 5 &
+    child=$!
+    wait "$child"
+done
+"""
 _START = (
     "set -eu\n"
     + _SETUP
@@ -63,11 +77,12 @@ mkdir -p "$folder/bin"
 printf '%s' "$6" >"$folder/bin/start-head.sh"
 printf '%s' "$7" >"$folder/bin/start-node.sh"
 printf '%s' "$8" >"$folder/bin/wait-for-head.sh"
+printf '%s' "$9" >"$folder/bin/keep-running.sh"
 chmod 755 "$folder"/bin/*
-shift 8
+shift 9
 cd "$folder"
 setsid env "$@" "PATH=$folder/bin:$venv/bin:$PATH" "RAY_AUTH_TOKEN_PATH=$folder/token" "RAY_TMPDIR=$place" \\
-    "RLVR_NODE=$folder" "$folder/bin/$name" </dev/null >"$folder/log" 2>&1 &
+    "RLVR_NODE=$folder" "$folder/bin/keep-running.sh" "$folder/bin/$name" </dev/null >"$folder/log" 2>&1 &
 pid=$!
 echo "$pid $(started "$pid") $fingerprint" >"$folder/pid"
 """
@@ -128,6 +143,7 @@ class HostProcesses:
             start_script(self._inventory, host),
             fingerprint,
             *(start_script_text(name) for name in (HEAD_SCRIPT, NODE_SCRIPT, _WAIT_SCRIPT)),
+            _KEEP_RUNNING,
             *(f"{name}={value}" for name, value in environment.items()),
         )
         if done.code:

@@ -78,7 +78,7 @@ class Machines:
     def rlvr(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """`rlvr cluster WORDS`."""
         return subprocess.run(
-            [RLVR, "cluster", *words], cwd=self.folder, env=self.env | more, capture_output=True, text=True, timeout=150
+            [RLVR, "cluster", *words], cwd=self.folder, env=self.env | more, capture_output=True, text=True, timeout=320
         )
 
     def open_ports(self, number: int) -> list[int]:
