@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.deploy.submission.run_folder import Phase, RunFolder, newest_checkpoint
-from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, ledger_of, rows_of
+from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, ledger_of, rows_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 pytest.importorskip("ray")
@@ -119,7 +119,6 @@ def test_a_run_continues_by_itself_when_its_killed_head_is_back(space: str, tmp_
         time.sleep(0.2)
 
     assert f"done, step {STEPS} of {STEPS}, restarted 1x" in cluster(tmp_path, "status")
-    assert events_of(run_dir, "stopped")[0]["error"] == "ClusterLost"
     assert [row["step"] for row in rows_of(run_dir)] == list(range(1, STEPS + 1))
     trained = [prompt for _, prompt, state, _ in ledger_of(run_dir) if state == "trained"]
     assert len(trained) == len(set(trained)) == 4 * STEPS  # each prompt exactly once
