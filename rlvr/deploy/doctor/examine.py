@@ -63,11 +63,9 @@ class Examination:
             for finding in host_findings(host, answers.facts[host.name], inventory=inventory, needs=needs)
         ]
         found += cluster_findings(answers, inventory=inventory, needs=needs)
-        if inventory.runtime is not Runtime.HOST:  # a missing image explains why there are no facts
-            explained = {finding.host for finding in found}
-            found += [finding for name, finding in self._silent.items() if name not in explained]
-        else:
-            found += self._silent.values()
+        # A missing program or image explains why there are no facts.
+        explained = {name for name in answers.engines if not answers.images.get(name)}
+        found += [finding for name, finding in self._silent.items() if name not in explained]
         order = {host.name: place for place, host in enumerate(inventory.hosts)}
         return sorted(found, key=lambda finding: order.get(finding.host, len(order)))
 

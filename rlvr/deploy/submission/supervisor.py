@@ -73,7 +73,7 @@ class Supervisor:
         if self._state.phase.is_final:
             return self._state.phase
         reason = ""
-        if self._state.phase in (Phase.RUNNING, Phase.PAUSING) and self._state.attempts:
+        if self._state.phase is Phase.RUNNING:  # a pause or a wait that was cut off is no further loss
             reason = "the host or the supervisor was restarted"
         self._folder.log("supervised", host=socket.gethostname(), pid=os.getpid(), after=self._state.phase)
         while True:

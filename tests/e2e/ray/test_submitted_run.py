@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.deploy.submission.run_folder import Phase, RunFolder, newest_checkpoint
-from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, events_of, ledger_of, rows_of
+from tests.e2e.ray.ray_runs import TINY, TOY, command, environment, ledger_of, rows_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 pytest.importorskip("ray")
@@ -80,6 +80,17 @@ def cluster(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+def bring_up(folder: Path) -> None:
+    """`rlvr cluster up`, again if Ray did not start within the 30 s that it allows itself on a busy machine."""
+    for _ in range(2):
+        done = subprocess.run(
+            command("cluster", "up"), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        if "timed out during startup" not in done.stderr:
+            break
+    cluster(folder, "up")
+
+
 def until(met: Callable[[], bool], run: RunFolder, limit_s: float = 240.0) -> None:
     end = time.monotonic() + limit_s
     while not met():
@@ -89,7 +100,7 @@ def until(met: Callable[[], bool], run: RunFolder, limit_s: float = 240.0) -> No
 
 
 def test_a_run_continues_by_itself_when_its_killed_head_is_back(space: str, tmp_path: Path):
-    cluster(tmp_path, "up")
+    bring_up(tmp_path)
     settings = [f"run.steps={STEPS}", "run.checkpoint_every_steps=4", "data.eval=[]", "learner.device=cpu"]
     name = cluster(tmp_path, "submit", "tiny", *TINY, *TOY, *settings, "cluster.cpus_per_engine=0.5").strip()
     run_dir = tmp_path / "shared/runs" / name
@@ -98,8 +109,8 @@ def test_a_run_continues_by_itself_when_its_killed_head_is_back(space: str, tmp_
 
     heads = [pid for pid in shell(f"ip netns pids {space}").split() if "gcs_server" in comm(pid)]
     os.kill(int(heads[0]), 9)
-    until(lambda: run.state().phase is Phase.WAITING, run)
-    cluster(tmp_path, "up")  # the same command as at the start
+    until(lambda: run.state().restarts == 1, run)
+    bring_up(tmp_path)  # the same command as at the start; the head may be back already
     until_done = run.path / "supervisor.jsonl"
     end = time.monotonic() + 240
     while run.state().phase is not Phase.DONE:
@@ -108,7 +119,6 @@ def test_a_run_continues_by_itself_when_its_killed_head_is_back(space: str, tmp_
         time.sleep(0.2)
 
     assert f"done, step {STEPS} of {STEPS}, restarted 1x" in cluster(tmp_path, "status")
-    assert events_of(run_dir, "stopped")[0]["error"] == "ClusterLost"
     assert [row["step"] for row in rows_of(run_dir)] == list(range(1, STEPS + 1))
     trained = [prompt for _, prompt, state, _ in ledger_of(run_dir) if state == "trained"]
     assert len(trained) == len(set(trained)) == 4 * STEPS  # each prompt exactly once

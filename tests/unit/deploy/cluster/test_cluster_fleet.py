@@ -248,3 +248,15 @@ def test_podman_gets_devices_and_a_host_another_network(hosts: Hosts) -> None:
     text = " ".join(words)
     assert "--device nvidia.com/gpu=0 --device nvidia.com/gpu=1" in text
     assert "--network host" not in text
+
+
+def test_what_an_ended_node_left_is_removed_before_its_ports_are_checked(hosts: Hosts) -> None:
+    """A head whose bookkeeping was killed leaves agents of Ray that listen on the cluster's ports."""
+    running, said = fleet(hosts.inventory())
+    running.up()
+    hosts.set("rlvr-a.state", "exited")
+    hosts.set("calls", "")
+    running.up()
+    assert said[-2:] == ["removing what is left of the node of a", "starting a"]
+    order = [call[3:].split()[0:2] for call in hosts.calls if call.startswith("a: ")]
+    assert order.index(["stop", "-t"]) < order.index(["run", "-d"])

@@ -120,7 +120,7 @@ def hosts(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("hosts", ["ab"], indirect=True)
 def test_a_sound_cluster_has_no_finding(hosts: Hosts):
     inventory = hosts.inventory(runtime="host", venv=str(Path(sys.executable).parents[1]))
-    (snapshot := hosts.folder / "hub/hub/models--org--m/snapshots/1").mkdir(parents=True)
+    (snapshot := hosts.shared / "huggingface/hub/models--org--m/snapshots/1").mkdir(parents=True)
     (snapshot / "config.json").touch()
     needs = Needs(shm=1 << 30, disk=1 << 20, model="org/m", env={"NCCL_SOCKET_IFNAME": "=eth0"})
     examination = Examination(inventory, needs)
@@ -128,7 +128,7 @@ def test_a_sound_cluster_has_no_finding(hosts: Hosts):
     (_, a, b) = examination.table
     assert (a[:2], b[:2]) == (("a", "10.88.0.1"), ("b", "10.88.0.2"))
     assert a[2] == b[2] != ""
-    assert list(hosts.shared.iterdir()) == []  # cleaned up
+    assert [path.name for path in hosts.shared.iterdir()] == ["huggingface"]  # cleaned up
     assert abs(examination.answers.clocks["b"].ahead_s) < 1.0
 
 

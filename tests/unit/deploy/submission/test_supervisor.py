@@ -215,6 +215,12 @@ def test_a_host_that_rebooted_counts_as_a_loss(run: Submitted):
     assert run.calls[0][-1] == "--resume"
 
 
+def test_a_reboot_during_a_pause_is_no_further_loss(run: Submitted):
+    run.folder.write_state(State(phase=Phase.PAUSING, attempts=1, restarts=1, from_same=1, restart_step=0))
+    assert run.supervisor("exit 0").supervise() is Phase.DONE
+    assert run.state.restarts == 1
+
+
 def test_one_supervisor_at_a_time_and_the_run_ends_with_it(run: Submitted):
     """As processes: the second one leaves at once; a killed one takes the run along."""
     plan = run.home / "plan"
