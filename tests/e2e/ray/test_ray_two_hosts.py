@@ -173,7 +173,7 @@ def test_a_host_with_engines_that_is_cut_off_drained_or_upgraded_is_done_without
         driver.process.kill()  # behind it the cluster is free again, so that a resume finds all that it needs
         driver.process.wait()
         steps = driver.steps()
-        driver = start(hosts, run, [*changes, "cluster.start_deadline_s=60"], options=["--resume"])
+        driver = start(hosts, run, changes, options=["--resume"])
         driver.until(lambda: driver.steps() > steps + 1)
         assert not events_of(run, "fewer_engines")
         (head,) = (p for p in processes_of(hosts.head) if p.name() == "gcs_server")
