@@ -212,7 +212,9 @@ class RayBackend:
             except BaseException:
                 await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
                 raise
-            async with self._hosts.watched([fleet, verifiers], context.recorder.event):
+            # colocated engines cannot leave the learner's node: they work until its time is over
+            movable = [verifiers] if self._reserved.plan.shared_devices else [fleet, verifiers]
+            async with self._hosts.watched(movable, context.recorder.event):
                 yield Workers(
                     learner=learner,
                     set_correction=learner.set_correction,
