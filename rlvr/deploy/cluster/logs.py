@@ -136,7 +136,7 @@ class ClusterLogs:
         if runtime is Runtime.HOST:
             return [ray]
         shown = [runtime.value, "logs", "--tail", str(num_lines), *(["--since", since] if since else [])]
-        return [[*shown, self._inventory.container], ray]
+        return [[*shown, self._inventory.container_of(host)], ray]
 
     def _words(self, host: Host, run_dir: str, query: LogQuery, *, run_id: str = "", follow: bool = False) -> list[str]:
         """The command that reads on a host. Args: run_id: for hosts other than the head's."""

@@ -2,6 +2,9 @@
 
 import json
 import os
+import secrets
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from rlvr.cli import app
 from rlvr.deploy.cluster.inventory import Inventory
 from rlvr.deploy.cluster.logs import ClusterLogs
+from rlvr.deploy.cluster.node_commands import FOLDERS
 from rlvr.errors import ConfigError
 from rlvr.telemetry.log_query import LogQuery
 
@@ -90,11 +94,18 @@ def test_the_command_shows_a_host_and_lists_the_actors_of_a_wrong_name(
         app(["cluster", "logs", "--actor", "engine-7", "--inventory", str(file)], standalone_mode=False)
 
 
-def test_the_head_shows_the_output_of_ray(inventory: Inventory, tmp_path: Path) -> None:
-    ray = tmp_path / "state/a/ray/session_latest/logs"
+def test_the_head_shows_the_output_of_ray(inventory: Inventory) -> None:
+    own = inventory.model_copy(update={"name": f"r{secrets.token_hex(4)}"})
+    place = subprocess.run(
+        ["sh", "-c", f'{FOLDERS}\nprintf %s "$place"', "sh", own.name, "a"], capture_output=True, text=True, check=True
+    ).stdout
+    ray = Path(place) / "ray/session_latest/logs"
     ray.mkdir(parents=True)
-    (ray / "gcs_server.out").write_text("first\nof the head\n")
-    shown = list(ClusterLogs(inventory).node_output([inventory.head], num_lines=1, since=""))
+    try:
+        (ray / "gcs_server.out").write_text("first\nof the head\n")
+        shown = list(ClusterLogs(own).node_output([own.head], num_lines=1, since=""))
+    finally:
+        shutil.rmtree(place)
     assert shown[0] == "host a (ops@a):"
     assert "  of the head" in shown
     assert "  first" not in shown

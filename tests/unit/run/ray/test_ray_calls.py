@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.run.ray.test_ray_verifiers import pairs
 
 from rlvr.config.recipe import Recipe
 from rlvr.protocols import LoadReceipt
@@ -17,6 +16,7 @@ from rlvr.run.ray.workers.engine_handle import EngineHandle
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
 from rlvr.run.ray.workers.verifier_handle import VerifierHandle
 from tests.unit.run.ray.fleets.fleet_engines import weights
+from tests.unit.run.ray.fleets.test_ray_verifiers import pairs
 
 
 class Method:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
-from rlvr.run.ray import handshake
+from rlvr.run.ray.nodes import handshake
 from rlvr.run.ray.nodes.handshake import differences, fingerprint, source_hash
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fleet_engines import CHECKSUM, SimulatedEngine, weights
-
 from rlvr.errors import RolloutError, TransferError
 from rlvr.processes.supervised_fleet import Supervision
 from rlvr.protocols import LoadReceipt
@@ -21,6 +19,7 @@ from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.engine_member import EngineLost
 from rlvr.run.step.failures import LearnerLost
 from rlvr.transfer.rendezvous import Rendezvous
+from tests.unit.run.ray.fleets.fleet_engines import CHECKSUM, SimulatedEngine, weights
 
 
 def announced(version: int) -> WeightsRef:

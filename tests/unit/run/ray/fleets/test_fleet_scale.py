@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from tests.unit.run.ray.test_ray_verifiers import pairs
-
 import rlvr
 from rlvr.errors import RolloutError
 from rlvr.processes.supervised_fleet import Supervision
@@ -19,6 +17,7 @@ from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts, VerifierFleet
 from rlvr.verification.service import VerifierService
 from tests.unit.run.ray.fleets.fleet_engines import SimulatedEngine, request, weights
+from tests.unit.run.ray.fleets.test_ray_verifiers import pairs
 
 PACKAGE = str(rlvr.__path__[0])
 LIMITS = Supervision(heartbeat_s=60.0)
