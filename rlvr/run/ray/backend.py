@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from rlvr.config.recipe import Placement, PluginEngine, Recipe
-from rlvr.errors import ConfigError
+from rlvr.errors import ClusterLost, ConfigError
 from rlvr.models.dtype_speed import DtypeSpeeds
 from rlvr.models.policy import PolicyText
 from rlvr.processes.supervised_fleet import OnEvent, Supervision
@@ -186,6 +186,8 @@ class RayBackend:
     @asynccontextmanager
     async def workers(self, context: RunContext) -> AsyncIterator[Workers]:
         """Context in which all actors are running."""
+        stopped = partial(context.recorder.event, "stopped", error=ClusterLost.__name__)
+        self._head.record = lambda message: stopped(message=message)
         with self._head.explains():
             async with self._workers(context) as workers:
                 yield workers

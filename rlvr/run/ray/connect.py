@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 512 << 20  # batches and completions pass through it; weights do not
 _TOKEN_BYTES = 32
 _PREFIX = "rlvr-ray-"
+_KILL_S = 2.0
 _watches: list[HeadWatch] = []  # at most one: a process has one connection
 _MAX_PLACE = 20  # characters: a socket path may have 107, and Ray appends about 70 to the folder's
 
@@ -72,9 +74,15 @@ def head_is_gone() -> bool:
 
 
 def end_actor(actor: Any) -> None:
-    """Ends an actor at once, even a frozen one; does nothing when the head is gone, and the actor's node ends it."""
-    if not head_is_gone():
-        ray.kill(actor)
+    """Ends an actor at once, even a frozen one; does nothing when the head is gone, and the actor's node ends it.
+
+    Waits for at most `_KILL_S`: a head that is about to be found lost does not answer.
+    """
+    if head_is_gone():
+        return
+    killing = threading.Thread(target=ray.kill, args=(actor,), name="rlvr-kill", daemon=True)
+    killing.start()
+    killing.join(_KILL_S)
 
 
 def _watch_head() -> HeadWatch:

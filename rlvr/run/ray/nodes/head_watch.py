@@ -28,7 +28,10 @@ _EVERY_S = 2.0
 
 
 class HeadWatch:
-    """A thread that asks the head for a sign of life, from `start` until `close`."""
+    """A thread that asks the head for a sign of life until `close`.
+
+    record: called with the message before `end`, to record how the run ended; None: nothing is recorded.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class HeadWatch:
         self._dead_s = dead_s
         self._every_s = every_s
         self._end_s = end_s
+        self.record: Callable[[str], None] | None = None
         self._session = ""
         self._reason = ""
         self._answered = time.monotonic()
@@ -121,6 +125,9 @@ class HeadWatch:
             with suppress(RuntimeError):  # the loop has ended
                 cancel()
         if not self._closing.wait(self._end_s):
+            if self.record is not None:
+                with suppress(Exception):  # the process ends now, whatever the state of the run's files
+                    self.record(self.message)
             self._end(self.message)
 
     def _look(self) -> bool:

@@ -83,8 +83,10 @@ def test_failures_that_come_first_are_explained_and_others_stay_what_they_are():
 
 
 def test_a_run_that_does_not_end_by_itself_is_ended():
-    head, said = Head(), list[str]()
+    head, said, recorded = Head(), list[str](), list[str]()
     with watched(head, end_s=0.1, end=said.append) as watch, watch.explains():
+        watch.record = recorded.append
         head.is_dead = True
         time.sleep(0.6)  # no event loop, and nothing that could be cancelled
     assert [text.partition(" at")[0] for text in said] == ["the cluster's head"]
+    assert recorded == said
