@@ -71,8 +71,18 @@ def cluster_down(
     fleet.down(is_forced=is_forced)
 
 
-def cluster_status(inventory: InventoryOption = None) -> None:
+def cluster_status(
+    inventory: InventoryOption = None,
+    is_for_prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="print the hosts as targets of Prometheus instead; asks none of them")
+    ] = False,
+) -> None:
     """Show every host and whether its node has joined, and the submitted runs; exit code 1 if a node has not."""
+    if is_for_prometheus:
+        from rlvr.deploy.prometheus import scrape_targets
+
+        print(scrape_targets(_fleet(inventory).inventory), end="")
+        return
     fleet = _fleet_or_none(inventory)
     if fleet is None:
         from rlvr.deploy.cluster.one_machine import status as show

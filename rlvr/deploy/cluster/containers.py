@@ -1,8 +1,10 @@
 """Nodes as containers of Docker or Podman: one on each host, in its network, with the token mounted as a file."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+from rlvr.deploy import sandbox_service
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
 from rlvr.deploy.cluster.node import (
     COMMON_PROBE,
@@ -82,12 +84,23 @@ shift 4
 exec "$runtime" run -d --name "$name" -v "$folder/token:/run/rlvr/token:ro" "$@"
 """
 )
+_RUN_SANDBOX = """
+set -eu
+runtime=$1 name=$2
+shift 2
+"$runtime" rm -f "$name" >/dev/null 2>&1 || true
+exec "$runtime" run -d --name "$name" "$@"
+"""
 _STOP = (
     _FOLDER
     + """
 if "$1" container inspect "$4" >/dev/null 2>&1; then
     "$1" stop -t "$5" "$4" >/dev/null
     "$1" rm -f "$4" >/dev/null || exit 1
+fi
+if "$1" container inspect "$4-sandbox" >/dev/null 2>&1; then
+    "$1" rm -f "$4-sandbox" >/dev/null || exit 1
+    "$1" volume rm "$4-sandbox" >/dev/null || exit 1
 fi
 rm -f "$folder/token"
 [ ! -e "$folder/token" ] || { echo "$folder/token cannot be removed" >&2; exit 1; }
@@ -146,6 +159,11 @@ class Containers:
 
     def start(self, host: Host, facts: Facts, *, fingerprint: str) -> None:
         """See `NodeRuntime`."""
+        if self._inventory.sandbox_slots:
+            words = script(_RUN_SANDBOX, self._program, self._sandbox(host), *self._sandbox_options(host))
+            done = self._remote.run(host, words, deadline_s=_START_S)
+            if done.code:
+                raise ClusterError(f"{named(host)}: the container of the sandbox does not start: {done.reason}")
         words = script(_RUN, *self._first(host), *self.options(host, facts, fingerprint))
         done = self._remote.run(host, words, deadline_s=_START_S)
         if done.code:
@@ -180,9 +198,25 @@ class Containers:
         if has_gpus:
             words += self._gpu_options(host)
         words += ["-v", f"{inventory.shared}:{inventory.shared}"]
+        if inventory.sandbox_slots:
+            words += sandbox_service.trainer_options(volume=self._sandbox(host))
         for name, value in node_environment(inventory, host, facts).items():
             words += ["-e", f"{name}={value}"]
         return words + self._site_options(host)
+
+    def _sandbox(self, host: Host) -> str:
+        """The name of the sandbox's container and of its volume."""
+        return f"{self._inventory.container_of(host)}-sandbox"
+
+    def _sandbox_options(self, host: Host) -> list[str]:
+        """The words after `docker run -d --name NAME` of the sandbox: of the site's options only the limits."""
+        size = sandbox_service.SandboxSize(slots=self._inventory.sandbox_slots, workers=self._inventory.sandbox_slots)
+        given = [*self._inventory.options, *host.options]
+        limits = [f"{word}={value}" for word, value in pairwise(given) if word == "--ulimit"]
+        limits += [word for word in given if word.startswith("--ulimit=")]
+        restart = ["--restart", "unless-stopped", "--label", f"rlvr.cluster={self._inventory.name}"]
+        options = sandbox_service.container_options(size, volume=self._sandbox(host))
+        return [*restart, *limits, *options, self._inventory.image]
 
     def _site_options(self, host: Host) -> list[str]:
         """The options of the inventory, and the host's network unless they name another one."""

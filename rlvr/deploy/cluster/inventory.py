@@ -121,6 +121,13 @@ class Inventory(Section):
     shm: Annotated[
         str, Field(pattern=r"^[1-9][0-9]*[mg]$", description="shared memory of a container, for weights, such as 24g")
     ] = "16g"
+    sandbox_slots: Annotated[
+        NonNegativeInt,
+        Field(
+            description="programs at once in a sandbox container next to each node, for sandbox.backend=service; "
+            "0 starts none"
+        ),
+    ] = 0
     options: list[str] = Field(
         default_factory=list[str], description="further options of `docker run` or `podman run` on all hosts"
     )
@@ -142,6 +149,8 @@ class Inventory(Section):
             problems.append("runtime=host needs venv, the folder of a virtual environment on the hosts")
         if self.runtime is not Runtime.HOST and not self.image:
             problems.append(f"runtime={self.runtime} needs image, such as rlvr:gpu")
+        if self.runtime is Runtime.HOST and self.sandbox_slots:
+            problems.append("sandbox_slots needs containers: runtime docker or podman")
         if len({":" in host.address for host in self.hosts}) > 1:
             problems.append("hosts: address must be IPv4 for all hosts or IPv6 for all")
         if len(self.hosts) > 1 and any(ipaddress.ip_address(host.address).is_loopback for host in self.hosts):

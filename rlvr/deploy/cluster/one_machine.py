@@ -19,7 +19,7 @@ from rlvr.errors import ClusterError, ConfigError
 
 _NAME = "this-machine"
 _FILE = "compose.yaml"
-_PROGRAMS = (("docker", "compose"), ("podman-compose",), ("podman", "compose"))
+_PROGRAMS = (("docker", "compose"), ("podman", "compose"))  # podman-compose takes no secret from a variable
 
 
 def up(recipe: str, overrides: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ def _program() -> tuple[str, ...]:
         if done.returncode == 0:
             return words
     raise ClusterError(
-        "neither `docker compose` nor `podman-compose` works here; install one, or write an inventory with "
+        "neither `docker compose` nor `podman compose` works here; install one, or write an inventory with "
         "`runtime: host`"
     )
 

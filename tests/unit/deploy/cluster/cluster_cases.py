@@ -25,6 +25,7 @@ case "$1 $2" in
     "image inspect") cat "$STUB_HOST.image" 2>/dev/null || exit 1 ;;
     "container inspect")
         for name; do :; done
+        case "$name" in *-sandbox) [ -e "$name" ]; exit ;; esac
         [ -e "$name.state" ] || exit 1
         case "$*" in *Status*) cat "$name.state" ;; *Labels*) cat "$name.label" ;; esac ;;
     "run --rm")
@@ -33,6 +34,7 @@ case "$1 $2" in
     "run -d")
         [ ! -e "$STUB_HOST.fails" ] || { echo "Error: $(cat "$STUB_HOST.fails")" >&2; exit 125; }
         name=$4
+        case "$name" in *-sandbox) touch "$name"; exit 0 ;; esac
         case "$*" in *RLVR_NODE_IP=*) ;; *) exit 9 ;; esac
         for word; do
             case "$word" in
@@ -42,7 +44,8 @@ case "$1 $2" in
         done
         cat "$STUB_HOST.becomes" 2>/dev/null >"$name.state" || echo running >"$name.state" ;;
     "stop -t") rm -f "$4.state" ;;
-    "rm -f") rm -f "$3.state" "$3.label" "$3.address" ;;
+    "volume rm") ;;
+    "rm -f") case "$3" in *-sandbox) rm -f "$3" ;; esac; rm -f "$3.state" "$3.label" "$3.address" ;;
     "logs --tail") echo "noise"; echo "rlvr: no head answers at h:1 within 120 s"; echo "more noise" ;;
     "exec -i") exec python3 "$STUB/members.py" "$@" ;;
     *) echo "unexpected: $*" >&2; exit 9 ;;

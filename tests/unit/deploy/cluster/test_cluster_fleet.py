@@ -250,6 +250,27 @@ def test_podman_gets_devices_and_a_host_another_network(hosts: Hosts) -> None:
     assert "--network host" not in text
 
 
+def test_each_node_has_a_closed_sandbox_next_to_it_and_shares_its_socket_alone(hosts: Hosts) -> None:
+    """The sandbox starts first, has neither the token nor the cluster's network, and goes with its node."""
+    inventory = hosts.inventory(sandbox_slots=4, options=["--ulimit", "nofile=20000:20000", "-v", "/data:/data"])
+    running, _ = fleet(inventory)
+    running.up()
+    starts = [call for call in hosts.calls if call.startswith("b: run -d")]
+    sandbox, node = starts
+    assert sandbox.startswith("b: run -d --name rlvr-b-sandbox --restart unless-stopped ")
+    assert " --ulimit=nofile=20000:20000 --network none --read-only " in sandbox
+    assert sandbox.endswith(" --entrypoint start-sandbox.sh rlvr:gpu")
+    for secret in ("token", "/data", str(hosts.shared)):
+        assert secret not in sandbox
+    for start in starts:
+        assert " --volume rlvr-b-sandbox:/run/rlvr-sandbox " in start
+    assert "/run/rlvr/token:ro" in node
+    running.down()
+    assert not list(hosts.folder.glob("*sandbox*"))
+    with pytest.raises(ValueError, match="sandbox_slots needs containers"):
+        hosts.inventory(sandbox_slots=1, runtime="host", venv="/v")
+
+
 def test_what_an_ended_node_left_is_removed_before_its_ports_are_checked(hosts: Hosts) -> None:
     """A head whose bookkeeping was killed leaves agents of Ray that listen on the cluster's ports."""
     running, said = fleet(hosts.inventory())
