@@ -23,6 +23,7 @@ from ray._private import ray_constants, services, worker
 from ray._raylet import (
     AuthenticationTokenLoader,  # type: ignore # compiled, without a stub
     Config,  # type: ignore # the same
+    GcsClient,  # type: ignore # the same
 )
 
 from rlvr.config.sections.cluster import ClusterConfig
@@ -216,6 +217,7 @@ def _join(config: ClusterConfig) -> None:
         )
     try:
         with environment.as_driver_of_job():
+            _require_admission(address)
             _init(config, address=address)
     except (ConnectionError, RuntimeError, ValueError, ray_errors.RayError) as error:
         raise ConfigError(
@@ -229,6 +231,16 @@ def _join(config: ClusterConfig) -> None:
             "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) on every node",
             address,
         )
+
+
+def _require_admission(address: str) -> None:
+    """Asks the head for a sign of life: it refuses another token at once, while `ray.init` asks again for minutes.
+
+    Raises: ray_errors.RayError when it refuses or does not answer; ConnectionError when "auto" finds no cluster.
+    """
+    head = services.canonicalize_bootstrap_address(address) if address == "auto" else address
+    if head:
+        GcsClient(address=head)
 
 
 def _init(config: ClusterConfig, **arguments: Any) -> None:

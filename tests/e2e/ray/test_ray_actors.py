@@ -244,7 +244,7 @@ def test_whoever_does_not_show_the_token_is_refused(mode: str):
     if mode == "wrong token":
         changed |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     done = subprocess.run(
-        [sys.executable, "-c", program, address], env=changed, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", program, address], env=changed, capture_output=True, text=True, timeout=60
     )
-    assert "inside" not in done.stdout, done.stdout + done.stderr
-    assert "refused" in done.stdout or done.returncode != 0, done.stdout + done.stderr
+    assert "refused" in done.stdout, done.stdout + done.stderr
+    assert "token is missing or incorrect" in done.stdout
