@@ -173,7 +173,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             self._begin(name, why="restarted")
 
     def settle(self) -> None:
-        """Called when there is a node that can be used from now on."""
+        """Called when a node can be used from now on, and when a member has joined, as a node may come meanwhile."""
 
     async def close(self) -> None:
         """Ends every member; open work fails."""
@@ -353,6 +353,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             if await self.prepare(member) and member.is_alive:
                 fields = {self.kind: name, "place": member.remote.place}
                 self._event(f"{self.kind}_{why}", **fields, **self.facts(member))
+                self.settle()
         except RlvrError as error:
             self._losses.append(f"{name}: {error}")
             self._event(f"{self.kind}_not_started", **{self.kind: name, "reason": str(error)})

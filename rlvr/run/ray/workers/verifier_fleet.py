@@ -129,6 +129,8 @@ class VerifierFleet(SupervisedFleet[Member[RemoteVerifier]]):
 
     def settle(self) -> None:
         """Moves pools from crowded nodes to empty ones, and starts further ones if each node is to have one."""
+        if self._is_closed:
+            return
         pools: dict[str, list[Member[RemoteVerifier]]] = {node: [] for node in self._nodes()}
         for member in self.members:
             if member.state is not MemberState.LEAVING:

@@ -1,7 +1,7 @@
 """The verifier fleet over pools that are lost, frozen or gone for good. No Ray."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -84,7 +84,7 @@ def pairs(count: int, *, name: str = f"{__name__}:by_pools") -> list[tuple[Promp
 
 def play(
     here: VerifierService,
-    pools: Sequence[Pool],
+    pools: Iterable[Pool],
     scenario: Callable[[VerifierFleet], Awaitable[Any]],
     *,
     max_restarts: int = 5,
@@ -223,3 +223,25 @@ def test_a_node_that_joins_gets_a_pool_from_a_crowded_one_or_a_pool_of_its_own(h
     names, events = play(here, pools, scenario, names=("verifier-0", "verifier-1"), nodes=nodes, max_restarts=0)
     assert names == ["verifier-0", "verifier-1", "verifier-2"]
     assert events == ["verifier_left", "verifier_returned", "verifier_joined"]
+
+
+def test_a_pool_that_started_while_its_node_came_back_moves_there(here: VerifierService):
+    """The node joins when the pool is on its way to another one, so that there was nothing to move yet."""
+    nodes = ["a"]
+
+    def coming() -> Iterator[Pool]:
+        yield Pool(node="b", lives=0)
+        yield Pool(node="a")
+        nodes.append("b")
+        yield Pool(node="a")
+        yield Pool(node="b")
+
+    async def scenario(fleet: VerifierFleet) -> list[str]:
+        await fleet.verify(*pairs(1)[0])
+        while sorted(m.remote.node for m in fleet.members) != ["a", "b"] or "b" not in nodes:
+            await asyncio.sleep(0.005)
+        return [m.name for m in fleet.members]
+
+    names, events = play(here, coming(), scenario, names=("verifier-0", "verifier-1"), nodes=nodes)
+    assert sorted(names) == ["verifier-0", "verifier-1"]
+    assert events == ["verifier_lost", "verifier_restarted", "verifier_left", "verifier_returned"]
