@@ -205,12 +205,13 @@ class RayBackend:
         verifiers = self.verifiers(context.recorder.event)
         try:
             try:
-                await start_workers(
-                    lambda: asyncio.to_thread(learner.start, context, transport=self._transport),
-                    fleet=fleet,
-                    verifiers=verifiers,
-                    shares_devices=bool(self._reserved.plan.shared_devices),
-                )
+                async with self._hosts.watched([], context.recorder.event):  # after a loss, nodes have gone unseen
+                    await start_workers(
+                        lambda: asyncio.to_thread(learner.start, context, transport=self._transport),
+                        fleet=fleet,
+                        verifiers=verifiers,
+                        shares_devices=bool(self._reserved.plan.shared_devices),
+                    )
             except BaseException:
                 await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
                 raise
