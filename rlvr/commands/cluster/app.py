@@ -10,6 +10,7 @@ from rlvr.commands.cluster.hosts import (
     cluster_add,
     cluster_down,
     cluster_drain,
+    cluster_firewall,
     cluster_restart,
     cluster_status,
     cluster_up,
@@ -24,6 +25,7 @@ cluster_app.command("down")(cluster_down)
 cluster_app.command("status")(cluster_status)
 cluster_app.command("add")(cluster_add)
 cluster_app.command("drain")(cluster_drain)
+cluster_app.command("firewall")(cluster_firewall)
 cluster_app.command("restart")(cluster_restart)
 cluster_app.command("submit")(cluster_submit)
 cluster_app.command("follow")(cluster_follow)

@@ -98,9 +98,20 @@ def cluster_status(
         raise typer.Exit(1)
 
 
+def cluster_firewall(
+    inventory: InventoryOption = None,
+    firewall: Annotated[Firewall, typer.Option("--firewall", help="the program that loads the rule")] = Firewall.NFT,
+) -> None:
+    """Print the firewall rule for the hosts of an inventory; asks none of them."""
+    from rlvr.deploy.cluster.firewall import rule
+
+    print(rule(_fleet(inventory).inventory, firewall), end="")
+
+
 def cluster_add(name: Name, inventory: InventoryOption = None) -> None:
     """Start the node of a host that was added to the inventory, also during a run."""
     fleet = _fleet(inventory)
+    fleet.say(f"hosts with a firewall rule let {name} join after they have loaded the new one: rlvr cluster firewall")
     fleet.up([fleet.inventory.host(name)])
 
 

@@ -3,7 +3,7 @@
 python -m rlvr.deploy.doctor.probe ROUND     with a request as JSON on standard input
 
 report   versions, devices, addresses, limits, folders; writes a file into the shared folder
-serve    listens on the cluster's ports that are free, and holds a lock, until its output is closed
+serve    listens on the cluster's ports that are free, and holds a lock, until `clean`, or until its output is closed
 reach    connects to the other hosts' ports, reads their files, tries their locks
 clean    removes what was written
 """
@@ -160,7 +160,10 @@ def _content(request: dict[str, Any], host: str) -> str:
 
 
 def serve(request: dict[str, Any]) -> None:
-    """Prints {"busy": ports that others use, "open": ours, "lock": problem}, then dots, until nobody reads them."""
+    """Prints {"busy": ports that others use, "open": ours, "lock": problem}, then dots.
+
+    Ends when nobody reads them, or after `clean`.
+    """
     busy: list[int] = []
     opened: list[int] = []
     with ExitStack() as stack:
@@ -174,14 +177,17 @@ def serve(request: dict[str, Any]) -> None:
                 if error.errno == errno.EADDRINUSE:
                     busy.append(port)
         problem = ""
+        lock = _meeting(request) / f"{request['host']}.lock"
         try:
-            file = stack.enter_context((_meeting(request) / f"{request['host']}.lock").open("w"))
+            file = stack.enter_context(lock.open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             problem = "no locks" if error.errno in _NO_LOCKS else str(error.strerror or error)
         _print(json.dumps({"busy": busy, "open": opened, "lock": problem}) + "\n")
+        was_there = lock.exists()
         until = time.monotonic() + _SERVE_S
-        while time.monotonic() < until:
+        # `clean` removes the lock. In a container nothing else tells: an engine reads on when its client has gone.
+        while time.monotonic() < until and lock.exists() == was_there:
             time.sleep(0.2)
             _print(".")
 

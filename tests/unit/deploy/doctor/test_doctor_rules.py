@@ -1,5 +1,12 @@
 """The rules of `rlvr cluster doctor` that namespaces cannot show, and what a recipe needs."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
@@ -128,3 +135,27 @@ def test_a_wrong_inventory_or_recipe_ends_the_command_before_any_host_is_asked(t
     (tmp_path / "cluster.yaml").write_text(INVENTORY.model_dump_json())
     done = CliRunner().invoke(cluster_app, ["doctor", "no-such-recipe"])
     assert "no recipe 'no-such-recipe'" in str(done.exception)
+
+
+def test_listeners_end_with_the_examination_even_if_somebody_still_reads_them(tmp_path: Path):
+    """A container engine goes on reading when the command that started it has been killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    request = {"host": "a", "address": "127.0.0.1", "shared": str(tmp_path), "nonce": "n", "ports": [port]}
+    probe = [sys.executable, "-m", "rlvr.deploy.doctor.probe"]
+    (tmp_path / ".rlvr-doctor-n").mkdir()
+    given = os.environ | {"RLVR_PROBE": json.dumps(request)}
+    with (
+        (tmp_path / "read").open("wb") as output,
+        subprocess.Popen([*probe, "serve"], env=given, stdout=output) as serving,
+    ):
+        try:
+            until = time.monotonic() + 30
+            while b"open" not in (tmp_path / "read").read_bytes() and time.monotonic() < until:
+                time.sleep(0.05)
+            assert json.loads((tmp_path / "read").read_bytes().splitlines()[0])["open"] == [port]
+            subprocess.run([*probe, "clean"], input=json.dumps(request).encode(), check=True, stdout=subprocess.DEVNULL)
+            assert serving.wait(timeout=10) == 0
+        finally:
+            serving.kill()
