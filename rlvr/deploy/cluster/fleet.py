@@ -43,12 +43,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The nodes of an inventory. say: shows a line of progress."""
+    """The nodes of an inventory.
+
+    say: shows a line of progress. idle_s: how long `down` waits for work to end, which Ray reports late.
+    """
 
     inventory: Inventory
     say: Say
     remote: Remote = field(default_factory=Remote)
     join_s: float = JOIN_S
+    idle_s: float = 15.0
 
     @property
     def runtime(self) -> NodeRuntime:
@@ -193,7 +197,11 @@ class Fleet:
         Raises: ClusterError when a run uses the cluster and it is not forced; when a host refuses, after the others
             were stopped.
         """
-        if not is_forced and (busy := self._busy_hosts()):
+        ends = time.monotonic() + self.idle_s
+        while not is_forced and (busy := self._busy_hosts()):
+            if time.monotonic() < ends:
+                time.sleep(_POLL_S)
+                continue
             raise ClusterError(
                 f"a run uses the cluster ({', '.join(busy)}); stop the run first, or stop everything with --force"
             )

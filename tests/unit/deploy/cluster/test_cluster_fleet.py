@@ -1,5 +1,6 @@
 """Starting, draining, restarting and stopping nodes, with stand-ins for ssh and Docker."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _probe = Containers.probe
 
 def fleet(inventory: Inventory, *, join_s: float = 5.0) -> tuple[Fleet, list[str]]:
     said: list[str] = []
-    return Fleet(inventory, said.append, join_s=join_s), said
+    return Fleet(inventory, said.append, join_s=join_s, idle_s=0.0), said
 
 
 def test_up_starts_the_head_first_and_everything_joins(hosts: Hosts) -> None:
@@ -205,6 +206,16 @@ def test_down_asks_for_force_while_a_run_uses_the_cluster(hosts: Hosts) -> None:
         running.down()
     assert len(list(hosts.folder.glob("*.state"))) == 2
     running.down(is_forced=True)
+    assert not list(hosts.folder.glob("*.state"))
+
+
+def test_down_waits_for_a_run_that_has_just_ended(hosts: Hosts) -> None:
+    """Ray reports work for some seconds longer."""
+    running, _ = fleet(hosts.inventory())
+    running.up()
+    hosts.busy("10.9.0.2")
+    threading.Timer(0.5, hosts.busy).start()
+    replace(running, idle_s=10.0).down()
     assert not list(hosts.folder.glob("*.state"))
 
 
