@@ -24,7 +24,7 @@ def cluster_logs(
     since: Annotated[str, typer.Option(metavar="10m", help="only of this last time: 90s, 10m, 2h, 1d")] = "",
     step: Annotated[int, typer.Option(help="only of this step")] = -1,
     level: Annotated[str, typer.Option(help="the least level: debug, info, warning, error")] = "info",
-    lines: Annotated[int, typer.Option(min=0, help="the last so many records; 0: all")] = 200,
+    lines: Annotated[int, typer.Option(min=0, help="how many of the last records to show; 0: all")] = 200,
     follow: Annotated[bool, typer.Option("--follow", help="show new records as they come, until Ctrl-C")] = False,
     inventory: Annotated[
         Path | None, typer.Option(help="the file that lists the hosts; default: cluster.yaml, if there is one")

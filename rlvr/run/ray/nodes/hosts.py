@@ -113,7 +113,7 @@ class Hosts:
 
     @asynccontextmanager
     async def watched(self, fleets: Sequence[Fleet], on_event: OnEvent) -> AsyncIterator[None]:
-        """Context in which the fleets are told what changes."""
+        """Context in which changes are passed on to the fleets, and recorded as events."""
         self._fleets, self._event = fleets, on_event
         watching = asyncio.create_task(self._watch())
         try:

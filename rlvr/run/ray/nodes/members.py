@@ -36,10 +36,21 @@ def members(address: str) -> list[dict[str, Any]]:
                 "gpus": total.get("GPU", 0.0),
                 "is_head": "node:__internal_head__" in total,
                 "is_draining": node.state_snapshot.state == node.state_snapshot.DRAINING,
-                "is_busy": any(text.startswith("Resource:") for text in node.state_snapshot.node_activity),
+                "is_busy": any(map(is_placed_work, node.state_snapshot.node_activity)),
             }
         )
     return found
+
+
+def is_placed_work(activity: str) -> bool:
+    """Whether a line of Ray's about a node means that a run has work there. Objects stay in its store after a run.
+
+    >>> is_placed_work("Resource: CPU currently in use.")
+    True
+    >>> is_placed_work("Resource: object_store_memory currently in use.")
+    False
+    """
+    return activity.startswith("Resource:") and "object_store_memory" not in activity
 
 
 def drain(address: str, node_ip: str) -> int:

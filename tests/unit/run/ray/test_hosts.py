@@ -10,19 +10,19 @@ from rlvr.run.ray.nodes.hosts import Host, Hosts
 
 
 class Fleet:
-    """Notes what it is told."""
+    """Records the calls that it gets."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def drain(self, node: str, *, within_s: float | None = None) -> None:
-        self.told.append(("drain", node, within_s))
+        self.calls.append(("drain", node, within_s))
 
     def forgive(self, node: str) -> None:
-        self.told.append(("forgive", node))
+        self.calls.append(("forgive", node))
 
     def settle(self) -> None:
-        self.told.append(("settle",))
+        self.calls.append(("settle",))
 
 
 class Cluster:
@@ -73,9 +73,9 @@ def test_a_node_that_joins_is_asked_once_and_then_used_and_one_that_leaves_is_fo
         assert await cluster.hosts.admits("b")
         del cluster.nodes["b"]
         await cluster.until(lambda: cluster.hosts.usable == ["a"])
-        await cluster.until(lambda: ("forgive", "b") in cluster.fleet.told)
+        await cluster.until(lambda: ("forgive", "b") in cluster.fleet.calls)
         assert cluster.checked == ["b"]
-        assert cluster.fleet.told == [("settle",), ("forgive", "b")]
+        assert cluster.fleet.calls == [("settle",), ("forgive", "b")]
         assert cluster.kinds() == ["node_joined", "node_left"]
         assert cluster.events[0][1] == {"node": "b", "address": "10.0.0.2"}
 
@@ -89,8 +89,8 @@ def test_a_drained_node_gets_nothing_more_and_what_is_on_it_leaves_before_its_ti
         cluster.put("b", drained_by=time.time() + 35.0)
         await cluster.until(lambda: cluster.hosts.unusable == ["b"])
         assert not await cluster.hosts.admits("b")
-        await asyncio.sleep(0.05)  # it is told once
-        (_, node, within_s) = cluster.fleet.told[-1]
+        await asyncio.sleep(0.05)  # long enough for a second call
+        (_, node, within_s) = cluster.fleet.calls[-1]
         assert (node, cluster.kinds()) == ("b", ["node_joined", "node_draining"])
         assert 25.0 < within_s < 31.0
 
