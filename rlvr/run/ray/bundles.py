@@ -1,7 +1,7 @@
 """Bundles of cores and devices for learner and engines, and the arithmetic of a cluster that is too small."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rlvr.config.recipe import Placement, Recipe
 from rlvr.config.sections.cluster import ClusterConfig, WeightTransport
@@ -87,6 +87,22 @@ def learner_shares(cluster: ClusterConfig, *, gpus_per_node: int) -> tuple[int, 
     count = -(-cluster.learners // most)
     share, rest = divmod(cluster.learners, count)
     return tuple(share + (index < rest) for index in range(count))
+
+
+def begun_at(plan: Plan, bundles: Collection[int]) -> Plan:
+    """The plan with its first learners in one of these bundles, if one of them is like the bundle they are in.
+
+    Ray may place bundles of one size on the nodes in any order. The first learner writes the checkpoints, so it belongs
+    where the driver is.
+    """
+    if plan.learner_bundle in bundles:
+        return plan
+    wanted = plan.bundles[plan.learner_bundle]
+    for bundle in plan.far_bundles:
+        if bundle in bundles and plan.bundles[bundle] == wanted:
+            rest = tuple(plan.learner_bundle if other == bundle else other for other in plan.far_bundles)
+            return replace(plan, learner_bundle=bundle, far_bundles=rest)
+    return plan
 
 
 def chosen_transport(recipe: Recipe, plan: Plan) -> Transport:

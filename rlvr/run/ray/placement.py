@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlvr.config.recipe import Recipe
 from rlvr.errors import ConfigError
-from rlvr.run.ray.bundles import LEARNER_CPUS, Plan, bundle_of, plan_bundles, shortage, unreserved
+from rlvr.run.ray.bundles import LEARNER_CPUS, Plan, begun_at, bundle_of, plan_bundles, shortage, unreserved
 from rlvr.run.ray.connect import head_is_gone
 from rlvr.run.ray.workers.rank_handle import FarBundle
 
@@ -171,6 +171,12 @@ class Reserved:
 
     def _reserve(self, deadline_s: float, *, engines: int) -> None:
         """Reserves the plan, for which an autoscaler may add nodes. Raises ConfigError."""
+        self._reserve_bundles(deadline_s, engines=engines)
+        node_of = placement_group_table(self._group).get("bundles_to_node_id", {})
+        here = ray.get_runtime_context().get_node_id()
+        self.plan = begun_at(self.plan, [index for index, node in node_of.items() if node == here])
+
+    def _reserve_bundles(self, deadline_s: float, *, engines: int) -> None:
         cluster = self._recipe.cluster
         self._ask_for(is_together=self._engines_share)
         if self._may_wait:

@@ -15,6 +15,7 @@ import yaml
 
 from rlvr.deploy.choices import Target
 from rlvr.errors import ConfigError
+from tests.shell import check_shell
 from tests.unit.deploy.deploy_cases import (
     NASTY_LINES,
     NODE,
@@ -201,10 +202,6 @@ def test_the_script_is_clean_for_the_shell_and_for_shellcheck(place: Path) -> No
     assert subprocess.run(["bash", "-n", str(file)]).returncode == 0
     node = file.read_text().split("<<'END_OF_FILE'\n")[1].split("\nEND_OF_FILE\n")[0]
     assert subprocess.run(["bash", "-n"], input=node, text=True).returncode == 0
-    if shutil.which("shellcheck") is None:
-        pytest.skip("parsed, but shellcheck is not installed (apt install shellcheck)")
     (place / "node.sh").write_text(f"#!/bin/bash\n{node}\n")
     unreachable = "--exclude=SC2317,SC2329"  # functions that only traps call
-    for checked in (file, place / "node.sh"):
-        done = subprocess.run(["shellcheck", unreachable, str(checked)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
+    check_shell(file, place / "node.sh", options=[unreachable])

@@ -1,7 +1,6 @@
 """The start scripts of docker/, with a `ray` and an `rlvr` that only write down how they were called."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import pytest
 
 from rlvr.config.load import load_recipe
 from rlvr.ports import PortLayout
+from tests.shell import check_shell
 
 FOLDER = Path(__file__).resolve().parents[3] / "docker"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
@@ -71,10 +71,7 @@ def start(place: Path, script: str, *arguments: str, **variables: str) -> tuple[
 def test_a_script_is_clean_posix_shell(script: Path):
     assert script.read_text().startswith("#!/bin/sh\n")
     assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
-    if shutil.which("shellcheck") is None:
-        pytest.skip("parsed, but shellcheck is not installed (apt install shellcheck)")
-    done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check_shell(script)
 
 
 @pytest.mark.parametrize("script", ["start-head.sh", "start-node.sh", "start-learner.sh"])

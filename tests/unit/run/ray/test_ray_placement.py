@@ -9,7 +9,7 @@ from rlvr.config.recipe import Recipe
 pytest.importorskip("ray")
 from rlvr.errors import ConfigError
 from rlvr.records import Transport
-from rlvr.run.ray.bundles import chosen_transport, learner_shares, plan_bundles, shortage, unreserved
+from rlvr.run.ray.bundles import begun_at, chosen_transport, learner_shares, plan_bundles, shortage, unreserved
 from rlvr.run.ray.placement import wait_for_nodes
 from rlvr.transfer.communicator import SUBSTITUTE_VARIABLE
 
@@ -137,6 +137,15 @@ def test_learners_of_which_no_node_holds_all_get_a_bundle_on_each_of_several_nod
     assert (plan.learner_bundle, plan.learner_gpus) == (0, 6)
     assert (plan.far_bundles, plan.far_ranks) == ((1,), (6,))
     assert plan.engine_bundles == (2, 3)
+
+
+def test_the_first_learners_run_where_the_driver_is_if_such_a_bundle_was_placed_there():
+    plan = plan_bundles(recipe(learners=17, engines=1), num_gpus=24, gpus_per_node=8)  # 6, 6 and 5 learners
+    assert begun_at(plan, [0, 3]) == plan
+    here = begun_at(plan, [1, 3])
+    assert (here.learner_bundle, here.far_bundles, here.far_ranks) == (1, (0, 2), (6, 5))
+    for elsewhere in ([], [2], [3]):  # with five GPUs, an engine's
+        assert begun_at(plan, elsewhere) == plan
 
 
 def test_learners_stay_together_if_a_node_holds_them_and_are_spread_evenly_otherwise():
