@@ -85,7 +85,10 @@ def opened_backend(
             with_vllm=recipe.rollout.engine.traits.takes_vllm_arguments,
             deadline_s=recipe.cluster.start_deadline_s,
         )
-        hosts = Hosts(check(), read=live_hosts, check=lambda node: check(only=[node]), note=say)
+        known = check(say=say)
+        if not reserved.nodes <= set(known):
+            reserved.renew()
+        hosts = Hosts(known, read=live_hosts, check=lambda node: check(only=[node]), note=say)
         backend = RayBackend(
             recipe,
             service=service,

@@ -94,6 +94,12 @@ class Reserved:
         """Whether nodes may still come: never to a private Ray."""
         return bool(self._recipe.cluster.address) and self._recipe.cluster.wait_for_nodes_s > 0
 
+    @property
+    def nodes(self) -> set[str]:
+        """Ids of the nodes on which something is reserved."""
+        groups = (self._group, *self._engines.values())
+        return {node for group in groups for node in placement_group_table(group)["bundles_to_node_id"].values()}
+
     def renew(self) -> None:
         """Reserves again after a node was lost, with as many engines as the nodes can hold.
 
@@ -172,7 +178,7 @@ class Reserved:
     def _reserve(self, deadline_s: float, *, engines: int) -> None:
         """Reserves the plan, for which an autoscaler may add nodes. Raises ConfigError."""
         self._reserve_bundles(deadline_s, engines=engines)
-        node_of = placement_group_table(self._group).get("bundles_to_node_id", {})
+        node_of = placement_group_table(self._group)["bundles_to_node_id"]
         here = ray.get_runtime_context().get_node_id()
         self.plan = begun_at(self.plan, [index for index, node in node_of.items() if node == here])
 

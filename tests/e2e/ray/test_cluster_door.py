@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from ray import exceptions as ray_errors  # noqa: E402 - needs ray
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from rlvr.run.ray.actor_logs import last_lines  # noqa: E402
+from rlvr.run.ray.nodes.handshake import shake_hands  # noqa: E402
 from rlvr.run.ray.placement import Reserved  # noqa: E402
 from rlvr.run.ray.weight_files import CHUNKS_AHEAD, stream  # noqa: E402
 
@@ -165,6 +167,30 @@ def test_a_run_waits_for_a_node_and_an_engine_for_the_return_of_its_own(joined: 
         asyncio.run(scenario())
     finally:
         reserved.close()
+
+
+def test_a_node_that_is_lost_while_it_is_asked_is_left_out_and_what_was_reserved_there_moves(joined: Any):
+    node = joined.add_node(num_cpus=1, object_store_memory=STORE)
+    reserved = Reserved(recipe_of(joined.address, engines=2, heartbeat_deadline_s=5))
+    raylet = node.all_processes["raylet"][0].process.pid
+    os.kill(raylet, signal.SIGSTOP)  # as a container that has ended: still listed, and without an answer
+    killed = threading.Timer(3, lambda: os.kill(raylet, signal.SIGKILL))
+    killed.start()
+    said: list[str] = []
+    try:
+        known = shake_hands([], with_vllm=False, deadline_s=120, say=said.append)
+        assert len(known) == 1
+        assert {line.partition(") ")[2] for line in said} == {  # also for a node of the test before
+            "was lost before it reported its versions; the run starts without it"
+        }
+        assert not reserved.nodes <= set(known)
+        reserved.renew()
+        assert reserved.nodes == set(known)
+        assert len(reserved.plan.engine_bundles) == 1
+    finally:
+        killed.join()
+        reserved.close()
+        joined.remove_node(node, allow_graceful=False)
 
 
 def test_an_actor_that_dies_on_another_node_leaves_its_last_lines(joined: Any):

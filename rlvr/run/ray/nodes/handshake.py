@@ -10,7 +10,8 @@ actors, so what is compared is what they use.
 import hashlib
 import importlib.util
 import platform
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ PACKAGES = ("rlvr", "rlvr_verifiers", "rlvr_sandboxes")
 _DISTRIBUTIONS = ("torch", "transformers", "numpy", "ray")
 _ABSENT = "absent"
 _VLLM = "vllm"
+_GONE_S = 30.0
+_POLL_S = 0.5
 _GONE = (ray_errors.NodeDiedError, ray_errors.WorkerCrashedError, ray_errors.TaskUnschedulableError)
 
 
@@ -89,12 +92,20 @@ def differences(node: str, mine: Mapping[str, str], theirs: Mapping[str, str]) -
 
 
 def shake_hands(
-    modules: Sequence[str], *, with_vllm: bool, deadline_s: float, only: Collection[str] | None = None
+    modules: Sequence[str],
+    *,
+    with_vllm: bool,
+    deadline_s: float,
+    only: Collection[str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Asks every node for its fingerprint; returns the nodes' ids.
+    """Asks every node for its fingerprint; returns the ids of those that answered.
+
+    Ray lists a node whose host or container has just ended for up to half a minute, and such a node does not answer.
 
     Args:
         with_vllm: the engines are vLLM's. only: the ids of the nodes to ask; None: all live ones.
+        say: gets a line for each node that was lost meanwhile and is left out; None: such a node is an error.
 
     Raises: ConfigError, which names each node that differs with both values; RlvrError when one does not answer.
     """
@@ -107,30 +118,48 @@ def shake_hands(
         for node in nodes
     }
     problems: list[str] = []
+    lost: list[str] = []
     for node in nodes:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        problems += differences(name, mine, _answer(asked[node["NodeID"]], name, deadline_s))
+        try:
+            problems += differences(name, mine, _answer(asked[node["NodeID"]], name, deadline_s))
+        except _GONE as error:
+            if say is None or not _is_gone(node["NodeID"], within_s=_GONE_S):
+                raise RlvrError(f"{name} was lost before it reported its versions: {error}") from error
+            say(f"{name} was lost before it reported its versions; the run starts without it")
+            lost.append(node["NodeID"])
     if problems:
         raise ConfigError(
             "the nodes of the cluster do not run the driver's code; install the same release (or the same checkout "
             "and environment) everywhere:\n  " + "\n  ".join(problems)
         )
-    return list(asked)
+    return [node for node in asked if node not in lost]
 
 
 def _answer(reference: Any, name: str, deadline_s: float) -> dict[str, str]:
+    """Raises one of `_GONE` besides."""
     try:
         return ray.get(reference, timeout=deadline_s)
     except ray_errors.GetTimeoutError as error:
         raise RlvrError(
             f"{name} did not report its versions within cluster.start_deadline_s={deadline_s:g} s"
         ) from error
-    except _GONE as error:
-        raise RlvrError(f"{name} was lost before it reported its versions: {error}") from error
+    except _GONE:
+        raise
     except (ray_errors.RayError, ImportError) as error:
         raise ConfigError(
             f"{name} cannot import rlvr: {str(error).strip().splitlines()[-1]}; install the driver's release there"
         ) from error
+
+
+def _is_gone(node: str, *, within_s: float) -> bool:
+    """Whether Ray takes the node for dead by then: on a live one only a worker has crashed."""
+    end = time.monotonic() + within_s
+    while any(there["NodeID"] == node and there["Alive"] for there in ray.nodes()):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 @ray.remote
