@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,12 @@ pytestmark = pytest.mark.cluster
 ray = pytest.importorskip("ray")
 from ray import exceptions as ray_errors  # noqa: E402 - needs ray
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
 
 from rlvr.run.ray.actor_logs import last_lines  # noqa: E402
 from rlvr.run.ray.nodes.handshake import shake_hands  # noqa: E402
+from rlvr.run.ray.nodes.members import members  # noqa: E402
 from rlvr.run.ray.placement import Reserved  # noqa: E402
 from rlvr.run.ray.weight_files import CHUNKS_AHEAD, stream  # noqa: E402
 
@@ -167,6 +170,30 @@ def test_a_run_waits_for_a_node_and_an_engine_for_the_return_of_its_own(joined: 
         asyncio.run(scenario())
     finally:
         reserved.close()
+
+
+def test_a_node_is_busy_while_something_is_placed_there_and_not_afterwards(joined: Any):
+    def are_busy() -> bool:
+        return any(node["is_busy"] for node in members(joined.address))
+
+    group = placement_group([{"CPU": 1}])
+    strategy = PlacementGroupSchedulingStrategy(group)
+
+    @ray.remote(num_cpus=1)
+    def work() -> bool:
+        return True
+
+    assert ray.get(work.options(scheduling_strategy=strategy).remote(), timeout=60)
+    until(are_busy)
+    remove_placement_group(group)
+    until(lambda: not are_busy())
+
+
+def until(met: Callable[[], bool], *, limit_s: float = 20.0) -> None:
+    end = time.monotonic() + limit_s
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_a_node_that_is_lost_while_it_is_asked_is_left_out_and_what_was_reserved_there_moves(joined: Any):

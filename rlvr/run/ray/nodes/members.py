@@ -27,7 +27,7 @@ def members(address: str) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for node_id, node in _nodes(address).items():
-        total = dict(node.resources_total)
+        total, snapshot = dict(node.resources_total), node.state_snapshot
         found.append(
             {
                 "node_id": node_id,
@@ -35,8 +35,9 @@ def members(address: str) -> list[dict[str, Any]]:
                 "cpus": total.get("CPU", 0.0),
                 "gpus": total.get("GPU", 0.0),
                 "is_head": "node:__internal_head__" in total,
-                "is_draining": node.state_snapshot.state == node.state_snapshot.DRAINING,
-                "is_busy": any(map(is_placed_work, node.state_snapshot.node_activity)),
+                "is_draining": snapshot.state == snapshot.DRAINING,
+                # Ray keeps the last activity of a node that has become idle
+                "is_busy": snapshot.state != snapshot.IDLE and any(map(is_placed_work, snapshot.node_activity)),
             }
         )
     return found
