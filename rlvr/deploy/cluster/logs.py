@@ -23,12 +23,16 @@ _READER = "rlvr.telemetry.log_reader"
 _READ_S = 120.0
 _MOST_AT_ONCE = 64
 _NEWEST = """
-for folder in $(ls -td "$1"/runs/*/ 2>/dev/null); do
-    if [ -f "$folder/events.jsonl" ]; then echo "$folder"; exit; fi
+ls -td -- "$1"/runs/*/ 2>/dev/null | while IFS= read -r folder; do
+    if [ -f "$folder/events.jsonl" ]; then printf '%s\\n' "$folder"; exit; fi
 done
 """
 # Ray's own files, where a node's container writes nothing or there is no container.
-_RAY = 'cd "${RAY_TMPDIR:-/tmp}/ray/session_latest/logs" && tail -n "$1" gcs_server.out raylet.out raylet.err 2>&1'
+_RAY = """
+cd "${RAY_TMPDIR:-/tmp}/ray/session_latest/logs" 2>/dev/null || { echo "Ray has not run there" >&2; exit 1; }
+tail -n "$1" gcs_server.out raylet.out raylet.err 2>/dev/null
+exit 0
+"""
 
 
 @dataclass(slots=True)
@@ -119,16 +123,36 @@ class ClusterLogs:
                 reader.wait()
 
     def node_output(self, hosts: Sequence[Host], *, num_lines: int, since: str) -> Iterator[str]:
-        """The output of nodes: of their containers, and the end of Ray's own files. Args: since: as for --since."""
+        """The output of nodes: of their containers, and the end of Ray's own files. Args: since: as for --since.
+
+        Hosts without any are named at the end. Raises: ClusterError when no host has any.
+        """
+        problems: list[str] = []
         for host in hosts:
+            try:
+                lines = self._output(host, num_lines=num_lines, since=since)
+            except ClusterError as error:
+                problems.append(str(error))
+                continue
             yield f"{named(host)}:"
-            for words in self._output_words(host, num_lines=num_lines, since=since):
-                try:
-                    done = self._remote.run(host, words, deadline_s=_READ_S)
-                except ClusterError as error:
-                    yield f"  {error}"
-                    continue
-                yield from (f"  {line}" for line in (done.stdout + done.stderr).splitlines())
+            yield from (f"  {line}" for line in lines)
+        if len(problems) == len(hosts):
+            raise ClusterError("\n".join(problems))
+        yield from problems
+
+    def _output(self, host: Host, *, num_lines: int, since: str) -> list[str]:
+        """Raises: ClusterError when the host cannot be reached, or no node was started there."""
+        done = [
+            self._remote.run(host, words, deadline_s=_READ_S)
+            for words in self._output_words(host, num_lines=num_lines, since=since)
+        ]
+        if all(part.code for part in done):
+            reason = done[0].reason
+            if "no such container" in reason.lower():
+                reason = "Ray has not run there"
+            hint = "; `rlvr cluster up` starts it" if reason == "Ray has not run there" else ""
+            raise ClusterError(f"{named(host)}: {reason}{hint}")
+        return [line for part in done for line in (part.stdout + part.stderr).splitlines()]
 
     def _output_words(self, host: Host, *, num_lines: int, since: str) -> list[list[str]]:
         ray = in_node(self._inventory, host, script(_RAY, str(num_lines)))
