@@ -27,6 +27,7 @@ _PROBE = (
 if ! command -v "$1" >/dev/null; then echo "problem=$1 is not installed there"; exit 0; fi
 if ! why=$("$1" ps -q 2>&1 >/dev/null); then
     echo "problem=$1 does not work there: $(echo "$why" | tail -n 1)"
+    echo "state=unknown"
     exit 0
 fi
 echo "image=$("$1" image inspect -f '{{.Id}}' "$4" 2>/dev/null)"
@@ -91,9 +92,14 @@ shift 2
 "$runtime" rm -f "$name" >/dev/null 2>&1 || true
 exec "$runtime" run -d --name "$name" "$@"
 """
+# A host without the runtime has no container; one whose runtime does not answer may have one that runs.
 _STOP = (
     _FOLDER
     + """
+if command -v "$1" >/dev/null && ! why=$("$1" ps -q 2>&1 >/dev/null); then
+    echo "$1 does not work there: $(echo "$why" | tail -n 1)" >&2
+    exit 1
+fi
 if "$1" container inspect "$4" >/dev/null 2>&1; then
     "$1" stop -t "$5" "$4" >/dev/null
     "$1" rm -f "$4" >/dev/null || exit 1
@@ -107,6 +113,13 @@ rm -f "$folder/token"
 rmdir "$folder" "${folder%/*}" "${folder%/*/*}" 2>/dev/null || true
 """
 )
+
+
+def _state(status: str) -> NodeState:
+    """Args: status: of the container; "" if there is none."""
+    if status == NodeState.UNKNOWN:
+        return NodeState.UNKNOWN
+    return NodeState.RUNNING if status in _ALIVE else NodeState.ENDED if status else NodeState.ABSENT
 
 
 class Containers:
@@ -136,8 +149,7 @@ class Containers:
         fields: dict[str, Any] = facts_from(lines, inventory=inventory)
         if not fields["problem"] and not lines.get("image"):
             fields["problem"] = f"there is no image {inventory.image}; {self._copy_hint(host)}"
-        status = lines.get("state", "")
-        state = NodeState.RUNNING if status in _ALIVE else NodeState.ENDED if status else NodeState.ABSENT
+        state = _state(lines.get("state", ""))
         return Facts(state=state, image=lines.get("image", ""), **fields)
 
     def _copy_hint(self, host: Host) -> str:
