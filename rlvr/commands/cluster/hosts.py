@@ -25,7 +25,7 @@ def cluster_up(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     inventory: InventoryOption = None,
     firewall: Annotated[
-        Firewall | None, typer.Option(help="the program that loads the firewall rule", show_default="nft")
+        Firewall | None, typer.Option(help="the program that loads the firewall rule; default: nft")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="a file for the firewall rule; default: it is printed")] = None,
 ) -> None:

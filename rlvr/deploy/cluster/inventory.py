@@ -23,7 +23,7 @@ from rlvr.config.messages.suggestions import close, did_you_mean
 from rlvr.config.sections.section import NonNegativeInt, Section
 from rlvr.deploy.cluster.managed_variables import unmanaged
 from rlvr.errors import ConfigError
-from rlvr.ports import DEFAULT_FIRST, LARGEST_FIRST, PortLayout
+from rlvr.ports import DEFAULT_FIRST, LARGEST_FIRST, PortLayout, host_port
 from rlvr.storage.input_files import read_input_text
 
 DEFAULT_FILE = Path("cluster.yaml")
@@ -173,8 +173,7 @@ class Inventory(Section):
     @property
     def head_address(self) -> str:
         """Where nodes join, as HOST:PORT."""
-        address = self.head.address
-        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+        return host_port(self.head.address, self.port)
 
     @property
     def ports(self) -> PortLayout:

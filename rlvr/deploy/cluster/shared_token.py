@@ -15,17 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, state_folder
+from rlvr.deploy.cluster.node_commands import FOLDERS
 from rlvr.deploy.cluster.remote import Remote, named, script
 from rlvr.errors import ClusterError
 
 FILE = "token"
 _RECORD = "hosts.json"  # which hosts have the token
+_MOST_NAMED = 5
 _BYTES = 32
 _VALID = re.compile(r"[A-Za-z0-9._~+/=-]{16,4096}")
-# The folder is the host's own: several hosts may share a home folder.
-_FOLDER = "folder=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$1/hosts/$2; "
 _WRITE = (
-    "set -eu; umask 077; " + _FOLDER + 'mkdir -p "$folder"; chmod 700 "$folder"; cat >"$folder/token.new"; '
+    FOLDERS + 'set -eu; umask 077; mkdir -p "$folder"; chmod 700 "$folder"; cat >"$folder/token.new"; '
     'mv "$folder/token.new" "$folder/token"; printf %s "$folder"'
 )
 
@@ -100,7 +100,9 @@ def require_own_name(inventory: Inventory) -> None:
     except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
         raise ClusterError(f"{path} is damaged; remove it and repeat the command") from error
     if recorded and not _marks(recorded) & _marks(inventory.hosts):
-        listed = ", ".join(f"{host.name} ({host.address})" for host in recorded)
+        listed = ", ".join(f"{host.name} ({host.address})" for host in recorded[:_MOST_NAMED])
+        if len(recorded) > _MOST_NAMED:
+            listed += f" and {len(recorded) - _MOST_NAMED} more"
         raise ClusterError(
             f"cluster name {inventory.name!r} is in use for hosts {listed}; give this inventory another `name`. If "
             f"those hosts no longer have a node, remove {path.parent}"

@@ -54,7 +54,7 @@ def hosts_table(inventory: Inventory, members: Sequence[Member], states: Sequenc
         member = _member(members, host)
         sizes = ["-", "-"] if member is None else [f"{member.gpus:g}", f"{member.cpus:g}"]
         rows.append([host.name, host.address, "head" if is_head(inventory, host) else "node", *sizes, state])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def ports_table(inventory: Inventory) -> str:
@@ -77,14 +77,15 @@ def ports_table(inventory: Inventory) -> str:
         ["chosen by the system", "NCCL and Gloo, in a run", "the interface in NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME",
          "engines, ranks of the learner"],
     ]  # fmt: skip
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _member(members: Sequence[Member], host: Host) -> Member | None:
     return next((member for member in members if member.address == host.address), None)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as lines of text whose columns are aligned. All rows have as many cells as the first."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
