@@ -113,3 +113,12 @@ def layout_here(environment: Mapping[str, str] | None = None) -> PortLayout | No
             f"{VARIABLE}={text!r} must be a port from 1024 to {LARGEST_FIRST}: a node uses it and the {SPAN - 1} above"
         )
     return PortLayout(int(text))
+
+
+def host_port(address: str, port: int) -> str:
+    """HOST:PORT, with an IPv6 address in brackets.
+
+    >>> host_port("10.0.0.1", 6379), host_port("fd00::1", 6379)
+    ('10.0.0.1:6379', '[fd00::1]:6379')
+    """
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

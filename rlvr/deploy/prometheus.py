@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rlvr.deploy.cluster.inventory import Inventory
 from rlvr.deploy.yaml_text import yaml_file
+from rlvr.ports import host_port
 
 
 def scrape_targets(inventory: Inventory, *, port: int = 0) -> str:
@@ -16,7 +17,7 @@ def scrape_targets(inventory: Inventory, *, port: int = 0) -> str:
     """
     used = port or inventory.ports.metrics
     entries = [
-        {"targets": [_target(host.address, used)], "labels": {"cluster": inventory.name, "host": host.name}}
+        {"targets": [host_port(host.address, used)], "labels": {"cluster": inventory.name, "host": host.name}}
         for host in inventory.hosts
     ]
     return yaml_file([entries], comments=[f"Metrics of the cluster {inventory.name}: run.metrics_port={used}."])
@@ -24,9 +25,5 @@ def scrape_targets(inventory: Inventory, *, port: int = 0) -> str:
 
 def local_targets(ports: Sequence[int]) -> str:
     """The targets of runs on this machine, which listen on loopback. Args: ports: run.metrics_port of each run."""
-    entries = [{"targets": [_target("127.0.0.1", port) for port in ports]}]
+    entries = [{"targets": [host_port("127.0.0.1", port) for port in ports]}]
     return yaml_file([entries], comments=["Metrics of runs on this machine."])
-
-
-def _target(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -18,6 +18,7 @@ def cluster_doctor(
 ) -> None:
     """Say what is wrong with the hosts of a cluster and between them, each with its fix; exit code 1 if anything is."""
     from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
+    from rlvr.deploy.cluster.tables import aligned
     from rlvr.deploy.doctor.examine import Examination
     from rlvr.deploy.doctor.machine import Needs
 
@@ -29,15 +30,9 @@ def cluster_doctor(
         needs = needs_of(recipe, overrides or ())
     examination = Examination(hosts, needs)
     findings = examination.run()
-    _show(examination.table)
+    print(aligned(examination.table))
     for finding in findings:
         print(f"{finding.host}: {finding.what}. Fix: {finding.fix}")
     if findings:
         raise typer.Exit(1)
     print("nothing is wrong")
-
-
-def _show(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

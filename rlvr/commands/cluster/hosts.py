@@ -1,11 +1,13 @@
 """`rlvr cluster up | down | status | add | drain | restart`. Imports stay inside the commands."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlvr.deploy.choices import Firewall
+from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlvr.deploy.cluster.fleet import Fleet
@@ -18,11 +20,13 @@ Name = Annotated[str, typer.Argument(metavar="HOST", help="a host's name in the 
 
 def cluster_up(
     recipe: Annotated[
-        str, typer.Argument(help="without an inventory: the recipe for whose containers this machine is used")
+        str, typer.Argument(help="without an inventory: the recipe to run in containers on this machine")
     ] = "",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     inventory: InventoryOption = None,
-    firewall: Annotated[Firewall, typer.Option(help="the program that loads the firewall rule")] = (Firewall.NFT),
+    firewall: Annotated[
+        Firewall | None, typer.Option(help="the program that loads the firewall rule; default: nft")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="a file for the firewall rule; default: it is printed")] = None,
 ) -> None:
     """Start the nodes that do not run yet, on the hosts of an inventory over ssh, or on this machine by compose.
@@ -36,36 +40,50 @@ def cluster_up(
     if fleet is None:
         from rlvr.deploy.cluster.one_machine import up
 
+        if firewall or output:
+            raise ConfigError(
+                "--firewall and --output need an inventory: the containers of one machine open no ports of the host"
+            )
         up(recipe, tuple(overrides or ()))
         return
+    if recipe:
+        words = [recipe, *(overrides or ()), *(["--inventory", str(inventory)] if inventory else [])]
+        raise ConfigError(
+            "with an inventory `up` takes no recipe; after `up` without one, start the run with "
+            f"`rlvr cluster submit {shlex.join(words)}`"
+        )
+    text = rule(fleet.inventory, firewall or Firewall.NFT)
+    if output is not None:  # before anything is started
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output {str(output)!r} cannot be written: {error.strerror or error}") from error
     fleet.up()
     _continue_runs(fleet)
     print(status(fleet)[0])
     print(f"\n{ports_table(fleet.inventory)}\n")
-    text = rule(fleet.inventory, firewall)
     if output is None:
         print(text, end="")
     else:
-        output.write_text(text, encoding="utf-8")
         print(output)
 
 
 def cluster_down(
     inventory: InventoryOption = None,
     is_forced: Annotated[
-        bool, typer.Option("--force", help="also when a run uses the cluster; submitted runs save before")
+        bool, typer.Option("--force", help="stop even while a run uses the cluster; submitted runs save first")
     ] = False,
 ) -> None:
     """Stop all nodes, and remove what was put on the hosts. Runs and models in the shared folder stay.
 
     Submitted runs continue with the next `rlvr cluster up`.
     """
-    fleet = _fleet_or_none(inventory)
-    if fleet is None:
+    if _is_one_machine(inventory):
         from rlvr.deploy.cluster.one_machine import down
 
         down()
         return
+    fleet = _fleet(inventory)
     if is_forced:
         _suspend_runs(fleet)
     fleet.down(is_forced=is_forced)
@@ -74,7 +92,7 @@ def cluster_down(
 def cluster_status(
     inventory: InventoryOption = None,
     is_for_prometheus: Annotated[
-        bool, typer.Option("--prometheus", help="print the hosts as targets of Prometheus instead; asks none of them")
+        bool, typer.Option("--prometheus", help="print the hosts as targets of Prometheus instead; contacts no host")
     ] = False,
 ) -> None:
     """Show every host and whether its node has joined, and the submitted runs; exit code 1 if a node has not."""
@@ -83,18 +101,19 @@ def cluster_status(
 
         print(scrape_targets(_fleet(inventory).inventory), end="")
         return
-    fleet = _fleet_or_none(inventory)
-    if fleet is None:
+    if _is_one_machine(inventory):
         from rlvr.deploy.cluster.one_machine import status as show
 
         show()
         return
     from rlvr.deploy.cluster.tables import status
 
-    text, is_complete = status(fleet)
-    print(text)
-    _print_runs(fleet)
-    if not is_complete:
+    fleet = _fleet(inventory)
+    found = status(fleet)
+    print(found.text)
+    if found.has_head:
+        _print_runs(fleet)
+    if not found.is_complete:
         raise typer.Exit(1)
 
 
@@ -102,7 +121,7 @@ def cluster_firewall(
     inventory: InventoryOption = None,
     firewall: Annotated[Firewall, typer.Option("--firewall", help="the program that loads the rule")] = Firewall.NFT,
 ) -> None:
-    """Print the firewall rule for the hosts of an inventory; asks none of them."""
+    """Print the firewall rule for the hosts of an inventory; contacts no host."""
     from rlvr.deploy.cluster.firewall import rule
 
     print(rule(_fleet(inventory).inventory, firewall), end="")
@@ -111,8 +130,9 @@ def cluster_firewall(
 def cluster_add(name: Name, inventory: InventoryOption = None) -> None:
     """Start the node of a host that was added to the inventory, also during a run."""
     fleet = _fleet(inventory)
+    host = fleet.inventory.host(name)
     fleet.say(f"hosts with a firewall rule let {name} join after they have loaded the new one: rlvr cluster firewall")
-    fleet.up([fleet.inventory.host(name)])
+    fleet.up([host])
 
 
 def cluster_drain(
@@ -144,6 +164,8 @@ def cluster_restart(
     """
     fleet = _fleet(inventory)
     hosts = [fleet.inventory.host(name) for name in names] if names else fleet.inventory.hosts[1:]
+    if not hosts:
+        raise ConfigError(f"only the head, {fleet.inventory.head.name}, is in the inventory; name it to restart it")
     fleet.restart(hosts, drain_s=drain_s)
 
 
@@ -186,9 +208,16 @@ def _print_runs(fleet: "Fleet") -> None:
         print("  ".join(row))
 
 
+def _is_one_machine(path: Path | None) -> bool:
+    """Whether the command is for containers that `up RECIPE` started here, because there is no inventory."""
+    from rlvr.deploy.cluster.inventory import DEFAULT_FILE
+    from rlvr.deploy.cluster.one_machine import is_started
+
+    return path is None and not DEFAULT_FILE.exists() and is_started()
+
+
 def _fleet(path: Path | None) -> "Fleet":
     from rlvr.deploy.cluster.inventory import DEFAULT_FILE
-    from rlvr.errors import ConfigError
 
     fleet = _fleet_or_none(path)
     if fleet is None:

@@ -22,8 +22,8 @@ def cluster_logs(
     ] = "",
     host: Annotated[str, typer.Option(help="only of this host: its name in the inventory, or as records show it")] = "",
     since: Annotated[str, typer.Option(metavar="10m", help="only of this last time: 90s, 10m, 2h, 1d")] = "",
-    step: Annotated[int, typer.Option(help="only of this step")] = -1,
-    level: Annotated[str, typer.Option(help="the least level: debug, info, warning, error")] = "info",
+    step: Annotated[int, typer.Option(help="only of this step", show_default=False)] = -1,
+    level: Annotated[str, typer.Option(help="the lowest level to show: debug, info, warning, error")] = "info",
     lines: Annotated[int, typer.Option(min=0, help="how many of the last records to show; 0: all")] = 200,
     follow: Annotated[bool, typer.Option("--follow", help="show new records as they come, until Ctrl-C")] = False,
     inventory: Annotated[
@@ -55,7 +55,14 @@ def _show_local(run: str, query: "LogQuery", *, lines: int, follow: bool) -> Non
             f"--actor {query.actor} needs an inventory: without one there are no nodes but this machine, whose private "
             "Ray leaves its logs in RUN_DIR/faults/ray when a run fails"
         )
-    folder = RunDirectory.open_existing(run or "runs/latest").path.resolve()
+    folder = Path(run or "runs/latest").expanduser().resolve()
+    try:
+        RunDirectory(folder).require_begun()
+    except ConfigError as error:
+        missing = str(folder) if run else "runs/latest, and no cluster.yaml here"
+        raise ConfigError(
+            f"there is no run in {missing}; name a run directory, or the inventory of a cluster with --inventory FILE"
+        ) from error
     logs = RunLogs(folder)
     _require_actor(query.actor, logs.actors(), run=str(folder))
     if follow:

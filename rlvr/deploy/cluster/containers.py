@@ -15,18 +15,19 @@ from rlvr.deploy.cluster.node import (
     node_environment,
     start_script,
 )
+from rlvr.deploy.cluster.node_commands import FOLDERS
 from rlvr.deploy.cluster.remote import Done, Remote, named, script
 from rlvr.errors import ClusterError
 
 TOKEN_PLACE = "/run/rlvr/token"
 _ALIVE = ("created", "initialized", "running", "restarting")  # the runtime starts a container that failed again
 _START_S, _PROBE_S = 180.0, 60.0
-_FOLDER = "folder=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$2/hosts/$3; "
 _PROBE = (
     """
 if ! command -v "$1" >/dev/null; then echo "problem=$1 is not installed there"; exit 0; fi
 if ! why=$("$1" ps -q 2>&1 >/dev/null); then
     echo "problem=$1 does not work there: $(echo "$why" | tail -n 1)"
+    echo "state=unknown"
     exit 0
 fi
 echo "image=$("$1" image inspect -f '{{.Id}}' "$4" 2>/dev/null)"
@@ -45,12 +46,12 @@ chown "$(id -u rlvr 2>/dev/null || echo 1000)" /state/token.new
 mv /state/token.new /state/token
 """
 _PREPARE = (
-    _FOLDER
+    FOLDERS
     + """
 set -eu
 mkdir -p "$folder"
 chmod 711 "$folder"
-runtime=$1 image=$4 text=$5
+runtime=$3 image=$4 text=$5
 shift 5
 exec "$runtime" run --rm -i --user 0 -v "$folder:/state" "$@" --entrypoint sh "$image" -c "$text"
 """
@@ -65,20 +66,20 @@ echo "the user $user of the image cannot write to the shared folder $1; run 'cho
 exit 1
 """
 _USE = (
-    _FOLDER
+    FOLDERS
     + """
 set -eu
-runtime=$1 image=$4 text=$5 shared=$6
+runtime=$3 image=$4 text=$5 shared=$6
 shift 6
 exec "$runtime" run --rm -v "$shared:$shared" -v "$folder/token:/run/rlvr/token:ro" "$@" \\
     --entrypoint sh "$image" -c "$text" rlvr "$shared"
 """
 )
 _RUN = (
-    _FOLDER
+    FOLDERS
     + """
 set -eu
-runtime=$1 name=$4
+runtime=$3 name=$4
 shift 4
 "$runtime" rm -f "$name" >/dev/null 2>&1 || true
 exec "$runtime" run -d --name "$name" -v "$folder/token:/run/rlvr/token:ro" "$@"
@@ -91,22 +92,34 @@ shift 2
 "$runtime" rm -f "$name" >/dev/null 2>&1 || true
 exec "$runtime" run -d --name "$name" "$@"
 """
+# A host without the runtime has no container; one whose runtime does not answer may have one that runs.
 _STOP = (
-    _FOLDER
+    FOLDERS
     + """
-if "$1" container inspect "$4" >/dev/null 2>&1; then
-    "$1" stop -t "$5" "$4" >/dev/null
-    "$1" rm -f "$4" >/dev/null || exit 1
+if command -v "$3" >/dev/null && ! why=$("$3" ps -q 2>&1 >/dev/null); then
+    echo "$3 does not work there: $(echo "$why" | tail -n 1)" >&2
+    exit 1
 fi
-if "$1" container inspect "$4-sandbox" >/dev/null 2>&1; then
-    "$1" rm -f "$4-sandbox" >/dev/null || exit 1
-    "$1" volume rm "$4-sandbox" >/dev/null || exit 1
+if "$3" container inspect "$4" >/dev/null 2>&1; then
+    "$3" stop -t "$5" "$4" >/dev/null
+    "$3" rm -f "$4" >/dev/null || exit 1
+fi
+if "$3" container inspect "$4-sandbox" >/dev/null 2>&1; then
+    "$3" rm -f "$4-sandbox" >/dev/null || exit 1
+    "$3" volume rm "$4-sandbox" >/dev/null || exit 1
 fi
 rm -f "$folder/token"
 [ ! -e "$folder/token" ] || { echo "$folder/token cannot be removed" >&2; exit 1; }
 rmdir "$folder" "${folder%/*}" "${folder%/*/*}" 2>/dev/null || true
 """
 )
+
+
+def _state(status: str) -> NodeState:
+    """Args: status: of the container; "" if there is none."""
+    if status == NodeState.UNKNOWN:
+        return NodeState.UNKNOWN
+    return NodeState.RUNNING if status in _ALIVE else NodeState.ENDED if status else NodeState.ABSENT
 
 
 class Containers:
@@ -136,8 +149,7 @@ class Containers:
         fields: dict[str, Any] = facts_from(lines, inventory=inventory)
         if not fields["problem"] and not lines.get("image"):
             fields["problem"] = f"there is no image {inventory.image}; {self._copy_hint(host)}"
-        status = lines.get("state", "")
-        state = NodeState.RUNNING if status in _ALIVE else NodeState.ENDED if status else NodeState.ABSENT
+        state = _state(lines.get("state", ""))
         return Facts(state=state, image=lines.get("image", ""), **fields)
 
     def _copy_hint(self, host: Host) -> str:
@@ -147,7 +159,7 @@ class Containers:
     def prepare(self, host: Host, token: str) -> None:
         """See `NodeRuntime`."""
         inventory = self._inventory
-        first, site = (self._program, inventory.name, host.name, inventory.image), self._site_options(host)
+        first, site = (inventory.name, host.name, self._program, inventory.image), self._site_options(host)
         write = script(_PREPARE, *first, _WRITE_TOKEN, *site)
         done = self._remote.run(host, write, stdin=token.encode(), deadline_s=_START_S)
         if done.code:
@@ -246,4 +258,4 @@ class Containers:
         return self._remote.run(host, words)
 
     def _first(self, host: Host) -> tuple[str, str, str, str]:
-        return self._program, self._inventory.name, host.name, self._inventory.container_of(host)
+        return self._inventory.name, host.name, self._program, self._inventory.container_of(host)

@@ -18,7 +18,7 @@ from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
 from rlvr.deploy.cluster.node import Facts, NodeRuntime, NodeState, is_head
 from rlvr.deploy.cluster.node_commands import in_node, python_of
 from rlvr.deploy.cluster.remote import Done, Remote, named, on_all
-from rlvr.deploy.cluster.shared_token import forget_token, token_of
+from rlvr.deploy.cluster.shared_token import forget_token, record_hosts, require_own_name, token_of
 from rlvr.errors import ClusterError, ConfigError
 
 _POLL_S = 2.0
@@ -67,6 +67,7 @@ class Fleet:
         call continues from there.
         """
         inventory, runtime = self.inventory, self.runtime
+        require_own_name(inventory)
         wanted = list(inventory.hosts if hosts is None else hosts)
         asked = wanted if inventory.head in wanted else [inventory.head, *wanted]
         facts = dict(zip([host.name for host in asked], on_all(asked, runtime.probe), strict=True))
@@ -75,7 +76,7 @@ class Fleet:
             self.say(f"removing what is left of the node of {', '.join(host.name for host in ended)}")
             on_all(ended, lambda host: runtime.stop(host, grace_s=_GRACE_S))
             facts |= zip([host.name for host in ended], on_all(ended, runtime.probe), strict=True)
-        if inventory.head not in wanted and facts[inventory.head.name].state is not NodeState.RUNNING:
+        if inventory.head not in wanted and facts[inventory.head.name].state.is_down:
             raise ClusterError(f"{named(inventory.head)}: the head does not run; start it with `rlvr cluster up`")
         token = token_of(inventory.name)
         mark = fingerprint(token)
@@ -87,6 +88,7 @@ class Fleet:
             on_all(missing, lambda host: runtime.prepare(host, token))
         except ClusterError as error:
             raise ClusterError(f"{error}\nnothing was started") from error
+        record_hosts(inventory)
         if missing:
             self.say(f"starting {', '.join(host.name for host in missing)}")
         try:
@@ -106,7 +108,12 @@ class Fleet:
         Raises: ClusterError when the head does not answer.
         """
         done = self._ask("list")
-        return [Member(**entry) for entry in _json_line(done.stdout)]
+        try:
+            return [Member(**entry) for entry in _json_line(done.stdout)]
+        except TypeError as error:
+            raise ClusterError(
+                f"the head answered {done.stdout[:200]!r} instead of a list of nodes; does it run this release of rlvr?"
+            ) from error
 
     def wait_joined(self, hosts: Sequence[Host], *, not_these: Sequence[str] = ()) -> list[Member]:
         """Waits until all have joined; returns all members. Args: not_these: node ids that ended, or will.
@@ -133,7 +140,7 @@ class Fleet:
     def _has_ended(self, host: Host) -> bool:
         """Whether the node ended; False where the host does not answer, which may be slow while its node starts."""
         try:
-            return self.runtime.probe(host).state is not NodeState.RUNNING
+            return self.runtime.probe(host).state.is_down
         except ClusterError:
             return False
 
@@ -153,6 +160,7 @@ class Fleet:
                 f"{host.name} is the head, and the run's driver is on it: it cannot be drained; stop the cluster with "
                 "`rlvr cluster down`"
             )
+        require_own_name(self.inventory)
         if not self._is_drained(host, limit_s=limit_s) and not is_forced:
             raise ClusterError(
                 f"{named(host)} still has work of a run after {limit_s:g} s. It is draining: nothing more is placed "
@@ -180,6 +188,7 @@ class Fleet:
 
         Raises: ClusterError when a host does not come back; later hosts are not touched.
         """
+        require_own_name(self.inventory)
         for host in hosts:
             before = [member.node_id for member in self.members() if member.address == host.address]
             if is_head(self.inventory, host):
@@ -194,9 +203,10 @@ class Fleet:
     def down(self, *, is_forced: bool = False) -> None:
         """Stops all nodes, the head last, and removes the token here and there.
 
-        Raises: ClusterError when a run uses the cluster and it is not forced; when a host refuses, after the others
-            were stopped.
+        Raises: ClusterError unless it is forced when a run uses the cluster, or the head cannot say whether one does;
+            also when a host refuses, after the others were stopped.
         """
+        require_own_name(self.inventory)
         ends = time.monotonic() + self.idle_s
         while not is_forced and (busy := self._busy_hosts()):
             if time.monotonic() < ends:
@@ -205,22 +215,37 @@ class Fleet:
             raise ClusterError(
                 f"a run uses the cluster ({', '.join(busy)}); stop the run first, or stop everything with --force"
             )
-        inventory, runtime = self.inventory, self.runtime
-        problems: list[str] = []
-        for group in (inventory.hosts[1:], inventory.hosts[:1]):
-            try:
-                on_all(group, lambda host: runtime.stop(host, grace_s=_GRACE_S))
-            except ClusterError as error:
-                problems.append(str(error))
-        if problems:
-            raise ClusterError("\n".join([*problems, "the other hosts were stopped"]))
-        forget_token(inventory.name)
+        hosts = self.inventory.hosts
+        problems = [*on_all(hosts[1:], self._problem_of_stop), *on_all(hosts[:1], self._problem_of_stop)]
+        stopped = [host.name for host, problem in zip([*hosts[1:], *hosts[:1]], problems, strict=True) if not problem]
+        if any(problems):
+            rest = f"the other hosts were stopped ({', '.join(stopped)})" if stopped else "no host was stopped"
+            raise ClusterError("\n".join([*filter(None, problems), rest]))
+        forget_token(self.inventory.name)
+        self.say(f"stopped {', '.join(host.name for host in hosts)}")
+
+    def _problem_of_stop(self, host: Host) -> str:
+        """Stops the host's node; returns why that failed, "" if it did not."""
+        try:
+            self.runtime.stop(host, grace_s=_GRACE_S)
+        except ClusterError as error:
+            return str(error)
+        return ""
 
     def _busy_hosts(self) -> list[str]:
+        """The hosts on which work of a run is placed; none if the head does not run.
+
+        Raises: ClusterError when the head runs but does not answer, or its host cannot be reached.
+        """
         try:
             busy = {member.address for member in self.members() if member.is_busy}
-        except ClusterError:
-            return []  # no head, no run
+        except ClusterError as error:
+            if self._has_ended(self.inventory.head):
+                return []
+            raise ClusterError(
+                f"cannot tell whether a run uses the cluster: {error}\nnothing was stopped; repeat the command, or "
+                "stop everything with --force, for example when the head is lost for good"
+            ) from error
         return [host.name for host in self.inventory.hosts if host.address in busy]
 
     def _ask(self, *words: str) -> Done:
@@ -236,8 +261,8 @@ class Fleet:
         ]
         done = self.remote.run(head, in_node(self.inventory, head, program), deadline_s=_QUERY_S)
         if done.code:
-            is_running = self.runtime.probe(head).state is NodeState.RUNNING
-            why = f"does not answer: {done.reason}" if is_running else "does not run; start it with `rlvr cluster up`"
+            is_down = self.runtime.probe(head).state.is_down
+            why = "does not run; start it with `rlvr cluster up`" if is_down else f"does not answer: {done.reason}"
             raise ClusterError(f"{named(head)}: the head {why}")
         return done
 

@@ -47,7 +47,9 @@ _PROBE = (
 if runs; then echo state=running; elif [ -e "$folder/pid" ]; then echo state=ended; fi
 echo "token=$token"
 for program in ray rlvr python; do
-    [ -x "$3/bin/$program" ] || echo "problem=$3/bin/$program does not exist there; install rlvr[ray] into $3"
+    [ -x "$3/bin/$program" ] && continue
+    echo "problem=$3/bin/$program does not exist there; install rlvr[ray] into $3"
+    break
 done
 [ -d "$4" ] || echo "problem=the shared folder $4 does not exist there"
 [ ! -d "$4" ] || [ -w "$4" ] || echo "problem=the user $(id -un) cannot write to the shared folder $4"

@@ -21,11 +21,13 @@ from rlvr.config.document.yaml_lines import read_document
 from rlvr.config.messages.problems import unique, validation_problems
 from rlvr.config.messages.suggestions import close, did_you_mean
 from rlvr.config.sections.section import NonNegativeInt, Section
+from rlvr.deploy.cluster.managed_variables import unmanaged
 from rlvr.errors import ConfigError
-from rlvr.ports import DEFAULT_FIRST, LARGEST_FIRST, PortLayout
+from rlvr.ports import DEFAULT_FIRST, LARGEST_FIRST, PortLayout, host_port
 from rlvr.storage.input_files import read_input_text
 
 DEFAULT_FILE = Path("cluster.yaml")
+ONE_MACHINE = "this-machine"  # the name of the cluster of `one_machine`
 _MAX_BYTES = 1 << 20
 _NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 _SECRETS = ("RAY_AUTH_TOKEN", "HF_TOKEN", "WANDB_API_KEY")
@@ -64,7 +66,7 @@ def _no_secrets(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
-Variables = Annotated[dict[str, str], AfterValidator(_no_secrets)]
+Variables = Annotated[dict[str, str], AfterValidator(_no_secrets), AfterValidator(unmanaged)]
 Auto = Literal["auto"]
 
 
@@ -149,6 +151,10 @@ class Inventory(Section):
             problems.append("runtime=host needs venv, the folder of a virtual environment on the hosts")
         if self.runtime is not Runtime.HOST and not self.image:
             problems.append(f"runtime={self.runtime} needs image, such as rlvr:gpu")
+        if self.runtime is Runtime.HOST and any("RAY_TMPDIR" in part.env for part in (self, *self.hosts)):
+            problems.append("env: runtime=host sets RAY_TMPDIR itself; remove it")
+        if self.name == ONE_MACHINE:
+            problems.append(f"name: {ONE_MACHINE!r} is reserved for containers that were started without an inventory")
         if self.runtime is Runtime.HOST and self.sandbox_slots:
             problems.append("sandbox_slots needs containers: runtime docker or podman")
         if len({":" in host.address for host in self.hosts}) > 1:
@@ -167,8 +173,7 @@ class Inventory(Section):
     @property
     def head_address(self) -> str:
         """Where nodes join, as HOST:PORT."""
-        address = self.head.address
-        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+        return host_port(self.head.address, self.port)
 
     @property
     def ports(self) -> PortLayout:

@@ -9,26 +9,29 @@ import queue
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
 from rlvr.deploy.cluster.node_commands import in_node, python_of
-from rlvr.deploy.cluster.remote import Remote, named, script
+from rlvr.deploy.cluster.remote import Remote, each, named, script
 from rlvr.errors import ClusterError, ConfigError
 from rlvr.telemetry.log_query import LogQuery
 
 _READER = "rlvr.telemetry.log_reader"
 _READ_S = 120.0
-_MOST_AT_ONCE = 64
 _NEWEST = """
-for folder in $(ls -td "$1"/runs/*/ 2>/dev/null); do
-    if [ -f "$folder/events.jsonl" ]; then echo "$folder"; exit; fi
+ls -td -- "$1"/runs/*/ 2>/dev/null | while IFS= read -r folder; do
+    if [ -f "$folder/events.jsonl" ]; then printf '%s\\n' "$folder"; exit; fi
 done
 """
-# Ray's own files, where a node's container writes nothing or there is no container.
-_RAY = 'cd "${RAY_TMPDIR:-/tmp}/ray/session_latest/logs" && tail -n "$1" gcs_server.out raylet.out raylet.err 2>&1'
+_NOT_RUN = "Ray has not run there"
+# Ray's own files, where a node's container writes nothing or there is no container. Only the head has gcs_server.out.
+_RAY = f"""
+cd "${{RAY_TMPDIR:-/tmp}}/ray/session_latest/logs" 2>/dev/null || {{ echo "{_NOT_RUN}" >&2; exit 1; }}
+tail -n "$1" gcs_server.out raylet.out raylet.err 2>/dev/null
+exit 0
+"""
 
 
 @dataclass(slots=True)
@@ -70,13 +73,10 @@ class ClusterLogs:
         self._read_host(head, self._words(head, run_dir, query), found)
 
         def read(host: Host) -> None:
-            try:
-                self._read_host(host, self._words(host, run_dir, query, run_id=found.run_id), found)
-            except ClusterError as error:  # a host that is down must not hide what the others say
-                found.problems.append(str(error))
+            self._read_host(host, self._words(host, run_dir, query, run_id=found.run_id), found)
 
-        with ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
-            list(pool.map(read, others))
+        # A host that is down must not hide what the others say.
+        found.problems += [str(error) for error in each(others, read) if error is not None]
         unique = {json.dumps(row, sort_keys=True): row for row in found.records}
         found.records = sorted(unique.values(), key=lambda row: row["time"])
         return found
@@ -119,16 +119,35 @@ class ClusterLogs:
                 reader.wait()
 
     def node_output(self, hosts: Sequence[Host], *, num_lines: int, since: str) -> Iterator[str]:
-        """The output of nodes: of their containers, and the end of Ray's own files. Args: since: as for --since."""
+        """The output of nodes: of their containers, and the end of Ray's own files. Args: since: as for --since.
+
+        Hosts without any are named at the end. Raises: ClusterError when no host has any.
+        """
+        problems: list[str] = []
         for host in hosts:
+            try:
+                lines = self._output(host, num_lines=num_lines, since=since)
+            except ClusterError as error:
+                problems.append(str(error))
+                continue
             yield f"{named(host)}:"
-            for words in self._output_words(host, num_lines=num_lines, since=since):
-                try:
-                    done = self._remote.run(host, words, deadline_s=_READ_S)
-                except ClusterError as error:
-                    yield f"  {error}"
-                    continue
-                yield from (f"  {line}" for line in (done.stdout + done.stderr).splitlines())
+            yield from (f"  {line}" for line in lines)
+        if len(problems) == len(hosts):
+            raise ClusterError("\n".join(problems))
+        yield from problems
+
+    def _output(self, host: Host, *, num_lines: int, since: str) -> list[str]:
+        """Raises: ClusterError when the host cannot be reached, or no node was started there."""
+        done = [
+            self._remote.run(host, words, deadline_s=_READ_S)
+            for words in self._output_words(host, num_lines=num_lines, since=since)
+        ]
+        if all(part.code for part in done):
+            reason = done[0].reason
+            if reason == _NOT_RUN or "no such container" in reason.lower():
+                reason = f"{_NOT_RUN}; `rlvr cluster up` starts it"
+            raise ClusterError(f"{named(host)}: {reason}")
+        return [line for part in done for line in (part.stdout + part.stderr).splitlines()]
 
     def _output_words(self, host: Host, *, num_lines: int, since: str) -> list[list[str]]:
         ray = in_node(self._inventory, host, script(_RAY, str(num_lines)))

@@ -18,6 +18,12 @@ class NodeState(StrEnum):
     ABSENT = "not started"
     RUNNING = "running"
     ENDED = "ended"
+    UNKNOWN = "unknown"  # the container runtime there does not answer
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is certain that no node runs."""
+        return self in (NodeState.ABSENT, NodeState.ENDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
 from rlvr.deploy.cluster.remote import script
 
-# $1: the cluster, $2: the host. `folder` is the node's; `place` is Ray's, and short, because the path of a socket may
-# have 107 characters.
+# $1: the cluster, $2: the host. `folder` is the node's alone: several hosts may share a home folder. `place` is Ray's,
+# and short, because the path of a socket may have 107 characters.
 FOLDERS = """
 folder=${RLVR_STATE_DIR:-$HOME/.rlvr}/clusters/$1/hosts/$2
 place=/tmp/rlvr-$(printf %s "$1-$(id -u)" | cksum | cut -d' ' -f1)

@@ -92,6 +92,15 @@ def on_all(hosts: Sequence[Host], work: Callable[[Host], T]) -> list[T]:
 
     Raises: ClusterError with every host's problem, one per line, after all have ended.
     """
+    results = each(hosts, work)
+    failed = [result for result in results if isinstance(result, ClusterError)]
+    if failed:
+        raise ClusterError("\n".join(str(error) for error in failed))
+    return [result for result in results if not isinstance(result, ClusterError)]
+
+
+def each(hosts: Sequence[Host], work: Callable[[Host], T]) -> list[T | ClusterError]:
+    """What `work` returns for each host, or the ClusterError that it raises; all hosts are worked on at once."""
 
     def attempt(host: Host) -> T | ClusterError:
         try:
@@ -100,11 +109,7 @@ def on_all(hosts: Sequence[Host], work: Callable[[Host], T]) -> list[T]:
             return error
 
     with ThreadPoolExecutor(min(_MOST_AT_ONCE, max(1, len(hosts)))) as pool:
-        results = list(pool.map(attempt, hosts))
-    failed = [result for result in results if isinstance(result, ClusterError)]
-    if failed:
-        raise ClusterError("\n".join(str(error) for error in failed))
-    return [result for result in results if not isinstance(result, ClusterError)]
+        return list(pool.map(attempt, hosts))
 
 
 def script(text: str, *arguments: str) -> list[str]:

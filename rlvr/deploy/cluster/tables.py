@@ -1,6 +1,7 @@
 """What `rlvr cluster` prints: the hosts with their state, and the ports with who listens there."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rlvr.deploy.cluster.fleet import Fleet, Member
 from rlvr.deploy.cluster.inventory import Host, Inventory
@@ -9,25 +10,35 @@ from rlvr.deploy.cluster.remote import on_all
 from rlvr.errors import ClusterError
 
 
-def status(fleet: Fleet) -> tuple[str, bool]:
-    """The table of hosts, and whether every one has joined. A host that does not answer is a row, not an error."""
+class Status(NamedTuple):
+    """text: the table of hosts. is_complete: every one has joined. has_head: the head's node runs."""
+
+    text: str
+    is_complete: bool
+    has_head: bool
+
+
+def status(fleet: Fleet) -> Status:
+    """The state of all hosts. A host that does not answer is a row, not an error."""
 
     def probed(host: Host) -> str:
         try:
-            return fleet.runtime.probe(host).state.value
+            facts = fleet.runtime.probe(host)
+            return f"unknown: {facts.problem}" if facts.state is NodeState.UNKNOWN else facts.state.value
         except ClusterError as error:
             return f"unreachable: {str(error).rpartition(': ')[2]}"
 
     probes = on_all(fleet.inventory.hosts, probed)
     members, lost = [], ""
-    if probes[0] == NodeState.RUNNING.value:
+    has_head = probes[0] == NodeState.RUNNING.value
+    if has_head:
         try:
             members = fleet.members()
         except ClusterError as error:
             lost = f"\n{error}"
     states = [_state(_member(members, host), probe) for host, probe in zip(fleet.inventory.hosts, probes, strict=True)]
     text = hosts_table(fleet.inventory, members, states)
-    return f"{text}{lost}", all(word.startswith("joined") for word in states)
+    return Status(f"{text}{lost}", all(word.startswith("joined") for word in states), has_head)
 
 
 def _state(member: Member | None, probe: str) -> str:
@@ -43,7 +54,7 @@ def hosts_table(inventory: Inventory, members: Sequence[Member], states: Sequenc
         member = _member(members, host)
         sizes = ["-", "-"] if member is None else [f"{member.gpus:g}", f"{member.cpus:g}"]
         rows.append([host.name, host.address, "head" if is_head(inventory, host) else "node", *sizes, state])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def ports_table(inventory: Inventory) -> str:
@@ -66,14 +77,15 @@ def ports_table(inventory: Inventory) -> str:
         ["chosen by the system", "NCCL and Gloo, in a run", "the interface in NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME",
          "engines, ranks of the learner"],
     ]  # fmt: skip
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _member(members: Sequence[Member], host: Host) -> Member | None:
     return next((member for member in members if member.address == host.address), None)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as lines of text whose columns are aligned. All rows have as many cells as the first."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)

@@ -108,9 +108,10 @@ def _disks(facts: Mapping[str, Any], inventory: Inventory, needs: Needs) -> Iter
             "free some space, or lower run.keep_checkpoints",
         )
     if tmp["size"] and 1 - tmp["free"] / tmp["size"] > FULL:
+        is_fixed = inventory.runtime is Runtime.HOST
         yield (
             f"the disk of {tmp['path']}, where Ray keeps its files, is more than {FULL:.0%} full",
-            "free some space, or set RAY_TMPDIR in `env` of the inventory",
+            f"free some space{'' if is_fixed else ', or set RAY_TMPDIR in `env` of the inventory'}",
         )
     if not hub["is_writable"] and not hub["has_model"]:
         yield (

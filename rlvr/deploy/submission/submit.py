@@ -17,6 +17,7 @@ from rlvr.deploy.cluster.remote import Remote, named
 from rlvr.deploy.request import packaged_name, train_arguments
 from rlvr.deploy.submission.run_folder import Spec
 from rlvr.errors import ClusterError, ConfigError
+from rlvr.ports import host_port
 
 _RUNS = "runs"
 _RECIPE = "RECIPE"  # replaced on the host by the path of the embedded recipe
@@ -62,7 +63,7 @@ class Runs:
             run_dir=folder,
             cwd=self._inventory.shared,
             head=self._inventory.head_address,
-            node=self._inventory.head_address.rpartition(":")[0] + f":{ports.node_manager}",
+            node=host_port(hosts[0].address, ports.node_manager),
             steps=loaded.recipe.run.steps,
             restarts_without_progress=restarts_without_progress,
             grace_s=loaded.recipe.run.grace_s + 60,

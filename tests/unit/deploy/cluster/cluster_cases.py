@@ -16,12 +16,13 @@ if [ -e "$STUB/$STUB_HOST.down" ]; then
 fi
 exec sh -c "$last"
 """
+# HOST.broken: no answer from the daemon; HOST.silent: none from Ray.
 # Containers are files NAME.state ("running") and NAME.label; members are the running ones.
 DOCKER = """#!/bin/sh
 cd "$STUB" || exit 9
 echo "$STUB_HOST: $*" >>calls
 case "$1 $2" in
-    "ps -q") ;;
+    "ps -q") [ ! -e "$STUB_HOST.broken" ] || { echo "Cannot connect to the Docker daemon" >&2; exit 1; } ;;
     "image inspect") cat "$STUB_HOST.image" 2>/dev/null || exit 1 ;;
     "container inspect")
         for name; do :; done
@@ -47,7 +48,9 @@ case "$1 $2" in
     "volume rm") ;;
     "rm -f") case "$3" in *-sandbox) rm -f "$3" ;; esac; rm -f "$3.state" "$3.label" "$3.address" ;;
     "logs --tail") echo "noise"; echo "rlvr: no head answers at h:1 within 120 s"; echo "more noise" ;;
-    "exec -i") exec python3 "$STUB/members.py" "$@" ;;
+    "exec -i")
+        [ ! -e "$STUB_HOST.silent" ] || { echo "GcsClient timed out" >&2; exit 1; }
+        exec python3 "$STUB/members.py" "$@" ;;
     *) echo "unexpected: $*" >&2; exit 9 ;;
 esac
 """

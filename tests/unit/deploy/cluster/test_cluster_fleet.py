@@ -40,8 +40,8 @@ def test_up_starts_the_head_first_and_everything_joins(hosts: Hosts) -> None:
     assert hosts.started()[0] == "a"
     assert sorted(hosts.started()) == ["a", "b", "c"]
     assert said == ["starting a, b, c"]
-    text, is_complete = status(running)
-    assert is_complete
+    text, is_complete, has_head = status(running)
+    assert (is_complete, has_head) == (True, True)
     assert [line.split() for line in text.splitlines()[1:3]] == [
         ["a", "10.9.0.1", "head", "0", "4", "joined"],
         ["b", "10.9.0.2", "node", "0", "4", "joined"],
@@ -209,6 +209,93 @@ def test_down_asks_for_force_while_a_run_uses_the_cluster(hosts: Hosts) -> None:
     assert not list(hosts.folder.glob("*.state"))
 
 
+@pytest.mark.parametrize("what", ["a.silent", "a.down", "a.broken"])
+def test_down_asks_for_force_when_the_head_cannot_say_whether_a_run_uses_the_cluster(hosts: Hosts, what: str) -> None:
+    running, _ = fleet(hosts.inventory())
+    running.up()
+    hosts.busy("10.9.0.2")
+    hosts.set(what, "")
+    if what == "a.broken":
+        hosts.set("a.silent", "")
+    with pytest.raises(
+        ClusterError, match=r"(?s)^cannot tell whether a run .*host a \(ops@a\).*nothing was stopped.*force"
+    ):
+        running.down()
+    assert len(list(hosts.folder.glob("*.state"))) == 2
+    if what == "a.silent":
+        running.down(is_forced=True)
+        assert not list(hosts.folder.glob("*.state"))
+        return
+    with pytest.raises(ClusterError, match=r"\nthe other hosts were stopped \(b\)$"):
+        running.down(is_forced=True)
+    assert [path.name for path in hosts.folder.glob("*.state")] == ["rlvr-a.state"]
+    assert (state_folder("rlvr") / "token").exists()
+
+
+@pytest.mark.parametrize("state", ["", "exited"])
+def test_down_needs_no_force_where_no_head_runs(hosts: Hosts, state: str) -> None:
+    running, said = fleet(hosts.inventory())
+    running.up()
+    (hosts.folder / "rlvr-a.state").unlink()
+    hosts.set("a.silent", "")
+    if state:
+        hosts.set("rlvr-a.state", state)
+    running.down()
+    assert not list(hosts.folder.glob("*.state"))
+    assert said[-1] == "stopped a, b"
+
+
+def test_a_runtime_that_does_not_answer_is_no_missing_node(hosts: Hosts) -> None:
+    running, _ = fleet(hosts.inventory())
+    running.up()
+    hosts.set("b.broken", "")
+    hosts.set("rlvr-b.state", "exited")
+    rows = status(running).text.splitlines()
+    assert rows[2].endswith("unknown: docker does not work there: Cannot connect to the Docker daemon")
+    with pytest.raises(ClusterError, match="docker does not work there"):
+        running.up()
+    assert sorted(hosts.started()) == ["a", "b"]
+
+
+def test_down_says_when_it_stopped_nothing(hosts: Hosts) -> None:
+    running, _ = fleet(hosts.inventory("a"))
+    running.up()
+    hosts.set("a.down", "")
+    with pytest.raises(ClusterError, match=r"cannot be reached.*\nno host was stopped$"):
+        running.down(is_forced=True)
+
+
+def test_two_clusters_of_one_name_do_not_share_a_token(hosts: Hosts) -> None:
+    first, _ = fleet(hosts.inventory("a"))
+    first.up()
+    token = (state_folder("rlvr") / "token").read_text()
+    other, _ = fleet(hosts.inventory(hosts=[{"name": "b", "ssh": "ops@b", "address": "10.9.0.7"}]))
+    for command in (
+        other.up,
+        lambda: other.down(is_forced=True),
+        lambda: other.restart(other.inventory.hosts, drain_s=0),
+    ):
+        with pytest.raises(
+            ClusterError, match=r"^cluster name 'rlvr' is in use for hosts a \(10\.9\.0\.1\); give this"
+        ):
+            command()
+    first.up()
+    fleet(hosts.inventory("abc"))[0].up()  # it shares a host
+    assert (state_folder("rlvr") / "token").read_text() == token
+    fleet(hosts.inventory("abc"))[0].down()
+    assert not state_folder("rlvr").exists()
+    other.up()
+    other.down()
+
+
+def test_an_answer_of_another_release_is_named(hosts: Hosts) -> None:
+    running, _ = fleet(hosts.inventory("a"))
+    running.up()
+    hosts.set("members.py", "print('[{\"node\": 1}]')")
+    with pytest.raises(ClusterError, match="does it run this release of rlvr"):
+        running.members()
+
+
 def test_down_waits_for_a_run_that_has_just_ended(hosts: Hosts) -> None:
     """Ray reports work for some seconds longer."""
     running, _ = fleet(hosts.inventory())
@@ -223,7 +310,7 @@ def test_down_stops_the_others_when_a_host_does_not_answer(hosts: Hosts) -> None
     running, _ = fleet(hosts.inventory())
     running.up()
     hosts.set("b.down", "")
-    with pytest.raises(ClusterError, match=r"host b .*cannot be reached.*\nthe other hosts were stopped"):
+    with pytest.raises(ClusterError, match=r"host b .*cannot be reached.*\nthe other hosts were stopped \(a\)"):
         running.down()
     assert not (hosts.folder / "rlvr-a.state").exists()
     assert (state_folder("rlvr") / "token").exists()

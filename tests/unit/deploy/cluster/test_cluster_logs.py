@@ -17,7 +17,7 @@ from rlvr.cli import app
 from rlvr.deploy.cluster.inventory import Inventory
 from rlvr.deploy.cluster.logs import ClusterLogs
 from rlvr.deploy.cluster.node_commands import FOLDERS
-from rlvr.errors import ConfigError
+from rlvr.errors import ClusterError, ConfigError
 from rlvr.telemetry.log_query import LogQuery
 
 # A host has a state folder of its own; `gone` cannot be reached.
@@ -109,6 +109,50 @@ def test_the_head_shows_the_output_of_ray(inventory: Inventory) -> None:
     assert shown[0] == "host a (ops@a):"
     assert "  of the head" in shown
     assert "  first" not in shown
+
+
+def test_the_newest_run_is_found_in_a_shared_folder_with_a_space(inventory: Inventory, tmp_path: Path) -> None:
+    shared = (tmp_path / "shared").rename(tmp_path / "a shared  folder")
+    logs = ClusterLogs(inventory.model_copy(update={"shared": str(shared)}))
+    assert logs.run_dir("") == f"{shared}/runs/r"
+
+
+def test_a_node_that_was_never_started_is_an_error_in_plain_words(inventory: Inventory) -> None:
+    own = inventory.model_copy(update={"name": f"r{secrets.token_hex(4)}"})
+    with pytest.raises(ClusterError, match=r"^host a \(ops@a\): Ray has not run there; `rlvr cluster up` starts it$"):
+        list(ClusterLogs(own).node_output([own.head], num_lines=1, since=""))
+
+
+def test_the_output_of_nodes_is_an_error_only_if_no_host_has_any(inventory: Inventory, tmp_path: Path) -> None:
+    """Docker's stand-in knows a container of host a alone."""
+    docker = tmp_path / "bin/docker"
+    docker.write_text(
+        '#!/bin/sh\ncase "$*" in *rlvr-a*) echo "output of $1" ;;'
+        ' *) echo "Error response from daemon: No such container: x" >&2; exit 1 ;; esac\n'
+    )
+    docker.chmod(0o755)
+    values = inventory.model_dump() | {"runtime": "docker", "image": "i"}
+    values["hosts"] = [*values["hosts"], {"name": "c", "ssh": "ops@gone", "address": "10.0.0.3"}]
+    own = Inventory.model_validate(values)
+    logs = ClusterLogs(own)
+    assert list(logs.node_output(own.hosts, num_lines=1, since="")) == [
+        *["host a (ops@a):", "  output of logs", "  output of exec"],
+        "host b (ops@b): Ray has not run there; `rlvr cluster up` starts it",
+        "host c (ops@gone) cannot be reached by ssh: ssh: connect to host gone: No route to host",
+    ]
+    with pytest.raises(ClusterError, match=r"^host b .*\nhost c .*No route to host$"):
+        list(logs.node_output(own.hosts[1:], num_lines=1, since=""))
+
+
+def test_without_a_run_the_command_says_what_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^there is no run in runs/latest, and no cluster\.yaml here; name a run dir"
+    ):
+        app(["cluster", "logs"], standalone_mode=False)
+    with pytest.raises(ConfigError, match=rf"^there is no run in {tmp_path}/none; name a run directory"):
+        app(["cluster", "logs", "none"], standalone_mode=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def readers_of(folder: str) -> list[int]:

@@ -113,3 +113,9 @@ def test_an_installation_that_is_missing_is_a_problem(inventory: Inventory, tmp_
     (tmp_path / "venv/bin/ray").unlink()
     problem = HostProcesses(inventory, Remote()).probe(inventory.head).problem
     assert problem == f"{tmp_path}/venv/bin/ray does not exist there; install rlvr[ray] into {tmp_path}/venv"
+
+
+def test_a_wrong_folder_for_the_installation_is_one_problem(inventory: Inventory, tmp_path: Path) -> None:
+    wrong = inventory.model_copy(update={"venv": f"{tmp_path}/none"})
+    problem = HostProcesses(wrong, Remote()).probe(wrong.head).problem
+    assert problem == f"{tmp_path}/none/bin/ray does not exist there; install rlvr[ray] into {tmp_path}/none"

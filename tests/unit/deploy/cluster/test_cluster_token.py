@@ -7,7 +7,7 @@ import pytest
 
 from rlvr.deploy.cluster.inventory import Inventory, state_folder
 from rlvr.deploy.cluster.remote import Remote
-from rlvr.deploy.cluster.shared_token import copy_token, token_of
+from rlvr.deploy.cluster.shared_token import copy_token, forget_token, record_hosts, require_own_name, token_of
 from rlvr.errors import ClusterError
 
 
@@ -40,6 +40,58 @@ def test_a_cluster_that_was_not_started_here_has_no_token() -> None:
     with pytest.raises(ClusterError, match="the cluster 'x' was not started from here"):
         token_of("x", is_made=False)
     assert not state_folder("x").exists()
+
+
+def of_host(address: str, *, ssh: str = "") -> Inventory:
+    return Inventory.model_validate(
+        {"name": "x", "image": "i", "shared": "/s", "hosts": [{"name": "a", "ssh": ssh, "address": address}]}
+    )
+
+
+def test_the_hosts_of_a_token_are_recorded_for_its_owner_alone() -> None:
+    require_own_name(of_host("10.0.0.1"))
+    token_of("x")
+    require_own_name(of_host("10.0.0.1"))  # an older release made the folder
+    record_hosts(of_host("10.0.0.1", ssh="ops@a"))
+    assert stat.S_IMODE((state_folder("x") / "hosts.json").stat().st_mode) == 0o600
+    require_own_name(of_host("10.0.0.1"))
+    require_own_name(of_host("10.0.0.9", ssh="ops@a"))
+    with pytest.raises(ClusterError, match=r"in use for hosts a \(10\.0\.0\.1\)"):
+        require_own_name(of_host("10.0.0.9", ssh="ops@b"))
+    forget_token("x")
+    assert not state_folder("x").exists()
+
+
+def test_loopback_of_two_machines_is_not_one_host() -> None:
+    token_of("x")
+    record_hosts(of_host("127.0.0.1", ssh="ops@a"))
+    for other in (of_host("127.0.0.1"), of_host("127.0.0.1", ssh="ops@b")):
+        with pytest.raises(ClusterError, match="in use for hosts a"):
+            require_own_name(other)
+
+
+def test_a_damaged_record_is_named() -> None:
+    token_of("x")
+    (state_folder("x") / "hosts.json").write_text("[3]")
+    with pytest.raises(ClusterError, match=r"hosts\.json is damaged; remove it"):
+        require_own_name(of_host("10.0.0.1"))
+
+
+def test_a_state_folder_that_is_a_file_is_an_error_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("RLVR_STATE_DIR", str(file))
+    inventory = of_host("10.0.0.1")
+    for use in (
+        lambda: token_of("x"),
+        lambda: forget_token("x"),
+        lambda: require_own_name(inventory),
+        lambda: record_hosts(inventory),
+    ):
+        with pytest.raises(ClusterError, match=str(file)):
+            use()
 
 
 @pytest.mark.parametrize("text", ["", "short", "with a space in the middle of it"])
