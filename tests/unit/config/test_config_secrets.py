@@ -33,6 +33,7 @@ def fault(path: Path, text: str, *overrides: str) -> str:
         ("cluster: 'env: {HF_TOKEN: hidden-1}'", "(got 'env: {HF_TOKEN: [redacted]}')"),
         ("cluster: {env: {HF_TOKEN: hidden-1}}", "HF_TOKEN looks like a secret"),
         ("rollout: {engine: {kind: http, api_key: hidden-1}}", "rollout.engine: must be an engine's name"),
+        ("rollout: {engine: {api_key: hidden-1}}", "as further keys (got a mapping)"),
         ("rollout: {max_completion_tokens: 'http://me:hidden-1@host/v1'}", "(got 'http://[redacted]@host/v1')"),
         ("rollout: {max_completion_tokens: hf_hidden-1hidden}", "must be a whole number"),
     ],
