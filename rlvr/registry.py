@@ -33,6 +33,7 @@ from rlvr.peer_arguments import peer_scheme
 from rlvr.plugin import FunctionVerifier, VerifierContext
 from rlvr.protocols import Sandbox, Verifier
 from rlvr.storage.input_files import is_file, other_kind, read_input_text
+from rlvr.telemetry.redaction import faults
 
 VERIFIERS = "rlvr.verifiers"
 SANDBOXES = "rlvr.sandboxes"
@@ -363,10 +364,7 @@ def check_settings(source: PluginSource, loaded: Any, settings: Mapping[str, Any
 
 def _bad_settings(config: type[BaseModel], error: ValidationError) -> str:
     known = ", ".join(config.model_fields) or "none"
-    problems = "; ".join(
-        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-    )
-    return f"{problems}. Its settings: {known}"
+    return f"{faults(error)}. Its settings: {known}"
 
 
 def _origin(source: PluginSource) -> str:

@@ -5,10 +5,11 @@ Defaults are the tested settings; a recipe holds only what differs. Three number
 (`rlvr.config.derived`).
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from rlvr.config.messages.contradictions import contradictions
 from rlvr.config.presets import with_preset
@@ -29,6 +30,7 @@ from rlvr.config.sections.model import LoraConfig, ModelConfig, TinyModel
 from rlvr.config.sections.proof import ProofConfig
 from rlvr.config.sections.rollout import EngineDtype, RewardConfig, RolloutConfig, Truncated
 from rlvr.config.sections.section import Changeable, NonNegativeInt, Positive, PositiveInt, Section
+from rlvr.telemetry.redaction import got
 
 __all__ = [
     "Backend", "CheckConfig", "ClusterConfig", "ColdStartConfig", "DataConfig", "DataSource", "DifficultyConfig",
@@ -107,10 +109,16 @@ class RunConfig(Section):
     ] = 30.0
 
 
+def _name_of_files(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
+        raise ValueError(f"must be letters, digits, '.', '_' and '-', beginning with a letter or digit{got(text)}")
+    return text
+
+
 class Recipe(Section):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    name: Annotated[str, Field(max_length=100), AfterValidator(_name_of_files)]
     description: Changeable[str] = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelConfig

@@ -9,6 +9,7 @@ from rlvr.data.generators import SPLITS
 from rlvr.errors import ConfigError, PluginError
 from rlvr.plugin import RowSource, SourceRow
 from rlvr.registry import PluginSource, list_plugins, load
+from rlvr.telemetry.redaction import faults
 
 SOURCES = "rlvr.sources"
 
@@ -51,9 +52,5 @@ def _built(scheme: str, settings: Mapping[str, Any]) -> RowSource:
     try:
         return made(made.Config(**settings))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']} (got {fault['input']!r})"
-            for fault in error.errors()
-        )
         known = ", ".join(made.Config.model_fields)
-        raise ConfigError(f"settings of source {scheme!r}: {problems}. Its settings: {known}") from error
+        raise ConfigError(f"settings of source {scheme!r}: {faults(error)}. Its settings: {known}") from error

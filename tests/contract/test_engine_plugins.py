@@ -83,7 +83,7 @@ def test_plain_names_stay_valid_and_every_kind_can_be_built() -> None:
         ("toi", "did you mean 'toy'?"),
         ("3", "package.module:Class or path/file.py:Class, or a mapping with one of these as its kind"),
         ("3", "(got 3)"),
-        ("null", "(got None)"),
+        ("null", "(got nothing)"),
         ("{max_batch: 2}", "or a mapping with one of these as its kind and the engine's settings as further keys (got"),
         ("{kind: toy, max_batch: 2}", "toy has no settings here, but max_batch is given"),
     ],

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rlvr.commands.cluster.runs import InventoryFile
+from rlvr.commands.cluster.hosts import InventoryOption
 
 
 def cluster_doctor(
@@ -14,7 +14,7 @@ def cluster_doctor(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override any key of the recipe")
     ] = None,
-    inventory: InventoryFile = None,
+    inventory: InventoryOption = None,
 ) -> None:
     """Say what is wrong with the hosts of a cluster and between them, each with its fix; exit code 1 if anything is."""
     from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvr.commands.cluster.hosts import InventoryOption
+
 if TYPE_CHECKING:
     from rlvr.deploy.submission.submit import Runs
 
-InventoryFile = Annotated[
-    Path | None, typer.Option("--inventory", help="the file that lists the hosts; default: cluster.yaml")
-]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="the run's name; `rlvr cluster status` lists them")]
 
 
@@ -19,7 +18,7 @@ def cluster_submit(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override any key of the recipe")
     ] = None,
-    inventory: InventoryFile = None,
+    inventory: InventoryOption = None,
     run_dir: Annotated[
         str, typer.Option(help="the folder for the run's files, below the shared folder; default: runs/NAME there")
     ] = "",
@@ -45,19 +44,19 @@ def cluster_submit(
         _follow(runs, started.name)
 
 
-def cluster_follow(run: RunName, inventory: InventoryFile = None) -> None:
+def cluster_follow(run: RunName, inventory: InventoryOption = None) -> None:
     """Show a run's output until it ends. The exit code is that of the run; Ctrl-C does not stop it."""
     _follow(_runs(inventory), run)
 
 
-def cluster_stop(run: RunName, inventory: InventoryFile = None) -> None:
+def cluster_stop(run: RunName, inventory: InventoryOption = None) -> None:
     """Ask a run to save and to end, and wait until it has."""
     from rlvr.deploy.submission.submit import shown_run
 
     print("  ".join(shown_run(_runs(inventory).stop(run))))
 
 
-def cluster_resume(run: RunName, inventory: InventoryFile = None) -> None:
+def cluster_resume(run: RunName, inventory: InventoryOption = None) -> None:
     """Continue a run from its newest checkpoint, after it was stopped or has failed."""
     from rlvr.deploy.submission.submit import shown_run
 

@@ -14,6 +14,7 @@ from rlvr.config.document.paths import annotation_at, container, is_text, kinds,
 from rlvr.config.document.yaml_lines import Document, KeyPath, Origin, Problem, dotted, plain_scalar, read_inline
 from rlvr.config.sections.bounds import MAX_DEPTH, is_finite, require_text
 from rlvr.errors import ConfigError
+from rlvr.telemetry.redaction import got
 
 _NULLS = {"null", "~"}
 _EXAMPLE = "write key=value without spaces, for example run.steps=10"
@@ -173,7 +174,7 @@ def _descend(
                 current[part] = found
             document.origins[here] = Origin(override=override)
         if not isinstance(found, dict | list):
-            return current, path, f"{dotted(here)} is a value ({found!r}), not a section"
+            return current, path, f"{dotted(here)} is a value, not a section{got(found, here)}"
         current, path = found, here
     return current, path, ""
 

@@ -14,8 +14,10 @@ from typing import cast
 import yaml
 from pydantic import JsonValue
 
+from rlvr.config.document.document_type import RECIPE, DocumentType
 from rlvr.config.sections.bounds import MAX_DEPTH, MAX_DIGITS, MAX_PROBLEMS, MAX_VALUES, require_text
 from rlvr.errors import ConfigError
+from rlvr.telemetry.redaction import Redactor, without_secrets
 
 KeyPath = tuple[str | int, ...]
 
@@ -44,8 +46,8 @@ class Origin:
 
     @property
     def place(self) -> str:
-        """The start of an error message."""
-        return f"command line: {self.override}" if self.override else f"{self.label}:{self.line}"
+        """The start of an error message. Values of secrets on the command line are left out."""
+        return f"command line: {without_secrets(self.override)}" if self.override else f"{self.label}:{self.line}"
 
     @property
     def is_typed(self) -> bool:
@@ -74,18 +76,19 @@ class Problem:
     def __str__(self) -> str:
         override = self.origin.override
         if override and re.match(re.escape(override) + r"(?![\w.])", self.text):
-            return f"command line: {self.text}"  # the text begins with the same `key=value`
-        return f"{self.origin.place}: {self.text}"
+            return f"command line: {without_secrets(self.text)}"  # the text begins with the same `key=value`
+        return f"{self.origin.place}: {Redactor()(self.text)}"
 
 
 @dataclass(slots=True, kw_only=True)
 class Document:
-    """The values of a recipe before validation, the origin of each, and the problems so far.
+    """The values of a file before validation, the origin of each, and the problems so far.
 
     broken: the paths of unreadable values, which are null here; a problem already reports each.
     """
 
     label: str
+    type: DocumentType = RECIPE
     values: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     origins: dict[KeyPath, Origin] = field(default_factory=dict[KeyPath, Origin])
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -124,6 +127,7 @@ class Document:
         }
         return Document(
             label=self.label,
+            type=self.type,
             values=values,
             origins=kept | self.origins,
             problems=[*base.problems, *self.problems],
@@ -188,17 +192,20 @@ def reads_as_text(text: str) -> bool:
         return False
 
 
-def read_document(text: str, *, label: str) -> Document:
-    """The document of a recipe file; errors such as duplicate keys are collected in its `problems`.
+def read_document(text: str, *, label: str, type: DocumentType = RECIPE) -> Document:
+    """The document of a file; errors such as duplicate keys are collected in its `problems`.
+
+    Args:
+        type: what the file describes, for the messages.
 
     Raises: ConfigError for a syntax error (`label:line N: ...`) and a file that is not a mapping.
     """
     node = _compose(text, label=label)
     if node is None:
-        raise ConfigError(f"{label}: the file is empty; a recipe needs name, model and data")
+        raise ConfigError(f"{label}: the file is empty; {type.noun} needs {type.needs}")
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{label}:line 1: a recipe is a mapping (`key: value` lines)")
-    document = Document(label=label)
+        raise ConfigError(f"{label}:line 1: {type.noun} is a mapping (`key: value` lines)")
+    document = Document(label=label, type=type)
     value = _Reader(document=document).read(node, (), ())
     document.values = value if isinstance(value, dict) else {}
     return document
@@ -286,8 +293,8 @@ class _Reader:
         if self.num_values > MAX_VALUES:
             place = self.document.origins.get(path[:1], self._origin(node)).place
             raise ConfigError(
-                f"{place}: {dotted(path)}: the recipe has more than {MAX_VALUES:,} values; each use of an alias "
-                "(`*name`) counts everything it expands to"
+                f"{place}: {dotted(path)}: {self.document.type.definite} has more than {MAX_VALUES:,} values; each use "
+                "of an alias (`*name`) counts everything it expands to"
             )
         if path not in self.document.origins:
             self.document.origins[path] = self._origin(node)
@@ -302,7 +309,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return self._scalar(node, path)
         self.document.broken.add(path)
-        return self._bad(node, f"{dotted(path)}: the tag {node.tag!r} is not supported in a recipe")
+        return self._bad(node, f"{dotted(path)}: the tag {node.tag!r} is not supported in {self.document.type.noun}")
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> JsonValue:
         try:
@@ -316,12 +323,12 @@ class _Reader:
         result: dict[str, JsonValue] = {}
         for key_node, value_node in _pairs(node):
             if not isinstance(key_node, yaml.ScalarNode):
-                self._bad(key_node, f"{dotted(path) or 'the recipe'}: a key must be plain text")
+                self._bad(key_node, f"{dotted(path) or self.document.type.definite}: a key must be plain text")
                 continue
             key = str(key_node.value)
             here = (*path, key)
             if key == "<<":
-                self._bad(key_node, f"{dotted(here)}: merge keys are not supported; use `extends`")
+                self._bad(key_node, f"{dotted(here)}: merge keys are not supported; {self.document.type.merge_keys}")
                 continue
             if key in result:
                 first = self.document.origins[here].line

@@ -1,7 +1,7 @@
 """Validation errors as messages, each with the place where its value was written."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -11,8 +11,11 @@ from rlvr.config.document.paths import annotation_at, kinds
 from rlvr.config.document.yaml_lines import Document, KeyPath, Origin, Problem, dotted
 from rlvr.config.messages.suggestions import Suggestions, close, did_you_mean, listed
 from rlvr.config.sections.bounds import MAX_PROBLEMS, is_finite
+from rlvr.telemetry.redaction import got
 
-_MOST_CHARS = 60
+_OF_ABSENT = ("missing", "extra_forbidden")  # errors whose last part of the location may be no key of the document
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_HAS_CONTROL = "must contain no control characters"
 _LEADING_KEY = re.compile(r"[a-z_][\w.]*(?=[=:])")
 _NAMED_KEY = re.compile(r"\b[a-z_][\w.]*(?==)")
 
@@ -67,7 +70,7 @@ def boolean_problems(document: Document, *, model: BaseModel) -> list[Problem]:
                 compare(inner, value[index], (*path, index))
         elif isinstance(raw, bool) and not isinstance(value, bool):
             origin = _origin(document, path)
-            text = f"must be a number{_got(raw, origin)}"
+            text = f"must be a number{_got(raw, path, origin)}"
             found.append(Problem(origin=origin, text=_with_path(text, path, origin)))
 
     compare(document.values, model, ())
@@ -87,8 +90,29 @@ def infinite_problems(document: Document) -> list[Problem]:
                 visit(inner, (*path, index))
         elif not is_finite(value):
             origin = _origin(document, path)
-            text = f"{_PLAIN_WORDS['finite_number']}{_got(value, origin)}"
+            text = f"{_PLAIN_WORDS['finite_number']}{_got(value, path, origin)}"
             found.append(Problem(origin=origin, text=_with_path(text, path, origin)))
+
+    visit(document.values, ())
+    return found
+
+
+def control_problems(document: Document) -> list[Problem]:
+    """Problems for control characters, such as NUL or a line feed, in keys and values."""
+    found: list[Problem] = []
+
+    def visit(value: JsonValue, path: KeyPath) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if _CONTROL.search(key):
+                    found.append(Problem(origin=_origin(document, path), text=f"the key {key!a} {_HAS_CONTROL}"))
+                else:
+                    visit(inner, (*path, key))
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                visit(inner, (*path, index))
+        elif isinstance(value, str) and (character := _CONTROL.search(value)):
+            found.append(problem_at(document, path, f"{_HAS_CONTROL} ({character[0]!a})"))
 
     visit(document.values, ())
     return found
@@ -116,10 +140,10 @@ class _Translator:
     def __init__(self, document: Document, model: type[BaseModel]) -> None:
         self.document = document
         self.model = model
-        self.suggestions = Suggestions(model, document.values)
+        self.suggestions = Suggestions(model, document.values, document.type)
 
     def problems(self, error: ValidationError) -> list[Problem]:
-        found = [(self._path(item["loc"]), item) for item in error.errors(include_url=False)]
+        found = [(self._path(item["loc"], str(item["type"])), item) for item in error.errors(include_url=False)]
         found = [(path, item) for path, item in found if path not in self.document.broken]
         details = found[:MAX_PROBLEMS]
         misspelt: set[KeyPath] = set()
@@ -129,6 +153,7 @@ class _Translator:
                 result += self._unknown(path, cast(JsonValue, item["input"]))
                 near = close(str(path[-1]), self.suggestions.siblings(path[:-1]))
                 misspelt.update((*path[:-1], key) for key in near)
+        invalid: dict[KeyPath, list[Mapping[str, Any]]] = {}
         for path, item in details:
             if item["type"] == "value_error":
                 result += self._crossed(path, str(item.get("ctx", {}).get("error", item["msg"])))
@@ -138,14 +163,15 @@ class _Translator:
                 if path not in misspelt:
                     result.append(self._problem(path, _PLAIN_WORDS["missing"]))
             elif item["type"] != "extra_forbidden":
-                result.append(self._invalid(path, cast(Mapping[str, Any], item)))
+                invalid.setdefault(path, []).append(cast(Mapping[str, Any], item))
+        result += [self._invalid(path, items) for path, items in invalid.items()]
         if len(found) > len(details):
             more = f"and {len(found) - len(details):,} more problems"
             result.append(Problem(origin=_origin(self.document, ()), text=more))
         return result
 
-    def _path(self, loc: tuple[int | str, ...]) -> KeyPath:
-        """The location without the tags that pydantic adds for union members."""
+    def _path(self, loc: tuple[int | str, ...], kind: str) -> KeyPath:
+        """The location without the tags that pydantic adds for union members. kind: the type of the error."""
         current: JsonValue = self.document.values
         path: KeyPath = ()
         was_tag = False
@@ -154,17 +180,24 @@ class _Translator:
             if was_tag:
                 continue
             has, inner = _entry(current, part)
-            if has or position == len(loc) - 1:
+            if has or (position == len(loc) - 1 and kind in _OF_ABSENT):
                 path, current = (*path, part), inner
         return path
 
     def _problem(self, path: KeyPath, text: str) -> Problem:
         return problem_at(self.document, path, text)
 
-    def _invalid(self, path: KeyPath, item: Mapping[str, Any]) -> Problem:
+    def _invalid(self, path: KeyPath, items: Sequence[Mapping[str, Any]]) -> Problem:
+        """The problem of a value. items: several for a union of plain types, one for each type."""
+        if len(items) == 1:
+            return self._invalid_as(path, items[0])
+        first, *others = dict.fromkeys(_expected(item) for item in items)
+        text = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+        return self._problem(path, text + _got(items[0]["input"], path, _origin(self.document, path)))
+
+    def _invalid_as(self, path: KeyPath, item: Mapping[str, Any]) -> Problem:
         kind, given = str(item["type"]), item["input"]
-        words = _PLAIN_WORDS.get(kind)
-        text = words.format_map(item.get("ctx", {})) if words else _lower_first(str(item["msg"]))
+        text = _expected(item)
         if kind in {"enum", "literal_error"} and isinstance(given, str):
             options = re.findall(r"'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
             text += did_you_mean([repr(option) for option in close(given, options)])
@@ -175,7 +208,7 @@ class _Translator:
         if kind in {"model_type", "model_attributes_type"} and given is None:
             text = "the section is empty; remove the line or put keys below it"
             return self._problem(path, text)
-        return self._problem(path, text + _got(given, _origin(self.document, path)))
+        return self._problem(path, text + _got(given, path, _origin(self.document, path)))
 
     def _wrong_kind(self, path: KeyPath, given: Any) -> Problem:
         value: object = cast(Mapping[str, object], given)[KIND]
@@ -184,7 +217,7 @@ class _Translator:
         text = f"must be one of {listed(options, 'or')}"
         text += ", or package.module:function" if PLUGIN in known else ""
         text += did_you_mean(close(repr(value), options))
-        return self._problem(path, text + _got(value, _origin(self.document, path)))
+        return self._problem(path, text + _got(value, path, _origin(self.document, path)))
 
     def _unknown(self, path: KeyPath, value: JsonValue) -> list[Problem]:
         is_typed = bool(_origin(self.document, path).override)
@@ -256,13 +289,15 @@ def _with_path(text: str, path: KeyPath, origin: Origin) -> str:
     return f"{dotted(path)}: {text}"
 
 
-def _got(value: Any, origin: Origin) -> str:
-    if origin.override and not isinstance(value, dict | list):
-        return ""
-    if value is None:
-        return " (got nothing)"
-    shown = repr(cast(object, value))
-    return f" (got {shown if len(shown) <= _MOST_CHARS else shown[:_MOST_CHARS] + '...'})"
+def _got(value: Any, path: KeyPath, origin: Origin) -> str:
+    """What was written; empty for a single value on the command line, which the message begins with."""
+    return "" if origin.override and not isinstance(value, dict | list) else got(cast(object, value), path)
+
+
+def _expected(item: Mapping[str, Any]) -> str:
+    """What the value must be, according to one error of pydantic."""
+    words = _PLAIN_WORDS.get(str(item["type"]))
+    return words.format_map(item.get("ctx", {})) if words else _lower_first(str(item["msg"]))
 
 
 def _lower_first(text: str) -> str:

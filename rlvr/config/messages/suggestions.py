@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, JsonValue
 
+from rlvr.config.document.document_type import RECIPE, DocumentType
 from rlvr.config.document.kinds import KIND
 from rlvr.config.document.paths import annotation_at, key_paths, kinds, sections_in
 from rlvr.config.document.yaml_lines import KeyPath, dotted, value_at
@@ -37,8 +38,9 @@ def listed(words: Sequence[str], last: str) -> str:
 class Suggestions:
     """Answers for one model and the values that were read for it."""
 
-    def __init__(self, model: type[BaseModel], values: JsonValue) -> None:
+    def __init__(self, model: type[BaseModel], values: JsonValue, type: DocumentType = RECIPE) -> None:
         self.model = model
+        self.type = type
         self.values = values
         self.known = key_paths(model)
 
@@ -53,7 +55,9 @@ class Suggestions:
             return [(path, of_other_kind)]
         leaves = list(_leaves(value, path))
         answers = [
-            (leaf, text) for leaf in leaves if (text := answer(dotted(leaf), value_at(value, leaf[len(path) :])))
+            (leaf, text)
+            for leaf in leaves
+            if self.type.knows_peers and (text := answer(dotted(leaf), value_at(value, leaf[len(path) :])))
         ]
         if answers:
             return [(leaf, f"unknown key; {text}") for leaf, text in answers]
@@ -113,7 +117,7 @@ class Suggestions:
 
     def _owner(self, parent: KeyPath) -> str:
         kind = self._kind(parent) if kinds(annotation_at(self.model, parent)) else ""
-        return f"{dotted(parent) or 'a recipe'}{f' of kind {kind}' if kind else ''}"
+        return f"{dotted(parent) or self.type.noun}{f' of kind {kind}' if kind else ''}"
 
     def _ending_in(self, key: str) -> list[str]:
         return [known for known in self.known if known.rpartition(".")[2] == key][:3]

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from rlvr.config.sections.section import PluginSection, names_plugin
 from rlvr.errors import PluginError
 from rlvr.registry import ENGINES, check_settings, closest, find, list_plugins, load
+from rlvr.telemetry.redaction import got
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +126,13 @@ def _folded(value: Any) -> Any:
     if isinstance(value, str):
         return _named(value)
     if not isinstance(value, dict):
-        raise ValueError(f"must be {_forms()}{_got(value)}")
+        raise ValueError(f"must be {_forms()}{got(value)}")
     mapping = cast(dict[str, Any], value)
     kind = mapping.get("kind")
     if kind == "plugin":
         return mapping
     if not isinstance(kind, str):
-        raise ValueError(f"must be {_forms()}{_got(kind if mapping.keys() == {'kind'} else mapping)}")
+        raise ValueError(f"must be {_forms()}{got(kind if mapping.keys() == {'kind'} else mapping)}")
     folded = _named(kind)
     rest = {key: inner for key, inner in mapping.items() if key != "kind"}
     if rest and isinstance(folded, EngineKind):
@@ -149,7 +150,7 @@ def _named(name: str) -> Any:
         return {"kind": "plugin", "name": name}
     near = closest(name, [*kinds, *_installed()])
     hint = f"; did you mean {near!r}?" if near else ""
-    raise ValueError(f"must be {_forms()}{hint}{_got(name)}")
+    raise ValueError(f"must be {_forms()}{hint}{got(name)}")
 
 
 def _installed() -> list[str]:
@@ -163,10 +164,6 @@ def _forms() -> str:
         f"an engine's name ({', '.join(names)} or {last}), package.module:Class or path/file.py:Class, or a mapping "
         "with one of these as its kind and the engine's settings as further keys"
     )
-
-
-def _got(value: object) -> str:
-    return f" (got {value!r})"
 
 
 def _arm(value: Any) -> str:

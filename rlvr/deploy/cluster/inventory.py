@@ -10,27 +10,37 @@ hosts:
 """
 
 import ipaddress
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from rlvr.config.document.document_type import INVENTORY
 from rlvr.config.document.yaml_lines import read_document
-from rlvr.config.messages.problems import unique, validation_problems
-from rlvr.config.messages.suggestions import close, did_you_mean
+from rlvr.config.messages.problems import boolean_problems, control_problems, unique, validation_problems
+from rlvr.config.messages.suggestions import close, did_you_mean, listed
 from rlvr.config.sections.section import NonNegativeInt, Section
+from rlvr.deploy.cluster.inventory_values import (
+    absolute_path,
+    address_of_host,
+    host_name,
+    image_name,
+    memory_size,
+    options_without_secrets,
+    ssh_destination,
+    ssh_ports,
+    variables_without_secrets,
+)
 from rlvr.deploy.cluster.managed_variables import unmanaged
 from rlvr.errors import ConfigError
 from rlvr.ports import DEFAULT_FIRST, LARGEST_FIRST, PortLayout, host_port
 from rlvr.storage.input_files import read_input_text
+from rlvr.telemetry.places import state_roots
 
 DEFAULT_FILE = Path("cluster.yaml")
 ONE_MACHINE = "this-machine"  # the name of the cluster of `one_machine`
 _MAX_BYTES = 1 << 20
-_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
-_SECRETS = ("RAY_AUTH_TOKEN", "HF_TOKEN", "WANDB_API_KEY")
 
 
 class Runtime(StrEnum):
@@ -41,54 +51,33 @@ class Runtime(StrEnum):
     HOST = "host"
 
 
-def _ip(text: str) -> str:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise ValueError(f"must be an IP address, such as 10.0.0.1 (got {text!r})") from error
-    if address.is_unspecified or address.is_multicast:
-        raise ValueError(f"must be the address of one host (got {text!r})")
-    return str(address)
-
-
-def _absolute(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise ValueError(f"must be an absolute path, the same on all hosts (got {text!r})")
-    if ":" in text or "," in text:
-        raise ValueError(f"must contain no ':' and no ',', which separate mounts (got {text!r})")
-    return text
-
-
-def _no_secrets(env: dict[str, str]) -> dict[str, str]:
-    found = [name for name in env if name in _SECRETS]
-    if found:
-        raise ValueError(f"{', '.join(found)} would be visible on command lines; this file is not for secrets")
-    return env
-
-
-Variables = Annotated[dict[str, str], AfterValidator(_no_secrets), AfterValidator(unmanaged)]
 Auto = Literal["auto"]
+Variables = Annotated[dict[str, str], AfterValidator(variables_without_secrets), AfterValidator(unmanaged)]
+Options = Annotated[list[str], AfterValidator(options_without_secrets)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Host(Section):
     """One host. The first of the inventory is the head, where the run's driver runs too."""
 
-    name: Annotated[str, Field(pattern=_NAME, max_length=60, description="how commands and tables name the host")]
+    name: Annotated[
+        str, Field(max_length=60, description="how commands and tables name the host"), AfterValidator(host_name)
+    ]
     ssh: Annotated[
         str,
-        Field(
-            pattern=r"^$|^[^-\s]\S*$",
-            description="destination for ssh, such as ops@a.example; empty: the machine that runs the command",
-        ),
+        AfterValidator(ssh_destination),
+        Field(description="destination for ssh, such as ops@a.example; empty: the machine that runs the command"),
     ] = ""
     address: Annotated[
-        str, AfterValidator(_ip), Field(description="the host's address in the private network of the cluster")
+        str,
+        AfterValidator(address_of_host),
+        Field(description="the host's address in the private network of the cluster"),
     ]
     gpus: Annotated[
         NonNegativeInt | Auto, Field(description="GPUs that Ray may assign; auto: all that nvidia-smi lists")
     ] = "auto"
     cpus: Annotated[NonNegativeInt | Auto, Field(description="cores that Ray may assign; auto: all")] = "auto"
-    options: list[str] = Field(
+    options: Options = Field(
         default_factory=list[str], description="further options of `docker run` or `podman run` here"
     )
     env: Variables = Field(
@@ -100,20 +89,22 @@ class Inventory(Section):
     """The hosts of a cluster and what runs on them."""
 
     name: Annotated[
-        str, Field(pattern=_NAME, max_length=40, description="prefix of containers, name of the folder of its state")
+        str,
+        Field(max_length=40, description="prefix of containers, name of the folder of its state"),
+        AfterValidator(host_name),
     ] = "rlvr"
     runtime: Annotated[
         Runtime, Field(description="docker or podman run the image; host runs the installation in `venv`")
     ] = Runtime.DOCKER
-    image: Annotated[str, Field(pattern=r"^$|^[^-\s]\S*$", description="the image, the same on all hosts")] = ""
+    image: Annotated[str, AfterValidator(image_name), Field(description="the image, the same on all hosts")] = ""
     venv: Annotated[
         str,
-        AfterValidator(_absolute),
+        AfterValidator(absolute_path),
         Field(description="for runtime host: a virtual environment with rlvr and Ray, at the same path on all hosts"),
     ] = ""
     shared: Annotated[
         str,
-        AfterValidator(_absolute),
+        AfterValidator(absolute_path),
         Field(description="folder that all hosts mount at the same path, for runs and models"),
     ]
     port: Annotated[
@@ -121,7 +112,7 @@ class Inventory(Section):
         Field(ge=1024, le=LARGEST_FIRST, description="first of the 1,100 ports of the cluster, the same on all hosts"),
     ] = DEFAULT_FIRST
     shm: Annotated[
-        str, Field(pattern=r"^[1-9][0-9]*[mg]$", description="shared memory of a container, for weights, such as 24g")
+        str, AfterValidator(memory_size), Field(description="shared memory of a container, for weights, such as 24g")
     ] = "16g"
     sandbox_slots: Annotated[
         NonNegativeInt,
@@ -130,23 +121,41 @@ class Inventory(Section):
             "0 starts none"
         ),
     ] = 0
-    options: list[str] = Field(
+    options: Options = Field(
         default_factory=list[str], description="further options of `docker run` or `podman run` on all hosts"
     )
     env: Variables = Field(default_factory=dict[str, str], description="environment variables of all nodes; no secrets")
     ssh_options: list[str] = Field(
         default_factory=list[str], description="further options of ssh, such as [-p, '2222']"
     )
+    open_ports: Annotated[
+        list[Port],
+        Field(
+            max_length=100,
+            description="further TCP ports of the hosts that the firewall rule leaves open to everyone, such as that "
+            "of an sshd that only ~/.ssh/config names",
+        ),
+    ] = Field(default_factory=list[int])
     hosts: Annotated[list[Host], Field(min_length=1, max_length=10000, description="the hosts; the first is the head")]
 
     @model_validator(mode="after")
     def _cross(self) -> "Inventory":
         problems: list[str] = []
-        for key in ("name", "address"):
-            values = [getattr(host, key) for host in self.hosts]
-            for value in dict.fromkeys(v for v in values if values.count(v) > 1):
-                names = ", ".join(host.name for host in self.hosts if getattr(host, key) == value)
-                problems.append(f"hosts: {key} {value} is given {values.count(value)} times ({names})")
+        for key in ("name", "address", "ssh"):
+            names: dict[str, list[str]] = {}
+            for host in self.hosts:
+                names.setdefault(getattr(host, key), []).append(host.name)
+            for value, those in names.items():
+                if len(those) > 1 and value:
+                    problems.append(f"hosts: {key} {value} is given {len(those)} times ({', '.join(those)})")
+                elif len(those) > 1:
+                    problems.append(f"hosts: {listed(those, 'and')} have no {key}, so each would be this machine")
+        for port in self.reachable_ports:
+            if self.ports.first <= port <= self.ports.last:
+                problems.append(
+                    f"port={self.port}: the cluster's ports are {self.ports.range_text}, and {port} is one of ssh or "
+                    "of open_ports"
+                )
         if self.runtime is Runtime.HOST and not self.venv:
             problems.append("runtime=host needs venv, the folder of a virtual environment on the hosts")
         if self.runtime is not Runtime.HOST and not self.image:
@@ -180,6 +189,11 @@ class Inventory(Section):
         """The ports of every node."""
         return PortLayout(self.port)
 
+    @property
+    def reachable_ports(self) -> tuple[int, ...]:
+        """TCP ports that the firewall rule leaves open to everyone: those of ssh and `open_ports`, in order."""
+        return tuple(sorted({*ssh_ports(self.ssh_options, [host.ssh for host in self.hosts]), *self.open_ports}))
+
     def host(self, name: str) -> Host:
         """The host of this name.
 
@@ -204,13 +218,15 @@ def read_inventory(path: Path) -> Inventory:
     Raises: ConfigError with every problem, one per line, each with its file and line.
     """
     text = read_input_text(path, what=str(path), max_bytes=_MAX_BYTES, error=ConfigError)
-    document = read_document(text, label=str(path))
-    problems = list(document.problems)
+    document = read_document(text, label=str(path), type=INVENTORY)
+    problems = [*document.problems, *control_problems(document)]
     inventory: Inventory | None = None
     try:
         inventory = Inventory.model_validate(document.values)
     except ValidationError as error:
         problems += validation_problems(error, document, model=Inventory)
+    else:
+        problems += boolean_problems(document, model=inventory)
     if problems or inventory is None:
         raise ConfigError("\n".join(str(problem) for problem in unique(problems)))
     return inventory
@@ -218,9 +234,4 @@ def read_inventory(path: Path) -> Inventory:
 
 def state_folder(name: str) -> Path:
     """Where this machine keeps the token of a cluster: `~/.rlvr/clusters/NAME`, or below `RLVR_STATE_DIR`."""
-    return state_root() / "clusters" / name
-
-
-def state_root() -> Path:
-    """`RLVR_STATE_DIR`, else `~/.rlvr`."""
-    return Path(os.environ.get("RLVR_STATE_DIR") or "~/.rlvr").expanduser().absolute()
+    return state_roots()[0] / "clusters" / name

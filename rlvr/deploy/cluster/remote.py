@@ -14,8 +14,8 @@ from typing import TypeVar
 from rlvr.deploy.cluster.inventory import Host
 from rlvr.errors import ClusterError
 
-_SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15",
-        "-o", "ServerAliveCountMax=4")  # fmt: skip
+_DEFAULTS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15",
+             "-o", "ServerAliveCountMax=4")  # fmt: skip
 _SSH_FAILED = 255
 _MOST_AT_ONCE = 64
 T = TypeVar("T")
@@ -37,7 +37,10 @@ class Done:
 
 
 class Remote:
-    """Runs commands on hosts. ssh_options: of the inventory, placed before the destination."""
+    """Runs commands on hosts.
+
+    ssh_options: of the inventory. They come before the defaults, because ssh takes the first value of an option.
+    """
 
     def __init__(self, ssh_options: Sequence[str] = ()) -> None:
         self._options = tuple(ssh_options)
@@ -79,7 +82,7 @@ class Remote:
     def _words(self, host: Host, words: Sequence[str]) -> list[str]:
         if not host.ssh:
             return list(words)
-        return [*_SSH, *self._options, "--", host.ssh, shlex.join(words)]
+        return ["ssh", "-T", *self._options, *_DEFAULTS, "--", host.ssh, shlex.join(words)]
 
 
 def named(host: Host) -> str:

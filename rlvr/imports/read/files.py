@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
+from rlvr.config.document.document_type import OF_TRAINER
 from rlvr.config.document.yaml_lines import Document, KeyPath, dotted, read_document
 from rlvr.errors import ConfigError
 from rlvr.imports.read.overrides import read_overrides
@@ -52,7 +53,7 @@ def read_config(path: Path, extra: Sequence[str] = (), *, is_flat: bool) -> Read
 
 
 def _document(text: str, label: str) -> Document:
-    document = read_document(text, label=label)
+    document = read_document(text, label=label, type=OF_TRAINER)
     if document.problems:
         raise ConfigError("\n".join(map(str, document.problems)))
     return document

@@ -139,7 +139,8 @@ def test_hosts_join_leave_and_are_closed_to_others(machines: Machines, tmp_path:
 
     machines.inventory("abc")
     for host in "ab" if shutil.which("nft") else "":  # the rule that lets the third host in
-        shell(f"ip netns exec {machines.mark}{host} nft delete table inet rlvr_{machines.mark}")
+        remove = (tmp_path / "rule").read_text().splitlines()[1].removeprefix("# Remove: ")
+        shell(f"ip netns exec {machines.mark}{host} {remove}")
     added = machines.rlvr("add", "c")
     assert added.returncode == 0, added.stderr
     assert machines.rlvr("status").stdout.count("joined") == 3

@@ -121,7 +121,7 @@ def test_null_clears_a_section_so_that_its_rival_can_be_set(load: Load) -> None:
         ("=4", "no key before the equals sign; write key=value without spaces, for example run.steps=10"),
         ("run..steps=4", "the key 'run..steps' has an empty part; write key=value without spaces, for "
          "example run.steps=10"),
-        ("name.x=1", "name is a value ('x'), not a section"),
+        ("name.x=1", "name is a value, not a section (got 'x')"),
         ("data.train.one=1", "data.train is a list of 1 entry; name one by its position, for "
          "example data.train.0"),
         ("data.train.2.limit=1", "data.train has 1 entry; 2 is beyond the next free position, 1"),

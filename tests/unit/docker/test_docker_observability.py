@@ -79,7 +79,7 @@ def test_the_dashboard_can_be_imported() -> None:
 def test_the_targets_of_an_inventory_are_its_private_addresses_and_the_reserved_port() -> None:
     inventory = Inventory.model_validate(
         {"name": "c", "image": "i", "shared": "/s", "port": 7000,
-         "hosts": [{"name": "a", "address": "10.0.0.1"}, {"name": "b", "address": "10.0.0.2"}]}
+         "hosts": [{"name": "a", "ssh": "a", "address": "10.0.0.1"}, {"name": "b", "ssh": "b", "address": "10.0.0.2"}]}
     )  # fmt: skip
     assert yaml.safe_load(scrape_targets(inventory)) == [
         {"targets": ["10.0.0.1:7007"], "labels": {"cluster": "c", "host": "a"}},

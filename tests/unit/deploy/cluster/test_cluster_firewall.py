@@ -1,25 +1,31 @@
 """The firewall rule, the table of ports, and what the commands say without an inventory."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from rlvr.commands.cluster.hosts import cluster_add, cluster_status, cluster_up
 from rlvr.deploy.choices import Firewall
-from rlvr.deploy.cluster.firewall import rule
+from rlvr.deploy.cluster.firewall import rule, rule_name
 from rlvr.deploy.cluster.inventory import Inventory
 from rlvr.deploy.cluster.tables import ports_table
 from rlvr.errors import ConfigError
 
+NAME = "rlvr_my_run_b4dbeadf"
+CHAIN = NAME.upper()
 
-def inventory(*addresses: str) -> Inventory:
-    hosts = [{"name": f"h{number}", "address": address} for number, address in enumerate(addresses)]
-    return Inventory.model_validate({"name": "my-run", "image": "i", "shared": "/s", "port": 7000, "hosts": hosts})
+
+def inventory(*addresses: str, **more: Any) -> Inventory:
+    hosts = [{"name": f"h{n}", "ssh": f"ops@h{n}", "address": address} for n, address in enumerate(addresses)]
+    values = {"name": "my-run", "image": "i", "shared": "/s", "port": 7000, "hosts": hosts}
+    return Inventory.model_validate({**values, **more})
 
 
 def test_the_rule_lets_the_hosts_of_the_inventory_in_and_drops_others() -> None:
@@ -27,13 +33,13 @@ def test_the_rule_lets_the_hosts_of_the_inventory_in_and_drops_others() -> None:
     accept = "ip saddr { 10.0.0.1, 10.0.0.2 } tcp dport { 7000-8099, 32768-60999 } accept"
     drop = "tcp dport { 7000-8099, 32768-60999 } drop"
     assert text.index("iif lo accept") < text.index(accept) < text.index(drop)
-    assert "nft delete table inet rlvr_my_run" in text
+    assert f"# Remove: nft delete table inet {NAME}\n" in text
     assert "policy accept" in text  # every other port stays as it is
 
 
 def test_addresses_of_version_6_get_their_own_match() -> None:
     assert "ip6 saddr { fd00::1, fd00::2 } tcp" in rule(inventory("fd00::1", "fd00::2"), Firewall.NFT)
-    assert "[ $t = ip6tables ] && $t -A RLVR_MY_RUN -s fd00::1 -p tcp" in rule(inventory("fd00::1"), Firewall.IPTABLES)
+    assert f"[ $t = ip6tables ] && $t -A {CHAIN} -s fd00::1 -p tcp" in rule(inventory("fd00::1"), Firewall.IPTABLES)
 
 
 @pytest.mark.parametrize("addresses", [("10.0.0.1", "10.0.0.2"), ("fd00::1",)])
@@ -59,12 +65,88 @@ def test_the_script_for_iptables_is_a_shell_script_for_both_families(tmp_path: P
     done = subprocess.run(["sh", str(path)], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert (
-        lines.count("iptables -A RLVR_MY_RUN -s 10.0.0.2 -p tcp -m multiport --dports 7000:8099,32768:60999 -j ACCEPT")
+        lines.count(f"iptables -A {CHAIN} -s 10.0.0.2 -p tcp -m multiport --dports 7000:8099,32768:60999 -j ACCEPT")
         == 1
     )
     assert not [line for line in lines if line.startswith("ip6tables") and "ACCEPT" in line]
     assert len([line for line in lines if line.endswith("-j DROP")]) == 2
-    assert len([line for line in lines if re.fullmatch(r"ip6?tables -I INPUT -j RLVR_MY_RUN", line)]) == 2
+    assert len([line for line in lines if re.fullmatch(rf"ip6?tables -I INPUT -j {CHAIN}", line)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        (["-p", "40022"], []),
+        (["-p40022"], []),
+        (["-4p", "40022"], []),
+        (["-i", "key", "-o", "Port=40022"], []),
+        (["-oPort=40022"], []),
+        (["-o", "port 40022"], []),
+        ([], ["ssh://ops@h:40022"]),
+        ([], ["ssh://[fd00::1]:40022"]),
+    ],
+)
+def test_the_port_of_ssh_stays_open_in_every_form_that_ssh_takes(options: list[str], more: list[str]) -> None:
+    hosts = [{"name": f"h{n}", "ssh": ssh, "address": f"10.0.0.{n}"} for n, ssh in enumerate([*more, "h"], start=1)]
+    made = inventory(hosts=hosts, ssh_options=options)
+    nft = rule(made, Firewall.NFT)
+    assert nft.index("tcp dport { 22, 40022 } accept") < nft.index(" drop\n")
+    iptables = rule(made, Firewall.IPTABLES)
+    assert iptables.index(f"-A {CHAIN} -p tcp --dport 40022 -j RETURN") < iptables.index("-j DROP")
+
+
+def test_an_option_with_another_value_names_no_port() -> None:
+    options = ["-o", "ProxyJump=b:40022", "-i", "/home/p", "-p", "99999", "-o", "ConnectTimeout=3"]
+    assert inventory("10.0.0.1", ssh_options=options).reachable_ports == (22,)
+
+
+def test_open_ports_stay_open_and_udp_is_left_alone() -> None:
+    made = inventory("10.0.0.1", open_ports=[51820, 40000])
+    assert "tcp dport { 22, 40000, 51820 } accept" in rule(made, Firewall.NFT)
+    assert f"$t -A {CHAIN} -p tcp --dport 51820 -j RETURN" in rule(made, Firewall.IPTABLES)
+    for kind in Firewall:  # WireGuard's default port is in the system's range
+        assert not re.search(r"udp.*drop", rule(made, kind), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("more", [{"open_ports": [7005]}, {"ssh_options": ["-p", "8099"]}])
+def test_a_port_of_the_cluster_cannot_be_open_to_everyone(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="the cluster's ports are 7000-8099, and"):
+        inventory("10.0.0.1", **more)
+
+
+def test_no_two_clusters_share_a_table_or_a_chain() -> None:
+    names = ["production-cluster-east-1", "production-cluster-east-2", "a-b", "a_b", "a.b", "x" * 40]
+    found = {rule_name(inventory("10.0.0.1", name=name)) for name in names}
+    assert len(found) == len(names)
+    assert all(len(name) <= 28 for name in found)  # the limit of iptables
+
+
+@pytest.mark.parametrize("kind", list(Firewall))
+def test_both_rules_begin_with_how_to_load_and_remove_them(kind: Firewall) -> None:
+    load, remove, *rest = rule(inventory("10.0.0.1"), kind).splitlines()
+    assert load.startswith("# Load on every host, as root: ")
+    assert remove.startswith("# Remove: ")
+    assert "open_ports" in "".join(line for line in rest if line.startswith("#"))
+
+
+def test_the_kernel_takes_both_rules_and_forgets_them(tmp_path: Path) -> None:
+    programs = ("unshare", "nft", "iptables", "ip6tables")
+    if os.geteuid() != 0 or any(shutil.which(program) is None for program in programs):
+        pytest.skip("loading a rule needs root and the programs of the firewall")
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+        pytest.skip("network namespaces are not permitted here")
+    for kind in Firewall:
+        path = tmp_path / "rule"
+        path.write_text(rule(inventory("10.0.0.1", "10.0.0.2", open_ports=[51820]), kind))
+        load, remove = (line.partition(": ")[2] for line in path.read_text().splitlines()[:2])
+        load = load.replace("FILE", str(path))
+        tables = "nft list tables; iptables -S; ip6tables -S"
+        shown = f"set -e; {load}; {load}; echo loaded; {tables}; {remove}; echo removed; {tables}"
+        done = subprocess.run(["unshare", "-n", "sh", "-c", shown], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        loaded, removed = done.stdout.split("removed\n")
+        assert NAME in loaded.lower(), loaded
+        assert NAME not in removed.lower(), removed
 
 
 def test_the_table_names_every_port_of_the_range() -> None:

@@ -50,8 +50,15 @@ def test_ssh_asks_no_questions_and_gets_the_options_of_the_inventory(ssh: Path) 
     logged = ssh.read_text()
     assert "BatchMode=yes" in logged
     assert "ConnectTimeout=10" in logged
-    assert "-p 2222 -- ops@t.example true" in logged
+    assert logged.startswith("-T -p 2222 -o ")
+    assert logged.endswith("-- ops@t.example true\n")
     assert "a secret" not in logged
+
+
+def test_an_option_of_the_inventory_takes_precedence(ssh: Path) -> None:
+    Remote(["-o", "ConnectTimeout=3"]).run(THERE, ["true"])
+    logged = ssh.read_text()
+    assert logged.index("ConnectTimeout=3") < logged.index("ConnectTimeout=10")  # ssh takes the first
 
 
 def test_an_unreachable_host_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
