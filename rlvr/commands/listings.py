@@ -137,7 +137,7 @@ def sandboxes_serve(
 ) -> None:
     """Serve a sandbox to the trainers of this machine (sandbox.backend=service) until SIGTERM.
 
-    It belongs into a container of its own; sandboxes/README.md has the options.
+    It belongs in a container of its own; sandboxes/README.md has the options.
     """
     import logging
 

@@ -4,6 +4,7 @@ Without GPUs each engine has a node of its own; with GPUs one node has them all,
 """
 
 import math
+import os
 from typing import Any
 
 from rlvr.deploy import sandbox_service
@@ -19,12 +20,12 @@ _TOKEN = "ray_token"
 
 
 def compose_files(request: Request) -> dict[str, str]:
-    """The text of compose.yaml by its name. Raises ConfigError when one machine is not enough."""
+    """The text of compose.yaml, keyed by file name. Raises ConfigError when one machine is not enough."""
     layout = request.layout
     if layout.nodes > 1:
         raise ConfigError(
-            f"a compose file starts one machine, and the recipe needs {layout.nodes} nodes of {layout.gpus_per_node} "
-            f"GPUs; use --target kuberay or slurm, or give a machine with more, such as --gpus "
+            f"a compose file is for one machine, and the recipe needs {layout.nodes} nodes of {layout.gpus_per_node} "
+            f"GPUs; use --target kuberay or slurm, or a machine with more GPUs, such as --gpus "
             f"1x{layout.nodes * layout.gpus_per_node}x80GB"
         )
     document: dict[str, Any] = {
@@ -45,15 +46,15 @@ def compose_files(request: Request) -> dict[str, str]:
 
 def _add_sandbox(document: dict[str, Any], request: Request) -> None:
     """The sandbox service, if the recipe uses it, and its socket in every container that may verify."""
-    folder = sandbox_service.folder_of(request.recipe)
-    if not folder:
+    socket = sandbox_service.socket_of(request.recipe)
+    if not socket:
         return
     services, size = document["services"], sandbox_service.size_for(request.recipe)
     for service in services.values():
-        service["volumes"] = [*service["volumes"], f"{_SANDBOX}:{folder}"]
+        service["volumes"] = [*service["volumes"], f"{_SANDBOX}:{os.path.dirname(socket)}"]
     learner = services["learner"]
     learner["depends_on"] = {**learner["depends_on"], _SANDBOX: {"condition": "service_healthy"}}
-    services[_SANDBOX] = sandbox_service.compose_service(size, image=request.image, volume=_SANDBOX, folder=folder)
+    services[_SANDBOX] = sandbox_service.compose_service(size, image=request.image, volume=_SANDBOX, socket=socket)
     document["volumes"][_SANDBOX] = None
 
 
@@ -65,8 +66,8 @@ def _header(request: Request) -> list[str]:
         "export RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))')",
         "docker compose -f compose.yaml up --exit-code-from learner",
         f"Needs: the image {request.image} (docker/README.md); in the environment: {', '.join(variables)},",
-        "which compose turns into files of the containers, and which are in no environment there.",
-        "The network has no way out: fill the volume `models` before (docker/README.md).",
+        "which compose mounts as files in the containers; no container has them in its environment.",
+        "The network is internal: fill the volume `models` first (docker/README.md).",
     ]
     if request.embedded:
         lines.append("The recipe is part of this file, for which compose must be 2.23.1 or later.")

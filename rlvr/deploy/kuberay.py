@@ -6,6 +6,7 @@ scripts: `spec.entrypoint` passes through two shells, so it is always the same t
 """
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ _USER = 1000  # of docker/Dockerfile
 _FILES = "/etc/rlvr"
 _HEAD_CPUS, _HEAD_GIB = 2, 8  # Ray's bookkeeping and the driver, which holds prompts and rollouts but no weights
 _RUNS, _MODELS = "rlvr-runs", "rlvr-models"
-# A GPU driver's answer and `ray health-check` take seconds on a busy node; five minutes of silence restart it.
+# A GPU driver's answer and `ray health-check` take seconds on a busy node; after five minutes of silence it restarts.
 _LIVENESS = {"initialDelaySeconds": 60, "periodSeconds": 30, "timeoutSeconds": 25, "failureThreshold": 10}
 _READINESS = {"initialDelaySeconds": 10, "periodSeconds": 10, "timeoutSeconds": 25, "failureThreshold": 10}
 
@@ -66,7 +67,7 @@ def kuberay_files(request: Request) -> dict[str, str]:
     ray_object = _job(request) if kind is Kind.JOB else _cluster(request)
     manifest = yaml_file([_scripts(request), ray_object], comments=_header(request, name))
     volumes = yaml_file(
-        _claims(request), comments=["Volumes of the runs; apply once, and keep them: runs are in them."]
+        _claims(request), comments=["Volumes of the runs: apply them once and keep them, because they hold the runs."]
     )
     return {name: manifest, "volumes.yaml": volumes}
 
@@ -82,8 +83,8 @@ def _header(request: Request, name: str) -> list[str]:
     ]
     if choices.kind is Kind.JOB:
         lines.append(
-            f"The image needs Ray's job server, which docker/Dockerfile leaves out: `pip install ray[default]=="
-            f"{RAY.locked}` on top of it, or render with --kind cluster."
+            "The image needs Ray's job server, which docker/Dockerfile leaves out: add it with `pip install "
+            f"ray[default]=={RAY.locked}`, or render with --kind cluster."
         )
     else:
         lines.append(f"Start the run: kubectl exec -it HEAD_POD -- sh {_FILES}/run.sh")
@@ -137,7 +138,7 @@ def _job(request: Request) -> dict[str, Any]:
         "spec": {
             "entrypoint": f"sh {_FILES}/run.sh",
             # each attempt has a new cluster, and continues the run from its last checkpoint
-            "backoffLimit": request.choices.max_restarts,
+            "backoffLimit": request.choices.restarts,
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 600,
             "submitterPodTemplate": {
@@ -225,11 +226,11 @@ def _template(request: Request, *, is_head: bool) -> dict[str, Any]:
         "lifecycle": {"preStop": {"exec": {"command": drain}}},
     }
     containers = [container]
-    if folder := sandbox_service.folder_of(request.recipe):
+    if socket := sandbox_service.socket_of(request.recipe):
         size = sandbox_service.size_for(request.recipe)
-        mounts.append({"name": "sandbox", "mountPath": folder})
+        mounts.append({"name": "sandbox", "mountPath": os.path.dirname(socket)})
         volumes += sandbox_service.kubernetes_volumes(size)
-        containers.append(sandbox_service.kubernetes_container(size, image=request.image, folder=folder))
+        containers.append(sandbox_service.kubernetes_container(size, image=request.image, socket=socket))
     return {
         "spec": {
             "automountServiceAccountToken": False,
@@ -287,7 +288,7 @@ def _container_security() -> dict[str, Any]:
 
 
 def _claims(request: Request) -> list[dict[str, Any]]:
-    """Claims that several nodes mount at once; a checkpoint has 12 bytes a parameter and the weights again."""
+    """Claims that several nodes mount at once. A checkpoint has 12 bytes per parameter, and the weights once more."""
     checkpoints = (request.recipe.run.keep_checkpoints + 1) * 16 * request.size.parameters / 1e9
     return [
         {

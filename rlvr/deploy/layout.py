@@ -20,7 +20,7 @@ from rlvr.planner.setup import Lengths, setup_of
 from rlvr.run.ray.bundles import Plan, plan_bundles
 
 OBJECT_STORE_BYTES = 512 << 20
-_GPUS_PER_NODE = 8  # of a node, if nobody says otherwise
+_GPUS_PER_NODE = 8  # of a node, unless the user says otherwise
 # GiB of main memory: a process of the learner, of an engine per GPU, of an engine on a CPU without its weights, of a
 # verifier worker, and of Ray with the driver.
 _RANK_GIB, _GPU_ENGINE_GIB, _CPU_ENGINE_GIB, VERIFIER_GIB, _RAY_GIB = 6.0, 8.0, 3.0, 0.5, 4.0
@@ -67,7 +67,7 @@ def layout_of(recipe: Recipe, size: ModelSize, *, hardware: Hardware | None, is_
     if hardware is not None and nodes > hardware.nodes:
         raise ConfigError(
             f"the recipe needs {nodes} nodes of {per_node} GPUs ({_arithmetic(recipe)}), and --gpus {hardware} has "
-            f"{hardware.nodes}; lower cluster.engines or cluster.learners, or give more nodes"
+            f"{hardware.nodes}; lower cluster.engines or cluster.learners, or add nodes"
         )
     per_node = per_node if nodes > 1 else wanted
     cores = max(sum(plan.bundles[index].get("CPU", 0.0) for index in node) for node in filled)
@@ -85,7 +85,7 @@ def layout_of(recipe: Recipe, size: ModelSize, *, hardware: Hardware | None, is_
 
 
 def counted(number: int, noun: str) -> str:
-    """The number with its noun.
+    """The number followed by its noun.
 
     >>> counted(1, "GPU"), counted(0, "GPU")
     ('1 GPU', '0 GPUs')

@@ -59,7 +59,7 @@ def parse_parameters(text: str) -> int:
     found = _COUNT.fullmatch(text.strip())
     count = round(float(found["number"]) * _UNITS[found["unit"].lower()]) if found else 0
     if not count:
-        raise ConfigError(f"--parameters {text!r} is no number of parameters; write 7B, 0.5B or 135M")
+        raise ConfigError(f"--parameters {text!r} is not a number of parameters; write 7B, 0.5B or 135M")
     return count
 
 

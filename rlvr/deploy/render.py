@@ -38,9 +38,9 @@ def render(
         gpus: NODESxGPUSxMEMORY of the cluster that the user has, or "".
         parameters: the model's size, such as 7B, or "".
 
-    Raises: ConfigError when the recipe is not valid, uses no cluster, or does not fit.
+    Raises: ConfigError when an option or the recipe is not valid, or the recipe uses no cluster or does not fit.
     """
-    choices.require_used(target)
+    choices.require_valid(target)
     loaded = load_recipe(recipe, overrides)
     require_cluster(loaded.recipe)
     hardware = parse_hardware(gpus) if gpus else None

@@ -76,7 +76,7 @@ class Request:
         return {name: value for name, value in self.recipe.cluster.env.items() if value is not None}
 
     def summary(self) -> list[str]:
-        """Lines for the top of a file: what it is for, and what to check."""
+        """Lines for the top of a file: what it is for, and what the user should check."""
         layout, cluster = self.layout, self.recipe.cluster
         width = self.recipe.rollout.gpus_per_engine
         gpus = counted(layout.gpus_per_node, "GPU")

@@ -15,6 +15,7 @@ from rlvr.config.recipe import Recipe
 
 BACKEND = "service"
 FOLDER = "/run/rlvr-sandbox"
+SOCKET = f"{FOLDER}/socket"
 ENTRYPOINT = "start-sandbox.sh"
 USER = 1000  # of docker/Dockerfile
 # GiB: a program's limit with its share of temporary files; a jailed verifier, most of which is shared; the service.
@@ -52,21 +53,19 @@ def size_for(recipe: Recipe) -> SandboxSize:
     return SandboxSize(slots=max(2, workers), workers=workers)
 
 
-def folder_of(recipe: Recipe) -> str:
-    """The folder of the socket inside the containers; "" if the recipe uses no service."""
-    if recipe.sandbox.backend != BACKEND:
-        return ""
-    return os.path.dirname(str(recipe.sandbox.settings.get("socket", f"{FOLDER}/socket")))
+def socket_of(recipe: Recipe) -> str:
+    """The path of the socket inside the containers; "" if the recipe uses no service."""
+    return str(recipe.sandbox.settings.get("socket", SOCKET)) if recipe.sandbox.backend == BACKEND else ""
 
 
-def container_options(size: SandboxSize, *, volume: str, runtime: str = "", folder: str = FOLDER) -> list[str]:
+def container_options(size: SandboxSize, *, volume: str, runtime: str = "") -> list[str]:
     """The options of `docker run` and `podman run` for the service's container, without name, image and command.
 
-    The image follows, and after it nothing, or settings of the backend as KEY=VALUE.
+    The image follows them, and then, if wanted, settings of the backend as KEY=VALUE.
 
     Args:
         volume: a named volume, or a folder of the host that belongs to user 1000 with mode 700. The trainer's
-            container gets the same with `trainer_options`, and nobody else.
+            container gets the same with `trainer_options`; no other container does.
         runtime: such as "runsc" (gVisor); "" is the engine's own.
     """
     return [
@@ -82,30 +81,30 @@ def container_options(size: SandboxSize, *, volume: str, runtime: str = "", fold
         "--memory-swap", f"{size.memory_gib}g",
         "--pids-limit", str(size.pids),
         "--cpus", str(size.slots),
-        "--volume", f"{volume}:{folder}",
+        "--volume", f"{volume}:{FOLDER}",
         "--env", f"RLVR_SANDBOX_SLOTS={size.slots}",
-        "--env", f"RLVR_SANDBOX_SOCKET={folder}/socket",
+        "--env", f"RLVR_SANDBOX_SOCKET={SOCKET}",
         "--entrypoint", ENTRYPOINT,
     ]  # fmt: skip
 
 
-def trainer_options(*, volume: str, folder: str = FOLDER) -> list[str]:
+def trainer_options(*, volume: str) -> list[str]:
     """The option that the container of a node needs in addition."""
-    return ["--volume", f"{volume}:{folder}"]
+    return ["--volume", f"{volume}:{FOLDER}"]
 
 
-def compose_service(size: SandboxSize, *, image: str, volume: str, folder: str = FOLDER) -> dict[str, Any]:
+def compose_service(size: SandboxSize, *, image: str, volume: str, socket: str = SOCKET) -> dict[str, Any]:
     """The service `sandbox` of a compose file."""
     return {
         "image": image,
         "entrypoint": [ENTRYPOINT],
         "command": [],
-        "environment": _environment(size, folder),
+        "environment": _environment(size, socket),
         "user": f"{USER}:{USER}",
         "network_mode": "none",
         "read_only": True,
         "tmpfs": [f"/tmp:rw,nosuid,nodev,exec,mode=1777,size={size.tmp_gib}g"],
-        "volumes": [f"{volume}:{folder}"],
+        "volumes": [f"{volume}:{os.path.dirname(socket)}"],
         "mem_limit": f"{size.memory_gib}g",
         "memswap_limit": f"{size.memory_gib}g",
         "pids_limit": size.pids,
@@ -113,7 +112,7 @@ def compose_service(size: SandboxSize, *, image: str, volume: str, folder: str =
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "healthcheck": {
-            "test": ["CMD", "test", "-S", f"{folder}/socket"],
+            "test": ["CMD", *_health_words(socket)],
             "interval": "5s",
             "timeout": "5s",
             "start_period": "60s",
@@ -123,28 +122,31 @@ def compose_service(size: SandboxSize, *, image: str, volume: str, folder: str =
     }
 
 
-def kubernetes_container(size: SandboxSize, *, image: str, folder: str = FOLDER) -> dict[str, Any]:
+def kubernetes_container(size: SandboxSize, *, image: str, socket: str = SOCKET) -> dict[str, Any]:
     """The second container of a pod that verifies; the pod's own security context sets user and seccomp profile.
 
-    The containers of a pod share its network; the service itself forbids all of its processes any socket that could
-    leave the machine.
+    The containers of a pod share its network; the service itself denies its processes any socket that could reach
+    beyond the machine.
     """
     return {
         "name": "sandbox",
         "image": image,
         "command": [ENTRYPOINT],
-        "env": [{"name": name, "value": value} for name, value in _environment(size, folder).items()],
+        "env": [{"name": name, "value": value} for name, value in _environment(size, socket).items()],
         "resources": {
             "requests": {"cpu": str(size.slots), "memory": f"{size.memory_gib}Gi"},
             "limits": {"cpu": str(size.slots), "memory": f"{size.memory_gib}Gi"},
         },
-        "volumeMounts": [{"name": "sandbox", "mountPath": folder}, {"name": "sandbox-tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            {"name": "sandbox", "mountPath": os.path.dirname(socket)},
+            {"name": "sandbox-tmp", "mountPath": "/tmp"},
+        ],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "readinessProbe": {"exec": {"command": ["test", "-S", f"{folder}/socket"]}, "periodSeconds": 5},
+        "readinessProbe": {"exec": {"command": _health_words(socket)}, "periodSeconds": 5, "timeoutSeconds": 5},
     }
 
 
@@ -156,5 +158,11 @@ def kubernetes_volumes(size: SandboxSize) -> list[dict[str, Any]]:
     ]
 
 
-def _environment(size: SandboxSize, folder: str) -> Mapping[str, str]:
-    return {"RLVR_SANDBOX_SLOTS": str(size.slots), "RLVR_SANDBOX_SOCKET": f"{folder}/socket"}
+def _health_words(socket: str) -> list[str]:
+    """A command that ends with 0 if the service accepts connections; a killed service leaves its socket behind."""
+    connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    return ["python", "-S", "-c", connect, socket]
+
+
+def _environment(size: SandboxSize, socket: str) -> Mapping[str, str]:
+    return {"RLVR_SANDBOX_SLOTS": str(size.slots), "RLVR_SANDBOX_SOCKET": socket}

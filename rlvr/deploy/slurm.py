@@ -20,7 +20,7 @@ _RECIPE_FILE = "RLVR-RECIPE-FILE"  # replaced, after quoting, by a variable of t
 
 
 def slurm_files(request: Request) -> dict[str, str]:
-    """The text of job.sbatch by its name. Raises ConfigError when an option could not be a directive."""
+    """The text of job.sbatch, keyed by file name. Raises ConfigError when an option could not be a directive."""
     template = (resources.files("rlvr.deploy") / "job.sbatch").read_text(encoding="utf-8")
     layout, choices = request.layout, request.choices
     train = shell_words(request.train_words(_RECIPE_FILE)).replace(_RECIPE_FILE, '"$folder/recipe.yaml"')
@@ -32,7 +32,7 @@ def slurm_files(request: Request) -> dict[str, str]:
         "NODES": str(layout.nodes),
         "RAY_CPUS": str(layout.ray_cpus),
         "RAY_GPUS": str(layout.gpus_per_node),
-        "MAX_RESTARTS": str(choices.max_restarts),
+        "MAX_RESTARTS": str(choices.restarts),
         "CONTAINER_IMAGE": shlex.quote(choices.container_image),
         "VENV": shlex.quote(choices.venv),
         "NAME": request.recipe.name,  # letters, digits, dots, dashes and underscores
@@ -70,11 +70,11 @@ def _header(request: Request) -> list[str]:
 def _directives(request: Request) -> list[str]:
     layout, choices = request.layout, request.choices
     if choices.time and not _TIME.fullmatch(choices.time):
-        raise ConfigError(f"--time {choices.time!r} is no time limit of Slurm; write 24:00:00 or 1-12")
+        raise ConfigError(f"--time {choices.time!r} is not a Slurm time limit; write 24:00:00 or 1-12")
     for option in choices.sbatch:
         if not _OPTION.fullmatch(option):
             raise ConfigError(
-                f"--sbatch {option!r} is no option of sbatch; write --sbatch=--partition=gpu, one at a time"
+                f"--sbatch {option!r} is not an sbatch option; write --sbatch=--partition=gpu, one at a time"
             )
     gpus = [f"--gres=gpu:{layout.gpus_per_node}"] if layout.gpus_per_node else []
     return [
@@ -95,7 +95,7 @@ def _directives(request: Request) -> list[str]:
 
 
 def _recipe(request: Request) -> str:
-    """Shell that writes the embedded recipe beside the token; nothing if the recipe has a name."""
+    """Shell code that writes the embedded recipe next to the token; "" if the recipe is packaged."""
     if not request.embedded:
         return ""
     end = _end_marker(request.embedded)

@@ -58,7 +58,7 @@ def parse_hardware(text: str) -> Hardware:
     nodes, gpus, memory = int(values.get("nodes") or 1), int(values.get("gpus") or 0), float(values.get("gb") or 0)
     if not (nodes and gpus and memory):
         raise ConfigError(
-            f"--gpus {text!r} names no cluster; write NODESxGPUSxMEMORY or GPUSxMEMORY, such as 2x8x80GB: two nodes "
-            "with 8 GPUs of 80 GB each"
+            f"--gpus {text!r} is not a cluster size; write NODESxGPUSxMEMORY or GPUSxMEMORY, such as 2x8x80GB: two "
+            "nodes with 8 GPUs of 80 GB each"
         )
     return Hardware(nodes=nodes, gpus_per_node=gpus, gpu_gb=memory)

@@ -54,7 +54,7 @@ class Endpoint:
 def served(node: str) -> Iterator[None]:
     """Context in which the driver's node has an endpoint, if the recipe asks for one.
 
-    A port that is in use costs the endpoint, not the run. Args: node: the address to listen on.
+    If the port is in use, the run continues without an endpoint. Args: node: the address to listen on.
     """
     facts = facts_here()
     if facts is None or not facts.metrics_port:
@@ -119,8 +119,8 @@ def bind_problem(error: OSError, *, node: str, port: int) -> str:
     """Why an endpoint cannot listen, and what to do."""
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {port} of {node} is in use, probably by the metrics of another run: set run.metrics_port to a "
-            "port of its own for each run"
+            f"port {port} of {node} is in use, probably by the metrics of another run: give each run its own "
+            "run.metrics_port"
         )
     return f"metrics cannot be served on {node}, port {port} (run.metrics_port): {error.strerror or error}"
 

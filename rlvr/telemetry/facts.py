@@ -12,7 +12,7 @@ VARIABLE = "RLVR_RUN_FACTS"
 class RunFacts:
     """Names and places of a run; nothing secret, because Ray shows environments.
 
-    run: the name of its directory. run_id: random, another one after every start. run_dir: absolute, on the driver's
+    run: the name of its directory. run_id: random, a new one for every start. run_dir: absolute, on the driver's
     node. metrics_port: 0 if nothing is served. secret_names: further environment variables that hold secrets.
     """
 

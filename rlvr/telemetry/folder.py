@@ -43,7 +43,7 @@ class NumbersFolder:
             self.path.mkdir(mode=0o700)
         descriptor = watchdog.open_own(self.path)
         if descriptor is None:
-            raise OSError(f"{self.path} is a link, not a folder, or another user's")
+            raise OSError(f"{self.path} is a link, is not a folder, or belongs to another user")
         os.close(descriptor)
 
     def write(self, process: str, samples: Iterable[Sample]) -> None:

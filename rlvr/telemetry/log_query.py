@@ -18,7 +18,7 @@ class LogQuery:
     """The wanted records.
 
     actor: the role of a process; "" all of them. host: of the process; "" all. since: UTC text as in records; "" from
-    the start. step: -1 all. level: the least one.
+    the start. step: -1 all. level: the lowest one.
     """
 
     actor: str = ""
@@ -76,7 +76,7 @@ def read_duration(text: str) -> float:
 
 
 def parse_record(line: bytes | str) -> dict[str, Any] | None:
-    """The record of a line of a log file; None for a torn or foreign line."""
+    """The record of a line of a log file; None for a line that is incomplete or not ours."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rlvr.storage.ages import by_age
 from rlvr.telemetry.log_query import LEARNER, LogQuery, parse_record
 from rlvr.telemetry.places import FOLDER, LOG_ENDING, RUN_FILE, state_roots
 
 _POLL_S = 0.5
 _BEAT_S = 2.0
-_MOST_FOLLOWED_S = 86400.0  # on another host, where a container may never tell that nobody reads
+_MOST_FOLLOWED_S = 86400.0  # on another host, where a container may never notice that nobody reads its output
 _EVENTS = "events.jsonl"
 _WORKERS = ("engine", "verifier")
 
 
 @dataclass(frozen=True, slots=True)
 class RunLogs:
-    """The logs of a run on this machine. run_id: "" reads it from the run directory."""
+    """The logs of a run on this machine. run_id: if "", it is read from the run directory."""
 
     run_dir: Path
     run_id: str = ""
@@ -48,8 +49,7 @@ class RunLogs:
         folders = [] if self.is_node_only else [self.run_dir / FOLDER]
         if run_id := self.identity():
             folders += [root / FOLDER / f"{self.run_dir.name}-{run_id}" for root in state_roots()]
-        found = [file for folder in folders for file in folder.glob(f"*{LOG_ENDING}*")]
-        return sorted(found, key=lambda file: file.stat().st_mtime)
+        return by_age(file for folder in folders for file in folder.glob(f"*{LOG_ENDING}*"))
 
     def records(self, query: LogQuery) -> list[dict[str, Any]]:
         """The wanted records in order of time."""

@@ -89,7 +89,7 @@ class LineFormatter(logging.Formatter):
 
 
 class FileHandler(logging.handlers.RotatingFileHandler):
-    """A log file of bounded size. A full disk costs records, never the run."""
+    """A log file of bounded size. When the disk is full, records are lost, but the run continues."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=MOST_BYTES, backupCount=KEPT, encoding="utf-8", delay=True)

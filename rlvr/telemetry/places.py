@@ -9,10 +9,12 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from rlvr.storage import atomic_files
+from rlvr.storage.ages import by_age, last_write
 from rlvr.telemetry.facts import RunFacts
 
 FOLDER = "logs"
@@ -20,6 +22,7 @@ RUN_FILE = "run.json"
 LOG_ENDING = ".jsonl"
 MOST_PROCESSES = 8  # of one role whose files are kept
 _MOST_RUNS = 20  # of the state folder
+_LIVE_S = 86400.0  # a run whose logs were written to in this time is never removed
 
 
 def mark_run_dir(facts: RunFacts) -> Path:
@@ -50,7 +53,7 @@ def log_folder(facts: RunFacts) -> Path:
 
 
 def state_roots() -> list[Path]:
-    """Folders for what belongs to no run directory, best first."""
+    """Folders for what is not in a run directory, in order of preference."""
     own = os.environ.get("RLVR_STATE_DIR")
     if own:
         return [Path(own).expanduser().absolute()]
@@ -59,14 +62,17 @@ def state_roots() -> list[Path]:
 
 def log_file(folder: Path, role: str) -> Path:
     """The file of this process; older files of the same role beyond `MOST_PROCESSES` are removed."""
-    earlier = sorted(folder.glob(f"{role}.*{LOG_ENDING}"), key=lambda file: file.stat().st_mtime)
+    earlier = by_age(folder.glob(f"{role}.*{LOG_ENDING}"))
     for old in earlier[: max(0, len(earlier) - MOST_PROCESSES + 1)]:
         for part in folder.glob(f"{old.name}*"):
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # it is gone, or belongs to another user
+                part.unlink()
     return folder / f"{role}.{socket.gethostname()}-{os.getpid()}{LOG_ENDING}"
 
 
 def _remove_old_runs(place: Path, *, keep: Path) -> None:
-    folders = sorted((f for f in place.iterdir() if f != keep), key=lambda f: f.stat().st_mtime)
-    for old in folders[: max(0, len(folders) - _MOST_RUNS + 1)]:
-        shutil.rmtree(old, ignore_errors=True)
+    times = {folder: last_write(folder) for folder in place.iterdir() if folder != keep}
+    oldest = sorted(times, key=lambda folder: times[folder])[: max(0, len(times) - _MOST_RUNS + 1)]
+    for folder in oldest:
+        if times[folder] < time.time() - _LIVE_S:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Begins and ends what a process shows of itself: its log, and its numbers for the node's endpoint.
+"""Starts and stops the log of a process and the publication of its numbers for the node's endpoint.
 
 driver     observed_run(...): facts in the environment -> log file; numbers -> folder <- endpoint (a child process)
 actor      begin_process("engine-1", node=...)           -> log file; numbers -> folder <- endpoint (an actor)

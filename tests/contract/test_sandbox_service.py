@@ -154,7 +154,7 @@ def test_bytes_that_are_no_frame_end_the_connection_and_nothing_else(service: Se
 @pytest.mark.parametrize(
     ("body", "blob", "words"),
     [
-        ({"op": "nothing"}, b"", "knows no request 'nothing'"),
+        ({"op": "nothing"}, b"", "does not know the request 'nothing'"),
         ({"op": "run"}, b"", "KeyError"),
         (
             {"op": "run", "program": {"argv": ["x"], "files": [["a", 10**9]], "limits": {}}, "stdin": 0},

@@ -61,7 +61,9 @@ def cluster_render(
     parameters: Annotated[
         str, typer.Option(metavar="7B", help="the model's size, if its config.json is not on this machine")
     ] = "",
-    max_restarts: Annotated[int, typer.Option(min=0, help="how often a run is continued; kuberay, slurm")] = 3,
+    max_restarts: Annotated[
+        int | None, typer.Option(min=0, help="how often a run is continued (default 3); kuberay with --kind job, slurm")
+    ] = None,
     image: Annotated[str, typer.Option(help="the image; kuberay, compose (default rlvr:gpu or rlvr:cpu)")] = "",
     kind: Annotated[Kind, typer.Option(help="kuberay: a RayJob, or a RayCluster that stays")] = Kind.JOB,
     namespace: Annotated[str, typer.Option(help="kuberay: the namespace of the objects")] = "",

@@ -89,7 +89,7 @@ def _images(answers: Answers, inventory: Inventory) -> Iterable[Finding]:
     mine = answers.images.get(head, "")
     for name, version in answers.engines.items():
         if not version:
-            yield Finding(name, f"{program} does not work there", f"install {program}, and let the user of ssh use it")
+            yield Finding(name, f"{program} does not work there", f"install {program}, and let the ssh user use it")
         elif not answers.images.get(name):
             yield Finding(name, f"there is no image {image}", f"`{program} save {image} | ssh HOST {program} load`")
         elif answers.images[name] != mine and mine:
@@ -141,7 +141,7 @@ def _ports(answers: Answers, inventory: Inventory) -> Iterable[Finding]:
     for (name, other, why), closed in blocked.items():
         yield Finding(
             name,
-            f"it does not reach {other} ({inventory.host(other).address}) on {_listed(closed)}: {why}",
+            f"it cannot reach {other} ({inventory.host(other).address}) on {_listed(closed)}: {why}",
             f"open TCP {ports.range_text} to the hosts of the cluster in the firewall of {other}, and check the route",
         )
 
@@ -159,7 +159,7 @@ def _storage(answers: Answers, inventory: Inventory) -> Iterable[Finding]:
         if unseen and name not in broken:
             yield Finding(
                 name,
-                f"files that {', '.join(unseen)} wrote in {shared} are not there",
+                f"files that {', '.join(unseen)} wrote in {shared} are not visible there",
                 f"mount the same file system at {shared} on all hosts",
             )
         if reached["unlocked"]:

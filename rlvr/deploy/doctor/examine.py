@@ -6,12 +6,15 @@ A host that does not answer in one round is left out of the next ones, and is a 
 """
 
 import json
+import os
 import secrets
+import select
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Any, TypeVar
+from contextlib import ExitStack, suppress
+from typing import Any, TypeVar, cast
 
 from rlvr.deploy.cluster.containers import Containers
 from rlvr.deploy.cluster.inventory import Host, Inventory, Runtime
@@ -107,11 +110,30 @@ class Examination:
             results = dict(zip([host.name for host in hosts], pool.map(attempt, hosts), strict=True))
         for name, result in results.items():
             if isinstance(result, ClusterError):
-                fix = "run the command there by hand; `rlvr cluster status` shows whether its node runs"
-                if "cannot be reached by ssh" in str(result):
-                    fix = f"make `ssh {self._inventory.host(name).ssh} true` work without a password"
-                self._silent[name] = Finding(name, str(result), fix)
+                self._silent[name] = Finding(name, str(result), self._advice(self._inventory.host(name), str(result)))
         return {name: result for name, result in results.items() if not isinstance(result, ClusterError)}
+
+    def _advice(self, host: Host, problem: str) -> str:
+        """What to do about a host that gave no answer."""
+        inventory = self._inventory
+        is_host = inventory.runtime is Runtime.HOST
+        if "cannot be reached by ssh" in problem:
+            return f"make `{self._by_hand(host, ['true'])}` work without a password"
+        if is_host and (python_of(inventory) in problem or "No module named 'rlvr'" in problem):
+            return f"install rlvr[ray] into {inventory.venv} there"
+        if is_host:
+            words = [f"{inventory.venv}/bin/rlvr", "doctor"]
+        else:
+            words = [inventory.runtime.value, "run", "--rm", inventory.image, "doctor"]
+        return (
+            f"run `{self._by_hand(host, words)}`, which checks the installation there; `rlvr cluster status` shows "
+            "whether its node runs"
+        )
+
+    def _by_hand(self, host: Host, words: Sequence[str]) -> str:
+        """The command with which a user runs these words on a host."""
+        here = ["ssh", *self._inventory.ssh_options, host.ssh] if host.ssh else []
+        return shlex.join([*here, *words])
 
     def _clock(self, host: Host) -> Clock:
         readings: list[Clock] = []
@@ -155,7 +177,7 @@ class Examination:
                 stack.callback(process.wait)
                 stack.callback(process.kill)
                 stack.callback(process.stdout.close)
-                return _parsed(host, process.stdout.readline().decode(errors="replace"))
+                return _first_answer(process.stdout.fileno())
 
             self.answers.served = self._all(serve)
             self.answers.reached = self._all(lambda host: self._ask(host, "reach"))
@@ -196,12 +218,38 @@ class Examination:
         done = self._remote.run(host, words, stdin=request, deadline_s=_ROUND_S)
         if done.code:
             raise ClusterError(f"its probe failed: {done.reason}")
-        return _parsed(host, done.stdout)
+        answer = _answer_in(done.stdout.splitlines())
+        if answer is None:
+            raise _no_answer(done.stdout)
+        return answer
 
 
-def _parsed(host: Host, text: str) -> dict[str, Any]:
-    lines = text.strip().splitlines()
-    try:
-        return json.loads(lines[-1])
-    except (IndexError, ValueError) as error:
-        raise ClusterError(f"its probe printed {text.strip()[-200:]!r} instead of an answer") from error
+def _first_answer(descriptor: int) -> dict[str, Any]:
+    """The answer of a probe that goes on running. What ssh and the shell print before it is skipped.
+
+    Raises: ClusterError when the output ends without an answer, or there is none within `_ROUND_S`.
+    """
+    until = time.monotonic() + _ROUND_S
+    text = b""
+    while select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
+        part = os.read(descriptor, 1 << 16)
+        if not part:
+            raise _no_answer(text.decode(errors="replace"))
+        text += part
+        whole = text.rpartition(b"\n")[0]
+        if (answer := _answer_in(whole.decode(errors="replace").splitlines())) is not None:
+            return answer
+    raise ClusterError(f"its probe did not answer within {_ROUND_S:g} s")
+
+
+def _answer_in(lines: Sequence[str]) -> dict[str, Any] | None:
+    """The last of the lines that is a JSON object."""
+    for line in reversed(lines):
+        with suppress(ValueError):
+            if isinstance(found := json.loads(line), dict):
+                return cast(dict[str, Any], found)
+    return None
+
+
+def _no_answer(text: str) -> ClusterError:
+    return ClusterError(f"its probe printed {text.strip()[-200:]!r} instead of an answer")

@@ -10,14 +10,14 @@ from rlvr.deploy.layout import counted
 MIN_NOFILE = 16384  # Ray keeps several descriptors per worker and connection; its own warning begins at 4,096
 MIN_SHM = 1 << 30  # Ray's object store has half of it
 MIN_FREE = 10 << 30
-FULL = 0.95  # of the disk with Ray's temporary folder: from there on Ray writes nothing more to it
+FULL = 0.95  # of the disk with Ray's temporary folder: above it Ray stops writing there
 _UNLIMITED = -1
 _INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault. host: its name, or several. fix: what to do, exactly."""
+    """One fault. host: the name of the host, or of several. fix: exactly what to do."""
 
     host: str
     what: str
@@ -30,7 +30,7 @@ class Needs:
 
     shm: of each node's /dev/shm, and disk: for its checkpoints, in bytes; 0 where no recipe is given, or unknown.
     gpus: of all hosts together. model: an absolute path or a name of the hub, else "". env: of `cluster.env`.
-    modules: those that define its plugins. on_gpus: the same for hosts with GPUs; None if it is no different.
+    modules: those that define its plugins. on_gpus: the same for hosts with GPUs; None if they are the same.
     """
 
     shm: int = 0
@@ -63,7 +63,7 @@ def _address(host: Host, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{one} ({name})" for name, many in facts["addresses"].items() for one in many if name != "lo"
         )
         yield (
-            f"{host.address} is on none of its interfaces; it has {found or 'none but loopback'}",
+            f"none of its interfaces has {host.address}; it has {found or 'none but loopback'}",
             f"set `address` of {host.name} in the inventory to its address in the private network",
         )
 
@@ -137,7 +137,7 @@ def _limits(host: Host, facts: Mapping[str, Any], inventory: Inventory) -> Itera
     if limits["memlock"] != _UNLIMITED and (facts["gpus"] or facts["has_infiniband"]):
         fix = "`LimitMEMLOCK=infinity` or /etc/security/limits.conf" if is_host else "`--ulimit memlock=-1`"
         yield (
-            f"locked memory is limited to {shown(limits['memlock'])}, and NCCL registers its buffers",
+            f"locked memory is limited to {shown(limits['memlock'])}, and NCCL pins its buffers",
             f"set {fix}; then restart the node",
         )
 
@@ -174,7 +174,7 @@ def _is_chosen(name: str, value: str) -> bool:
 
 
 def shown(size: int) -> str:
-    """A number of bytes for people.
+    """A number of bytes as text.
 
     >>> shown(64 << 20), shown(3 << 29)
     ('64 MiB', '1.5 GiB')

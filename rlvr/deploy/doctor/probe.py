@@ -27,10 +27,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from rlvr.storage import locks
+
 _SMI = "--query-gpu=name,memory.total,driver_version"
-_CONNECT_S, _READ_S, _SERVE_S = 3.0, 5.0, 120.0
+_CONNECT_S, _READ_S = 3.0, 5.0
+_SERVE_S = 300.0  # more than the two rounds that need the ports, even if one host is slow in both
 _CUDA = re.compile(r"^cuda(?::[^=]*)? = ['\"]([^'\"]+)", re.MULTILINE)
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def report(request: dict[str, Any]) -> dict[str, Any]:
@@ -180,9 +182,11 @@ def serve(request: dict[str, Any]) -> None:
         lock = _meeting(request) / f"{request['host']}.lock"
         try:
             file = stack.enter_context(lock.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.acquire(file.fileno())
+        except locks.NoLocksError:
+            problem = "no locks"
         except OSError as error:
-            problem = "no locks" if error.errno in _NO_LOCKS else str(error.strerror or error)
+            problem = str(error.strerror or error)
         _print(json.dumps({"busy": busy, "open": opened, "lock": problem}) + "\n")
         was_there = lock.exists()
         until = time.monotonic() + _SERVE_S
@@ -236,7 +240,7 @@ def _locks(folder: Path, host: str) -> bool:
     """Whether the lock that the host holds can be taken here too."""
     try:
         with (folder / f"{host}.lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.acquire(file.fileno())
             return True
     except OSError:
         return False

@@ -9,7 +9,6 @@ On NFS the server keeps the lock (Linux 2.6.12 and later), so it holds between h
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlvr.errors import ConfigError, StorageError
+from rlvr.storage import locks
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -58,7 +57,7 @@ class RunLock:
         """Releases the lock even if a child that was just forked has not closed its copy of the descriptor yet."""
         if self._descriptor >= 0:
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                locks.release(self._descriptor)
         self.close()
 
     def close(self) -> None:
@@ -112,7 +111,7 @@ def lock_directory(folder: Path) -> Iterator[RunLock]:
 
 def _lock(path: Path, descriptor: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.acquire(descriptor)
     except BlockingIOError:
         holder = _holder(path)
         who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
@@ -120,14 +119,14 @@ def _lock(path: Path, descriptor: int) -> None:
             f"run directory {str(path.parent)!r} is in use: {who} writes in it. Wait until that run has ended, stop "
             "it, or choose another --run-dir"
         ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise ConfigError(f"{path} cannot be locked: {error.strerror or error}") from error
+    except locks.NoLocksError as error:
         logger.warning(
             "%s: this file system has no locks (%s); make sure that no other process trains in this folder",
             path,
             error.strerror,
         )
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be locked: {error.strerror or error}") from error
 
 
 def _not_written(folder: Path, error: OSError) -> ConfigError | StorageError:

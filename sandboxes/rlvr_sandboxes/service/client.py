@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -26,7 +27,7 @@ SOCKET = "/run/rlvr-sandbox/socket"
 NUM_ATTEMPTS = 4  # of a request during which the service is lost
 _WORKER_S = 90.0  # until a worker has started
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
-_AHEAD = 2  # requests that wait at the service, so that a slot which becomes free does not wait for one
+_AHEAD = 2  # requests that wait at the service, so that a free slot has work at once
 _MOST_PATH_BYTES = 107  # of a socket's address
 
 
@@ -162,7 +163,7 @@ class ServiceSandbox:
         self._preloaded = {**self._preloaded, **sources}
 
     async def self_test(self) -> tuple[str, ...]:
-        """What is not safe about the service's backend; why it cannot be reached, if it cannot."""
+        """What is not safe about the service's backend, or why the service cannot be reached."""
         if not os.path.exists(self.config.socket):  # asked now, so nothing is waited for
             return (str(self._gone(FileNotFoundError("there is no such socket"))),)
         try:
@@ -199,7 +200,7 @@ class ServiceSandbox:
     async def _open_gate(self) -> SlotGate:
         """The gate; connects if that has not been done yet. Raises SandboxError."""
         if self._gate is None:
-            self._give_back(await asyncio.to_thread(self._connect, is_pooled=True), is_good=True)
+            self._give_back(await self._new_connection(), is_good=True)
             with self._lock:
                 self._gate = self._gate or SlotGate(self._slots + _AHEAD)
         return self._gate
@@ -244,10 +245,25 @@ class ServiceSandbox:
                 if connection is not None:
                     self._used.add(connection)
             if connection is None:
-                return await asyncio.to_thread(self._connect, is_pooled=True)
+                return await self._new_connection()
             if connection.is_clean():
                 return connection
             self._give_back(connection, is_good=False)
+
+    async def _new_connection(self) -> Wire:
+        """A connection that counts as used. If the caller is cancelled meanwhile, it becomes idle once it is made."""
+        made: Future[Wire] = Future()
+
+        def connect() -> Wire:
+            connection = self._connect(is_pooled=True)
+            made.set_result(connection)
+            return connection
+
+        try:
+            return await asyncio.to_thread(connect)
+        except asyncio.CancelledError:
+            made.add_done_callback(lambda done: self._give_back(done.result(), is_good=True))
+            raise
 
     def _give_back(self, connection: Wire, *, is_good: bool) -> None:
         with self._lock:

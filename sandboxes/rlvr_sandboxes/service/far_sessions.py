@@ -73,7 +73,7 @@ class FarSession:
         return await self._pipes.receive(timeout_s)
 
     async def close(self) -> RunResult:
-        """Ends the program and says how it had ended; -9 when it was still running."""
+        """Ends the program and returns how it ended; -9 if it was still running."""
         if self._closing is None:
             self._pipes.close()
             self._closing = asyncio.ensure_future(self._group.close_one(self._index))

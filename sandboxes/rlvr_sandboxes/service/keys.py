@@ -47,7 +47,7 @@ def read_key(path: str) -> bytes:
     if not _LEAST_BYTES <= len(key) <= _MOST_BYTES:
         raise SandboxError(
             f"the key file {path} has {len(key)} bytes; expected {_LEAST_BYTES} to {_MOST_BYTES} random ones. Delete "
-            "it, and the service makes another"
+            "it, and the service creates a new one"
         )
     return key
 
@@ -70,7 +70,7 @@ def make_key(path: str, *, mode: int) -> None:
         finally:
             os.unlink(new)
     except OSError as error:
-        raise SandboxError(f"the key file {path} cannot be made: {error.strerror}") from error
+        raise SandboxError(f"the key file {path} cannot be created: {error.strerror}") from error
 
 
 def is_shown_by(path: str, folders: Sequence[str]) -> str:

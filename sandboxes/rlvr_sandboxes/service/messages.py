@@ -35,7 +35,7 @@ def worker_request(request: WorkerRequest) -> dict[str, Any]:
 
 
 def read_run(frame: Frame) -> tuple[Program, bytes]:
-    """Program and stdin of a run. Raises ValueError for a request that does not fit together."""
+    """Program and stdin of a run. Raises ValueError for an inconsistent request."""
     reader = _Reader(frame.blob)
     program = _program(frame.body["program"], reader)
     stdin = reader.take(frame.body["stdin"])
@@ -101,7 +101,7 @@ def raise_error(frame: Frame) -> None:
 
 
 class CallError(Exception):
-    """The service has refused or failed a request, and the connection is as good as before. error: for the caller."""
+    """The service refused a request, or failed at it; the connection can still be used. error: for the caller."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))

@@ -33,8 +33,14 @@ def serve(backend: Sandbox, config: Any, *, mode: int) -> None:
     for path in secret_files:
         if shown := keys.is_shown_by(path, folders):
             raise SandboxError(f"folders: {shown} contains {path}, which programs must not see; name another folder")
-    with contextlib.suppress(FileExistsError):
-        os.makedirs(os.path.dirname(config.socket), mode=0o700)
+    folder = os.path.dirname(config.socket)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SandboxError(
+            f"the socket's folder {folder} cannot be created: {error.strerror}; create it as a folder of user id "
+            f"{os.geteuid()}, or name a socket in a folder of this user with --socket"
+        ) from error
     if not os.path.lexists(key_path):
         keys.make_key(key_path, mode=mode)
     key = keys.read_key(key_path)

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Mapping
@@ -139,7 +140,7 @@ class Server:
         return True
 
     async def _serve_client(self, wire: Wire) -> None:
-        """Answers requests, one after another, until the client goes; then ends its sessions."""
+        """Answers requests, one after another, until the client disconnects; then ends its sessions."""
         group = _Group()
         try:
             while True:
@@ -155,7 +156,7 @@ class Server:
             wire.close()
 
     async def _answer(self, wire: Wire, frame: Frame, group: "_Group") -> None:
-        """Answers one request. A client that goes meanwhile, or sends anything, ends it."""
+        """Answers one request. If the client disconnects or sends anything meanwhile, the request is cancelled."""
         work = asyncio.ensure_future(self._work(frame, group))
         gone = asyncio.ensure_future(readable(wire.socket.fileno(), 1e6))
         try:
@@ -197,7 +198,7 @@ class Server:
                 return {"op": "done"}, b"", []
             if op == "self_test":
                 return {"op": "tested", "problems": list(await self._backend.self_test())}, b"", []
-            raise ValueError(f"the sandbox service knows no request {op!r}")
+            raise ValueError(f"the sandbox service does not know the request {op!r}")
         except (SandboxError, ValueError, KeyError, TypeError, OSError) as error:
             return messages.error_message(error), b"", []
 
@@ -282,13 +283,15 @@ class _Group:
 
 
 def listen(path: str, *, mode: int) -> socket.socket:
-    """A socket that listens at this path, with this mode from its first moment on; replaces one that nobody serves.
+    """A socket that listens at this path, with this mode from its creation on; replaces a socket that nobody serves.
 
-    Raises: SandboxError when another service listens there, or the path cannot be used.
+    Raises: SandboxError when another service listens there, another file is there, or the path cannot be used.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if os.path.lexists(path):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise SandboxError(f"{path} exists and is not a socket; remove it, or name another --socket")
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
                 other.settimeout(HANDSHAKE_S)
                 with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):

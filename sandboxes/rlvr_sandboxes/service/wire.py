@@ -61,7 +61,7 @@ class Wire:
 
         Args: idle_s: seconds until the first byte; None waits for it without limit.
 
-        Raises: TimeoutError, EOFError within a frame, OSError, ValueError for bytes that are no frame.
+        Raises: TimeoutError, EOFError within a frame, OSError, ValueError for bytes that are not a frame.
         """
         deadline = None if idle_s is None else time.monotonic() + idle_s
         has_begun = False
@@ -178,13 +178,13 @@ class Wire:
 
 
 class RefusedError(SandboxError):
-    """The service does not take this key, or is not one: another try would not help."""
+    """The service refuses this key, or what listens is not the service: another try would not help."""
 
 
 def connect(path: str, key: bytes) -> Wire:
     """A connection whose both ends have proved that they have the key.
 
-    Raises: OSError, EOFError, TimeoutError where another try may help; RefusedError.
+    Raises: OSError, EOFError, TimeoutError if another try may help; RefusedError.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from rlvr.cli import app
 from rlvr.config.load import load_recipe
-from rlvr.deploy.choices import Choices, Target
+from rlvr.deploy.choices import Choices, Kind, Target
 from rlvr.deploy.layout import layout_of
 from rlvr.deploy.model_size import ModelSize, model_size
 from rlvr.deploy.render import render
@@ -127,3 +128,31 @@ def test_an_option_of_another_target_is_refused() -> None:
         rendered(QUICKSTART, target=Target.COMPOSE, venv="/opt/rlvr")
     with pytest.raises(ConfigError, match="--target slurm does not use --namespace, --image"):
         rendered(QUICKSTART, target=Target.SLURM, namespace="ml", image="x")
+    with pytest.raises(ConfigError, match="--target compose does not use --max-restarts"):
+        rendered(QUICKSTART, target=Target.COMPOSE, max_restarts=3)
+    with pytest.raises(ConfigError, match="--target kuberay --kind cluster does not use --max-restarts"):
+        rendered(QUICKSTART, target=Target.KUBERAY, kind=Kind.CLUSTER, max_restarts=7)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"namespace": "A_B c"}, "--namespace 'A_B c' is not the name of a Kubernetes namespace"),
+        ({"namespace": "a.b"}, "--namespace 'a.b' is not"),
+        ({"namespace": "a" * 64}, "is not the name of a Kubernetes namespace"),
+        ({"token_secret": "A_B c"}, "--token-secret 'A_B c' is not the name of a Kubernetes Secret"),
+        ({"token_secret": "a..b"}, "--token-secret 'a..b' is not"),
+        ({"image": " "}, "--image ' ' is not the name of an image"),
+    ],
+)
+def test_a_name_that_kubernetes_or_an_engine_would_refuse_is_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Choices(**options).require_valid(Target.KUBERAY)
+
+
+def test_names_that_kubernetes_allows_are_accepted() -> None:
+    Choices(namespace="ml-1", token_secret="ray.token-1", image="registry:5000/rlvr:gpu", max_restarts=0).require_valid(
+        Target.KUBERAY
+    )
+    with pytest.raises(ConfigError, match="--container-image ' ' is not the name of an image"):
+        Choices(container_image=" ").require_valid(Target.SLURM)

@@ -1,5 +1,8 @@
 """The container of the sandbox service in the rendered files, in docker/, and as options of an engine."""
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,17 @@ import yaml
 
 from rlvr.config.load import load_recipe
 from rlvr.deploy.choices import Target
-from rlvr.deploy.sandbox_service import FOLDER, SandboxSize, container_options, folder_of, size_for, trainer_options
+from rlvr.deploy.sandbox_service import (
+    FOLDER,
+    SOCKET,
+    SandboxSize,
+    compose_service,
+    container_options,
+    kubernetes_container,
+    size_for,
+    socket_of,
+    trainer_options,
+)
 from tests.unit.deploy.deploy_cases import NODE, QUICKSTART, rendered
 from tests.unit.deploy.test_deploy_kuberay import check_pod, documents, pods
 
@@ -45,6 +58,28 @@ def test_compose_has_a_closed_sandbox_and_its_socket_where_verifiers_run() -> No
     assert {name for name, service in ours.items() if f"sandbox:{FOLDER}" in service["volumes"]} == set(services)
     assert ours["learner"]["command"][-1] == SERVICE
     assert set(ours["sandbox"]) == set(services["sandbox"])
+
+
+def test_the_health_check_is_that_the_service_accepts_connections(tmp_path: Path) -> None:
+    size = SandboxSize(slots=2)
+    compose = compose_service(size, image="i", volume="v", socket=f"{tmp_path}/socket")["healthcheck"]["test"]
+    probe = kubernetes_container(size, image="i", socket=f"{tmp_path}/socket")["readinessProbe"]
+    words = probe["exec"]["command"]
+    assert compose == ["CMD", *words]
+    assert probe["timeoutSeconds"] == 5
+    ours = yaml.safe_load((DOCKER / "compose.sandbox.yaml").read_text())["services"]["sandbox"]["healthcheck"]
+    assert ours["test"] == ["CMD", *words[:-1], SOCKET]
+
+    def is_healthy() -> bool:
+        return subprocess.run([sys.executable, *words[1:]], capture_output=True, check=False).returncode == 0
+
+    assert not is_healthy()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/socket")
+        listener.listen()
+        assert is_healthy()
+    assert (tmp_path / "socket").is_socket()  # as a service leaves it that was killed
+    assert not is_healthy()
 
 
 def test_a_recipe_without_the_service_starts_no_sandbox() -> None:
@@ -92,10 +127,18 @@ def test_the_options_of_an_engine_are_those_of_the_compose_file() -> None:
     assert ours["mem_limit"].endswith(":-5g}")
 
 
-def test_the_folder_of_the_socket_and_the_size_come_from_the_recipe() -> None:
+def test_the_socket_and_the_size_come_from_the_recipe() -> None:
     recipe = load_recipe(QUICKSTART, [SERVICE]).recipe
-    assert folder_of(recipe) == FOLDER
+    assert socket_of(recipe) == SOCKET
     assert size_for(recipe).slots == max(2, recipe.reward.verifier_workers)
-    moved = load_recipe(QUICKSTART, [SERVICE, "sandbox.settings.socket=/srv/box/s"]).recipe
-    assert folder_of(moved) == "/srv/box"
-    assert folder_of(load_recipe(QUICKSTART).recipe) == ""
+    assert socket_of(load_recipe(QUICKSTART).recipe) == ""
+    moved = (SERVICE, "sandbox.settings.socket=/srv/box/s")
+    assert socket_of(load_recipe(QUICKSTART, moved).recipe) == "/srv/box/s"
+    files = rendered(QUICKSTART, *moved, target=Target.COMPOSE, is_cpu=True)
+    services = yaml.safe_load(files["compose.yaml"])["services"]
+    assert services["sandbox"]["environment"]["RLVR_SANDBOX_SOCKET"] == "/srv/box/s"
+    assert all("sandbox:/srv/box" in service["volumes"] for service in services.values())
+    (pod, *_) = pods(documents(NODE, *moved, gpus="1x8x80GB")[-1])
+    for container in pod["containers"]:
+        assert {"name": "sandbox", "mountPath": "/srv/box"} in container["volumeMounts"]
+    assert {"name": "RLVR_SANDBOX_SOCKET", "value": "/srv/box/s"} in pod["containers"][1]["env"]

@@ -189,8 +189,8 @@ def test_containers_and_environments(place: Path) -> None:
     assert "#SBATCH --time=24:00:00\n" in file.read_text()
     assert "#SBATCH --partition=gpu\n" in file.read_text()
     for options, problem in (
-        ({"sbatch": ("--x\ntouch pwned",)}, "no option of sbatch"),
-        ({"time": "soon"}, "no time limit"),
+        ({"sbatch": ("--x\ntouch pwned",)}, "is not an sbatch option"),
+        ({"time": "soon"}, "is not a Slurm time limit"),
         ({"venv": "/v", "container_image": "i"}, "exclude each other"),
     ):
         with pytest.raises(ConfigError, match=problem):

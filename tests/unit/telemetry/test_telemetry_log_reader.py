@@ -101,6 +101,26 @@ def test_another_host_reads_its_own_folder_only(run: Path) -> None:
     assert other.actors() == {"verifier-0": ""}
 
 
+def test_files_that_are_rotated_or_removed_while_they_are_listed_are_left_out(run: Path) -> None:
+    stop = threading.Event()
+    file = run / "logs/engine-2.a-1.jsonl"
+
+    def rotate() -> None:
+        while not stop.is_set():
+            file.touch()
+            file.rename(f"{file}.1")
+            Path(f"{file}.1").unlink()
+
+    rotating = threading.Thread(target=rotate)
+    rotating.start()
+    try:
+        for _ in range(500):
+            assert len(RunLogs(run).files()) >= 5
+    finally:
+        stop.set()
+        rotating.join()
+
+
 def test_new_records_are_followed_through_a_rotation(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlvr.telemetry.log_reader._POLL_S", 0.01)
     file = run / "logs/engine-1.a-7.jsonl"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from rlvr.telemetry import logs
 from rlvr.telemetry.endpoint import served
-from rlvr.telemetry.facts import VARIABLE, facts_here
+from rlvr.telemetry.facts import VARIABLE, RunFacts, facts_here
 from rlvr.telemetry.folder import NumbersFolder
 from rlvr.telemetry.meters import Meters
 from rlvr.telemetry.places import MOST_PROCESSES, log_file, log_folder
@@ -104,6 +105,47 @@ def test_files_of_the_oldest_processes_of_a_role_are_removed(tmp_path: Path) -> 
     assert (tmp_path / "engine-10.h-1.jsonl").exists()
 
 
+def test_a_file_that_vanishes_or_cannot_be_removed_does_not_cost_a_process_its_log(tmp_path: Path) -> None:
+    (tmp_path / "engine-1.gone-1.jsonl").symlink_to(tmp_path / "nowhere")  # listed, but without a time
+    for number in range(MOST_PROCESSES):
+        (tmp_path / f"engine-1.h-{number}.jsonl").mkdir()  # `unlink` fails, even for root
+    assert log_file(tmp_path, "engine-1").parent == tmp_path
+
+
+def test_the_logs_of_a_live_run_are_kept_however_many_newer_runs_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLVR_STATE_DIR", str(tmp_path))
+    now = time.time()
+
+    def make(name: str, *, folder_age_s: float, file_age_s: float) -> Path:
+        folder = tmp_path / "logs" / name
+        folder.mkdir(parents=True)
+        (folder / "engine-0.h-1.jsonl").touch()
+        os.utime(folder / "engine-0.h-1.jsonl", (now - file_age_s, now - file_age_s))
+        os.utime(folder, (now - folder_age_s, now - folder_age_s))
+        return folder
+
+    day = 86400.0
+    live = make("live", folder_age_s=90 * day, file_age_s=60.0)
+    growing = make("growing", folder_age_s=90 * day, file_age_s=2 * day)
+    old = make("old", folder_age_s=50 * day, file_age_s=50 * day)
+    for number in range(19):
+        make(f"newer-{number}", folder_age_s=30 * day, file_age_s=30 * day)
+    facts = RunFacts(run="r", run_id="1", run_dir=str(tmp_path / "elsewhere"), recipe="tiny")
+    log_folder(facts)
+    assert live.exists()
+    assert growing.exists()
+    assert not old.exists()
+    assert len(list((tmp_path / "logs").iterdir())) == 20
+    for folder in (newer := list((tmp_path / "logs").glob("newer-*"))):
+        os.utime(folder / "engine-0.h-1.jsonl", (now, now))
+    for run_id in "234":
+        log_folder(replace(facts, run_id=run_id))
+    assert not growing.exists()  # nothing was written to it for two days
+    assert all(folder.exists() for folder in (live, *newer))
+
+
 def test_a_process_that_sees_another_run_directory_writes_into_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +193,7 @@ def test_a_port_in_use_costs_a_warning_with_what_to_set(tmp_path: Path, caplog: 
         with observed_run(run_dir=tmp_path / "r", recipe="tiny", metrics_port=port), served(ADDRESS):
             pass
     assert f"port {port} of {ADDRESS} is in use" in caplog.text
-    assert "set run.metrics_port to a port of its own for each run" in caplog.text
+    assert "give each run its own run.metrics_port" in caplog.text
     assert "the run continues without metrics there" in caplog.text
 
 

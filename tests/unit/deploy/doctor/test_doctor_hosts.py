@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[4]
 PORT = 21300
 SSH = """#!/bin/sh
 for last; do host=$word; word=$last; done
+echo "Warning: Permanently added '$host' (ED25519) to the list of known hosts." >&2
 if [ -e "$HOSTS/$host/down" ]; then echo "ssh: connect to host $host port 22: No route to host" >&2; exit 255; fi
 export HOST="$HOSTS/$host" COMMAND="$last"
 exec ip netns exec "$MARK$host" sh -c '. "$HOST/setup"; PATH=$HOST/bin:$PATH; export PATH; exec sh -c "$COMMAND"'
@@ -174,7 +175,7 @@ def test_each_planted_fault_is_found_with_its_host_and_a_fix(hosts: Hosts):
         ("a", "nvidia-smi shows 1 GPU, the inventory has gpus: 2"),
         ("a", "its torch is a CPU build"),
         ("a", "are free in"),
-        ("a", f"it does not reach b (10.88.0.2) on ports {PORT + 1}, {PORT + 2}"),
+        ("a", f"it cannot reach b (10.88.0.2) on ports {PORT + 1}, {PORT + 2}"),
         ("a", "the model org/m is not in"),
         ("b", "sources of rlvr is"),
         ("b", "the NVIDIA driver is 535.9, most hosts have 550.1"),
@@ -186,7 +187,7 @@ def test_each_planted_fault_is_found_with_its_host_and_a_fix(hosts: Hosts):
         ("b", "locked memory is limited to 64 KiB"),
         ("b", "NCCL_SOCKET_IFNAME=ib names no interface; it has eth0"),
         ("b", f"another program listens on port {PORT + 2}, which the cluster needs"),
-        ("c", "10.88.0.9 is on none of its interfaces; it has 10.88.0.3 (eth0)"),
+        ("c", "none of its interfaces has 10.88.0.9; it has 10.88.0.3 (eth0)"),
         ("c", "NCCL_SOCKET_IFNAME=lo means lo, which does not have 10.88.0.9"),
         ("c", "files that a, b wrote in"),
         ("c", "rlvr:gpu is 2222, a has 1111"),

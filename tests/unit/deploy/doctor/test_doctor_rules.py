@@ -116,7 +116,7 @@ def test_ports_in_use_belong_to_the_cluster_where_its_nodes_run():
     assert between(Answers(served=alone_up)) == [("b", "the cluster is up, but has no node here")]
     blocked = {"a": {"ports": [("b", 6380, "no answer"), ("b", 7000, "no answer")], "unseen": [], "unlocked": []}}
     assert between(Answers(served=up, reached=blocked)) == [
-        ("a", "it does not reach b (10.0.0.2) on port 6380: no answer")  # 7000 could not be listened on
+        ("a", "it cannot reach b (10.0.0.2) on port 6380: no answer")  # 7000 could not be listened on
     ]
 
 

@@ -111,6 +111,15 @@ def test_a_file_system_without_locks_is_a_warning(
     assert "this file system has no locks (No locks available)" in caplog.text
 
 
+def test_a_lock_that_fails_for_another_reason_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(ConfigError, match="cannot be locked: Input/output error"), lock_directory(tmp_path):
+        pass
+
+
 def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).mkdir()
     with pytest.raises(ConfigError, match="cannot be written: Is a directory"), lock_directory(tmp_path):
