@@ -128,7 +128,7 @@ async def watch(
     *,
     ask: Callable[[MemberT], Awaitable[None]],
     limits: Supervision,
-    silent: Callable[[str], RlvrError],
+    lost: Callable[[str], RlvrError],
     lose: Callable[[MemberT, RlvrError], None],
     first_s: float,
 ) -> None:
@@ -136,7 +136,7 @@ async def watch(
 
     Args:
         ask: returns when the member says that it is well; raises RlvrError.
-        silent: makes the error of a member that does not answer.
+        lost: makes the error of a member that is lost, from the reason.
         lose: handles a lost member.
         first_s: seconds until it is first asked.
     """
@@ -149,6 +149,8 @@ async def watch(
                 await ask(member)
         except TimeoutError:
             limit = f"cluster.heartbeat_deadline_s={limits.answer_s:g} s"
-            lose(member, silent(f"no answer for {limit}: it is hung or frozen"))
+            lose(member, lost(f"no answer for {limit}: it is hung or frozen"))
         except RlvrError as error:
             lose(member, error)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task: the member would no longer be monitored
+            lose(member, lost(f"{type(error).__name__}: {error}"))

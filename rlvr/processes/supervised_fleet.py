@@ -14,14 +14,16 @@ It knows neither Ray nor what the members do: engines and verifiers derive from 
 import asyncio
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Generic
+from functools import partial
+from typing import Any
 
 from rlvr.errors import RlvrError
+from rlvr.processes.fleet_kind import FleetKind
 from rlvr.processes.least_busy import LeastBusy
+from rlvr.processes.leaving import DrainedNodes, Endings
 from rlvr.processes.members import Member, MemberState, MemberT, Supervision, Work, watch
 from rlvr.processes.restarts import Restarts
 
@@ -30,19 +32,8 @@ CLOSE_S = 10.0
 OnEvent = Callable[..., None]
 
 
-class SupervisedFleet(ABC, Generic[MemberT]):
-    """Starts members, gives them work, monitors, replaces and ends them.
-
-    A kind of fleet says what its members are called in events (`kind`) and in messages (`noun`), what they are for
-    (`purpose`), which errors its callers expect, and on how many members work is tried (`max_attempts`).
-    """
-
-    kind: ClassVar[str]
-    noun: ClassVar[str]
-    purpose: ClassVar[str]
-    error: ClassVar[type[RlvrError]]
-    lost: ClassVar[type[RlvrError]]
-    max_attempts: ClassVar[int]
+class SupervisedFleet(FleetKind[MemberT]):
+    """Starts members, gives them work, monitors, replaces and ends them."""
 
     def __init__(
         self, *, names: Sequence[str], supervision: Supervision, on_event: OnEvent, absent: Sequence[str] = ()
@@ -58,7 +49,8 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         self._members: dict[str, MemberT] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._placeless: set[str] = set()  # of those starting: no place was found within the deadline of a start
-        self._ending: set[asyncio.Task[None]] = set()
+        self._endings = Endings()
+        self._drained = DrainedNodes()
         self._waiting: deque[list[Work]] = deque()
         self._fresh: list[list[Work]] = []  # work of this turn of the loop
         self._losses: list[str] = []
@@ -66,44 +58,6 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         self.num_requeued = 0  # items retried because their member was lost
         self._is_closed = False
         self._changed = asyncio.Event()
-
-    @abstractmethod
-    async def spawn(self, name: str) -> MemberT:
-        """Starts a member and waits until it answers. Raises RlvrError."""
-
-    @abstractmethod
-    def serve(self, member: MemberT, share: Sequence[Work]) -> AsyncIterator[tuple[Hashable, Any]]:
-        """Has the member work: yields key and answer of each item. Raises RlvrError."""
-
-    @abstractmethod
-    async def ask_health(self, member: MemberT) -> None:
-        """Returns when the member says that it is well. Raises RlvrError."""
-
-    async def prepare(self, member: MemberT) -> bool:
-        """Makes a restarted member HEALTHY, or lost; returns whether it may join."""
-        member.state = MemberState.HEALTHY
-        return True
-
-    async def place(self, name: str) -> None:
-        """Returns when there are resources for the member. Waits as long as it takes; raises RlvrError."""
-
-    def vacate(self, name: str) -> None:
-        """Called when a member has left a node that is drained: frees its place."""
-
-    def facts(self, member: MemberT) -> dict[str, Any]:
-        """What the event of a member that joins says further."""
-        return {}
-
-    async def may_start(self) -> None:
-        """Returns when a member may be restarted."""
-
-    def is_loss(self, error: RlvrError) -> bool:
-        """Whether an error of `serve` means that the member is lost; otherwise it is the answer to its share."""
-        return True
-
-    @abstractmethod
-    def spent(self, work: Work) -> RlvrError:
-        """The error for work that was tried on `max_attempts` members."""
 
     @property
     def members(self) -> tuple[MemberT, ...]:
@@ -156,8 +110,11 @@ class SupervisedFleet(ABC, Generic[MemberT]):
     def drain(self, node: str, *, within_s: float | None = None) -> None:
         """Has the members on this node leave it and start elsewhere, which counts as no restart.
 
+        A member that is still starting there leaves as soon as it has started.
+
         Args: within_s: after this time their open work is retried on others; None: they finish it.
         """
+        self._drained.add(node, within_s=within_s)
         for member in self.members:
             if member.remote.node == node and member.state is not MemberState.LEAVING:
                 self.move(member, within_s=within_s)
@@ -165,15 +122,12 @@ class SupervisedFleet(ABC, Generic[MemberT]):
     def move(self, member: MemberT, *, within_s: float | None = None) -> None:
         """Has a member leave its node, as `drain` does for all."""
         member.state = MemberState.LEAVING
-        self._starting[member.name] = asyncio.create_task(self._moved(member, within_s))
+        self._begin(member.name, why="returned", first=partial(self._leave, member, within_s))
 
     def forgive(self, node: str) -> None:
         """Stops counting the restarts of members that were lost together with this node."""
         for name in self._restarts.forgive(node):
             self._begin(name, why="restarted")
-
-    def settle(self) -> None:
-        """Called when a node can be used from now on, and when a member has joined, as a node may come meanwhile."""
 
     async def close(self) -> None:
         """Ends every member; open work fails."""
@@ -185,12 +139,10 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         members = list(self._members.values())
         for member in members:
             self._forget(member)
-        await asyncio.gather(*(self.end(member) for member in members), *self._ending, return_exceptions=True)
+        for member in members:
+            self._endings.begin(self.end(member))
+        await self._endings.wait()
         self._fail_open(self.error(f"the {self.noun}s were closed"))
-
-    async def end(self, member: MemberT) -> None:
-        """Ends a member that nobody uses any more."""
-        await member.remote.kill()
 
     # Work
 
@@ -236,7 +188,8 @@ class SupervisedFleet(ABC, Generic[MemberT]):
                     work.waiter.answer(answer)
             if num_left:
                 raise self.lost(f"it ended with {num_left} of {len(share)} items unanswered")
-        except RlvrError as error:
+        except Exception as caught:  # noqa: BLE001 - nobody awaits this task, and whoever waits for answers must hear
+            error = self._meaning(caught)
             if self.is_loss(error):
                 self._lost(member, error)
                 return
@@ -253,7 +206,7 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         self._forget(member)
         reason = f"{member.name} ({member.remote.place}): {error}"
         self._losses.append(reason)
-        self._end_later(member.remote.kill())
+        self._endings.begin(member.remote.kill())
         fields = {self.kind: member.name, "place": member.remote.place, "reason": str(error)}
         self._event(f"{self.kind}_lost", **fields, requeued=len(open_work))
         logger.warning("%s lost: %s; %d items are retried", self.noun, reason, len(open_work))
@@ -261,12 +214,12 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             self._restart(member.name, node=member.remote.node, had_answered=member.has_answered)
         self._requeue(open_work, reason=reason)
 
-    def _end_later(self, ending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Ends a member meanwhile; `close` waits for it."""
-        task = asyncio.create_task(ending)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        return task
+    def _meaning(self, error: Exception) -> RlvrError:
+        """The error to report. One that is not an RlvrError is a fault of the program: the log has its traceback."""
+        if isinstance(error, RlvrError):
+            return error
+        logger.warning("an unexpected error in the %s fleet", self.kind, exc_info=error)
+        return self.error(f"{type(error).__name__}: {error}")
 
     def _requeue(self, open_work: Sequence[Work], *, reason: str) -> None:
         by_waiter: dict[int, list[Work]] = {}
@@ -303,9 +256,11 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         """Args: first_s: seconds until its health is first asked for."""
         self._members[member.name] = member
         watching = watch(
-            member, ask=self.ask_health, limits=self._supervision, silent=self.lost, lose=self._lost, first_s=first_s
+            member, ask=self.ask_health, limits=self._supervision, lost=self.lost, lose=self._lost, first_s=first_s
         )
         member.watching = asyncio.create_task(watching)
+        if (node := member.remote.node) in self._drained:  # it was drained while the member started
+            self.move(member, within_s=self._drained.remaining_s(node))
 
     def _forget(self, member: MemberT) -> None:
         member.state = MemberState.DEAD
@@ -323,8 +278,8 @@ class SupervisedFleet(ABC, Generic[MemberT]):
         if not self._is_closed and self._restarts.take(name, node=node, had_answered=had_answered):
             self._begin(name, why="restarted")
 
-    async def _moved(self, member: MemberT, within_s: float | None) -> None:
-        """Lets a LEAVING member finish, ends it, and starts it again."""
+    async def _leave(self, member: MemberT, within_s: float | None) -> None:
+        """Lets a LEAVING member finish, ends it, and frees its place."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await asyncio.wait(member.serving) if member.serving else None
@@ -336,28 +291,36 @@ class SupervisedFleet(ABC, Generic[MemberT]):
             fields = {self.kind: member.name, "place": member.remote.place}
             self._event(f"{self.kind}_left", **fields, requeued=len(open_work))
             self._requeue(open_work, reason=f"{member.name} left its node, which is drained")
-            await asyncio.shield(self._end_later(self.end(member)))
+            await asyncio.wait({self._endings.begin(self.end(member))})
         self.vacate(member.name)
-        await self._join(member.name, why="returned")
 
-    def _begin(self, name: str, *, why: str) -> None:
-        self._starting[name] = asyncio.create_task(self._join(name, why=why))
+    def _begin(self, name: str, *, why: str, first: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Starts a member in the background. Args: first: awaited before."""
+        if not self._is_closed:
+            self._starting[name] = asyncio.create_task(self._join(name, why=why, first=first))
 
-    async def _join(self, name: str, *, why: str) -> None:
+    async def _join(self, name: str, *, why: str, first: Callable[[], Awaitable[None]] | None) -> None:
         """Starts and prepares a member; on failure retries while the budget lasts."""
+        member: MemberT | None = None
         try:
+            if first is not None:
+                await first()
             await self._until_placed(name)
             await self.may_start()
             member = await self._started(name)
             self._admit(member, first_s=self._supervision.heartbeat_s)
-            if await self.prepare(member) and member.is_alive:
+            if member.state is not MemberState.LEAVING and await self.prepare(member) and member.is_alive:
                 fields = {self.kind: name, "place": member.remote.place}
                 self._event(f"{self.kind}_{why}", **fields, **self.facts(member))
                 self.settle()
-        except RlvrError as error:
-            self._losses.append(f"{name}: {error}")
-            self._event(f"{self.kind}_not_started", **{self.kind: name, "reason": str(error)})
-            self._restart(name)
+        except Exception as caught:  # noqa: BLE001 - nobody awaits this task: the member would be gone without a word
+            error = self._meaning(caught)
+            if member is not None:
+                self._lost(member, error)
+            else:
+                self._losses.append(f"{name}: {error}")
+                self._event(f"{self.kind}_not_started", **{self.kind: name, "reason": str(error)})
+                self._restart(name)
         finally:
             if self._starting.get(name) is asyncio.current_task():
                 del self._starting[name]

@@ -10,12 +10,13 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 
+from rlvr.processes.environment import environment_restored
 from rlvr.telemetry import logs
 from rlvr.telemetry.facts import VARIABLE, RunFacts, facts_here
 from rlvr.telemetry.folder import NumbersFolder
@@ -54,12 +55,11 @@ def observed_run(
         metrics_port=metrics_port,
         secret_names=secret_names,
     )
-    before = {name: os.environ.get(name) for name in (VARIABLE, logs.NODE)}
-    os.environ[VARIABLE] = facts.to_text()
-    logs.restart_steps()
-    METERS.clear()
     with ExitStack() as stack:
-        stack.callback(_restore, before)
+        stack.enter_context(environment_restored(VARIABLE, logs.NODE))
+        os.environ[VARIABLE] = facts.to_text()
+        logs.restart_steps()
+        METERS.clear()
         stack.callback(METERS.clear)
         try:
             mark_run_dir(facts)
@@ -185,11 +185,3 @@ def _logging(facts: RunFacts, role: str) -> Iterator[None]:
             handler.close()
         for old in replaced:
             root.addHandler(old)
-
-
-def _restore(before: Mapping[str, str | None]) -> None:
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

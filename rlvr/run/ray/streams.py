@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+from rlvr.errors import RlvrError
+
 T = TypeVar("T")
 
 
@@ -20,6 +22,9 @@ async def in_bunches(source: AsyncIterator[T]) -> AsyncIterator[list[T]]:
             async for item in source:
                 queue.put_nowait(item)
             queue.put_nowait(None)
+        except asyncio.CancelledError:  # also one of the source's own, for which the reader must not wait
+            queue.put_nowait(RlvrError("what a stream reads from was cancelled"))
+            raise
         except Exception as error:  # noqa: BLE001 - passed to the reader, which raises it
             queue.put_nowait(error)
 

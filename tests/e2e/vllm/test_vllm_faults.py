@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,13 @@ def test_close_ends_the_processes_and_open_requests(policy: Policy, tmp_path: Pa
     living.end()
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A temporary directory whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 OWNER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -152,12 +160,17 @@ import vllm_cases as cases
 if __name__ == "__main__":
     living = cases.Living(cases.engine_for(cases.tiny_policy(seed=1)))
     living.run(living.engine.start())
-    print("cores", *living.engine.process_ids, living.engine._core._folder, flush=True)
+    folder = living.engine._core._folder
+    assert any(path.is_socket() for path in folder.iterdir())
+    assert "VLLM_RPC_BASE_PATH" not in os.environ
+    print("cores", *living.engine.process_ids, folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_core_ends_when_the_engines_process_is_killed_and_its_folder_goes(tmp_path: Path):
+def test_a_core_ends_when_the_engines_process_is_killed_and_its_folder_and_sockets_go(
+    tmp_path: Path, short_folder: Path
+):
     (tmp_path / "owner.py").write_text(OWNER)
     here = Path(__file__).parent
     done = subprocess.run(
@@ -165,7 +178,8 @@ def test_a_core_ends_when_the_engines_process_is_killed_and_its_folder_goes(tmp_
         stdout=subprocess.PIPE,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TMPDIR": str(short_folder)},
     )
     assert done.returncode == -signal.SIGKILL
     line = next(line for line in done.stdout.splitlines() if line.startswith("cores"))
@@ -176,6 +190,8 @@ def test_a_core_ends_when_the_engines_process_is_killed_and_its_folder_goes(tmp_
     ):
         assert time.monotonic() < until
         time.sleep(0.1)
+    assert Path(folder).parent == short_folder
+    assert not any(path.is_socket() for path in short_folder.iterdir())
 
 
 @pytest.mark.slow

@@ -81,14 +81,14 @@ class Hosts:
         """
         self._admitted = set(known)
         self._refused: set[str] = set()
-        self._checks: dict[str, asyncio.Task[bool]] = {}
+        self._checks: dict[str, asyncio.Task[None]] = {}
         self._said: set[str] = set()
         self._live: dict[str, Host] = {}
         self._read = read
         self._check = check
         self._note = note
         self._every_s = every_s
-        self._fleets: Sequence[Fleet] = ()
+        self._fleets: list[Fleet] = []
         self._event: OnEvent = lambda kind, **fields: None
 
     @property
@@ -109,20 +109,33 @@ class Hosts:
         host = self._live.get(node)
         if node in self._refused or (host is not None and host.drained_by is not None):
             return False
-        return node in self._admitted or await self._checked(node, address=host.address if host else "")
+        if node not in self._admitted:
+            await asyncio.wait({self._checked(node, address=host.address if host else "")})
+        return node in self._admitted
 
     @asynccontextmanager
-    async def watched(self, fleets: Sequence[Fleet], on_event: OnEvent) -> AsyncIterator[None]:
-        """Context in which changes are passed on to the fleets, and recorded as events."""
-        self._fleets, self._event = fleets, on_event
+    async def watched(self, on_event: OnEvent) -> AsyncIterator[None]:
+        """Context in which changes are recorded as events, and passed on to the fleets that `follow` the nodes."""
+        self._event = on_event
         watching = asyncio.create_task(self._watch())
         try:
             yield
         finally:
+            self._fleets = []
             tasks = [watching, *self._checks.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._checks.clear()  # a task that was cancelled before its first step has not removed itself
+
+    def follow(self, fleet: Fleet) -> None:
+        """Passes changes on to a fleet that has started, first those that came while it started."""
+        self._fleets.append(fleet)
+        for host in self._live.values():
+            if host.drained_by is not None:
+                fleet.drain(host.node, within_s=_within_s(host.drained_by))
+        if self._live:
+            fleet.settle()
 
     async def _watch(self) -> None:
         while True:
@@ -131,7 +144,10 @@ class Hosts:
             except Exception as error:  # noqa: BLE001 - whatever Ray raises; `HeadWatch` decides whether the head is lost
                 logger.debug("the nodes could not be read: %s", error)
             else:
-                self._changed({host.node: host for host in live})
+                try:
+                    self._changed({host.node: host for host in live})
+                except Exception as error:  # nobody awaits this task: later changes would go unseen
+                    logger.warning("a change of the nodes was not passed on", exc_info=error)
             await asyncio.sleep(self._every_s)
 
     def _changed(self, live: dict[str, Host]) -> None:
@@ -150,18 +166,18 @@ class Hosts:
                 self._checked(node, address=host.address)
 
     def _drain(self, host: Host, drained_by: float) -> None:
-        within_s = max(0.0, drained_by - time.time() - _RESERVE_S) if drained_by else None
+        within_s = _within_s(drained_by)
         self._event("node_draining", node=host.node, address=host.address, within_s=within_s)
         for fleet in self._fleets:
             fleet.drain(host.node, within_s=within_s)
 
-    def _checked(self, node: str, *, address: str) -> "asyncio.Future[bool]":
-        """Whether the node runs the driver's code; it is asked once."""
+    def _checked(self, node: str, *, address: str) -> "asyncio.Task[None]":
+        """The task that admits the node if it runs the driver's code; it is asked once."""
         if node not in self._checks:
             self._checks[node] = asyncio.create_task(self._ask(node, address))
-        return asyncio.shield(self._checks[node])
+        return self._checks[node]
 
-    async def _ask(self, node: str, address: str) -> bool:
+    async def _ask(self, node: str, address: str) -> None:
         try:
             await _in_thread(lambda: self._check(node))
         except ConfigError as error:
@@ -176,7 +192,6 @@ class Hosts:
                 fleet.settle()
         finally:
             self._checks.pop(node, None)
-        return node in self._admitted
 
     def _refuse(self, node: str, address: str, reason: str) -> None:
         found = reason.replace(node[:8], "")
@@ -188,6 +203,11 @@ class Hosts:
             f"a host has joined the cluster and is not used, because it differs from the driver; the run continues on "
             f"the others. {reason}\n{WAY_OUT}"
         )
+
+
+def _within_s(drained_by: float) -> float | None:
+    """Seconds in which a drained node is to be left; None if no time is set."""
+    return max(0.0, drained_by - time.time() - _RESERVE_S) if drained_by else None
 
 
 def live_hosts() -> list[Host]:

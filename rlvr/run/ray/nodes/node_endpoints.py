@@ -7,7 +7,7 @@ NodeEndpoints (a thread of the driver) --- every `EVERY_S`: live nodes ---> what
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlvr.processes.watchdog import guard
-from rlvr.run.ray.connect import head_is_gone
+from rlvr.run.ray.connect import end_actor, end_actors, head_is_gone
 from rlvr.run.ray.nodes.hosts import live_hosts
 from rlvr.telemetry.endpoint import Endpoint, bind_problem, served
 from rlvr.telemetry.facts import RunFacts, facts_here
@@ -60,9 +60,7 @@ class NodeEndpoints:
         """Ends the thread and the endpoints."""
         self._stop.set()
         self._thread.join(timeout=_END_S)
-        for actor in () if head_is_gone() else self._actors.values():
-            with suppress(ray_errors.RayError, RuntimeError):  # Ray is gone too
-                ray.kill(actor)
+        end_actors(list(self._actors.values()))  # a copy: the thread may still add one
 
     def _run(self) -> None:
         while True:
@@ -86,7 +84,7 @@ class NodeEndpoints:
                 METERS.set("ray_resource_capacity", capacity[name], resource=name.lower())
                 METERS.set("ray_resource_available", available.get(name, 0.0), resource=name.lower())
         for node in leaving & self._actors.keys():  # Ray ends a drained node when no actor is on it
-            ray.kill(self._actors.pop(node))
+            end_actor(self._actors.pop(node))
         started = {
             host.address: self._begin(host.node)
             for host in hosts

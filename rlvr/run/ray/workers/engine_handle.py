@@ -15,7 +15,7 @@ from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.watch import WaitBoard, WaitExpired
 from rlvr.run.ray.weight_files import WeightSource
 from rlvr.run.ray.workers.engine_actor import EngineActor
-from rlvr.run.ray.workers.engine_member import EngineLost
+from rlvr.run.ray.workers.engine_member import EngineLost, number_of
 from rlvr.run.ray.workers.fleet_weights import GRACE_S
 from rlvr.run.ray.workers.place import ActorPlace
 from rlvr.transfer.chunks import Chunk
@@ -136,7 +136,7 @@ def engine_spawner(
     shared_text, weights = PutOnce(), PutOnce()
 
     async def spawn(engine_id: str) -> EngineHandle:
-        number = int(engine_id.rpartition("-")[2])
+        number = number_of(engine_id)
         start: Any = EngineActor
         actor = start.options(**options_of(number)).remote(
             engine_id, recipe, shared_text.of(text), transport, devices_of(number)

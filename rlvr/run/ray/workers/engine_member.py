@@ -42,6 +42,15 @@ class MemberEngine(RolloutEngine, Protocol):
         ...
 
 
+def number_of(engine_id: str) -> int:
+    """The number of an engine.
+
+    >>> number_of("engine-3")
+    3
+    """
+    return int(engine_id.rpartition("-")[2])
+
+
 @dataclass(slots=True, eq=False)
 class EngineMember(Member[MemberEngine]):
     """An engine, what it has loaded, and what it is loading."""

@@ -22,6 +22,7 @@ from rlvr.learner.ranks.start import FarRank, Spread
 from rlvr.processes.child import Poller
 from rlvr.processes.frames import Frame, take_frame
 from rlvr.run.ray.calls import reason_of
+from rlvr.run.ray.connect import end_actor
 from rlvr.run.ray.workers.rank_host import ENDED, RankHost, interface_of
 
 _ANSWER_S = 5.0  # of a host that is asked about a silent rank
@@ -112,7 +113,10 @@ class RemoteRank:
         self._how, self._tail = "", ""
         self._is_closed = False
         self._reader, self._writer = os.pipe()  # readable when there is something to read
-        os.set_blocking(self._reader, False)
+        self._piping = threading.RLock()  # no thread may write to a descriptor that is closed, or another's by now
+        self._has_closed_pipe = False
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
         threading.Thread(target=self._exchange, name=f"rlvr-rank-{rank}", daemon=True).start()
 
     @property
@@ -179,10 +183,14 @@ class RemoteRank:
         self._requests.put(None)
 
     def end(self) -> None:
-        """Ends the host, and with it all of its ranks."""
+        """Ends the host, and with it all of its ranks; closes the descriptors."""
         self._requests.put(None)
-        with suppress(ray_errors.RayError, RuntimeError):  # Ray is gone too
-            ray.kill(self._host)
+        end_actor(self._host)
+        with self._piping:
+            if not self._has_closed_pipe:
+                self._has_closed_pipe = True
+                os.close(self._reader)
+                os.close(self._writer)
 
     def _exchange(self) -> None:
         """Sends each request and queues the frames that answer it, until there are no more requests."""
@@ -208,4 +216,6 @@ class RemoteRank:
             self._wake()
 
     def _wake(self) -> None:
-        os.write(self._writer, b"x")
+        with self._piping, suppress(BlockingIOError):  # a full pipe is readable already
+            if not self._has_closed_pipe:
+                os.write(self._writer, b"x")

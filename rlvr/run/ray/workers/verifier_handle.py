@@ -69,9 +69,11 @@ class VerifierHandle:
 
     async def kill(self) -> None:
         """Ends the actor, its workers and sandboxes; closes it first if it answers in time."""
-        with contextlib.suppress(PoolLost, WaitExpired):
-            await self._calls.later("close", what="its end", deadline_s=CLOSE_S)
-        end_actor(self._calls.actor)
+        try:
+            with contextlib.suppress(PoolLost, WaitExpired):
+                await self._calls.later("close", what="its end", deadline_s=CLOSE_S)
+        finally:
+            end_actor(self._calls.actor)
 
 
 def verifier_spawner(

@@ -1,17 +1,21 @@
 """What the handles send to actors: arguments that are shared, and one item without a stream. No Ray."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from rlvr.config.recipe import Recipe
+from rlvr.errors import RlvrError
 from rlvr.protocols import LoadReceipt
 from rlvr.records import Transport
 from rlvr.run.ray import calls
 from rlvr.run.ray.calls import PutOnce
+from rlvr.run.ray.streams import in_bunches
 from rlvr.run.ray.watch import WaitBoard
 from rlvr.run.ray.weight_files import WeightSource
+from rlvr.run.ray.workers import verifier_handle
 from rlvr.run.ray.workers.engine_handle import EngineHandle
 from rlvr.run.ray.workers.verifier_fleet import Item, ItemVerdicts
 from rlvr.run.ray.workers.verifier_handle import VerifierHandle
@@ -97,3 +101,34 @@ def test_one_item_is_verified_without_a_stream():
         return [found async for found in handle.verify([item])]
 
     assert asyncio.run(whole()) == [ItemVerdicts(number=7, verdicts={})]
+
+
+def test_a_pool_that_does_not_close_in_order_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    ended: list[Any] = []
+    monkeypatch.setattr(verifier_handle, "end_actor", ended.append)
+
+    def close() -> None:
+        raise OSError("the pipe is closed")
+
+    actor = Actor(close=close)
+    handle = VerifierHandle(actor, name="verifier-0", recipe=recipe(), board=WaitBoard())
+    with pytest.raises(OSError, match="the pipe is closed"):
+        asyncio.run(handle.kill())
+    assert ended == [actor]
+
+
+def test_the_reader_of_a_stream_does_not_wait_for_a_source_that_was_cancelled():
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        request = asyncio.create_task(asyncio.sleep(10))
+        request.cancel()
+        await request
+
+    async def whole() -> None:
+        async with asyncio.timeout(2):
+            bunches = in_bunches(source())
+            assert await anext(bunches) == [1]
+            with pytest.raises(RlvrError, match="was cancelled"):
+                await anext(bunches)
+
+    asyncio.run(whole())

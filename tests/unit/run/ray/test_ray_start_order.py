@@ -1,6 +1,8 @@
 """The order in which colocated workers start, sleep and wake, and what each is given. Fakes, no Ray cluster."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ pytest.importorskip("ray")
 from rlvr.run.ray import backend as backend_module
 from rlvr.run.ray.backend import RayBackend, start_workers
 from rlvr.run.ray.bundles import plan_bundles
-from rlvr.run.ray.nodes.hosts import Hosts
+from rlvr.run.ray.nodes.hosts import Host, Hosts
 from rlvr.run.ray.workers import learner_actor, rank_host
 from rlvr.run.ray.workers.engine_actor import EngineActor
 from rlvr.run.ray.workers.learner_actor import DriverThreads, LearnerActor, threads_here
@@ -48,7 +50,10 @@ class Log(list[str]):
         self.append(f"{name} has started")
 
     def part(self, name: str) -> Any:
-        return SimpleNamespace(start=lambda **options: self.started(name, **options))
+        return SimpleNamespace(name=name, start=lambda **options: self.started(name, **options))
+
+    def follow(self, part: Any) -> None:
+        self.append(f"{part.name} hears of nodes")
 
 
 @pytest.mark.parametrize("shares_devices", [True, False])
@@ -60,6 +65,7 @@ def test_engines_on_the_learners_devices_start_after_it_one_by_one(*, shares_dev
             fleet=log.part("fleet"),
             verifiers=log.part("verifiers"),
             shares_devices=shares_devices,
+            hosts=log,  # type: ignore[arg-type] # the same
         )
     )
     learner_done, fleet_begins = (
@@ -69,6 +75,8 @@ def test_engines_on_the_learners_devices_start_after_it_one_by_one(*, shares_dev
     assert (learner_done < fleet_begins) == shares_devices
     assert ("fleet starts one by one" in log) == shares_devices
     assert log.index("verifiers starts") < learner_done  # they use no device
+    assert log.index("verifiers hears of nodes") == log.index("verifiers has started") + 1
+    assert ("fleet hears of nodes" in log) == (not shares_devices)  # what cannot leave its node need not hear of it
 
 
 def class_of(actor: Any) -> Any:
@@ -148,6 +156,66 @@ def test_an_engine_starts_only_on_a_node_that_runs_the_drivers_code(monkeypatch:
     asyncio.run(backend._place("engine-1"))
     assert (checked, released) == (["other", "same"], [1])
     assert avoided == [[], [], ["other"]]
+
+
+class Part:
+    """A fleet of the backend that notes what it hears."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    def drain(self, node: str, *, within_s: float | None = None) -> None:
+        self.calls.append(("drain", node, within_s))
+
+    def settle(self) -> None:
+        self.calls.append("settle")
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_fleets_hear_of_nodes_that_are_drained_or_join_during_a_long_start(monkeypatch: pytest.MonkeyPatch):
+    nodes = {"a": Host(node="a", address="10.0.0.1"), "b": Host(node="b", address="10.0.0.2")}
+    hosts = Hosts(["a", "b"], read=lambda: list(nodes.values()), check=lambda _: None, every_s=0.01)
+    cold_start = threading.Event()
+    learner = SimpleNamespace(opened=None, set_correction=None, start=lambda *_, **__: cold_start.wait(5))
+    events: list[str] = []
+    recorder = SimpleNamespace(event=lambda kind, **_: events.append(kind))
+    apart = plan_bundles(recipe(), num_gpus=0)
+    backend = backend_of(SimpleNamespace(plan=apart), hosts=hosts)
+    backend.use(recipe())
+    backend._learner = learner  # type: ignore[assignment]
+    fleet, verifiers = Part(), Part()
+    monkeypatch.setattr(backend, "fleet", lambda _: fleet)
+    monkeypatch.setattr(backend, "verifiers", lambda _: verifiers)
+
+    async def until(met: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not met():
+                await asyncio.sleep(0.005)
+
+    async def disturb() -> None:
+        await until(lambda: fleet.calls and verifiers.calls)
+        nodes["b"] = replace(nodes["b"], drained_by=0.0)
+        await until(lambda: ("drain", "b", None) in fleet.calls)  # its time may be over before the learner is ready
+        nodes["c"] = Host(node="c", address="10.0.0.3")
+        await until(lambda: "settle" in verifiers.calls)
+        cold_start.set()
+
+    async def whole() -> None:
+        disturbing = asyncio.create_task(disturb())
+        async with backend._workers(SimpleNamespace(recorder=recorder)):  # type: ignore[arg-type] # what is read of it
+            await disturbing
+            assert hosts.usable == ["a", "c"]
+
+    asyncio.run(whole())
+    for part in (fleet, verifiers):
+        assert [call for call in part.calls if call != "settle"] == ["start", ("drain", "b", None), "close"]
+        assert part.calls[-2] == "settle"  # for the node that joined
+    assert events == ["node_draining", "node_joined"]
 
 
 def test_each_colocated_engine_sees_its_own_devices_of_the_learner(monkeypatch: pytest.MonkeyPatch):

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from rlvr.errors import RolloutError
+from rlvr.errors import RlvrError, RolloutError
 from rlvr.processes.members import MemberState
 from rlvr.processes.supervised_fleet import Supervision
 from rlvr.run.ray.workers.engine_fleet import EngineFleet
+from rlvr.run.ray.workers.engine_member import EngineMember
 from tests.unit.run.ray.fleets.fleet_engines import SimulatedEngine, request, weights
 
 
@@ -19,8 +20,11 @@ class Resources:
     def __init__(self) -> None:
         self.there: dict[str, asyncio.Event] = {}
         self.vacated: list[str] = []
+        self.faults: list[Exception] = []  # of the next attempts
 
     async def place(self, name: str) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
         await self.there.setdefault(name, asyncio.Event()).wait()
 
     def come(self, name: str) -> None:
@@ -35,6 +39,7 @@ class Scene:
         self.spawned: list[SimulatedEngine] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.delay_s = 0.0
+        self.start_s = 0.0
         self.node_of: dict[str, str] = {}
         self.fleet = EngineFleet(
             self._spawn,
@@ -50,6 +55,7 @@ class Scene:
         engine = SimulatedEngine(name, delay_s=self.delay_s)
         engine.node = self.node_of.get(name, "a")
         self.spawned.append(engine)
+        await asyncio.sleep(self.start_s)
         return engine
 
     def kinds(self) -> list[str]:
@@ -172,6 +178,7 @@ def test_engines_of_a_drained_node_finish_leave_and_return_without_counting_as_r
         asking = asyncio.create_task(scene.ask())
         await scene.until(lambda: any(engine.calls for engine in scene.spawned))
         scene.fleet.drain("a")  # both engines
+        scene.node_of = {"engine-0": "b", "engine-1": "b"}
         assert (await asking)[0].policy_versions[0] == 3
         await scene.until(lambda: scene.kinds().count("engine_left") == 2)
         assert all(engine.is_closed and engine.is_killed for engine in scene.spawned)
@@ -184,6 +191,116 @@ def test_engines_of_a_drained_node_finish_leave_and_return_without_counting_as_r
         assert [engine.loads for engine in scene.spawned] == [[3]] * 4
         assert scene.events[-1][1]["policy_version"] == 3
         assert scene.fleet._restarts.num_made == 0
+
+    play(Scene(restarts=0), scenario)
+
+
+@pytest.mark.parametrize("within_s", [None, 30.0])
+def test_an_engine_that_starts_on_a_node_when_it_is_drained_leaves_it_once_it_has_started(within_s: float | None):
+    async def scenario(scene: Scene) -> None:
+        scene.start_s = 0.1
+        scene.resources.come("engine-1")
+        scene.lose("engine-1")
+        await scene.until(lambda: len(scene.spawned) == 3)  # it is starting on a
+        scene.fleet.drain("a", within_s=within_s)
+        scene.node_of = {"engine-0": "b", "engine-1": "b"}
+        scene.resources.come("engine-0")
+        await scene.until(lambda: scene.kinds().count("engine_returned") == 2)
+        assert scene.kinds().count("engine_left") == 2
+        assert {m.remote.node for m in scene.fleet.members} == {"b"}
+        assert [m.state for m in scene.fleet.members] == [MemberState.HEALTHY] * 2
+        assert scene.spawned[2].loads == []  # it leaves before it would load
+        assert scene.spawned[2].is_killed
+        assert scene.fleet._restarts.num_made == 1
+
+    play(Scene(), scenario)
+
+
+def test_an_engine_whose_place_cannot_be_found_for_an_unforeseen_reason_is_reported_and_tried_again():
+    async def scenario(scene: Scene) -> None:
+        scene.resources.faults.append(ValueError("a bundle with an unknown label"))
+        scene.resources.come("engine-1")
+        scene.lose("engine-1")
+        await scene.until(lambda: "engine_restarted" in scene.kinds())
+        assert scene.kinds() == ["engine_lost", "engine_not_started", "engine_restarted"]
+        assert scene.events[1][1]["reason"] == "ValueError: a bundle with an unknown label"
+
+    play(Scene(restarts=2), scenario)
+
+
+def test_an_engine_that_cannot_be_prepared_is_ended_before_another_one_takes_its_name():
+    async def scenario(scene: Scene) -> None:
+        prepare, faults = scene.fleet.prepare, [OSError("no room"), RlvrError("no weights")]
+
+        async def failing(member: EngineMember) -> bool:
+            if faults:
+                raise faults.pop(0)
+            return await prepare(member)
+
+        scene.fleet.prepare = failing  # type: ignore[method-assign]
+        scene.resources.come("engine-1")
+        scene.lose("engine-1")
+        await scene.until(lambda: "engine_restarted" in scene.kinds())
+        assert [fields["reason"] for kind, fields in scene.events if kind == "engine_lost"] == [
+            "its node is gone",
+            "OSError: no room",
+            "no weights",
+        ]
+        await scene.until(lambda: scene.spawned[2].is_killed and scene.spawned[3].is_killed)
+        assert [m.state for m in scene.fleet.members] == [MemberState.HEALTHY] * 2
+
+    play(Scene(restarts=3), scenario)
+
+
+@pytest.mark.parametrize("fault", ["close", "vacate"])
+def test_an_engine_that_leaves_a_drained_node_returns_even_if_its_end_or_its_release_fails(fault: str):
+    async def scenario(scene: Scene) -> None:
+        def release(name: str) -> None:
+            if fault == "vacate" and not scene.resources.vacated:
+                scene.resources.vacated.append(name)
+                raise ValueError("no such reservation")
+
+        async def close() -> None:
+            raise OSError("the pipe is closed")
+
+        scene.fleet._vacate = release
+        if fault == "close":
+            scene.spawned[1].close = close  # type: ignore[method-assign]
+        scene.spawned[1].node = "c"
+        scene.resources.come("engine-1")
+        scene.fleet.drain("c")
+        await scene.until(lambda: len(scene.fleet.members) == 2 and "engine_left" in scene.kinds())
+        assert len(await scene.ask()) == 1
+        assert scene.spawned[1].is_killed
+        assert ("engine_not_started" in scene.kinds()) == (fault == "vacate")
+
+    play(Scene(), scenario)
+
+
+def test_an_engine_whose_health_cannot_be_asked_for_an_unforeseen_reason_is_replaced():
+    async def scenario(scene: Scene) -> None:
+        async def health() -> Any:
+            raise KeyError("is_healthy")
+
+        scene.resources.come("engine-1")
+        scene.spawned[1].health = health  # type: ignore[method-assign]
+        await scene.until(lambda: "engine_restarted" in scene.kinds())
+        assert scene.events[0][1]["reason"] == "KeyError: 'is_healthy'"
+
+    play(Scene(), scenario)
+
+
+def test_a_closed_fleet_starts_nothing_when_a_node_is_lost():
+    async def scenario(scene: Scene) -> None:
+        await scene.ask()
+        answered = next(engine for engine in scene.spawned if engine.calls)
+        scene.resources.come(answered.name)
+        scene.lose(answered.name)  # no restart is left
+        await scene.fleet.close()
+        scene.fleet.forgive("a")
+        scene.fleet.drain("a")
+        await asyncio.sleep(0.05)
+        assert len(scene.spawned) == 2
 
     play(Scene(restarts=0), scenario)
 

@@ -37,7 +37,7 @@ class Quick(SimulatedEngine):
 class Pool:
     """Passes every item at once."""
 
-    place = "somewhere"
+    place, node = "somewhere", ""
 
     async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
         verdict = Verdict(status=Status.PASS, score=1.0, reason="as asked", verifier="p@1", seconds=0.0)

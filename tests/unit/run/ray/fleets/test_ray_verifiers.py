@@ -172,17 +172,27 @@ def test_what_needs_no_waiting_is_judged_in_the_driver(here: VerifierService):
     assert pool.num_judged == 0
 
 
-def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(here: VerifierService):
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (RlvrError("verifier-0 failed: RuntimeError: the verifier pool is closed"), "the verifier pool is closed"),
+        (TypeError("cannot pickle 'generator' object"), "TypeError: cannot pickle 'generator' object"),
+        (AttributeError("'NoneType' object has no attribute 'number'"), "AttributeError: 'NoneType' object"),
+    ],
+)
+def test_a_pool_that_fails_in_any_other_way_says_so_and_nobody_waits(
+    here: VerifierService, fault: Exception, message: str
+):
     class Broken(Pool):
         async def verify(self, items: Sequence[Item]) -> AsyncIterator[ItemVerdicts]:
             await asyncio.sleep(0)
-            raise RlvrError("verifier-0 failed: RuntimeError: the verifier pool is closed")
+            raise fault
             yield
 
     async def scenario(fleet: VerifierFleet) -> None:
         work = [fleet.verify(prompt, completion) for prompt, completion in pairs(3)]
         found = await asyncio.gather(*work, return_exceptions=True)
-        assert ["the verifier pool is closed" in str(error) for error in found] == [True] * 3
+        assert [isinstance(error, RlvrError) and message in str(error) for error in found] == [True] * 3
 
     play(here, [Broken()], scenario)
 
