@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rlvr.commands.cluster.runs import InventoryFile
+from rlvr.commands.cluster.runs import InventoryFile, required_inventory
 
 
 def cluster_doctor(
@@ -17,11 +17,10 @@ def cluster_doctor(
     inventory: InventoryFile = None,
 ) -> None:
     """Say what is wrong with the hosts of a cluster and between them, each with its fix; exit code 1 if anything is."""
-    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
     from rlvr.deploy.doctor.examine import Examination
     from rlvr.deploy.doctor.machine import Needs
 
-    hosts = read_inventory(inventory or DEFAULT_FILE)
+    hosts = required_inventory(inventory)
     needs = Needs()
     if recipe:
         from rlvr.deploy.doctor.needs import needs_of

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rlvr.deploy.cluster.inventory import Inventory
     from rlvr.deploy.submission.submit import Runs
 
 InventoryFile = Annotated[
@@ -64,18 +65,30 @@ def cluster_resume(run: RunName, inventory: InventoryFile = None) -> None:
     print("  ".join(shown_run(_runs(inventory).resume(run))))
 
 
-def _runs(inventory: Path | None) -> "Runs":
+def required_inventory(path: Path | None) -> "Inventory":
+    """The inventory in the file, or in the default one. Raises ConfigError when there is none, or it is wrong."""
     from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
+    from rlvr.errors import ConfigError
+
+    if path is None and not DEFAULT_FILE.exists():
+        raise ConfigError(f"there is no {DEFAULT_FILE} here; name the inventory with --inventory FILE")
+    return read_inventory(path or DEFAULT_FILE)
+
+
+def _runs(inventory: Path | None) -> "Runs":
     from rlvr.deploy.submission.submit import Runs
 
-    return Runs(read_inventory(inventory or DEFAULT_FILE))
+    return Runs(required_inventory(inventory))
 
 
 def _follow(runs: "Runs", name: str) -> None:
+    import codecs
     import sys
 
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in two parts
+
     def show(text: bytes) -> None:
-        sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.write(decoder.decode(text))
         sys.stdout.flush()
 
     code = runs.follow(name, show=show)
