@@ -40,6 +40,9 @@ class Done:
         """The last line of standard output, as JSON; Ray may print others before it.
 
         Raises: ClusterError with the end of the output when that is none.
+
+        >>> Done(0, 'noise\\n{"busy": 1}\\n', "").json_line()
+        {'busy': 1}
         """
         lines = self.stdout.strip().splitlines()
         try:

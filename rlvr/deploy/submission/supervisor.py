@@ -296,9 +296,13 @@ class Supervisor:
             step = newest_checkpoint(self._run_dir)
         self._log(phase.value, message=message, step=step)
         self._say(f"{phase.value}{': ' if message else ''}{message}")
-        until = time.monotonic() + self._timing.save_s
-        while not self._is_written and not self._is_ending and time.monotonic() < until:
+        begun = time.monotonic()
+        while not self._is_written and time.monotonic() - begun < self._save_s:
             self._sleep(self._timing.poll_s)
+
+    @property
+    def _save_s(self) -> float:
+        return self._timing.shutdown_s if self._is_ending else self._timing.save_s
 
     def _set(self, **changes: Any) -> None:
         self._state = replace(self._state, **{"time": time.time(), **changes})
