@@ -214,7 +214,7 @@ def test_an_old_silence_of_the_head_does_not_excuse_a_failure(run: Submitted, he
     (child,) = Path(f"/proc/{os.getpid()}/task/{thread.native_id}/children").read_text().split()
     os.kill(int(child), signal.SIGTERM)  # not from the supervisor
     thread.join(20)
-    assert run.state.phase is Phase.FAILED
+    assert (run.state.phase, len(run.calls)) == (Phase.FAILED, 1)
 
 
 class Refusing:
