@@ -8,7 +8,7 @@
     130 (interrupted)                 stopped; suspended if this process was asked to end too, as in a shutdown
     75 (the cluster's head is gone)   restart
     a signal (SIGKILL, SIGSEGV, ...)  restart
-    anything else                     restart if Ray's head stopped answering meanwhile; otherwise failed
+    anything else                     restart if Ray's head was silent in the last minutes; otherwise failed
 
 A restart waits for the head. If a restart made no new checkpoint, the next loss ends the run (the number is
 `Spec.restarts_without_progress`). What a supervisor that was killed, or a host that rebooted, left in phase `running`
@@ -206,7 +206,7 @@ class Supervisor:
         return process, bool(resume)
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> tuple[int, bool, bool]:
-        """(exit code; whether the head was silent lately; whether the run was asked to end).
+        """(exit code; whether the head was lost; whether the run was asked to end).
 
         A head that answers again is left to the run, which finds out by itself whether it is the same one.
         """
@@ -234,8 +234,9 @@ class Supervisor:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             self._sleep(self._timing.poll_s)
-        # a run may notice before this process does
-        was_silent = time.monotonic() - silent_at <= self._timing.lost_s
+        # A run may notice before this process does, and may end when another head answers already. A refusal or an
+        # interruption is not due to a silence that is over.
+        was_silent = time.monotonic() - silent_at <= self._timing.lost_s and process.returncode not in (2, 130)
         return process.returncode, was_silent or not self._head_answers(), was_asked
 
     def _head_answers(self) -> bool:

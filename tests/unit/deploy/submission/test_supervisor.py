@@ -203,18 +203,26 @@ def test_a_head_that_answers_again_leaves_the_run_alone(run: Submitted, head: He
     assert (run.state.phase, run.state.exit_code, run.state.restarts) == (Phase.STOPPED, 130, 0)
 
 
-def test_an_old_silence_of_the_head_does_not_excuse_a_failure(run: Submitted, head: Head):
-    thread = threading.Thread(target=run.supervisor("term 1,wait").supervise)
+@pytest.mark.parametrize(
+    ("code", "pause_s", "phase"), [(1, 2 * QUICK.lost_s, Phase.FAILED), (130, 0.0, Phase.STOPPED), (1, 0.0, Phase.DONE)]
+)
+def test_what_ends_a_run_after_a_silence_of_the_head(
+    run: Submitted, head: Head, code: int, pause_s: float, phase: Phase
+):
+    """A failure soon after one is a loss and is restarted; a later one, and an interruption, is not."""
+    thread = threading.Thread(target=run.supervisor(f"term {code},wait", "exit 0").supervise)
     thread.start()
     until((run.home / "waits").exists)
     head.stop()
     until(lambda: "head_lost" in (run.folder.path / "supervisor.jsonl").read_text())
     head.start()
-    time.sleep(2 * QUICK.lost_s)
+    until(lambda: bool(run.logged("head_back")))
+    time.sleep(pause_s)
     (child,) = Path(f"/proc/{os.getpid()}/task/{thread.native_id}/children").read_text().split()
     os.kill(int(child), signal.SIGTERM)  # not from the supervisor
     thread.join(20)
-    assert (run.state.phase, len(run.calls)) == (Phase.FAILED, 1)
+    assert run.state.phase is phase
+    assert len(run.calls) == (2 if phase is Phase.DONE else 1)
 
 
 class Refusing:
