@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from rlvr.commands.cluster.runs import InventoryFile, required_inventory
+from rlvr.commands.cluster.hosts import required_inventory
+from rlvr.commands.cluster.runs import InventoryFile
 
 
 def cluster_doctor(

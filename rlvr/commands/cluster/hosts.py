@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlvr.commands.cluster.runs import required_inventory
 from rlvr.deploy.choices import Firewall
 
 if TYPE_CHECKING:
     from rlvr.deploy.cluster.fleet import Fleet
+    from rlvr.deploy.cluster.inventory import Inventory
     from rlvr.deploy.submission.submit import Runs
 
 InventoryOption = Annotated[
@@ -193,6 +193,16 @@ def _print_runs(fleet: "Fleet") -> None:
         return
     for row in rows:
         print("  ".join(row))
+
+
+def required_inventory(path: Path | None) -> "Inventory":
+    """The inventory in the file, or in the default one. Raises ConfigError when there is none, or it is wrong."""
+    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
+    from rlvr.errors import ConfigError
+
+    if path is None and not DEFAULT_FILE.exists():
+        raise ConfigError(f"there is no {DEFAULT_FILE} here; name the inventory with --inventory FILE")
+    return read_inventory(path or DEFAULT_FILE)
 
 
 def _fleet(path: Path | None) -> "Fleet":

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlvr.commands.cluster.hosts import required_inventory
+
 if TYPE_CHECKING:
-    from rlvr.deploy.cluster.inventory import Inventory
     from rlvr.deploy.submission.submit import Runs
 
 InventoryFile = Annotated[
@@ -63,16 +64,6 @@ def cluster_resume(run: RunName, inventory: InventoryFile = None) -> None:
     from rlvr.deploy.submission.submit import shown_run
 
     print("  ".join(shown_run(_runs(inventory).resume(run))))
-
-
-def required_inventory(path: Path | None) -> "Inventory":
-    """The inventory in the file, or in the default one. Raises ConfigError when there is none, or it is wrong."""
-    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
-    from rlvr.errors import ConfigError
-
-    if path is None and not DEFAULT_FILE.exists():
-        raise ConfigError(f"there is no {DEFAULT_FILE} here; name the inventory with --inventory FILE")
-    return read_inventory(path or DEFAULT_FILE)
 
 
 def _runs(inventory: Path | None) -> "Runs":
