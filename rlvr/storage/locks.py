@@ -1,4 +1,4 @@
-"""Exclusive locks on open files (`flock`), which the kernel releases however their process ends."""
+"""Locks on open files (`flock`), which the kernel releases however their process ends."""
 
 import errno
 import fcntl
@@ -10,14 +10,14 @@ class NoLocksError(OSError):
     """The file system has no locks."""
 
 
-def acquire(descriptor: int) -> None:
-    """Takes the lock on an open file, without waiting.
+def acquire(descriptor: int, *, is_shared: bool = False) -> None:
+    """Takes the lock on an open file, without waiting. A shared lock keeps off only those that want it exclusively.
 
     Raises: BlockingIOError when another process holds it; NoLocksError when the file system has no locks; OSError
         otherwise.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError as error:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rlvr.commands.cluster.hosts import InventoryOption
+from rlvr.commands.cluster.hosts import InventoryOption, required_inventory
 
 
 def cluster_doctor(
@@ -17,12 +17,11 @@ def cluster_doctor(
     inventory: InventoryOption = None,
 ) -> None:
     """Say what is wrong with the hosts of a cluster and between them, each with its fix; exit code 1 if anything is."""
-    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
     from rlvr.deploy.cluster.tables import aligned
     from rlvr.deploy.doctor.examine import Examination
     from rlvr.deploy.doctor.machine import Needs
 
-    hosts = read_inventory(inventory or DEFAULT_FILE)
+    hosts = required_inventory(inventory)
     needs = Needs()
     if recipe:
         from rlvr.deploy.doctor.needs import needs_of

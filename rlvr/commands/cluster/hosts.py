@@ -1,8 +1,9 @@
 """`rlvr cluster up | down | status | add | drain | restart`. Imports stay inside the commands."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,8 @@ from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlvr.deploy.cluster.fleet import Fleet
+    from rlvr.deploy.cluster.inventory import Inventory
+    from rlvr.deploy.submission.submit import Runs
 
 InventoryOption = Annotated[
     Path | None, typer.Option("--inventory", help="the inventory of the hosts; default: cluster.yaml, if it exists")
@@ -170,39 +173,45 @@ def cluster_restart(
 
 
 def _continue_runs(fleet: "Fleet") -> None:
-    from rlvr.deploy.submission.submit import Runs
-    from rlvr.errors import ClusterError
-
-    try:
-        rows = Runs(fleet.inventory, remote=fleet.remote).resume_all()
-    except ClusterError as error:  # the cluster is up all the same
-        fleet.say(f"submitted runs were not continued: {error}")
-        return
-    for row in rows:
-        fleet.say(f"continuing run {row['name']}")
+    _each_run(fleet, lambda runs: runs.resume_all(), done=lambda row: f"continuing run {row['name']}", verb="continued")
 
 
 def _suspend_runs(fleet: "Fleet") -> None:
-    from rlvr.deploy.submission.submit import Runs
-    from rlvr.errors import ClusterError
+    def done(row: dict[str, Any]) -> str:
+        if row["phase"] == "suspended" and row["exit_code"] in (0, 130):
+            return f"run {row['name']} has saved; it continues with the next `rlvr cluster up`"
+        return f"run {row['name']}: {row['phase']}{': ' if row['message'] else ''}{row['message']}"
 
     fleet.say("asking submitted runs to save")
+    _each_run(fleet, lambda runs: runs.suspend_all(), done=done, verb="suspended")
+
+
+def _each_run(
+    fleet: "Fleet", ask: Callable[["Runs"], list[dict[str, Any]]], *, done: Callable[[dict[str, Any]], str], verb: str
+) -> None:
+    """Says of each run what was done, or why it was not: the nodes are started and stopped all the same."""
+    from rlvr.deploy.submission.submit import Runs
+    from rlvr.errors import RlvrError
+
     try:
-        rows = Runs(fleet.inventory, remote=fleet.remote).suspend_all()
-    except ClusterError as error:  # the head may be what is broken
-        fleet.say(f"submitted runs were not asked to save: {error}")
+        rows = ask(Runs(fleet.inventory, remote=fleet.remote))
+    except RlvrError as error:
+        fleet.say(f"submitted runs were not {verb}: {error}")
         return
     for row in rows:
-        fleet.say(f"run {row['name']} has saved; it continues with the next `rlvr cluster up`")
+        fleet.say(f"run {row['name']} was not {verb}: {row['problem']}" if row["problem"] else done(row))
 
 
 def _print_runs(fleet: "Fleet") -> None:
     from rlvr.deploy.submission.submit import runs_of
-    from rlvr.errors import ClusterError
+    from rlvr.errors import ClusterError, RlvrError
 
     try:
         rows = runs_of(fleet.inventory, remote=fleet.remote)
     except ClusterError:  # the table of hosts says what is wrong with the head
+        return
+    except RlvrError as error:
+        fleet.say(f"submitted runs cannot be listed: {error}")
         return
     for row in rows:
         print("  ".join(row))
@@ -216,23 +225,26 @@ def _is_one_machine(path: Path | None) -> bool:
     return path is None and not DEFAULT_FILE.exists() and is_started()
 
 
-def _fleet(path: Path | None) -> "Fleet":
-    from rlvr.deploy.cluster.inventory import DEFAULT_FILE
+def required_inventory(path: Path | None) -> "Inventory":
+    """The inventory in the file, or in the default one. Raises ConfigError when there is none, or it is wrong."""
+    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
 
-    fleet = _fleet_or_none(path)
-    if fleet is None:
+    if path is None and not DEFAULT_FILE.exists():
         raise ConfigError(f"there is no {DEFAULT_FILE} here; name the inventory with --inventory FILE")
-    return fleet
+    return read_inventory(path or DEFAULT_FILE)
+
+
+def _fleet(path: Path | None) -> "Fleet":
+    from rlvr.deploy.cluster.fleet import Fleet
+    from rlvr.deploy.cluster.remote import Remote
+    from rlvr.run.record.stdout import tell
+
+    inventory = required_inventory(path)
+    return Fleet(inventory, lambda text: tell(f"rlvr: {text}"), remote=Remote(inventory.ssh_options))
 
 
 def _fleet_or_none(path: Path | None) -> "Fleet | None":
     """The nodes of the inventory; None if none is named and the default file does not exist."""
-    from rlvr.deploy.cluster.fleet import Fleet
-    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
-    from rlvr.deploy.cluster.remote import Remote
-    from rlvr.run.record.stdout import tell
+    from rlvr.deploy.cluster.inventory import DEFAULT_FILE
 
-    if path is None and not DEFAULT_FILE.exists():
-        return None
-    inventory = read_inventory(path or DEFAULT_FILE)
-    return Fleet(inventory, lambda text: tell(f"rlvr: {text}"), remote=Remote(inventory.ssh_options))
+    return None if path is None and not DEFAULT_FILE.exists() else _fleet(path)

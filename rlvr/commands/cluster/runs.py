@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlvr.commands.cluster.hosts import InventoryOption
+from rlvr.commands.cluster.hosts import InventoryOption, required_inventory
 
 if TYPE_CHECKING:
     from rlvr.deploy.submission.submit import Runs
@@ -64,17 +64,19 @@ def cluster_resume(run: RunName, inventory: InventoryOption = None) -> None:
 
 
 def _runs(inventory: Path | None) -> "Runs":
-    from rlvr.deploy.cluster.inventory import DEFAULT_FILE, read_inventory
     from rlvr.deploy.submission.submit import Runs
 
-    return Runs(read_inventory(inventory or DEFAULT_FILE))
+    return Runs(required_inventory(inventory))
 
 
 def _follow(runs: "Runs", name: str) -> None:
+    import codecs
     import sys
 
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in two parts
+
     def show(text: bytes) -> None:
-        sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.write(decoder.decode(text))
         sys.stdout.flush()
 
     code = runs.follow(name, show=show)

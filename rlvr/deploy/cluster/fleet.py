@@ -6,11 +6,9 @@ restart  one host after another: drained, stopped, started, joined
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rlvr.deploy.cluster.containers import Containers
 from rlvr.deploy.cluster.host_processes import HostProcesses
@@ -109,7 +107,7 @@ class Fleet:
         """
         done = self._ask("list")
         try:
-            return [Member(**entry) for entry in _json_line(done.stdout)]
+            return [Member(**entry) for entry in done.json_line()]
         except TypeError as error:
             raise ClusterError(
                 f"the head answered {done.stdout[:200]!r} instead of a list of nodes; does it run this release of rlvr?"
@@ -172,7 +170,7 @@ class Fleet:
     def _is_drained(self, host: Host, *, limit_s: float) -> bool:
         """Asks Ray to drain the node, and waits until it is idle; True also if it is not a member."""
         ends = time.monotonic() + limit_s
-        if not _json_line(self._ask("drain", host.address).stdout):
+        if not self._ask("drain", host.address).json_line():
             return True
         self.say(f"draining {host.name}")
         while any(member.is_busy for member in self.members() if member.address == host.address):
@@ -270,15 +268,6 @@ class Fleet:
 def fingerprint(token: str) -> str:
     """A mark by which a node's token is compared with another; the token cannot be found from it."""
     return hashlib.sha256(token.encode()).hexdigest()[:16]
-
-
-def _json_line(text: str) -> Any:
-    """The last line of standard output, as JSON; Ray may print others before it."""
-    lines = text.strip().splitlines()
-    try:
-        return json.loads(lines[-1])
-    except (IndexError, ValueError) as error:
-        raise ClusterError(f"the head answered {text[:200]!r} instead of a list of nodes") from error
 
 
 def _problems(inventory: Inventory, hosts: Sequence[Host], facts: Mapping[str, Facts], mark: str) -> list[str]:

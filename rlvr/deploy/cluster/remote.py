@@ -4,12 +4,13 @@ Words are quoted for the remote shell, so a command means the same on every host
 because the words are visible to every user of a host.
 """
 
+import json
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlvr.deploy.cluster.inventory import Host
 from rlvr.errors import ClusterError
@@ -34,6 +35,20 @@ class Done:
         """The last line that it wrote on standard error, else on standard output, else its exit code."""
         lines = (self.stderr.strip() or self.stdout.strip()).splitlines()
         return lines[-1].strip() if lines else f"exit code {self.code}"
+
+    def json_line(self) -> Any:
+        """The last line of standard output, as JSON; Ray may print others before it.
+
+        Raises: ClusterError with the end of the output when that is none.
+
+        >>> Done(0, 'noise\\n{"busy": 1}\\n', "").json_line()
+        {'busy': 1}
+        """
+        lines = self.stdout.strip().splitlines()
+        try:
+            return json.loads(lines[-1])
+        except (IndexError, ValueError) as error:
+            raise ClusterError(f"it answered {self.stdout.strip()[-200:]!r} instead of a line of JSON") from error
 
 
 class Remote:

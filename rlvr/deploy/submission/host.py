@@ -7,9 +7,11 @@
     stop     asks the run to save and to end, and waits
     suspend  the same for all runs, which then continue with the next `resume` without a name
     resume   continues NAME; without a name, all runs that did not end, or that were suspended
-    follow   prints the run's output until it ends; its exit code is that of `rlvr train`
+    row      NAME as `list` shows it
+    follow   prints the run's output until it ends, and then `END`; its exit code is that of `rlvr train`
 
-All but `follow` print one line of JSON; {"error": ..., "exit_code": N} when it was refused.
+All but `follow` print one line of JSON; {"error": ..., "exit_code": N} when it was refused. What fails for one run of
+several is in its row, as `problem`, and does not keep the others from being listed, continued or suspended.
 """
 
 import json
@@ -19,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,9 @@ FOLDER = "submitted"
 _CHECK_S = 600.0
 _START_S = 20.0
 _POLL_S = 0.2
+_FOLLOW_S, _BEAT_S = 0.5, 2.0
+_MOST_FOLLOWED_S = 86400.0  # a container may never report that nobody reads
+BEAT, END = b"\0", b"\4"  # not part of the output: somebody is there; all was shown
 
 
 def submit(root: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -64,31 +70,42 @@ def submit(root: Path, request: dict[str, Any]) -> dict[str, Any]:
     if has_begun(Path(spec.run_dir)):
         raise ConfigError(f"run directory {spec.run_dir!r} holds a run already; choose another --run-dir")
     try:
-        folder.path.mkdir(parents=True)
-    except FileExistsError as error:
-        raise ConfigError(
-            f"a run named {spec.name!r} was submitted before; `rlvr cluster resume {spec.name}` continues it, and "
-            "another --run-dir gives a new one another name"
-        ) from error
+        folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{str(folder.path)!r} cannot be created by user {os.geteuid()}: {error.strerror or error}; the shared "
             "folder must be mounted on the head host and writable there"
         ) from error
+    is_free = False
     try:
-        if request["recipe"]:
-            folder.recipe.write_text(request["recipe"], encoding="utf-8")
-            spec = replace(spec, train=(str(folder.recipe), *spec.train[1:]))
-        if request.get("is_device_open") and _sees_gpus():
-            spec = replace(spec, train=(*spec.train, "learner.device=cuda"))
-        _require_valid(spec)
-        folder.write_spec(spec)
+        with folder.locked() as is_ours:
+            if (folder.path / "run.json").exists():
+                raise ConfigError(
+                    f"a run named {spec.name!r} was submitted before; `rlvr cluster resume {spec.name}` continues it, "
+                    "and another --run-dir gives a new one another name"
+                )
+            if not is_ours:
+                raise ConfigError(f"a run named {spec.name!r} is being submitted; choose another --run-dir")
+            is_free = True  # also a folder without run.json, which a `submit` left that was killed
+            _write(folder, spec, request)
     except BaseException:
-        atomic_files.remove(folder.path)
+        if is_free:  # the lock was closed before: NFS removes no folder with an open file
+            atomic_files.remove(folder.path)
         raise
-    folder.write_state(State())
     start_supervisor(folder)
     return {"name": spec.name, "run_dir": spec.run_dir, "output": str(folder.output)}
+
+
+def _write(folder: RunFolder, spec: Spec, request: dict[str, Any]) -> None:
+    """Checks the run and writes its files, run.json last. Raises ConfigError, ClusterError, OSError."""
+    if request["recipe"]:
+        folder.recipe.write_text(request["recipe"], encoding="utf-8")
+        spec = replace(spec, train=(str(folder.recipe), *spec.train[1:]))
+    if request.get("is_device_open") and _sees_gpus():
+        spec = replace(spec, train=(*spec.train, "learner.device=cuda"))
+    _require_valid(spec)
+    folder.write_state(State())
+    folder.write_spec(spec)
 
 
 def require_head(spec: Spec) -> None:
@@ -126,7 +143,10 @@ def _require_valid(spec: Spec) -> None:
 
 
 def start_supervisor(folder: RunFolder) -> None:
-    """Starts a supervisor that outlives this process. Raises ClusterError when it does not begin."""
+    """Starts a supervisor that outlives this process, and waits until one holds the run's lock.
+
+    Raises: ClusterError when it does not begin; OSError.
+    """
     with (folder.path / "supervisor.err").open("ab") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "rlvr.deploy.submission.supervisor", str(folder.path)],
@@ -136,18 +156,44 @@ def start_supervisor(folder: RunFolder) -> None:
             start_new_session=True,
         )
     until = time.monotonic() + _START_S
-    while not folder.is_supervised() and process.poll() is None:
+    while True:
+        code = process.poll()  # before the lock is asked for: who has ended does not take it later
+        if folder.is_supervised() or code == 0:  # 0: it did its work already, as when the run was stopped at once
+            return
+        if code is not None:
+            text = (folder.path / "supervisor.err").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = text[-1] if text else f"exit code {code}"
+            raise ClusterError(f"the supervisor of {folder.path.name} ended: {reason}")
         if time.monotonic() > until:
             raise ClusterError(f"the supervisor of {folder.path.name} did not begin within {_START_S:g} s")
         time.sleep(_POLL_S)
-    if process.poll():
-        text = (folder.path / "supervisor.err").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise ClusterError(f"the supervisor of {folder.path.name} ended: {text[-1] if text else process.returncode}")
 
 
 def listed(root: Path) -> dict[str, Any]:
     """The submitted runs, newest first."""
-    return {"runs": [_row(folder) for folder in run_folders(root)]}
+    return {"runs": [row_of(folder) for folder in run_folders(root)]}
+
+
+def row_of(
+    folder: RunFolder, work: Callable[[RunFolder], object] | None = None, *, problem: str = ""
+) -> dict[str, Any]:
+    """The run's row, after `work` unless there is a problem already.
+
+    Its key `problem` says what failed, "" if nothing did; that replaces the row's message.
+    """
+    if work is not None and not problem:
+        try:
+            work(folder)
+        except (RlvrError, OSError) as error:
+            problem = str(error)
+    try:
+        row = _row(folder)
+    except (RlvrError, OSError) as error:
+        problem = problem or str(error)
+        numbers = dict.fromkeys(("step", "steps", "checkpoint", "restarts"), 0)
+        row = {"name": folder.path.name, "phase": "unreadable", **numbers, "exit_code": None}
+        row |= {"run_dir": "", "output": str(folder.output)}
+    return {**row, "message": problem or row["message"], "problem": problem}
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
@@ -170,31 +216,61 @@ def _row(folder: RunFolder) -> dict[str, Any]:
 
 def stop(folder: RunFolder) -> dict[str, Any]:
     """Asks a run to save and to end, and waits until it has. Raises ConfigError, ClusterError."""
-    if not folder.state().phase.is_final:
+    if folder.is_supervised() or not folder.state().phase.is_final:
         folder.stop.touch()
-        _wait_for_end(folder)
+        _wait_for_end(folder, begun=time.monotonic())
         if not folder.state().phase.is_final:  # nothing supervised it
             folder.write_state(replace(folder.state(), phase=Phase.STOPPED, message="on request"))
     return _row(folder)
 
 
 def suspend(root: Path) -> dict[str, Any]:
-    """Asks all runs to save and to end, and waits. They continue with `resume_all`. Raises ClusterError."""
-    live = [folder for folder in run_folders(root) if folder.is_supervised()]
-    for folder in live:
+    """Asks all runs to save and to end, and waits for each. They continue with `resume_all`.
+
+    A run that could not be asked, or did not end in time, has a `problem` in its row.
+    """
+
+    def is_asked(folder: RunFolder) -> bool:
+        if not folder.is_supervised():
+            return False
         folder.suspend.touch()
-    for folder in live:
-        _wait_for_end(folder)
-    return {"runs": [_row(folder) for folder in live]}
+        return True
+
+    asked = _chosen(root, is_asked)
+    wait = partial(_wait_for_end, begun=time.monotonic())
+    return {"runs": [row_of(folder, wait, problem=problem) for folder, problem in asked]}
 
 
-def _wait_for_end(folder: RunFolder) -> None:
+def _chosen(root: Path, is_meant: Callable[[RunFolder], bool]) -> list[tuple[RunFolder, str]]:
+    """The runs that are meant, each with ""; and with the reason those for which `is_meant` fails."""
+    found: list[tuple[RunFolder, str]] = []
+    for folder in run_folders(root):
+        try:
+            if is_meant(folder):
+                found.append((folder, ""))
+        except (RlvrError, OSError) as error:
+            found.append((folder, str(error)))
+    return found
+
+
+def _wait_for_end(folder: RunFolder, *, begun: float) -> None:
+    """Waits until no supervisor is left. Args: begun: when the run was asked, on the monotonic clock.
+
+    Raises: ClusterError when the run has not ended in time.
+    """
     deadline_s = folder.spec().grace_s + 30
-    until = time.monotonic() + deadline_s
-    while folder.is_supervised():
-        if time.monotonic() > until:
+    while _may_be_supervised(folder):
+        if time.monotonic() > begun + deadline_s:
             raise ClusterError(f"{folder.path.name} has not ended within {deadline_s:g} s; see {folder.output}")
         time.sleep(_POLL_S)
+
+
+def _may_be_supervised(folder: RunFolder) -> bool:
+    """Whether a supervisor holds the lock; True while the shared folder does not say."""
+    try:
+        return folder.is_supervised()
+    except OSError:
+        return True
 
 
 def resume(folder: RunFolder) -> dict[str, Any]:
@@ -211,11 +287,9 @@ def resume(folder: RunFolder) -> dict[str, Any]:
 
 
 def resume_all(root: Path) -> dict[str, Any]:
-    """Continues every run that is not final and has no supervisor. Raises ClusterError."""
-    waiting = [f for f in run_folders(root) if not f.state().phase.is_final and not f.is_supervised()]
-    for folder in waiting:
-        _continue(folder)
-    return {"runs": [_row(folder) for folder in waiting]}
+    """Continues every run that is not final and has no supervisor; one that cannot be has a `problem` in its row."""
+    waiting = _chosen(root, lambda folder: not folder.is_supervised() and not folder.state().phase.is_final)
+    return {"runs": [row_of(folder, _continue, problem=problem) for folder, problem in waiting]}
 
 
 def _continue(folder: RunFolder) -> None:
@@ -225,21 +299,39 @@ def _continue(folder: RunFolder) -> None:
 
 
 def follow(folder: RunFolder, *, show: Callable[[bytes], object]) -> int:
-    """Shows the output until no supervisor is left; returns the exit code of `rlvr train`, 1 if there is none."""
-    place = 0
+    """Shows the output until no supervisor is left, then `END`; returns the exit code of `rlvr train`, 1 without one.
+
+    Shows `BEAT` now and then: the write fails when nobody reads, and the program ends.
+    """
+    place, begun = 0, time.monotonic()
+    beaten = begun
     while True:
-        is_live = folder.is_supervised()
-        if folder.output.exists():
-            with folder.output.open("rb") as file:
-                file.seek(place)
-                while text := file.read(1 << 16):
-                    show(text)
-                place = file.tell()
+        is_live = _may_be_supervised(folder)
+        while text := _read(folder.output, place):
+            place += len(text)
+            show(text.translate(None, BEAT + END))
         if not is_live:
             state = folder.state()
+            show(END)
             code = 0 if state.phase is Phase.DONE else state.exit_code
             return 1 if code is None else code if code >= 0 else 128 - code
-        time.sleep(_POLL_S)
+        now = time.monotonic()
+        if now - begun > _MOST_FOLLOWED_S:
+            raise ClusterError(f"the output was shown for {_MOST_FOLLOWED_S / 3600:g} h, which is the limit")
+        if now - beaten > _BEAT_S:
+            beaten = now
+            show(BEAT)
+        time.sleep(_FOLLOW_S)
+
+
+def _read(file: Path, place: int) -> bytes:
+    """The next bytes of a file; none where it ends, and while the shared folder refuses it."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(place)
+            return opened.read(1 << 16)
+    except OSError:
+        return b""
 
 
 def named(root: Path, name: str) -> RunFolder:
@@ -279,12 +371,15 @@ def _answer(action: str, root: Path, names: list[str]) -> dict[str, Any]:
         return suspend(root)
     if action == "resume" and not names:
         return resume_all(root)
-    return {"stop": stop, "resume": resume}[action](named(root, names[0]))
+    return {"row": row_of, "stop": stop, "resume": resume}[action](named(root, names[0]))
 
 
 def _show(text: bytes) -> None:
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+    except OSError:  # the other end has gone
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@
     output.log       what `rlvr train` and the supervisor printed
     supervisor.jsonl each start, loss, restart and end, one JSON object per line
     stop, suspend    exist when a user, or a cluster that goes down, asks the run to save and to end
-    .lock            held by the supervisor
+    .lock            held by the supervisor, and by `submit` while it checks the recipe
 
 Files are polled, because the processes may be in different containers and see no common process ids.
 """
 
-import errno
-import fcntl
 import json
 import os
 import time
@@ -24,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.errors import ConfigError
-from rlvr.storage import atomic_files, sealed_folders
+from rlvr.storage import atomic_files, locks, sealed_folders
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_RETRY_S = 0.05
 
 
 class Phase(StrEnum):
@@ -146,11 +144,20 @@ class RunFolder:
         atomic_files.write_text(self.path / "state.json", json.dumps(asdict(state)) + "\n")
 
     def state(self) -> State:
-        """The last state written; that of a run which has not begun if there is none."""
+        """The last state written; that of a run which has not begun if there is none.
+
+        Raises: ConfigError when it cannot be read, or names a phase of a newer version: the run may have ended.
+        """
+        file = self.path / "state.json"
         try:
-            return State.from_json(json.loads((self.path / "state.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+            return State.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
             return State()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{file} cannot be read: {error}; if that remains so, remove the file, and "
+                f"`rlvr cluster resume {self.path.name}` continues the run from its newest checkpoint"
+            ) from error
 
     def log(self, kind: str, **values: object) -> None:
         """Appends a line to supervisor.jsonl. Raises OSError."""
@@ -159,38 +166,64 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     @contextmanager
-    def locked(self) -> Iterator[bool]:
-        """Context with whether this process got the lock; False: a supervisor holds it. Raises OSError.
+    def locked(self, *, patience_s: float = 0.0) -> Iterator[bool]:
+        """Context with whether this process got the lock; False: another one holds it after `patience_s` too.
 
-        A file system without locks grants it to everybody; then the lock of the run directory must suffice.
+        Raises: ConfigError when the file system has no locks; OSError.
         """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        until = time.monotonic() + patience_s
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-            yield True
+            while not (is_ours := self._lock(descriptor)) and time.monotonic() < until:
+                time.sleep(_RETRY_S)
+            yield is_ours
         finally:
             os.close(descriptor)
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor holds the lock."""
-        with self.locked() as is_free:
-            return not is_free
+        """Whether a supervisor holds the lock. Raises ConfigError when the file system has no locks; OSError.
+
+        The lock is tried in shared mode, so that processes that ask at the same time do not take each other for one.
+        """
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not self._lock(descriptor, is_shared=True)
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int, *, is_shared: bool = False) -> bool:
+        try:
+            locks.acquire(descriptor, is_shared=is_shared)
+        except BlockingIOError:
+            return False
+        except locks.NoLocksError as error:
+            raise ConfigError(
+                f"{str(self.path)!r} is on a file system without file locks ({error.strerror}), so a run could be "
+                "started twice; mount the shared folder with locks (Lustre: option `flock`)"
+            ) from error
+        return True
 
 
 def run_folders(root: Path) -> list[RunFolder]:
-    """The submitted runs below SHARED/submitted, newest first."""
+    """The submitted runs below SHARED/submitted, newest first. Raises OSError when the folder cannot be read."""
     try:
-        found = [entry for entry in root.iterdir() if (entry / "run.json").is_file()]
-    except OSError:
+        found = {entry: moment for entry in root.iterdir() if (moment := _submitted_at(entry)) is not None}
+    except FileNotFoundError:
         return []
-    return [RunFolder(path) for path in sorted(found, key=lambda path: (path / "run.json").stat().st_mtime)[::-1]]
+    return [RunFolder(path) for path in sorted(found, key=lambda path: found[path], reverse=True)]
+
+
+def _submitted_at(path: Path) -> float | None:
+    """When run.json was written, in seconds since the epoch; 0 when that cannot be read; None when there is none."""
+    try:
+        return (path / "run.json").stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:  # of one run, which must not hide the others
+        return 0.0
 
 
 def newest_checkpoint(run_dir: Path) -> int:

@@ -15,6 +15,7 @@ from rlvr.deploy.cluster.inventory import Inventory
 from rlvr.deploy.cluster.node_commands import in_node, python_of
 from rlvr.deploy.cluster.remote import Remote, named
 from rlvr.deploy.request import packaged_name, train_arguments
+from rlvr.deploy.submission.host import BEAT, END
 from rlvr.deploy.submission.run_folder import Spec
 from rlvr.errors import ClusterError, ConfigError
 from rlvr.ports import host_port
@@ -91,24 +92,51 @@ class Runs:
         return self._ask("resume", name)
 
     def suspend_all(self) -> list[dict[str, Any]]:
-        """Asks all runs to save and to end, and waits; `resume_all` continues them. Raises ClusterError."""
+        """Asks all runs to save and to end, and waits; `resume_all` continues them. Returns their rows.
+
+        What fails for a run is the `problem` in its row.
+
+        Raises: ClusterError when the host does not answer.
+        """
         return self._ask("suspend", deadline_s=3600.0)["runs"]
 
     def resume_all(self) -> list[dict[str, Any]]:
-        """Continues the runs that were suspended, or lost their supervisor with the host. Raises ClusterError."""
-        return self._ask("resume")["runs"]
+        """Continues the runs that were suspended, or lost their supervisor with the host. Returns their rows.
+
+        What fails for a run is the `problem` in its row.
+
+        Raises: ClusterError when the host does not answer.
+        """
+        return self._ask("resume", deadline_s=_SUBMIT_S)["runs"]
 
     def follow(self, name: str, *, show: Callable[[bytes], object]) -> int:
-        """Shows the run's output until it ends; its exit code. Raises ClusterError when the host cannot be reached."""
-        process = self._remote.stream(self._inventory.head, self._words("follow", name))
+        """Shows a run's output until it ends; returns the exit code of `rlvr train`.
+
+        Raises: ConfigError when there is no such run; ClusterError when the host cannot be reached, or the connection
+            is lost before the run ends.
+        """
+        self._ask("row", name)  # what is wrong must not look like the run's output
+        head = self._inventory.head
+        process = self._remote.stream(head, self._words("follow", name))
         assert process.stdout is not None  # `stream` opens it
+        last, is_whole = b"", False
         try:
             while text := process.stdout.read1():  # type: ignore[attr-defined] # a BufferedReader
-                show(text)
-            return process.wait()
+                is_whole = is_whole or END in text
+                if text := text.translate(None, BEAT + END):
+                    last = (last + text)[-500:]
+                    show(text)
+            code = process.wait()
         finally:
             process.kill()
             process.wait()
+        if not is_whole:
+            line = last.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ClusterError(
+                f"{named(head)}: the connection ended before the run did, with exit code {code} and the line {line!r}. "
+                f"The run goes on if its host does: `rlvr cluster follow {name}` shows it again"
+            )
+        return code
 
     def _place(self, recipe_name: str, run_dir: str) -> tuple[str, str]:
         """(name of the run; its directory on the hosts). Raises ConfigError."""
@@ -132,10 +160,9 @@ class Runs:
     def _ask(self, action: str, *names: str, stdin: bytes = b"", deadline_s: float = _ASK_S) -> dict[str, Any]:
         head = self._inventory.head
         done = self._remote.run(head, self._words(action, *names), stdin=stdin, deadline_s=deadline_s)
-        lines = done.stdout.strip().splitlines()
         try:
-            answer = json.loads(lines[-1]) if lines else None
-        except ValueError:
+            answer = done.json_line()
+        except ClusterError:
             answer = None
         if not isinstance(answer, dict):
             raise ClusterError(
@@ -150,7 +177,9 @@ class Runs:
 
 def shown_run(row: dict[str, Any]) -> tuple[str, str, str]:
     """A table row: name, phase with progress, directory and remarks."""
-    progress = f"{row['phase']}, step {row['step']} of {row['steps']}"
+    progress = row["phase"]
+    if row["steps"]:
+        progress += f", step {row['step']} of {row['steps']}"
     if row["restarts"]:
         progress += f", restarted {row['restarts']}x"
     return row["name"], progress, f"{row['run_dir']}{'  ' if row['message'] else ''}{row['message']}"

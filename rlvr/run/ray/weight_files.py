@@ -18,6 +18,7 @@ from rlvr.learner.weights.weights_file import FOLDER_VARIABLE, place_for
 from rlvr.processes import watchdog
 from rlvr.records import Transport, WeightsRef
 from rlvr.run.step.failures import LearnerLost
+from rlvr.storage.ages import by_age
 
 CHUNK_BYTES = 32 << 20
 CHUNKS_AHEAD = 2  # that the learner may have sent and the node has not written yet; the rest would fill Ray's store
@@ -166,7 +167,7 @@ def stream(actor: Any, uri: str) -> Iterator[Any]:
 
 
 def _prune(folder: Path, *, kept: int) -> None:
-    files = sorted(folder.glob("v*.safetensors"), key=lambda f: f.stat().st_mtime)
+    files = by_age(folder.glob("v*.safetensors"))
     for old in files[:-kept]:
         old.unlink(missing_ok=True)
 

@@ -3,13 +3,16 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from rlvr.commands.cluster import hosts
 from rlvr.commands.cluster.app import cluster_app
+from rlvr.deploy.cluster.fleet import Fleet
 from rlvr.deploy.cluster.inventory import Inventory
 from rlvr.deploy.submission.run_folder import Phase, RunFolder
 from rlvr.deploy.submission.submit import Runs, runs_of
@@ -19,6 +22,7 @@ FAKE_SSH = """#!/bin/sh
 for last; do :; done
 if [ -e "$(dirname "$0")/down" ]; then echo "ssh: connect to host a port 22: No route to host" >&2; exit 255; fi
 echo "$last" >>"$(dirname "$0")/log"
+case "$last" in *"host follow"*) if [ -e "$(dirname "$0")/cut" ]; then echo "step 1"; exit 255; fi ;; esac
 exec sh -c "$last"
 """
 
@@ -53,7 +57,7 @@ def inventory(tmp_path: Path, ssh: Path) -> Iterator[Inventory]:
             Runs(made).stop(row["name"])
 
 
-def test_a_run_is_submitted_listed_followed_stopped_and_resumed(inventory: Inventory, tmp_path: Path):
+def test_a_run_is_submitted_listed_followed_stopped_and_resumed(inventory: Inventory, ssh: Path, tmp_path: Path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: tiny\nname: mine\nrun: {steps: 7}\n")
     runs = Runs(inventory)
@@ -78,7 +82,10 @@ def test_a_run_is_submitted_listed_followed_stopped_and_resumed(inventory: Inven
     shown: list[bytes] = []
     assert runs.follow("first", show=shown.append) == 1  # nothing was trained
     assert b"waiting for Ray's head" in b"".join(shown)
-    assert runs.resume("first")["phase"] in ("waiting", "suspended")
+    assert runs.resume("first")["phase"] == "waiting"
+    (ssh / "cut").touch()
+    with pytest.raises(ClusterError, match=r"connection ended before the run did, .* code 255 and the line 'step 1'"):
+        runs.follow("first", show=shown.append)
     assert [row["name"] for row in runs.suspend_all()] == ["first"]
     assert runs.rows()[0]["phase"] == Phase.SUSPENDED
     assert [row["name"] for row in runs.resume_all()] == ["first"]
@@ -115,4 +122,59 @@ def test_a_cluster_that_is_not_up_and_a_host_that_is_away(inventory: Inventory, 
     (ssh / "down").touch()
     with pytest.raises(ClusterError, match=r"host a \(ops@a\) cannot be reached by ssh: .*No route to host"):
         Runs(inventory).submit("tiny", [])
+    with pytest.raises(ClusterError, match=r"host a \(ops@a\) cannot be reached by ssh: .*No route to host"):
+        Runs(inventory).follow("r", show=lambda _: None)
     (ssh / "down").unlink()
+    absent = inventory.model_copy(update={"venv": "/absent"})
+    with pytest.raises(ClusterError, match=r"host a .*the node of the cluster did not answer: .*/absent/bin/python"):
+        Runs(absent).follow("r", show=lambda _: None)
+    with pytest.raises(ConfigError, match="there is no submitted run 'r'"):
+        Runs(inventory).follow("r", show=lambda _: None)
+
+
+def test_a_character_that_comes_in_two_parts_is_shown_as_one(
+    inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def follow(_: Runs, __: str, *, show: Callable[[bytes], object]) -> int:
+        for byte in "é\n".encode():
+            show(bytes([byte]))
+        return 0
+
+    monkeypatch.setattr(Runs, "follow", follow)
+    (file := tmp_path / "cluster.yaml").write_text(inventory.model_dump_json())
+    assert CliRunner().invoke(cluster_app, ["follow", "r", "--inventory", str(file)]).stdout == "é\n"
+
+
+@pytest.mark.parametrize("words", [["submit", "tiny"], ["follow", "r"], ["stop", "r"], ["resume", "r"], ["doctor"]])
+def test_a_command_without_an_inventory_says_how_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(cluster_app, words).exception
+    assert str(error) == "there is no cluster.yaml here; name the inventory with --inventory FILE"
+
+
+def test_nodes_start_and_stop_whatever_became_of_the_runs(monkeypatch: pytest.MonkeyPatch, inventory: Inventory):
+    said: list[str] = []
+    fleet = Fleet(inventory, said.append)
+    row = {"exit_code": 130, "message": "", "problem": ""}
+    runs = [
+        {**row, "name": "a", "phase": "suspended"},
+        {**row, "name": "b", "phase": "suspended", "exit_code": 1, "message": "it failed"},
+        {**row, "name": "c", "phase": "running", "problem": "c has not ended"},
+    ]
+    monkeypatch.setattr(Runs, "suspend_all", lambda _: runs)
+    hosts._suspend_runs(fleet)
+    assert said[1:] == [
+        "run a has saved; it continues with the next `rlvr cluster up`",
+        "run b: suspended: it failed",
+        "run c was not suspended: c has not ended",
+    ]
+
+    def refuse(_: Runs) -> list[dict[str, Any]]:
+        raise ConfigError("the file is damaged")
+
+    said.clear()
+    monkeypatch.setattr(Runs, "resume_all", refuse)
+    hosts._continue_runs(fleet)
+    assert said == ["submitted runs were not continued: the file is damaged"]

@@ -1,5 +1,6 @@
 """The supervisor of a submitted run, with a script that plays `rlvr` and a socket that plays Ray's head."""
 
+import errno
 import json
 import os
 import signal
@@ -9,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlvr.deploy.submission.run_folder import Phase, RunFolder, Spec, State
-from rlvr.deploy.submission.supervisor import Supervisor, Timing
+from rlvr.deploy.submission.supervisor import HELD, Supervisor, Timing
 from rlvr.errors import ClusterLost
 
 QUICK = Timing(poll_s=0.02, pause_s=0.02, longest_pause_s=0.1, lost_s=0.5, shutdown_s=0.2)
@@ -42,6 +44,8 @@ for word in json.loads((here / "plan").read_text())[number].split(","):
         sys.exit(int(value))
     elif action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "term":
+        signal.signal(signal.SIGTERM, lambda *_, code=int(value): sys.exit(code))
     elif action == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif action == "wait":
@@ -156,6 +160,13 @@ def test_a_second_loss_without_a_new_checkpoint_ends_the_run(run: Submitted):
     assert "rlvr cluster resume r" in run.state.message
 
 
+def test_a_run_that_may_not_be_restarted_does_not_blame_its_checkpoints(run: Submitted):
+    run.folder.write_spec(replace(run.folder.spec(), restarts_without_progress=0))
+    assert run.supervisor("save 2,kill", "exit 0").supervise() is Phase.FAILED
+    assert "killed by SIGKILL, and no restart is allowed (--restarts-without-progress 0)" in run.state.message
+    assert "continues from checkpoint 2" in run.state.message
+
+
 def test_pauses_grow(run: Submitted):
     run.supervisor("save 1,kill", "save 2,kill", "save 3,kill", "save 4,kill", "exit 0").supervise()
     assert [row["pause_s"] for row in run.logged("restart")] == [0.02, 0.04, 0.08, 0.1]
@@ -178,6 +189,110 @@ def test_a_failure_while_the_head_is_away_is_a_loss_and_waits_for_the_head(run: 
     assert run.calls[1][-1] == "--resume"
 
 
+def test_a_head_that_answers_again_leaves_the_run_alone(run: Submitted, head: Head):
+    thread = threading.Thread(target=run.supervisor("save 3,wait").supervise)
+    thread.start()
+    until((run.home / "waits").exists)
+    head.stop()
+    until(lambda: "head_lost" in (run.folder.path / "supervisor.jsonl").read_text())
+    head.start()
+    time.sleep(2 * QUICK.lost_s)
+    assert run.logged("head_back")
+    run.folder.stop.touch()
+    thread.join(20)
+    assert (run.state.phase, run.state.exit_code, run.state.restarts) == (Phase.STOPPED, 130, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "pause_s", "phase"), [(1, 2 * QUICK.lost_s, Phase.FAILED), (130, 0.0, Phase.STOPPED), (1, 0.0, Phase.DONE)]
+)
+def test_what_ends_a_run_after_a_silence_of_the_head(
+    run: Submitted, head: Head, code: int, pause_s: float, phase: Phase
+):
+    """A failure soon after one is a loss and is restarted; a later one, and an interruption, is not."""
+    thread = threading.Thread(target=run.supervisor(f"term {code},wait", "exit 0").supervise)
+    thread.start()
+    until((run.home / "waits").exists)
+    head.stop()
+    until(lambda: "head_lost" in (run.folder.path / "supervisor.jsonl").read_text())
+    head.start()
+    until(lambda: bool(run.logged("head_back")))
+    time.sleep(pause_s)
+    (child,) = Path(f"/proc/{os.getpid()}/task/{thread.native_id}/children").read_text().split()
+    os.kill(int(child), signal.SIGTERM)  # not from the supervisor
+    thread.join(20)
+    assert run.state.phase is phase
+    assert len(run.calls) == (2 if phase is Phase.DONE else 1)
+
+
+class Refusing:
+    """A shared folder that refuses everything while `is_refusing`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        self.is_refusing = False
+        for owner, name in ((RunFolder, "write_state"), (RunFolder, "log"), (Path, "exists"), (Path, "open")):
+            monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name), home))
+
+    def _wrapped(self, work: Callable[..., Any], home: Path) -> Callable[..., Any]:
+        def call(this: RunFolder | Path, *arguments: Any, **options: Any) -> Any:
+            path = this.path if isinstance(this, RunFolder) else this
+            if self.is_refusing and path.is_relative_to(home / "submitted"):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return work(this, *arguments, **options)
+
+        return call
+
+
+def test_a_shared_folder_that_refuses_for_a_while_does_not_end_the_run(
+    run: Submitted, monkeypatch: pytest.MonkeyPatch, head: Head
+):
+    refusing = Refusing(monkeypatch, run.home)
+    thread = threading.Thread(target=run.supervisor("save 3,wait").supervise)
+    thread.start()
+    until((run.home / "waits").exists)
+    refusing.is_refusing = True
+    run.home.joinpath("submitted/r/stop").touch()
+    head.stop()  # to be written to the log and the output
+    time.sleep(0.2)
+    head.start()
+    assert thread.is_alive()
+    refusing.is_refusing = False
+    thread.join(20)
+    assert (run.state.phase, run.state.exit_code, len(run.calls)) == (Phase.STOPPED, 130, 1)
+
+
+def test_a_shared_folder_that_refuses_at_the_end_gets_the_last_state_later(
+    run: Submitted, monkeypatch: pytest.MonkeyPatch
+):
+    refusing = Refusing(monkeypatch, run.home)
+    thread = threading.Thread(target=run.supervisor("wait").supervise)
+    thread.start()
+    until((run.home / "waits").exists)
+    until(lambda: run.state.phase is Phase.RUNNING)
+    refusing.is_refusing = True
+    (child,) = Path(f"/proc/{os.getpid()}/task/{thread.native_id}/children").read_text().split()
+    os.kill(int(child), signal.SIGTERM)
+    time.sleep(1.0)
+    assert thread.is_alive()
+    refusing.is_refusing = False
+    thread.join(20)
+    assert run.state.phase is Phase.STOPPED
+
+
+def test_a_start_that_the_shared_folder_refuses_is_tried_again(run: Submitted, monkeypatch: pytest.MonkeyPatch):
+    start, failures = subprocess.Popen, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 2
+
+    def refused(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return start(*arguments, **options)
+
+    supervisor = run.supervisor("exit 0")
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    assert supervisor.supervise() is Phase.DONE
+    assert (run.state.attempts, len(run.logged("folder_refuses"))) == (1, 1)
+
+
 def test_a_stop_request_saves_and_is_final(run: Submitted):
     thread = threading.Thread(target=run.supervisor("save 3,wait").supervise)
     thread.start()
@@ -185,6 +300,17 @@ def test_a_stop_request_saves_and_is_final(run: Submitted):
     run.folder.stop.touch()
     thread.join(20)
     assert (run.state.phase, run.state.exit_code) == (Phase.STOPPED, 130)
+
+
+@pytest.mark.parametrize(("request_file", "phase"), [("stop", Phase.STOPPED), ("suspend", Phase.SUSPENDED)])
+def test_a_run_that_fails_while_it_saves_on_request_says_so(run: Submitted, request_file: str, phase: Phase):
+    thread = threading.Thread(target=run.supervisor("term 1,wait").supervise)
+    thread.start()
+    until((run.home / "waits").exists)
+    (run.folder.path / request_file).touch()
+    thread.join(20)
+    assert (run.state.phase, run.state.exit_code) == (phase, 1)
+    assert "`rlvr train` ended with exit code 1: the last steps may not be saved; see" in run.state.message
 
 
 def test_a_stop_request_ends_the_wait_for_the_head(run: Submitted, head: Head):
@@ -222,7 +348,7 @@ def test_a_reboot_during_a_pause_is_no_further_loss(run: Submitted):
 
 
 def test_one_supervisor_at_a_time_and_the_run_ends_with_it(run: Submitted):
-    """As processes: the second one leaves at once; a killed one takes the run along."""
+    """As processes: the second one gives up after some seconds; a killed one takes the run along."""
     plan = run.home / "plan"
     plan.write_text(json.dumps(["wait"]))
     code = (
@@ -238,7 +364,7 @@ def test_one_supervisor_at_a_time_and_the_run_ends_with_it(run: Submitted):
     try:
         until((run.home / "waits").exists)
         assert run.folder.is_supervised()
-        assert subprocess.run(words, env=env, timeout=30, check=False).returncode == 0
+        assert subprocess.run(words, env=env, timeout=30, check=False).returncode == HELD
         assert len(run.calls) == 1
         (child,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     finally:
