@@ -18,7 +18,7 @@ class LogQuery:
     """The wanted records.
 
     actor: the role of a process; "" all of them. host: of the process; "" all. since: UTC text as in records; "" from
-    the start. step: -1 all. level: the lowest one.
+    the start. step: -1 all. level: the lowest one. last: how many of the newest; 0 all.
     """
 
     actor: str = ""
@@ -26,9 +26,10 @@ class LogQuery:
     since: str = ""
     step: int = -1
     level: str = "INFO"
+    last: int = 0
 
     def takes(self, row: dict[str, Any]) -> bool:
-        """Whether a record is wanted."""
+        """Whether a record is wanted, whatever its number."""
         return (
             (not self.actor or self.actor == row["role"] or _is_about(row.get("about", ""), self.actor))
             and (not self.host or self.host in (row.get("host"), row.get("node")))

@@ -56,7 +56,7 @@ class RunLogs:
         rows = [row for file in self.files() for row in _rows(file, query)]
         if query.actor and not self.is_node_only:
             rows += [row for row in self.events() if query.takes(row)]
-        return sorted(rows, key=lambda row: row["time"])
+        return sorted(rows, key=lambda row: row["time"])[-query.last :]
 
     def actors(self) -> dict[str, str]:
         """The roles of the run's processes; the value says how and when one was lost, "" if it was not."""
@@ -182,8 +182,10 @@ def main() -> None:
     _print(json.dumps({"run_id": logs.identity(), "actors": logs.actors()}))
     if "--follow" in options:
         threading.Thread(target=_beat, daemon=True).start()
-    for row in logs.follow(query) if "--follow" in options else logs.records(query):
-        _print(json.dumps(row))
+        for row in logs.follow(query):
+            _print(json.dumps(row))
+    else:
+        _print("\n".join(map(json.dumps, logs.records(query))))
 
 
 def _beat() -> None:

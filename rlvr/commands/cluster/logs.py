@@ -36,16 +36,21 @@ def cluster_logs(
     from rlvr.telemetry.logs import ago
 
     query = LogQuery(
-        actor=actor, host=host, since=ago(read_duration(since)) if since else "", step=step, level=read_level(level)
+        actor=actor,
+        host=host,
+        since=ago(read_duration(since)) if since else "",
+        step=step,
+        level=read_level(level),
+        last=lines,
     )
     is_local = inventory is None and (not DEFAULT_FILE.is_file() or Path(run or "-").is_dir())
     if is_local:
-        _show_local(run, query, lines=lines, follow=follow)
+        _show_local(run, query, follow=follow)
     else:
-        _show_cluster(read_inventory(inventory or DEFAULT_FILE), run, query, lines=lines, follow=follow, since=since)
+        _show_cluster(read_inventory(inventory or DEFAULT_FILE), run, query, follow=follow, since=since)
 
 
-def _show_local(run: str, query: "LogQuery", *, lines: int, follow: bool) -> None:
+def _show_local(run: str, query: "LogQuery", *, follow: bool) -> None:
     from rlvr.errors import ConfigError
     from rlvr.run.record.directory import RunDirectory
     from rlvr.telemetry.log_reader import RunLogs
@@ -68,10 +73,10 @@ def _show_local(run: str, query: "LogQuery", *, lines: int, follow: bool) -> Non
     if follow:
         _print_all(logs.follow(query))
     else:
-        _print_all(logs.records(query)[-lines:])
+        _print_all(logs.records(query))
 
 
-def _show_cluster(inventory: "Inventory", run: str, query: "LogQuery", *, lines: int, follow: bool, since: str) -> None:
+def _show_cluster(inventory: "Inventory", run: str, query: "LogQuery", *, follow: bool, since: str) -> None:
     from dataclasses import replace
 
     from rlvr.deploy.cluster.logs import ClusterLogs
@@ -84,7 +89,7 @@ def _show_cluster(inventory: "Inventory", run: str, query: "LogQuery", *, lines:
             hosts = [inventory.head]
         else:
             hosts = [inventory.host(query.host)] if query.host else list(inventory.hosts)
-        for line in logs.node_output(hosts, num_lines=lines or 1_000_000, since=since):
+        for line in logs.node_output(hosts, num_lines=query.last or 1_000_000, since=since):
             print(line)
         return
     if query.host in names:
@@ -97,7 +102,7 @@ def _show_cluster(inventory: "Inventory", run: str, query: "LogQuery", *, lines:
     if follow:
         _print_all(logs.follow(run_dir, query, run_id=found.run_id))
     else:
-        _print_all(found.records[-lines:])
+        _print_all(found.records[-query.last :])
 
 
 def _require_actor(actor: str, actors: Mapping[str, str], *, run: str) -> None:

@@ -74,6 +74,9 @@ def test_an_actor_shows_its_processes_and_why_it_was_lost(run: Path) -> None:
         ({"host": "10.0.0.2"}, ["m4"]),
         ({"actor": "driver", "step": 1}, ["m1"]),
         ({"actor": "engine"}, []),
+        ({"last": 2}, ["m8", "m9"]),
+        ({"last": 1, "step": 4}, ["m3"]),
+        ({"last": 100, "host": "b"}, ["m4"]),
     ],
 )
 def test_records_are_chosen(run: Path, wanted: dict[str, Any], found: list[str]) -> None:

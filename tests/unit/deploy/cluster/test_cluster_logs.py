@@ -66,6 +66,7 @@ def test_records_of_all_hosts_are_merged_with_the_loss_of_the_actor(inventory: I
     run = logs.run_dir("")
     assert run == f"{inventory.shared}/runs/r"
     assert [row["message"] for row in logs.read(run, LogQuery()).records] == ["m1", "m2"]
+    assert {row["message"] for row in logs.read(run, LogQuery(last=1)).records} == {"m1", "m2"}  # one of each host
     found = logs.read(run, LogQuery(actor="engine-1"))
     assert [row["message"] for row in found.records] == [
         "m2", "engine-1: lost (node 10.0.0.2, process 3): exit code 9: boom",
