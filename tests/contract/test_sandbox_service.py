@@ -47,6 +47,7 @@ def service() -> Generator[Service]:
         yield found
 
 
+@pytest.mark.slow
 def test_the_service_keeps_the_contract_of_a_sandbox(service: Service) -> None:
     settings = {"socket": service.path}
     assert check_sandbox(load(find(SANDBOXES, "service")), settings=settings, num_rounds=4) == []

@@ -202,6 +202,7 @@ def test_what_is_left_out_of_the_image_is_in_the_lock_file_and_needed_by_nothing
                 assert is_unused or normal(need.name) not in names, f"{kept} needs {need.name}"
 
 
+@pytest.mark.slow
 def test_xgrammar_and_vllm_import_without_triton(tmp_path: Path):
     """Triton is a gigabyte, and CPU vLLM turns it off; vLLM's check for it is the module that is imported here."""
     pytest.importorskip("xgrammar")

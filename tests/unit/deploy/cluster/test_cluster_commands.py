@@ -114,10 +114,10 @@ def test_containers_of_another_recipe_are_not_forgotten(folder: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"^containers of rlvr-tiny were started on this machine; run `rlvr cluster down`"
     ):
-        one_machine.up("quickstart-cluster", [])
+        one_machine.up("tiny-async", ["cluster.backend=ray"])
     assert file.read_text() == before
     cluster("down")
-    one_machine.up("quickstart-cluster", [])
+    one_machine.up("tiny-async", ["cluster.backend=ray"])
 
 
 def test_a_compose_file_that_cannot_be_written_is_an_error(folder: Path) -> None:

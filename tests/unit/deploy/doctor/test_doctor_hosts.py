@@ -133,6 +133,7 @@ def test_a_sound_cluster_has_no_finding(hosts: Hosts):
     assert abs(examination.answers.clocks["b"].ahead_s) < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", ["abcd"], indirect=True)
 def test_each_planted_fault_is_found_with_its_host_and_a_fix(hosts: Hosts):
     for name, driver in zip("abc", ("550.1", "535.9", "550.1"), strict=True):

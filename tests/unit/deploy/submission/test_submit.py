@@ -57,6 +57,7 @@ def inventory(tmp_path: Path, ssh: Path) -> Iterator[Inventory]:
             Runs(made).stop(row["name"])
 
 
+@pytest.mark.slow
 def test_a_run_is_submitted_listed_followed_stopped_and_resumed(inventory: Inventory, ssh: Path, tmp_path: Path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: tiny\nname: mine\nrun: {steps: 7}\n")
