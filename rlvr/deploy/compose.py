@@ -54,7 +54,9 @@ def _add_sandbox(document: dict[str, Any], request: Request) -> None:
         service["volumes"] = [*service["volumes"], f"{_SANDBOX}:{os.path.dirname(socket)}"]
     learner = services["learner"]
     learner["depends_on"] = {**learner["depends_on"], _SANDBOX: {"condition": "service_healthy"}}
-    services[_SANDBOX] = sandbox_service.compose_service(size, image=request.image, volume=_SANDBOX, socket=socket)
+    services[_SANDBOX] = sandbox_service.compose_service(
+        size, image=request.image, volume=_SANDBOX, socket=socket, key_file=sandbox_service.key_file_of(request.recipe)
+    )
     document["volumes"][_SANDBOX] = None
 
 

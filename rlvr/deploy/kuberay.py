@@ -230,7 +230,10 @@ def _template(request: Request, *, is_head: bool) -> dict[str, Any]:
         size = sandbox_service.size_for(request.recipe)
         mounts.append({"name": "sandbox", "mountPath": os.path.dirname(socket)})
         volumes += sandbox_service.kubernetes_volumes(size)
-        containers.append(sandbox_service.kubernetes_container(size, image=request.image, socket=socket))
+        key_file = sandbox_service.key_file_of(request.recipe)
+        containers.append(
+            sandbox_service.kubernetes_container(size, image=request.image, socket=socket, key_file=key_file)
+        )
     return {
         "spec": {
             "automountServiceAccountToken": False,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.config.recipe import Recipe
+from rlvr.errors import ConfigError
 
 BACKEND = "service"
 FOLDER = "/run/rlvr-sandbox"
@@ -58,6 +59,22 @@ def socket_of(recipe: Recipe) -> str:
     return str(recipe.sandbox.settings.get("socket", SOCKET)) if recipe.sandbox.backend == BACKEND else ""
 
 
+def key_file_of(recipe: Recipe) -> str:
+    """The path of the service's key inside the containers; "" is `key` next to the socket.
+
+    Raises:
+        ConfigError: the key does not lie next to the socket, whose folder is all that the containers share.
+    """
+    key_file = str(recipe.sandbox.settings.get("key_file", ""))
+    folder = os.path.dirname(socket_of(recipe))
+    if folder and key_file and os.path.dirname(key_file) != folder:
+        raise ConfigError(
+            f"sandbox.settings.key_file: {key_file!r} is not in {folder!r}, the only folder that the service and the "
+            "containers of the run share. Choose a file there, or leave the setting out: the service then makes a key"
+        )
+    return key_file
+
+
 def container_options(size: SandboxSize, *, volume: str, runtime: str = "") -> list[str]:
     """The options of `docker run` and `podman run` for the service's container, without name, image and command.
 
@@ -93,13 +110,15 @@ def trainer_options(*, volume: str) -> list[str]:
     return ["--volume", f"{volume}:{FOLDER}"]
 
 
-def compose_service(size: SandboxSize, *, image: str, volume: str, socket: str = SOCKET) -> dict[str, Any]:
+def compose_service(
+    size: SandboxSize, *, image: str, volume: str, socket: str = SOCKET, key_file: str = ""
+) -> dict[str, Any]:
     """The service `sandbox` of a compose file."""
     return {
         "image": image,
         "entrypoint": [ENTRYPOINT],
         "command": [],
-        "environment": _environment(size, socket),
+        "environment": _environment(size, socket, key_file),
         "user": f"{USER}:{USER}",
         "network_mode": "none",
         "read_only": True,
@@ -122,7 +141,7 @@ def compose_service(size: SandboxSize, *, image: str, volume: str, socket: str =
     }
 
 
-def kubernetes_container(size: SandboxSize, *, image: str, socket: str = SOCKET) -> dict[str, Any]:
+def kubernetes_container(size: SandboxSize, *, image: str, socket: str = SOCKET, key_file: str = "") -> dict[str, Any]:
     """The second container of a pod that verifies; the pod's own security context sets user and seccomp profile.
 
     The containers of a pod share its network; the service itself denies its processes any socket that could reach
@@ -132,7 +151,7 @@ def kubernetes_container(size: SandboxSize, *, image: str, socket: str = SOCKET)
         "name": "sandbox",
         "image": image,
         "command": [ENTRYPOINT],
-        "env": [{"name": name, "value": value} for name, value in _environment(size, socket).items()],
+        "env": [{"name": name, "value": value} for name, value in _environment(size, socket, key_file).items()],
         "resources": {
             "requests": {"cpu": str(size.slots), "memory": f"{size.memory_gib}Gi"},
             "limits": {"cpu": str(size.slots), "memory": f"{size.memory_gib}Gi"},
@@ -164,5 +183,6 @@ def _health_words(socket: str) -> list[str]:
     return ["python", "-S", "-c", connect, socket]
 
 
-def _environment(size: SandboxSize, socket: str) -> Mapping[str, str]:
-    return {"RLVR_SANDBOX_SLOTS": str(size.slots), "RLVR_SANDBOX_SOCKET": socket}
+def _environment(size: SandboxSize, socket: str, key_file: str) -> Mapping[str, str]:
+    variables = {"RLVR_SANDBOX_SLOTS": str(size.slots), "RLVR_SANDBOX_SOCKET": socket}
+    return variables | ({"RLVR_SANDBOX_KEY_FILE": key_file} if key_file else {})

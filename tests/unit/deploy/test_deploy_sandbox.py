@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from rlvr.config.load import load_recipe
@@ -21,6 +22,7 @@ from rlvr.deploy.sandbox_service import (
     socket_of,
     trainer_options,
 )
+from rlvr.errors import ConfigError
 from tests.unit.deploy.deploy_cases import NODE, QUICKSTART, rendered
 from tests.unit.deploy.test_deploy_kuberay import check_pod, documents, pods
 
@@ -142,3 +144,14 @@ def test_the_socket_and_the_size_come_from_the_recipe() -> None:
     for container in pod["containers"]:
         assert {"name": "sandbox", "mountPath": "/srv/box"} in container["volumeMounts"]
     assert {"name": "RLVR_SANDBOX_SOCKET", "value": "/srv/box/s"} in pod["containers"][1]["env"]
+
+
+@pytest.mark.parametrize("target", [Target.COMPOSE, Target.KUBERAY])
+def test_the_service_makes_the_key_where_the_recipe_reads_it(target: Target) -> None:
+    named = (SERVICE, f"sandbox.settings.key_file={FOLDER}/secret")
+    document = "".join(rendered(QUICKSTART, *named, target=target, is_cpu=True).values())
+    assert "RLVR_SANDBOX_KEY_FILE" in document
+    assert f"{FOLDER}/secret" in document
+    assert "RLVR_SANDBOX_KEY_FILE" not in "".join(rendered(QUICKSTART, SERVICE, target=target, is_cpu=True).values())
+    with pytest.raises(ConfigError, match="is not in '/run/rlvr-sandbox'"):
+        rendered(QUICKSTART, SERVICE, "sandbox.settings.key_file=/etc/secret", target=target, is_cpu=True)
