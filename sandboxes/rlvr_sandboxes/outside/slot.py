@@ -240,7 +240,8 @@ class Slot:
             cpu_s=answer["cpu_s"],
             memory_mb=answer["rss_bytes"] / 2**20,
             delay_s=answer["delay_s"],
-            timed_out=cause in ("wall", "starved"),
+            # without a `cpu_s`, both limits of time are the same: under load either may be reached first
+            timed_out=cause in ("wall", "starved") or (cause == "cpu" and not limits.cpu_s),
             starved=cause == "starved",
             out_of_memory=cause == "memory" or (exit_code != 0 and self.was_out_of_memory()),
             overflowed=written > limits.output_bytes,

@@ -203,6 +203,11 @@ def test_a_cpu_limit_ends_a_program_before_its_wall_limit(sandbox: BoxedSandbox)
     assert result.seconds < 15
 
 
+def test_several_busy_processes_time_out_with_the_cpu_time_of_all(sandbox: BoxedSandbox) -> None:
+    result = python(sandbox, "import os\nos.fork()\nwhile True: pass", limits=Limits(wall_s=1.0))
+    assert (result.exit_code, result.timed_out) == (-9, True)
+
+
 def test_a_sleeping_program_times_out_without_a_delay(sandbox: BoxedSandbox) -> None:
     result = python(sandbox, "import time; time.sleep(60)", limits=Limits(wall_s=0.3))
     assert (result.timed_out, result.starved) == (True, False)
