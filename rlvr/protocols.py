@@ -133,7 +133,8 @@ class RunResult:
         set of one of them; 0 if the box cannot measure it.
     delay_s: seconds of the wall time in which the program was ready and got no core; None if the box cannot measure it.
     starved: ended after `Limits.longest_s`, most of which it waited for a core; `timed_out` is then True, too.
-    timed_out: ended by the wall limit, or, without a `cpu_s`, after that much CPU time of all its processes.
+    timed_out: ended by the wall limit; without a `cpu_s` also after `wall_s` seconds of CPU time of all its processes,
+        if the box can measure that.
     out_of_memory: ended by the memory limit (a MemoryError that the program saw itself is an ordinary exit).
     """
 

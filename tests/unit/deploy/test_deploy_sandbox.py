@@ -148,10 +148,16 @@ def test_the_socket_and_the_size_come_from_the_recipe() -> None:
 
 @pytest.mark.parametrize("target", [Target.COMPOSE, Target.KUBERAY])
 def test_the_service_makes_the_key_where_the_recipe_reads_it(target: Target) -> None:
-    named = (SERVICE, f"sandbox.settings.key_file={FOLDER}/secret")
-    document = "".join(rendered(QUICKSTART, *named, target=target, is_cpu=True).values())
-    assert "RLVR_SANDBOX_KEY_FILE" in document
-    assert f"{FOLDER}/secret" in document
-    assert "RLVR_SANDBOX_KEY_FILE" not in "".join(rendered(QUICKSTART, SERVICE, target=target, is_cpu=True).values())
+    def environment(*overrides: str) -> dict[str, str]:
+        options = (SERVICE, *overrides)
+        if target is Target.COMPOSE:
+            files = rendered(QUICKSTART, *options, target=target, is_cpu=True)
+            return yaml.safe_load(files["compose.yaml"])["services"]["sandbox"]["environment"]
+        (pod, *_) = pods(documents(QUICKSTART, *options, is_cpu=True)[-1])
+        return {variable["name"]: variable["value"] for variable in pod["containers"][1]["env"]}
+
+    named = f"sandbox.settings.key_file={FOLDER}/secret"
+    assert environment(named)["RLVR_SANDBOX_KEY_FILE"] == f"{FOLDER}/secret"
+    assert "RLVR_SANDBOX_KEY_FILE" not in environment()
     with pytest.raises(ConfigError, match="is not in '/run/rlvr-sandbox'"):
-        rendered(QUICKSTART, SERVICE, "sandbox.settings.key_file=/etc/secret", target=target, is_cpu=True)
+        environment("sandbox.settings.key_file=/etc/secret")
